@@ -1,0 +1,141 @@
+"""Parameter specifications: one tree that drives initialisation, abstract shapes, sharding, loading and counts.
+
+A layer's `spec()` returns a `ParamTree`, a nested dict whose leaves are `Param`. Parameters are the same
+nested dict with arrays at the leaves. A path such as ``"blocks/3/mixer/w_in"`` names a leaf.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+
+class Initializer(Protocol):
+    """Draws the initial value of one parameter. Implementations are hashable frozen dataclasses."""
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array: ...
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Gaussian entries with mean 0."""
+
+    stddev: float = 0.02
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+        return (self.stddev * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
+
+
+@dataclass(frozen=True)
+class FanIn:
+    """Gaussian entries with variance ``1 / fan_in``; `fan_in` is the product of the contracted dimensions."""
+
+    fan_in: int
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+        return (jax.random.normal(key, shape, jnp.float32) / math.sqrt(self.fan_in)).astype(dtype)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value everywhere."""
+
+    value: float
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+        return jnp.full(shape, self.value, dtype)
+
+
+ZEROS = Constant(0.0)
+ONES = Constant(1.0)
+
+
+@dataclass(frozen=True)
+class Param:
+    """One array of a layer: its shape, a logical axis name for each dimension, and how to draw it.
+
+    Logical axes are what sharding rules map to mesh axes; None marks a dimension that is never sharded.
+    `dtype` pins parameters whose precision must not follow the model's (state-space decays, say).
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    init: Initializer = Normal()
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != len(self.axes):
+            raise ValueError(f"Param: axes {self.axes} must name each dimension of shape {self.shape}")
+        if any(d < 1 for d in self.shape):
+            raise ValueError(f"Param: every dimension must be at least 1, got shape {self.shape}")
+
+
+ParamTree: TypeAlias = dict[str, "Param | ParamTree"]
+Params: TypeAlias = dict[str, Any]
+
+
+def walk(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (path, leaf) of a nested dict in insertion order, paths joined by "/"."""
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from walk(value, path + "/")
+        else:
+            yield path, value
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dict whose `walk` gives `leaves`."""
+    tree: dict[str, Any] = {}
+    for path, value in leaves.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree
+
+
+def param_dtype(param: Param, dtype: DTypeLike) -> np.dtype:
+    """The dtype a parameter is held in when the model's dtype is `dtype`."""
+    return np.dtype(jnp.dtype(param.dtype or dtype))
+
+
+def init_params(spec: ParamTree, key: jax.Array, dtype: DTypeLike = jnp.float32) -> Params:
+    """Draws every parameter of `spec`. Each leaf's key depends on its path alone, not on its siblings."""
+
+    def draw(path: str, param: Param) -> jax.Array:
+        leaf_key = jax.random.fold_in(key, _stable_hash(path))
+        return param.init(leaf_key, param.shape, param_dtype(param, dtype))
+
+    return unflatten({path: draw(path, param) for path, param in walk(spec)})
+
+
+def abstract_params(spec: ParamTree, dtype: DTypeLike = jnp.float32) -> Params:
+    """`jax.ShapeDtypeStruct` leaves: what ahead-of-time compilation and restoring need."""
+    return unflatten(
+        {path: jax.ShapeDtypeStruct(p.shape, param_dtype(p, dtype)) for path, p in walk(spec)}
+    )
+
+
+def logical_axes(spec: ParamTree) -> Params:
+    """The logical axis names of every leaf, in the same tree."""
+    return unflatten({path: p.axes for path, p in walk(spec)})
+
+
+def count_params(spec: ParamTree) -> int:
+    """Number of scalars in the tree."""
+    return sum(math.prod(p.shape) for _, p in walk(spec))
+
+
+def _stable_hash(path: str) -> int:
+    """32-bit FNV-1a, because `hash` of a string changes between processes."""
+    value = 0x811C9DC5
+    for byte in path.encode():
+        value = ((value ^ byte) * 0x01000193) & 0xFFFFFFFF
+    return value
