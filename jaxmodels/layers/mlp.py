@@ -1,0 +1,152 @@
+"""Position-wise feed-forward layers and their activations.
+
+Weights are stored input-major, ``[in, out]``, so that a projection is ``x @ w``.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+class FeedForward(Protocol):
+    """Maps each token's features to as many new ones. Implementations are hashable frozen dataclasses."""
+
+    def spec(self) -> ParamTree: ...
+
+    def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]: ...
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """``x * Phi(x)`` with the exact Gaussian distribution function (https://arxiv.org/abs/1606.08415)."""
+    return 0.5 * x * (1.0 + jax.lax.erf(x / math.sqrt(2.0)))
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """The tanh approximation of `gelu`."""
+    return 0.5 * x * (1.0 + jnp.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """The sigmoid approximation of `gelu`."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def squared_relu(x: jax.Array) -> jax.Array:
+    """``max(x, 0)^2`` (https://arxiv.org/abs/2109.08668)."""
+    return jnp.square(jax.nn.relu(x))
+
+
+# Hugging Face names; those that share a function differ there only in how torch is called.
+ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
+    {
+        "gelu": gelu,
+        "gelu_accurate": gelu_tanh,
+        "gelu_fast": gelu_tanh,
+        "gelu_new": gelu_tanh,
+        "gelu_python": gelu,
+        "gelu_python_tanh": gelu_tanh,
+        "gelu_pytorch_tanh": gelu_tanh,
+        "mish": jax.nn.mish,
+        "quick_gelu": quick_gelu,
+        "relu": jax.nn.relu,
+        "relu2": squared_relu,
+        "sigmoid": jax.nn.sigmoid,
+        "silu": jax.nn.silu,
+        "swish": jax.nn.silu,
+        "tanh": jnp.tanh,
+    }
+)
+
+
+def activate(name: str, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Applies the activation that Hugging Face configurations call `name`, in float32, keeping ``x.dtype``.
+
+    Raises:
+        ValueError: `name` is not in `ACTIVATIONS`.
+    """
+    check_activation(name)
+    return ACTIVATIONS[name](x.astype(jnp.float32)).astype(x.dtype)
+
+
+def check_activation(name: str) -> None:
+    """Raises ValueError, listing the known names, unless `name` is in `ACTIVATIONS`."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation {name!r} is not known; known are {', '.join(sorted(ACTIVATIONS))}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedMLP:
+    """``(activation(x @ w_gate) * (x @ w_up)) @ w_down``, the gated linear unit of https://arxiv.org/abs/2002.05202.
+
+    `bias` adds a bias to each of the three projections.
+
+    Raises:
+        ValueError: `activation` is not in `ACTIVATIONS`.
+    """
+
+    d_model: int
+    d_ff: int
+    activation: str = "silu"
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        check_activation(self.activation)
+
+    def spec(self) -> ParamTree:
+        return {
+            **_projection("gate", self.d_model, self.d_ff, ("embed", "mlp"), self.bias),
+            **_projection("up", self.d_model, self.d_ff, ("embed", "mlp"), self.bias),
+            **_projection("down", self.d_ff, self.d_model, ("mlp", "embed"), self.bias),
+        }
+
+    def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        hidden = activate(self.activation, _project(params, "gate", x)) * _project(params, "up", x)
+        return _project(params, "down", hidden)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLP:
+    """``activation(x @ w_up) @ w_down``; `bias` adds a bias to both projections.
+
+    Raises:
+        ValueError: `activation` is not in `ACTIVATIONS`.
+    """
+
+    d_model: int
+    d_ff: int
+    activation: str = "gelu"
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        check_activation(self.activation)
+
+    def spec(self) -> ParamTree:
+        return {
+            **_projection("up", self.d_model, self.d_ff, ("embed", "mlp"), self.bias),
+            **_projection("down", self.d_ff, self.d_model, ("mlp", "embed"), self.bias),
+        }
+
+    def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return _project(params, "down", activate(self.activation, _project(params, "up", x)))
+
+
+def _projection(name: str, fan_in: int, fan_out: int, axes: tuple[str, str], bias: bool) -> ParamTree:
+    tree: ParamTree = {f"w_{name}": Param((fan_in, fan_out), axes=axes, init=FanIn(fan_in))}
+    if bias:
+        tree[f"b_{name}"] = Param((fan_out,), axes=(axes[1],), init=ZEROS)
+    return tree
+
+
+def _project(params: Params, name: str, x: jax.Array) -> jax.Array:
+    y = x @ params[f"w_{name}"]
+    return y + params[f"b_{name}"] if f"b_{name}" in params else y

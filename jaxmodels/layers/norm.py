@@ -1,0 +1,160 @@
+"""Normalisation: RMSNorm, LayerNorm and the gated RMSNorm of Mamba-2.
+
+Statistics are always taken in float32 and the result has the input's dtype.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxmodels.layers.spec import ONES, ZEROS, Constant, Param, Params, ParamTree
+
+GateOrder = Literal["gate_then_norm", "norm_then_gate"]
+
+
+class Norm(Protocol):
+    """Normalises the last dimension of its input. Implementations are hashable frozen dataclasses."""
+
+    def spec(self) -> ParamTree: ...
+
+    def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]: ...
+
+
+def rms_norm(
+    x: Float[Array, "... D"], scale: Float[Array, "#D"], eps: float, offset: float = 0.0
+) -> Float[Array, "... D"]:
+    """``x / sqrt(mean(x^2) + eps) * (offset + scale)`` over the last dimension (https://arxiv.org/abs/1910.07467).
+
+    Where the result is rounded to ``x.dtype`` follows the checkpoints' training code: with `offset` 0 (Llama
+    and its descendants) the normalised value is rounded before it is scaled, else (Gemma) afterwards.
+    """
+    normalised = _rms_normalise(x.astype(jnp.float32), eps)
+    if offset == 0.0:
+        return normalised.astype(x.dtype) * scale.astype(x.dtype)
+    return (normalised * (offset + scale.astype(jnp.float32))).astype(x.dtype)
+
+
+def layer_norm(
+    x: Float[Array, "... D"],
+    scale: Float[Array, "#D"] | None,
+    bias: Float[Array, "#D"] | None,
+    eps: float,
+) -> Float[Array, "... D"]:
+    """``(x - mean) / sqrt(variance + eps) * scale + bias`` over the last dimension (https://arxiv.org/abs/1607.06450).
+
+    The variance is the biased one. None leaves out the scale or the bias.
+    """
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = _rms_normalise(y, eps)
+    if scale is not None:
+        y = y * scale.astype(jnp.float32)
+    if bias is not None:
+        y = y + bias.astype(jnp.float32)
+    return y.astype(x.dtype)
+
+
+def gated_rms_norm(
+    x: Float[Array, "... D"],
+    gate: Float[Array, "... D"],
+    scale: Float[Array, " D"],
+    *,
+    eps: float,
+    num_groups: int,
+    order: GateOrder,
+) -> Float[Array, "... D"]:
+    """RMSNorm over each of `num_groups` equal groups of features, gated by ``silu(gate)`` in float32.
+
+    "gate_then_norm" is ``norm(x * silu(gate)) * scale`` (Mamba-2, https://arxiv.org/abs/2405.21060);
+    "norm_then_gate" is ``norm(x) * scale * silu(gate)``.
+    """
+    y = x.astype(jnp.float32)
+    silu_gate = jax.nn.silu(gate.astype(jnp.float32))
+    if order == "gate_then_norm":
+        y = _rms_normalise_groups(y * silu_gate, num_groups, eps)
+        return y.astype(x.dtype) * scale.astype(x.dtype)
+    y = _rms_normalise_groups(y, num_groups, eps) * scale.astype(jnp.float32)
+    return (y * silu_gate).astype(x.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSNorm:
+    """`rms_norm` with a learned scale; the effective scale is ``offset + params["scale"]``, 1 at first.
+
+    `offset` is 0 for Llama's form and 1 for Gemma's. `axis` names the normalised dimension for sharding.
+    """
+
+    dim: int
+    eps: float = 1e-6
+    axis: str | None = "embed"
+    offset: float = 0.0
+
+    def spec(self) -> ParamTree:
+        return {"scale": Param((self.dim,), axes=(self.axis,), init=Constant(1.0 - self.offset))}
+
+    def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return rms_norm(x, params["scale"], self.eps, self.offset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNorm:
+    """`layer_norm` with a learned scale and, where `bias` says so, a learned bias."""
+
+    dim: int
+    eps: float = 1e-5
+    bias: bool = True
+    axis: str | None = "embed"
+
+    def spec(self) -> ParamTree:
+        tree: ParamTree = {"scale": Param((self.dim,), axes=(self.axis,), init=ONES)}
+        if self.bias:
+            tree["bias"] = Param((self.dim,), axes=(self.axis,), init=ZEROS)
+        return tree
+
+    def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return layer_norm(x, params["scale"], params["bias"] if self.bias else None, self.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedRMSNorm:
+    """`gated_rms_norm` with a learned scale.
+
+    Raises:
+        ValueError: `dim` is not a multiple of `num_groups`, or `order` is unknown.
+    """
+
+    dim: int
+    eps: float = 1e-5
+    num_groups: int = 1
+    order: GateOrder = "gate_then_norm"
+    axis: str | None = "ssm_inner"
+
+    def __post_init__(self) -> None:
+        if self.num_groups < 1 or self.dim % self.num_groups:
+            raise ValueError(f"GatedRMSNorm: num_groups must divide dim={self.dim}, got {self.num_groups}")
+        if self.order not in ("gate_then_norm", "norm_then_gate"):
+            raise ValueError(
+                f"GatedRMSNorm: order must be 'gate_then_norm' or 'norm_then_gate', got {self.order!r}"
+            )
+
+    def spec(self) -> ParamTree:
+        return {"scale": Param((self.dim,), axes=(self.axis,), init=ONES)}
+
+    def __call__(
+        self, params: Params, x: Float[Array, "... D"], gate: Float[Array, "... D"]
+    ) -> Float[Array, "... D"]:
+        return gated_rms_norm(
+            x, gate, params["scale"], eps=self.eps, num_groups=self.num_groups, order=self.order
+        )
+
+
+def _rms_normalise(x: Float[Array, "... D"], eps: float) -> Float[Array, "... D"]:
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
+
+
+def _rms_normalise_groups(x: Float[Array, "... D"], num_groups: int, eps: float) -> Float[Array, "... D"]:
+    grouped = x.reshape(*x.shape[:-1], num_groups, x.shape[-1] // num_groups)
+    return _rms_normalise(grouped, eps).reshape(x.shape)
