@@ -1,0 +1,1 @@
+"""Training language models from local text: data, loss, train step, exact resume, evaluation."""
