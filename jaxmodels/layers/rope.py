@@ -1,23 +1,35 @@
-"""Rotary position embeddings (https://arxiv.org/abs/2104.09864): full, partial, and every published scaling.
+"""Rotary position embeddings (https://arxiv.org/abs/2104.09864), of whole heads or a part of them.
 
 A `Rope` turns positions into cosines and sines once per window; `apply_rope` rotates queries and keys by them
-in every layer. A scaling decides the frequencies. Those that depend on the sequence length
-(`DynamicNTKScaling`, `LongRopeScaling`) read it per row, as data, so one compiled program serves every length.
+in every layer. Its scaling, from `jaxmodels.layers.rope_scaling`, decides the frequencies.
 
 Feature dimension R below is `rotary_dim`.
 """
 
+import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from types import MappingProxyType
+from typing import Any, Literal
 
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.layers.rope_scaling import (
+    UNSCALED,
+    DynamicNTKScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    ProportionalScaling,
+    RopeScaling,
+    Unscaled,
+    YarnScaling,
+)
+
 RopeStyle = Literal["half_split", "interleaved"]
-Frequencies: TypeAlias = "tuple[Float[np.ndarray | Array, '#B R/2'], float]"
 
 
 @struct.dataclass
@@ -26,207 +38,6 @@ class Rotations:
 
     cos: Float[Array, "B S R/2"]
     sin: Float[Array, "B S R/2"]
-
-
-class RopeScaling(Protocol):
-    """Chooses the angular frequencies of the feature pairs."""
-
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
-        """Radians per position of each feature pair, and the factor that multiplies cosines and sines.
-
-        `lengths[b]` is the number of tokens of row b so far. Scalings that ignore it give one row for all.
-        """
-        ...
-
-
-def unscaled_frequencies(rotary_dim: int, theta: float) -> Float[np.ndarray, " R/2"]:
-    """``theta ** (-2 i / R)``, rounded to float32 where the code that trained the checkpoints rounds it."""
-    return np.float32(1.0) / _wavelengths(rotary_dim, theta)
-
-
-@dataclass(frozen=True)
-class Unscaled:
-    """The original frequencies."""
-
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
-        return unscaled_frequencies(rotary_dim, theta)[None], 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearScaling:
-    """Every frequency divided by `factor` (https://arxiv.org/abs/2306.15595)."""
-
-    factor: float
-
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
-        return unscaled_frequencies(rotary_dim, theta)[None] / np.float32(self.factor), 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DynamicNTKScaling:
-    """`theta` grows with the length of the row once that exceeds `max_position_embeddings`.
-
-    It becomes ``theta * (factor * length / max_position_embeddings - (factor - 1)) ** (R / (R - 2))``; see
-    https://arxiv.org/abs/2309.00071, section 3.3.
-    """
-
-    factor: float
-    max_position_embeddings: int
-
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
-        if rotary_dim <= 2:
-            raise ValueError(f"DynamicNTKScaling: rotary_dim must be more than 2, got {rotary_dim}")
-        longest = jnp.maximum(lengths, self.max_position_embeddings).astype(jnp.float32)
-        growth = self.factor * longest / self.max_position_embeddings - (self.factor - 1.0)
-        # theta' ** -e = theta ** -e * growth ** (-e R / (R - 2)): exact for rows that are not too long.
-        exponents = _exponents(rotary_dim) * np.float32(-rotary_dim / (rotary_dim - 2))
-        return unscaled_frequencies(rotary_dim, theta)[None] * growth[:, None] ** exponents, 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Llama3Scaling:
-    """Llama 3.1: low frequencies divided by `factor`, high ones kept, those between interpolated.
-
-    A wavelength is low-frequency above ``original_max_position_embeddings / low_freq_factor`` positions and
-    high-frequency below ``original_max_position_embeddings / high_freq_factor`` (https://arxiv.org/abs/2407.21783).
-    """
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
-
-    def __post_init__(self) -> None:
-        if self.low_freq_factor == self.high_freq_factor:
-            raise ValueError(
-                f"Llama3Scaling: low_freq_factor and high_freq_factor are both {self.low_freq_factor}, must differ"
-            )
-
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
-        inv_freq = unscaled_frequencies(rotary_dim, theta)
-        context, low, high = (
-            self.original_max_position_embeddings,
-            self.low_freq_factor,
-            self.high_freq_factor,
-        )
-        wavelength = 2 * math.pi / inv_freq
-        kept = (context / wavelength - low) / (high - low)
-        between = (1 - kept) * inv_freq / self.factor + kept * inv_freq
-        scaled = np.where(wavelength > context / low, inv_freq / self.factor, between)
-        return np.where(wavelength < context / high, inv_freq, scaled)[None], 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class YarnScaling:
-    """YaRN (https://arxiv.org/abs/2309.00071): a ramp over the pairs from kept to divided frequencies.
-
-    The ramp runs between the pairs that turn `beta_fast` and `beta_slow` times within
-    `original_max_position_embeddings`, rounded outwards if `truncate`. Without `attention_factor` it is derived
-    from `factor`, `mscale` and `mscale_all_dim`; without `factor`, that is ``max_position_embeddings`` over the
-    original.
-    """
-
-    original_max_position_embeddings: int
-    factor: float | None = None
-    attention_factor: float | None = None
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    truncate: bool = True
-    max_position_embeddings: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_extension("YarnScaling", self.factor, self.max_position_embeddings)
-        for key in ("beta_fast", "beta_slow"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"YarnScaling: {key} must be positive, got {getattr(self, key)}")
-
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
-        factor = _extension(self.factor, self.max_position_embeddings, self.original_max_position_embeddings)
-        wavelengths = _wavelengths(rotary_dim, theta)
-        low, high = self._ramp_bounds(rotary_dim, theta)
-        ramp = (np.arange(rotary_dim // 2, dtype=np.float32) - low) / (high - low)
-        kept = 1 - np.clip(ramp, 0, 1)
-        inv_freq = 1 / (factor * wavelengths) * (1 - kept) + 1 / wavelengths * kept
-        return inv_freq[None], self._attention_factor(factor)
-
-    def _ramp_bounds(self, rotary_dim: int, theta: float) -> tuple[float, float]:
-        def pair_turning(times: float) -> float:
-            period = self.original_max_position_embeddings / (2 * math.pi * times)
-            return rotary_dim * math.log(period) / (2 * math.log(theta))
-
-        low, high = pair_turning(self.beta_fast), pair_turning(self.beta_slow)
-        if self.truncate:
-            low, high = math.floor(low), math.ceil(high)
-        low, high = max(low, 0), min(high, rotary_dim - 1)
-        return low, high if high != low else high + 0.001
-
-    def _attention_factor(self, factor: float) -> float:
-        def temperature(mscale: float) -> float:
-            return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
-
-        if self.attention_factor is not None:
-            return self.attention_factor
-        if self.mscale and self.mscale_all_dim:
-            return temperature(self.mscale) / temperature(self.mscale_all_dim)
-        return temperature(1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LongRopeScaling:
-    """LongRoPE (https://arxiv.org/abs/2402.13753): one searched divisor per feature pair.
-
-    A row uses `long_factor` once it is longer than `original_max_position_embeddings`, else `short_factor`.
-    Without `attention_factor` it is derived from `factor`; without `factor`, that is ``max_position_embeddings``
-    over the original.
-    """
-
-    short_factor: tuple[float, ...]
-    long_factor: tuple[float, ...]
-    original_max_position_embeddings: int
-    factor: float | None = None
-    attention_factor: float | None = None
-    max_position_embeddings: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_extension("LongRopeScaling", self.factor, self.max_position_embeddings)
-
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
-        wavelengths = _wavelengths(rotary_dim, theta)
-        for key in ("short_factor", "long_factor"):
-            if len(getattr(self, key)) != rotary_dim // 2:
-                raise ValueError(
-                    f"LongRopeScaling: {key} must have rotary_dim / 2 = {rotary_dim // 2} entries, "
-                    f"got {len(getattr(self, key))}"
-                )
-        short = 1 / (np.asarray(self.short_factor, np.float32) * wavelengths)
-        long = 1 / (np.asarray(self.long_factor, np.float32) * wavelengths)
-        is_long = lengths[:, None] > self.original_max_position_embeddings
-        return jnp.where(is_long, long, short), self._attention_factor()
-
-    def _attention_factor(self) -> float:
-        if self.attention_factor is not None:
-            return self.attention_factor
-        original = self.original_max_position_embeddings
-        factor = _extension(self.factor, self.max_position_embeddings, original)
-        return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProportionalScaling:
-    """Only the fastest `partial_rotary_factor` of the pairs turn, every frequency divided by `factor`.
-
-    Unlike a partial `rotary_dim`, the pairs that stand still are spread over both halves of the head.
-    """
-
-    partial_rotary_factor: float = 1.0
-    factor: float = 1.0
-
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
-        turning = int(self.partial_rotary_factor * rotary_dim // 2)
-        inv_freq = unscaled_frequencies(rotary_dim, theta) / np.float32(self.factor)
-        return np.where(np.arange(rotary_dim // 2) < turning, inv_freq, np.float32(0))[None], 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +53,7 @@ class Rope:
 
     rotary_dim: int
     theta: float = 10000.0
-    scaling: RopeScaling = Unscaled()
+    scaling: RopeScaling = UNSCALED
     style: RopeStyle = "half_split"
 
     def __post_init__(self) -> None:
@@ -290,33 +101,180 @@ def apply_rope(x: Float[Array, "B S N H"], rotations: Rotations, style: RopeStyl
     return jnp.concatenate([y, rest], axis=-1) if rest.shape[-1] else y
 
 
-def _check_style(style: str) -> None:
-    if style not in ("half_split", "interleaved"):
-        raise ValueError(f"style must be 'half_split' or 'interleaved', got {style!r}")
+def rope_from_hf(
+    config: Mapping[str, Any],
+    head_dim: int,
+    *,
+    style: RopeStyle = "half_split",
+    default_theta: float | None = None,
+    default_partial_rotary_factor: float = 1.0,
+) -> Rope:
+    """Reads the rotary embedding of a Hugging Face `config.json`.
 
+    Both forms are read: ``rope_parameters: {rope_type, rope_theta, ...}`` of transformers 5, and before it
+    ``rope_theta`` with ``rope_scaling: {type | rope_type, ...}``. Of those nested by layer type pass one:
+    ``rope_from_hf({**config, "rope_parameters": config["rope_parameters"]["full_attention"]}, head_dim)``.
 
-def _exponents(rotary_dim: int) -> Float[np.ndarray, " R/2"]:
-    return np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
+    Args:
+        config: the whole configuration; of its other keys only `rope_theta`, `partial_rotary_factor`,
+            `max_position_embeddings` and `original_max_position_embeddings` are read.
+        head_dim: features per head; the rotary dimension is `partial_rotary_factor` of it, rounded down.
+        style: which features form a pair. Configurations do not say.
+        default_theta: stands in for a missing `rope_theta`, which is otherwise an error.
+        default_partial_rotary_factor: stands in for a missing `partial_rotary_factor`.
 
-
-def _wavelengths(rotary_dim: int, theta: float) -> Float[np.ndarray, " R/2"]:
-    """``theta ** (2 i / R)``: positions per radian."""
-    return np.power(np.float64(np.float32(theta)), _exponents(rotary_dim).astype(np.float64)).astype(
-        np.float32
+    Raises:
+        ValueError: a key is unknown or missing, or a value is not of its kind. The message names it.
+    """
+    inner = _rope_parameters(config)
+    rope_type = _rope_type(inner)
+    theta = _first(inner.get("rope_theta"), config.get("rope_theta"), default_theta)
+    if theta is None:
+        raise ValueError("rope_theta is missing, from rope_parameters and from the configuration")
+    fraction = _first(
+        inner.get("partial_rotary_factor"),
+        config.get("partial_rotary_factor"),
+        default_partial_rotary_factor,
+    )
+    if not 0 < _convert("partial_rotary_factor", fraction) <= 1:
+        raise ValueError(f"partial_rotary_factor must be in (0, 1], got {fraction}")
+    values = _scaling_values(config, {**inner, "partial_rotary_factor": fraction}, rope_type)
+    return Rope(
+        rotary_dim=head_dim if rope_type == "proportional" else int(head_dim * fraction),
+        theta=_convert("rope_theta", theta),
+        scaling=_SCALINGS[rope_type](**values),
+        style=style,
     )
 
 
-def _check_extension(name: str, factor: float | None, max_positions: int | None) -> None:
-    if (factor is None) == (max_positions is None):
-        raise ValueError(
-            f"{name}: exactly one of factor and max_position_embeddings must be given, "
-            f"got {factor} and {max_positions}"
+def rope_to_hf(rope: Rope, head_dim: int) -> dict[str, Any]:
+    """The part of a Hugging Face configuration that `rope_from_hf` reads back as `rope`, its `style` aside.
+
+    Returns ``{"rope_parameters": {...}}`` and, where the scaling is defined by it, "max_position_embeddings".
+    Values at their defaults are left out.
+
+    Raises:
+        ValueError: the scaling has no Hugging Face name, or `rope` does not fit `head_dim`.
+    """
+    names = {scaling: name for name, scaling in _SCALINGS.items()}
+    if type(rope.scaling) not in names:
+        raise ValueError(f"rope_to_hf: {type(rope.scaling).__name__} has no Hugging Face rope_type")
+    whole_head = isinstance(rope.scaling, ProportionalScaling)
+    if rope.rotary_dim > head_dim or (whole_head and rope.rotary_dim != head_dim):
+        raise ValueError(f"rope_to_hf: rotary_dim={rope.rotary_dim} does not fit head_dim={head_dim}")
+    inner: dict[str, Any] = {"rope_type": names[type(rope.scaling)], "rope_theta": rope.theta}
+    if rope.rotary_dim < head_dim:
+        inner["partial_rotary_factor"] = _fraction(rope.rotary_dim, head_dim)
+    for field in dataclasses.fields(rope.scaling):  # type: ignore[arg-type]
+        value = getattr(rope.scaling, field.name)
+        if value != field.default:
+            inner[field.name] = list(value) if isinstance(value, tuple) else value
+    outer = {key: inner.pop(key) for key in ("max_position_embeddings",) if key in inner}
+    return {"rope_parameters": inner, **outer}
+
+
+_SCALINGS: Mapping[str, Callable[..., RopeScaling]] = MappingProxyType(
+    {
+        "default": Unscaled,
+        "linear": LinearScaling,
+        "dynamic": DynamicNTKScaling,
+        "llama3": Llama3Scaling,
+        "yarn": YarnScaling,
+        "longrope": LongRopeScaling,
+        "proportional": ProportionalScaling,
+    }
+)
+
+
+def _rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The one mapping of rotary parameters in `config`, under either of its names, without its nulls."""
+    given = {k: config[k] for k in ("rope_parameters", "rope_scaling") if config.get(k) is not None}
+    for key, value in given.items():
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{key} must be a mapping or null, got {value!r}")
+        nested = [k for k, v in value.items() if isinstance(v, Mapping)]
+        if nested:
+            raise ValueError(f"{key} is nested by layer type; pass one of {nested} as {key!r} instead")
+    if len(given) == 2 and given["rope_parameters"] != given["rope_scaling"]:
+        raise ValueError(f"rope_parameters and rope_scaling contradict each other: {given}")
+    inner: Mapping[str, Any] = next(iter(given.values()), {})
+    return {key: value for key, value in inner.items() if value is not None}
+
+
+def _rope_type(inner: Mapping[str, Any]) -> str:
+    named = {k: inner[k] for k in ("rope_type", "type") if k in inner}
+    # "su" is what the first Phi-3 checkpoints call longrope.
+    types = {k: "longrope" if v == "su" else v for k, v in named.items()} or {"rope_type": "default"}
+    for key, value in types.items():
+        if value not in _SCALINGS:
+            raise ValueError(f"{key} {value!r} is not known; accepted are {', '.join(_SCALINGS)}")
+    if len(set(types.values())) > 1:
+        raise ValueError(f"rope_type and type contradict each other: {named}")
+    return next(iter(types.values()))
+
+
+def _scaling_values(config: Mapping[str, Any], inner: Mapping[str, Any], rope_type: str) -> dict[str, Any]:
+    """The fields of the scaling of `rope_type`, with transformers' precedence between the maximal lengths."""
+    fields = {f.name: f for f in dataclasses.fields(_SCALINGS[rope_type])}  # type: ignore[arg-type]
+    accepted = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *fields} - {
+        "max_position_embeddings"
+    }
+    unknown = {key: value for key, value in inner.items() if key not in accepted}
+    if unknown:
+        raise ValueError(f"rope_type {rope_type!r} does not take {unknown}; accepted are {sorted(accepted)}")
+
+    found = {key: inner[key] for key in fields if key in inner}
+    longest = config.get("max_position_embeddings")
+    if "original_max_position_embeddings" in fields:
+        outer = config.get("original_max_position_embeddings")
+        found["original_max_position_embeddings"] = _first(
+            outer, inner.get("original_max_position_embeddings"), longest
         )
+    if "max_position_embeddings" in fields and (rope_type == "dynamic" or "factor" not in found):
+        found["max_position_embeddings"] = longest
+    missing = [
+        key
+        for key, field in fields.items()
+        if field.default is dataclasses.MISSING and found.get(key) is None
+    ]
+    if missing:
+        raise ValueError(f"rope_type {rope_type!r} needs {missing}, missing from {dict(inner)}")
+    return {key: _convert(key, value) for key, value in found.items() if value is not None}
 
 
-def _extension(factor: float | None, max_positions: int | None, original: int) -> float:
-    """How many times longer the context is than the one trained on first."""
-    if factor is not None:
-        return factor
-    assert max_positions is not None  # checked at construction
-    return max_positions / original
+def _convert(key: str, value: Any) -> Any:
+    def number(v: Any) -> float:
+        if isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v):
+            raise ValueError(f"{key} must be a finite number, got {v!r}")
+        return float(v)
+
+    if key == "truncate":
+        if not isinstance(value, bool):
+            raise ValueError(f"{key} must be true or false, got {value!r}")
+        return value
+    if key in ("short_factor", "long_factor"):
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{key} must be a list of numbers, got {value!r}")
+        return tuple(number(v) for v in value)
+    if key.endswith("max_position_embeddings"):
+        if number(value) != int(value) or value < 1:
+            raise ValueError(f"{key} must be a positive integer, got {value!r}")
+        return int(value)
+    return number(value)
+
+
+def _first(*values: Any) -> Any:
+    return next((v for v in values if v is not None), None)
+
+
+def _fraction(part: int, whole: int) -> float:
+    """A float whose product with `whole` is `part` when rounded down; the quotient itself can fall short."""
+    fraction = part / whole
+    while int(whole * fraction) < part:
+        fraction = math.nextafter(fraction, 1.0)
+    return fraction
+
+
+def _check_style(style: str) -> None:
+    if style not in ("half_split", "interleaved"):
+        raise ValueError(f"style must be 'half_split' or 'interleaved', got {style!r}")
