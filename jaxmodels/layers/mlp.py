@@ -28,7 +28,8 @@ class FeedForward(Protocol):
 
 def gelu(x: jax.Array) -> jax.Array:
     """``x * Phi(x)`` with the exact Gaussian distribution function (https://arxiv.org/abs/1606.08415)."""
-    return 0.5 * x * (1.0 + jax.lax.erf(x / math.sqrt(2.0)))
+    # 1 + erf cancels for negative x; erfc keeps the digits of the tail.
+    return 0.5 * x * jax.lax.erfc(-x / math.sqrt(2.0))
 
 
 def gelu_tanh(x: jax.Array) -> jax.Array:
