@@ -1,4 +1,4 @@
-"""Parameter specifications: one tree that drives initialisation, abstract shapes, sharding, loading and counts.
+"""Parameter specifications: one tree that drives initialisation, sharding, loading and counts.
 
 A layer's `spec()` returns a `ParamTree`, a nested dict whose leaves are `Param`. Parameters are the same
 nested dict with arrays at the leaves. A path such as ``"blocks/3/mixer/w_in"`` names a leaf.
@@ -118,9 +118,7 @@ def init_params(spec: ParamTree, key: jax.Array, dtype: DTypeLike = jnp.float32)
 
 def abstract_params(spec: ParamTree, dtype: DTypeLike = jnp.float32) -> Params:
     """`jax.ShapeDtypeStruct` leaves: what ahead-of-time compilation and restoring need."""
-    return unflatten(
-        {path: jax.ShapeDtypeStruct(p.shape, param_dtype(p, dtype)) for path, p in walk(spec)}
-    )
+    return unflatten({path: jax.ShapeDtypeStruct(p.shape, param_dtype(p, dtype)) for path, p in walk(spec)})
 
 
 def logical_axes(spec: ParamTree) -> Params:

@@ -1,0 +1,10 @@
+"""Pure functions on arrays and the frozen dataclasses that own their shapes. Knows no model.
+
+One glossary of dimensions, in every signature, einsum and rearrangement:
+
+    B batch           S sequence (window)   T cache slots     D model
+    V vocabulary      L layers              N query heads     K key/value heads
+    M query heads per key/value head        H head dim        F feed-forward     E experts
+    SSD: C chunks     Q chunk length        N heads           P head dim
+         G groups     M heads per group     R state dim       W convolution taps
+"""

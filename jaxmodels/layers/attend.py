@@ -1,0 +1,145 @@
+"""Scaled dot-product attention in one pass over blocks of keys, the softmax's division delayed to the end.
+
+Memory per query block is O(query block x key block), never O(S x S): the running maximum, denominator and
+weighted sum are rescaled as blocks arrive (Rabe and Staats 2021; "Implementing SDPA on Streaming Dataflow").
+Queries are laid out ``[B, K, M, S, H]`` with ``M = N / K`` query heads per key/value head, keys and values
+``[B, K, T, H]``: heads before slots, so that one head's slots are contiguous.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+KEY_BLOCK = 256
+QUERY_BLOCK = 256
+MAX_QUERY_BLOCKS = 16
+
+# allowed(query_start, query_size, key_start, key_size) -> bool[B, query_size, key_size]
+Allowed: TypeAlias = Callable[[int | Array, int, int | Array, int], Bool[Array, "B S T"]]
+# The half-open range of key slots that queries [start, start + size) may attend to.
+KeyRange: TypeAlias = Callable[[int, int], tuple[int | Array, int | Array]]
+
+_MASKED = -1e30  # finite, so that a row that sees nothing gives zeros instead of NaN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How a logit is made: ``q.k * scale``, then ``softcap * tanh(logit / softcap)`` if `softcap` is set."""
+
+    scale: float
+    softcap: float | None = None
+
+    def __call__(
+        self, q: Float[Array, "B K M S H"], k: Float[Array, "B K T H"], seen: Bool[Array, "B S T"]
+    ) -> Float[Array, "B K M S T"]:
+        logits = jnp.einsum("bkmsh,bkth->bkmst", q, k, preferred_element_type=jnp.float32) * self.scale
+        if self.softcap is not None:
+            logits = self.softcap * jnp.tanh(logits / self.softcap)
+        return jnp.where(seen[:, None, None], logits, _MASKED)
+
+
+def attend(
+    q: Float[Array, "B K M S H"],
+    k: Float[Array, "B K T H"],
+    v: Float[Array, "B K T H"],
+    *,
+    allowed: Allowed,
+    key_range: KeyRange,
+    scores: Scores,
+    sinks: Float[Array, "K M"] | None = None,
+) -> Float[Array, "B K M S H"]:
+    """Attention output of every query, in q's dtype.
+
+    `allowed` masks pairs; `key_range` bounds the blocks that are visited at all, so that work follows the
+    slots in use and not the capacity. Where it returns Python integers the loop has a static length and the
+    result can be differentiated in reverse. `sinks` adds one logit per head to the softmax's denominator.
+    A query that may attend to nothing gets zeros.
+    """
+    size = q.shape[3]
+    block = max(QUERY_BLOCK, -(-size // MAX_QUERY_BLOCKS))
+    outputs = []
+    for start in range(0, size, block):
+        stop = min(start + block, size)
+        outputs.append(_attend_block(q[:, :, :, start:stop], k, v, start, allowed, key_range, scores, sinks))
+    return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=3)
+
+
+@dataclass(frozen=True)
+class _Running:
+    """The streaming softmax's carry: maximum, denominator, weighted sum of values."""
+
+    maximum: jax.Array
+    denominator: jax.Array
+    weighted: jax.Array
+
+
+jax.tree_util.register_dataclass(_Running, ["maximum", "denominator", "weighted"], [])
+
+
+def _attend_block(
+    q: Float[Array, "B K M S H"],
+    k: Float[Array, "B K T H"],
+    v: Float[Array, "B K T H"],
+    start: int,
+    allowed: Allowed,
+    key_range: KeyRange,
+    scores: Scores,
+    sinks: Float[Array, "K M"] | None,
+) -> Float[Array, "B K M S H"]:
+    size, slots = q.shape[3], k.shape[2]
+    block = min(KEY_BLOCK, slots)
+    low, high = key_range(start, size)
+
+    def step(index: int | Array, running: _Running) -> _Running:
+        # The last block of an odd number of slots is shifted back; slots seen before are masked out.
+        begin = index * block
+        first = jnp.minimum(begin, slots - block) if slots % block else begin
+        seen = allowed(start, size, first, block)
+        if slots % block:
+            seen = seen & (first + jnp.arange(block) >= begin)
+        keys, values = (lax.dynamic_slice_in_dim(a, first, block, axis=2) for a in (k, v))
+        return _absorb(running, scores(q, keys, seen), seen, values)
+
+    running = _start(q, sinks)
+    if slots <= block:
+        running = step(0, running)
+    else:
+        if isinstance(low, int) and isinstance(high, int):
+            step = jax.checkpoint(step)  # reverse mode would otherwise keep every block's weights: S x T
+        running = lax.fori_loop(low // block, -(-high // block), step, running)
+    denominator = jnp.where(running.denominator > 0, running.denominator, 1.0)
+    return (running.weighted / denominator[..., None]).astype(q.dtype)
+
+
+def _start(q: Float[Array, "B K M S H"], sinks: Float[Array, "K M"] | None) -> _Running:
+    shape = q.shape[:-1]
+    weighted = jnp.zeros(q.shape, jnp.float32)
+    if sinks is None:
+        return _Running(jnp.full(shape, _MASKED, jnp.float32), jnp.zeros(shape, jnp.float32), weighted)
+    logits = jnp.broadcast_to(sinks.astype(jnp.float32)[None, :, :, None], shape)
+    return _Running(logits, jnp.ones(shape, jnp.float32), weighted)
+
+
+def _absorb(
+    running: _Running,
+    logits: Float[Array, "B K M S T"],
+    seen: Bool[Array, "B S T"],
+    values: Float[Array, "B K T H"],
+) -> _Running:
+    maximum = jnp.maximum(running.maximum, logits.max(-1))
+    rescale = jnp.exp(running.maximum - maximum)
+    # Where nothing was seen yet, maximum == _MASKED and exp gives 1: zero those weights explicitly.
+    weights = jnp.where(seen[:, None, None], jnp.exp(logits - maximum[..., None]), 0.0)
+    added = jnp.einsum(
+        "bkmst,bkth->bkmsh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32
+    )
+    return _Running(
+        maximum,
+        running.denominator * rescale + weights.sum(-1),
+        running.weighted * rescale[..., None] + added,
+    )

@@ -1,0 +1,60 @@
+"""Causal depthwise convolution over the sequence, with its last inputs as state."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+
+def causal_conv(
+    extended: Float[Array, "B E F"], weight: Float[Array, "W F"], bias: Float[Array, "F"] | None
+) -> Float[Array, "B S F"]:
+    """Depthwise convolution of each channel with its own `W` taps.
+
+    `extended` is the history's last ``W - 1`` inputs followed by the window's ``S`` inputs, so
+    ``E = W - 1 + S``; output token ``i`` sees inputs ``i - W + 1 .. i``, the last tap on input ``i``.
+    Written as W shifted products: XLA fuses them into one pass on every backend.
+    """
+    width = weight.shape[0]
+    size = extended.shape[1] - width + 1
+    weight = weight.astype(jnp.float32)
+    taps = [extended[:, k : k + size].astype(jnp.float32) * weight[k] for k in range(width)]
+    y = functools.reduce(jnp.add, taps)
+    if bias is not None:
+        y = y + bias.astype(jnp.float32)
+    return y.astype(extended.dtype)
+
+
+def conv_tail(extended: Float[Array, "B E F"], n: Int[Array, "B"], width: int) -> Float[Array, "B W-1 F"]:
+    """The last ``width - 1`` inputs after the first `n` window tokens."""
+    keep = width - 1
+    if extended.shape[1] == keep + 1:
+        return jnp.where(n[:, None, None] > 0, extended[:, 1:], extended[:, :keep])
+    return jax.vmap(lambda row, start: lax.dynamic_slice_in_dim(row, start, keep))(extended, n)
+
+
+def causal_conv_tree(
+    extended: Float[Array, "B E F"],
+    weight: Float[Array, "W F"],
+    bias: Float[Array, "F"] | None,
+    ancestors: Bool[Array, "B S S"],
+) -> Float[Array, "B S F"]:
+    """The convolution where each window token follows its ancestors instead of its neighbours.
+
+    ``ancestors[b, i, j]`` says that token j is token i itself or one of its ancestors. Beyond the root of
+    the tree the history's inputs follow, nearest first.
+    """
+    width = weight.shape[0]
+    depth = ancestors.sum(-1) - 1
+    y = jnp.zeros((), jnp.float32)
+    for back in range(width):
+        target = depth - back  # the depth of the ancestor that this tap reads; negative: history
+        is_ancestor = ancestors & (depth[:, None, :] == target[:, :, None])
+        index = jnp.where(target >= 0, width - 1 + jnp.argmax(is_ancestor, axis=-1), width - 1 + target)
+        taken = jnp.take_along_axis(extended, jnp.maximum(index, 0)[..., None], axis=1)
+        y = y + taken.astype(jnp.float32) * weight[width - 1 - back].astype(jnp.float32)
+    if bias is not None:
+        y = y + bias.astype(jnp.float32)
+    return y.astype(extended.dtype)

@@ -1,0 +1,193 @@
+"""State space duality (Mamba-2): the chunked form, the one-step form, and the dense matrix they both equal.
+
+The recurrence, per head n of group g with a scalar decay:
+
+    state_t = exp(dt_t * A) * state_{t-1} + (dt_t * x_t) (outer) B_t        state: [R, P]
+    y_t     = C_t . state_t
+
+Every function takes the decay as ``log_decay = dt * A`` (never positive) and the input as ``u = dt * x``;
+a token with ``log_decay = 0`` and ``u = 0`` leaves the state as it was, which is how padding and rejected
+tokens are expressed. Source: Dao and Gu 2024, "Transformers are SSMs", sections 5-7.
+
+States are laid out ``[B, N, R, P]``: the recurrence and its read-out then run along the contiguous P axis.
+"""
+
+import functools
+
+import jax.numpy as jnp
+from einops import rearrange, repeat
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+State = Float[Array, "B N R P"]
+
+# Chunk lengths measured per backend: CPUs want the Q x Q blocks to stay in their inner caches.
+CPU_CHUNK = 64
+
+
+def ssd_step(
+    u: Float[Array, "B N P"],
+    log_decay: Float[Array, "B N"],
+    b: Float[Array, "B G R"],
+    c: Float[Array, "B G R"],
+    state: State,
+) -> tuple[Float[Array, "B N P"], State]:
+    """One token of the recurrence: its output and the next state."""
+    heads_per_group = u.shape[1] // b.shape[1]
+    b = jnp.repeat(b, heads_per_group, axis=1)
+    c = jnp.repeat(c, heads_per_group, axis=1)
+    state = jnp.exp(log_decay)[..., None, None] * state + b[..., None] * u[..., None, :]
+    return jnp.einsum("bnr,bnrp->bnp", c, state), state
+
+
+def ssd_chunked(
+    u: Float[Array, "B S N P"],
+    log_decay: Float[Array, "B S N"],
+    b: Float[Array, "B S G R"],
+    c: Float[Array, "B S G R"],
+    state: State,
+    chunk: int,
+) -> tuple[Float[Array, "B S N P"], State]:
+    """A whole window of the recurrence in chunks of `chunk` tokens: outputs and the final state.
+
+    Inside a chunk the dual, attention-like form is used: group-wise ``C B^T`` scores, decayed per head.
+    Between chunks only the states are passed on. No tensor has both the head and the R axis per token.
+    """
+    size, groups, head_dim = u.shape[1], b.shape[2], u.shape[3]
+    pad = -size % chunk
+    if pad:
+        u, log_decay, b, c = (
+            jnp.pad(a, [(0, 0), (0, pad)] + [(0, 0)] * (a.ndim - 2)) for a in (u, log_decay, b, c)
+        )
+    # Groups before tokens, so that every contraction below is a plain batch of matrix products.
+    u = rearrange(u, "b (c q) (g m) p -> b c g q m p", q=chunk, g=groups)
+    log_decay = rearrange(log_decay, "b (c q) (g m) -> b c g m q", q=chunk, g=groups)
+    b, c = (rearrange(a, "b (c q) g r -> b c g q r", q=chunk) for a in (b, c))
+
+    cumulative = jnp.cumsum(log_decay, axis=-1)
+    total = cumulative[..., -1]
+    within = _within_chunks(u, cumulative, b, c)
+
+    to_end = rearrange(jnp.exp(total[..., None] - cumulative), "b c g m q -> b c g q m 1")
+    decayed = rearrange(u * to_end, "b c g q m p -> b c g q (m p)")
+    added = jnp.einsum("bcgqr,bcgqz->bcgrz", b, decayed)
+    decay = jnp.repeat(jnp.exp(total), head_dim, axis=-1)
+
+    def pass_on(carried: Array, one: tuple[Array, Array]) -> tuple[Array, Array]:
+        chunk_decay, chunk_added = one
+        return chunk_decay[:, :, None, :] * carried + chunk_added, carried
+
+    carried = rearrange(state, "b (g m) r p -> b g r (m p)", g=groups)
+    final, before = lax.scan(pass_on, carried, (jnp.moveaxis(decay, 1, 0), jnp.moveaxis(added, 1, 0)))
+    from_history = jnp.einsum("bcgqr,cbgrz->bcgqz", c, before)
+    from_history = rearrange(from_history, "b c g q (m p) -> b c g q m p", p=head_dim)
+    from_history = from_history * rearrange(jnp.exp(cumulative), "b c g m q -> b c g q m 1")
+    y = rearrange(within, "b c g m q p -> b c g q m p") + from_history
+    y = rearrange(y, "b c g q m p -> b (c q) (g m) p")[:, :size]
+    return y, rearrange(final, "b g r (m p) -> b (g m) r p", p=head_dim)
+
+
+def _within_chunks(
+    u: Float[Array, "B C G Q M P"],
+    cumulative: Float[Array, "B C G M Q"],
+    b: Float[Array, "B C G Q R"],
+    c: Float[Array, "B C G Q R"],
+) -> Float[Array, "B C G M Q P"]:
+    """Each chunk's outputs from its own tokens."""
+    chunk = u.shape[3]
+    scores = jnp.einsum("bcgir,bcgjr->bcgij", c, b)
+    lower = jnp.tril(jnp.ones((chunk, chunk), bool))
+    # Masked before the exponential: above the diagonal the difference is positive and could overflow.
+    decay = jnp.exp(jnp.where(lower, cumulative[..., :, None] - cumulative[..., None, :], -jnp.inf))
+    heads_first = rearrange(u, "b c g q m p -> b c g m q p")
+    return jnp.einsum("bcgmij,bcgmjp->bcgmip", scores[:, :, :, None] * decay, heads_first)
+
+
+def ssd_replay(
+    u: Float[Array, "B S N P"],
+    log_decay: Float[Array, "B S N"],
+    b: Float[Array, "B S G R"],
+    state: State,
+    n: Int[Array, "B"],
+) -> State:
+    """The state after the first `n` tokens of a window, from the window's inputs alone."""
+    taken = jnp.arange(u.shape[1])[None, :] < n[:, None]
+    log_decay = jnp.where(taken[..., None], log_decay, 0.0)
+    # Decay from just after token i to the end: a reversed exclusive sum, exact where the decay is 1.
+    after = lax.cumsum(log_decay, axis=1, reverse=True) - log_decay
+    u = jnp.where(taken[..., None, None], u * jnp.exp(after)[..., None], 0.0)
+    groups = b.shape[2]
+    added = jnp.einsum("bsgr,bsgmp->bgmrp", b, rearrange(u, "b s (g m) p -> b s g m p", g=groups))
+    kept = jnp.exp(log_decay.sum(1))[..., None, None] * state
+    return kept + rearrange(added, "b g m r p -> b (g m) r p")
+
+
+def ssd_tree(
+    u: Float[Array, "B S N P"],
+    log_decay: Float[Array, "B S N"],
+    b: Float[Array, "B S G R"],
+    c: Float[Array, "B S G R"],
+    state: State,
+    ancestors: Bool[Array, "B S S"],
+) -> Float[Array, "B S N P"]:
+    """Outputs of a window whose tokens form a tree: each token's history is the state, then its ancestors.
+
+    The dual form with the ancestor relation in place of the causal mask; ``ancestors[b, i, j]`` says that
+    j is i or an ancestor of i. Quadratic in the window, which is a handful of drafted tokens.
+    """
+    relation = ancestors.astype(jnp.float32)
+    cumulative = jnp.einsum("bij,bjn->bni", relation, log_decay)
+    decay = jnp.exp(
+        jnp.where(ancestors[:, None], cumulative[..., :, None] - cumulative[..., None, :], -jnp.inf)
+    )
+    scores = jnp.einsum("bigr,bjgr->bgij", c, b)
+    heads_per_group = u.shape[2] // b.shape[2]
+    scores = repeat(scores, "b g i j -> b (g m) i j", m=heads_per_group) * decay
+    within = jnp.einsum("bnij,bjnp->binp", scores, u)
+    c = repeat(c, "b i g r -> b i (g m) r", m=heads_per_group)
+    from_history = jnp.einsum("binr,bnrp->binp", c, state)
+    return within + from_history * rearrange(jnp.exp(cumulative), "b n i -> b i n 1")
+
+
+def ssd_matrix(
+    log_decay: Float[Array, "B S N"], b: Float[Array, "B S G R"], c: Float[Array, "B S G R"]
+) -> Float[Array, "B N S S"]:
+    """The dense matrix M with ``y = M u`` from an empty history: ``M_ij = C_i (prod_{j<k<=i} a_k) B_j``.
+
+    Quadratic in S: the oracle of the other forms and the layer's "hidden attention"
+    (Ali, Zimerman and Wolf 2024).
+    """
+    size = log_decay.shape[1]
+    heads_per_group = log_decay.shape[2] // b.shape[2]
+    cumulative = jnp.moveaxis(jnp.cumsum(log_decay, axis=1), 1, 2)
+    lower = jnp.tril(jnp.ones((size, size), bool))
+    decay = jnp.exp(jnp.where(lower, cumulative[..., :, None] - cumulative[..., None, :], -jnp.inf))
+    scores = jnp.einsum("bigr,bjgr->bgij", c, b)
+    return jnp.repeat(scores, heads_per_group, axis=1) * decay
+
+
+def ssd_window(
+    u: Float[Array, "B S N P"],
+    log_decay: Float[Array, "B S N"],
+    b: Float[Array, "B S G R"],
+    c: Float[Array, "B S G R"],
+    state: State,
+    chunk: int,
+) -> tuple[Float[Array, "B S N P"], State]:
+    """The recurrence over a window of any length, in the form and chunk length that suit it.
+
+    `chunk` is the longest chunk used; on CPU it is `CPU_CHUNK` at most. The choice is made when the
+    program is lowered for its backend, so that one traced program serves all of them.
+    """
+    size = u.shape[1]
+    if size == 1:
+        y, state = ssd_step(u[:, 0], log_decay[:, 0], b[:, 0], c[:, 0], state)
+        return y[:, None], state
+    chunk = min(chunk, size)
+    if chunk <= CPU_CHUNK:
+        return ssd_chunked(u, log_decay, b, c, state, chunk)
+    return lax.platform_dependent(
+        u, log_decay, b, c, state,
+        cpu=functools.partial(ssd_chunked, chunk=CPU_CHUNK),
+        default=functools.partial(ssd_chunked, chunk=chunk),
+    )  # fmt: skip

@@ -1,0 +1,207 @@
+"""The Mamba-2 mixer: projections, causal convolution, state space duality, gated norm."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.layers.conv import causal_conv, causal_conv_tree, conv_tail
+from jaxmodels.layers.norm import GatedRMSNorm
+from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
+from jaxmodels.layers.ssd import ssd_replay, ssd_tree, ssd_window
+from jaxmodels.layers.window import Bidirectional, Causal, Window
+
+
+@struct.dataclass
+class SSDState:
+    """All that a row's history leaves behind; its size does not depend on the history's length.
+
+    ssm: f32[B, N, R, P], the recurrent state. conv: [B, W-1, F], the convolution's last inputs.
+    """
+
+    ssm: jax.Array
+    conv: jax.Array
+
+
+@struct.dataclass
+class SSDPending:
+    """A window's small inputs, from which the state after any number of its tokens can be replayed.
+
+    before, settled: the states before the window and after its valid tokens.
+    extended: [B, W-1+S, F] convolution inputs, history first. u: f32[B, S, N, P], dt * x.
+    log_decay: f32[B, S, N], dt * A. b: f32[B, S, G, R].
+    """
+
+    before: SSDState
+    settled: SSDState
+    extended: jax.Array
+    u: jax.Array
+    log_decay: jax.Array
+    b: jax.Array
+
+
+@dataclass(frozen=True)
+class LogArange:
+    """``log(1..n)``: the S4D-real initial decay rates."""
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        return jnp.log(jnp.arange(1, shape[0] + 1, dtype=jnp.float32)).astype(dtype)
+
+
+@dataclass(frozen=True)
+class InverseSoftplusLogUniform:
+    """Step-size biases whose softplus is log-uniform in ``[low, high]``."""
+
+    low: float = 1e-3
+    high: float = 1e-1
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        dt = jnp.exp(jax.random.uniform(key, shape, minval=math.log(self.low), maxval=math.log(self.high)))
+        return (dt + jnp.log(-jnp.expm1(-dt))).astype(dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SSDMixer:
+    """Mamba-2's mixer (Dao and Gu 2024): y = out(norm(ssd(conv(x, B, C), dt), gate)).
+
+    One input projection holds, in this order along its output: gate z [I], x [I], B [G*R], C [G*R], dt [N],
+    with inner width ``I = num_heads * head_dim``. `norm` None gates without normalising. The step size is
+    ``clip(softplus(dt + dt_bias), *dt_limit)``. `chunk_size` bounds the chunks of the window form; results
+    do not depend on it.
+    """
+
+    d_model: int
+    num_heads: int
+    head_dim: int
+    state_dim: int
+    num_groups: int = 1
+    conv_width: int = 4
+    chunk_size: int = 256
+    dt_limit: tuple[float, float] = (0.0, math.inf)
+    projection_bias: bool = False
+    conv_bias: bool = True
+    norm: GatedRMSNorm | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_groups:
+            raise ValueError(
+                f"num_groups={self.num_groups} must divide num_heads={self.num_heads}: "
+                "each group's B and C serve a whole number of heads"
+            )
+        if self.conv_width < 2:
+            raise ValueError(f"conv_width={self.conv_width} must be at least 2")
+        if not 0 <= self.dt_limit[0] <= self.dt_limit[1]:
+            raise ValueError(f"dt_limit={self.dt_limit} must be (low, high) with 0 <= low <= high")
+
+    @property
+    def d_inner(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def d_conv(self) -> int:
+        """Channels that pass through the convolution: x, B and C."""
+        return self.d_inner + 2 * self.num_groups * self.state_dim
+
+    def spec(self) -> ParamTree:
+        d_in = self.d_inner + self.d_conv + self.num_heads
+        tree: ParamTree = {
+            "w_in": Param((self.d_model, d_in), ("embed", "ssm_inner"), FanIn(self.d_model)),
+            "conv_w": Param((self.conv_width, self.d_conv), (None, "ssm_inner"), FanIn(self.conv_width)),
+            "dt_bias": Param((self.num_heads,), ("ssm_heads",), InverseSoftplusLogUniform(), "float32"),
+            "a_log": Param((self.num_heads,), ("ssm_heads",), LogArange(), "float32"),
+            "d_skip": Param((self.num_heads,), ("ssm_heads",), ONES, "float32"),
+            "w_out": Param((self.d_inner, self.d_model), ("ssm_inner", "embed"), FanIn(self.d_inner)),
+        }
+        if self.conv_bias:
+            tree["conv_b"] = Param((self.d_conv,), ("ssm_inner",), ZEROS)
+        if self.norm is not None:
+            tree["norm"] = self.norm.spec()
+        if self.projection_bias:
+            tree["b_in"] = Param((d_in,), ("ssm_inner",), Normal())
+            tree["b_out"] = Param((self.d_model,), ("embed",), Normal())
+        return tree
+
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> SSDState:
+        return SSDState(
+            ssm=jnp.zeros((batch, self.num_heads, self.state_dim, self.head_dim), jnp.float32),
+            conv=jnp.zeros((batch, self.conv_width - 1, self.d_conv), dtype),
+        )
+
+    def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
+        return self.peek(params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
+
+    def peek(
+        self, params: Params, x: Float[Array, "B S D"], state: SSDState, window: Window
+    ) -> tuple[Float[Array, "B S D"], SSDPending]:
+        projected = x @ params["w_in"]
+        if self.projection_bias:
+            projected = projected + params["b_in"]
+        z, xbc, dt = jnp.split(projected, [self.d_inner, self.d_inner + self.d_conv], axis=-1)
+        extended = jnp.concatenate([state.conv.astype(xbc.dtype), xbc], axis=1)
+
+        tree = None if isinstance(window.mask, Causal | Bidirectional) else window.mask
+        if tree is None:
+            convolved = causal_conv(extended, params["conv_w"], params.get("conv_b"))
+        else:
+            tree = jnp.broadcast_to(tree, (x.shape[0], window.size, window.size))
+            convolved = causal_conv_tree(extended, params["conv_w"], params.get("conv_b"), tree)
+        u, log_decay, b, c, xs = self._discretise(params, jax.nn.silu(convolved), dt, window)
+
+        y, ssm = ssd_window(u, log_decay, b, c, state.ssm, self.chunk_size)
+        if tree is not None:
+            y = ssd_tree(u, log_decay, b, c, state.ssm, tree)
+        y = y + params["d_skip"][:, None] * xs
+        y = y.reshape(*y.shape[:2], self.d_inner)
+
+        settled = SSDState(ssm=ssm, conv=conv_tail(extended, window.valid, self.conv_width))
+        pending = SSDPending(before=state, settled=settled, extended=extended, u=u, log_decay=log_decay, b=b)
+        return self._output(params, y, z), pending
+
+    def commit(
+        self, pending: SSDPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
+    ) -> SSDState:
+        if n is None and path is None:
+            return pending.settled
+        extended, u, log_decay, b = pending.extended, pending.u, pending.log_decay, pending.b
+        if path is not None:
+            u, log_decay, b = (_take(a, path) for a in (u, log_decay, b))
+            history = extended[:, : self.conv_width - 1]
+            inputs = _take(extended[:, self.conv_width - 1 :], path)
+            extended = jnp.concatenate([history, inputs], axis=1)
+        if n is None:
+            n = jnp.full((u.shape[0],), u.shape[1], jnp.int32)
+        return SSDState(
+            ssm=ssd_replay(u, log_decay, b, pending.before.ssm, n),
+            conv=conv_tail(extended, n, self.conv_width),
+        )
+
+    def _discretise(
+        self, params: Params, xbc: Float[Array, "B S F"], dt: Float[Array, "B S N"], window: Window
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+        """u = dt * x, dt * A, B, C and x in float32; padding gets dt = 0, which leaves the state alone."""
+        batch, size, _ = xbc.shape
+        group_width = self.num_groups * self.state_dim
+        xs, b, c = jnp.split(xbc.astype(jnp.float32), [self.d_inner, self.d_inner + group_width], axis=-1)
+        xs = xs.reshape(batch, size, self.num_heads, self.head_dim)
+        b, c = (a.reshape(batch, size, self.num_groups, self.state_dim) for a in (b, c))
+        dt = jax.nn.softplus(dt.astype(jnp.float32) + params["dt_bias"])
+        dt = jnp.clip(dt, *self.dt_limit)
+        dt = jnp.where(window.is_valid[..., None], dt, 0.0)
+        return xs * dt[..., None], -jnp.exp(params["a_log"].astype(jnp.float32)) * dt, b, c, xs
+
+    def _output(
+        self, params: Params, y: Float[Array, "B S I"], z: Float[Array, "B S I"]
+    ) -> Float[Array, "B S D"]:
+        gated = self.norm(params["norm"], y, z) if self.norm else y * jax.nn.silu(z.astype(jnp.float32))
+        y = gated.astype(z.dtype) @ params["w_out"]
+        return y + params["b_out"] if self.projection_bias else y
+
+
+def _take(a: Float[Array, "B S ..."], path: Int[Array, "B P"]) -> Float[Array, "B P ..."]:
+    """The window's rows along an accepted path."""
+    index = path.reshape(*path.shape, *(1,) * (a.ndim - 2))
+    return jnp.take_along_axis(a, index, axis=1)

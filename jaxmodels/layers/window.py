@@ -1,0 +1,110 @@
+"""What every layer is told about the window of tokens it is shown, and the two verbs it answers with."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxmodels.layers.rope import Rope, Rotations
+from jaxmodels.layers.spec import Params, ParamTree
+
+
+@dataclass(frozen=True)
+class Causal:
+    """A token sees every token whose position is not after its own."""
+
+
+@dataclass(frozen=True)
+class Bidirectional:
+    """A token sees the whole history and the whole window. Recurrent layers still run in window order."""
+
+
+CAUSAL = Causal()
+BIDIRECTIONAL = Bidirectional()
+
+# An array says for each pair of window tokens (query, key) whether the query sees the key; every query sees
+# the whole history. It must be an ancestor relation (reflexive and transitive) for recurrent layers.
+Mask: TypeAlias = Causal | Bidirectional | jax.Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """One window of tokens against a history. Built anew inside each trace; never crosses a jit boundary.
+
+    start: tokens already committed in each row.
+    positions: logical position of each window token (what rotary embeddings and masks read).
+    valid: how many leading tokens of each row are real; the rest is padding.
+    mask: who sees whom inside the window.
+    """
+
+    start: Int[Array, "B"]
+    positions: Int[Array, "B S"]
+    valid: Int[Array, "B"]
+    mask: Mask = CAUSAL
+    _rotations: dict[Rope, Rotations] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        return self.positions.shape[1]
+
+    @property
+    def is_valid(self) -> Bool[Array, "B S"]:
+        """Which window slots hold real tokens."""
+        return jnp.arange(self.size)[None, :] < self.valid[:, None]
+
+    def rotations(self, rope: Rope) -> Rotations:
+        """Cosines and sines of the window under `rope`, computed once per trace for all layers."""
+        if rope not in self._rotations:
+            self._rotations[rope] = rope.rotations(self.positions, self.start + self.valid)
+        return self._rotations[rope]
+
+
+def fresh_window(
+    tokens: Int[Array, "B S"], valid: Int[Array, "B"] | None = None, mask: Mask = CAUSAL
+) -> Window:
+    """The window of a whole sequence with no history."""
+    batch, size = tokens.shape
+    return Window(
+        start=jnp.zeros((batch,), jnp.int32),
+        positions=jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (batch, size)),
+        valid=jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32),
+        mask=mask,
+    )
+
+
+def check_mask(mask: Mask, size: int) -> None:
+    """Raises ValueError where an array mask does not fit a window of `size` tokens."""
+    if isinstance(mask, Causal | Bidirectional):
+        return
+    if mask.shape[-2:] != (size, size) or mask.ndim not in (2, 3) or mask.dtype != jnp.bool_:
+        raise ValueError(
+            f"mask: expected bool[{size}, {size}] or bool[B, {size}, {size}] for this window, "
+            f"got {mask.dtype}{list(mask.shape)}"
+        )
+
+
+class Mixer(Protocol):
+    """A layer that mixes along the sequence and keeps a state between windows."""
+
+    def spec(self) -> ParamTree: ...
+
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
+        """The state of an empty history with room for `capacity` tokens."""
+
+    def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
+        """The layer over a whole sequence with no history. Differentiable, keeps no state."""
+
+    def peek(
+        self, params: Params, x: Float[Array, "B S D"], state: Any, window: Window
+    ) -> tuple[Float[Array, "B S D"], Any]:
+        """The layer over a window that follows the history in `state`, and what `commit` needs."""
+
+    def commit(
+        self, pending: Any, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
+    ) -> Any:
+        """The state once the first `n` window tokens (of `path`, if given) are history.
+
+        With `n` None, the window's valid tokens are: that state was already computed by `peek`.
+        """

@@ -1,0 +1,230 @@
+"""The one language-model architecture: an embedding, a tuple of blocks, a head; spoken to in two verbs.
+
+    peek(params, tokens, cache)  -> logits, pending     score a window of tokens against a history
+    commit(pending, n)           -> cache               make the window's first n tokens history
+
+Every decoding method is a loop over the two (see `jaxmodels.decoding`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.layers.mlp import FeedForward
+from jaxmodels.layers.norm import Norm
+from jaxmodels.layers.spec import Normal, Param, Params, ParamTree
+from jaxmodels.layers.window import CAUSAL, Mask, Mixer, Window, check_mask, fresh_window
+
+
+@struct.dataclass
+class Cache:
+    """A batch of histories. length: i32[B], tokens committed per row. layers: one state per block."""
+
+    length: jax.Array
+    layers: tuple[Any, ...]
+
+
+@struct.dataclass
+class Pending:
+    """A scored window that is not history yet.
+
+    start: i32[B], tokens committed before it. valid: i32[B], how many of its tokens are real.
+    layers: what each block's mixer needs to settle or drop the window.
+    """
+
+    start: jax.Array
+    valid: jax.Array
+    layers: tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A mixer and, optionally, a feed-forward, each behind its norm and added to the residual stream."""
+
+    mixer_norm: Norm
+    mixer: Mixer
+    ffn_norm: Norm | None = None
+    ffn: FeedForward | None = None
+
+    def __post_init__(self) -> None:
+        if (self.ffn is None) != (self.ffn_norm is None):
+            raise ValueError("Block: give both ffn and ffn_norm, or neither")
+
+    def spec(self) -> ParamTree:
+        tree: ParamTree = {"mixer_norm": self.mixer_norm.spec(), "mixer": self.mixer.spec()}
+        if self.ffn is not None and self.ffn_norm is not None:
+            tree |= {"ffn_norm": self.ffn_norm.spec(), "ffn": self.ffn.spec()}
+        return tree
+
+    def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
+        """The block over a whole sequence with no history."""
+        return self._around(params, x, lambda h: (self.mixer.forward(params["mixer"], h, window), None))[0]
+
+    def peek(
+        self, params: Params, x: Float[Array, "B S D"], state: Any, window: Window
+    ) -> tuple[Float[Array, "B S D"], Any]:
+        """The block over a window that follows the history in `state`."""
+        return self._around(params, x, lambda h: self.mixer.peek(params["mixer"], h, state, window))
+
+    def _around(
+        self, params: Params, x: Float[Array, "B S D"], mix: Callable[[Array], tuple[Array, Any]]
+    ) -> tuple[Float[Array, "B S D"], Any]:
+        width = params["mixer_norm"]["scale"].dtype  # the residual stream may be wider than the layers
+        mixed, pending = mix(self.mixer_norm(params["mixer_norm"], x.astype(width)))
+        x = x + mixed.astype(x.dtype)
+        if self.ffn is not None and self.ffn_norm is not None:
+            x = x + self.ffn(params["ffn"], self.ffn_norm(params["ffn_norm"], x.astype(width))).astype(
+                x.dtype
+            )
+        return x, pending
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """A causal language model. Static and hashable: it is the configuration, and it is the module.
+
+    family: the `model_type` it was read as and is written back as, None if it has no such form.
+    tie_embeddings: the head is the transposed embedding. residual_dtype: dtype of the residual stream where
+    it is wider than the parameters. max_positions: longest sequence it was trained for, None if unbounded
+    (advisory: it is kept for the checkpoint's sake).
+    """
+
+    vocab_size: int
+    d_model: int
+    blocks: tuple[Block, ...]
+    final_norm: Norm
+    tie_embeddings: bool = False
+    residual_dtype: str | None = None
+    max_positions: int | None = None
+    family: str | None = None
+
+    def spec(self) -> ParamTree:
+        """Shapes, axes and initialisers of all parameters."""
+        tree: ParamTree = {
+            "embed": {"weight": Param((self.vocab_size, self.d_model), ("vocab", "embed"), Normal(0.02))},
+            "blocks": {str(i): block.spec() for i, block in enumerate(self.blocks)},
+            "final_norm": self.final_norm.spec(),
+        }
+        if not self.tie_embeddings:
+            shape = (self.vocab_size, self.d_model)
+            tree["head"] = {"weight": Param(shape, ("vocab", "embed"), Normal(0.02))}
+        return tree
+
+    def init_cache(self, batch: int, capacity: int, dtype: DTypeLike = jnp.float32) -> Cache:
+        """Empty histories with room for `capacity` tokens each, pending windows included."""
+        if batch < 1 or capacity < 1:
+            raise ValueError(f"init_cache: batch={batch} and capacity={capacity} must be at least 1")
+        return Cache(
+            length=jnp.zeros((batch,), jnp.int32),
+            layers=tuple(block.mixer.init_state(batch, capacity, dtype) for block in self.blocks),
+        )
+
+    def forward(
+        self,
+        params: Params,
+        tokens: Int[Array, "B S"],
+        *,
+        mask: Mask = CAUSAL,
+        valid: Int[Array, "B"] | None = None,
+    ) -> Float[Array, "B S V"]:
+        """Float32 logits of whole sequences, without a cache. Differentiable."""
+        return self.logits(params, self.forward_hidden(params, tokens, mask=mask, valid=valid))
+
+    def forward_hidden(
+        self,
+        params: Params,
+        tokens: Int[Array, "B S"],
+        *,
+        mask: Mask = CAUSAL,
+        valid: Int[Array, "B"] | None = None,
+    ) -> Float[Array, "B S D"]:
+        """`forward` up to and including the final norm."""
+        check_mask(mask, tokens.shape[1])
+        window = fresh_window(tokens, valid, mask)
+        x = self.embed(params, tokens)
+        for i, block in enumerate(self.blocks):
+            x = block.forward(params["blocks"][str(i)], x, window)
+        return self.normalise(params, x)
+
+    def peek(
+        self,
+        params: Params,
+        tokens: Int[Array, "B S"],
+        cache: Cache,
+        *,
+        positions: Int[Array, "B S"] | None = None,
+        mask: Mask = CAUSAL,
+        valid: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B S V"], Pending]:
+        """Float32 logits of a window that follows the history in `cache`; the cache is spent.
+
+        positions: logical positions, by default the ones after the history. mask: who sees whom inside the
+        window. valid: how many leading tokens of each row are real, by default all; what stands at padded
+        positions of the result is meaningless. ``cache.length + S`` must not exceed the capacity.
+        """
+        hidden, pending = self.peek_hidden(params, tokens, cache, positions=positions, mask=mask, valid=valid)
+        return self.logits(params, hidden), pending
+
+    def peek_hidden(
+        self,
+        params: Params,
+        tokens: Int[Array, "B S"],
+        cache: Cache,
+        *,
+        positions: Int[Array, "B S"] | None = None,
+        mask: Mask = CAUSAL,
+        valid: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B S D"], Pending]:
+        """`peek` up to and including the final norm, for callers who need the head at few positions."""
+        batch, size = tokens.shape
+        check_mask(mask, size)
+        if positions is None:
+            positions = cache.length[:, None] + jnp.arange(size, dtype=jnp.int32)
+        valid = jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32)
+        window = Window(start=cache.length, positions=positions, valid=valid, mask=mask)
+        x = self.embed(params, tokens)
+        pending = []
+        for i, (block, state) in enumerate(zip(self.blocks, cache.layers, strict=True)):
+            x, layer = block.peek(params["blocks"][str(i)], x, state, window)
+            pending.append(layer)
+        return self.normalise(params, x), Pending(cache.length, valid, tuple(pending))
+
+    def commit(
+        self,
+        pending: Pending,
+        n: Int[Array, "B"] | None = None,
+        path: Int[Array, "B P"] | None = None,
+    ) -> Cache:
+        """Makes the first ``n[b]`` tokens of each row's window history; 0 gives the cache back as it was.
+
+        With `n` None all valid tokens are committed; their state is already known, so nothing is replayed.
+        With `path` the tokens ``window[path[b, 0]], window[path[b, 1]], ...`` are, of which the first n.
+        """
+        if n is not None:
+            n = n.astype(jnp.int32)
+        taken = n if n is not None else pending.valid if path is None else path.shape[1]
+        layers = tuple(
+            block.mixer.commit(layer, n, path)
+            for block, layer in zip(self.blocks, pending.layers, strict=True)
+        )
+        return Cache(length=pending.start + taken, layers=layers)
+
+    def embed(self, params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+        """Token embeddings in the residual stream's dtype."""
+        x = params["embed"]["weight"][tokens]
+        return x if self.residual_dtype is None else x.astype(jnp.promote_types(x.dtype, self.residual_dtype))
+
+    def normalise(self, params: Params, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """The final norm, in the parameters' dtype."""
+        return self.final_norm(params["final_norm"], x.astype(params["final_norm"]["scale"].dtype))
+
+    def logits(self, params: Params, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
+        """The head: float32 scores over the vocabulary."""
+        weight = params["embed" if self.tie_embeddings else "head"]["weight"]
+        return jnp.einsum("bsd,vd->bsv", hidden, weight, preferred_element_type=jnp.float32)

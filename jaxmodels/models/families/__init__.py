@@ -1,0 +1,61 @@
+"""The registry of model families: one module each, listed here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import llama, mamba2, mistral, qwen2, qwen3
+from jaxmodels.models.family import Family
+from jaxmodels.models.hf_config import ConfigError
+
+FAMILIES: Mapping[str, Family] = {
+    family.model_type: family
+    for family in (
+        llama.FAMILY,
+        mamba2.FAMILY,
+        mamba2.ORIGINAL,
+        mistral.FAMILY,
+        qwen2.FAMILY,
+        qwen3.FAMILY,
+    )
+}
+
+
+def list_families() -> tuple[str, ...]:
+    """The `model_type` of every family that can be read and written."""
+    return tuple(sorted(FAMILIES))
+
+
+def find_family(values: Mapping[str, Any]) -> Family:
+    """The family of a ``config.json`` dictionary.
+
+    Raises ConfigError naming the `model_type` where no family has it.
+    """
+    model_type = values.get("model_type")
+    if model_type is None and "ssm_cfg" in values:
+        model_type = "mamba2-original"
+    if model_type not in FAMILIES:
+        raise ConfigError(
+            f"config: key 'model_type' is {model_type!r}; the families are: {', '.join(list_families())}"
+        )
+    return FAMILIES[str(model_type)]
+
+
+def config_from_hf(values: Mapping[str, Any]) -> Decoder:
+    """The model that a Hugging Face ``config.json`` dictionary describes.
+
+    Raises ConfigError naming the key and the value for anything missing, unknown or not supported.
+    """
+    return find_family(values).read_config(values)
+
+
+def config_to_hf(config: Decoder) -> dict[str, Any]:
+    """The ``config.json`` dictionary of a model: `config_from_hf` gives `config` back.
+
+    Raises ConfigError where `config.family` names no family.
+    """
+    if config.family not in FAMILIES:
+        raise ConfigError(
+            f"config.family is {config.family!r}; to write it, set one of: {', '.join(list_families())}"
+        )
+    return FAMILIES[str(config.family)].write_config(config)

@@ -1,0 +1,219 @@
+"""Mamba-2 in both published layouts: `transformers` ("mamba2") and the original ("mamba2-original").
+
+The original layout is the one of the authors' own package: its ``config.json`` has no `model_type` but an
+``ssm_cfg`` dictionary, and its embedding is called ``backbone.embedding.weight``.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from jaxmodels.layers.norm import GatedRMSNorm, GateOrder, RMSNorm
+from jaxmodels.layers.ssd_mixer import SSDMixer
+from jaxmodels.models.decoder import Block, Decoder
+from jaxmodels.models.family import Family, Weight
+from jaxmodels.models.hf_config import ConfigError, ConfigReader, json_number
+
+# How weights are drawn, and a rank that only Mamba-1 has: none of these change a forward pass.
+INERT = (
+    "layer_types", "rescale_prenorm_residual", "time_step_floor", "time_step_max", "time_step_min",
+    "time_step_rank",
+)  # fmt: skip
+
+WEIGHTS = (
+    Weight("embed/weight", "backbone.embeddings.weight"),
+    Weight("final_norm/scale", "backbone.norm_f.weight"),
+    Weight("head/weight", "lm_head.weight"),
+    Weight("blocks/{i}/mixer_norm/scale", "backbone.layers.{i}.norm.weight"),
+    Weight("blocks/{i}/mixer/w_in", "backbone.layers.{i}.mixer.in_proj.weight", "f d -> d f"),
+    Weight("blocks/{i}/mixer/b_in", "backbone.layers.{i}.mixer.in_proj.bias"),
+    Weight("blocks/{i}/mixer/conv_w", "backbone.layers.{i}.mixer.conv1d.weight", "f 1 w -> w f"),
+    Weight("blocks/{i}/mixer/conv_b", "backbone.layers.{i}.mixer.conv1d.bias"),
+    Weight("blocks/{i}/mixer/dt_bias", "backbone.layers.{i}.mixer.dt_bias"),
+    Weight("blocks/{i}/mixer/a_log", "backbone.layers.{i}.mixer.A_log"),
+    Weight("blocks/{i}/mixer/d_skip", "backbone.layers.{i}.mixer.D"),
+    Weight("blocks/{i}/mixer/norm/scale", "backbone.layers.{i}.mixer.norm.weight"),
+    Weight("blocks/{i}/mixer/w_out", "backbone.layers.{i}.mixer.out_proj.weight", "d f -> f d"),
+    Weight("blocks/{i}/mixer/b_out", "backbone.layers.{i}.mixer.out_proj.bias"),
+)
+
+
+def _dt_limit(reader: ConfigReader, key: str) -> tuple[float, float]:
+    limits = reader.numbers(key, (0.0, math.inf))
+    if len(limits) != 2:
+        raise ConfigError(f"config: key {key!r} must be [low, high], got {limits!r}")
+    return limits[0], limits[1]
+
+
+def read_config(values: Mapping[str, Any]) -> Decoder:
+    reader = ConfigReader(values, INERT)
+    d_model = reader.take("hidden_size", int)
+    num_heads, head_dim = reader.take("num_heads", int), reader.take("head_dim", int)
+    expand = reader.take_or("expand", int, 2)
+    if d_model * expand != num_heads * head_dim:
+        raise ConfigError(
+            f"config: hidden_size * expand = {d_model} * {expand} must equal "
+            f"num_heads * head_dim = {num_heads} * {head_dim}"
+        )
+    reader.expect("hidden_act", "silu", "swish")
+    groups, eps = reader.take("n_groups", int), reader.take_or("layer_norm_epsilon", float, 1e-5)
+    mixer = SSDMixer(
+        d_model=d_model,
+        num_heads=num_heads,
+        head_dim=head_dim,
+        state_dim=reader.take("state_size", int),
+        num_groups=groups,
+        conv_width=reader.take_or("conv_kernel", int, 4),
+        chunk_size=reader.take_or("chunk_size", int, 256),
+        dt_limit=_dt_limit(reader, "time_step_limit"),
+        projection_bias=reader.flag("use_bias", False),
+        conv_bias=reader.flag("use_conv_bias", True),
+        norm=GatedRMSNorm(dim=num_heads * head_dim, eps=eps, num_groups=groups),
+    )
+    norm = RMSNorm(dim=d_model, eps=eps)
+    layers = reader.take("num_hidden_layers", int)
+    config = Decoder(
+        vocab_size=reader.take("vocab_size", int),
+        d_model=d_model,
+        blocks=(Block(mixer_norm=norm, mixer=mixer),) * layers,
+        final_norm=norm,
+        tie_embeddings=reader.flag("tie_word_embeddings", False),
+        residual_dtype="float32" if reader.flag("residual_in_fp32", True) else None,
+        family="mamba2",
+    )
+    reader.finish()
+    return config
+
+
+def write_config(config: Decoder) -> dict[str, Any]:
+    mixer = _mixer(config)
+    assert mixer.norm is not None
+    if mixer.norm.order != "gate_then_norm" or mixer.norm.num_groups != mixer.num_groups:
+        raise ConfigError(f"the 'mamba2' layout cannot express the gated norm {mixer.norm}")
+    return {
+        "architectures": ["Mamba2ForCausalLM"],
+        "model_type": "mamba2",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "num_hidden_layers": len(config.blocks),
+        "num_heads": mixer.num_heads,
+        "head_dim": mixer.head_dim,
+        "state_size": mixer.state_dim,
+        "n_groups": mixer.num_groups,
+        "expand": mixer.d_inner // mixer.d_model,
+        "conv_kernel": mixer.conv_width,
+        "chunk_size": mixer.chunk_size,
+        "time_step_limit": [json_number(limit) for limit in mixer.dt_limit],
+        "use_bias": mixer.projection_bias,
+        "use_conv_bias": mixer.conv_bias,
+        "hidden_act": "silu",
+        "layer_norm_epsilon": mixer.norm.eps,
+        "residual_in_fp32": config.residual_dtype == "float32",
+        "tie_word_embeddings": config.tie_embeddings,
+    }
+
+
+def read_original_config(values: Mapping[str, Any]) -> Decoder:
+    # The kernels' fusion settings do not change results; Mamba-1 stacks lack the "layer" key.
+    reader = ConfigReader(values, ("fused_add_norm",))
+    reader.expect("rms_norm", True)
+    reader.expect("d_intermediate", 0)
+    reader.expect("attn_layer_idx", [])
+    reader.expect("attn_cfg", {})
+    ssm = reader.take("ssm_cfg", dict)
+    inner = ConfigReader({"model_type": "mamba2-original (ssm_cfg)"} | ssm, ("use_mem_eff_path",))
+    inner.expect("layer", "Mamba2")
+    if ssm.get("layer") != "Mamba2":
+        raise ConfigError(f"config: ssm_cfg.layer must be 'Mamba2', got {ssm.get('layer')!r}")
+    inner.expect("d_ssm", None)
+    inner.expect("D_has_hdim", False)
+    d_model = reader.take("d_model", int)
+    d_inner = d_model * inner.take_or("expand", int, 2)
+    head_dim, groups = inner.take_or("headdim", int, 64), inner.take_or("ngroups", int, 1)
+    order: GateOrder = "norm_then_gate" if inner.flag("norm_before_gate", False) else "gate_then_norm"
+    gated = GatedRMSNorm(dim=d_inner, eps=1e-5, num_groups=groups, order=order)
+    mixer = SSDMixer(
+        d_model=d_model,
+        num_heads=d_inner // head_dim,
+        head_dim=head_dim,
+        state_dim=inner.take_or("d_state", int, 128),
+        num_groups=groups,
+        conv_width=inner.take_or("d_conv", int, 4),
+        chunk_size=inner.take_or("chunk_size", int, 256),
+        dt_limit=_dt_limit(inner, "dt_limit"),
+        projection_bias=inner.flag("bias", False),
+        conv_bias=inner.flag("conv_bias", True),
+        norm=gated if inner.flag("rmsnorm", True) else None,
+    )
+    inner.finish()
+    norm = RMSNorm(dim=d_model, eps=1e-5)
+    multiple = reader.take_or("pad_vocab_size_multiple", int, 8)
+    vocab = reader.take("vocab_size", int)
+    config = Decoder(
+        vocab_size=-(-vocab // multiple) * multiple,
+        d_model=d_model,
+        blocks=(Block(mixer_norm=norm, mixer=mixer),) * reader.take("n_layer", int),
+        final_norm=norm,
+        tie_embeddings=reader.flag("tie_embeddings", True),
+        residual_dtype="float32" if reader.flag("residual_in_fp32", True) else None,
+        family="mamba2-original",
+    )
+    reader.finish()
+    return config
+
+
+def write_original_config(config: Decoder) -> dict[str, Any]:
+    mixer = _mixer(config)
+    return {
+        "d_model": config.d_model,
+        "n_layer": len(config.blocks),
+        "vocab_size": config.vocab_size,
+        "pad_vocab_size_multiple": 1,
+        "rms_norm": True,
+        "residual_in_fp32": config.residual_dtype == "float32",
+        "fused_add_norm": True,
+        "tie_embeddings": config.tie_embeddings,
+        "ssm_cfg": {
+            "layer": "Mamba2",
+            "d_state": mixer.state_dim,
+            "d_conv": mixer.conv_width,
+            "expand": mixer.d_inner // mixer.d_model,
+            "headdim": mixer.head_dim,
+            "ngroups": mixer.num_groups,
+            "chunk_size": mixer.chunk_size,
+            "dt_limit": [json_number(limit) for limit in mixer.dt_limit],
+            "bias": mixer.projection_bias,
+            "conv_bias": mixer.conv_bias,
+            "rmsnorm": mixer.norm is not None,
+            "norm_before_gate": mixer.norm is not None and mixer.norm.order == "norm_then_gate",
+        },
+    }
+
+
+def _mixer(config: Decoder) -> SSDMixer:
+    mixers = {block.mixer for block in config.blocks}
+    mixer = next(iter(mixers))
+    if len(mixers) != 1 or not isinstance(mixer, SSDMixer) or any(b.ffn for b in config.blocks):
+        raise ConfigError("the Mamba-2 layouts hold one kind of SSD block, with no feed-forward")
+    return mixer
+
+
+FAMILY = Family(
+    model_type="mamba2",
+    summary="Mamba-2, the transformers layout",
+    read_config=read_config,
+    write_config=write_config,
+    weights=WEIGHTS,
+)
+
+ORIGINAL = Family(
+    model_type="mamba2-original",
+    summary="Mamba-2, the layout of the authors' package (state-spaces/mamba2-*)",
+    read_config=read_original_config,
+    write_config=write_original_config,
+    weights=tuple(
+        replace(row, theirs=row.theirs.replace("backbone.embeddings", "backbone.embedding"))
+        for row in WEIGHTS
+    ),
+)

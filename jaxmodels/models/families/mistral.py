@@ -1,0 +1,35 @@
+"""Mistral (`model_type` "mistral"): Llama's shape with one sliding window for all layers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import dense
+from jaxmodels.models.family import Family
+from jaxmodels.models.hf_config import ConfigReader
+
+
+def read_config(values: Mapping[str, Any]) -> Decoder:
+    reader = ConfigReader(values)
+    attention = Attention(**dense.read_attention(reader), window=reader.optional("sliding_window", int))
+    return dense.read_decoder(reader, [attention] * dense.layers_of(values, reader), mlp_bias=False)
+
+
+def write_config(config: Decoder) -> dict[str, Any]:
+    attention = config.blocks[0].mixer
+    assert isinstance(attention, Attention)
+    return dense.write_decoder(config) | {
+        "architectures": ["MistralForCausalLM"],
+        "sliding_window": attention.window,
+    }
+
+
+FAMILY = Family(
+    model_type="mistral",
+    summary="Mistral 7B and its successors",
+    read_config=read_config,
+    write_config=write_config,
+    weights=dense.WEIGHTS,
+    unused=dense.UNUSED,
+)

@@ -1,0 +1,32 @@
+"""Qwen2 and Qwen2.5 (`model_type` "qwen2"): biases on q, k and v; sliding windows in the upper layers."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import dense
+from jaxmodels.models.family import Family
+from jaxmodels.models.hf_config import ConfigReader
+
+
+def read_config(values: Mapping[str, Any]) -> Decoder:
+    reader = ConfigReader(values)
+    attention = Attention(**dense.read_attention(reader), qkv_bias=True)
+    windows = dense.layer_windows(reader, dense.layers_of(values, reader))
+    return dense.read_decoder(reader, [replace(attention, window=w) for w in windows], mlp_bias=False)
+
+
+def write_config(config: Decoder) -> dict[str, Any]:
+    return dense.write_decoder(config) | dense.write_windows(config) | {"architectures": ["Qwen2ForCausalLM"]}
+
+
+FAMILY = Family(
+    model_type="qwen2",
+    summary="Qwen2 and Qwen2.5",
+    read_config=read_config,
+    write_config=write_config,
+    weights=dense.WEIGHTS,
+    unused=dense.UNUSED,
+)

@@ -1,0 +1,42 @@
+"""Qwen3 dense models (`model_type` "qwen3"): per-head RMSNorm on queries and keys."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.norm import RMSNorm
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import dense
+from jaxmodels.models.family import Family
+from jaxmodels.models.hf_config import ConfigReader
+
+
+def read_config(values: Mapping[str, Any]) -> Decoder:
+    reader = ConfigReader(values)
+    bias = reader.flag("attention_bias", False)
+    shared = dense.read_attention(reader, default_head_dim=128)
+    norm = RMSNorm(dim=shared["head_dim"], eps=reader.take_or("rms_norm_eps", float, 1e-6), axis=None)
+    attention = Attention(**shared, query_norm=norm, key_norm=norm, qkv_bias=bias, out_bias=bias)
+    windows = dense.layer_windows(reader, dense.layers_of(values, reader))
+    return dense.read_decoder(reader, [replace(attention, window=w) for w in windows], mlp_bias=False)
+
+
+def write_config(config: Decoder) -> dict[str, Any]:
+    attention = config.blocks[0].mixer
+    assert isinstance(attention, Attention)
+    return (
+        dense.write_decoder(config)
+        | dense.write_windows(config)
+        | {"architectures": ["Qwen3ForCausalLM"], "attention_bias": attention.qkv_bias}
+    )
+
+
+FAMILY = Family(
+    model_type="qwen3",
+    summary="Qwen3, dense",
+    read_config=read_config,
+    write_config=write_config,
+    weights=dense.WEIGHTS,
+    unused=dense.UNUSED,
+)
