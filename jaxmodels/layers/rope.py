@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
@@ -74,7 +75,7 @@ class Rope:
         cos, sin = jnp.cos(angles), jnp.sin(angles)
         if attention_factor != 1.0:
             cos, sin = cos * attention_factor, sin * attention_factor
-        return Rotations(cos=cos, sin=sin)
+        return _materialised(cos, sin)
 
 
 def apply_rope(x: Float[Array, "B S N H"], rotations: Rotations, style: RopeStyle) -> Float[Array, "B S N H"]:
@@ -273,6 +274,19 @@ def _fraction(part: int, whole: int) -> float:
     while int(whole * fraction) < part:
         fraction = math.nextafter(fraction, 1.0)
     return fraction
+
+
+def _materialised(cos: Float[Array, "B S R/2"], sin: Float[Array, "B S R/2"]) -> Rotations:
+    """The same values, computed once however many layers read them.
+
+    XLA fuses a cosine into each of its readers, so that every head of every layer would compute it anew. For 24
+    layers of 32 heads on a CPU that is 0.5 ms per token instead of 0.05, and 180 ms to prefill 256 instead of 25.
+    An `optimization_barrier` is gone there before fusion, but a partial update of a buffer is not fused through.
+    """
+    table = jnp.zeros((2, *cos.shape), cos.dtype)
+    for i, values in enumerate((cos, sin)):
+        table = jax.lax.dynamic_update_slice(table, values[None], (i, 0, 0, 0))
+    return Rotations(cos=table[0], sin=table[1])
 
 
 def _check_style(style: str) -> None:
