@@ -244,7 +244,11 @@ def write_tensors(
     if max_shard_bytes <= 0:
         raise CheckpointError(f"max_shard_bytes is {max_shard_bytes}; it must be positive")
     directory = Path(directory)
-    present = sorted(directory.glob("model*.safetensors*"))
+    present = [
+        *directory.glob(SINGLE_FILE),
+        *directory.glob(INDEX_FILE),
+        *directory.glob("model-*-of-*.safetensors"),
+    ]
     if present:
         raise CheckpointError(f"{present[0]} exists: {directory} must not hold weights before writing")
     shards = _split(_checked(tensors), max_shard_bytes)
