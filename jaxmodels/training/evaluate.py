@@ -1,0 +1,161 @@
+"""How well a model predicts files: bits per byte, each file from its start."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from tokenizers import Tokenizer
+
+from jaxmodels.layers.spec import Params
+from jaxmodels.training.data import Batches, end_of_text_id, read_text
+from jaxmodels.training.language_model import LanguageModel
+from jaxmodels.training.loss import nats_to_bits_per_byte, next_token_nats
+from jaxmodels.training.tokenizer import encode_documents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The cost of a text under a model.
+
+    Attributes:
+        nats: of all tokens together.
+        num_tokens: tokens predicted.
+        num_bytes: UTF-8 bytes of the text.
+    """
+
+    nats: float
+    num_tokens: int
+    num_bytes: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        return nats_to_bits_per_byte(self.nats, self.num_bytes)
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.num_tokens
+
+
+def score_files(
+    model: LanguageModel,
+    params: Params,
+    tokenizer: Tokenizer,
+    files: Sequence[Path],
+    *,
+    window: int = 512,
+    overlap: int = 256,
+    batch_size: int = 8,
+) -> Score:
+    """The cost of files, each on its own: the model sees nothing of one file while it predicts another.
+
+    A file is scored as end-of-text (given, not scored), its tokens, and end-of-text again, so that the bits
+    are those of a code that also says where the file ends. Files longer than `window` tokens are read in
+    overlapping windows: every token is scored once, with all that precedes it or at least `overlap` tokens
+    of it as context.
+
+    Args:
+        model, params: what to score with.
+        tokenizer: must know `<|endoftext|>`.
+        files: UTF-8 text.
+        window: tokens the model reads at once.
+        overlap: tokens of a window that are context only, except in the first window of a file.
+        batch_size: windows per forward pass. All passes have one shape: there is one compilation.
+
+    Raises:
+        ValueError: `overlap` leaves nothing to score in a window, or the files are empty.
+    """
+    if not 1 <= overlap < window:
+        raise ValueError(f"score_files: overlap must be in 1..{window - 1} (window - 1), got {overlap}")
+    if batch_size < 1:
+        raise ValueError(f"score_files: batch_size must be at least 1, got {batch_size}")
+    texts = [text for text in map(read_text, files) if text]
+    if not texts:
+        raise ValueError(f"score_files: the {len(files)} files hold no text")
+    boundary = end_of_text_id(tokenizer)
+    windows = [
+        cut
+        for ids in encode_documents(tokenizer, texts)
+        for cut in _windows(np.asarray([boundary, *ids, boundary], np.int32), window, overlap)
+    ]
+    forward = _window_nats(model)
+    nats = 0.0
+    for first in range(0, len(windows), batch_size):
+        tokens = np.zeros((batch_size, window), np.int32)
+        scored = np.zeros((batch_size, window), bool)
+        for row, (part, start) in enumerate(windows[first : first + batch_size]):
+            tokens[row, : len(part)] = part
+            scored[row, start : len(part)] = True
+        nats += float(forward(params, tokens, scored).astype(np.float64).sum())
+    return Score(
+        nats=nats,
+        num_tokens=sum(len(part) - start for part, start in windows),
+        num_bytes=sum(len(text.encode()) for text in texts),
+    )
+
+
+def bits_per_byte(
+    model: LanguageModel,
+    params: Params,
+    tokenizer: Tokenizer,
+    files: Sequence[Path],
+    *,
+    window: int = 512,
+    overlap: int = 256,
+    batch_size: int = 8,
+) -> float:
+    """`score_files` in bits per UTF-8 byte, all files together."""
+    score = score_files(
+        model, params, tokenizer, files, window=window, overlap=overlap, batch_size=batch_size
+    )
+    return score.bits_per_byte
+
+
+def make_held_out_loss(model: LanguageModel, batches: Batches, num_batches: int) -> Callable[[Params], float]:
+    """A function of the parameters: mean nats per token over the first `num_batches` batches."""
+    forward = _window_nats(model)
+
+    def held_out_loss(params: Params) -> float:
+        total, count = 0.0, 0
+        for i in range(num_batches):
+            tokens = batches(i)
+            scored = np.ones(tokens.shape, bool)
+            scored[:, 0] = False
+            total += float(forward(params, tokens, scored).astype(np.float64).sum())
+            count += int(scored.sum())
+        return total / count
+
+    return held_out_loss
+
+
+_WindowNats: TypeAlias = Callable[[Params, np.ndarray, np.ndarray], np.ndarray]
+
+
+def _window_nats(model: LanguageModel) -> _WindowNats:
+    """Compiled nats of each window's scored tokens; summed further in f64 by the caller."""
+
+    @jax.jit
+    def forward(params: Params, tokens: Int[Array, "B S"], scored: Bool[Array, "B S"]) -> Float[Array, " B"]:
+        nats = next_token_nats(model.forward(params, tokens), tokens)
+        return jnp.where(scored[:, 1:], nats, 0.0).sum(axis=-1)
+
+    return lambda params, tokens, scored: np.asarray(forward(params, tokens, scored))
+
+
+def _windows(
+    tokens: Int[np.ndarray, " S"], window: int, overlap: int
+) -> Iterator[tuple[Int[np.ndarray, " W"], int]]:
+    """Windows of a document, each with the index of its first scored token.
+
+    The last window ends with the document, so its context is longer where the document's length allows.
+    """
+    done = 1
+    while done < len(tokens):
+        start = max(0, min(done - overlap, len(tokens) - window))
+        end = min(start + window, len(tokens))
+        yield tokens[start:end], done - start
+        done = end

@@ -1,0 +1,263 @@
+"""A whole training run in one directory, resumable at any time.
+
+recipe.json          what is trained; a second call must bring the same
+data.json            size and checksum of the token streams; a resumed run must find the same data
+tokenizer/           given or trained
+checkpoints/         Orbax, the newest two
+metrics.jsonl        training and held-out loss
+loss.png             the curve, where matplotlib is installed
+result.json          bits per byte of the held-out files
+"""
+
+import importlib.util
+import json
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from tokenizers import Tokenizer
+
+from jaxmodels.layers.spec import Params, count_params
+from jaxmodels.models.families import config_from_hf
+from jaxmodels.training.checkpointing import TrainCheckpoints
+from jaxmodels.training.data import TOKEN_SUFFIXES, Batches, load_tokens, read_text, resolve_files
+from jaxmodels.training.evaluate import Score, make_held_out_loss, score_files
+from jaxmodels.training.language_model import LanguageModel
+from jaxmodels.training.loss import nats_to_bits_per_byte
+from jaxmodels.training.metrics import append_metrics, plot_loss, read_metrics, rewind_metrics
+from jaxmodels.training.progress import TrainProgress
+from jaxmodels.training.recipe import Recipe, load_recipe, recipe_to_dict, save_recipe
+from jaxmodels.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from jaxmodels.training.train import TrainState, abstract_state, init_state, make_train_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A trained model: its recipe, architecture, f32 parameters and tokenizer."""
+
+    recipe: Recipe
+    model: LanguageModel
+    params: Params
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """A recipe's data: the batches of both sides of the split, and the held-out files themselves."""
+
+    tokenizer: Tokenizer
+    train: Batches
+    held_out: Batches
+    held_out_files: tuple[Path, ...]
+    held_out_bytes_per_token: float
+
+
+def train(
+    recipe: Recipe,
+    output_dir: str | Path,
+    *,
+    model: LanguageModel | None = None,
+    console: Console | None = None,
+) -> tuple[Run, Score]:
+    """Trains, or goes on from the last checkpoint in `output_dir`, and scores the held-out files.
+
+    Interrupted and resumed runs take the same steps as uninterrupted ones, bit for bit on the same machine.
+
+    Args:
+        recipe: what to train, on what.
+        output_dir: created if need be; see the module for what it will hold.
+        model: stands in for the architecture that `recipe.model` describes.
+        console: where progress goes; standard error by default. A terminal gets a live bar, a file gets
+          lines.
+
+    Raises:
+        ValueError: `output_dir` belongs to another recipe or other data, or a file cannot be used.
+        FileNotFoundError: a pattern of the recipe matches no file.
+    """
+    console = Console(stderr=True) if console is None else console
+    output = Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    _claim(output, recipe)
+    model = _build_model(recipe) if model is None else model
+    data = prepare_data(recipe, output)
+    console.print(
+        f"{count_params(model.spec()):,} parameters, {len(data.train.tokens):,} training tokens, "
+        f"{recipe.steps * recipe.batch_size * recipe.sequence_length / len(data.train.tokens):.2f} epochs"
+    )
+    params = _fit(recipe, model, data, output, console).params
+    score = score_files(
+        model,
+        params,
+        data.tokenizer,
+        data.held_out_files,
+        window=recipe.sequence_length,
+        overlap=recipe.sequence_length // 2,
+    )
+    result = {
+        "steps": recipe.steps,
+        "held_out_bits_per_byte": score.bits_per_byte,
+        "held_out_nats_per_token": score.nats_per_token,
+        "held_out_bytes": score.num_bytes,
+        "held_out_tokens": score.num_tokens,
+    }
+    (output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    if importlib.util.find_spec("matplotlib") is not None:
+        plot_loss(output / "metrics.jsonl", output / "loss.png")
+    console.print(f"held out: {score.bits_per_byte:.4f} bits per byte over {score.num_bytes:,} bytes")
+    return Run(recipe=recipe, model=model, params=params, tokenizer=data.tokenizer), score
+
+
+def load_run(output_dir: str | Path, *, model: LanguageModel | None = None) -> Run:
+    """The newest checkpoint of a run, finished or not.
+
+    Args:
+        output_dir: as given to `train`.
+        model: as given to `train`.
+
+    Raises:
+        FileNotFoundError: there is no run or no checkpoint.
+    """
+    output = Path(output_dir)
+    if not (output / "recipe.json").is_file():
+        raise FileNotFoundError(f"load_run: no run in {str(output)!r}: it has no recipe.json")
+    recipe = load_recipe(output / "recipe.json")
+    model = _build_model(recipe) if model is None else model
+    optimizer = recipe.optimizer.build(recipe.schedule, model.spec())
+    with TrainCheckpoints(output / "checkpoints") as checkpoints:
+        state = checkpoints.restore(abstract_state(model, optimizer))
+    return Run(
+        recipe=recipe, model=model, params=state.params, tokenizer=load_tokenizer(output / "tokenizer")
+    )
+
+
+def prepare_data(recipe: Recipe, output: Path) -> TrainingData:
+    """Finds, tokenizes and fingerprints a recipe's files; trains the tokenizer if the recipe names none.
+
+    Raises:
+        ValueError: a file cannot be used, held-out files are not text, or the data changed since the run
+          began.
+        FileNotFoundError: a pattern matches no file.
+    """
+    files = resolve_files(recipe.train_files)
+    held_out_files = resolve_files(recipe.held_out_files)
+    for path in held_out_files:
+        if path.suffix in TOKEN_SUFFIXES:
+            raise ValueError(f"held_out_files: {str(path)!r} holds tokens; bits per byte need the text")
+    shared = set(files) & set(held_out_files)
+    if shared:
+        raise ValueError(f"held_out_files: {str(min(shared))!r} is also one of train_files")
+    tokenizer = _tokenizer(recipe, files, output / "tokenizer")
+    vocab_size = recipe.model["vocab_size"]
+    tokens = load_tokens(files, vocab_size, tokenizer)
+    held_out = load_tokens(held_out_files, vocab_size, tokenizer)
+    _check_unchanged(output / "data.json", {"train": tokens, "held_out": held_out})
+    num_bytes = sum(path.stat().st_size for path in held_out_files)
+    return TrainingData(
+        tokenizer=tokenizer,
+        train=_batches(recipe, tokens, recipe.seed),
+        held_out=_batches(recipe, held_out, 0),
+        held_out_files=held_out_files,
+        held_out_bytes_per_token=num_bytes / len(held_out),
+    )
+
+
+def _fit(
+    recipe: Recipe, model: LanguageModel, data: TrainingData, output: Path, console: Console
+) -> TrainState:
+    optimizer = recipe.optimizer.build(recipe.schedule, model.spec())
+    train_step = make_train_step(
+        model, optimizer, recipe.schedule, accumulate=recipe.accumulate, z_loss=recipe.z_loss
+    )
+    num_batches = max(1, recipe.evaluation_windows // recipe.batch_size)
+    held_out_loss = make_held_out_loss(model, data.held_out, num_batches)
+    log = output / "metrics.jsonl"
+    with TrainCheckpoints(output / "checkpoints") as checkpoints:
+        if checkpoints.latest_step() is None:
+            state = init_state(model, optimizer, recipe.seed)
+        else:
+            state = checkpoints.restore(abstract_state(model, optimizer))
+        first = int(state.step)
+        rewind_metrics(log, first)
+        began = time.perf_counter() - _seconds_so_far(log)
+        with TrainProgress(console, recipe, first) as progress:
+            for done in range(first + 1, recipe.steps + 1):
+                state, metrics = train_step(state, data.train(done - 1))
+                progress.advance(done, metrics["loss"])
+                record: dict[str, float] = {}
+                if _due(done, recipe.log_every, recipe):
+                    record |= {name: float(value) for name, value in metrics.items()} | progress.interval()
+                if _due(done, recipe.evaluate_every, recipe):
+                    nats = held_out_loss(state.params)
+                    per_byte = nats_to_bits_per_byte(nats, 1) / data.held_out_bytes_per_token
+                    record |= {"held_out_loss": nats, "held_out_bits_per_byte": per_byte}
+                if record:
+                    record = {"step": done, "seconds": time.perf_counter() - began} | record
+                    append_metrics(log, record)
+                    progress.report(record)
+                if _due(done, recipe.checkpoint_every, recipe):
+                    checkpoints.save(state)
+    return state
+
+
+def _due(step: int, every: int, recipe: Recipe) -> bool:
+    return step % every == 0 or step == recipe.steps
+
+
+def _build_model(recipe: Recipe) -> LanguageModel:
+    return config_from_hf(dict(recipe.model))
+
+
+def _batches(recipe: Recipe, tokens: np.ndarray, seed: int) -> Batches:
+    return Batches(
+        tokens=tokens, batch_size=recipe.batch_size, sequence_length=recipe.sequence_length, seed=seed
+    )
+
+
+def _tokenizer(recipe: Recipe, files: tuple[Path, ...], directory: Path) -> Tokenizer:
+    if (directory / "tokenizer.json").is_file():
+        return load_tokenizer(directory)
+    if recipe.tokenizer is not None:
+        tokenizer = load_tokenizer(recipe.tokenizer)
+    else:
+        texts = [path for path in files if path.suffix not in TOKEN_SUFFIXES]
+        if not texts:
+            raise ValueError("tokenizer: train_files hold no text to train one on; name its directory")
+        tokenizer = train_tokenizer(map(read_text, texts), recipe.model["vocab_size"])
+    save_tokenizer(tokenizer, directory)
+    return tokenizer
+
+
+def _claim(output: Path, recipe: Recipe) -> None:
+    """Ties a directory to one recipe: a resumed run with other settings would be neither of the two."""
+    path = output / "recipe.json"
+    if not path.exists():
+        save_recipe(recipe, path)
+        return
+    saved, given = recipe_to_dict(load_recipe(path)), recipe_to_dict(recipe)
+    changed = [f"{key}: {saved[key]!r} -> {given[key]!r}" for key in saved if saved[key] != given[key]]
+    if changed:
+        raise ValueError(
+            f"{str(output)!r} holds a run of another recipe ({'; '.join(changed)}); choose another output_dir"
+        )
+
+
+def _check_unchanged(path: Path, streams: dict[str, np.ndarray]) -> None:
+    found = {
+        name: {"tokens": len(tokens), "crc32": zlib.crc32(tokens.tobytes())}
+        for name, tokens in streams.items()
+    }
+    if not path.exists():
+        path.write_text(json.dumps(found, indent=2) + "\n")
+    elif (saved := json.loads(path.read_text())) != found:
+        raise ValueError(
+            f"the data changed since the run in {str(path.parent)!r} began: it had {saved}, now {found}; "
+            "choose another output_dir"
+        )
+
+
+def _seconds_so_far(log: Path) -> float:
+    records = read_metrics(log)
+    return records[-1]["seconds"] if records else 0.0

@@ -1,0 +1,181 @@
+"""A training run as one JSON file."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxmodels.training.optimizer import AdamW, WarmupCosine, WarmupStableDecay
+
+T = TypeVar("T")
+_SCHEDULES = {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a training run.
+
+    Attributes:
+        model: a Hugging Face `config.json` as a dict.
+        train_files, held_out_files: what `resolve_files` takes: globs, directories, `stdlib:train`,
+        `stdlib:held-out`. schedule: learning rate of each step, and the number of steps. In JSON it carries
+        a `kind`, `warmup_cosine` or
+            `warmup_stable_decay`.
+        optimizer: AdamW.
+        tokenizer: a directory with a `tokenizer.json`; None trains a byte-level BPE of the model's
+            `vocab_size` on the training files.
+        sequence_length: tokens per window.
+        batch_size: windows per step, over all micro-batches.
+        accumulate: micro-batches per step.
+        z_loss: see `language_model_loss`.
+        seed: of the initial parameters and the order of the data.
+        evaluate_every, checkpoint_every, log_every: in steps.
+        evaluation_windows: held-out windows scored at each periodic evaluation.
+
+    Raises:
+        ValueError: a field is out of range; the message names it.
+    """
+
+    model: Mapping[str, Any]
+    train_files: tuple[str, ...]
+    held_out_files: tuple[str, ...]
+    schedule: WarmupCosine | WarmupStableDecay
+    optimizer: AdamW = field(default_factory=AdamW)
+    tokenizer: str | None = None
+    sequence_length: int = 512
+    batch_size: int = 16
+    accumulate: int = 1
+    z_loss: float = 0.0
+    seed: int = 0
+    evaluate_every: int = 200
+    checkpoint_every: int = 200
+    log_every: int = 10
+    evaluation_windows: int = 64
+
+    def __post_init__(self) -> None:
+        for name in (
+            "batch_size",
+            "accumulate",
+            "evaluate_every",
+            "checkpoint_every",
+            "log_every",
+            "evaluation_windows",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Recipe: {name} must be at least 1, got {getattr(self, name)}")
+        if self.sequence_length < 2:
+            raise ValueError(f"Recipe: sequence_length must be at least 2, got {self.sequence_length}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"Recipe: batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}"
+            )
+        if self.z_loss < 0:
+            raise ValueError(f"Recipe: z_loss must not be negative, got {self.z_loss}")
+        for name in ("train_files", "held_out_files"):
+            if not getattr(self, name):
+                raise ValueError(f"Recipe: {name} is empty; name at least one file or pattern")
+        if not isinstance(self.model.get("vocab_size"), int):
+            raise ValueError(
+                f"Recipe: model needs an integer vocab_size, got {self.model.get('vocab_size')!r}"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.schedule.total_steps
+
+
+def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
+    """A `Recipe` from parsed JSON.
+
+    Raises:
+        ValueError: a key is unknown or missing, or a value is of the wrong type; the message names it.
+    """
+    values = dict(values)
+    for name in ("train_files", "held_out_files"):
+        if isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
+    if isinstance(values.get("schedule"), Mapping):
+        schedule = dict(values["schedule"])
+        kind = schedule.pop("kind", None)
+        if kind not in _SCHEDULES:
+            raise ValueError(f"recipe: schedule.kind must be one of {sorted(_SCHEDULES)}, got {kind!r}")
+        values["schedule"] = _build(_SCHEDULES[kind], schedule, "recipe: schedule.")
+    if isinstance(values.get("optimizer"), Mapping):
+        values["optimizer"] = _build(AdamW, values["optimizer"], "recipe: optimizer.")
+    return _build(Recipe, values, "recipe: ")
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The inverse of `recipe_from_dict`: values that JSON can hold."""
+    values = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+    (kind,) = [name for name, cls in _SCHEDULES.items() if type(recipe.schedule) is cls]
+    values["schedule"] = {"kind": kind, **dataclasses.asdict(recipe.schedule)}
+    values["optimizer"] = dataclasses.asdict(recipe.optimizer)
+    values["model"] = dict(recipe.model)
+    values["train_files"] = list(recipe.train_files)
+    values["held_out_files"] = list(recipe.held_out_files)
+    return values
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Reads a recipe file, or one of those that come with the package by its name (`list_recipes`).
+
+    Raises:
+        FileNotFoundError: it is neither; the message lists the names.
+        ValueError: the file is not JSON, or not a recipe.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        if str(name_or_path) not in list_recipes():
+            raise FileNotFoundError(
+                f"load_recipe: {str(name_or_path)!r} is neither a file nor one of {list_recipes()}"
+            )
+        path = Path(str(resources.files("jaxmodels.training") / "recipes" / f"{name_or_path}.json"))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"load_recipe: {str(path)!r} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"load_recipe: {str(path)!r} must hold a JSON object, got {type(values).__name__}")
+    return recipe_from_dict(values)
+
+
+def save_recipe(recipe: Recipe, path: str | Path) -> None:
+    """Writes a file that `load_recipe` reads."""
+    Path(path).write_text(json.dumps(recipe_to_dict(recipe), indent=2) + "\n", encoding="utf-8")
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    files = (resources.files("jaxmodels.training") / "recipes").iterdir()
+    return sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json"))
+
+
+def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Constructs a dataclass from a dict with exactly its keys, checking the type of each value."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = [key for key in values if key not in fields]
+    if unknown:
+        raise ValueError(f"{where}{unknown[0]} is not known; accepted are {', '.join(fields)}")
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ValueError(f"{where}{name} is missing")
+    for name, value in values.items():
+        if not _accepts(fields[name].type, value):
+            expected = getattr(fields[name].type, "__name__", fields[name].type)
+            raise ValueError(f"{where}{name} must be {expected}, got {value!r}")
+    return cls(**values)
+
+
+def _accepts(expected: Any, value: Any) -> bool:
+    if expected is int or expected is float:
+        numbers = (int,) if expected is int else (int, float)
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    if expected == tuple[str, ...]:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    return isinstance(value, Mapping if expected == Mapping[str, Any] else expected)

@@ -1,0 +1,98 @@
+import dataclasses
+import json
+
+import pytest
+
+from jaxmodels.layers.spec import count_params
+from jaxmodels.models.families import config_from_hf
+from jaxmodels.training.optimizer import AdamW, WarmupCosine, WarmupStableDecay
+from jaxmodels.training.recipe import (
+    Recipe,
+    list_recipes,
+    load_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+    save_recipe,
+)
+
+VALUES = {
+    "model": {"model_type": "toy", "vocab_size": 300},
+    "train_files": ["a/*.py"],
+    "held_out_files": ["b.py", "c.py"],
+    "schedule": {"kind": "warmup_cosine", "peak": 1e-3, "warmup_steps": 2, "total_steps": 9},
+    "optimizer": {"weight_decay": 0.2},
+    "z_loss": 1,
+}
+
+
+def test_read_and_written_back(tmp_path):
+    recipe = recipe_from_dict(VALUES)
+    assert recipe == Recipe(
+        model=VALUES["model"],
+        train_files=("a/*.py",),
+        held_out_files=("b.py", "c.py"),
+        schedule=WarmupCosine(peak=1e-3, warmup_steps=2, total_steps=9),
+        optimizer=AdamW(weight_decay=0.2),
+        z_loss=1,
+    )
+    assert recipe.steps == 9
+    stable = WarmupStableDecay(peak=1e-3, warmup_steps=2, decay_steps=3, total_steps=9)
+    for original in (recipe, dataclasses.replace(recipe, schedule=stable)):
+        save_recipe(original, tmp_path / "recipe.json")
+        assert load_recipe(tmp_path / "recipe.json") == original
+        assert recipe_from_dict(recipe_to_dict(original)) == original
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_the_bundled_recipes_are_small_models_of_transformers(name):
+    recipe = load_recipe(name)
+    config = config_from_hf(dict(recipe.model))
+    assert 2 * count_params(config.spec()) < 7e6
+    assert config.vocab_size == recipe.model["vocab_size"] == 4096
+    transformers = pytest.importorskip("transformers")
+    reference = transformers.AutoConfig.for_model(**recipe.model).to_dict()
+    known = set(reference) | {"rope_parameters"}
+    assert set(recipe.model) <= known
+    assert {key: reference[key] for key in ("vocab_size", "hidden_size", "tie_word_embeddings")} == {
+        key: recipe.model[key] for key in ("vocab_size", "hidden_size", "tie_word_embeddings")
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 1}, r"learning_rate is not known; accepted are .*batch_size"),
+        ({"schedule": {"kind": "linear"}}, r"schedule\.kind must be one of .*'linear'"),
+        (
+            {"schedule": {"kind": "warmup_cosine", "peak": 1.0, "warmup_steps": 1}},
+            r"schedule\.total_steps is missing",
+        ),
+        ({"schedule": 3}, "schedule must be .*got 3"),
+        ({"optimizer": {"beta": 1}}, r"optimizer\.beta is not known"),
+        ({"optimizer": {"b1": "0.9"}}, r"optimizer\.b1 must be float, got '0\.9'"),
+        ({"train_files": "a.py"}, "train_files must be .*got 'a.py'"),
+        ({"train_files": []}, "train_files is empty"),
+        ({"batch_size": True}, "batch_size must be int, got True"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 3, "accumulate": 2}, "batch_size=3 is not divisible by accumulate=2"),
+        ({"sequence_length": 1}, "sequence_length must be at least 2, got 1"),
+        ({"z_loss": -1.0}, "z_loss"),
+        ({"model": {"model_type": "toy"}}, "vocab_size, got None"),
+    ],
+)
+def test_bad_values_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        recipe_from_dict(VALUES | change)
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match="recipe: model is missing"):
+        recipe_from_dict({k: v for k, v in VALUES.items() if k != "model"})
+    with pytest.raises(FileNotFoundError, match=r"'nothing'.*tiny_qwen3"):
+        load_recipe("nothing")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match=r"broken\.json.*not JSON"):
+        load_recipe(tmp_path / "broken.json")
+    (tmp_path / "list.json").write_text(json.dumps([1]))
+    with pytest.raises(ValueError, match="must hold a JSON object, got list"):
+        load_recipe(tmp_path / "list.json")
