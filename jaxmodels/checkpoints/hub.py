@@ -1,0 +1,85 @@
+"""From the name of a model to a directory: a path, a bundled model, or a Hugging Face repository."""
+
+import importlib.resources
+import os
+import re
+from pathlib import Path
+
+from jaxmodels.checkpoints.atomic import recover
+from jaxmodels.checkpoints.errors import CheckpointError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+_PICKLES = ["pytorch_model*.bin"]
+# The same weights in other layouts.
+_DUPLICATES = ["consolidated*", "original/*", "onnx/*"]
+
+
+def list_bundled() -> tuple[str, ...]:
+    """Names of the models that come with the package, for `resolve`."""
+    root = _bundled_root()
+    if not root.is_dir():
+        return ()
+    return tuple(sorted(path.name for path in root.iterdir() if (path / "config.json").is_file()))
+
+
+def resolve(
+    name_or_path: str | os.PathLike[str], revision: str | None = None, *, allow_pickle: bool = False
+) -> Path:
+    """The directory of a model.
+
+    Args:
+        name_or_path: in this order, an existing directory, the name of a bundled model (`list_bundled`), or a
+            Hugging Face repository "organisation/name", which is downloaded, or taken from the local cache.
+            What looks like a path (it begins with ".", "/" or "~", or has more than one separator) is never
+            sent to the hub.
+        revision: branch, tag or commit of a repository.
+        allow_pickle: download `pytorch_model*.bin` from a repository without safetensors.
+
+    Raises:
+        CheckpointError: it is none of the three, or the repository cannot be fetched.
+    """
+    name = os.fspath(name_or_path)
+    path = Path(name).expanduser()
+    recover(path)  # a save may have been killed just while it replaced the directory
+    is_bundled = name in list_bundled()
+    if path.is_dir() or is_bundled:
+        if revision is not None:
+            raise CheckpointError(f"revision is {revision!r}, but {name!r} is not a Hugging Face repository")
+        return path if path.is_dir() else _bundled_root() / name
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file; give the directory {path.parent} that holds the checkpoint")
+    if isinstance(name_or_path, str) and _HUB_ID.fullmatch(name):
+        return _download(name, revision, allow_pickle)
+    raise CheckpointError(
+        f"{name!r} is no model: there is no such directory, it is not a bundled model "
+        f"({', '.join(list_bundled()) or 'none are installed'}), and it does not have the form "
+        "'organisation/name' of a Hugging Face repository"
+    )
+
+
+def _bundled_root() -> Path:
+    return Path(str(importlib.resources.files("jaxmodels").joinpath("bundled")))
+
+
+def _download(repository: str, revision: str | None, allow_pickle: bool) -> Path:
+    import huggingface_hub
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repository, revision=revision, allow_patterns=patterns, ignore_patterns=_DUPLICATES
+            )
+        )
+
+    try:
+        directory = fetch(_FILES)
+        if allow_pickle and not any(directory.glob("*.safetensors")):
+            directory = fetch(_FILES + _PICKLES)
+    except Exception as error:  # the hub raises its own errors and those of its HTTP client
+        at = f" at revision {revision!r}" if revision else ""
+        raise CheckpointError(
+            f"cannot fetch the Hugging Face repository {repository!r}{at}, and there is no such directory: "
+            f"{type(error).__name__}: {str(error).strip()}"
+        ) from error
+    return directory

@@ -1,0 +1,112 @@
+"""Generation defaults: what is read, what falls back, what is written, what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.generation_config import GenerationDefaults
+
+
+def write(directory: Path, generation: object = None, config: object = None) -> Path:
+    for name, content in (("generation_config.json", generation), ("config.json", config)):
+        if content is not None:
+            (directory / name).write_text(json.dumps(content))
+    return directory
+
+
+def test_without_files_everything_is_open(tmp_path: Path) -> None:
+    defaults = GenerationDefaults.load(tmp_path)
+    assert defaults == GenerationDefaults()
+    assert defaults.to_dict() == {}
+
+
+def test_reads_every_field_and_keeps_the_rest(tmp_path: Path) -> None:
+    content = {
+        "eos_token_id": [7, 9],
+        "bos_token_id": 0,
+        "pad_token_id": 3,
+        "temperature": 0.6,
+        "top_k": 20,
+        "top_p": 1,
+        "min_p": 0.05,
+        "repetition_penalty": 1.1,
+        "do_sample": True,
+        "max_new_tokens": 64,
+        "max_length": 4096,
+        "transformers_version": "4.51.0",
+        "suppress_tokens": [1, 2],
+        "cache_implementation": None,
+    }
+    defaults = GenerationDefaults.load(write(tmp_path, content))
+    assert defaults.eos_token_ids == (7, 9)
+    assert (defaults.bos_token_id, defaults.pad_token_id, defaults.top_k) == (0, 3, 20)
+    assert (defaults.temperature, defaults.top_p, defaults.min_p) == (0.6, 1, 0.05)
+    assert (defaults.repetition_penalty, defaults.do_sample) == (1.1, True)
+    assert (defaults.max_new_tokens, defaults.max_length) == (64, 4096)
+    assert defaults.extra == {
+        "transformers_version": "4.51.0",
+        "suppress_tokens": [1, 2],
+        "cache_implementation": None,
+    }
+    assert defaults.to_dict() == content
+    again = tmp_path / "again"
+    again.mkdir()
+    defaults.save(again)
+    assert GenerationDefaults.load(again) == defaults
+
+
+def test_one_end_token_is_written_as_a_number(tmp_path: Path) -> None:
+    defaults = GenerationDefaults.load(write(tmp_path, {"eos_token_id": 5}))
+    assert defaults.eos_token_ids == (5,)
+    assert defaults.to_dict() == {"eos_token_id": 5}
+
+
+def test_token_ids_fall_back_to_the_model_config(tmp_path: Path) -> None:
+    config = {"eos_token_id": [1, 2], "bos_token_id": 4, "pad_token_id": None, "hidden_size": 8, "top_k": 3}
+    defaults = GenerationDefaults.load(write(tmp_path, config=config))
+    assert defaults == GenerationDefaults(eos_token_ids=(1, 2), bos_token_id=4)
+    defaults = GenerationDefaults.load(write(tmp_path, {"eos_token_id": None, "bos_token_id": 6, "x": 1}))
+    assert defaults == GenerationDefaults(eos_token_ids=(1, 2), bos_token_id=6, extra={"x": 1})
+
+
+def test_token_ids_of_a_nested_text_config(tmp_path: Path) -> None:
+    config = {"text_config": {"eos_token_id": 1, "bos_token_id": 2}, "bos_token_id": 3}
+    defaults = GenerationDefaults.load(write(tmp_path, config=config))
+    assert defaults == GenerationDefaults(eos_token_ids=(1,), bos_token_id=3)
+
+
+def test_transformers_reads_what_is_written(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    defaults = GenerationDefaults(
+        eos_token_ids=(1, 2), temperature=0.7, top_k=5, do_sample=True, extra={"num_beams": 1}
+    )
+    defaults.save(tmp_path)
+    reference = transformers.GenerationConfig.from_pretrained(tmp_path)
+    assert (reference.eos_token_id, reference.temperature, reference.top_k) == ([1, 2], 0.7, 5)
+    reference.save_pretrained(tmp_path)
+    loaded = GenerationDefaults.load(tmp_path)
+    assert (loaded.eos_token_ids, loaded.temperature, loaded.do_sample) == ((1, 2), 0.7, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'; it must be an integer or a list"),
+        ({"eos_token_id": [1, True]}, r"eos_token_id is \[1, True\]"),
+        ({"top_k": 2.5}, r"top_k is 2\.5; it must be an integer"),
+        ({"temperature": "hot"}, "temperature is 'hot'; it must be a number"),
+        ({"temperature": True}, "temperature is True"),
+        ({"do_sample": 1}, "do_sample is 1; it must be true or false"),
+        ([], "holds a JSON list"),
+    ],
+)
+def test_refuses_wrong_types(tmp_path: Path, content: object, message: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"generation_config\.json.*{message}"):
+        GenerationDefaults.load(write(tmp_path, content))
+
+
+def test_names_the_model_config_when_that_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"/config\.json: bos_token_id is 'a'"):
+        GenerationDefaults.load(write(tmp_path, config={"bos_token_id": "a"}))

@@ -1,0 +1,157 @@
+"""Names of models become directories, and only what has the form of a repository goes to the hub."""
+
+import os
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from jaxmodels.checkpoints import hub
+from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.hub import list_bundled, resolve
+
+
+class FakeHub:
+    """Stands in for `snapshot_download`: records its calls and 'downloads' to a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.calls: list[dict[str, object]] = []
+        self.error: Exception | None = None
+
+    def __call__(self, repository: str, **arguments: object) -> str:
+        self.calls.append({"repository": repository, **arguments})
+        if self.error is not None:
+            raise self.error
+        return str(self.directory)
+
+
+@pytest.fixture
+def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    fake = FakeHub(tmp_path / "snapshot")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    return fake
+
+
+@pytest.fixture
+def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "bundled"
+    (root / "tiny-mamba2").mkdir(parents=True)
+    (root / "tiny-mamba2" / "config.json").write_text("{}")
+    (root / "not-a-model").mkdir()
+    monkeypatch.setattr(hub, "_bundled_root", lambda: root)
+    return root
+
+
+def test_a_directory_is_itself(tmp_path: Path, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty" / "org" / "name").mkdir(parents=True)
+    assert resolve("org/name") == Path("org/name")
+    assert resolve(tmp_path) == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve("~/snapshot") == tmp_path / "snapshot"
+    assert fake_hub.calls == []
+
+
+def test_a_bundled_name(fake_hub: FakeHub, bundled: Path) -> None:
+    assert list_bundled() == ("tiny-mamba2",)
+    assert resolve("tiny-mamba2") == bundled / "tiny-mamba2"
+    assert fake_hub.calls == []
+
+
+def test_bundled_models_are_inside_the_package() -> None:
+    root = hub._bundled_root()
+    assert root.parent == Path(hub.__file__).parents[1]
+    assert all(resolve(name) == root / name for name in list_bundled())
+
+
+def test_a_repository_is_downloaded_without_pickles(fake_hub: FakeHub) -> None:
+    assert resolve("org/name-1.5B_x", "v2") == fake_hub.directory
+    (call,) = fake_hub.calls
+    assert (call["repository"], call["revision"]) == ("org/name-1.5B_x", "v2")
+    patterns = call["allow_patterns"]
+    assert patterns == ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+
+
+def test_pickles_only_when_allowed_and_needed(fake_hub: FakeHub) -> None:
+    resolve("org/name", allow_pickle=True)
+    assert [("pytorch_model*.bin" in call["allow_patterns"]) for call in fake_hub.calls] == [False, True]
+    (fake_hub.directory / "model.safetensors").touch()
+    fake_hub.calls.clear()
+    resolve("org/name", allow_pickle=True)
+    assert len(fake_hub.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "./org/name",
+        "../name",
+        "/org/name",
+        "~/name",
+        "a/b/c",
+        "tiny-mamba2",
+        "gpt2",
+        "",
+        "org/",
+        "org/na me",
+        ".",
+    ],
+)
+def test_other_names_are_never_sent_to_the_hub(
+    name: str, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "list_bundled", lambda: ("tiny-transformer",))
+    if name in ("", "."):
+        assert resolve(name).is_dir()
+    else:
+        with pytest.raises(CheckpointError, match=r"is no model.*\(tiny-transformer\).*'organisation/name'"):
+            resolve(name)
+    assert fake_hub.calls == []
+
+
+def test_a_path_object_is_never_sent_to_the_hub(fake_hub: FakeHub) -> None:
+    with pytest.raises(CheckpointError, match="'org/name' is no model"):
+        resolve(Path("org/name"))
+    assert fake_hub.calls == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LocalEntryNotFoundError("no network and not in the cache"),
+        OfflineModeIsEnabled("HF_HUB_OFFLINE is set"),
+        HFValidationError("not a repository"),
+        ConnectionError("refused"),
+    ],
+)
+def test_failed_downloads_name_the_repository(fake_hub: FakeHub, error: Exception) -> None:
+    fake_hub.error = error
+    with pytest.raises(CheckpointError, match=f"repository 'org/name' at revision 'main'.*{error}") as caught:
+        resolve("org/name", "main")
+    assert caught.value.__cause__ is error
+
+
+def test_refuses_a_file_and_a_revision_of_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match="is a file; give the directory"):
+        resolve(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"revision is 'v2', but .* is not a Hugging Face repository"):
+        resolve(tmp_path, "v2")
+
+
+def test_recovers_a_directory_whose_replacement_was_killed(tmp_path: Path) -> None:
+    (tmp_path / ".ckpt.previous").mkdir()
+    assert resolve(tmp_path / "ckpt") == tmp_path / "ckpt"
+    assert os.listdir(tmp_path) == ["ckpt"]
+
+
+def test_offline_without_a_cached_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="cannot fetch the Hugging Face repository 'org/name'"):
+        resolve("org/name")
