@@ -71,7 +71,7 @@ def train(
         output_dir: created if need be; see the module for what it will hold.
         model: stands in for the architecture that `recipe.model` describes.
         console: where progress goes; standard error by default. A terminal gets a live bar, a file gets
-          lines.
+            lines.
 
     Raises:
         ValueError: `output_dir` belongs to another recipe or other data, or a file cannot be used.
@@ -138,7 +138,7 @@ def prepare_data(recipe: Recipe, output: Path) -> TrainingData:
 
     Raises:
         ValueError: a file cannot be used, held-out files are not text, or the data changed since the run
-          began.
+            began.
         FileNotFoundError: a pattern matches no file.
     """
     files = resolve_files(recipe.train_files)
@@ -157,8 +157,8 @@ def prepare_data(recipe: Recipe, output: Path) -> TrainingData:
     num_bytes = sum(path.stat().st_size for path in held_out_files)
     return TrainingData(
         tokenizer=tokenizer,
-        train=_batches(recipe, tokens, recipe.seed),
-        held_out=_batches(recipe, held_out, 0),
+        train=_batches(recipe, "train_files", tokens, recipe.seed),
+        held_out=_batches(recipe, "held_out_files", held_out, 0),
         held_out_files=held_out_files,
         held_out_bytes_per_token=num_bytes / len(held_out),
     )
@@ -210,7 +210,12 @@ def _build_model(recipe: Recipe) -> LanguageModel:
     return config_from_hf(dict(recipe.model))
 
 
-def _batches(recipe: Recipe, tokens: np.ndarray, seed: int) -> Batches:
+def _batches(recipe: Recipe, side: str, tokens: np.ndarray, seed: int) -> Batches:
+    if len(tokens) < recipe.sequence_length:
+        raise ValueError(
+            f"{side}: {len(tokens)} tokens are fewer than one window of "
+            f"sequence_length={recipe.sequence_length}; add text or shorten the window"
+        )
     return Batches(
         tokens=tokens, batch_size=recipe.batch_size, sequence_length=recipe.sequence_length, seed=seed
     )

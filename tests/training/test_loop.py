@@ -119,5 +119,10 @@ def test_unusable_data_is_named(recipe, tmp_path):
     tokens = dataclasses.replace(recipe, train_files=(str(tmp_path / "t.npy"),))
     with pytest.raises(ValueError, match="no text to train one on"):
         train(tokens, tmp_path / "3", model=MODEL, console=quiet)
+    short = tmp_path / "short.py"
+    short.write_text("x = 1\n")
+    brief = dataclasses.replace(recipe, held_out_files=(str(short),))
+    with pytest.raises(ValueError, match=r"held_out_files: .*fewer than one window of sequence_length=16"):
+        train(brief, tmp_path / "5", model=MODEL, console=quiet)
     with pytest.raises(FileNotFoundError, match="no run"):
         load_run(tmp_path / "4", model=MODEL)
