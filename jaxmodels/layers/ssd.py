@@ -113,8 +113,8 @@ def ssd_replay(
     """The state after the first `n` tokens of a window, from the window's inputs alone."""
     taken = jnp.arange(u.shape[1])[None, :] < n[:, None]
     log_decay = jnp.where(taken[..., None], log_decay, 0.0)
-    # Decay from just after token i to the end: a reversed exclusive sum, exact where the decay is 1.
-    after = lax.cumsum(log_decay, axis=1, reverse=True) - log_decay
+    # Decay from just after token i to the end. Shifted, not subtracted: that would cancel digits.
+    after = lax.cumsum(jnp.pad(log_decay[:, 1:], ((0, 0), (0, 1), (0, 0))), axis=1, reverse=True)
     u = jnp.where(taken[..., None, None], u * jnp.exp(after)[..., None], 0.0)
     groups = b.shape[2]
     added = jnp.einsum("bsgr,bsgmp->bgmrp", b, rearrange(u, "b s (g m) p -> b s g m p", g=groups))

@@ -94,8 +94,15 @@ class SSDMixer:
             )
         if self.conv_width < 2:
             raise ValueError(f"conv_width={self.conv_width} must be at least 2")
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size={self.chunk_size} must be at least 1")
         if not 0 <= self.dt_limit[0] <= self.dt_limit[1]:
             raise ValueError(f"dt_limit={self.dt_limit} must be (low, high) with 0 <= low <= high")
+        if self.norm is not None and self.norm.dim != self.d_inner:
+            raise ValueError(
+                f"norm: dim={self.norm.dim} must be num_heads * head_dim = "
+                f"{self.num_heads} * {self.head_dim} = {self.d_inner}"
+            )
 
     @property
     def d_inner(self) -> int:
@@ -157,7 +164,8 @@ class SSDMixer:
         y = y + params["d_skip"][:, None] * xs
         y = y.reshape(*y.shape[:2], self.d_inner)
 
-        settled = SSDState(ssm=ssm, conv=conv_tail(extended, window.valid, self.conv_width))
+        tail = conv_tail(extended, window.valid, self.conv_width)
+        settled = SSDState(ssm=ssm, conv=tail.astype(state.conv.dtype))
         pending = SSDPending(before=state, settled=settled, extended=extended, u=u, log_decay=log_decay, b=b)
         return self._output(params, y, z), pending
 
@@ -174,10 +182,9 @@ class SSDMixer:
             extended = jnp.concatenate([history, inputs], axis=1)
         if n is None:
             n = jnp.full((u.shape[0],), u.shape[1], jnp.int32)
-        return SSDState(
-            ssm=ssd_replay(u, log_decay, b, pending.before.ssm, n),
-            conv=conv_tail(extended, n, self.conv_width),
-        )
+        before = pending.before
+        tail = conv_tail(extended, n, self.conv_width).astype(before.conv.dtype)
+        return SSDState(ssm=ssd_replay(u, log_decay, b, before.ssm, n), conv=tail)
 
     def _discretise(
         self, params: Params, xbc: Float[Array, "B S F"], dt: Float[Array, "B S N"], window: Window

@@ -1,0 +1,141 @@
+"""Parameters of Hugging Face checkpoint directories, both ways, one tensor at a time."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxmodels.checkpoints.errors import CheckpointError, read_json_object
+from jaxmodels.checkpoints.safetensors_io import (
+    TensorReader,
+    TensorToWrite,
+    missing_tensor_message,
+    write_tensors,
+)
+from jaxmodels.layers.spec import Param, Params, param_dtype, unflatten, walk
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import FAMILIES, config_to_hf, find_family
+from jaxmodels.models.family import Family, Weight
+from jaxmodels.models.hf_config import INERT_KEYS, ConfigError
+
+CONFIG_FILE = "config.json"
+
+
+def read_config(directory: Path) -> tuple[Decoder, dict[str, Any]]:
+    """The model of a directory's ``config.json``, and the keys of it that do not describe the model.
+
+    Raises:
+        CheckpointError: the file is missing or no JSON object, or describes no model of the zoo; the message
+            names the file, the key and the value.
+    """
+    file = directory / CONFIG_FILE
+    if not file.is_file():
+        raise CheckpointError(f"{file} does not exist; a checkpoint directory holds one")
+    values = read_json_object(file)
+    try:
+        config = find_family(values).read_config(values)
+    except (ConfigError, ValueError) as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    inert = {key: values[key] for key in sorted(INERT_KEYS & set(values) - {"model_type", "architectures"})}
+    return config, inert
+
+
+def config_dict(config: Decoder, inert: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of ``config.json``: what `config_to_hf` writes, and the keys that `read_config` kept.
+
+    Raises CheckpointError where the model has no such form.
+    """
+    try:
+        return {**inert, **config_to_hf(config)}
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def write_config(values: Mapping[str, Any], directory: Path) -> None:
+    """Writes ``config.json``."""
+    (directory / CONFIG_FILE).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def stored_dtype(tensors: TensorReader) -> str:
+    """The dtype that most of a checkpoint's numbers have."""
+    sizes: dict[str, int] = {}
+    for info in tensors.infos.values():
+        sizes[info.dtype] = sizes.get(info.dtype, 0) + int(np.prod(info.shape))
+    return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def load_params(config: Decoder, tensors: TensorReader, dtype: DTypeLike) -> Params:
+    """All parameters of `config`, read in file order; at most one tensor is held twice.
+
+    Parameters whose spec pins a dtype keep that one.
+
+    Raises:
+        CheckpointError: a tensor is missing, has a wrong shape, or is not part of the model.
+    """
+    family = FAMILIES[str(config.family)]
+    rows = {row.theirs: (row, param) for row, param in family.rows(config)}
+    _check_names(config, family, tensors, rows)
+    leaves: dict[str, jax.Array] = {}
+    for name in tensors.infos:
+        if name in rows:
+            row, param = rows[name]
+            array = row.load(tensors.read(name), param.shape)
+            leaves[row.ours] = jnp.asarray(np.ascontiguousarray(array, param_dtype(param, dtype)))
+    return unflatten({path: leaves[path] for path, _ in walk(config.spec())})
+
+
+def save_params(
+    config: Decoder, params: Params, directory: Path, *, max_shard_bytes: int | None = None
+) -> tuple[Path, ...]:
+    """Writes all parameters under the family's names, in the dtypes they are held in.
+
+    Raises:
+        CheckpointError: see `write_tensors`.
+    """
+    to_write = _to_write(config, params)
+    if max_shard_bytes is None:
+        return write_tensors(directory, to_write)
+    return write_tensors(directory, to_write, max_shard_bytes)
+
+
+def _to_write(config: Decoder, params: Params) -> Iterator[TensorToWrite]:
+    leaves = dict(walk(params))
+    for row, param in FAMILIES[str(config.family)].rows(config):
+        leaf = leaves[row.ours]
+
+        def export(row: Weight = row, leaf: jax.Array = leaf) -> np.ndarray:
+            return np.ascontiguousarray(row.export(np.asarray(leaf)))
+
+        yield TensorToWrite(
+            name=row.theirs, shape=row.their_shape(param.shape), dtype=leaf.dtype, read=export
+        )
+
+
+def _check_names(
+    config: Decoder,
+    family: Family,
+    tensors: TensorReader,
+    rows: Mapping[str, tuple[Weight, Param]],
+) -> None:
+    for name, (row, param) in rows.items():
+        info = tensors.infos.get(name)
+        if info is None:
+            raise CheckpointError(missing_tensor_message(name, tensors.infos))
+        expected = row.their_shape(param.shape)
+        if tuple(info.shape) != expected:
+            raise CheckpointError(
+                f"{info.file}: tensor {name!r} has shape {list(info.shape)}, "
+                f"the configuration asks for {list(expected)}"
+            )
+    for name, info in tensors.infos.items():
+        tied_head = config.tie_embeddings and name == "lm_head.weight"
+        if name not in rows and not tied_head and not family.is_unused(name):
+            raise CheckpointError(
+                f"{info.file}: tensor {name!r} of shape {list(info.shape)} is not part of the model that "
+                f"{CONFIG_FILE} describes (family {family.model_type!r}); refusing to ignore it"
+            )

@@ -1,0 +1,74 @@
+"""The compiled programs around a strategy: the whole generation as one, or a prefill and chunks of steps."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from jaxmodels.decoding.strategy import Output, Request, Strategy, empty_output, still_running
+from jaxmodels.layers.spec import Params
+from jaxmodels.models.decoder import Cache, Decoder
+
+
+@functools.partial(jax.jit, static_argnames=("config", "max_new", "pad_token"), donate_argnames=("cache",))
+def generate(
+    params: Params,
+    request: Request,
+    cache: Cache,
+    strategy: Strategy,
+    *,
+    config: Decoder,
+    max_new: int,
+    pad_token: int,
+) -> tuple[Output, Cache]:
+    """Prefill and every step as one program without host round trips. The cache is donated.
+
+    `max_new` is the width of the output, at least ``request.max_new``; compiled once per shapes, `config`,
+    strategy type and its static fields.
+    """
+    carry = start(params, request, cache, strategy, config=config, max_new=max_new, pad_token=pad_token)
+
+    def step(carry: Any) -> Any:
+        return strategy.step(config, params, request, carry)
+
+    carry = lax.while_loop(lambda c: still_running(c.output), step, carry)
+    return carry.output, carry.cache
+
+
+@functools.partial(jax.jit, static_argnames=("config", "max_new", "pad_token"), donate_argnames=("cache",))
+def start(
+    params: Params,
+    request: Request,
+    cache: Cache,
+    strategy: Strategy,
+    *,
+    config: Decoder,
+    max_new: int,
+    pad_token: int,
+) -> Any:
+    """The prefill as a program of its own: the strategy's carry, first tokens emitted."""
+    output = empty_output(request.tokens.shape[0], max_new, pad_token)
+    return strategy.prefill(config, params, request, cache, output)
+
+
+@functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("carry",))
+def advance(
+    params: Params, request: Request, carry: Any, strategy: Strategy, steps: Array, *, config: Decoder
+) -> Any:
+    """At most `steps` (data, not a shape) further steps as one program. The carry is donated."""
+    stop_at = carry.output.steps + steps
+
+    def unfinished(carry: Any) -> Array:
+        return still_running(carry.output) & (carry.output.steps < stop_at)
+
+    return lax.while_loop(unfinished, lambda c: strategy.step(config, params, request, c), carry)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "batch", "capacity", "dtype"))
+def allocate(*, config: Decoder, batch: int, capacity: int, dtype: str) -> Cache:
+    """An empty cache as distinct, donatable buffers."""
+    # Without the barrier XLA may back equal constants by one buffer, which cannot be donated twice.
+    return lax.optimization_barrier(config.init_cache(batch, capacity, jnp.dtype(dtype)))

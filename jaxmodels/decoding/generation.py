@@ -1,0 +1,136 @@
+"""Generation as the host sees it: buckets in front of the compiled programs, plain arrays behind them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.decoding import driver
+from jaxmodels.decoding.buckets import bucket, capacity_bucket, prompt_bucket
+from jaxmodels.decoding.prompts import PromptBatch
+from jaxmodels.decoding.strategy import LogProbs, Output, Request, Strategy
+from jaxmodels.layers.spec import Params
+from jaxmodels.models.decoder import Cache, Decoder
+
+# Stop-token lists are padded to a multiple of this, so that one more stop token compiles nothing.
+STOP_SLOTS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """Tokens of one batch. tokens: i32[B, max_new], lengths: i32[B] (stop token included), steps: model
+    calls after the prefill."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    steps: int
+    log_probs: LogProbs | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One batch made ready: bucketed sizes, the request as data, an empty cache.
+
+    max_new: tokens asked for. new_slots: the output's bucketed width. capacity: cache slots per row.
+    """
+
+    request: Request
+    cache: Cache
+    max_new: int
+    new_slots: int
+    capacity: int
+    pad_token: int
+
+
+def plan(
+    config: Decoder,
+    params: Params,
+    prompts: PromptBatch,
+    strategy: Strategy,
+    *,
+    max_new_tokens: int,
+    stop_tokens: Sequence[int],
+    pad_token: int,
+    seed: int,
+    capacity: int | None,
+) -> Plan:
+    """Chooses buckets and builds the request.
+
+    Raises:
+        ValueError: `max_new_tokens` below 1, a stop token outside the vocabulary, or more tokens than
+            `capacity` holds.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    for token in stop_tokens:
+        if not 0 <= token < config.vocab_size:
+            raise ValueError(f"stop_tokens: {token} lies outside the vocabulary 0 to {config.vocab_size - 1}")
+    batch, longest = prompts.tokens.shape
+    if capacity is not None and longest + max_new_tokens > capacity:
+        raise ValueError(
+            f"capacity={capacity} cannot hold a prompt of {longest} tokens and "
+            f"max_new_tokens={max_new_tokens}; it must be at least {longest + max_new_tokens}"
+        )
+    window = getattr(strategy, "prefill_window", 2048)
+    slots, new_slots = prompt_bucket(longest, window), bucket(max_new_tokens)
+    tokens = np.zeros((batch, slots), np.int32)
+    tokens[:, :longest] = prompts.tokens
+    stop = np.full(-(-max(len(stop_tokens), 1) // STOP_SLOTS) * STOP_SLOTS, -1, np.int32)
+    stop[: len(stop_tokens)] = list(stop_tokens)
+    capacity = max(capacity or 0, capacity_bucket(slots, new_slots))
+    key = jax.random.key(seed)
+    request = Request(
+        tokens=jnp.asarray(tokens),
+        lengths=jnp.asarray(prompts.lengths, jnp.int32),
+        max_new=jnp.asarray(max_new_tokens, jnp.int32),
+        stop_tokens=jnp.asarray(stop),
+        keys=jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch)),
+    )
+    dtype = str(params["embed"]["weight"].dtype)
+    cache = driver.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype)
+    return Plan(
+        request=request, cache=cache, max_new=max_new_tokens, new_slots=new_slots, capacity=capacity,
+        pad_token=pad_token,
+    )  # fmt: skip
+
+
+def run(config: Decoder, params: Params, strategy: Strategy, plan: Plan) -> Generated:
+    """The whole generation as one compiled program."""
+    output, _ = driver.generate(
+        params, plan.request, plan.cache, strategy,
+        config=config, max_new=plan.new_slots, pad_token=plan.pad_token,
+    )  # fmt: skip
+    return _to_host(output, plan.max_new)
+
+
+def stream(
+    config: Decoder, params: Params, strategy: Strategy, plan: Plan, chunk: int
+) -> Iterator[Generated]:
+    """All tokens so far, after the prefill and then after every `chunk` steps, until all rows are done."""
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    carry: Any = driver.start(
+        params, plan.request, plan.cache, strategy,
+        config=config, max_new=plan.new_slots, pad_token=plan.pad_token,
+    )  # fmt: skip
+    steps = jnp.asarray(chunk, jnp.int32)
+    while True:
+        yield _to_host(carry.output, plan.max_new)
+        if bool(carry.output.done.all()):
+            return
+        carry = driver.advance(params, plan.request, carry, strategy, steps, config=config)
+
+
+def _to_host(output: Output, max_new: int) -> Generated:
+    log_probs = output.log_probs
+    if log_probs is not None:
+        log_probs = jax.tree.map(lambda leaf: np.asarray(leaf[:, :max_new]), log_probs)
+    return Generated(
+        tokens=np.asarray(output.tokens)[:, :max_new],
+        lengths=np.asarray(output.lengths),
+        steps=int(output.steps),
+        log_probs=log_probs,
+    )

@@ -1,0 +1,100 @@
+"""`load`, `save` and `init`: models from and to checkpoint directories."""
+
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxmodels.checkpoints import huggingface, orbax
+from jaxmodels.checkpoints.atomic import recover, replace_directory
+from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.generation_config import GenerationDefaults
+from jaxmodels.checkpoints.hub import resolve
+from jaxmodels.checkpoints.pickles import open_checkpoint
+from jaxmodels.checkpoints.tokenizer import Tokenizer
+from jaxmodels.layers.spec import init_params
+from jaxmodels.model import Model
+from jaxmodels.models.decoder import Decoder
+
+Format = Literal["hf", "orbax"]
+
+
+def load(
+    name_or_path: str | Path,
+    dtype: DTypeLike | None = None,
+    *,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+) -> Model:
+    """Reads a checkpoint: a directory in Hugging Face's or our Orbax form, a bundled name, or a hub id.
+
+    Args:
+        name_or_path: ``"./dir"``, ``"tiny-mamba2"`` or ``"org/name"``.
+        dtype: of the parameters. By default float32 on CPU, where bfloat16 is slower, and the stored dtype
+            elsewhere.
+        revision: branch, tag or commit of a hub id.
+        allow_pickle: read PyTorch pickles where there are no safetensors. Only for sources that you trust;
+            needs the extra ``jaxmodels[torch]``.
+
+    Raises:
+        CheckpointError: anything missing, corrupt or not understood; the message names it.
+    """
+    recover(name_or_path)
+    directory = resolve(name_or_path, revision, allow_pickle=allow_pickle)
+    config, metadata = huggingface.read_config(directory)
+    if orbax.is_orbax(directory):
+        params = orbax.load_params(config, directory, dtype or _default_dtype(metadata.get("dtype")))
+    else:
+        tensors = open_checkpoint(directory, allow_pickle=allow_pickle)
+        dtype = dtype or _default_dtype(huggingface.stored_dtype(tensors))
+        params = huggingface.load_params(config, tensors, dtype)
+    return Model(
+        config=config,
+        params=params,
+        tokenizer=Tokenizer.load(directory),
+        generation=GenerationDefaults.load(directory),
+        metadata=metadata,
+    )
+
+
+def save(model: Model, path: str | Path, format: Format = "hf") -> None:
+    """Writes a model as a checkpoint directory that `load` reads, and for "hf" `transformers` too.
+
+    The directory is replaced as a whole once everything is written: a save that fails or is killed leaves
+    the previous checkpoint in place.
+
+    Raises:
+        CheckpointError: the model has no Hugging Face form, or the directory cannot be written.
+        ValueError: an unknown `format`.
+    """
+    if format not in ("hf", "orbax"):
+        raise ValueError(f"format must be 'hf' or 'orbax', got {format!r}")
+    dtype = str(model.params["embed"]["weight"].dtype)
+    values = huggingface.config_dict(model.config, {**model.metadata, "dtype": dtype})
+    with replace_directory(path) as directory:
+        huggingface.write_config(values, directory)
+        model.generation.save(directory)
+        if model.tokenizer is not None:
+            model.tokenizer.save(directory)
+        if format == "hf":
+            huggingface.save_params(model.config, model.params, directory)
+        else:
+            orbax.save_params(model.params, directory)
+
+
+def init(config: Decoder, seed: int = 0, dtype: DTypeLike = jnp.float32) -> Model:
+    """A model with random weights."""
+    return Model(config=config, params=init_params(config.spec(), jax.random.key(seed), dtype))
+
+
+def _default_dtype(stored: str | None) -> str:
+    if jax.default_backend() == "cpu":
+        return "float32"
+    if stored is None or not jnp.issubdtype(jnp.dtype(stored), jnp.floating):
+        return "bfloat16"
+    return stored
+
+
+__all__ = ["CheckpointError", "Format", "init", "load", "save"]

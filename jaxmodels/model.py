@@ -1,0 +1,205 @@
+"""`Model`: a configuration, its parameters and a tokenizer, with the calls that most users need."""
+
+import functools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxmodels.checkpoints.generation_config import GenerationDefaults
+from jaxmodels.checkpoints.tokenizer import Tokenizer
+from jaxmodels.decoding.autoregressive import Autoregressive
+from jaxmodels.decoding.generation import Generated, Plan, plan, run, stream
+from jaxmodels.decoding.prompts import Prompts, encode_prompts
+from jaxmodels.decoding.samplers import Greedy, Sample
+from jaxmodels.decoding.strategy import LogProbs, Strategy
+from jaxmodels.layers.spec import Params
+from jaxmodels.models.decoder import Decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """Counters of one `generate` call. seconds: wall time, compilation included where there was one.
+
+    steps: model calls after the prefill. capacity: cache slots per row that were allocated.
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    steps: int
+    capacity: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What `Model.generate` gives.
+
+    tokens: i32[B, max_new_tokens], the padding token beyond each row's length. lengths: i32[B], the stop
+    token included. text: one string per row without special tokens, None without a tokenizer. log_probs:
+    None unless the strategy was asked for them.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    text: list[str] | None
+    stats: Stats
+    log_probs: LogProbs | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A language model ready to run. Made by `jaxmodels.load` or `jaxmodels.init`.
+
+    config: static, with `peek`, `commit`, `init_cache` and `forward` as pure functions. params: nested dict
+    of arrays. tokenizer: None where the checkpoint had none. generation: what the checkpoint recommends.
+    metadata: keys of its ``config.json`` that do not describe the model.
+    """
+
+    config: Decoder
+    params: Params = field(repr=False)
+    tokenizer: Tokenizer | None = None
+    generation: GenerationDefaults = field(default_factory=GenerationDefaults)
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __call__(self, tokens: ArrayLike) -> Float[Array, "B S V"]:
+        """Float32 logits of int[B, S] token ids.
+
+        Raises ValueError for another shape or dtype, or ids outside the vocabulary.
+        """
+        if not isinstance(tokens, jax.core.Tracer):
+            host = np.asarray(tokens)
+            if host.ndim != 2:
+                raise ValueError(f"tokens must be int[B, S], got {host.dtype}{list(host.shape)}")
+            tokens = encode_prompts(host, None, self.config.vocab_size).tokens
+        return _forward(self.params, jnp.asarray(tokens), config=self.config)
+
+    def generate(
+        self,
+        prompts: Prompts,
+        max_new_tokens: int = 64,
+        strategy: Strategy = Autoregressive(),
+        *,
+        stop_tokens: Sequence[int] | None = None,
+        seed: int = 0,
+        capacity: int | None = None,
+    ) -> Generation:
+        """Continues each prompt, as one compiled program per batch size, bucket and strategy type.
+
+        Args:
+            prompts: a text, texts, an integer array [B, S], or rows of token ids of any lengths.
+            max_new_tokens: tokens per row at most.
+            strategy: the decoding method.
+            stop_tokens: a row ends after any of them; by default the checkpoint's end-of-text tokens.
+            seed: of the random draws. Rows are independent: row b's tokens depend on the seed, b and its
+                prompt, not on the other rows.
+            capacity: cache slots per row; by default a bucket that holds prompt and answer.
+
+        Raises:
+            ValueError: an empty prompt, ids outside the vocabulary, sizes below 1 or beyond `capacity`.
+        """
+        began = time.perf_counter()
+        ready = self._plan(prompts, max_new_tokens, strategy, stop_tokens, seed, capacity)
+        result = run(self.config, self.params, strategy, ready)
+        stats = Stats(
+            prompt_tokens=int(ready.request.lengths.sum()),
+            new_tokens=int(result.lengths.sum()),
+            steps=result.steps,
+            capacity=ready.capacity,
+            seconds=time.perf_counter() - began,
+        )
+        text = None
+        if self.tokenizer is not None:
+            text = [
+                self.tokenizer.decode(row[:n].tolist())
+                for row, n in zip(result.tokens, result.lengths, strict=True)
+            ]
+        return Generation(
+            tokens=result.tokens, lengths=result.lengths, text=text, stats=stats, log_probs=result.log_probs
+        )
+
+    def stream(
+        self,
+        prompt: Prompts,
+        max_new_tokens: int = 64,
+        strategy: Strategy = Autoregressive(),
+        *,
+        stop_tokens: Sequence[int] | None = None,
+        seed: int = 0,
+        capacity: int | None = None,
+        chunk: int = 8,
+    ) -> Iterator[str]:
+        """Continues one prompt and yields text as it comes; the pieces join to `generate`'s text.
+
+        The steps run on the device in compiled chunks of `chunk` tokens; other arguments as for `generate`.
+
+        Raises:
+            ValueError: as `generate`, or more than one prompt, or a model without a tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ValueError("stream yields text, but this model has no tokenizer; use generate")
+        ready = self._plan(prompt, max_new_tokens, strategy, stop_tokens, seed, capacity)
+        if ready.request.tokens.shape[0] != 1:
+            raise ValueError(f"stream takes one prompt, got {ready.request.tokens.shape[0]}; use generate")
+        if chunk < 1:
+            raise ValueError(f"chunk must be at least 1, got {chunk}")
+        return self._pieces(stream(self.config, self.params, strategy, ready, chunk))
+
+    def recommended_strategy(self) -> Autoregressive:
+        """Sequential decoding with the sampling settings that the checkpoint recommends."""
+        defaults = self.generation
+        sampler: Greedy | Sample = Greedy()
+        if defaults.do_sample:
+            sampler = Sample(
+                temperature=defaults.temperature or 1.0,
+                top_k=defaults.top_k or None,
+                top_p=defaults.top_p,
+                min_p=defaults.min_p,
+            )
+        return Autoregressive(sampler=sampler, repetition_penalty=defaults.repetition_penalty)
+
+    def _plan(
+        self,
+        prompts: Prompts,
+        max_new_tokens: int,
+        strategy: Strategy,
+        stop_tokens: Sequence[int] | None,
+        seed: int,
+        capacity: int | None,
+    ) -> Plan:
+        stop = self.generation.eos_token_ids if stop_tokens is None else tuple(stop_tokens)
+        pad = self.generation.pad_token_id
+        return plan(
+            self.config,
+            self.params,
+            encode_prompts(prompts, self.tokenizer, self.config.vocab_size),
+            strategy,
+            max_new_tokens=max_new_tokens,
+            stop_tokens=[token for token in stop if token >= 0],
+            pad_token=pad if pad is not None else next(iter(stop), 0),
+            seed=seed,
+            capacity=capacity,
+        )
+
+    def _pieces(self, results: Iterator[Generated]) -> Iterator[str]:
+        assert self.tokenizer is not None
+        decoder, told = self.tokenizer.stream(), 0
+        for result in results:
+            length = int(result.lengths[0])
+            piece = decoder.push(result.tokens[0, told:length].tolist())
+            told = length
+            if piece:
+                yield piece
+        if rest := decoder.finish():
+            yield rest
+
+
+@functools.partial(jax.jit, static_argnames=("config",))
+def _forward(params: Params, tokens: Array, *, config: Decoder) -> Array:
+    return config.forward(params, tokens)
