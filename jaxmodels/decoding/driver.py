@@ -13,7 +13,7 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder
 
 
-@functools.partial(jax.jit, static_argnames=("config", "max_new", "pad_token"), donate_argnames=("cache",))
+@functools.partial(jax.jit, static_argnames=("config", "max_new"), donate_argnames=("cache",))
 def generate(
     params: Params,
     request: Request,
@@ -22,14 +22,13 @@ def generate(
     *,
     config: Decoder,
     max_new: int,
-    pad_token: int,
 ) -> tuple[Output, Cache]:
     """Prefill and every step as one program without host round trips. The cache is donated.
 
     `max_new` is the width of the output, at least ``request.max_new``; compiled once per shapes, `config`,
     strategy type and its static fields.
     """
-    carry = start(params, request, cache, strategy, config=config, max_new=max_new, pad_token=pad_token)
+    carry = start(params, request, cache, strategy, config=config, max_new=max_new)
 
     def step(carry: Any) -> Any:
         return strategy.step(config, params, request, carry)
@@ -38,7 +37,7 @@ def generate(
     return carry.output, carry.cache
 
 
-@functools.partial(jax.jit, static_argnames=("config", "max_new", "pad_token"), donate_argnames=("cache",))
+@functools.partial(jax.jit, static_argnames=("config", "max_new"), donate_argnames=("cache",))
 def start(
     params: Params,
     request: Request,
@@ -47,10 +46,9 @@ def start(
     *,
     config: Decoder,
     max_new: int,
-    pad_token: int,
 ) -> Any:
     """The prefill as a program of its own: the strategy's carry, first tokens emitted."""
-    output = empty_output(request.tokens.shape[0], max_new, pad_token)
+    output = empty_output(request.tokens.shape[0], max_new, request.pad_token)
     return strategy.prefill(config, params, request, cache, output)
 
 

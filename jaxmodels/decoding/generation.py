@@ -42,7 +42,6 @@ class Plan:
     max_new: int
     new_slots: int
     capacity: int
-    pad_token: int
 
 
 def plan(
@@ -87,21 +86,19 @@ def plan(
         lengths=jnp.asarray(prompts.lengths, jnp.int32),
         max_new=jnp.asarray(max_new_tokens, jnp.int32),
         stop_tokens=jnp.asarray(stop),
+        pad_token=jnp.asarray(pad_token, jnp.int32),
         keys=jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch)),
     )
     dtype = str(params["embed"]["weight"].dtype)
     cache = driver.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype)
-    return Plan(
-        request=request, cache=cache, max_new=max_new_tokens, new_slots=new_slots, capacity=capacity,
-        pad_token=pad_token,
-    )  # fmt: skip
+    return Plan(request=request, cache=cache, max_new=max_new_tokens, new_slots=new_slots, capacity=capacity)
 
 
 def run(config: Decoder, params: Params, strategy: Strategy, plan: Plan) -> Generated:
     """The whole generation as one compiled program."""
     output, _ = driver.generate(
         params, plan.request, plan.cache, strategy,
-        config=config, max_new=plan.new_slots, pad_token=plan.pad_token,
+        config=config, max_new=plan.new_slots,
     )  # fmt: skip
     return _to_host(output, plan.max_new)
 
@@ -114,7 +111,7 @@ def stream(
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     carry: Any = driver.start(
         params, plan.request, plan.cache, strategy,
-        config=config, max_new=plan.new_slots, pad_token=plan.pad_token,
+        config=config, max_new=plan.new_slots,
     )  # fmt: skip
     steps = jnp.asarray(chunk, jnp.int32)
     while True:
@@ -127,7 +124,7 @@ def stream(
 def _to_host(output: Output, max_new: int) -> Generated:
     log_probs = output.log_probs
     if log_probs is not None:
-        log_probs = jax.tree.map(lambda leaf: np.asarray(leaf[:, :max_new]), log_probs)
+        log_probs = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :max_new], log_probs)
     return Generated(
         tokens=np.asarray(output.tokens)[:, :max_new],
         lengths=np.asarray(output.lengths),

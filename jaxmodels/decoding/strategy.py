@@ -18,13 +18,14 @@ class Request:
 
     tokens: i32[B, S], prompts padded on the right. lengths: i32[B], their lengths, at least 1.
     max_new: i32, tokens to generate per row at most. stop_tokens: i32[any], a row ends after any of them.
-    keys: one random key per row.
+    pad_token: i32, fills rows beyond their end. keys: one random key per row.
     """
 
     tokens: jax.Array
     lengths: jax.Array
     max_new: jax.Array
     stop_tokens: jax.Array
+    pad_token: jax.Array
     keys: jax.Array
 
 
@@ -78,7 +79,7 @@ class Strategy(Protocol):
     def step(self, config: Decoder, params: Params, request: Request, carry: Any) -> Any: ...
 
 
-def empty_output(batch: int, max_new: int, pad_token: int) -> Output:
+def empty_output(batch: int, max_new: int, pad_token: Int[Array, ""]) -> Output:
     """Room for `max_new` tokens per row."""
     return Output(
         tokens=jnp.full((batch, max_new), pad_token, jnp.int32),
