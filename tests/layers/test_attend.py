@@ -1,0 +1,173 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels.layers import attend as attend_module
+from jaxmodels.layers.attend import Scores, attend
+
+BLOCK = 8
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks that a handful of slots fill more than once."""
+    monkeypatch.setattr(attend_module, "KEY_BLOCK", BLOCK)
+    monkeypatch.setattr(attend_module, "QUERY_BLOCK", BLOCK)
+
+
+def draw(*shape, seed):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def dense(q, k, v, seen, *, scale, softcap=None, sinks=None):
+    """The same attention in float64 over the whole score matrix."""
+    q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
+    logits = np.einsum("bkmsh,bkth->bkmst", q, k) * scale
+    if softcap is not None:
+        logits = softcap * np.tanh(logits / softcap)
+    logits = np.where(seen[:, None, None], logits, -np.inf)
+    if sinks is not None:
+        column = np.broadcast_to(
+            np.asarray(sinks, np.float64)[None, :, :, None, None], (*logits.shape[:-1], 1)
+        )
+        logits = np.concatenate([logits, column], axis=-1)
+    maximum = logits.max(-1, keepdims=True)
+    weights = np.exp(logits - np.where(np.isfinite(maximum), maximum, 0.0))
+    total = weights.sum(-1, keepdims=True)
+    weights = (weights / np.where(total > 0, total, 1.0))[..., : k.shape[2]]
+    return np.einsum("bkmst,bkth->bkmsh", weights, v)
+
+
+def by_table(seen):
+    """The `allowed` of a whole boolean table."""
+
+    def allowed(q0, q_size, k0, k_size):
+        rows = jax.lax.dynamic_slice_in_dim(seen, q0, q_size, axis=1)
+        return jax.lax.dynamic_slice_in_dim(rows, k0, k_size, axis=2)
+
+    return allowed
+
+
+@functools.partial(jax.jit, static_argnames=("scores", "static"))
+def run(q, k, v, seen, sinks, limits, *, scores, static):
+    """`attend` with a table; its key range is all slots as Python integers, or the traced `limits`.
+
+    The block sizes are read when it is traced: tests that change them share no shapes with the others.
+    """
+    slots = k.shape[2]
+
+    def key_range(q0, q_size):
+        return (0, slots) if static else limits
+
+    return attend(q, k, v, allowed=by_table(seen), key_range=key_range, scores=scores, sinks=sinks)
+
+
+def inputs(batch, kv_heads, per_kv, queries, slots, width, seed=0):
+    q = draw(batch, kv_heads, per_kv, queries, width, seed=seed).astype(np.float32)
+    k, v = (draw(batch, kv_heads, slots, width, seed=seed + i).astype(np.float32) for i in (1, 2))
+    seen = np.random.default_rng(seed + 3).random((batch, queries, slots)) < 0.6
+    seen[0, -1] = False  # a query that may attend to nothing
+    seen[-1, 0] = True
+    return q, k, v, seen
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "per_kv", "queries", "slots", "softcap", "with_sinks", "static"),
+    [
+        (1, 1, 1, 1, None, False, True),
+        (2, 3, 1, 7, None, True, False),
+        (2, 1, 8, 8, 1.5, False, True),
+        (1, 8, 9, 9, None, False, False),
+        (2, 2, 5, 15, 0.7, True, False),
+        (3, 1, 17, 16, None, True, True),
+        (1, 2, 16, 17, 2.0, False, False),
+        (2, 4, 3, 31, None, False, True),
+    ],
+)
+def test_against_the_dense_form(small_blocks, kv_heads, per_kv, queries, slots, softcap, with_sinks, static):
+    q, k, v, seen = inputs(2, kv_heads, per_kv, queries, slots, 5, seed=slots)
+    sinks = draw(kv_heads, per_kv, seed=9).astype(np.float32) if with_sinks else None
+    limits = (jnp.int32(0), jnp.int32(slots))
+    ours = run(q, k, v, seen, sinks, limits, scores=Scores(scale=0.6, softcap=softcap), static=static)
+    expected = dense(q, k, v, seen, scale=0.6, softcap=softcap, sinks=sinks)
+    np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-6)
+    assert not ours[0, :, :, -1].any()
+
+
+@pytest.mark.parametrize("slots", [255, 257, 511])
+def test_around_the_real_block_size(slots):
+    q, k, v, seen = inputs(1, 1, 2, 3, slots, 4)
+    limits = (jnp.int32(0), jnp.int32(slots))
+    ours = run(q, k, v, seen, None, limits, scores=Scores(scale=1.0), static=False)
+    np.testing.assert_allclose(ours, dense(q, k, v, seen, scale=1.0), rtol=2e-5, atol=2e-6)
+
+
+def test_only_blocks_in_the_key_range_are_read(small_blocks):
+    """Values that are no numbers spoil every block that is touched, whatever its mask says."""
+    q, k, v, seen = inputs(2, 1, 2, 3, 37, 4)
+    seen[:, :, :16], seen[:, :, 24:] = False, False
+    v[:, :, :16], v[:, :, 24:] = np.nan, np.nan
+    scores = Scores(scale=1.0)
+    ours = run(q, k, v, seen, None, (jnp.int32(17), jnp.int32(23)), scores=scores, static=False)
+    np.testing.assert_allclose(ours, dense(q, k, np.nan_to_num(v), seen, scale=1.0), rtol=2e-5, atol=2e-6)
+    nothing = run(q, k, v, seen, None, (jnp.int32(37), jnp.int32(0)), scores=scores, static=False)
+    assert not nothing.any()
+
+
+def test_huge_logits_neither_overflow_nor_lose_the_sink(small_blocks):
+    q, k, v, seen = inputs(1, 1, 1, 4, 20, 4)
+    seen[:] = True
+    sinks = np.asarray([[3.0e4]], np.float32)
+    limits = (jnp.int32(0), jnp.int32(20))
+    ours = run(1e3 * q, k, v, seen, sinks, limits, scores=Scores(scale=10.0), static=False)
+    expected = dense(1e3 * q, k, v, seen, scale=10.0, sinks=sinks)
+    np.testing.assert_allclose(ours, expected, rtol=1e-2, atol=1e-3)
+
+
+def test_bfloat16_accumulates_in_float32():
+    q, k, v, seen = (jnp.asarray(a) for a in inputs(1, 2, 2, 3, 64, 8))
+    low = [a.astype(jnp.bfloat16) for a in (q, k, v)]
+    limits = (jnp.int32(0), jnp.int32(64))
+    ours = run(*low, seen, None, limits, scores=Scores(scale=0.3), static=False)
+    assert ours.dtype == jnp.bfloat16
+    expected = dense(*(a.astype(jnp.float32) for a in low), np.asarray(seen), scale=0.3)
+    np.testing.assert_allclose(np.asarray(ours, np.float32), expected, atol=2e-2)
+
+
+def test_gradients_equal_those_of_the_dense_form(small_blocks):
+    q, k, v, seen = inputs(2, 2, 2, 5, 17, 3)
+    sinks = draw(2, 2, seed=9).astype(np.float32)
+    weight = draw(*q.shape, seed=11).astype(np.float32)
+    scores = Scores(scale=0.6, softcap=2.0)
+
+    def streaming(q, k, v, sinks):
+        limits = (jnp.int32(0), jnp.int32(17))
+        return (run(q, k, v, seen, sinks, limits, scores=scores, static=True) * weight).sum()
+
+    def whole(q, k, v, sinks):
+        logits = 2.0 * jnp.tanh(jnp.einsum("bkmsh,bkth->bkmst", q, k) * 0.6 / 2.0)
+        logits = jnp.where(seen[:, None, None], logits, -1e9)
+        column = jnp.broadcast_to(sinks[None, :, :, None, None], (*logits.shape[:-1], 1))
+        weights = jax.nn.softmax(jnp.concatenate([logits, column], axis=-1), axis=-1)[..., :-1]
+        return (jnp.einsum("bkmst,bkth->bkmsh", weights, v) * weight).sum()
+
+    ours = jax.jit(jax.grad(streaming, argnums=(0, 1, 2, 3)))(q, k, v, sinks)
+    expected = jax.jit(jax.grad(whole, argnums=(0, 1, 2, 3)))(q, k, v, sinks)
+    for name, a, b in zip(("q", "k", "v", "sinks"), ours, expected, strict=True):
+        assert np.abs(b).max() > 1e-2
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+def test_gradients_of_queries_that_see_nothing_are_zero(small_blocks):
+    q, k, v, seen = inputs(1, 1, 1, 3, 12, 4)
+    seen[:] = False
+    limits = (jnp.int32(0), jnp.int32(12))
+
+    def loss(q, k, v):
+        return run(q, k, v, seen, None, limits, scores=Scores(scale=1.0), static=True).sum()
+
+    for gradient in jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(q, k, v):
+        assert not gradient.any()

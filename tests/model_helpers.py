@@ -1,0 +1,87 @@
+"""Tiny models with random weights and the two verbs compiled, for tests of anything that runs a decoder."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
+from jaxmodels.layers.rope import Rope
+from jaxmodels.layers.spec import unflatten, walk
+from jaxmodels.layers.ssd_mixer import SSDMixer
+from jaxmodels.models.decoder import Block, Decoder
+
+D_MODEL, VOCAB = 16, 29
+
+
+def random_params(spec, seed=0):
+    """Every leaf away from its initial value: scales around 1, biases not 0, decays and steps spread out."""
+    rng = np.random.default_rng(seed)
+    leaves = {}
+    for path, param in walk(spec):
+        noise = rng.standard_normal(param.shape)
+        if path.endswith(("scale", "d_skip")):
+            leaf = 1 + 0.2 * noise
+        elif path.endswith("a_log"):
+            leaf = np.log(np.arange(1, param.shape[0] + 1)) + 0.2 * noise
+        elif path.endswith("dt_bias"):
+            leaf = noise - 1.0
+        elif path == "embed/weight" or len(param.shape) == 1:
+            leaf = 0.5 * noise
+        else:
+            fan_in = np.prod(param.shape[:-1]) if path.endswith("w_o") else param.shape[0]
+            leaf = noise / np.sqrt(fan_in)
+        leaves[path] = jnp.asarray(leaf, jnp.float32)
+    return unflatten(leaves)
+
+
+ATTENTION = Attention(
+    d_model=D_MODEL, num_heads=4, num_kv_heads=2, head_dim=6, rope=Rope(rotary_dim=4, theta=50.0)
+)
+SSD = SSDMixer(
+    d_model=D_MODEL,
+    num_heads=8,
+    head_dim=4,
+    state_dim=6,
+    num_groups=2,
+    chunk_size=4,
+    norm=GatedRMSNorm(dim=32, num_groups=2),
+)
+attention = functools.partial(dataclasses.replace, ATTENTION)
+ssd = functools.partial(dataclasses.replace, SSD)
+
+
+def decoder(*mixers, tie_embeddings=False):
+    """Attention with a feed-forward, state space layers alone."""
+    norm = RMSNorm(dim=D_MODEL)
+    ffn = GatedMLP(d_model=D_MODEL, d_ff=24)
+    blocks = tuple(
+        Block(mixer_norm=norm, mixer=mixer)
+        if isinstance(mixer, SSDMixer)
+        else Block(mixer_norm=norm, mixer=mixer, ffn_norm=norm, ffn=ffn)
+        for mixer in mixers
+    )
+    return Decoder(
+        vocab_size=VOCAB, d_model=D_MODEL, blocks=blocks, final_norm=norm, tie_embeddings=tie_embeddings
+    )
+
+
+ARCHITECTURES = {
+    "attention": decoder(attention(), attention(qkv_bias=True, num_kv_heads=1)),
+    "ssd": decoder(ssd(), ssd(num_groups=1, norm=None), tie_embeddings=True),
+    "hybrid": decoder(ssd(), attention(num_kv_heads=4, sinks=True), ssd(conv_width=2)),
+    "sliding": decoder(attention(window=3), attention(window=6, softcap=5.0)),
+}
+
+
+def draw_tokens(batch, size, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).integers(VOCAB, size=(batch, size)), jnp.int32)
+
+
+forward = jax.jit(Decoder.forward, static_argnums=0)
+peek = jax.jit(Decoder.peek, static_argnums=0)
+commit = jax.jit(Decoder.commit, static_argnums=0)
