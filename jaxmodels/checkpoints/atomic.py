@@ -45,17 +45,10 @@ CHECKPOINT_FILES = (
     "chat_template.json",
     "chat_templates",
 )
-# What Orbax puts there. Some names are common, so they count only beside Orbax's own marker.
+# The parameters in Orbax's form, a directory of this name with one of Orbax's own files; another Orbax directory
+# is the user's, a step of a training run for instance.
+ORBAX_DIRECTORY = "params"
 ORBAX_MARKERS = ("_CHECKPOINT_METADATA", "_METADATA")
-ORBAX_FILES = (
-    *ORBAX_MARKERS,
-    "_sharding",
-    "_strings.json",
-    "array_metadatas",
-    "d",
-    "manifest.ocdbt",
-    "ocdbt.process_*",
-)
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -73,7 +66,7 @@ def replace_directory(path: str | os.PathLike[str], also_replaced: Collection[st
     Args:
         path: the checkpoint directory, which need not exist; a symbolic link to one is followed.
         also_replaced: patterns for further names, at the top of the directory, that belong to the checkpoint:
-            like `CHECKPOINT_FILES` and `ORBAX_FILES`, they are not carried over from the old directory.
+            like `CHECKPOINT_FILES` and Orbax's directory, they are not carried over from the old directory.
 
     Raises:
         CheckpointError: `path` is a file, or contains the working directory, or cannot be written or swapped;
@@ -174,11 +167,12 @@ def _is_abandoned(temporary: Path) -> bool:
 def _carry_over(old: Path, new: Path, also_replaced: Collection[str]) -> None:
     """Links the user's own entries of `old` into `new`; what the save wrote wins over what is there."""
     patterns = [*CHECKPOINT_FILES, *also_replaced]
-    if any((old / marker).exists() for marker in ORBAX_MARKERS):
-        patterns.extend(ORBAX_FILES)
     for entry in old.iterdir():
         is_checkpoint = any(fnmatchcase(entry.name, pattern) for pattern in patterns)
-        if is_checkpoint or (new / entry.name).exists():
+        is_orbax = entry.name == ORBAX_DIRECTORY and any(
+            (entry / marker).exists() for marker in ORBAX_MARKERS
+        )
+        if is_checkpoint or is_orbax or (new / entry.name).exists():
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=_link_or_copy)

@@ -97,8 +97,8 @@ def test_the_users_own_files_stay(tmp_path: Path) -> None:
     (path / "latest").symlink_to("README.md")
     (path / "dangling").symlink_to("nowhere")
     (path / "model_old.safetensors").write_text("a copy of mine")
-    (path / "d").mkdir()
-    (path / "d" / "data").write_text("not Orbax's")
+    (path / "params").mkdir()
+    (path / "params" / "data").write_text("not Orbax's")
     save(path, 2)
     assert load(path) == 2
     assert (path / "README.md").read_text() == "mine"
@@ -106,7 +106,7 @@ def test_the_users_own_files_stay(tmp_path: Path) -> None:
     assert os.readlink(path / "latest") == "README.md"
     assert os.readlink(path / "dangling") == "nowhere"
     assert (path / "model_old.safetensors").exists()
-    assert (path / "d" / "data").exists()
+    assert (path / "params" / "data").exists()
 
 
 def test_files_of_the_old_checkpoint_go(tmp_path: Path) -> None:
@@ -115,11 +115,23 @@ def test_files_of_the_old_checkpoint_go(tmp_path: Path) -> None:
     stale = ["pytorch_model.bin", "tokenizer.json", "model-00009-of-00009.safetensors", "extra.state"]
     for name in stale:
         (path / name).touch()
-    (path / "_METADATA").touch()
-    (path / "d").mkdir()
     with replace_directory(path, also_replaced=["*.state"]) as directory:
         (directory / "config.json").write_text("{}")
     assert [entry.name for entry in path.iterdir()] == ["config.json"]
+
+
+def test_parameters_that_orbax_wrote_go(tmp_path: Path) -> None:
+    checkpoint = pytest.importorskip("orbax.checkpoint")
+    path = tmp_path / "ckpt"
+    with checkpoint.StandardCheckpointer() as checkpointer:
+        for name in ("params", "step-100"):
+            checkpointer.save(path / name, {"w": np.zeros(3, np.float32)})
+        checkpointer.wait_until_finished()
+    assert (path / "params").is_dir()
+    save(path, 1)
+    assert load(path) == 1
+    assert not (path / "params").exists()
+    assert any((path / "step-100").iterdir())  # not what a save writes: the user's
 
 
 def test_users_files_survive_where_hard_links_do_not_work(
