@@ -45,8 +45,8 @@ CHECKPOINT_FILES = (
     "chat_template.json",
     "chat_templates",
 )
-# The parameters in Orbax's form: a directory of this name with one of Orbax's own files. Any other directory of
-# Orbax's is the user's, a step of a training run for instance.
+# The parameters in Orbax's form: a directory of this name with one of its own files in it. Any other such
+# directory is the user's, a step of a training run for instance.
 ORBAX_DIRECTORY = "params"
 ORBAX_MARKERS = ("_CHECKPOINT_METADATA", "_METADATA")
 
