@@ -1,0 +1,115 @@
+"""A decoder whose repeated blocks are one `lax.scan`: compile time and activation memory for deep training.
+
+Decoding keeps parameters per layer, since a scan copies each layer's weights out of the stack at every token.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.layers.spec import Param, Params, ParamTree, unflatten, walk
+from jaxmodels.layers.window import fresh_window
+from jaxmodels.models.decoder import Decoder
+
+
+@dataclass(frozen=True)
+class ScannedDecoder:
+    """`decoder` with its blocks as repetitions of one period, stacked and scanned.
+
+    The period is the shortest pattern of blocks that the whole stack repeats: one block for uniform models,
+    several for hybrids. Each period is rematerialised in the backward pass, so that activation memory holds
+    one residual stream per period and the inside of a single one.
+
+    Raises:
+        ValueError: the blocks repeat no pattern.
+    """
+
+    decoder: Decoder
+
+    def __post_init__(self) -> None:
+        if self.period == len(self.decoder.blocks) > 1:
+            raise ValueError(
+                f"the {len(self.decoder.blocks)} blocks repeat no pattern, so there is nothing to scan"
+            )
+
+    @property
+    def vocab_size(self) -> int:
+        return self.decoder.vocab_size
+
+    @property
+    def period(self) -> int:
+        """Blocks per repetition."""
+        blocks = self.decoder.blocks
+        return next(
+            p
+            for p in range(1, len(blocks) + 1)
+            if len(blocks) % p == 0 and all(b == blocks[i % p] for i, b in enumerate(blocks))
+        )
+
+    @property
+    def repeats(self) -> int:
+        return len(self.decoder.blocks) // self.period
+
+    def spec(self) -> ParamTree:
+        """The decoder's spec with every block parameter of a period stacked along a leading "layers" axis."""
+        tree = self.decoder.spec()
+        stacked: ParamTree = {
+            str(i): unflatten(
+                {
+                    path: Param((self.repeats, *p.shape), ("layers", *p.axes), Repeated(p), p.dtype)
+                    for path, p in walk(self.decoder.blocks[i].spec())
+                }
+            )
+            for i in range(self.period)
+        }
+        return {**tree, "blocks": stacked}
+
+    def stack(self, params: Params) -> Params:
+        """The decoder's parameters, block by block, as this model's."""
+        blocks = params["blocks"]
+        stacked = {
+            str(i): jax.tree.map(
+                lambda *leaves: jnp.stack(leaves),
+                *(blocks[str(r * self.period + i)] for r in range(self.repeats)),
+            )
+            for i in range(self.period)
+        }
+        return {**params, "blocks": stacked}
+
+    def unstack(self, params: Params) -> Params:
+        """The inverse of `stack`: what the decoder and checkpoints take."""
+        blocks = {
+            str(r * self.period + i): jax.tree.map(lambda leaf, r=r: leaf[r], params["blocks"][str(i)])
+            for r in range(self.repeats)
+            for i in range(self.period)
+        }
+        return {**params, "blocks": blocks}
+
+    def forward(self, params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "B S V"]:
+        """`Decoder.forward` of whole sequences."""
+        window = fresh_window(tokens)
+
+        @jax.checkpoint
+        def period(x: Array, blocks: Any) -> tuple[Array, None]:
+            inside = replace(window, _rotations={})  # values cached in an outer trace must not leak in
+            for i in range(self.period):
+                x = self.decoder.blocks[i].forward(blocks[str(i)], x, inside)
+            return x, None
+
+        x, _ = lax.scan(period, self.decoder.embed(params, tokens), params["blocks"])
+        return self.decoder.logits(params, self.decoder.normalise(params, x))
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Draws each slice along the leading axis as `param` draws itself."""
+
+    param: Param
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        keys = jax.random.split(key, shape[0])
+        return jnp.stack([self.param.init(k, shape[1:], dtype) for k in keys])
