@@ -64,7 +64,7 @@ class Attention:
     out_bias: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_heads % self.num_kv_heads:
+        if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}: "
                 "each key/value head serves a whole number of query heads"
@@ -103,6 +103,12 @@ class Attention:
             v=jnp.zeros(shape, dtype),
             positions=jnp.full((batch, capacity), EMPTY, jnp.int32),
         )
+
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of one token that sees `context` tokens, itself included; 0 counts the weights alone."""
+        seen = context if self.window is None else min(context, self.window)
+        weights = 2 * self.d_model * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
+        return weights + 4 * self.num_heads * self.head_dim * seen
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
         q, k, v = self._project(params, x, window)

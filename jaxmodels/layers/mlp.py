@@ -110,6 +110,10 @@ class GatedMLP:
             **_projection("down", self.d_ff, self.d_model, ("mlp", "embed"), self.bias),
         }
 
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of one token, the same for every `context`."""
+        return 6 * self.d_model * self.d_ff
+
     def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         hidden = activate(self.activation, _project(params, "gate", x)) * _project(params, "up", x)
         return _project(params, "down", hidden)
@@ -136,6 +140,10 @@ class MLP:
             **_projection("up", self.d_model, self.d_ff, ("embed", "mlp"), self.bias),
             **_projection("down", self.d_ff, self.d_model, ("mlp", "embed"), self.bias),
         }
+
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of one token, the same for every `context`."""
+        return 4 * self.d_model * self.d_ff
 
     def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         return _project(params, "down", activate(self.activation, _project(params, "up", x)))

@@ -87,7 +87,7 @@ class SSDMixer:
     norm: GatedRMSNorm | None = None
 
     def __post_init__(self) -> None:
-        if self.num_heads % self.num_groups:
+        if self.num_groups < 1 or self.num_heads % self.num_groups:
             raise ValueError(
                 f"num_groups={self.num_groups} must divide num_heads={self.num_heads}: "
                 "each group's B and C serve a whole number of heads"
@@ -137,6 +137,16 @@ class SSDMixer:
             ssm=jnp.zeros((batch, self.num_heads, self.state_dim, self.head_dim), jnp.float32),
             conv=jnp.zeros((batch, self.conv_width - 1, self.d_conv), dtype),
         )
+
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of one token as a step of the recurrence, whatever its history; 0 counts the weights alone.
+
+        A state entry costs five: decay, ``u * B``, their sum, and a multiply-add into the output.
+        """
+        d_in = self.d_inner + self.d_conv + self.num_heads
+        projections = 2 * self.d_model * d_in + 2 * self.d_inner * self.d_model
+        state = 5 * self.num_heads * self.state_dim * self.head_dim
+        return projections + 2 * self.conv_width * self.d_conv + (state if context > 0 else 0)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
         return self.peek(params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]

@@ -1,0 +1,139 @@
+"""Costs against what XLA counts in the compiled programs, and against counts by hand."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from model_helpers import ARCHITECTURES, attention, decoder, ssd
+
+from jaxmodels.layers.spec import abstract_params, count_params, init_params
+from jaxmodels.models.costs import (
+    cache_bytes,
+    flops_per_token,
+    parameter_counts,
+    prefill_flops,
+    weight_bytes,
+    weight_bytes_per_step,
+)
+from jaxmodels.models.families import config_from_hf, list_families
+
+DENSE = {
+    "vocab_size": 512,
+    "hidden_size": 256,
+    "intermediate_size": 640,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "rope_theta": 10000.0,
+}
+MAMBA2 = {
+    "vocab_size": 512,
+    "hidden_size": 256,
+    "num_hidden_layers": 2,
+    "num_heads": 8,
+    "head_dim": 64,
+    "state_size": 64,
+    "n_groups": 2,
+}
+ORIGINAL = {
+    "vocab_size": 512,
+    "d_model": 256,
+    "n_layer": 2,
+    "ssm_cfg": {"layer": "Mamba2", "d_state": 64},
+}
+CONFIGS = {
+    **{family: {"model_type": family, **DENSE} for family in ("llama", "mistral", "qwen2", "qwen3")},
+    "mamba2": {"model_type": "mamba2", **MAMBA2},
+    "mamba2-original": ORIGINAL,
+}
+
+
+def test_every_family_has_a_configuration_here():
+    assert set(CONFIGS) == set(list_families())
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_flops_are_those_of_the_compiled_step(family):
+    """One token over a full cache of 256 slots, which attention visits in one block."""
+    config, context = config_from_hf(CONFIGS[family]), 256
+
+    @functools.partial(jax.jit, donate_argnums=2)
+    def step(params, token, cache):
+        logits, pending = config.peek(params, token, cache)
+        return logits, config.commit(pending, jnp.ones((1,), jnp.int32))
+
+    cache = jax.eval_shape(functools.partial(config.init_cache, 1, context))
+    compiled = step.lower(
+        abstract_params(config.spec()), jax.ShapeDtypeStruct((1, 1), jnp.int32), cache
+    ).compile()
+    measured, computed = compiled.cost_analysis()["flops"], flops_per_token(config, context).total
+    assert 0.85 * computed <= measured <= 1.15 * computed, (measured, computed)
+
+
+def test_flops_of_attention_by_hand():
+    config = decoder(attention(num_heads=4, num_kv_heads=2, head_dim=6))
+    cost = flops_per_token(config, 10)
+    projections = 2 * 16 * (4 + 2 + 2 + 4) * 6
+    assert cost.weights == projections + 2 * 3 * 16 * 24 + 2 * 29 * 16
+    assert cost.context == 10 * 4 * 6 * (2 + 2)
+
+
+def test_a_sliding_window_bounds_the_context():
+    sliding, full = decoder(attention(window=3)), decoder(attention())
+    assert flops_per_token(sliding, 100) == flops_per_token(sliding, 3) == flops_per_token(full, 3)
+
+
+def test_a_state_costs_the_same_at_every_length():
+    config = decoder(ssd())
+    assert flops_per_token(config, 1) == flops_per_token(config, 10_000)
+    assert flops_per_token(config, 1).context == 5 * 8 * 6 * 4
+
+
+def test_prefill_is_the_sum_over_positions_with_one_head():
+    config = ARCHITECTURES["sliding"]
+    head = 2 * config.vocab_size * config.d_model
+    by_token = [flops_per_token(config, seen).total - head for seen in range(1, 9)]
+    assert prefill_flops(config, 8) == sum(by_token) + head
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_bytes_are_those_of_the_arrays(name, dtype):
+    config = ARCHITECTURES[name]
+    params = init_params(config.spec(), jax.random.key(0), dtype)
+    assert weight_bytes(config, dtype) == sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    cache, cost = config.init_cache(3, 40, dtype), cache_bytes(config, dtype)
+    assert 3 * (cost.per_row + 40 * cost.per_token) == sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
+    unread = 0 if config.tie_embeddings else params["embed"]["weight"].nbytes
+    assert weight_bytes_per_step(config, dtype) == weight_bytes(config, dtype) - unread
+
+
+def test_parameters_by_part():
+    config = decoder(ssd(), attention())
+    counts = parameter_counts(config)
+    assert counts.total == count_params(config.spec())
+    assert counts.embedding == counts.head == 29 * 16
+    assert counts.feed_forwards == 3 * 16 * 24
+    assert counts.norms == 16 * (1 + 2 + 1)
+    assert counts.mixers == count_params(ssd().spec()) + count_params(attention().spec())
+    assert parameter_counts(dataclasses.replace(config, tie_embeddings=True)).head == 0
+
+
+@pytest.mark.parametrize("call", [flops_per_token, prefill_flops])
+def test_a_token_sees_at_least_itself(call):
+    with pytest.raises(ValueError, match=r"at least 1.*got 0"):
+        call(ARCHITECTURES["ssd"], 0)
+
+
+def test_a_layer_without_a_cost_is_named():
+    @dataclasses.dataclass(frozen=True)
+    class Mystery:
+        pass
+
+    config = decoder(attention())
+    block = dataclasses.replace(config.blocks[0], ffn=Mystery())
+    with pytest.raises(ValueError, match="Mystery does not know its cost"):
+        flops_per_token(dataclasses.replace(config, blocks=(block,)), 1)
