@@ -1,0 +1,234 @@
+"""Ahead-of-time compilation for TPUs on a machine without one.
+
+    python -m jaxmodels.tpu_configs.aot --config config.json --topology v5e:2x2 --json
+
+The real TPU compiler of the `libtpu` wheel compiles a model's three programs (see `programs`) from shapes
+alone. Needs the extra ``jaxmodels[aot]``. Where libtpu is installed, jax looks for a TPU when it starts: run
+this as a module, or in a process with ``JAX_PLATFORMS=cpu`` and the variables of `ENVIRONMENT`.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from jaxmodels.decoding.autoregressive import Autoregressive
+from jaxmodels.decoding.strategy import Strategy
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import config_from_hf
+from jaxmodels.tpu_configs.programs import (
+    PROGRAMS,
+    ProgramName,
+    Workload,
+    abstract_arguments,
+    host_transfers,
+    trace_programs,
+)
+
+# What keeps libtpu from asking a metadata server for the machine's TPU, and from locking it for one process.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+class AotError(RuntimeError):
+    """Ahead-of-time compilation is not possible here; the message says what to change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramReport:
+    """What the TPU compiler made of one program on one device.
+
+    Sizes are bytes in the device's memory, tile padding included. argument_bytes: parameters, request and
+    cache. alias_bytes: outputs that live in donated arguments' memory; aliased_buffers counts them.
+    temp_bytes: working memory beyond arguments and outputs. param_bytes and cache_bytes are without padding.
+    flops and bytes_accessed: the compiler's estimate for one pass through every loop; copies into the
+    on-chip memory count as accesses. host_transfers: see `programs.host_transfers`. seconds: of compiling.
+    """
+
+    program: ProgramName
+    topology: str
+    workload: Workload
+    argument_bytes: int
+    output_bytes: int
+    temp_bytes: int
+    alias_bytes: int
+    aliased_buffers: int
+    param_bytes: int
+    cache_bytes: int
+    cache_buffers: int
+    flops: float
+    bytes_accessed: float
+    generated_code_bytes: int
+    host_transfers: tuple[str, ...] = field(default=())
+    seconds: float = 0.0
+
+    @property
+    def has_host_callback(self) -> bool:
+        """Whether the program would talk to the host while it runs."""
+        return bool(self.host_transfers)
+
+    @property
+    def device_bytes(self) -> int:
+        """Peak memory on the device: arguments, outputs of their own, working memory and code."""
+        own_outputs = self.output_bytes - self.alias_bytes
+        return self.argument_bytes + own_outputs + self.temp_bytes + self.generated_code_bytes
+
+
+def topology_device(topology: str) -> jax.Device:
+    """The first device of a TPU topology such as "v5e:2x2", "v6e:2x2", "v5p:2x2x1" or "tpu7x:2x2x1".
+
+    Raises:
+        AotError: libtpu is not installed, or does not know the topology.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise AotError(
+            "the TPU compiler is missing: libtpu is not installed; "
+            "install it with: pip install 'jaxmodels[aot]'"
+        )
+    try:
+        description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise AotError(
+            f"topology {topology!r} is not one that libtpu can compile for ({reason}); "
+            "expected <generation>:<shape> such as 'v5e:2x2' or 'v5p:2x2x1'"
+        ) from error
+    return description.devices[0]
+
+
+def compile_for(
+    topology: str,
+    config: Decoder,
+    workload: Workload,
+    strategy: Strategy = Autoregressive(),
+    programs: Sequence[ProgramName] = PROGRAMS,
+) -> list[ProgramReport]:
+    """Compiles a model's programs for one device of `topology`, and reports on each in the order given.
+
+    Raises:
+        AotError: as `topology_device`, an unknown program, or one that the compiler refuses, most often
+            because it needs more memory than the device has.
+    """
+    if unknown := set(programs) - set(PROGRAMS):
+        raise AotError(f"programs {sorted(unknown)} are not known; known are {', '.join(PROGRAMS)}")
+    sharding = jax.sharding.SingleDeviceSharding(topology_device(topology))
+    given = abstract_arguments(config, workload, strategy, sharding)
+    traced = trace_programs(config, workload, strategy, sharding)
+    reports = []
+    for program in programs:
+        began = time.perf_counter()
+        compiled = _compile(traced[program], program, topology)
+        reports.append(
+            ProgramReport(
+                program=program,
+                topology=topology,
+                workload=workload,
+                param_bytes=_nbytes(given.params),
+                cache_bytes=_nbytes(given.cache),
+                cache_buffers=len(jax.tree.leaves(given.cache)),
+                seconds=time.perf_counter() - began,
+                **_measure(compiled),
+            )
+        )
+    return reports
+
+
+def _compile(traced: jax.stages.Traced, program: ProgramName, topology: str) -> jax.stages.Compiled:
+    try:
+        return traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise AotError(f"{program} does not compile for {topology!r}: {reason}") from error
+
+
+def _measure(compiled: jax.stages.Compiled) -> dict[str, Any]:
+    memory, text = compiled.memory_analysis(), compiled.as_text() or ""
+    cost: Any = compiled.cost_analysis()
+    if memory is None or cost is None:
+        raise AotError(
+            "this libtpu gives no memory or cost analysis; install the version that jax[tpu] asks for"
+        )
+    return {
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "temp_bytes": memory.temp_size_in_bytes,
+        "alias_bytes": memory.alias_size_in_bytes,
+        "generated_code_bytes": memory.generated_code_size_in_bytes,
+        "aliased_buffers": len(re.findall(r"(?:may|must)-alias", text.split("\n", 1)[0])),
+        "flops": cost["flops"],
+        "bytes_accessed": cost["bytes accessed"],
+        "host_transfers": host_transfers(text),
+    }
+
+
+def _nbytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; see ``--help``. Returns the exit status."""
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+    options = _parser().parse_args(arguments)
+    try:
+        for path in options.config:
+            config = config_from_hf(json.loads(path.read_text()))
+            for topology in options.topology:
+                for capacity in options.capacity:
+                    workload = Workload(
+                        batch=options.batch, prompt=options.prompt, new_tokens=options.new_tokens,
+                        capacity=capacity, dtype=options.dtype,
+                    )  # fmt: skip
+                    for report in compile_for(topology, config, workload, programs=options.programs):
+                        print(_as_json(path, report) if options.json else _as_text(path, report), flush=True)
+    except (AotError, OSError, ValueError) as error:
+        print(f"aot: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m jaxmodels.tpu_configs.aot", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--config", type=Path, nargs="+", required=True, help="config.json files")
+    parser.add_argument("--topology", nargs="+", default=["v5e:2x2"], help="such as v5e:2x2 v6e:2x2")
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
+    parser.add_argument("--batch", type=int, default=1, help="rows")
+    parser.add_argument("--prompt", type=int, default=128, help="prompt slots per row")
+    parser.add_argument("--new-tokens", type=int, default=128, help="output slots per row")
+    parser.add_argument("--capacity", type=int, nargs="+", default=[None], help="cache slots per row")
+    parser.add_argument("--dtype", default="bfloat16", help="of parameters and cache")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line and program")
+    return parser
+
+
+def _as_json(path: Path, report: ProgramReport) -> str:
+    return json.dumps({"config": str(path), **asdict(report), "device_bytes": report.device_bytes})
+
+
+def _as_text(path: Path, report: ProgramReport) -> str:
+    mebibyte = 2**20
+    return (
+        f"{path} {report.topology} {report.program:8s} device {report.device_bytes / mebibyte:.1f} MiB "
+        f"(parameters {report.param_bytes / mebibyte:.1f}, cache {report.cache_bytes / mebibyte:.1f}, "
+        f"temporary {report.temp_bytes / mebibyte:.1f}), {report.flops / 1e9:.3f} GFLOP, "
+        f"{report.bytes_accessed / mebibyte:.1f} MiB accessed, compiled in {report.seconds:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""Every family's programs go through the real TPU compiler, in a process of its own.
+
+With libtpu installed jax looks for a TPU when it starts, so this process only reads the reports.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tpu_model_configs import CONFIGS
+
+import jaxmodels as jm
+from jaxmodels.layers.attend import KEY_BLOCK
+from jaxmodels.layers.spec import abstract_params, walk
+from jaxmodels.tpu_configs import aot
+from jaxmodels.tpu_configs.programs import PROGRAMS, Workload, abstract_arguments, host_transfers
+
+TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
+BATCH, PROMPT, NEW, CAPACITY = 2, 128, 16, 4096
+SMALL_CAPACITY = CAPACITY // 4
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU compiler is not installed (pip install 'jaxmodels[aot]')",
+)
+
+
+def run_aot(*arguments):
+    environment = {**os.environ, **aot.ENVIRONMENT}
+    command = [sys.executable, "-m", "jaxmodels.tpu_configs.aot", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def compile_in_subprocess(configs, *arguments):
+    """(family, topology, program) -> report."""
+    sizes = ("--batch", BATCH, "--prompt", PROMPT, "--new-tokens", NEW)
+    done = run_aot("--config", *configs, *sizes, "--json", *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = {}
+    for line in done.stdout.splitlines():
+        values = json.loads(line)
+        family = os.path.basename(values.pop("config")).removesuffix(".json")
+        values.pop("device_bytes")
+        values["workload"] = Workload(**values["workload"])
+        values["host_transfers"] = tuple(values["host_transfers"])
+        report = aot.ProgramReport(**values)
+        reports[family, report.topology, report.program] = report
+        print(f"{family:16s} {report.topology} {report.program:8s} {report.seconds:.1f} s")
+    return reports
+
+
+@pytest.fixture(scope="module")
+def config_files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("configs")
+    for family, values in CONFIGS.items():
+        (directory / f"{family}.json").write_text(json.dumps(values))
+    return {family: directory / f"{family}.json" for family in CONFIGS}
+
+
+@pytest.fixture(scope="module")
+def reports(config_files):
+    return compile_in_subprocess(config_files.values(), "--topology", *TOPOLOGIES, "--capacity", CAPACITY)
+
+
+def working_memory(family):
+    """Bytes that a program may need beside its arguments, whatever the cache's capacity.
+
+    Weights whose layout does not suit the matrix unit are laid out anew before the loop, in generate once
+    more for the prefill: two copies. Two arrays in flight, float32, as wide as the widest projection, for
+    each token of the longer of prompt and key block.
+    """
+    config = jm.config_from_hf(CONFIGS[family])
+    params = abstract_params(config.spec(), jnp.bfloat16)
+    weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    widest = max(leaf.size // config.d_model for _, leaf in walk(params))
+    return 2 * weights + 2 * 4 * BATCH * max(PROMPT, KEY_BLOCK) * widest
+
+
+STRATEGY = jm.decoding.Autoregressive()
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("family", jm.list_families())
+def test_the_tpu_compiler_takes_every_program_and_keeps_the_cache_in_place(
+    reports, family, topology, program
+):
+    report = reports[family, topology, program]
+    assert report.alias_bytes >= report.cache_bytes
+    assert report.aliased_buffers >= report.cache_buffers
+    assert report.temp_bytes <= working_memory(family)
+    assert not report.has_host_callback, report.host_transfers
+    assert report.argument_bytes >= report.param_bytes + report.cache_bytes
+    assert report.flops > 0 and report.bytes_accessed > 0
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("family", ["qwen3", "mistral"])
+def test_working_memory_does_not_grow_with_the_capacity(reports, small_reports, family, program):
+    large = reports[family, TOPOLOGIES[0], program]
+    small = small_reports[family, TOPOLOGIES[0], program]
+    assert large.cache_bytes > 3 * small.cache_bytes
+    # The bound on the working memory is below one of the cache's two large buffers, so it rules out a copy.
+    assert working_memory(family) < large.cache_bytes / 2
+    # What depends on every slot: a few 4-byte maps of the slots' positions.
+    maps = 8 * 4 * BATCH * (CAPACITY - SMALL_CAPACITY)
+    assert large.temp_bytes <= small.temp_bytes + maps
+    assert large.bytes_accessed <= 1.1 * small.bytes_accessed + maps
+
+
+@pytest.fixture(scope="module")
+def small_reports(config_files):
+    files = [config_files["qwen3"], config_files["mistral"]]
+    return compile_in_subprocess(files, "--topology", TOPOLOGIES[0], "--capacity", SMALL_CAPACITY)
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_model_too_large_for_the_device_is_reported_as_such(tmp_path):
+    huge = {**CONFIGS["qwen3"], "vocab_size": 2**20, "hidden_size": 2**14}
+    (tmp_path / "huge.json").write_text(json.dumps(huge))
+    done = run_aot("--config", tmp_path / "huge.json", "--programs", "decode")
+    assert done.returncode == 1
+    assert "decode does not compile for 'v5e:2x2'" in done.stderr and "memory" in done.stderr
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_an_unknown_topology_is_named(config_files):
+    done = run_aot("--config", config_files["llama"], "--topology", "v99:2x2")
+    assert done.returncode == 1
+    assert "topology 'v99:2x2'" in done.stderr and "v5e:2x2" in done.stderr
+
+
+def test_every_family_has_a_configuration():
+    assert sorted(CONFIGS) == list(jm.list_families())
+    families = {family: jm.config_from_hf(values).family for family, values in CONFIGS.items()}
+    assert families == {family: family for family in CONFIGS}
+
+
+def test_a_missing_compiler_names_the_extra(monkeypatch, config_files, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(aot.AotError, match=r"pip install 'jaxmodels\[aot\]'"):
+        aot.topology_device("v5e:2x2")
+
+
+def test_unknown_programs_are_named():
+    config = jm.config_from_hf(CONFIGS["llama"])
+    with pytest.raises(aot.AotError, match="train"):
+        aot.compile_for("v5e:2x2", config, Workload(), programs=("train",))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"new_tokens": -1}, "new_tokens must be at least 1, got -1"),
+        ({"prompt": 8, "new_tokens": 8, "capacity": 15}, "capacity=15 .* at least 16"),
+    ],
+)
+def test_impossible_workloads_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        Workload(**sizes)
+
+
+def test_abstract_arguments_are_those_of_a_real_call():
+    config = jm.config_from_hf(CONFIGS["qwen3"])
+    workload = Workload(batch=2, prompt=16, new_tokens=16, capacity=128, dtype="float32")
+    given = abstract_arguments(config, workload, STRATEGY)
+    model = jm.init(config)
+    ready = model._plan([[1, 2, 3], [4]], 16, STRATEGY, (), 0, None)
+
+    def shapes(tree):
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+    assert shapes(given.params) == shapes(model.params)
+    assert shapes(given.request) == shapes(ready.request)
+    assert shapes(given.cache) == shapes(ready.cache)
+    assert dataclasses.asdict(workload)["capacity"] == ready.capacity
+
+
+def test_host_transfers_are_found_in_compiled_programs():
+    def chatty(x):
+        return jax.pure_callback(lambda v: v, jax.ShapeDtypeStruct((2,), jnp.float32), x)
+
+    lowered = jax.jit(chatty).lower(jax.ShapeDtypeStruct((2,), jnp.float32))
+    assert host_transfers(lowered.as_text())
+    assert host_transfers(lowered.compile().as_text())
+    sent = "%s = (f32[2], u32[], token[]) send(%x, %t), channel_id=1, is_host_transfer=true"
+    assert host_transfers(sent) == ("is_host_transfer=true",)
+    assert host_transfers("%i = ((f32[2]), token[]) infeed(%t)")
+    quiet = jax.jit(lambda callback: callback + 1).lower(jax.ShapeDtypeStruct((2,), jnp.float32))
+    assert host_transfers(quiet.compile().as_text()) == ()

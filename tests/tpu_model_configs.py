@@ -1,0 +1,36 @@
+"""One small ``config.json`` per family, in sizes that fill TPU tiles."""
+
+_DENSE = {
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "rope_theta": 1e4,
+}
+
+CONFIGS = {
+    "llama": {"model_type": "llama", **_DENSE},
+    "mamba2": {
+        "model_type": "mamba2",
+        "vocab_size": 256,
+        "hidden_size": 128,
+        "num_hidden_layers": 1,
+        "num_heads": 4,
+        "head_dim": 64,
+        "state_size": 128,
+        "n_groups": 1,
+        "chunk_size": 128,
+    },
+    "mamba2-original": {
+        "vocab_size": 256,
+        "d_model": 128,
+        "n_layer": 1,
+        "ssm_cfg": {"layer": "Mamba2", "d_state": 128, "ngroups": 2, "chunk_size": 128},
+    },
+    "mistral": {"model_type": "mistral", **_DENSE, "sliding_window": 64},
+    "qwen2": {"model_type": "qwen2", **_DENSE},
+    "qwen3": {"model_type": "qwen3", **_DENSE},
+}
