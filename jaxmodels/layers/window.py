@@ -74,13 +74,14 @@ def fresh_window(
     )
 
 
-def check_mask(mask: Mask, size: int) -> None:
-    """Raises ValueError where an array mask does not fit a window of `size` tokens."""
+def check_mask(mask: Mask, size: int, batch: int | None = None) -> None:
+    """Raises ValueError where an array mask does not fit a window of `size` tokens (in `batch` rows)."""
     if isinstance(mask, Causal | Bidirectional):
         return
-    if mask.shape[-2:] != (size, size) or mask.ndim not in (2, 3) or mask.dtype != jnp.bool_:
+    rows_fit = mask.ndim == 2 or batch is None or mask.shape[0] in (1, batch)
+    if mask.shape[-2:] != (size, size) or mask.ndim not in (2, 3) or mask.dtype != jnp.bool_ or not rows_fit:
         raise ValueError(
-            f"mask: expected bool[{size}, {size}] or bool[B, {size}, {size}] for this window, "
+            f"mask: expected bool[{size}, {size}] or bool[{batch or 'B'}, {size}, {size}] for this window, "
             f"got {mask.dtype}{list(mask.shape)}"
         )
 

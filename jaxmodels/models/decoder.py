@@ -145,7 +145,7 @@ class Decoder:
         valid: Int[Array, "B"] | None = None,
     ) -> Float[Array, "B S D"]:
         """`forward` up to and including the final norm."""
-        check_mask(mask, tokens.shape[1])
+        check_mask(mask, tokens.shape[1], tokens.shape[0])
         window = fresh_window(tokens, valid, mask)
         x = self.embed(params, tokens)
         for i, block in enumerate(self.blocks):
@@ -183,7 +183,7 @@ class Decoder:
     ) -> tuple[Float[Array, "B S D"], Pending]:
         """`peek` up to and including the final norm, for callers who need the head at few positions."""
         batch, size = tokens.shape
-        check_mask(mask, size)
+        check_mask(mask, size, batch)
         if positions is None:
             positions = cache.length[:, None] + jnp.arange(size, dtype=jnp.int32)
         valid = jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_helpers import quick_jit
 
 from jaxmodels.layers import attend as attend_module
 from jaxmodels.layers.attend import Scores, attend
@@ -51,7 +52,7 @@ def by_table(seen):
     return allowed
 
 
-@functools.partial(jax.jit, static_argnames=("scores", "static"))
+@functools.partial(quick_jit, static_argnames=("scores", "static"))
 def run(q, k, v, seen, sinks, limits, *, scores, static):
     """`attend` with a table; its key range is all slots as Python integers, or the traced `limits`.
 
@@ -145,7 +146,7 @@ def test_gradients_equal_those_of_the_dense_form(small_blocks):
 
     def streaming(q, k, v, sinks):
         limits = (jnp.int32(0), jnp.int32(17))
-        return (run(q, k, v, seen, sinks, limits, scores=scores, static=True) * weight).sum()
+        return (run.__wrapped__(q, k, v, seen, sinks, limits, scores=scores, static=True) * weight).sum()
 
     def whole(q, k, v, sinks):
         logits = 2.0 * jnp.tanh(jnp.einsum("bkmsh,bkth->bkmst", q, k) * 0.6 / 2.0)
@@ -154,8 +155,8 @@ def test_gradients_equal_those_of_the_dense_form(small_blocks):
         weights = jax.nn.softmax(jnp.concatenate([logits, column], axis=-1), axis=-1)[..., :-1]
         return (jnp.einsum("bkmst,bkth->bkmsh", weights, v) * weight).sum()
 
-    ours = jax.jit(jax.grad(streaming, argnums=(0, 1, 2, 3)))(q, k, v, sinks)
-    expected = jax.jit(jax.grad(whole, argnums=(0, 1, 2, 3)))(q, k, v, sinks)
+    ours = quick_jit(jax.grad(streaming, argnums=(0, 1, 2, 3)))(q, k, v, sinks)
+    expected = quick_jit(jax.grad(whole, argnums=(0, 1, 2, 3)))(q, k, v, sinks)
     for name, a, b in zip(("q", "k", "v", "sinks"), ours, expected, strict=True):
         assert np.abs(b).max() > 1e-2
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5, err_msg=name)
@@ -167,7 +168,7 @@ def test_gradients_of_queries_that_see_nothing_are_zero(small_blocks):
     limits = (jnp.int32(0), jnp.int32(12))
 
     def loss(q, k, v):
-        return run(q, k, v, seen, None, limits, scores=Scores(scale=1.0), static=True).sum()
+        return run.__wrapped__(q, k, v, seen, None, limits, scores=Scores(scale=1.0), static=True).sum()
 
-    for gradient in jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(q, k, v):
+    for gradient in quick_jit(jax.grad(loss, argnums=(0, 1, 2)))(q, k, v):
         assert not gradient.any()

@@ -1,7 +1,7 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_helpers import quick_jit
 
 from jaxmodels.layers.conv import causal_conv, causal_conv_tree, conv_tail
 
@@ -9,7 +9,7 @@ from jaxmodels.layers.conv import causal_conv, causal_conv_tree, conv_tail
 PARENTS = [-1, 0, 1, 1, 0, -1, 3, 6]
 
 
-tree_conv = jax.jit(causal_conv_tree)
+tree_conv = quick_jit(causal_conv_tree)
 
 
 def draw(*shape, seed=0):
@@ -64,7 +64,7 @@ def test_the_tail_is_what_a_continued_window_reads(size):
     width = 4
     extended, weight = draw(size + 1, width - 1 + size, 3), draw(width, 3, seed=1)
     n = np.arange(size + 1)
-    tail = jax.jit(conv_tail, static_argnums=2)(extended, n, width)
+    tail = quick_jit(conv_tail, static_argnums=2)(extended, n, width)
     assert tail.shape == (size + 1, width - 1, 3)
     following = draw(size + 1, 2, 3, seed=5)
     continued = causal_conv(jnp.concatenate([tail, following], axis=1), weight, None)

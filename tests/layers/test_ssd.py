@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_helpers import quick_jit
 
 from jaxmodels.layers import ssd as ssd_module
 from jaxmodels.layers.ssd import ssd_chunked, ssd_matrix, ssd_replay, ssd_step, ssd_tree, ssd_window
@@ -9,11 +10,11 @@ from jaxmodels.layers.ssd import ssd_chunked, ssd_matrix, ssd_replay, ssd_step, 
 HEADS, HEAD_DIM, STATE_DIM = 8, 3, 5
 PARENTS = [-1, 0, 1, 1, 0, -1, 3, 6]
 
-chunked = jax.jit(ssd_chunked, static_argnums=5)
-replay = jax.jit(ssd_replay)
+chunked = quick_jit(ssd_chunked, static_argnums=5)
+replay = quick_jit(ssd_replay)
 
 
-@jax.jit
+@quick_jit
 def steps(u, log_decay, b, c, state):
     """`ssd_step` token by token."""
 
@@ -106,7 +107,7 @@ def test_a_tree_is_each_of_its_branches(groups):
     for token in range(size):
         paths.append([*(paths[PARENTS[token]] if PARENTS[token] >= 0 else []), token])
     ancestors = np.array([[j in path for j in range(size)] for path in paths])
-    ours = jax.jit(ssd_tree)(u, log_decay, b, c, state, jnp.broadcast_to(ancestors, (2, size, size)))
+    ours = quick_jit(ssd_tree)(u, log_decay, b, c, state, jnp.broadcast_to(ancestors, (2, size, size)))
     for token, path in enumerate(paths):
         y, _ = recurrence(u[:, path], log_decay[:, path], b[:, path], c[:, path], state)
         close(ours[:, token], y[:, -1])
@@ -131,7 +132,7 @@ def test_strong_decay_keeps_its_digits():
 def test_a_window_of_any_length(monkeypatch, size, backend_chunk):
     monkeypatch.setattr(ssd_module, "CPU_CHUNK", backend_chunk)
     inputs = draw(size, 2)
-    ours = jax.jit(lambda *a: ssd_window(*a, chunk=8))(*inputs)
+    ours = quick_jit(lambda *a: ssd_window(*a, chunk=8))(*inputs)
     for a, b in zip(ours, recurrence(*inputs), strict=True):
         close(a, b)
 
@@ -145,10 +146,10 @@ def test_gradients_equal_those_of_the_step_form():
             y, final = form(*inputs)
             return (y * weights[0]).sum() + (final * weights[4]).sum()
 
-        return jax.jit(jax.grad(value, argnums=(0, 1, 2, 3, 4)))
+        return quick_jit(jax.grad(value, argnums=(0, 1, 2, 3, 4)))
 
     ours = loss(lambda *a: ssd_chunked(*a, 4))(*inputs)
-    expected = loss(steps)(*inputs)
+    expected = loss(steps.__wrapped__)(*inputs)
     for a, b in zip(ours, expected, strict=True):
         assert np.isfinite(a).all()
         close(a, np.asarray(b), 2e-5)
@@ -156,7 +157,7 @@ def test_gradients_equal_those_of_the_step_form():
 
 def test_gradients_are_finite_where_the_decay_underflows():
     u, log_decay, b, c, state = draw(9, 1, decay=500.0)
-    gradients = jax.jit(
+    gradients = quick_jit(
         jax.grad(lambda *a: sum(x.sum() for x in ssd_chunked(*a, 4)), argnums=(0, 1, 2, 3, 4))
     )
     assert all(np.isfinite(g).all() for g in gradients(u, log_decay, b, c, state))

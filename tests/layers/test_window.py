@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels.layers.rope import Rope
+from jaxmodels.layers.rope_scaling import DynamicNTKScaling
+from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, Window, check_mask, fresh_window
+
+
+def test_a_fresh_window_starts_at_nothing():
+    window = fresh_window(jnp.zeros((2, 3), jnp.int32))
+    assert window.size == 3
+    assert window.mask is CAUSAL
+    np.testing.assert_array_equal(window.start, [0, 0])
+    np.testing.assert_array_equal(window.positions, [[0, 1, 2], [0, 1, 2]])
+    assert window.is_valid.all()
+
+
+def test_valid_counts_the_leading_tokens():
+    window = fresh_window(jnp.zeros((3, 2), jnp.int32), valid=jnp.asarray([0, 1, 2]))
+    np.testing.assert_array_equal(window.is_valid, [[False, False], [True, False], [True, True]])
+
+
+def test_rotations_are_computed_once_and_count_the_real_tokens():
+    rope = Rope(rotary_dim=4, scaling=DynamicNTKScaling(factor=2.0, max_position_embeddings=8))
+    window = Window(start=jnp.asarray([7, 7]), positions=jnp.asarray([[7, 8]] * 2), valid=jnp.asarray([1, 2]))
+    first = window.rotations(rope)
+    assert window.rotations(Rope(rotary_dim=4, scaling=rope.scaling)) is first
+    assert window.rotations(Rope(rotary_dim=2 * 2, theta=20.0)) is not first
+    # Eight tokens fit the trained length, nine stretch it.
+    plain = Rope(rotary_dim=4).rotations(window.positions, jnp.asarray([8, 8]))
+    np.testing.assert_allclose(first.cos[0], plain.cos[0], rtol=1e-6)
+    assert np.abs(first.cos[1] - plain.cos[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("mask", [CAUSAL, BIDIRECTIONAL, np.ones((3, 3), bool), np.ones((5, 3, 3), bool)])
+def test_masks_that_fit(mask):
+    check_mask(jnp.asarray(mask) if isinstance(mask, np.ndarray) else mask, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "got"),
+    [
+        ((3, 2), bool, r"bool\[3, 2\]"),
+        ((2, 2), bool, r"bool\[2, 2\]"),
+        ((3,), bool, r"bool\[3\]"),
+        ((1, 2, 3, 3), bool, r"bool\[1, 2, 3, 3\]"),
+        ((3, 3), np.int32, r"int32\[3, 3\]"),
+        ((3, 3), np.float32, r"float32\[3, 3\]"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(shape, dtype, got):
+    with pytest.raises(ValueError, match=r"mask: expected bool\[3, 3\] or bool\[B, 3, 3\].*got " + got):
+        check_mask(jnp.ones(shape, dtype), 3)
+
+
+def test_a_masks_batch_must_be_the_windows():
+    with pytest.raises(ValueError, match=r"mask: expected .*bool\[2, 3, 3\].*got bool\[5, 3, 3\]"):
+        check_mask(jnp.ones((5, 3, 3), bool), 3, 2)
+
+
+def test_configurations_of_masks_are_hashable():
+    assert hash(CAUSAL) == hash(type(CAUSAL)())
+    assert jax.tree.leaves(CAUSAL) == [CAUSAL]
