@@ -14,7 +14,7 @@ from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.checkpoints.pickles import open_checkpoint
 from jaxmodels.checkpoints.tokenizer import Tokenizer
-from jaxmodels.layers.spec import init_params
+from jaxmodels.layers.spec import Params, init_params, walk
 from jaxmodels.model import Model
 from jaxmodels.models.decoder import Decoder
 
@@ -27,6 +27,7 @@ def load(
     *,
     revision: str | None = None,
     allow_pickle: bool = False,
+    progress: huggingface.Progress | None = None,
 ) -> Model:
     """Reads a checkpoint: a directory in Hugging Face's or our Orbax form, a bundled name, or a hub id.
 
@@ -37,6 +38,8 @@ def load(
         revision: branch, tag or commit of a hub id.
         allow_pickle: read PyTorch pickles where there are no safetensors. Only for sources that you trust;
             needs the extra ``jaxmodels[torch]``.
+        progress: called with the name and bytes of each parameter that has been read; Orbax reads all at
+            once.
 
     Raises:
         CheckpointError: anything missing, corrupt or not understood; the message names it.
@@ -46,10 +49,11 @@ def load(
     config, metadata = huggingface.read_config(directory)
     if orbax.is_orbax(directory):
         params = orbax.load_params(config, directory, dtype or _default_dtype(metadata.get("dtype")))
+        _report(params, progress)
     else:
         tensors = open_checkpoint(directory, allow_pickle=allow_pickle)
         dtype = dtype or _default_dtype(huggingface.stored_dtype(tensors))
-        params = huggingface.load_params(config, tensors, dtype)
+        params = huggingface.load_params(config, tensors, dtype, progress=progress)
     return Model(
         config=config,
         params=params,
@@ -59,18 +63,34 @@ def load(
     )
 
 
-def save(model: Model, path: str | Path, format: Format = "hf") -> None:
+def save(
+    model: Model,
+    path: str | Path,
+    format: Format = "hf",
+    *,
+    max_shard_bytes: int | None = None,
+    progress: huggingface.Progress | None = None,
+) -> None:
     """Writes a model as a checkpoint directory that `load` reads, and for "hf" `transformers` too.
 
     The directory is replaced as a whole once everything is written: a save that fails or is killed leaves
     the previous checkpoint in place.
 
+    Args:
+        model: what to write.
+        path: the directory.
+        format: "hf" or "orbax".
+        max_shard_bytes: size above which "hf" begins another file, 2 GB by default.
+        progress: called with the name and bytes of each parameter; Orbax writes all at once.
+
     Raises:
         CheckpointError: the model has no Hugging Face form, or the directory cannot be written.
-        ValueError: an unknown `format`.
+        ValueError: an unknown `format`, or `max_shard_bytes` for one that it does not apply to.
     """
     if format not in ("hf", "orbax"):
         raise ValueError(f"format must be 'hf' or 'orbax', got {format!r}")
+    if format == "orbax" and max_shard_bytes is not None:
+        raise ValueError(f"max_shard_bytes={max_shard_bytes}: Orbax chooses its own files; leave it out")
     dtype = str(model.params["embed"]["weight"].dtype)
     values = huggingface.config_dict(model.config, {**model.metadata, "dtype": dtype})
     with replace_directory(path) as directory:
@@ -79,14 +99,23 @@ def save(model: Model, path: str | Path, format: Format = "hf") -> None:
         if model.tokenizer is not None:
             model.tokenizer.save(directory)
         if format == "hf":
-            huggingface.save_params(model.config, model.params, directory)
+            huggingface.save_params(
+                model.config, model.params, directory, max_shard_bytes=max_shard_bytes, progress=progress
+            )
         else:
             orbax.save_params(model.params, directory)
+            _report(model.params, progress)
 
 
 def init(config: Decoder, seed: int = 0, dtype: DTypeLike = jnp.float32) -> Model:
     """A model with random weights."""
     return Model(config=config, params=init_params(config.spec(), jax.random.key(seed), dtype))
+
+
+def _report(params: Params, progress: huggingface.Progress | None) -> None:
+    if progress is not None:
+        for name, leaf in walk(params):
+            progress(name, leaf.nbytes)
 
 
 def _default_dtype(stored: str | None) -> str:

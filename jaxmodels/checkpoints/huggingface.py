@@ -1,9 +1,9 @@
 """Parameters of Hugging Face checkpoint directories, both ways, one tensor at a time."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import INERT_KEYS, ConfigError
 
 CONFIG_FILE = "config.json"
+
+# Called with each tensor's name and bytes, once it is read or written.
+Progress: TypeAlias = Callable[[str, int], None]
 
 
 def read_config(directory: Path) -> tuple[Decoder, dict[str, Any]]:
@@ -69,10 +72,12 @@ def stored_dtype(tensors: TensorReader) -> str:
     return max(sizes, key=lambda dtype: sizes[dtype])
 
 
-def load_params(config: Decoder, tensors: TensorReader, dtype: DTypeLike) -> Params:
+def load_params(
+    config: Decoder, tensors: TensorReader, dtype: DTypeLike, *, progress: Progress | None = None
+) -> Params:
     """All parameters of `config`, read in file order; at most one tensor is held twice.
 
-    Parameters whose spec pins a dtype keep that one.
+    Parameters whose spec pins a dtype keep that one. `progress` hears of each tensor, in bytes of memory.
 
     Raises:
         CheckpointError: a tensor is missing, has a wrong shape, or is not part of the model.
@@ -86,29 +91,40 @@ def load_params(config: Decoder, tensors: TensorReader, dtype: DTypeLike) -> Par
             row, param = rows[name]
             array = row.load(tensors.read(name), param.shape)
             leaves[row.ours] = jnp.asarray(np.ascontiguousarray(array, param_dtype(param, dtype)))
+            if progress is not None:
+                progress(name, leaves[row.ours].nbytes)
     return unflatten({path: leaves[path] for path, _ in walk(config.spec())})
 
 
 def save_params(
-    config: Decoder, params: Params, directory: Path, *, max_shard_bytes: int | None = None
+    config: Decoder,
+    params: Params,
+    directory: Path,
+    *,
+    max_shard_bytes: int | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Path, ...]:
     """Writes all parameters under the family's names, in the dtypes they are held in.
+
+    `progress` hears of each tensor as it is handed to the file.
 
     Raises:
         CheckpointError: see `write_tensors`.
     """
-    to_write = _to_write(config, params)
+    to_write = _to_write(config, params, progress)
     if max_shard_bytes is None:
         return write_tensors(directory, to_write)
     return write_tensors(directory, to_write, max_shard_bytes)
 
 
-def _to_write(config: Decoder, params: Params) -> Iterator[TensorToWrite]:
+def _to_write(config: Decoder, params: Params, progress: Progress | None) -> Iterator[TensorToWrite]:
     leaves = dict(walk(params))
     for row, param in FAMILIES[str(config.family)].rows(config):
         leaf = leaves[row.ours]
 
         def export(row: Weight = row, leaf: jax.Array = leaf) -> np.ndarray:
+            if progress is not None:
+                progress(row.theirs, leaf.nbytes)
             return np.ascontiguousarray(row.export(np.asarray(leaf)))
 
         yield TensorToWrite(

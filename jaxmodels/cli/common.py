@@ -1,0 +1,85 @@
+"""What several commands share: the default model, option types, finding a `config.json`, printing."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from jaxmodels.models.decoder import Decoder
+
+DEFAULT_MODEL = "tiny-mamba2"
+MODEL_HELP = "A checkpoint directory, the name of a bundled model, or a Hugging Face id 'organisation/name'"
+
+ConfigName = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}, or a config.json.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face id.")]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Read PyTorch pickles, which can run code, from this source.")
+]
+
+
+class DType(StrEnum):
+    """Dtypes of parameters."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps(values, indent=2, ensure_ascii=False))
+
+
+def tell(message: str) -> None:
+    """A line on standard error, where it does not mix with results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def read_config(name_or_path: str, revision: str | None = None) -> tuple["Decoder", Path]:
+    """The configuration of a model, without its weights, and the file that it came from.
+
+    Args:
+        name_or_path: what `jaxmodels.load` takes, or a ``config.json`` itself. Of a Hugging Face id only
+            that file is fetched.
+        revision: of a Hugging Face id.
+
+    Raises:
+        CheckpointError: there is no such model, or it is not one of the zoo.
+    """
+    from jaxmodels.checkpoints.errors import CheckpointError, read_json_object
+    from jaxmodels.models.families import config_from_hf
+
+    file = _config_file(name_or_path, revision)
+    try:
+        return config_from_hf(read_json_object(file)), file
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def _config_file(name_or_path: str, revision: str | None) -> Path:
+    from jaxmodels.checkpoints.errors import CheckpointError
+    from jaxmodels.checkpoints.hub import list_bundled, resolve
+    from jaxmodels.checkpoints.huggingface import CONFIG_FILE
+
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    looks_like_an_id = name_or_path.count("/") == 1 and name_or_path[0] not in "./~"
+    if path.is_dir() or name_or_path in list_bundled() or not looks_like_an_id:
+        return resolve(name_or_path, revision) / CONFIG_FILE
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(name_or_path, CONFIG_FILE, revision=revision))
+    except Exception as error:  # the hub raises its own errors and those of its HTTP client
+        raise CheckpointError(
+            f"cannot fetch {CONFIG_FILE} of the Hugging Face repository {name_or_path!r}, and there is no "
+            f"such file or directory: {type(error).__name__}: {str(error).strip()}"
+        ) from error

@@ -1,0 +1,121 @@
+"""`jaxmodels convert`: rewrites a checkpoint in another format, layout or dtype."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jaxmodels.cli.common import MODEL_HELP, AllowPickle, DType, Revision, tell
+
+if TYPE_CHECKING:
+    from jaxmodels.checkpoints.huggingface import Progress
+    from jaxmodels.models.decoder import Decoder
+
+
+class Format(StrEnum):
+    """Forms of a checkpoint directory."""
+
+    HF = "hf"
+    ORBAX = "orbax"
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help=MODEL_HELP)],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The directory to write.")],
+    to: Annotated[Format, typer.Option(help="Hugging Face (safetensors) or Orbax.")],
+    family: Annotated[
+        str | None,
+        typer.Option(help="Write the layout of this family, such as mamba2 for an original Mamba-2."),
+    ] = None,
+    dtype: Annotated[
+        DType | None, typer.Option(help="Of the parameters; by default as they are stored.")
+    ] = None,
+    max_shard_gb: Annotated[
+        float | None, typer.Option(help="With --to hf: gigabytes per file at most, 2 by default.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the checkpoint that DST holds.")
+    ] = False,
+    allow_pickle: AllowPickle = False,
+    revision: Revision = None,
+) -> None:
+    """Convert a checkpoint between Hugging Face and Orbax, between layouts, or to another dtype.
+
+    Tokenizer and generation settings go along. DST is replaced as a whole once everything is written.
+    """
+    if (destination / "config.json").exists() and not overwrite:
+        raise ValueError(f"{destination} holds a checkpoint already; give --overwrite to replace it")
+    if to is Format.ORBAX and max_shard_gb is not None:
+        raise ValueError("--max-shard-gb applies to --to hf alone: Orbax chooses its own files")
+    if max_shard_gb is not None and not max_shard_gb > 0:
+        raise ValueError(f"--max-shard-gb must be above 0, got {max_shard_gb}")
+    import jaxmodels as jm
+    from jaxmodels.checkpoints.hub import resolve
+    from jaxmodels.checkpoints.huggingface import read_config
+    from jaxmodels.models.costs import weight_bytes
+
+    directory = resolve(source, revision, allow_pickle=allow_pickle)
+    config, metadata = read_config(directory)
+    target = config if family is None else _in_family(config, family)
+    wanted = dtype.value if dtype else _stored_dtype(directory, metadata.get("dtype"), allow_pickle)
+    total = weight_bytes(config, wanted)
+    with _progress("reading", total) as progress:
+        model = jm.load(directory, wanted, allow_pickle=allow_pickle, progress=progress)
+    with _progress("writing", total) as progress:
+        shard = None if max_shard_gb is None else max(1, round(max_shard_gb * 1e9))
+        jm.save(
+            replace(model, config=target), destination, to.value, max_shard_bytes=shard, progress=progress
+        )
+    tell(f"{destination}: {target.family}, {wanted}, {total / 1e6:,.1f} MB of parameters, {to.value}")
+
+
+def _in_family(config: "Decoder", family: str) -> "Decoder":
+    """The same model under another family's name, if that family's layout can express it."""
+    from jaxmodels.models.families import config_from_hf, config_to_hf, list_families
+
+    if family not in list_families():
+        raise ValueError(f"--family {family!r} is not known; the families are: {', '.join(list_families())}")
+    relabelled = replace(config, family=family)
+    try:
+        reread = config_from_hf(config_to_hf(relabelled))
+    except (ValueError, AssertionError, AttributeError) as error:  # layers of another kind
+        reason = f": {error}" if str(error) else ""
+        raise ValueError(f"--family {family}: a {config.family} model has no such form{reason}") from error
+    if reread != relabelled:
+        raise ValueError(
+            f"--family {family}: its config.json cannot express everything about this {config.family} model, "
+            "which would be read back as a different one"
+        )
+    return relabelled
+
+
+def _stored_dtype(directory: Path, declared: object, allow_pickle: bool) -> str:
+    from jaxmodels.checkpoints import orbax
+    from jaxmodels.checkpoints.huggingface import stored_dtype
+    from jaxmodels.checkpoints.pickles import open_checkpoint
+
+    if not orbax.is_orbax(directory):
+        return stored_dtype(open_checkpoint(directory, allow_pickle=allow_pickle))
+    if not isinstance(declared, str):
+        raise ValueError(f"{directory / 'config.json'}: key 'dtype' is {declared!r}; give --dtype")
+    return declared
+
+
+@contextmanager
+def _progress(verb: str, total: int) -> "Iterator[Progress]":
+    """A bar on standard error that counts bytes and names the current tensor."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[name]}", style="dim"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(verb, total=total, name="")
+        yield lambda name, size: bar.update(task, advance=size, name=name)
+        bar.update(task, name="")

@@ -1,0 +1,251 @@
+"""`jaxmodels generate`: continues one prompt."""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jaxmodels.cli.common import (
+    DEFAULT_MODEL,
+    MODEL_HELP,
+    AllowPickle,
+    AsJson,
+    DType,
+    Revision,
+    print_json,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from jaxmodels import Model
+    from jaxmodels.checkpoints import Tokenizer
+    from jaxmodels.decoding import Autoregressive, LogProbs
+
+CHUNK = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The sampling options as given; None where they were not."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+
+
+def generate(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PROMPT", help="The text to continue. '-', or none with a pipe: standard input."
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Read the prompt from this file.")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)] = DEFAULT_MODEL,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="Tokens at most.")] = 64,
+    temperature: Annotated[float | None, typer.Option(help="Sample, with logits divided by this.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample among this many likeliest tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample among the likeliest tokens of this total probability.")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Sample among tokens this likely relative to the likeliest.")
+    ] = None,
+    recommended: Annotated[
+        bool, typer.Option("--recommended", help="Use the checkpoint's own sampling settings.")
+    ] = False,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1: makes tokens that occurred already less likely.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random draws.")] = 0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End after this text, which must be one token. Repeatable.")
+    ] = None,
+    dtype: Annotated[DType | None, typer.Option(help="Of the parameters.")] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is a user's message in the chat format.")
+    ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream/--no-stream", help="Print text as it comes, or at the end.")
+    ] = True,
+    as_json: AsJson = False,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(help="With --json: log-probabilities of the tokens and of this many alternatives."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No timing line on standard error.")] = False,
+    allow_pickle: AllowPickle = False,
+    revision: Revision = None,
+) -> None:
+    """Continue a prompt.
+
+    Greedy by default; any of --temperature, --top-k, --top-p and --min-p samples. The first call compiles;
+    with JAX_COMPILATION_CACHE_DIR set to a directory, later calls reuse what it compiled.
+    """
+    if logprobs is not None and not as_json:
+        raise ValueError("--logprobs needs --json, which prints them")
+    text = _read_prompt(prompt, file)
+    import jaxmodels as jm
+
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    strategy = _strategy(sampling, recommended)  # before the weights are read: bad options fail at once
+    began = time.perf_counter()
+    loaded = jm.load(model, dtype and dtype.value, revision=revision, allow_pickle=allow_pickle)
+    load_seconds = time.perf_counter() - began
+    if strategy is None:
+        strategy = loaded.recommended_strategy()
+    if repetition_penalty is not None:
+        strategy = replace(strategy, repetition_penalty=repetition_penalty)
+    strategy = replace(strategy, top_logprobs=logprobs)
+    tokenizer = _tokenizer(loaded, model)
+    ids = tokenizer.encode_chat([{"role": "user", "content": text}]) if chat else tokenizer.encode(text)
+    stops = (*loaded.generation.eos_token_ids, *(_stop_id(tokenizer, one) for one in stop or ()))
+    if as_json or not stream:
+        out = loaded.generate(ids, max_new_tokens, strategy, stop_tokens=stops, seed=seed)
+        assert out.text is not None
+        new = out.stats.new_tokens
+        if as_json:
+            about = {"model": model, "dtype": str(loaded.params["embed"]["weight"].dtype)}
+            print_json(about | _result(text, out, tokenizer) | {"load_seconds": load_seconds})
+        else:
+            print(out.text[0])
+        timing = f"{new} tokens in {out.stats.seconds:.2f} s: {new / out.stats.seconds:.1f} tokens/s"
+    else:
+        timing = _print_stream(loaded, ids, strategy, max_new_tokens, stops, seed)
+    if not quiet:
+        tell(f"{timing}, compilation included; model loaded in {load_seconds:.2f} s")
+
+
+def _read_prompt(prompt: str | None, file: Path | None) -> str:
+    """The prompt's text; one line break at the end of a file or of standard input is not part of it."""
+    if prompt is not None and file is not None:
+        raise ValueError("give a prompt or --file, not both")
+    if file is not None:
+        text = file.read_text(encoding="utf-8")
+    elif prompt is not None and prompt != "-":
+        return prompt
+    elif prompt is None and sys.stdin.isatty():
+        raise ValueError("no prompt: give one as an argument, with --file, or through a pipe")
+    else:
+        text = sys.stdin.read()
+    return text.removesuffix("\n")
+
+
+def _strategy(sampling: Sampling, recommended: bool) -> "Autoregressive | None":
+    """The strategy that the options ask for; None for the checkpoint's own."""
+    from jaxmodels.decoding import Autoregressive, Sample
+
+    given = {name: value for name, value in asdict(sampling).items() if value is not None}
+    if recommended:
+        if given:
+            name = next(iter(given)).replace("_", "-")
+            raise ValueError(f"--recommended takes the checkpoint's sampling settings; leave out --{name}")
+        return None
+    return Autoregressive(sampler=Sample(**given)) if given else Autoregressive()
+
+
+def _tokenizer(model: "Model", name: str) -> "Tokenizer":
+    from jaxmodels.checkpoints.hub import resolve
+    from jaxmodels.checkpoints.tokenizer import why_no_tokenizer
+
+    if model.tokenizer is None:
+        raise ValueError(why_no_tokenizer(resolve(name)))
+    return model.tokenizer
+
+
+def _stop_id(tokenizer: "Tokenizer", text: str) -> int:
+    encoding = tokenizer.backend.encode(text, add_special_tokens=False)
+    if len(encoding.ids) == 1:
+        return encoding.ids[0]
+    raise ValueError(
+        f"--stop {text!r} is {len(encoding.ids)} tokens for this tokenizer ({encoding.tokens}); "
+        "it must be exactly one"
+    )
+
+
+def _print_stream(
+    model: "Model", ids: list[int], strategy: "Autoregressive", max_new_tokens: int, stops: Any, seed: int
+) -> str:
+    """Prints text as it comes, and gives the timing line's beginning."""
+    began = time.perf_counter()
+    times: list[float] = []
+    counts: list[int] = []
+    for piece, count in _pieces(model, ids, strategy, max_new_tokens, stops, seed):
+        times.append(time.perf_counter() - began)
+        counts.append(count)
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    timing = f"{counts[-1]} tokens in {times[-1]:.2f} s: {counts[-1] / times[-1]:.1f} tokens/s"
+    if len(times) > 3:  # prefill and the first chunk compile, the last piece has no tokens
+        rate = (counts[-1] - counts[1]) / (times[-1] - times[1])
+        timing = f"{timing} ({rate:.1f} once compiled), the first after {times[0]:.2f} s"
+    return timing
+
+
+def _pieces(
+    model: "Model", ids: list[int], strategy: "Autoregressive", max_new_tokens: int, stops: Any, seed: int
+) -> Iterator[tuple[str, int]]:
+    """Text as it comes, with the number of tokens so far; the last piece is what the decoder held back."""
+    from jaxmodels.decoding import generation
+    from jaxmodels.decoding.prompts import encode_prompts
+
+    assert model.tokenizer is not None
+    ready = generation.plan(
+        model.config,
+        model.params,
+        encode_prompts([ids], None, model.config.vocab_size),
+        strategy,
+        max_new_tokens=max_new_tokens,
+        stop_tokens=stops,
+        pad_token=0,  # beyond the end of the only row, where nobody looks
+        seed=seed,
+        capacity=None,
+    )
+    decoder, told = model.tokenizer.stream(), 0
+    for result in generation.stream(model.config, model.params, strategy, ready, CHUNK):
+        length = int(result.lengths[0])
+        yield decoder.push(result.tokens[0, told:length]), length
+        told = length
+    yield decoder.finish(), told
+
+
+def _result(prompt: str, out: Any, tokenizer: "Tokenizer") -> dict[str, Any]:
+    """The JSON object of one generation."""
+    length = int(out.lengths[0])
+    tokens = out.tokens[0, :length].tolist()
+    values: dict[str, Any] = {
+        "prompt": prompt,
+        "text": out.text[0],
+        "tokens": tokens,
+        "lengths": {"prompt": out.stats.prompt_tokens, "new": length},
+        "stats": asdict(out.stats) | {"tokens_per_second": length / out.stats.seconds},
+    }
+    if out.log_probs is not None:
+        values["log_probs"] = _log_probs(tokens, out.log_probs, tokenizer)
+    return values
+
+
+def _log_probs(tokens: list[int], log_probs: "LogProbs", tokenizer: "Tokenizer") -> list[dict[str, Any]]:
+    def entry(token: int, value: Any) -> dict[str, Any]:
+        piece = tokenizer.backend.decode([token], skip_special_tokens=False)
+        return {"token": token, "text": piece, "log_prob": float(value)}
+
+    return [
+        entry(token, log_probs.chosen[0, i])
+        | {
+            "top": [
+                entry(int(other), value)
+                for other, value in zip(log_probs.top_ids[0, i], log_probs.top[0, i], strict=True)
+            ]
+        }
+        for i, token in enumerate(tokens)
+    ]

@@ -1,0 +1,173 @@
+"""`jaxmodels inspect`: what a model is and costs, from its `config.json` alone."""
+
+import dataclasses
+import itertools
+import string
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jaxmodels.cli.common import DEFAULT_MODEL, AsJson, ConfigName, DType, Revision, print_json
+
+if TYPE_CHECKING:
+    from jaxmodels.models.decoder import Decoder
+
+# Said once for the whole model, or derived from what is shown.
+_HIDDEN_FIELDS = ("d_model", "dim", "eps", "axis")
+
+
+def inspect(
+    model: ConfigName = DEFAULT_MODEL,
+    context: Annotated[int, typer.Option(help="Tokens of history that FLOPs are given for.")] = 2048,
+    dtype: Annotated[DType, typer.Option(help="Of the cache.")] = DType.BFLOAT16,
+    as_json: AsJson = False,
+    revision: Revision = None,
+) -> None:
+    """Show a model's blocks, parameters, memory and FLOPs. No weights are read.
+
+    A multiply-add counts two FLOPs. Prefill is per prompt token, for a prompt as long as --context.
+    """
+    from jaxmodels.cli.common import read_config
+
+    config, file = read_config(model, revision)
+    report = describe(config, context, dtype.value)
+    if as_json:
+        print_json({"config": str(file), **report})
+    else:
+        _print_report(report)
+
+
+def describe(config: "Decoder", context: int, cache_dtype: str) -> dict[str, Any]:
+    """The report as JSON values.
+
+    Raises:
+        ValueError: `context` is below 1.
+    """
+    from jaxmodels.models.costs import (
+        cache_bytes,
+        flops_per_token,
+        parameter_counts,
+        prefill_flops,
+        weight_bytes,
+    )
+
+    kinds = list(dict.fromkeys(config.blocks))
+    counts, decode = parameter_counts(config), flops_per_token(config, context)
+    return {
+        "family": config.family,
+        "layers": len(config.blocks),
+        "d_model": config.d_model,
+        "vocab_size": config.vocab_size,
+        "tied_embeddings": config.tie_embeddings,
+        "max_positions": config.max_positions,
+        "pattern": [
+            {"block": _letter(kinds.index(block)), "times": len(list(run))}
+            for block, run in itertools.groupby(config.blocks)
+        ],
+        "blocks": {
+            _letter(i): {
+                "mixer": summarise(block.mixer),
+                "feed_forward": None if block.ffn is None else summarise(block.ffn),
+                "times": config.blocks.count(block),
+            }
+            for i, block in enumerate(kinds)
+        },
+        "parameters": asdict(counts) | {"total": counts.total},
+        "bytes": {name: weight_bytes(config, name) for name in ("float32", "bfloat16")},
+        "cache": {"dtype": cache_dtype, **asdict(cache_bytes(config, cache_dtype))},
+        "flops": {
+            "context": context,
+            "decode_per_token": asdict(decode) | {"total": decode.total},
+            "prefill_per_token": prefill_flops(config, context) / context,
+        },
+    }
+
+
+def summarise(layer: Any) -> str:
+    """A layer as its type and the settings that are not at their defaults."""
+    parts = []
+    for f in dataclasses.fields(layer):
+        value = getattr(layer, f.name)
+        if f.name in _HIDDEN_FIELDS or value == f.default:
+            continue
+        if not dataclasses.is_dataclass(value):
+            parts.append(f"{f.name}={value:g}" if isinstance(value, float) else f"{f.name}={value}")
+        elif f.name == "rope":
+            parts.append(f"rope={summarise(value)}")
+        else:
+            parts.append(f"{f.name}={type(value).__name__}")
+    return f"{type(layer).__name__}({', '.join(parts)})"
+
+
+def _letter(index: int) -> str:
+    """A, B, ... Z, A1, B1, ..."""
+    times, rest = divmod(index, 26)
+    return string.ascii_uppercase[rest] + (str(times) if times else "")
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _lines(report):
+        table.add_row(name, value)
+    Console(highlight=False, markup=False).print(table)
+
+
+def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    counts, cache, flops = report["parameters"], report["cache"], report["flops"]
+    decode = flops["decode_per_token"]
+    pattern = " ".join(f"{run['times']}{run['block']}" for run in report["pattern"])
+    lines = [
+        ("family", str(report["family"])),
+        ("shape", f"d_model {report['d_model']}, vocabulary {report['vocab_size']}"),
+        ("layers", f"{report['layers']}: {pattern}"),
+    ]
+    for letter, block in report["blocks"].items():
+        lines.append((f"  {letter}", block["mixer"]))
+        if block["feed_forward"]:
+            lines.append(("", block["feed_forward"]))
+    lines.append(("parameters", f"{counts['total']:,}"))
+    for part in ("embedding", "mixers", "feed_forwards", "norms", "head"):
+        tied = part == "head" and report["tied_embeddings"]
+        share = counts[part] / counts["total"]
+        text = "the embedding" if tied else f"{counts[part]:,} ({share:.1%})"
+        lines.append((f"  {part.replace('_', '-')}", text))
+    return [
+        *lines,
+        ("weights", ", ".join(f"{_bytes(size)} in {dtype}" for dtype, size in report["bytes"].items())),
+        (
+            "cache",
+            f"{_bytes(cache['per_token'])} per token and {_bytes(cache['per_row'])} per row "
+            f"in {cache['dtype']}",
+        ),
+        (
+            "decode",
+            f"{_flops(decode['total'])} per token at {flops['context']} tokens: "
+            f"weights {_flops(decode['weights'])}, context {_flops(decode['context'])}",
+        ),
+        ("prefill", f"{_flops(flops['prefill_per_token'])} per token of {flops['context']}"),
+    ]
+
+
+def _bytes(size: float) -> str:
+    return _scaled(size, "B")
+
+
+def _flops(count: float) -> str:
+    return _scaled(count, "FLOP")
+
+
+def _scaled(value: float, unit: str) -> str:
+    """Three significant digits and a decimal prefix."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if value < 1000 or prefix == "T":
+            digits = f"{value:.0f}" if value == int(value) and not prefix else f"{value:.3g}"
+            return f"{digits} {prefix}{unit}"
+        value /= 1000
+    raise AssertionError("unreachable: the last prefix takes every value")

@@ -1,0 +1,43 @@
+"""`jaxmodels train`: trains a recipe, and writes the model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxmodels.cli.common import DType, tell
+
+
+def train(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that --list prints."),
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Argument(metavar="OUTPUT_DIR", help="Made if need be; a run that it holds is gone on with."),
+    ] = None,
+    list_recipes: Annotated[
+        bool, typer.Option("--list", help="Print the names of the recipes that come with the package.")
+    ] = False,
+    dtype: Annotated[DType, typer.Option(help="Of the model written at the end.")] = DType.BFLOAT16,
+) -> None:
+    """Train a model, or go on with an interrupted run.
+
+    OUTPUT_DIR holds checkpoints, metrics and result.json; the trained model goes to OUTPUT_DIR/model as a
+    Hugging Face directory. Stopped at any time, the same command goes on from the last checkpoint.
+    """
+    from jaxmodels.training import recipe as recipes
+
+    if list_recipes:
+        print("\n".join(recipes.list_recipes()))
+        return
+    if recipe is None or output_dir is None:
+        raise ValueError("train needs RECIPE and OUTPUT_DIR; --list prints the recipes of the package")
+    chosen = recipes.load_recipe(recipe)
+    from jaxmodels.training import loop
+    from jaxmodels.training.export import export_run
+
+    loop.train(chosen, output_dir)
+    export_run(output_dir, output_dir / "model", dtype.value)
+    tell(f"the model is in {output_dir / 'model'}: jaxmodels generate --model {output_dir / 'model'}")

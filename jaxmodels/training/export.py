@@ -1,0 +1,52 @@
+"""A trained run as a checkpoint that `jaxmodels.load` and `transformers` read."""
+
+from pathlib import Path
+
+from jax.typing import DTypeLike
+
+from jaxmodels.checkpoints.generation_config import GenerationDefaults
+from jaxmodels.checkpoints.tokenizer import Tokenizer
+from jaxmodels.io import save
+from jaxmodels.layers.spec import param_dtype, unflatten, walk
+from jaxmodels.model import Model
+from jaxmodels.models.families import config_from_hf
+from jaxmodels.models.hf_config import INERT_KEYS
+from jaxmodels.training.data import end_of_text_id
+from jaxmodels.training.loop import load_run
+
+_NOT_KEPT = ("model_type", "architectures", "dtype", "torch_dtype")  # written from the model itself
+
+
+def export_run(run_dir: str | Path, destination: str | Path, dtype: DTypeLike = "bfloat16") -> Model:
+    """Writes the newest checkpoint of a run as a Hugging Face directory, and gives the model written.
+
+    Args:
+        run_dir: as given to `train`; the run need not be finished.
+        destination: the directory, replaced as a whole.
+        dtype: of the parameters written; those whose spec pins a dtype keep that one.
+
+    Raises:
+        FileNotFoundError: there is no run or no checkpoint.
+        CheckpointError: `destination` cannot be written.
+        ValueError: the recipe's model is none of the zoo, or its tokenizer lacks `<|endoftext|>`.
+    """
+    run = load_run(run_dir)
+    config = config_from_hf(dict(run.recipe.model))
+    end_of_text = end_of_text_id(run.tokenizer)
+    arrays = dict(walk(run.params))
+    params = unflatten(
+        {path: arrays[path].astype(param_dtype(param, dtype)) for path, param in walk(config.spec())}
+    )
+    ids = {f"{role}_token_id": end_of_text for role in ("bos", "eos", "pad")}
+    kept = {key: value for key, value in run.recipe.model.items() if key in INERT_KEYS - set(_NOT_KEPT)}
+    model = Model(
+        config=config,
+        params=params,
+        tokenizer=Tokenizer.load(Path(run_dir) / "tokenizer"),
+        generation=GenerationDefaults(
+            eos_token_ids=(end_of_text,), bos_token_id=end_of_text, pad_token_id=end_of_text
+        ),
+        metadata={**kept, **ids},
+    )
+    save(model, destination)
+    return model
