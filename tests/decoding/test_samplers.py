@@ -1,0 +1,105 @@
+"""Samplers against transformers' logits processors, and their refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from jaxmodels.decoding.autoregressive import Autoregressive
+from jaxmodels.decoding.samplers import Greedy, Sample, mark_seen, penalise_repetition
+
+LOGITS = np.random.default_rng(0).normal(size=(5, 37)).astype(np.float32) * 3
+
+
+def reference(sample: Sample) -> np.ndarray:
+    processors = [TemperatureLogitsWarper(sample.temperature)]
+    if sample.top_k is not None:
+        processors.append(TopKLogitsWarper(sample.top_k))
+    if sample.top_p is not None and sample.top_p < 1:
+        processors.append(TopPLogitsWarper(sample.top_p))
+    if sample.min_p is not None:
+        processors.append(MinPLogitsWarper(sample.min_p))
+    scores = torch.tensor(LOGITS)
+    for processor in processors:
+        scores = processor(None, scores)
+    return torch.softmax(scores, -1).numpy()
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        Sample(temperature=0.7),
+        Sample(temperature=1.3, top_k=5),
+        Sample(top_k=1000),
+        Sample(top_p=0.8),
+        Sample(top_p=1e-6),
+        Sample(top_p=1.0),
+        Sample(min_p=0.1),
+        Sample(min_p=1.0),
+        Sample(min_p=0.0),
+        Sample(temperature=0.5, top_k=20, top_p=0.9, min_p=0.05),
+    ],
+    ids=str,
+)
+def test_the_filtered_distribution_is_that_of_transformers(sample):
+    ids, logits = sample.candidates(jnp.asarray(LOGITS))
+    ours = np.zeros_like(LOGITS)
+    np.put_along_axis(ours, np.asarray(ids), np.asarray(jax.nn.softmax(logits, -1)), axis=1)
+    expected = reference(sample)
+    assert ((ours > 0) == (expected > 0)).all()
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+def test_samples_follow_the_filtered_distribution():
+    sample = Sample(temperature=0.8, top_k=3)
+    keys = jax.random.split(jax.random.key(1), 4000)
+    drawn = np.asarray(sample(jnp.broadcast_to(LOGITS[0], (4000, 37)), keys))
+    frequencies = np.bincount(drawn, minlength=37) / 4000
+    np.testing.assert_allclose(frequencies, reference(sample)[0], atol=0.03)
+
+
+def test_greedy_takes_the_first_of_equals():
+    assert Greedy()(jnp.array([[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]]), None).tolist() == [1, 0]
+
+
+def test_the_repetition_penalty_is_that_of_transformers():
+    tokens = np.array([[3, 5, 3], [0, 36, 1]])
+    expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor(tokens), torch.tensor(LOGITS[:2])).numpy()
+    seen = mark_seen(jnp.zeros((2, 37), bool), jnp.asarray(tokens), jnp.ones((2, 3), bool))
+    np.testing.assert_allclose(penalise_repetition(LOGITS[:2], seen, 1.7), expected, rtol=1e-6)
+
+
+def test_padding_is_not_seen():
+    seen = mark_seen(jnp.zeros((1, 4), bool), jnp.array([[1, 2]]), jnp.array([[True, False]]))
+    assert seen.tolist() == [[False, True, False, False]]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Sample(temperature=0.0), "temperature must be a finite number > 0, got 0.0"),
+        (lambda: Sample(temperature=-1), "temperature .* got -1"),
+        (lambda: Sample(temperature=float("nan")), "temperature .* got nan"),
+        (lambda: Sample(temperature=float("inf")), "temperature .* got inf"),
+        (lambda: Sample(top_p=0.0), "top_p .* > 0 and <= 1, got 0.0"),
+        (lambda: Sample(top_p=1.5), "top_p .* got 1.5"),
+        (lambda: Sample(min_p=-0.1), "min_p .* >= 0 and <= 1, got -0.1"),
+        (lambda: Sample(top_k=0), "top_k .* got 0"),
+        (lambda: Sample(top_k=2.5), "top_k .* got 2.5"),
+        (lambda: Autoregressive(repetition_penalty=0.0), "repetition_penalty .* got 0.0"),
+        (lambda: Autoregressive(repetition_penalty=float("nan")), "repetition_penalty .* got nan"),
+        (lambda: Autoregressive(top_logprobs=-1), "top_logprobs .* got -1"),
+        (lambda: Autoregressive(prefill_window=0), "prefill_window .* got 0"),
+    ],
+)
+def test_values_outside_their_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
