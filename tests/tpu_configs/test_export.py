@@ -1,0 +1,114 @@
+"""Artefacts for CUDA, TPU and CPU, made without any of the accelerators."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tpu_model_configs import CONFIGS
+
+import jaxmodels as jm
+from jaxmodels.decoding.samplers import Sample
+from jaxmodels.tpu_configs.export import PLATFORMS, export_programs, pack, unpack
+from jaxmodels.tpu_configs.programs import PROGRAMS, Workload, abstract_arguments, host_transfers
+
+# Two chunks of the state space layers on CPU, one elsewhere; ragged rows.
+WORKLOAD = Workload(batch=2, prompt=128, new_tokens=16, capacity=256, dtype="float32")
+PROMPTS = [list(range(1, 71)), [5, 4, 3]]
+GREEDY = jm.decoding.Autoregressive()
+
+
+def ready(model, strategy=GREEDY, seed=0):
+    """The request and cache that `Model.generate` would run with, packed."""
+    plan = model._plan(PROMPTS, WORKLOAD.new_tokens, strategy, (), seed, WORKLOAD.capacity)
+    return pack(plan.request), pack(plan.cache)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", jm.list_families())
+def test_the_artefact_for_all_platforms_generates_the_same_tokens(family):
+    model = jm.init(jm.config_from_hf(CONFIGS[family]), seed=1)
+    artefacts = export_programs(model.config, WORKLOAD)
+    assert tuple(artefacts) == PROGRAMS
+    for artefact in artefacts.values():
+        assert artefact.platforms == PLATFORMS
+        assert host_transfers(artefact.mlir_module()) == ()
+    artefact = jax.export.deserialize(artefacts["generate"].serialize())
+    result = jax.jit(artefact.call)(model.params, *ready(model))
+    expected = model.generate(PROMPTS, WORKLOAD.new_tokens, stop_tokens=(), capacity=WORKLOAD.capacity)
+    np.testing.assert_array_equal(result["output"]["tokens"], expected.tokens)
+    np.testing.assert_array_equal(result["output"]["lengths"], expected.lengths)
+
+
+@pytest.mark.slow
+def test_prefill_and_decode_artefacts_chain_to_the_same_draws():
+    model = jm.init(jm.config_from_hf(CONFIGS["qwen3"]), seed=1)
+    strategy = jm.decoding.Autoregressive(sampler=Sample(temperature=0.8, top_k=20))
+    artefacts = export_programs(model.config, WORKLOAD, strategy=strategy, platforms=("cpu",))
+    prefill, decode = (
+        jax.jit(jax.export.deserialize(artefacts[name].serialize()).call, donate_argnums=2)
+        for name in ("prefill", "decode")
+    )
+    request, cache = ready(model, strategy, seed=3)
+    carry = prefill(model.params, request, cache)
+    while not carry["output"]["done"].all():
+        before = int(carry["output"]["steps"])
+        carry = decode(model.params, request, carry, jnp.int32(6))
+        assert before < int(carry["output"]["steps"]) <= before + 6
+    expected = model.generate(
+        PROMPTS, WORKLOAD.new_tokens, strategy, stop_tokens=(), seed=3, capacity=WORKLOAD.capacity
+    )
+    np.testing.assert_array_equal(carry["output"]["tokens"], expected.tokens)
+
+
+def test_the_cache_is_updated_in_place_when_it_is_donated():
+    config = jm.config_from_hf(CONFIGS["mamba2"])
+    artefact = export_programs(config, WORKLOAD, platforms=("cpu",))["decode"]
+    given = abstract_arguments(config, WORKLOAD, GREEDY)
+    arguments = (given.params, pack(given.request), pack(given.carry), given.steps)
+    compiled = jax.jit(artefact.call, donate_argnums=2).lower(*arguments).compile()
+    cache_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(given.cache))
+    assert compiled.memory_analysis().alias_size_in_bytes >= cache_bytes
+
+
+def test_branches_by_platform_survive():
+    config = jm.config_from_hf(CONFIGS["mamba2"])
+
+    def chunk_lengths(*platforms):
+        text = export_programs(config, WORKLOAD, platforms=platforms)["prefill"].mlir_module()
+        scores = {64: "tensor<2x2x1x64x64xf32>", 128: "tensor<2x1x1x128x128xf32>"}
+        return {length for length, shape in scores.items() if shape in text}
+
+    assert chunk_lengths("cpu") == {64}
+    assert chunk_lengths("cuda") == {128}
+    assert chunk_lengths("tpu") == {128}
+    assert chunk_lengths("cpu", "cuda", "tpu") == {64, 128}
+
+
+def test_an_artefact_names_its_platform_and_refuses_others():
+    config = jm.config_from_hf(CONFIGS["llama"])
+    artefact = export_programs(config, WORKLOAD, platforms=("cuda",))["prefill"]
+    assert artefact.platforms == ("cuda",)
+    given = abstract_arguments(config, WORKLOAD, GREEDY)
+    with pytest.raises(ValueError, match="cuda"):
+        jax.jit(artefact.call).lower(given.params, pack(given.request), pack(given.cache)).compile()
+
+
+@pytest.mark.parametrize("platforms", [(), ("cpu", "abacus")])
+def test_unknown_platforms_are_refused(platforms):
+    config = jm.config_from_hf(CONFIGS["llama"])
+    with pytest.raises(ValueError, match=r"platforms: got .*cpu, cuda, tpu"):
+        export_programs(config, WORKLOAD, platforms=platforms)
+
+
+def test_pack_and_unpack_are_inverse():
+    model = jm.init(jm.config_from_hf(CONFIGS["qwen3"]))
+    plan = model._plan(PROMPTS, WORKLOAD.new_tokens, GREEDY, (), 0, WORKLOAD.capacity)
+    packed = pack((plan.request, plan.cache))
+    assert packed["0"]["keys"].dtype == jnp.uint32
+    request, cache = unpack((plan.request, plan.cache), packed)
+    assert jax.tree.structure((request, cache)) == jax.tree.structure((plan.request, plan.cache))
+    assert (request.keys == plan.request.keys).all()
+    given = abstract_arguments(model.config, WORKLOAD, GREEDY)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), pack(given.request)) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), packed["0"]
+    )
