@@ -121,6 +121,9 @@ class Attention:
     def peek(
         self, params: Params, x: Float[Array, "B S D"], state: KVState, window: Window
     ) -> tuple[Float[Array, "B S D"], KVPending]:
+        slots = state.positions.shape[1]
+        if window.size > slots:
+            raise ValueError(f"peek: a window of {window.size} tokens does not fit a cache of {slots} slots")
         q, k, v = self._project(params, x, window)
         tags = jnp.where(window.is_valid, window.positions, EMPTY)
         written = KVState(

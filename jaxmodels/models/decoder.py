@@ -184,6 +184,8 @@ class Decoder:
         """`peek` up to and including the final norm, for callers who need the head at few positions."""
         batch, size = tokens.shape
         check_mask(mask, size, batch)
+        if cache.length.shape[0] != batch:
+            raise ValueError(f"peek: tokens have {batch} rows, the cache has {cache.length.shape[0]}")
         if positions is None:
             positions = cache.length[:, None] + jnp.arange(size, dtype=jnp.int32)
         valid = jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32)
