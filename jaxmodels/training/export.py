@@ -11,6 +11,7 @@ from jaxmodels.layers.spec import param_dtype, unflatten, walk
 from jaxmodels.model import Model
 from jaxmodels.models.families import config_from_hf
 from jaxmodels.models.hf_config import INERT_KEYS
+from jaxmodels.models.scanned import ScannedDecoder
 from jaxmodels.training.data import end_of_text_id
 from jaxmodels.training.loop import load_run
 
@@ -33,7 +34,8 @@ def export_run(run_dir: str | Path, destination: str | Path, dtype: DTypeLike = 
     run = load_run(run_dir)
     config = config_from_hf(dict(run.recipe.model))
     end_of_text = end_of_text_id(run.tokenizer)
-    arrays = dict(walk(run.params))
+    trained = run.model.unstack(run.params) if isinstance(run.model, ScannedDecoder) else run.params
+    arrays = dict(walk(trained))
     params = unflatten(
         {path: arrays[path].astype(param_dtype(param, dtype)) for path, param in walk(config.spec())}
     )

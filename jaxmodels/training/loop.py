@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 
 from jaxmodels.layers.spec import Params, count_params
 from jaxmodels.models.families import config_from_hf
+from jaxmodels.models.scanned import ScannedDecoder
 from jaxmodels.training.checkpointing import TrainCheckpoints
 from jaxmodels.training.data import TOKEN_SUFFIXES, Batches, load_tokens, read_text, resolve_files
 from jaxmodels.training.evaluate import Score, make_held_out_loss, score_files
@@ -207,7 +208,8 @@ def _due(step: int, every: int, recipe: Recipe) -> bool:
 
 
 def _build_model(recipe: Recipe) -> LanguageModel:
-    return config_from_hf(dict(recipe.model))
+    decoder = config_from_hf(dict(recipe.model))
+    return ScannedDecoder(decoder) if recipe.stack == "scanned" else decoder
 
 
 def _batches(recipe: Recipe, side: str, tokens: np.ndarray, seed: int) -> Batches:

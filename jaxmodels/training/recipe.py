@@ -21,15 +21,16 @@ class Recipe:
     Attributes:
         model: a Hugging Face `config.json` as a dict.
         train_files, held_out_files: what `resolve_files` takes: globs, directories, `stdlib:train`,
-        `stdlib:held-out`. schedule: learning rate of each step, and the number of steps. In JSON it carries
-        a `kind`, `warmup_cosine` or
-            `warmup_stable_decay`.
+            `stdlib:held-out`.
+        schedule: learning rate of each step, and the number of steps. In JSON it carries a `kind`,
+            `warmup_cosine` or `warmup_stable_decay`.
         optimizer: AdamW.
         tokenizer: a directory with a `tokenizer.json`; None trains a byte-level BPE of the model's
             `vocab_size` on the training files.
         sequence_length: tokens per window.
         batch_size: windows per step, over all micro-batches.
         accumulate: micro-batches per step.
+        stack: how blocks are run, "unrolled" or "scanned" (see `models.scanned`; for deep models).
         z_loss: see `language_model_loss`.
         seed: of the initial parameters and the order of the data.
         evaluate_every, checkpoint_every, log_every: in steps.
@@ -48,6 +49,7 @@ class Recipe:
     sequence_length: int = 512
     batch_size: int = 16
     accumulate: int = 1
+    stack: str = "unrolled"
     z_loss: float = 0.0
     seed: int = 0
     evaluate_every: int = 200
@@ -72,6 +74,8 @@ class Recipe:
             raise ValueError(
                 f"Recipe: batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}"
             )
+        if self.stack not in ("unrolled", "scanned"):
+            raise ValueError(f"Recipe: stack must be 'unrolled' or 'scanned', got {self.stack!r}")
         if self.z_loss < 0:
             raise ValueError(f"Recipe: z_loss must not be negative, got {self.z_loss}")
         for name in ("train_files", "held_out_files"):

@@ -1,0 +1,92 @@
+"""`Model`: calling it, text in and out, streaming, recommended settings."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tokenizers
+from model_helpers import ARCHITECTURES, VOCAB, random_params
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+import jaxmodels as jm
+from jaxmodels.decoding import Autoregressive, Greedy, Sample
+
+WORDS = [f"w{i}" for i in range(VOCAB)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    backend = tokenizers.Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="w0"))
+    backend.pre_tokenizer = Whitespace()
+    config = ARCHITECTURES["hybrid"]
+    return jm.Model(
+        config=config,
+        params=random_params(config.spec()),
+        tokenizer=jm.checkpoints.Tokenizer.from_backend(backend),
+    )
+
+
+def test_calling_gives_logits(model):
+    tokens = np.array([[1, 2, 3], [4, 5, 6]])
+    logits = model(tokens)
+    assert logits.shape == (2, 3, VOCAB)
+    np.testing.assert_array_equal(logits, model.config.forward(model.params, tokens))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([1, 2], r"int\[B, S\], got int64\[2\]"),
+        ([[1, VOCAB]], f"token id {VOCAB}"),
+        ([[1.0, 2.0]], "float64"),
+    ],
+)
+def test_bad_tokens_are_refused(model, tokens, message):
+    with pytest.raises(ValueError, match=message):
+        model(np.array(tokens))
+
+
+def test_text_and_ids_generate_alike(model):
+    by_text = model.generate(["w3 w1 w4", "w5"], 6)
+    by_ids = model.generate([[3, 1, 4], [5]], 6)
+    assert by_text.tokens.tolist() == by_ids.tokens.tolist()
+    assert by_text.text == [" ".join(WORDS[t] for t in row) for row in by_text.tokens]
+
+
+def test_streamed_pieces_join_to_the_text(model):
+    expected = model.generate("w3 w1 w4", 12).text[0]
+    pieces = list(model.stream("w3 w1 w4", 12, chunk=4))
+    assert "".join(pieces) == expected
+    assert len(pieces) > 1
+
+
+def test_streams_are_refused_before_they_begin(model):
+    with pytest.raises(ValueError, match="one prompt, got 2"):
+        model.stream(["w1", "w2"])
+    with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
+        model.stream("w1", chunk=0)
+    with pytest.raises(ValueError, match="no tokenizer"):
+        dataclasses.replace(model, tokenizer=None).stream([1, 2])
+
+
+def test_end_of_text_tokens_stop_by_default(model):
+    free = model.generate("w3 w1 w4", 8)
+    end = int(free.tokens[0, 2])
+    ends = dataclasses.replace(model, generation=jm.checkpoints.GenerationDefaults(eos_token_ids=(end,)))
+    stopped = ends.generate("w3 w1 w4", 8)
+    assert stopped.lengths[0] == np.flatnonzero(free.tokens[0] == end)[0] + 1
+    assert ends.generate("w3 w1 w4", 8, stop_tokens=[]).lengths[0] == 8
+
+
+def test_the_recommended_strategy_follows_the_checkpoint(model):
+    assert model.recommended_strategy() == Autoregressive(sampler=Greedy())
+    defaults = jm.checkpoints.GenerationDefaults(
+        do_sample=True, temperature=0.6, top_k=20, top_p=0.9, repetition_penalty=1.1
+    )
+    sampling = dataclasses.replace(model, generation=defaults)
+    assert sampling.recommended_strategy() == Autoregressive(
+        sampler=Sample(temperature=0.6, top_k=20, top_p=0.9), repetition_penalty=1.1
+    )
+    greedy = dataclasses.replace(model, generation=dataclasses.replace(defaults, do_sample=False))
+    assert greedy.recommended_strategy().sampler == Greedy()
