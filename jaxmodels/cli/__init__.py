@@ -11,11 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from jaxmodels.cli.bench import bench
-from jaxmodels.cli.convert import convert
-from jaxmodels.cli.generate import generate
-from jaxmodels.cli.inspect import inspect
-from jaxmodels.cli.train import train
+from jaxmodels.cli import bench, convert, generate, inspect, train
 
 
 class _Commands(TyperGroup):
@@ -46,7 +42,7 @@ def _help(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n"))
 
 
-for command in (generate, convert, inspect, bench, train):
+for command in (generate.generate, convert.convert, inspect.inspect, bench.bench, train.train):
     app.command(help=_help(command))(command)
 
 

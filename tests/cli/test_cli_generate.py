@@ -1,0 +1,160 @@
+"""`jaxmodels generate` prints what `Model.generate` gives."""
+
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxmodels as jm
+from jaxmodels.cli.generate import _read_prompt
+from jaxmodels.decoding import Autoregressive, Sample
+
+PROMPT, NEW = "the cat", 12
+GREEDY = Autoregressive()
+BUNDLED = Path(jm.__file__).parent / "bundled" / "tiny-mamba2"
+
+
+@pytest.fixture(scope="module")
+def model(model_dir):
+    return jm.load(model_dir)
+
+
+@pytest.fixture
+def generate(run, model_dir):
+    def call(*arguments, **expected):
+        return run("generate", "--model", model_dir, "-n", NEW, *arguments, **expected)
+
+    return call
+
+
+def text_of(model, prompt=PROMPT, strategy=GREEDY, **arguments):
+    return model.generate(prompt, NEW, strategy, **arguments).text[0]
+
+
+def test_streamed_and_whole_text_are_the_models(generate, model):
+    expected = text_of(model) + "\n"
+    assert generate(PROMPT).stdout == expected
+    assert generate(PROMPT, "--no-stream").stdout == expected
+
+
+def test_json_holds_the_generation(generate, model, model_dir):
+    values = json.loads(generate(PROMPT, "--json", "--logprobs", 2).stdout)
+    out = model.generate(PROMPT, NEW, Autoregressive(top_logprobs=2))
+    assert values["model"] == str(model_dir) and values["prompt"] == PROMPT
+    assert values["dtype"] == "float32"
+    assert values["text"] == out.text[0]
+    assert values["tokens"] == out.tokens[0, : out.lengths[0]].tolist()
+    assert values["lengths"] == {"prompt": len(model.tokenizer.encode(PROMPT)), "new": int(out.lengths[0])}
+    assert values["stats"]["new_tokens"] == int(out.lengths[0]) and values["stats"]["seconds"] > 0
+    assert [one["token"] for one in values["log_probs"]] == values["tokens"]
+    length = int(out.lengths[0])
+    chosen = [one["log_prob"] for one in values["log_probs"]]
+    np.testing.assert_allclose(chosen, out.log_probs.chosen[0, :length], rtol=1e-5)
+    for i, one in enumerate(values["log_probs"]):
+        assert [other["token"] for other in one["top"]] == out.log_probs.top_ids[0, i].tolist()
+
+
+def test_json_without_log_probabilities_has_none(generate):
+    assert "log_probs" not in json.loads(generate(PROMPT, "--json").stdout)
+
+
+def test_dtype(generate):
+    assert json.loads(generate(PROMPT, "--json", "--dtype", "bfloat16").stdout)["dtype"] == "bfloat16"
+
+
+def test_prompts_from_a_pipe_and_a_file(generate, model, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text(PROMPT + "\n\n")  # one line break is the file's end, the other the prompt's
+    expected = text_of(model, PROMPT + "\n") + "\n"
+    assert generate("--file", file).stdout == expected
+    assert generate(stdin=PROMPT + "\n\n").stdout == expected
+    assert generate("-", stdin=PROMPT + "\n\n").stdout == expected
+
+
+def test_sampling_follows_the_options_and_the_seed(generate, model):
+    options = ("--temperature", 0.9, "--min-p", 0.01, "--no-stream")
+    strategy = Autoregressive(sampler=Sample(temperature=0.9, min_p=0.01))
+    first, second = (generate(PROMPT, *options, "--seed", seed).stdout for seed in (1, 2))
+    assert first == text_of(model, strategy=strategy, seed=1) + "\n"
+    assert second == text_of(model, strategy=strategy, seed=2) + "\n"
+    assert first != second
+
+
+def test_recommended_settings(generate, model):
+    strategy = model.recommended_strategy()
+    assert strategy == Autoregressive(sampler=Sample(temperature=0.7, top_k=5), repetition_penalty=1.1)
+    assert generate(PROMPT, "--recommended", "--no-stream").stdout == text_of(model, strategy=strategy) + "\n"
+    changed = dataclasses.replace(strategy, repetition_penalty=2.0)
+    out = generate(PROMPT, "--recommended", "--repetition-penalty", 2, "--no-stream").stdout
+    assert out == text_of(model, strategy=changed) + "\n"
+
+
+def test_stop_ends_the_text_after_that_token(generate, model):
+    tokens = model.generate(PROMPT, NEW).tokens[0].tolist()
+    vocabulary = [model.tokenizer.decode([token]) for token in range(264)]
+    at, text = next(
+        (i, vocabulary[token])
+        for i, token in enumerate(tokens)
+        if i > 0 and token not in tokens[:i] and model.tokenizer.encode(vocabulary[token]) == [token]
+    )
+    values = json.loads(generate(PROMPT, "--json", "--stop", text).stdout)
+    assert values["tokens"] == tokens[: at + 1]
+
+
+def test_chat_puts_the_prompt_into_the_template(generate, model):
+    ids = model.tokenizer.encode("u: the cat\na:")
+    assert generate(PROMPT, "--chat").stdout == text_of(model, ids) + "\n"
+
+
+def test_the_timing_line_can_be_left_out(generate):
+    loud, quiet = generate(PROMPT), generate(PROMPT, "--quiet")
+    assert re.search(r"^\d+ tokens in [\d.]+ s: [\d.]+ tokens/s.*model loaded in", loud.stderr)
+    assert quiet.stderr == "" and quiet.stdout == loud.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--file", __file__), "give a prompt or --file, not both"),
+        (("--stop", "the cat sat"), r"--stop 'the cat sat' is \d+ tokens"),
+        (("--logprobs", 1), "--logprobs needs --json"),
+        (("--recommended", "--top-k", 3), "leave out --top-k"),
+        (("--temperature", 0), "temperature must be a finite number > 0, got 0"),
+        (("--max-new-tokens", 0), "max_new_tokens must be at least 1, got 0"),
+        (("--revision", "main"), "not a Hugging Face repository"),
+    ],
+)
+def test_bad_options_are_named(generate, arguments, message):
+    result = generate(PROMPT, *arguments, code=2)
+    assert result.stdout == "" and re.search(message, result.stderr), result.stderr
+
+
+def test_a_file_that_is_not_there(generate):
+    assert "does not exist" in generate("--file", "nowhere.txt", code=2).stderr
+
+
+def test_a_model_without_a_tokenizer(run, model_dir, tmp_path):
+    jm.save(dataclasses.replace(jm.load(model_dir), tokenizer=None), tmp_path / "bare")
+    error = run("generate", "x", "--model", tmp_path / "bare", code=2).stderr
+    assert "has no tokenizer.json" in error
+
+
+def test_a_terminal_without_a_prompt_is_not_waited_for(monkeypatch):
+    class Terminal:
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    with pytest.raises(ValueError, match="no prompt: give one"):
+        _read_prompt(None, None)
+
+
+@pytest.mark.skipif(not BUNDLED.exists(), reason="the bundled model is not there yet")
+def test_the_bundled_model_is_the_default(run):
+    values = json.loads(run("generate", "def fibonacci(n):", "-n", 8, "--json").stdout)
+    assert values["model"] == "tiny-mamba2"
+    assert values["text"] and values["lengths"]["new"] >= 1

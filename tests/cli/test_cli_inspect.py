@@ -1,0 +1,100 @@
+"""`jaxmodels inspect`: the figures of `jaxmodels.models.costs`, from a config.json alone."""
+
+import json
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from model_helpers import attention, decoder, ssd
+
+import jaxmodels as jm
+from jaxmodels.cli.inspect import describe, summarise
+from jaxmodels.models import costs
+
+BUNDLED = Path(jm.__file__).parent / "bundled"
+
+
+@pytest.fixture
+def config_file(tmp_path, config_values):
+    file = tmp_path / "some_config.json"
+    file.write_text(json.dumps(config_values))
+    return file
+
+
+def test_json_holds_the_costs(run, config_file, config_values):
+    values = json.loads(run("inspect", config_file, "--json", "--context", 100, "--dtype", "float32").stdout)
+    config = jm.config_from_hf(config_values)
+    assert values["config"] == str(config_file)
+    assert (values["family"], values["layers"], values["d_model"]) == ("mamba2", 2, 16)
+    assert values["parameters"]["total"] == costs.parameter_counts(config).total
+    assert values["bytes"] == {name: costs.weight_bytes(config, name) for name in ("float32", "bfloat16")}
+    assert values["cache"] == {"dtype": "float32", **vars(costs.cache_bytes(config, "float32"))}
+    decode = costs.flops_per_token(config, 100)
+    assert values["flops"]["decode_per_token"] == {**vars(decode), "total": decode.total}
+    assert values["flops"]["prefill_per_token"] == costs.prefill_flops(config, 100) / 100
+
+
+def test_a_directory_without_weights_is_enough(run, tmp_path, config_values):
+    (tmp_path / "config.json").write_text(json.dumps(config_values))
+    out = run("inspect", tmp_path).stdout
+    for text in ("mamba2", "2: 2A", "SSDMixer(num_heads=4", "the embedding", "0 B per token"):
+        assert text in " ".join(out.split())
+
+
+def test_blocks_are_run_length_coded():
+    a, b = ssd(), attention()
+    report = describe(decoder(a, a, b, a), 8, "float32")
+    runs = [(run["times"], run["block"]) for run in report["pattern"]]
+    assert runs == [(2, "A"), (1, "B"), (1, "A")]
+    assert report["blocks"]["A"]["times"] == 3 and report["blocks"]["A"]["feed_forward"] is None
+    assert report["blocks"]["B"]["feed_forward"] == "GatedMLP(d_ff=24)"
+
+
+def test_a_layer_is_summarised_by_what_is_not_default():
+    text = summarise(attention(window=3))
+    assert text.startswith("Attention(num_heads=4, num_kv_heads=2, head_dim=6, rope=Rope(rotary_dim=4, ")
+    assert "window=3" in text and "softcap" not in text and "d_model" not in text
+
+
+def test_errors_name_the_file(run, config_file, config_values):
+    config_file.write_text(json.dumps(config_values | {"frobnicate": 1}))
+    error = run("inspect", config_file, code=2).stderr
+    assert str(config_file) in error and "frobnicate" in error
+    config_file.write_text("{")
+    assert "is not valid JSON" in run("inspect", config_file, code=2).stderr
+
+
+def test_context_is_at_least_one(run, config_file):
+    assert "context must be at least 1" in run("inspect", config_file, "--context", 0, code=2).stderr
+
+
+def test_of_a_repository_only_the_config_is_fetched(run, config_file, monkeypatch):
+    calls = []
+
+    def fetch(*arguments, **keywords):
+        calls.append((arguments, keywords))
+        return str(config_file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    values = json.loads(run("inspect", "some/model", "--revision", "v1", "--json").stdout)
+    assert values["family"] == "mamba2"
+    assert calls == [(("some/model", "config.json"), {"revision": "v1"})]
+
+
+def test_a_repository_that_cannot_be_fetched(run, monkeypatch):
+    def fail(*arguments, **keywords):
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    error = run("inspect", "some/model", code=2).stderr
+    assert "cannot fetch config.json of the Hugging Face repository 'some/model'" in error
+    assert "no network" in error
+
+
+@pytest.mark.parametrize("name", ["tiny-mamba2", "tiny-qwen3"])
+def test_bundled_models(run, name):
+    if not (BUNDLED / name).exists():
+        pytest.skip("the bundled model is not there yet")
+    values = json.loads(run("inspect", name, "--json").stdout)
+    assert values["family"] == name.removeprefix("tiny-") and values["layers"] == 5
