@@ -5,12 +5,16 @@ model = jm.load("tiny-mamba2")
 print(model.generate("def fibonacci(n):", max_new_tokens=32).text[0])
 """
 
-from jaxmodels import checkpoints, decoding
-from jaxmodels.checkpoints import CheckpointError, list_bundled
-from jaxmodels.io import init, load, save
-from jaxmodels.model import Generation, Model, Stats
-from jaxmodels.models.families import config_from_hf, config_to_hf, list_families
-from jaxmodels.models.hf_config import ConfigError
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxmodels import checkpoints, decoding
+    from jaxmodels.checkpoints import CheckpointError, list_bundled
+    from jaxmodels.io import init, load, save
+    from jaxmodels.model import Generation, Model, Stats
+    from jaxmodels.models.families import config_from_hf, config_to_hf, list_families
+    from jaxmodels.models.hf_config import ConfigError
 
 __version__ = "0.1.0"
 
@@ -30,3 +34,25 @@ __all__ = [
     "load",
     "save",
 ]
+
+# Imported on first use: JAX takes more than a second, which `jaxmodels --help` has no need of.
+_HOME = {
+    "checkpoints": ("CheckpointError", "list_bundled"),
+    "io": ("init", "load", "save"),
+    "model": ("Generation", "Model", "Stats"),
+    "models.families": ("config_from_hf", "config_to_hf", "list_families"),
+    "models.hf_config": ("ConfigError",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("checkpoints", "decoding"):
+        return importlib.import_module(f"jaxmodels.{name}")
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(f"jaxmodels.{module}"), name)
+    raise AttributeError(f"module 'jaxmodels' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

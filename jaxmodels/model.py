@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.decoding.autoregressive import Autoregressive
-from jaxmodels.decoding.generation import Generated, Plan, plan, run, stream
+from jaxmodels.decoding.generation import Plan, plan, run, stream, stream_text
 from jaxmodels.decoding.prompts import Prompts, encode_prompts
 from jaxmodels.decoding.samplers import Greedy, Sample
 from jaxmodels.decoding.strategy import LogProbs, Strategy
@@ -149,7 +149,8 @@ class Model:
             raise ValueError(f"stream takes one prompt, got {ready.request.tokens.shape[0]}; use generate")
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {chunk}")
-        return self._pieces(stream(self.config, self.params, strategy, ready, chunk))
+        results = stream(self.config, self.params, strategy, ready, chunk)
+        return (piece.text for piece in stream_text(results, self.tokenizer.stream()) if piece.text)
 
     def recommended_strategy(self) -> Autoregressive:
         """Sequential decoding with the sampling settings that the checkpoint recommends."""
@@ -186,18 +187,6 @@ class Model:
             seed=seed,
             capacity=capacity,
         )
-
-    def _pieces(self, results: Iterator[Generated]) -> Iterator[str]:
-        assert self.tokenizer is not None
-        decoder, told = self.tokenizer.stream(), 0
-        for result in results:
-            length = int(result.lengths[0])
-            piece = decoder.push(result.tokens[0, told:length].tolist())
-            told = length
-            if piece:
-                yield piece
-        if rest := decoder.finish():
-            yield rest
 
 
 @functools.partial(jax.jit, static_argnames=("config",))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxmodels import Model
     from jaxmodels.checkpoints import Tokenizer
     from jaxmodels.decoding import Autoregressive, LogProbs
+    from jaxmodels.decoding.generation import Piece
 
 CHUNK = 8
 
@@ -193,8 +194,8 @@ def _print_stream(
 
 def _pieces(
     model: "Model", ids: list[int], strategy: "Autoregressive", max_new_tokens: int, stops: Any, seed: int
-) -> Iterator[tuple[str, int]]:
-    """Text as it comes, with the number of tokens so far; the last piece is what the decoder held back."""
+) -> "Iterator[Piece]":
+    """Text as it comes, with the number of tokens so far."""
     from jaxmodels.decoding import generation
     from jaxmodels.decoding.prompts import encode_prompts
 
@@ -210,12 +211,8 @@ def _pieces(
         seed=seed,
         capacity=None,
     )
-    decoder, told = model.tokenizer.stream(), 0
-    for result in generation.stream(model.config, model.params, strategy, ready, CHUNK):
-        length = int(result.lengths[0])
-        yield decoder.push(result.tokens[0, told:length]), length
-        told = length
-    yield decoder.finish(), told
+    results = generation.stream(model.config, model.params, strategy, ready, CHUNK)
+    return generation.stream_text(results, model.tokenizer.stream())
 
 
 def _result(prompt: str, out: Any, tokenizer: "Tokenizer") -> dict[str, Any]:

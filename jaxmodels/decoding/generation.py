@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +119,30 @@ def stream(
         if bool(carry.output.done.all()):
             return
         carry = driver.advance(params, plan.request, carry, strategy, steps, config=config)
+
+
+class TextDecoder(Protocol):
+    """Turns ids that come a few at a time into text; the pieces join to the text of all of them."""
+
+    def push(self, ids: Sequence[int]) -> str: ...
+    def finish(self) -> str: ...
+
+
+class Piece(NamedTuple):
+    """Text that has become certain, possibly none, and the number of tokens generated so far."""
+
+    text: str
+    tokens: int
+
+
+def stream_text(results: Iterator[Generated], decoder: TextDecoder) -> Iterator[Piece]:
+    """The first row of each result as text; the last piece is what the decoder held back."""
+    told = 0
+    for result in results:
+        length = int(result.lengths[0])
+        yield Piece(decoder.push(result.tokens[0, told:length].tolist()), length)
+        told = length
+    yield Piece(decoder.finish(), told)
 
 
 def _to_host(output: Output, max_new: int) -> Generated:
