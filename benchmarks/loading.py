@@ -1,0 +1,177 @@
+"""Time and peak memory of loading a 2 GB checkpoint, beside `transformers`, each in a fresh process.
+
+    python -m benchmarks.loading
+
+Peak memory is the high-water mark of the resident set (VmHWM) less what was resident after the imports and a
+first operation. Every parameter is touched within the measured time, so that lazily mapped files count. The
+files were just written, so they come from the page cache: this is about the loader, not about the disk. Linux
+only.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxmodels as jm
+from benchmarks.common import Result, Table, Target, argument_parser, publish
+from benchmarks.shapes import shape
+from jaxmodels.checkpoints.huggingface import write_config
+from jaxmodels.checkpoints.safetensors_io import TensorToWrite, write_tensors
+from jaxmodels.models.families import FAMILIES
+
+STATUS = Path("/proc/self/status")
+
+
+def write_checkpoint(values: dict[str, Any], dtype: str, directory: Path) -> None:
+    """A checkpoint of random weights, written tensor by tensor."""
+    directory.mkdir()
+    config = jm.config_from_hf(values)
+    write_config(jm.config_to_hf(config) | {"dtype": dtype}, directory)
+    rng = np.random.default_rng(0)
+
+    def tensors() -> Iterator[TensorToWrite]:
+        for row, param in FAMILIES[values["model_type"]].rows(config):
+            shape = row.their_shape(param.shape)
+
+            def draw(shape: tuple[int, ...] = shape) -> np.ndarray:
+                return (rng.random(shape, np.float32) * 0.04 - 0.02).astype(jnp.dtype(dtype))
+
+            yield TensorToWrite(name=row.theirs, shape=shape, dtype=jnp.dtype(dtype), read=draw)
+
+    write_tensors(directory, tensors())
+
+
+def memory(field: str) -> int:
+    """A field of this process' status in bytes: VmRSS, resident now; VmHWM, its peak."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit(f"{STATUS} has no {field}: this benchmark needs Linux")
+
+
+def measure(load: Callable[[], int]) -> dict[str, float]:
+    """Seconds, peak bytes and model bytes of `load`, which gives the bytes of what it loaded."""
+    baseline = memory("VmRSS")
+    began = time.perf_counter()
+    model_bytes = load()
+    elapsed = time.perf_counter() - began
+    return {"seconds": elapsed, "peak_bytes": memory("VmHWM") - baseline, "model_bytes": model_bytes}
+
+
+def load_with_jaxmodels(directory: Path, dtype: str) -> dict[str, float]:
+    """The child process for this package."""
+    jax.block_until_ready(jnp.ones((256, 256)) @ jnp.ones((256, 256)))
+    held = []
+
+    def load() -> int:
+        model = jm.load(directory, dtype=dtype)
+        held.append(model)
+        leaves = jax.block_until_ready(jax.tree.leaves(model.params))
+        for leaf in leaves:
+            np.asarray(leaf).reshape(-1)[:: 4096 // leaf.dtype.itemsize].max()  # one number of every page
+        return sum(leaf.nbytes for leaf in leaves)
+
+    return measure(load)
+
+
+def load_with_transformers(directory: Path, dtype: str) -> dict[str, float]:
+    """The child process for the peer."""
+    import torch
+    import transformers
+
+    torch.ones(256, 256) @ torch.ones(256, 256)
+    transformers.LlamaForCausalLM  # noqa: B018 (its module is imported on first use)
+    held = []
+
+    def load() -> int:
+        model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
+        held.append(model)
+        parameters = list(model.parameters())
+        for parameter in parameters:
+            parameter.detach().reshape(-1)[:: 4096 // parameter.element_size()].max()
+        return sum(parameter.nbytes for parameter in parameters)
+
+    return measure(load)
+
+
+LOADERS = {"jaxmodels": load_with_jaxmodels, "transformers": load_with_transformers}
+
+
+def in_fresh_process(loader: str, directory: Path, dtype: str, rounds: int) -> dict[str, float]:
+    """The fastest of several processes, with the highest peak of them."""
+    command = [sys.executable, "-m", "benchmarks.loading", "--child", loader, str(directory), dtype]
+    runs = []
+    for _ in range(rounds):
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+    best = min(runs, key=lambda run: run["seconds"])
+    return best | {"peak_bytes": max(run["peak_bytes"] for run in runs)}
+
+
+def run(arguments: argparse.Namespace, directory: Path) -> tuple[list, list[Target], dict[str, Any]]:
+    """All cases: table rows, targets and figures."""
+    values = shape("llama-500m", tiny=arguments.quick)
+    rows, targets, figures = [], [], {}
+    for stored, wanted in (("float32", ["float32"]), ("bfloat16", ["bfloat16", "float32"])):
+        path = directory / stored
+        write_checkpoint(values, stored, path)
+        for dtype in wanted:
+            for loader in LOADERS:
+                it = in_fresh_process(loader, path, dtype, arguments.rounds)
+                ratio, speed = it["peak_bytes"] / it["model_bytes"], it["model_bytes"] / it["seconds"] / 1e9
+                figures[f"{loader}, {stored} to {dtype}"] = it
+                rows.append(
+                    [f"{stored} to {dtype}", loader, it["model_bytes"] / 1e9, it["seconds"], speed, ratio]
+                )
+                if loader == "jaxmodels":
+                    what = f"peak memory over the model, {stored} to {dtype}"
+                    targets.append(Target(what=what, measured=ratio, sense="at most", aim=1.15))
+    return rows, targets, figures
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=2, help="processes per case")
+    parser.add_argument("--child", nargs=3, metavar=("LOADER", "DIRECTORY", "DTYPE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        loader, directory, dtype = arguments.child
+        print(json.dumps(LOADERS[loader](Path(directory), dtype)))
+        return
+    if arguments.quick:
+        arguments.rounds = 1
+    with tempfile.TemporaryDirectory() as directory:
+        rows, targets, figures = run(arguments, Path(directory))
+    publish(
+        Result(
+            name="loading",
+            title="Loading a checkpoint",
+            method="A Llama of half a billion random parameters as safetensors, read from the page cache, "
+            f"each load in a process of its own; the faster of {arguments.rounds}. Peak memory is what "
+            "loading added to the process at most.",
+            values=figures,
+            tables=[
+                Table(
+                    caption="From the stored to the wanted type",
+                    columns=["", "loader", "model (GB)", "seconds", "GB/s", "peak memory / model"],
+                    rows=rows,
+                )
+            ],
+            targets=targets,
+        ),
+        arguments,
+    )
+
+
+if __name__ == "__main__":
+    main()

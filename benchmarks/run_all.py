@@ -1,0 +1,62 @@
+"""Runs every benchmark, one after another in a process of its own, and writes docs/benchmarks.md.
+
+    python benchmarks/run_all.py            # about a quarter of an hour on two cores
+    python benchmarks/run_all.py --quick    # tiny shapes, results in a temporary directory, report printed
+
+Do not use the machine for anything else meanwhile. Needs `pip install -e .[bench]`.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = (
+    ("decode_prefill", "--shape", "mamba2-130m"),
+    ("decode_prefill", "--shape", "qwen3-100m"),
+    ("context_scaling",),
+    ("batch", "--shape", "mamba2-130m"),
+    ("batch", "--shape", "qwen3-100m"),
+    ("loading",),
+    ("compiled_properties",),
+)
+
+
+def run(module: str, *arguments: str) -> bool:
+    """One benchmark; whether it succeeded."""
+    began = time.perf_counter()
+    print(f"\n== {module} {' '.join(arguments)}", flush=True)
+    environment = os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments], cwd=ROOT, env=environment, check=False
+    )
+    print(f"== {time.perf_counter() - began:.0f} s", flush=True)
+    return done.returncode == 0
+
+
+def run_all(options: list[str], report: list[str]) -> int:
+    """Everything, then the report; the exit status."""
+    began = time.perf_counter()
+    failed = [" ".join(it) for it in BENCHMARKS if not run(*it, *options)]
+    run("report", *report)
+    print(f"all: {time.perf_counter() - began:.0f} s", *(f"FAILED: {name}" for name in failed), sep="\n")
+    return 1 if failed else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny shapes: try the scripts, measure nothing")
+    if not parser.parse_args().quick:
+        sys.exit(run_all([], []))
+    with tempfile.TemporaryDirectory() as directory:
+        sys.exit(run_all(["--quick", "--results", directory], ["--results", directory, "--print"]))
+
+
+if __name__ == "__main__":
+    main()

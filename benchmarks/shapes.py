@@ -1,0 +1,83 @@
+"""The model shapes that the benchmarks run, as Hugging Face configurations. All weights are random."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# The shape of state-spaces/mamba2-130m.
+MAMBA2_130M = {
+    "model_type": "mamba2",
+    "hidden_size": 768,
+    "num_hidden_layers": 24,
+    "num_heads": 24,
+    "head_dim": 64,
+    "state_size": 128,
+    "n_groups": 1,
+    "expand": 2,
+    "conv_kernel": 4,
+    "chunk_size": 256,
+    "vocab_size": 50288,
+    "tie_word_embeddings": True,
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": 0,
+}
+
+QWEN3_100M = {
+    "model_type": "qwen3",
+    "hidden_size": 640,
+    "intermediate_size": 1792,
+    "num_hidden_layers": 14,
+    "num_attention_heads": 10,
+    "num_key_value_heads": 5,
+    "head_dim": 64,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1e6,
+    "vocab_size": 50288,
+    "tie_word_embeddings": True,
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": 0,
+}
+
+LLAMA_500M = {
+    "model_type": "llama",
+    "hidden_size": 1280,
+    "intermediate_size": 3584,
+    "num_hidden_layers": 21,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 10,
+    "head_dim": 64,
+    "max_position_embeddings": 4096,
+    "rope_theta": 10000.0,
+    "vocab_size": 32000,
+    "tie_word_embeddings": False,
+}
+
+SHAPES: Mapping[str, dict[str, Any]] = {
+    "mamba2-130m": MAMBA2_130M,
+    "qwen3-100m": QWEN3_100M,
+    "llama-500m": LLAMA_500M,
+}
+
+_TINY = {
+    "mamba2": {
+        "hidden_size": 64, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 16, "state_size": 32,
+        "vocab_size": 999,
+    },
+    "qwen3": {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 999,
+    },
+    "llama": {
+        "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 3, "num_attention_heads": 8,
+        "num_key_value_heads": 4, "head_dim": 32, "vocab_size": 4000,
+    },
+}  # fmt: skip
+
+
+def shape(name: str, *, tiny: bool, layers: int | None = None) -> dict[str, Any]:
+    """A shape by name, with fewer layers if asked; `tiny` gives the family's toy for trying a script."""
+    values = dict(SHAPES[name])
+    if tiny:
+        return values | _TINY[values["model_type"]]
+    return values if layers is None else values | {"num_hidden_layers": layers}
