@@ -1,1 +1,134 @@
-"""Puts this directory on the path of all tests, for the modules that they share."""
+"""What the tests share: models of transformers with random weights, each built once per process.
+
+That this file is here puts the directory on the path of all tests, for the modules beside it.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from configurations import CASES, Case
+
+NEW_TOKENS = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A model of transformers, and what it computes.
+
+    directory: its checkpoint. model: the torch module. tokens, logits: i64[2, S] and f32[2, S, V].
+    prompts, continuations: rows of token ids, and the `NEW_TOKENS` that greedy decoding appends to each.
+    margin: the smallest lead of a chosen token over the second best.
+    """
+
+    case: Case
+    directory: Path
+    model: Any
+    tokens: np.ndarray
+    logits: np.ndarray
+    prompts: list[list[int]]
+    continuations: np.ndarray
+    margin: float
+
+
+@pytest.fixture(scope="session")
+def build_reference(tmp_path_factory):
+    """A function from a case to its `Reference`."""
+
+    @functools.cache
+    def build(case):
+        return _build(case, tmp_path_factory.mktemp(case.name))
+
+    return build
+
+
+@pytest.fixture(
+    params=[pytest.param(case, id=case.name, marks=pytest.mark.xdist_group(case.name)) for case in CASES]
+)
+def reference(request, build_reference):
+    """Every case of the table in turn."""
+    return build_reference(request.param)
+
+
+def _build(case: Case, directory: Path) -> Reference:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    config = AutoConfig.for_model(case.family, **case.config)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    rng = np.random.default_rng(case.seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.tensor(_perturbed(name, parameter.numpy(), rng)))
+    model.save_pretrained(directory)
+    vocab = config.vocab_size
+    tokens = rng.integers(vocab, size=(2, case.forward_length))
+    prompts = [rng.integers(vocab, size=length).tolist() for length in case.prompt_lengths]
+    logits = _forward(model, tokens)
+    decode = _decode_cached if case.cached_reference else _decode_anew
+    rows = [decode(model, prompt) for prompt in prompts]
+    top = np.sort(np.stack([row_logits for _, row_logits in rows]), axis=-1)
+    return Reference(
+        case=case,
+        directory=directory,
+        model=model,
+        tokens=tokens,
+        logits=logits,
+        prompts=prompts,
+        continuations=np.stack([row_tokens for row_tokens, _ in rows]),
+        margin=float((top[..., -1] - top[..., -2]).min()),
+    )
+
+
+def _perturbed(name: str, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Nothing stays at its initial value; activations and logits are of the order of one."""
+    noise = rng.standard_normal(value.shape)
+    if name.endswith(("dt_bias", ".bias")):
+        new = 0.5 * noise
+    elif value.ndim == 1:  # scales of norms, A_log and D
+        new = value + 0.2 * noise
+    elif "embed" in name:
+        new = 0.5 * noise
+    else:
+        new = 1.5 * noise / np.sqrt(np.prod(value.shape[1:]))
+    return new.astype(np.float32)
+
+
+def _forward(model: Any, tokens: np.ndarray) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        model(torch.tensor(tokens[:, :2]))  # dynamic rotary embeddings remember the longest sequence seen
+        return model(torch.tensor(tokens), use_cache=False).logits.numpy()
+
+
+def _decode_cached(model: Any, prompt: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [64] and the logits [64, V] they were chosen from."""
+    import torch
+
+    model.generation_config.eos_token_id = None  # as an argument, None would mean this one
+    out = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),  # else padding ids would be masked
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    tokens, logits = out.sequences[0, len(prompt) :].numpy(), torch.cat(out.logits).numpy()
+    np.testing.assert_array_equal(tokens, logits.argmax(-1))
+    return tokens, logits
+
+
+def _decode_anew(model: Any, prompt: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """`_decode_cached` by a full forward per token."""
+    tokens, logits = list(prompt), []
+    for _ in range(NEW_TOKENS):
+        logits.append(_forward(model, np.array([tokens]))[0, -1])
+        tokens.append(int(logits[-1].argmax()))
+    return np.array(tokens[len(prompt) :]), np.stack(logits)

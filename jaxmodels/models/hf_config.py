@@ -57,6 +57,13 @@ class ConfigReader:
             raise ConfigError(f"{self._name()}: key {key!r} must not be negative, got {value!r}")
         return value
 
+    def positive(self, key: str) -> int:
+        """The value of a required key that counts something, at least 1."""
+        value = self.take(key, int)
+        if value < 1:
+            raise ConfigError(f"{self._name()}: key {key!r} must be at least 1, got {value!r}")
+        return value
+
     def flag(self, key: str, default: bool) -> bool:
         """The value of an optional boolean key."""
         return self.take_or(key, bool, default)

@@ -1,6 +1,7 @@
 """The registry of model families: one module each, listed here."""
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from jaxmodels.models.decoder import Decoder
@@ -46,16 +47,28 @@ def config_from_hf(values: Mapping[str, Any]) -> Decoder:
 
     Raises ConfigError naming the key and the value for anything missing, unknown or not supported.
     """
-    return find_family(values).read_config(values)
+    family = find_family(values)
+    try:
+        return family.read_config(values)
+    except ConfigError:
+        raise
+    except ValueError as error:  # a layer refuses its sizes
+        raise ConfigError(f"config of model_type {family.model_type!r}: {error}") from error
 
 
 def config_to_hf(config: Decoder) -> dict[str, Any]:
     """The ``config.json`` dictionary of a model: `config_from_hf` gives `config` back.
 
-    Raises ConfigError where `config.family` names no family.
+    Raises ConfigError where `config.family` names no family, or one whose layout cannot express the model.
     """
     if config.family not in FAMILIES:
         raise ConfigError(
             f"config.family is {config.family!r}; to write it, set one of: {', '.join(list_families())}"
         )
-    return FAMILIES[str(config.family)].write_config(config)
+    written = FAMILIES[str(config.family)].write_config(config)
+    again = replace(config_from_hf(written), max_positions=config.max_positions)  # advisory
+    if again != config:
+        names = [field.name for field in fields(config)]
+        lost = [name for name in names if getattr(again, name) != getattr(config, name)]
+        raise ConfigError(f"the {config.family!r} layout cannot express this model: {lost} would be lost")
+    return written

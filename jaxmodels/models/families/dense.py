@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
-from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.layers.mlp import ACTIVATIONS, GatedMLP
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.rope import Rope, rope_from_hf, rope_to_hf
 from jaxmodels.models.decoder import Block, Decoder
@@ -51,6 +51,10 @@ PRE_NORM_WEIGHTS = (
 
 WEIGHTS = (*ENDS_WEIGHTS, *PRE_NORM_WEIGHTS, *ATTENTION_WEIGHTS, *GATED_MLP_WEIGHTS)
 
+# What transformers' configuration classes of these families assume where the key is absent.
+DEFAULT_THETA = 10000.0
+DEFAULT_WINDOW = 4096
+
 # Old checkpoints store the rotary frequencies, which follow from the config.
 UNUSED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"model\.rotary_emb\.inv_freq")
 
@@ -59,16 +63,27 @@ def read_rope(reader: ConfigReader, head_dim: int) -> Rope:
     """The family's rotary embedding, from either generation of config keys."""
     reader.consume(*ROPE_KEYS, "max_position_embeddings")
     try:
-        return rope_from_hf(reader.values, head_dim)
+        return rope_from_hf(reader.values, head_dim, default_theta=DEFAULT_THETA)
     except ValueError as error:
         raise ConfigError(f"config of model_type {reader.values.get('model_type')!r}: {error}") from error
 
 
 def read_attention(reader: ConfigReader, default_head_dim: int | None = None) -> dict[str, Any]:
-    """The keys that every dense family spells alike, as `Attention` arguments."""
-    d_model = reader.take("hidden_size", int)
-    num_heads = reader.take("num_attention_heads", int)
+    """The keys that every dense family spells alike, as `Attention` arguments.
+
+    Raises ConfigError for rotary embeddings of a part of the head: transformers' code for these families
+    turns whole heads whatever `partial_rotary_factor` says.
+    """
+    d_model = reader.positive("hidden_size")
+    num_heads = reader.positive("num_attention_heads")
     head_dim = reader.take_or("head_dim", int, default_head_dim or d_model // num_heads)
+    for values in (reader.values, reader.values.get("rope_parameters"), reader.values.get("rope_scaling")):
+        factor = values.get("partial_rotary_factor") if isinstance(values, Mapping) else None
+        if factor not in (None, 1.0):
+            raise ConfigError(
+                f"config of model_type {reader.values.get('model_type')!r}: key 'partial_rotary_factor' must "
+                f"be 1.0 or absent, got {factor!r}"
+            )
     return {
         "d_model": d_model,
         "num_heads": num_heads,
@@ -81,15 +96,16 @@ def read_attention(reader: ConfigReader, default_head_dim: int | None = None) ->
 def read_decoder(reader: ConfigReader, mixers: list[Attention], mlp_bias: bool) -> Decoder:
     """The decoder around one attention layer per block, and the end of the reading."""
     d_model, eps = mixers[0].d_model, reader.take_or("rms_norm_eps", float, 1e-6)
+    reader.expect("hidden_act", *sorted(ACTIVATIONS))
     norm = RMSNorm(dim=d_model, eps=eps)
     ffn = GatedMLP(
         d_model=d_model,
-        d_ff=reader.take("intermediate_size", int),
+        d_ff=reader.positive("intermediate_size"),
         activation=reader.take_or("hidden_act", str, "silu"),
         bias=mlp_bias,
     )
     config = Decoder(
-        vocab_size=reader.take("vocab_size", int),
+        vocab_size=reader.positive("vocab_size"),
         d_model=d_model,
         blocks=tuple(Block(mixer_norm=norm, mixer=mixer, ffn_norm=norm, ffn=ffn) for mixer in mixers),
         final_norm=norm,
@@ -101,9 +117,18 @@ def read_decoder(reader: ConfigReader, mixers: list[Attention], mlp_bias: bool) 
     return config
 
 
+def read_window(reader: ConfigReader) -> int | None:
+    """The `sliding_window` key; null is full attention."""
+    if "sliding_window" not in reader.values:
+        return DEFAULT_WINDOW
+    if reader.values["sliding_window"] == 0:
+        raise ConfigError("config: key 'sliding_window' must be at least 1 or null, got 0")
+    return reader.optional("sliding_window", int)
+
+
 def layer_windows(reader: ConfigReader, layers: int) -> list[int | None]:
     """Each layer's sliding window under the `layer_types` and `use_sliding_window` keys of Qwen."""
-    window = reader.optional("sliding_window", int)
+    window = read_window(reader)
     first = reader.take_or("max_window_layers", int, 28)
     if not reader.flag("use_sliding_window", False):
         window = None
@@ -149,13 +174,3 @@ def write_windows(config: Decoder) -> dict[str, Any]:
         "sliding_window": used,
         "layer_types": ["full_attention" if w is None else "sliding_attention" for w in windows],
     }
-
-
-def layers_of(values: Mapping[str, Any], reader: ConfigReader) -> int:
-    """The number of blocks, at least one."""
-    layers = reader.take("num_hidden_layers", int)
-    if layers < 1:
-        raise ConfigError(
-            f"config: key 'num_hidden_layers' must be at least 1, got {values['num_hidden_layers']}"
-        )
-    return layers

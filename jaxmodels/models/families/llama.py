@@ -15,7 +15,7 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
     reader = ConfigReader(values)
     bias = reader.flag("attention_bias", False)
     attention = Attention(**dense.read_attention(reader), qkv_bias=bias, out_bias=bias)
-    layers = dense.layers_of(values, reader)
+    layers = reader.positive("num_hidden_layers")
     return dense.read_decoder(reader, [attention] * layers, mlp_bias=reader.flag("mlp_bias", False))
 
 

@@ -15,11 +15,13 @@ from jaxmodels.models.decoder import Block, Decoder
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader, json_number
 
-# How weights are drawn, and a rank that only Mamba-1 has: none of these change a forward pass.
+# How weights are drawn, a rank that only Mamba-1 has, a width that follows from `expand`: none of these
+# changes a forward pass. Nor does `norm_before_gate`: transformers' code gates first whatever it says.
 INERT = (
-    "layer_types", "rescale_prenorm_residual", "time_step_floor", "time_step_max", "time_step_min",
-    "time_step_rank",
+    "intermediate_size", "layer_types", "norm_before_gate", "rescale_prenorm_residual", "time_step_floor",
+    "time_step_init_scheme", "time_step_max", "time_step_min", "time_step_rank", "time_step_scale",
 )  # fmt: skip
+ORIGINAL_INERT = ("A_init_range", "conv_init", "dt_init_floor", "dt_max", "dt_min", "use_mem_eff_path")
 
 WEIGHTS = (
     Weight("embed/weight", "backbone.embeddings.weight"),
@@ -48,8 +50,8 @@ def _dt_limit(reader: ConfigReader, key: str) -> tuple[float, float]:
 
 def read_config(values: Mapping[str, Any]) -> Decoder:
     reader = ConfigReader(values, INERT)
-    d_model = reader.take("hidden_size", int)
-    num_heads, head_dim = reader.take("num_heads", int), reader.take("head_dim", int)
+    d_model = reader.positive("hidden_size")
+    num_heads, head_dim = reader.positive("num_heads"), reader.positive("head_dim")
     expand = reader.take_or("expand", int, 2)
     if d_model * expand != num_heads * head_dim:
         raise ConfigError(
@@ -57,12 +59,13 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
             f"num_heads * head_dim = {num_heads} * {head_dim}"
         )
     reader.expect("hidden_act", "silu", "swish")
-    groups, eps = reader.take("n_groups", int), reader.take_or("layer_norm_epsilon", float, 1e-5)
+    reader.expect("rms_norm", True)
+    groups, eps = reader.positive("n_groups"), reader.take_or("layer_norm_epsilon", float, 1e-5)
     mixer = SSDMixer(
         d_model=d_model,
         num_heads=num_heads,
         head_dim=head_dim,
-        state_dim=reader.take("state_size", int),
+        state_dim=reader.positive("state_size"),
         num_groups=groups,
         conv_width=reader.take_or("conv_kernel", int, 4),
         chunk_size=reader.take_or("chunk_size", int, 256),
@@ -72,9 +75,9 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
         norm=GatedRMSNorm(dim=num_heads * head_dim, eps=eps, num_groups=groups),
     )
     norm = RMSNorm(dim=d_model, eps=eps)
-    layers = reader.take("num_hidden_layers", int)
+    layers = reader.positive("num_hidden_layers")
     config = Decoder(
-        vocab_size=reader.take("vocab_size", int),
+        vocab_size=reader.positive("vocab_size"),
         d_model=d_model,
         blocks=(Block(mixer_norm=norm, mixer=mixer),) * layers,
         final_norm=norm,
@@ -122,15 +125,17 @@ def read_original_config(values: Mapping[str, Any]) -> Decoder:
     reader.expect("attn_layer_idx", [])
     reader.expect("attn_cfg", {})
     ssm = reader.take("ssm_cfg", dict)
-    inner = ConfigReader({"model_type": "mamba2-original (ssm_cfg)"} | ssm, ("use_mem_eff_path",))
+    inner = ConfigReader({"model_type": "mamba2-original (ssm_cfg)"} | ssm, ORIGINAL_INERT)
     inner.expect("layer", "Mamba2")
     if ssm.get("layer") != "Mamba2":
         raise ConfigError(f"config: ssm_cfg.layer must be 'Mamba2', got {ssm.get('layer')!r}")
     inner.expect("d_ssm", None)
     inner.expect("D_has_hdim", False)
-    d_model = reader.take("d_model", int)
+    d_model = reader.positive("d_model")
     d_inner = d_model * inner.take_or("expand", int, 2)
     head_dim, groups = inner.take_or("headdim", int, 64), inner.take_or("ngroups", int, 1)
+    if head_dim < 1 or d_inner % head_dim:
+        raise ConfigError(f"config: ssm_cfg.headdim={head_dim} must divide expand * d_model = {d_inner}")
     order: GateOrder = "norm_then_gate" if inner.flag("norm_before_gate", False) else "gate_then_norm"
     gated = GatedRMSNorm(dim=d_inner, eps=1e-5, num_groups=groups, order=order)
     mixer = SSDMixer(
@@ -149,11 +154,11 @@ def read_original_config(values: Mapping[str, Any]) -> Decoder:
     inner.finish()
     norm = RMSNorm(dim=d_model, eps=1e-5)
     multiple = reader.take_or("pad_vocab_size_multiple", int, 8)
-    vocab = reader.take("vocab_size", int)
+    vocab = reader.positive("vocab_size")
     config = Decoder(
         vocab_size=-(-vocab // multiple) * multiple,
         d_model=d_model,
-        blocks=(Block(mixer_norm=norm, mixer=mixer),) * reader.take("n_layer", int),
+        blocks=(Block(mixer_norm=norm, mixer=mixer),) * reader.positive("n_layer"),
         final_norm=norm,
         tie_embeddings=reader.flag("tie_embeddings", True),
         residual_dtype="float32" if reader.flag("residual_in_fp32", True) else None,

@@ -12,8 +12,8 @@ from jaxmodels.models.hf_config import ConfigReader
 
 def read_config(values: Mapping[str, Any]) -> Decoder:
     reader = ConfigReader(values)
-    attention = Attention(**dense.read_attention(reader), window=reader.optional("sliding_window", int))
-    return dense.read_decoder(reader, [attention] * dense.layers_of(values, reader), mlp_bias=False)
+    attention = Attention(**dense.read_attention(reader), window=dense.read_window(reader))
+    return dense.read_decoder(reader, [attention] * reader.positive("num_hidden_layers"), mlp_bias=False)
 
 
 def write_config(config: Decoder) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jaxmodels.models.hf_config import ConfigReader
 def read_config(values: Mapping[str, Any]) -> Decoder:
     reader = ConfigReader(values)
     attention = Attention(**dense.read_attention(reader), qkv_bias=True)
-    windows = dense.layer_windows(reader, dense.layers_of(values, reader))
+    windows = dense.layer_windows(reader, reader.positive("num_hidden_layers"))
     return dense.read_decoder(reader, [replace(attention, window=w) for w in windows], mlp_bias=False)
 
 

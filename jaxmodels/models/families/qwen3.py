@@ -18,7 +18,7 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
     shared = dense.read_attention(reader, default_head_dim=128)
     norm = RMSNorm(dim=shared["head_dim"], eps=reader.take_or("rms_norm_eps", float, 1e-6), axis=None)
     attention = Attention(**shared, query_norm=norm, key_norm=norm, qkv_bias=bias, out_bias=bias)
-    windows = dense.layer_windows(reader, dense.layers_of(values, reader))
+    windows = dense.layer_windows(reader, reader.positive("num_hidden_layers"))
     return dense.read_decoder(reader, [replace(attention, window=w) for w in windows], mlp_bias=False)
 
 

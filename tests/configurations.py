@@ -1,0 +1,160 @@
+"""Awkward Hugging Face configurations, one table for all tests: sizes that divide badly, every option once.
+
+Each case is built by transformers with random weights; see the `reference` fixture.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One model: `config` holds the arguments of transformers' configuration class of `family`.
+
+    prompt_lengths: of the prompts that are continued. forward_length: of the sequences whose logits are
+    compared. cached_reference: whether transformers' cached decoding computes what its full forward does.
+    """
+
+    name: str
+    family: str
+    config: Mapping[str, Any]
+    prompt_lengths: tuple[int, ...] = (5, 17, 33)
+    forward_length: int = 33
+    cached_reference: bool = True
+    seed: int = 0
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+VOCAB = 61
+
+
+def _mamba2(name: str, cached_reference: bool = True, **changes: Any) -> Case:
+    sizes = {"hidden_size": 24, "expand": 2, "num_heads": 8, "head_dim": 6, "state_size": 10, "n_groups": 1}
+    config = {"vocab_size": VOCAB, "num_hidden_layers": 2, "chunk_size": 16, **sizes, **changes}
+    # Prompts around one and two chunks of 16 tokens.
+    return Case(
+        name=f"mamba2-{name}",
+        family="mamba2",
+        config=config,
+        prompt_lengths=(15, 16, 17, 31, 33),
+        cached_reference=cached_reference,
+    )
+
+
+def _dense(family: str, name: str, forward_length: int = 33, seed: int = 0, **changes: Any) -> Case:
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 4, "num_key_value_heads": 2}
+    limits = {"max_position_embeddings": 128, "num_hidden_layers": 2}
+    config = {"vocab_size": VOCAB, **sizes, **limits, **changes}
+    name = f"{family}-{name}"
+    return Case(name=name, family=family, config=config, forward_length=forward_length, seed=seed)
+
+
+def _rope(rope_type: str, **parameters: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": rope_type, "rope_theta": 500.0, **parameters}}
+
+
+MAMBA2 = (
+    _mamba2("groups_1"),
+    _mamba2("groups_2_biases_tied", n_groups=2, use_bias=True, tie_word_embeddings=True),
+    _mamba2("groups_8_no_conv_bias", n_groups=8, use_conv_bias=False, conv_kernel=3, chunk_size=8),
+    # transformers' one-token step leaves out time_step_limit, which its full forward applies.
+    _mamba2("limits", cached_reference=False, time_step_limit=(0.2, 0.8), n_groups=2, expand=4, num_heads=16),
+    _mamba2("no_fp32_residual", residual_in_fp32=False, layer_norm_epsilon=1e-3, chunk_size=256),
+)
+
+LLAMA = (
+    _dense("llama", "ratio_1_biases", num_key_value_heads=4, attention_bias=True, mlp_bias=True),
+    _dense("llama", "ratio_3_tied", num_attention_heads=6, head_dim=8, tie_word_embeddings=True),
+    _dense(
+        "llama",
+        "ratio_8_gelu",
+        hidden_size=32,
+        num_attention_heads=8,
+        num_key_value_heads=1,
+        hidden_act="gelu",
+    ),
+    _dense("llama", "linear", num_hidden_layers=1, **_rope("linear", factor=2.5)),
+    # 40 tokens are the trained length: prompts fit it, their continuations and the longer forward do not.
+    _dense(
+        "llama",
+        "dynamic",
+        seed=2,
+        forward_length=48,
+        max_position_embeddings=40,
+        num_hidden_layers=1,
+        **_rope("dynamic", factor=3.0),
+    ),
+    _dense(
+        "llama",
+        "llama3",
+        num_hidden_layers=1,
+        **_rope(
+            "llama3",
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=32,
+        ),
+    ),
+    _dense(
+        "llama", "yarn", num_hidden_layers=1, **_rope("yarn", factor=4.0, original_max_position_embeddings=32)
+    ),
+    _dense(
+        "llama",
+        "longrope",
+        forward_length=48,
+        num_hidden_layers=1,
+        **_rope(
+            "longrope",
+            short_factor=[1.0, 1.25, 1.5],
+            long_factor=[2.0, 5.5, 31.0],
+            original_max_position_embeddings=40,
+        ),
+    ),
+)
+
+MISTRAL = (
+    _dense("mistral", "no_window", sliding_window=None, num_key_value_heads=1),
+    _dense("mistral", "short_window", sliding_window=7, head_dim=10, rms_norm_eps=1e-3),
+    _dense("mistral", "window_between", sliding_window=20, head_dim=4, tie_word_embeddings=True),
+    _dense("mistral", "long_window", sliding_window=1000, num_hidden_layers=1),
+)
+
+QWEN2 = (
+    _dense("qwen2", "biases", num_key_value_heads=1),
+    _dense(
+        "qwen2",
+        "upper_windows",
+        num_hidden_layers=3,
+        use_sliding_window=True,
+        sliding_window=6,
+        max_window_layers=2,
+    ),
+    _dense(
+        "qwen2",
+        "layer_types_tied",
+        use_sliding_window=True,
+        sliding_window=9,
+        layer_types=["sliding_attention", "full_attention"],
+        tie_word_embeddings=True,
+    ),
+)
+
+QWEN3 = (
+    _dense("qwen3", "norms", head_dim=10),
+    _dense("qwen3", "tied_biases", head_dim=4, attention_bias=True, tie_word_embeddings=True),
+    _dense(
+        "qwen3",
+        "windows_yarn",
+        head_dim=8,
+        use_sliding_window=True,
+        sliding_window=5,
+        max_window_layers=1,
+        **_rope("yarn", factor=2.0, original_max_position_embeddings=64, beta_fast=4.0),
+    ),
+)
+
+CASES = (*MAMBA2, *LLAMA, *MISTRAL, *QWEN2, *QWEN3)
