@@ -45,7 +45,7 @@ def random_params(spec, seed=0):
 
 
 ATTENTION = Attention(
-    d_model=D_MODEL, num_heads=4, num_kv_heads=2, head_dim=6, rope=Rope(rotary_dim=4, theta=50.0)
+    d_model=D_MODEL, num_heads=4, num_kv_heads=2, head_dim=6, rope=Rope(rotary_dim=6, theta=50.0)
 )
 SSD = SSDMixer(
     d_model=D_MODEL,

@@ -15,7 +15,7 @@ from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, Window, fresh_window
 
 NORM = RMSNorm(dim=6, axis=None)
 VARIANTS = {
-    "ratio_1_sinks": attention(num_kv_heads=4, sinks=True),
+    "ratio_1_sinks_partial_rope": attention(num_kv_heads=4, sinks=True, rope=Rope(rotary_dim=4, theta=50.0)),
     "ratio_3_softcap_biases": attention(num_heads=6, softcap=2.0, qkv_bias=True, out_bias=True, rope=None),
     "ratio_8_scale_window": attention(num_heads=8, num_kv_heads=1, scale=0.9, window=4),
     "norms_wide_window": attention(query_norm=NORM, key_norm=NORM, window=50),
@@ -236,7 +236,7 @@ def test_only_blocks_with_visible_slots_are_read(window):
 
 @pytest.mark.parametrize(("params_dtype", "state_dtype"), [("float32", "bfloat16"), ("bfloat16", "float32")])
 def test_the_state_keeps_its_types(params_dtype, state_dtype):
-    layer = VARIANTS["ratio_1_sinks"]
+    layer = VARIANTS["ratio_1_sinks_partial_rope"]
     params = abstract_params(layer.spec(), params_dtype)
     state = jax.eval_shape(lambda: layer.init_state(2, 9, state_dtype))
     i32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
