@@ -1,8 +1,8 @@
 """Bits per byte of held-out Python source: general-purpose compressors beside language models.
 
-    python benchmarks/compression.py                          # gzip and xz alone
-    python benchmarks/compression.py NAME_OR_PATH ...         # and models, as `jaxmodels.load` takes them
-    python benchmarks/compression.py --files 'src/**/*.py' -- NAME_OR_PATH
+    python -m benchmarks.compression                          # gzip and xz alone
+    python -m benchmarks.compression NAME_OR_PATH ...         # and models, as `jaxmodels.load` takes them
+    python -m benchmarks.compression --files 'src/**/*.py' -- NAME_OR_PATH
 
 The files are the held-out half of the standard library (`jaxmodels.training.stdlib_corpus`) unless
 `--files` names others. A model is charged for each file from its start to its end-of-text token, seeing no
@@ -10,17 +10,15 @@ other file. Compressors are shown both so and, as they would like it, on all fil
 compressor or model is not counted.
 """
 
-import argparse
 import gzip
 import lzma
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import jaxmodels
+from benchmarks.common import Result, Table, argument_parser, publish
 from jaxmodels.training.data import STDLIB_HELD_OUT, resolve_files
 from jaxmodels.training.evaluate import score_files
 from jaxmodels.training.loop import load_run
@@ -62,25 +60,40 @@ def model_bits_per_byte(name: str, files: Sequence[Path], window: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("models", nargs="*", help="what jaxmodels.load takes")
     parser.add_argument("--files", nargs="+", default=[STDLIB_HELD_OUT], help="glob patterns or directories")
     parser.add_argument("--window", type=int, default=512, help="tokens a model reads at once")
     arguments = parser.parse_args()
     files = resolve_files(arguments.files)
+    if arguments.quick:
+        files = tuple(sorted(files, key=lambda path: path.stat().st_size))[:3]
+    publish(measure(files, arguments.models, arguments.window), arguments)
+
+
+def measure(files: Sequence[Path], models: Sequence[str], window: int) -> Result:
+    """Compressors and models on the same files."""
     contents = [path.read_bytes() for path in files]
-    table = Table(title=f"{len(files)} files, {sum(map(len, contents)):,} bytes: bits per byte")
-    for column in ("", "each file", "joined"):
-        table.add_column(column, justify="left" if not column else "right")
-    table.add_row("order-0 entropy", "", f"{byte_entropy(contents):.3f}")
-    for name, compress in COMPRESSORS.items():
-        apart, joined = compressed_bits_per_byte(compress, contents)
-        table.add_row(name, f"{apart:.3f}", f"{joined:.3f}")
-    for name in arguments.models:
-        table.add_row(name, f"{model_bits_per_byte(name, files, arguments.window):.3f}", "")
-    Console().print(table)
+    rows: list[tuple[str, float | None, float | None]] = [
+        ("order-0 entropy", None, byte_entropy(contents)),
+        *((name, *compressed_bits_per_byte(compress, contents)) for name, compress in COMPRESSORS.items()),
+        *((name, model_bits_per_byte(name, files, window), None) for name in models),
+    ]
+    return Result(
+        name="compression",
+        title="Bits per byte of held-out Python source",
+        method=(
+            f"{len(files)} held-out files of the standard library, {sum(map(len, contents)):,} bytes. A "
+            f"model reads each file from its start, {window} tokens at once with half of them as context, "
+            "and sees no other file; the compressors are also given all files joined, which lets them learn "
+            "from one file for the next. Sizes of models and compressors are not counted."
+        ),
+        values={"files": len(files), "bytes": sum(map(len, contents))}
+        | {f"{name} (each file)": apart for name, apart, _ in rows if apart is not None},
+        tables=[
+            Table(caption="Bits per byte", columns=("coder", "each file by itself", "joined"), rows=rows)
+        ],
+    )
 
 
 if __name__ == "__main__":

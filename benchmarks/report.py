@@ -22,6 +22,7 @@ ORDER = (
     "batch_qwen3_100m",
     "loading",
     "compiled_properties",
+    "compression",
 )
 
 INTRODUCTION = """\
