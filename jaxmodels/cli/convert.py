@@ -75,21 +75,16 @@ def convert(
 
 def _in_family(config: "Decoder", family: str) -> "Decoder":
     """The same model under another family's name, if that family's layout can express it."""
-    from jaxmodels.models.families import config_from_hf, config_to_hf, list_families
+    from jaxmodels.models.families import config_to_hf, list_families
 
     if family not in list_families():
         raise ValueError(f"--family {family!r} is not known; the families are: {', '.join(list_families())}")
     relabelled = replace(config, family=family)
     try:
-        reread = config_from_hf(config_to_hf(relabelled))
+        config_to_hf(relabelled)
     except (ValueError, AssertionError, AttributeError) as error:  # layers of another kind
         reason = f": {error}" if str(error) else ""
         raise ValueError(f"--family {family}: a {config.family} model has no such form{reason}") from error
-    if reread != relabelled:
-        raise ValueError(
-            f"--family {family}: its config.json cannot express everything about this {config.family} model, "
-            "which would be read back as a different one"
-        )
     return relabelled
 
 

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.attend import Allowed, KeyRange, Scores, attend
+from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rope, apply_rope
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
@@ -158,7 +159,7 @@ class Attention:
     def _project(
         self, params: Params, x: Float[Array, "B S D"], window: Window
     ) -> tuple[Float[Array, "B S N H"], Float[Array, "B S K H"], Float[Array, "B S K H"]]:
-        q, k, v = (jnp.einsum("bsd,dnh->bsnh", x, params[name]) for name in ("w_q", "w_k", "w_v"))
+        q, k, v = (_to_heads(x, params[name]) for name in ("w_q", "w_k", "w_v"))
         if self.qkv_bias:
             q, k, v = q + params["b_q"], k + params["b_k"], v + params["b_v"]
         if self.query_norm is not None:
@@ -195,7 +196,8 @@ class Attention:
         return jnp.transpose(out, (0, 3, 1, 2, 4)).reshape(batch, size, heads, width)
 
     def _output(self, params: Params, out: Float[Array, "B S N H"]) -> Float[Array, "B S D"]:
-        y = jnp.einsum("bsnh,nhd->bsd", out, params["w_o"])
+        flat = out.reshape(*out.shape[:2], -1)
+        y = linear(flat, params["w_o"].reshape(flat.shape[-1], self.d_model))
         return y + params["b_o"] if self.out_bias else y
 
     def _allowed(self, window: Window, tags: Int[Array, "B T"], start: Int[Array, "B"]) -> Allowed:
@@ -254,6 +256,10 @@ class Attention:
             return low, jnp.max(jnp.where(needed, slots + 1, 0))
 
         return key_range
+
+
+def _to_heads(x: Float[Array, "B S D"], w: Float[Array, "D N H"]) -> Float[Array, "B S N H"]:
+    return linear(x, w.reshape(w.shape[0], -1)).reshape(*x.shape[:2], *w.shape[1:])
 
 
 def _write(buffer: Array, new: Array, start: Int[Array, "B"]) -> Array:

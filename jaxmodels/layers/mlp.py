@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxmodels.layers.linear import linear
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -157,5 +158,5 @@ def _projection(name: str, fan_in: int, fan_out: int, axes: tuple[str, str], bia
 
 
 def _project(params: Params, name: str, x: jax.Array) -> jax.Array:
-    y = x @ params[f"w_{name}"]
+    y = linear(x, params[f"w_{name}"])
     return y + params[f"b_{name}"] if f"b_{name}" in params else y

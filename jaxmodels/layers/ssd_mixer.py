@@ -10,6 +10,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.conv import causal_conv, causal_conv_tree, conv_tail
+from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import GatedRMSNorm
 from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
 from jaxmodels.layers.ssd import ssd_replay, ssd_tree, ssd_window
@@ -154,7 +155,7 @@ class SSDMixer:
     def peek(
         self, params: Params, x: Float[Array, "B S D"], state: SSDState, window: Window
     ) -> tuple[Float[Array, "B S D"], SSDPending]:
-        projected = x @ params["w_in"]
+        projected = linear(x, params["w_in"])
         if self.projection_bias:
             projected = projected + params["b_in"]
         z, xbc, dt = jnp.split(projected, [self.d_inner, self.d_inner + self.d_conv], axis=-1)
@@ -214,7 +215,7 @@ class SSDMixer:
         self, params: Params, y: Float[Array, "B S I"], z: Float[Array, "B S I"]
     ) -> Float[Array, "B S D"]:
         gated = self.norm(params["norm"], y, z) if self.norm else y * jax.nn.silu(z.astype(jnp.float32))
-        y = gated.astype(z.dtype) @ params["w_out"]
+        y = linear(gated.astype(z.dtype), params["w_out"])
         return y + params["b_out"] if self.projection_bias else y
 
 
