@@ -5,12 +5,16 @@ That this file is here puts the directory on the path of all tests, for the modu
 
 import dataclasses
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from configurations import CASES, Case
+
+# With the TPU compiler installed, jax would look for a TPU. Set before anything imports jax.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 NEW_TOKENS = 64
 

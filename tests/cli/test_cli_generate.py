@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from jaxmodels.decoding import Autoregressive, Sample
 
 PROMPT, NEW = "the cat", 12
 GREEDY = Autoregressive()
-BUNDLED = Path(jm.__file__).parent / "bundled" / "tiny-mamba2"
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +151,6 @@ def test_a_terminal_without_a_prompt_is_not_waited_for(monkeypatch):
         _read_prompt(None, None)
 
 
-@pytest.mark.skipif(not BUNDLED.exists(), reason="the bundled model is not there yet")
 def test_the_bundled_model_is_the_default(run):
     values = json.loads(run("generate", "def fibonacci(n):", "-n", 8, "--json").stdout)
     assert values["model"] == "tiny-mamba2"

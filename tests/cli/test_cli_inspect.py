@@ -1,7 +1,6 @@
 """`jaxmodels inspect`: the figures of `jaxmodels.models.costs`, from a config.json alone."""
 
 import json
-from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -10,8 +9,6 @@ from model_helpers import attention, decoder, ssd
 import jaxmodels as jm
 from jaxmodels.cli.inspect import describe, summarise
 from jaxmodels.models import costs
-
-BUNDLED = Path(jm.__file__).parent / "bundled"
 
 
 @pytest.fixture
@@ -94,7 +91,5 @@ def test_a_repository_that_cannot_be_fetched(run, monkeypatch):
 
 @pytest.mark.parametrize("name", ["tiny-mamba2", "tiny-qwen3"])
 def test_bundled_models(run, name):
-    if not (BUNDLED / name).exists():
-        pytest.skip("the bundled model is not there yet")
     values = json.loads(run("inspect", name, "--json").stdout)
     assert values["family"] == name.removeprefix("tiny-") and values["layers"] == 5
