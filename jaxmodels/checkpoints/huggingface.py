@@ -126,7 +126,7 @@ def _arrange(tensor: np.ndarray, axes: str | None, shape: tuple[int, ...], dtype
 
 # Axes and type are changed on the device, where it is many times faster than strided copies by numpy.
 @functools.partial(jax.jit, static_argnames=("axes", "shape", "dtype"))
-def _rearrange(tensor: jax.Array, axes: str | None, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+def _rearrange(tensor: Any, axes: str | None, shape: tuple[int, ...], dtype: np.dtype) -> Any:
     return Weight("", "", axes).load(tensor, shape).astype(dtype)
 
 
