@@ -22,7 +22,7 @@ ORDER = (
     "batch_qwen3_100m",
     "loading",
     "compiled_properties",
-    "compression",
+    "bits_per_byte",
 )
 
 INTRODUCTION = """\

@@ -23,7 +23,7 @@ BENCHMARKS = (
     ("batch", "--shape", "qwen3-100m"),
     ("loading",),
     ("compiled_properties",),
-    ("compression", "tiny-mamba2", "tiny-qwen3"),
+    ("bits_per_byte", "tiny-mamba2", "tiny-qwen3"),
 )
 
 

@@ -16,6 +16,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 KEY_BLOCK = 256
+# A single query per head is bound by reading keys: smaller blocks stay in the inner caches.
+KEY_BLOCK_ONE_QUERY = 128
 QUERY_BLOCK = 256
 MAX_QUERY_BLOCKS = 16
 
@@ -92,7 +94,7 @@ def _attend_block(
     sinks: Float[Array, "K M"] | None,
 ) -> Float[Array, "B K M S H"]:
     size, slots = q.shape[3], k.shape[2]
-    block = min(KEY_BLOCK, slots)
+    block = min(KEY_BLOCK if size > 1 else KEY_BLOCK_ONE_QUERY, slots)
     low, high = key_range(start, size)
 
     def step(index: int | Array, running: _Running) -> _Running:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 State = Float[Array, "B N R P"]
 
 # Chunk lengths measured per backend: CPUs want the Q x Q blocks to stay in their inner caches.
-CPU_CHUNK = 64
+CPU_CHUNK = 32
 
 
 def ssd_step(
@@ -69,18 +69,20 @@ def ssd_chunked(
     within = _within_chunks(u, cumulative, b, c)
 
     to_end = rearrange(jnp.exp(total[..., None] - cumulative), "b c g m q -> b c g q m 1")
-    decayed = rearrange(u * to_end, "b c g q m p -> b c g q (m p)")
-    added = jnp.einsum("bcgqr,bcgqz->bcgrz", b, decayed)
-    decay = jnp.repeat(jnp.exp(total), head_dim, axis=-1)
+    decayed = rearrange(u * to_end, "b c g q m p -> c b g q (m p)")
+    decay = rearrange(jnp.repeat(jnp.exp(total), head_dim, axis=-1), "b c g z -> c b g 1 z")
 
-    def pass_on(carried: Array, one: tuple[Array, Array]) -> tuple[Array, Array]:
-        chunk_decay, chunk_added = one
-        return chunk_decay[:, :, None, :] * carried + chunk_added, carried
+    def pass_on(carried: Array, one: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        chunk_b, chunk_c, chunk_u, chunk_decay = one
+        read = jnp.einsum("bgqr,bgrz->bgqz", chunk_c, carried)
+        added = jnp.einsum("bgqr,bgqz->bgrz", chunk_b, chunk_u)
+        return chunk_decay * carried + added, read
 
+    # States are read and updated inside the scan: one is alive at a time, not one per chunk.
+    by_chunk = (jnp.moveaxis(b, 1, 0), jnp.moveaxis(c, 1, 0), decayed, decay)
     carried = rearrange(state, "b (g m) r p -> b g r (m p)", g=groups)
-    final, before = lax.scan(pass_on, carried, (jnp.moveaxis(decay, 1, 0), jnp.moveaxis(added, 1, 0)))
-    from_history = jnp.einsum("bcgqr,cbgrz->bcgqz", c, before)
-    from_history = rearrange(from_history, "b c g q (m p) -> b c g q m p", p=head_dim)
+    final, read = lax.scan(pass_on, carried, by_chunk)
+    from_history = rearrange(read, "c b g q (m p) -> b c g q m p", p=head_dim)
     from_history = from_history * rearrange(jnp.exp(cumulative), "b c g m q -> b c g q m 1")
     y = rearrange(within, "b c g m q p -> b c g q m p") + from_history
     y = rearrange(y, "b c g q m p -> b (c q) (g m) p")[:, :size]

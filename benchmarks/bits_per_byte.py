@@ -1,8 +1,8 @@
 """Bits per byte of held-out Python source: general-purpose compressors beside language models.
 
-    python -m benchmarks.compression                          # gzip and xz alone
-    python -m benchmarks.compression NAME_OR_PATH ...         # and models, as `jaxmodels.load` takes them
-    python -m benchmarks.compression --files 'src/**/*.py' -- NAME_OR_PATH
+    python -m benchmarks.bits_per_byte                          # gzip and xz alone
+    python -m benchmarks.bits_per_byte NAME_OR_PATH ...         # and models, as `jaxmodels.load` takes them
+    python -m benchmarks.bits_per_byte --files 'src/**/*.py' -- NAME_OR_PATH
 
 The files are the held-out half of the standard library (`jaxmodels.training.stdlib_corpus`) unless
 `--files` names others. A model is charged for each file from its start to its end-of-text token, seeing no
@@ -80,7 +80,7 @@ def measure(files: Sequence[Path], models: Sequence[str], window: int) -> Result
         *((name, model_bits_per_byte(name, files, window), None) for name in models),
     ]
     return Result(
-        name="compression",
+        name="bits_per_byte",
         title="Bits per byte of held-out Python source",
         method=(
             f"{len(files)} held-out files of the standard library, {sum(map(len, contents)):,} bytes. A "
