@@ -16,8 +16,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 KEY_BLOCK = 256
-# A single query per head is bound by reading keys: smaller blocks stay in the inner caches.
-KEY_BLOCK_ONE_QUERY = 128
+# A single query per head is bound by reading keys once; each turn of the block loop copies its block first.
+KEY_BLOCK_ONE_QUERY = 1024
 QUERY_BLOCK = 256
 MAX_QUERY_BLOCKS = 16
 
@@ -25,6 +25,8 @@ MAX_QUERY_BLOCKS = 16
 Allowed: TypeAlias = Callable[[int | Array, int, int | Array, int], Bool[Array, "B S T"]]
 # The half-open range of key slots that queries [start, start + size) may attend to.
 KeyRange: TypeAlias = Callable[[int, int], tuple[int | Array, int | Array]]
+
+_FEW_HEADS = 4
 
 _MASKED = -1e30  # finite, so that a row that sees nothing gives zeros instead of NaN
 
@@ -39,7 +41,7 @@ class Scores:
     def __call__(
         self, q: Float[Array, "B K M S H"], k: Float[Array, "B K T H"], seen: Bool[Array, "B S T"]
     ) -> Float[Array, "B K M S T"]:
-        logits = jnp.einsum("bkmsh,bkth->bkmst", q, k, preferred_element_type=jnp.float32) * self.scale
+        logits = _products(q, k, "bkmsh,bkth->bkmst", "bkh,bkth->bkt") * self.scale
         if self.softcap is not None:
             logits = self.softcap * jnp.tanh(logits / self.softcap)
         return jnp.where(seen[:, None, None], logits, _MASKED)
@@ -118,6 +120,31 @@ def _attend_block(
     return (running.weighted / denominator[..., None]).astype(q.dtype)
 
 
+def _products(
+    queries: Float[Array, "B K M S X"], cache: Float[Array, "B K T H"], whole: str, one_head: str
+) -> Float[Array, "B K M S Y"]:
+    """The einsum `whole`, in float32.
+
+    For one query per row and few query heads per key head, XLA's CPU backend runs `one_head`, a batch of
+    matrix-vector products, at twice the speed of the batch of thin matrix products: 17 instead of 8 GB/s for
+    5 key heads of 640 slots.
+    """
+
+    def at_once(queries: Array, cache: Array) -> Array:
+        return jnp.einsum(whole, queries, cache, preferred_element_type=jnp.float32)
+
+    def head_by_head(queries: Array, cache: Array) -> Array:
+        heads = [
+            jnp.einsum(one_head, queries[:, :, m, 0], cache, preferred_element_type=jnp.float32)
+            for m in range(queries.shape[2])
+        ]
+        return jnp.stack(heads, axis=2)[:, :, :, None]
+
+    if queries.shape[3] > 1 or queries.shape[2] > _FEW_HEADS:
+        return at_once(queries, cache)
+    return lax.platform_dependent(queries, cache, cpu=head_by_head, default=at_once)
+
+
 def _start(q: Float[Array, "B K M S H"], sinks: Float[Array, "K M"] | None) -> _Running:
     shape = q.shape[:-1]
     weighted = jnp.zeros(q.shape, jnp.float32)
@@ -137,9 +164,7 @@ def _absorb(
     rescale = jnp.exp(running.maximum - maximum)
     # Where nothing was seen yet, maximum == _MASKED and exp gives 1: zero those weights explicitly.
     weights = jnp.where(seen[:, None, None], jnp.exp(logits - maximum[..., None]), 0.0)
-    added = jnp.einsum(
-        "bkmst,bkth->bkmsh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32
-    )
+    added = _products(weights.astype(values.dtype), values, "bkmst,bkth->bkmsh", "bkt,bkth->bkh")
     return _Running(
         maximum,
         running.denominator * rescale + weights.sum(-1),
