@@ -16,6 +16,7 @@ BLOCK = 8
 def small_blocks(monkeypatch):
     """Blocks that a handful of slots fill more than once."""
     monkeypatch.setattr(attend_module, "KEY_BLOCK", BLOCK)
+    monkeypatch.setattr(attend_module, "KEY_BLOCK_ONE_QUERY", BLOCK)
     monkeypatch.setattr(attend_module, "QUERY_BLOCK", BLOCK)
 
 

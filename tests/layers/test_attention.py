@@ -31,6 +31,7 @@ CHAIN = np.tril(np.ones((4, 4), bool))
 def small_key_blocks(monkeypatch):
     """Five slots per block: the caches below end in the middle of one."""
     monkeypatch.setattr(attend_module, "KEY_BLOCK", 5)
+    monkeypatch.setattr(attend_module, "KEY_BLOCK_ONE_QUERY", 5)
 
 
 def draw(batch, size, seed=0):

@@ -22,7 +22,8 @@ from jaxmodels.tpu_configs import aot
 from jaxmodels.tpu_configs.programs import PROGRAMS, Workload, abstract_arguments, host_transfers
 
 TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
-BATCH, PROMPT, NEW, CAPACITY = 2, 128, 16, 4096
+# Both capacities are several blocks of keys, so that decoding loops over blocks in both.
+BATCH, PROMPT, NEW, CAPACITY = 2, 128, 16, 16384
 SMALL_CAPACITY = CAPACITY // 4
 
 needs_libtpu = pytest.mark.skipif(

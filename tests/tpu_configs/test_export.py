@@ -75,13 +75,13 @@ def test_branches_by_platform_survive():
 
     def chunk_lengths(*platforms):
         text = export_programs(config, WORKLOAD, platforms=platforms)["prefill"].mlir_module()
-        scores = {64: "tensor<2x2x1x64x64xf32>", 128: "tensor<2x1x1x128x128xf32>"}
+        scores = {32: "tensor<2x4x1x32x32xf32>", 128: "tensor<2x1x1x128x128xf32>"}
         return {length for length, shape in scores.items() if shape in text}
 
-    assert chunk_lengths("cpu") == {64}
+    assert chunk_lengths("cpu") == {32}
     assert chunk_lengths("cuda") == {128}
     assert chunk_lengths("tpu") == {128}
-    assert chunk_lengths("cpu", "cuda", "tpu") == {64, 128}
+    assert chunk_lengths("cpu", "cuda", "tpu") == {32, 128}
 
 
 def test_an_artefact_names_its_platform_and_refuses_others():
