@@ -19,6 +19,7 @@ KEY_BLOCK = 256
 # A single query per head is bound by reading keys: small blocks stay in the inner caches. The block must be
 # smaller than the cache: one block that spans it makes XLA copy the whole cache at every step.
 KEY_BLOCK_ONE_QUERY = 128
+QUERY_BLOCK = 256
 MAX_QUERY_BLOCKS = 16
 
 # allowed(query_start, query_size, key_start, key_size) -> bool[B, query_size, key_size]
