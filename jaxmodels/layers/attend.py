@@ -127,8 +127,8 @@ def _products(
     """The einsum `whole`, in float32.
 
     For one query per row and few query heads per key head, XLA's CPU backend runs `one_head`, a batch of
-    matrix-vector products, at twice the speed of the batch of thin matrix products: 17 instead of 8 GB/s for
-    5 key heads of 640 slots.
+    matrix-vector products, faster than the batch of thin matrix products: 0.30 instead of 0.33 ms for 5 key
+    heads of 640 slots in blocks of 128.
     """
 
     def at_once(queries: Array, cache: Array) -> Array:
