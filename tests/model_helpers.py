@@ -13,7 +13,8 @@ from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import unflatten, walk
 from jaxmodels.layers.ssd_mixer import SSDMixer
-from jaxmodels.models.decoder import Block, Decoder
+from jaxmodels.models.block import Block
+from jaxmodels.models.decoder import Decoder
 
 D_MODEL, VOCAB = 16, 29
 

@@ -119,12 +119,13 @@ class Attention:
         out = self._attend(params, q, k, v, allowed, self._static_range(window))
         return self._output(params, out)
 
-    def peek(
+    def write(
         self, params: Params, x: Float[Array, "B S D"], state: KVState, window: Window
-    ) -> tuple[Float[Array, "B S D"], KVPending]:
+    ) -> tuple[Float[Array, "B S N H"], KVPending]:
+        """Held are the window's queries."""
         slots = state.positions.shape[1]
         if window.size > slots:
-            raise ValueError(f"peek: a window of {window.size} tokens does not fit a cache of {slots} slots")
+            raise ValueError(f"write: a window of {window.size} tokens does not fit a cache of {slots} slots")
         q, k, v = self._project(params, x, window)
         tags = jnp.where(window.is_valid, window.positions, EMPTY)
         written = KVState(
@@ -132,10 +133,15 @@ class Attention:
             v=_write(state.v, jnp.swapaxes(v, 1, 2), window.start),
             positions=_write(state.positions, tags, window.start),
         )
-        allowed = self._allowed(window, written.positions, window.start)
-        key_range = self._range_in_use(window, written.positions)
-        out = self._attend(params, q, written.k, written.v, allowed, key_range)
-        return self._output(params, out), KVPending(written, window.start, window.positions)
+        return q, KVPending(written, window.start, window.positions)
+
+    def read(
+        self, params: Params, held: Float[Array, "B S N H"], pending: KVPending, window: Window
+    ) -> Float[Array, "B S D"]:
+        cache = pending.written
+        allowed = self._allowed(window, cache.positions, window.start)
+        key_range = self._range_in_use(window, cache.positions)
+        return self._output(params, self._attend(params, held, cache.k, cache.v, allowed, key_range))
 
     def commit(
         self, pending: KVPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None

@@ -14,7 +14,7 @@ from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import GatedRMSNorm
 from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
 from jaxmodels.layers.ssd import ssd_replay, ssd_tree, ssd_window
-from jaxmodels.layers.window import Bidirectional, Causal, Window
+from jaxmodels.layers.window import Bidirectional, Causal, Window, peek
 
 
 @struct.dataclass
@@ -150,11 +150,12 @@ class SSDMixer:
         return projections + 2 * self.conv_width * self.d_conv + (state if context > 0 else 0)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        return self.peek(params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
+        return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
 
-    def peek(
+    def write(
         self, params: Params, x: Float[Array, "B S D"], state: SSDState, window: Window
-    ) -> tuple[Float[Array, "B S D"], SSDPending]:
+    ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S I"]], SSDPending]:
+        """Held are the recurrence's output and the gate."""
         projected = linear(x, params["w_in"])
         if self.projection_bias:
             projected = projected + params["b_in"]
@@ -178,7 +179,19 @@ class SSDMixer:
         tail = conv_tail(extended, window.valid, self.conv_width)
         settled = SSDState(ssm=ssm, conv=tail.astype(state.conv.dtype))
         pending = SSDPending(before=state, settled=settled, extended=extended, u=u, log_decay=log_decay, b=b)
-        return self._output(params, y, z), pending
+        return (y, z), pending
+
+    def read(
+        self,
+        params: Params,
+        held: tuple[Float[Array, "B S I"], Float[Array, "B S I"]],
+        pending: SSDPending,
+        window: Window,
+    ) -> Float[Array, "B S D"]:
+        y, z = held
+        gated = self.norm(params["norm"], y, z) if self.norm else y * jax.nn.silu(z.astype(jnp.float32))
+        y = linear(gated.astype(z.dtype), params["w_out"])
+        return y + params["b_out"] if self.projection_bias else y
 
     def commit(
         self, pending: SSDPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
@@ -210,13 +223,6 @@ class SSDMixer:
         dt = jnp.clip(dt, *self.dt_limit)
         dt = jnp.where(window.is_valid[..., None], dt, 0.0)
         return xs * dt[..., None], -jnp.exp(params["a_log"].astype(jnp.float32)) * dt, b, c, xs
-
-    def _output(
-        self, params: Params, y: Float[Array, "B S I"], z: Float[Array, "B S I"]
-    ) -> Float[Array, "B S D"]:
-        gated = self.norm(params["norm"], y, z) if self.norm else y * jax.nn.silu(z.astype(jnp.float32))
-        y = linear(gated.astype(z.dtype), params["w_out"])
-        return y + params["b_out"] if self.projection_bias else y
 
 
 def _take(a: Float[Array, "B S ..."], path: Int[Array, "B P"]) -> Float[Array, "B P ..."]:

@@ -87,7 +87,11 @@ def check_mask(mask: Mask, size: int, batch: int | None = None) -> None:
 
 
 class Mixer(Protocol):
-    """A layer that mixes along the sequence and keeps a state between windows."""
+    """A layer that mixes along the sequence and keeps a state between windows.
+
+    The work on a window is cut in two: `write` does what its history depends on, `read` the rest. `peek`
+    puts them together.
+    """
 
     def spec(self) -> ParamTree: ...
 
@@ -97,10 +101,16 @@ class Mixer(Protocol):
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
         """The layer over a whole sequence with no history. Differentiable, keeps no state."""
 
-    def peek(
-        self, params: Params, x: Float[Array, "B S D"], state: Any, window: Window
-    ) -> tuple[Float[Array, "B S D"], Any]:
-        """The layer over a window that follows the history in `state`, and what `commit` needs."""
+    def write(self, params: Params, x: Float[Array, "B S D"], state: Any, window: Window) -> tuple[Any, Any]:
+        """Shows the layer a window that follows the history in `state`: (held, pending).
+
+        `pending` is what `commit` needs to settle or drop the window; `held` is what `read` needs beside it.
+        A layer that is skipped for a window is still written, so that later tokens find its history filled.
+        """
+
+    def read(self, params: Params, held: Any, pending: Any, window: Window) -> Float[Array, "B S D"]:
+        """The layer's output over the window that was written. Changes nothing, so it may stand in a
+        `lax.cond`: no state ever leaves it."""
 
     def commit(
         self, pending: Any, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
@@ -109,3 +119,11 @@ class Mixer(Protocol):
 
         With `n` None, the window's valid tokens are: that state was already computed by `peek`.
         """
+
+
+def peek(
+    mixer: Mixer, params: Params, x: Float[Array, "B S D"], state: Any, window: Window
+) -> tuple[Float[Array, "B S D"], Any]:
+    """A mixer's output over a window that follows the history in `state`, and what `commit` needs."""
+    held, pending = mixer.write(params, x, state, window)
+    return mixer.read(params, held, pending, window), pending

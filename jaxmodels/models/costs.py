@@ -14,7 +14,8 @@ import jax
 from jax.typing import DTypeLike
 
 from jaxmodels.layers.spec import param_dtype, walk
-from jaxmodels.models.decoder import Block, Decoder
+from jaxmodels.models.block import DecoderBlock
+from jaxmodels.models.decoder import Decoder
 
 # Two capacities far beyond any window, so that the difference is what one more token takes.
 _CAPACITIES = (2**20, 2**21)
@@ -142,8 +143,8 @@ def _head_flops(config: Decoder) -> int:
     return 2 * config.vocab_size * config.d_model
 
 
-def _block_flops(block: Block, context: int) -> int:
-    layers = [block.mixer] if block.ffn is None else [block.mixer, block.ffn]
+def _block_flops(block: DecoderBlock, context: int) -> int:
+    layers = [layer for layer in (block.mixer, block.ffn) if layer is not None]
     return sum(_costed(layer).flops_per_token(context) for layer in layers)
 
 

@@ -6,7 +6,6 @@
 Every decoding method is a loop over the two (see `jaxmodels.decoding`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +15,10 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.mlp import FeedForward
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.spec import Normal, Param, Params, ParamTree
-from jaxmodels.layers.window import CAUSAL, Mask, Mixer, Window, check_mask, fresh_window
+from jaxmodels.layers.window import CAUSAL, Mask, Window, check_mask, fresh_window
+from jaxmodels.models.block import DecoderBlock, Stream, peek
 
 
 @struct.dataclass
@@ -44,62 +43,27 @@ class Pending:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
-    """A mixer and, optionally, a feed-forward, each behind its norm and added to the residual stream."""
-
-    mixer_norm: Norm
-    mixer: Mixer
-    ffn_norm: Norm | None = None
-    ffn: FeedForward | None = None
-
-    def __post_init__(self) -> None:
-        if (self.ffn is None) != (self.ffn_norm is None):
-            raise ValueError("Block: give both ffn and ffn_norm, or neither")
-
-    def spec(self) -> ParamTree:
-        tree: ParamTree = {"mixer_norm": self.mixer_norm.spec(), "mixer": self.mixer.spec()}
-        if self.ffn is not None and self.ffn_norm is not None:
-            tree |= {"ffn_norm": self.ffn_norm.spec(), "ffn": self.ffn.spec()}
-        return tree
-
-    def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        """The block over a whole sequence with no history."""
-        return self._around(params, x, lambda h: (self.mixer.forward(params["mixer"], h, window), None))[0]
-
-    def peek(
-        self, params: Params, x: Float[Array, "B S D"], state: Any, window: Window
-    ) -> tuple[Float[Array, "B S D"], Any]:
-        """The block over a window that follows the history in `state`."""
-        return self._around(params, x, lambda h: self.mixer.peek(params["mixer"], h, state, window))
-
-    def _around(
-        self, params: Params, x: Float[Array, "B S D"], mix: Callable[[Array], tuple[Array, Any]]
-    ) -> tuple[Float[Array, "B S D"], Any]:
-        width = params["mixer_norm"]["scale"].dtype  # the residual stream may be wider than the layers
-        mixed, pending = mix(self.mixer_norm(params["mixer_norm"], x.astype(width)))
-        x = x + mixed.astype(x.dtype)
-        if self.ffn is not None and self.ffn_norm is not None:
-            x = x + self.ffn(params["ffn"], self.ffn_norm(params["ffn_norm"], x.astype(width))).astype(
-                x.dtype
-            )
-        return x, pending
-
-
-@dataclass(frozen=True, kw_only=True)
 class Decoder:
     """A causal language model. Static and hashable: it is the configuration, and it is the module.
 
     family: the `model_type` it was read as and is written back as, None if it has no such form.
-    tie_embeddings: the head is the transposed embedding. residual_dtype: dtype of the residual stream where
-    it is wider than the parameters. max_positions: longest sequence it was trained for, None if unbounded
-    (advisory: it is kept for the checkpoint's sake).
+    tie_embeddings: the head is the transposed embedding. embed_scale: multiplies the embeddings.
+    learned_positions: rows of a learned embedding of positions that is added to the tokens', None for none.
+    logit_scale, logit_softcap: the logits are ``logit_scale * logits``, then ``softcap * tanh(logits /
+    softcap)``. residual_dtype: dtype of the residual stream where it is wider than the parameters.
+    max_positions: longest sequence it was trained for, None if unbounded (advisory: it is kept for the
+    checkpoint's sake).
     """
 
     vocab_size: int
     d_model: int
-    blocks: tuple[Block, ...]
+    blocks: tuple[DecoderBlock, ...]
     final_norm: Norm
     tie_embeddings: bool = False
+    embed_scale: float = 1.0
+    learned_positions: int | None = None
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
     residual_dtype: str | None = None
     max_positions: int | None = None
     family: str | None = None
@@ -111,6 +75,9 @@ class Decoder:
             "blocks": {str(i): block.spec() for i, block in enumerate(self.blocks)},
             "final_norm": self.final_norm.spec(),
         }
+        if self.learned_positions is not None:
+            shape = (self.learned_positions, self.d_model)
+            tree["positions"] = {"weight": Param(shape, (None, "embed"), Normal(0.02))}
         if not self.tie_embeddings:
             shape = (self.vocab_size, self.d_model)
             tree["head"] = {"weight": Param(shape, ("vocab", "embed"), Normal(0.02))}
@@ -122,7 +89,7 @@ class Decoder:
             raise ValueError(f"init_cache: batch={batch} and capacity={capacity} must be at least 1")
         return Cache(
             length=jnp.zeros((batch,), jnp.int32),
-            layers=tuple(block.mixer.init_state(batch, capacity, dtype) for block in self.blocks),
+            layers=tuple(block.init_state(batch, capacity, dtype) for block in self.blocks),
         )
 
     def forward(
@@ -147,10 +114,10 @@ class Decoder:
         """`forward` up to and including the final norm."""
         check_mask(mask, tokens.shape[1], tokens.shape[0])
         window = fresh_window(tokens, valid, mask)
-        x = self.embed(params, tokens)
+        stream = self.embed(params, tokens, window)
         for i, block in enumerate(self.blocks):
-            x = block.forward(params["blocks"][str(i)], x, window)
-        return self.normalise(params, x)
+            stream = block.forward(params["blocks"][str(i)], stream, window)
+        return self.normalise(params, stream)
 
     def peek(
         self,
@@ -190,12 +157,12 @@ class Decoder:
             positions = cache.length[:, None] + jnp.arange(size, dtype=jnp.int32)
         valid = jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32)
         window = Window(start=cache.length, positions=positions, valid=valid, mask=mask)
-        x = self.embed(params, tokens)
+        stream = self.embed(params, tokens, window)
         pending = []
         for i, (block, state) in enumerate(zip(self.blocks, cache.layers, strict=True)):
-            x, layer = block.peek(params["blocks"][str(i)], x, state, window)
+            stream, layer = peek(block, params["blocks"][str(i)], stream, state, window)
             pending.append(layer)
-        return self.normalise(params, x), Pending(cache.length, valid, tuple(pending))
+        return self.normalise(params, stream), Pending(cache.length, valid, tuple(pending))
 
     def commit(
         self,
@@ -212,21 +179,30 @@ class Decoder:
             n = n.astype(jnp.int32)
         taken = n if n is not None else pending.valid if path is None else path.shape[1]
         layers = tuple(
-            block.mixer.commit(layer, n, path)
-            for block, layer in zip(self.blocks, pending.layers, strict=True)
+            block.commit(layer, n, path) for block, layer in zip(self.blocks, pending.layers, strict=True)
         )
         return Cache(length=pending.start + taken, layers=layers)
 
-    def embed(self, params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
-        """Token embeddings in the residual stream's dtype."""
+    def embed(self, params: Params, tokens: Int[Array, "B S"], window: Window) -> Stream:
+        """The stream in front of the first block."""
         x = params["embed"]["weight"][tokens]
-        return x if self.residual_dtype is None else x.astype(jnp.promote_types(x.dtype, self.residual_dtype))
+        if self.embed_scale != 1.0:
+            x = x * jnp.asarray(self.embed_scale, x.dtype)
+        if self.learned_positions is not None:
+            x = x + params["positions"]["weight"][window.positions]
+        wide = x.dtype if self.residual_dtype is None else jnp.promote_types(x.dtype, self.residual_dtype)
+        return Stream(hidden=x.astype(wide), embedded=x)
 
-    def normalise(self, params: Params, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+    def normalise(self, params: Params, stream: Stream) -> Float[Array, "B S D"]:
         """The final norm, in the parameters' dtype."""
-        return self.final_norm(params["final_norm"], x.astype(params["final_norm"]["scale"].dtype))
+        return self.final_norm(params["final_norm"], stream.narrow())
 
     def logits(self, params: Params, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """The head: float32 scores over the vocabulary."""
         weight = params["embed" if self.tie_embeddings else "head"]["weight"]
-        return jnp.einsum("bsd,vd->bsv", hidden, weight, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("bsd,vd->bsv", hidden, weight, preferred_element_type=jnp.float32)
+        if self.logit_scale != 1.0:
+            logits = logits * self.logit_scale
+        if self.logit_softcap is not None:
+            logits = self.logit_softcap * jnp.tanh(logits / self.logit_softcap)
+        return logits

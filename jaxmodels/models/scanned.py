@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.spec import Param, Params, ParamTree, unflatten, walk
 from jaxmodels.layers.window import fresh_window
+from jaxmodels.models.block import Stream
 from jaxmodels.models.decoder import Decoder
 
 
@@ -94,14 +95,14 @@ class ScannedDecoder:
         window = fresh_window(tokens)
 
         @jax.checkpoint
-        def period(x: Array, blocks: Any) -> tuple[Array, None]:
+        def period(stream: Stream, blocks: Any) -> tuple[Stream, None]:
             inside = replace(window, _rotations={})  # values cached in an outer trace must not leak in
             for i in range(self.period):
-                x = self.decoder.blocks[i].forward(blocks[str(i)], x, inside)
-            return x, None
+                stream = self.decoder.blocks[i].forward(blocks[str(i)], stream, inside)
+            return stream, None
 
-        x, _ = lax.scan(period, self.decoder.embed(params, tokens), params["blocks"])
-        return self.decoder.logits(params, self.decoder.normalise(params, x))
+        stream, _ = lax.scan(period, self.decoder.embed(params, tokens, window), params["blocks"])
+        return self.decoder.logits(params, self.decoder.normalise(params, stream))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from jaxmodels.layers.norm import GatedRMSNorm
 from jaxmodels.layers.spec import abstract_params, init_params, walk
 from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, Window, fresh_window
+from jaxmodels.layers.window import peek as peek_window
 
 VARIANTS = {
     "one_group": ssd(num_groups=1, norm=GatedRMSNorm(dim=32)),
@@ -84,7 +85,7 @@ def peek(mixer, params, x, state, valid=None, mask=None):
     window = window_after(
         jnp.zeros(x.shape[0]), x.shape[1], valid, **({} if mask is None else {"mask": mask})
     )
-    return mixer.peek(params, x, state, window)
+    return peek_window(mixer, params, x, state, window)
 
 
 commit = quick_jit(SSDMixer.commit, static_argnums=0)
@@ -182,7 +183,7 @@ def test_a_bidirectional_window_runs_in_order():
 
     def program(mask):
         window = window_after([0, 3], 5, mask=mask)
-        return jax.make_jaxpr(lambda p, s: mixer.peek(p, x, s, window))(
+        return jax.make_jaxpr(lambda p, s: peek_window(mixer, p, x, s, window))(
             params, mixer.init_state(2, 9, jnp.float32)
         )
 

@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_helpers import (
     ARCHITECTURES,
-    D_MODEL,
     attention,
     commit,
     decoder,
@@ -25,8 +24,9 @@ from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import abstract_params, count_params, walk
-from jaxmodels.layers.window import BIDIRECTIONAL
-from jaxmodels.models.decoder import Block, Decoder
+from jaxmodels.layers.window import BIDIRECTIONAL, fresh_window
+from jaxmodels.models.block import Block
+from jaxmodels.models.decoder import Decoder
 
 SIZE, CAPACITY = 12, 23
 TOKENS = draw_tokens(2, SIZE)
@@ -242,9 +242,14 @@ def test_a_loop_can_carry_the_cache(name):
 def test_a_wider_residual_stream():
     config = dataclasses.replace(ARCHITECTURES["hybrid"], residual_dtype="float32")
     params = abstract_params(config.spec(), "bfloat16")
-    assert jax.eval_shape(config.embed, params, TOKENS).dtype == jnp.float32
+
+    def dtypes(one):
+        stream = jax.eval_shape(lambda p: one.embed(p, TOKENS, fresh_window(TOKENS)), params)
+        return stream.hidden.dtype, stream.embedded.dtype
+
+    assert dtypes(config) == (jnp.float32, jnp.bfloat16)
     narrow = dataclasses.replace(config, residual_dtype=None)
-    assert jax.eval_shape(narrow.embed, params, TOKENS).dtype == jnp.bfloat16
+    assert dtypes(narrow) == (jnp.bfloat16, jnp.bfloat16)
     for one in (config, narrow):
         hidden = jax.eval_shape(one.forward_hidden, params, TOKENS)
         assert hidden.dtype == jnp.bfloat16
@@ -372,14 +377,6 @@ def test_the_batch_must_be_the_caches():
         jax.eval_shape(
             lambda p: config.peek(p, TOKENS[:, :5], config.init_cache(3, 9)), abstract_params(config.spec())
         )
-
-
-def test_half_a_feed_forward_is_refused():
-    norm = RMSNorm(dim=D_MODEL)
-    with pytest.raises(ValueError, match="both ffn and ffn_norm"):
-        Block(mixer_norm=norm, mixer=ssd(), ffn_norm=norm)
-    with pytest.raises(ValueError, match="both ffn and ffn_norm"):
-        Block(mixer_norm=norm, mixer=ssd(), ffn=GatedMLP(d_model=D_MODEL, d_ff=8))
 
 
 def test_decoders_are_hashable_configurations():

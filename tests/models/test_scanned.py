@@ -13,7 +13,8 @@ from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import abstract_params, init_params, walk
 from jaxmodels.layers.ssd_mixer import SSDMixer
-from jaxmodels.models.decoder import Block, Decoder
+from jaxmodels.models.block import Block
+from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.scanned import ScannedDecoder
 
 NORM = RMSNorm(dim=16)

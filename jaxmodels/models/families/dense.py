@@ -7,7 +7,8 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import ACTIVATIONS, GatedMLP
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.rope import Rope, rope_from_hf, rope_to_hf
-from jaxmodels.models.decoder import Block, Decoder
+from jaxmodels.models.block import Block
+from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.family import Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from jaxmodels.layers.norm import GatedRMSNorm, GateOrder, RMSNorm
 from jaxmodels.layers.ssd_mixer import SSDMixer
-from jaxmodels.models.decoder import Block, Decoder
+from jaxmodels.models.block import Block
+from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader, json_number
 

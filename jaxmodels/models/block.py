@@ -1,0 +1,187 @@
+"""Blocks: how a mixer and a feed-forward are arranged around the residual stream."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import jax
+from flax import struct
+from jaxtyping import Array, Float
+
+from jaxmodels.layers.mlp import FeedForward
+from jaxmodels.layers.norm import Norm
+from jaxmodels.layers.spec import Params, ParamTree
+from jaxmodels.layers.window import Mixer, Window
+
+
+@struct.dataclass
+class Stream:
+    """What flows from block to block over a window of tokens.
+
+    hidden: [B, S, D], the residual stream, which may be wider than the parameters. embedded: [B, S, D], the
+    token embeddings in the parameters' dtype, for blocks that look at them again.
+    """
+
+    hidden: jax.Array
+    embedded: jax.Array
+
+    def narrow(self) -> Float[Array, "B S D"]:
+        """The residual stream in the parameters' dtype: what layers read."""
+        return self.hidden.astype(self.embedded.dtype)
+
+    def add(self, update: Float[Array, "B S D"]) -> "Stream":
+        """The stream with `update` added to the residual stream."""
+        return replace(self, hidden=self.hidden + update.astype(self.hidden.dtype))
+
+
+class DecoderBlock(Protocol):
+    """One layer of a decoder. Implementations are hashable frozen dataclasses.
+
+    As with mixers, the work on a window is cut in two: `write` does what later windows depend on, `read` the
+    rest. A block that is skipped for a window is written and not read.
+    """
+
+    @property
+    def mixer(self) -> Mixer | None: ...
+    @property
+    def ffn(self) -> FeedForward | None: ...
+
+    def spec(self) -> ParamTree: ...
+
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
+        """The state of an empty history with room for `capacity` tokens."""
+
+    def forward(self, params: Params, stream: Stream, window: Window) -> Stream:
+        """The block over a whole sequence with no history. Differentiable, keeps no state."""
+
+    def write(self, params: Params, stream: Stream, state: Any, window: Window) -> tuple[Any, Any]:
+        """Shows the block a window that follows the history in `state`: (held, pending); see `Mixer`."""
+
+    def read(self, params: Params, stream: Stream, held: Any, pending: Any, window: Window) -> Stream:
+        """The stream behind the block, over the window that was written."""
+
+    def commit(self, pending: Any, n: Array | None = None, path: Array | None = None) -> Any:
+        """The state once the first `n` window tokens (of `path`, if given) are history."""
+
+
+def peek(
+    block: DecoderBlock, params: Params, stream: Stream, state: Any, window: Window
+) -> tuple[Stream, Any]:
+    """A block over a window that follows the history in `state`: (stream, what `commit` needs)."""
+    held, pending = block.write(params, stream, state, window)
+    return block.read(params, stream, held, pending, window), pending
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """``x + mixer(norm(x))``, then ``x + ffn(norm(x))``.
+
+    Either layer may be missing, and either norm of each: `mixer_norm` and `ffn_norm` stand before the layer,
+    `mixer_post_norm` and `ffn_post_norm` between it and the sum. `residual_scale` multiplies what is added.
+
+    Raises:
+        ValueError: neither mixer nor ffn is given, or a norm without its layer.
+    """
+
+    mixer_norm: Norm | None = None
+    mixer: Mixer | None = None
+    mixer_post_norm: Norm | None = None
+    ffn_norm: Norm | None = None
+    ffn: FeedForward | None = None
+    ffn_post_norm: Norm | None = None
+    residual_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.mixer is None and self.ffn is None:
+            raise ValueError("Block: give a mixer, an ffn, or both")
+        for name in ("mixer", "ffn"):
+            norms = [n for n in (f"{name}_norm", f"{name}_post_norm") if getattr(self, n) is not None]
+            if getattr(self, name) is None and norms:
+                raise ValueError(f"Block: {norms[0]} is given without {name}; give both or neither")
+
+    def spec(self) -> ParamTree:
+        return layer_specs(
+            mixer_norm=self.mixer_norm,
+            mixer=self.mixer,
+            mixer_post_norm=self.mixer_post_norm,
+            ffn_norm=self.ffn_norm,
+            ffn=self.ffn,
+            ffn_post_norm=self.ffn_post_norm,
+        )
+
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
+        return None if self.mixer is None else self.mixer.init_state(batch, capacity, dtype)
+
+    def forward(self, params: Params, stream: Stream, window: Window) -> Stream:
+        if self.mixer is not None:
+            mixed = self.mixer.forward(params["mixer"], self._before(params, "mixer", stream), window)
+            stream = self._after(params, "mixer", stream, mixed)
+        return self._feed_forward(params, stream)
+
+    def write(self, params: Params, stream: Stream, state: Any, window: Window) -> tuple[Any, Any]:
+        if self.mixer is None:
+            return None, None
+        return self.mixer.write(params["mixer"], self._before(params, "mixer", stream), state, window)
+
+    def read(self, params: Params, stream: Stream, held: Any, pending: Any, window: Window) -> Stream:
+        if self.mixer is not None:
+            mixed = self.mixer.read(params["mixer"], held, pending, window)
+            stream = self._after(params, "mixer", stream, mixed)
+        return self._feed_forward(params, stream)
+
+    def commit(self, pending: Any, n: Array | None = None, path: Array | None = None) -> Any:
+        return None if self.mixer is None else self.mixer.commit(pending, n, path)
+
+    def _feed_forward(self, params: Params, stream: Stream) -> Stream:
+        if self.ffn is None:
+            return stream
+        update = self.ffn(params["ffn"], self._before(params, "ffn", stream))
+        return self._after(params, "ffn", stream, update)
+
+    def _before(self, params: Params, name: str, stream: Stream) -> Float[Array, "B S D"]:
+        norm: Norm | None = getattr(self, f"{name}_norm")
+        return stream.narrow() if norm is None else norm(params[f"{name}_norm"], stream.narrow())
+
+    def _after(self, params: Params, name: str, stream: Stream, update: Float[Array, "B S D"]) -> Stream:
+        norm: Norm | None = getattr(self, f"{name}_post_norm")
+        if norm is not None:
+            update = norm(params[f"{name}_post_norm"], update)
+        return stream.add(update if self.residual_scale == 1.0 else update * self.residual_scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelBlock:
+    """``x + mixer(mixer_norm(x)) + ffn(ffn_norm(x))``; with `ffn_norm` None both read ``mixer_norm(x)``."""
+
+    mixer_norm: Norm
+    mixer: Mixer
+    ffn_norm: Norm | None = None
+    ffn: FeedForward
+
+    def spec(self) -> ParamTree:
+        return layer_specs(mixer_norm=self.mixer_norm, mixer=self.mixer, ffn_norm=self.ffn_norm, ffn=self.ffn)
+
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
+        return self.mixer.init_state(batch, capacity, dtype)
+
+    def forward(self, params: Params, stream: Stream, window: Window) -> Stream:
+        x = self.mixer_norm(params["mixer_norm"], stream.narrow())
+        return self._join(params, stream, self.mixer.forward(params["mixer"], x, window))
+
+    def write(self, params: Params, stream: Stream, state: Any, window: Window) -> tuple[Any, Any]:
+        x = self.mixer_norm(params["mixer_norm"], stream.narrow())
+        return self.mixer.write(params["mixer"], x, state, window)
+
+    def read(self, params: Params, stream: Stream, held: Any, pending: Any, window: Window) -> Stream:
+        return self._join(params, stream, self.mixer.read(params["mixer"], held, pending, window))
+
+    def commit(self, pending: Any, n: Array | None = None, path: Array | None = None) -> Any:
+        return self.mixer.commit(pending, n, path)
+
+    def _join(self, params: Params, stream: Stream, mixed: Float[Array, "B S D"]) -> Stream:
+        norm, name = (self.mixer_norm, "mixer_norm") if self.ffn_norm is None else (self.ffn_norm, "ffn_norm")
+        return stream.add(mixed + self.ffn(params["ffn"], norm(params[name], stream.narrow())))
+
+
+def layer_specs(**layers: Any) -> ParamTree:
+    """The specs of those of a block's named layers that are not None."""
+    return {name: layer.spec() for name, layer in layers.items() if layer is not None}
