@@ -40,13 +40,12 @@ def write_checkpoint(values: dict[str, Any], dtype: str, directory: Path) -> Non
     rng = np.random.default_rng(0)
 
     def tensors() -> Iterator[TensorToWrite]:
-        for row, param in FAMILIES[values["model_type"]].rows(config):
-            shape = row.their_shape(param.shape)
+        for tensor in FAMILIES[values["model_type"]].tensors(config).values():
 
-            def draw(shape: tuple[int, ...] = shape) -> np.ndarray:
+            def draw(shape: tuple[int, ...] = tensor.shape) -> np.ndarray:
                 return (rng.random(shape, np.float32) * 0.04 - 0.02).astype(jnp.dtype(dtype))
 
-            yield TensorToWrite(name=row.theirs, shape=shape, dtype=jnp.dtype(dtype), read=draw)
+            yield TensorToWrite(name=tensor.name, shape=tensor.shape, dtype=jnp.dtype(dtype), read=draw)
 
     write_tensors(directory, tensors())
 

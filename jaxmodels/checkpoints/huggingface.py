@@ -2,11 +2,12 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
@@ -17,10 +18,10 @@ from jaxmodels.checkpoints.safetensors_io import (
     missing_tensor_message,
     write_tensors,
 )
-from jaxmodels.layers.spec import Param, Params, param_dtype, unflatten, walk
+from jaxmodels.layers.spec import Params, param_dtype, unflatten, walk
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import FAMILIES, config_to_hf, find_family
-from jaxmodels.models.family import Family, Weight
+from jaxmodels.models.family import Family, Part, Tensor, Weight
 from jaxmodels.models.hf_config import INERT_KEYS, ConfigError
 
 CONFIG_FILE = "config.json"
@@ -83,17 +84,14 @@ def load_params(
         CheckpointError: a tensor is missing, has a wrong shape, or is not part of the model.
     """
     family = FAMILIES[str(config.family)]
-    rows = {row.theirs: (row, param) for row, param in family.rows(config)}
-    _check_names(config, family, tensors, rows)
+    expected = family.tensors(config)
+    _check_names(config, family, tensors, expected)
     leaves: dict[str, jax.Array] = {}
     for name in tensors.infos:
-        if name in rows:
-            row, param = rows[name]
-            # Waiting bounds the memory: several tensors would be on their way otherwise.
-            leaf = _arrange(tensors.read(name), row.axes, param.shape, param_dtype(param, dtype))
-            leaves[row.ours] = jax.block_until_ready(leaf)
+        if name in expected:
+            num_bytes = _fill(leaves, expected[name].parts, tensors.read(name), dtype)
             if progress is not None:
-                progress(name, leaves[row.ours].nbytes)
+                progress(name, num_bytes)
     return unflatten({path: leaves[path] for path, _ in walk(config.spec())})
 
 
@@ -118,6 +116,30 @@ def save_params(
     return write_tensors(directory, to_write, max_shard_bytes)
 
 
+def _fill(leaves: dict[str, jax.Array], parts: Sequence[Part], tensor: np.ndarray, dtype: DTypeLike) -> int:
+    """Puts a tensor's parts into the parameters they belong to; gives their bytes."""
+    num_bytes = 0
+    for part in parts:
+        wanted = param_dtype(part.param, dtype)
+        arranged = _arrange(part.cut(tensor), part.row.axes, part.shape, wanted)
+        num_bytes += arranged.nbytes
+        path = part.row.ours
+        if part.expert is None:
+            leaf = arranged
+        else:
+            stack = leaves.get(path)
+            stack = jnp.zeros(part.param.shape, wanted) if stack is None else stack
+            leaf = _put(stack, arranged, part.expert)
+        # Waiting bounds the memory: several tensors would be on their way otherwise.
+        leaves[path] = jax.block_until_ready(leaf)
+    return num_bytes
+
+
+@functools.partial(jax.jit, donate_argnames=("stack",))
+def _put(stack: jax.Array, one: jax.Array, index: int) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(stack, one, index, 0)
+
+
 def _arrange(tensor: np.ndarray, axes: str | None, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
     """A checkpoint's tensor with our axes in `dtype`, on the device."""
     there = jax.device_put(tensor)  # on CPU without a copy: `TensorReader.read` gives the buffer away
@@ -132,38 +154,36 @@ def _rearrange(tensor: Any, axes: str | None, shape: tuple[int, ...], dtype: np.
 
 def _to_write(config: Decoder, params: Params, progress: Progress | None) -> Iterator[TensorToWrite]:
     leaves = dict(walk(params))
-    for row, param in FAMILIES[str(config.family)].rows(config):
-        leaf = leaves[row.ours]
+    for tensor in FAMILIES[str(config.family)].tensors(config).values():
 
-        def export(row: Weight = row, leaf: jax.Array = leaf) -> np.ndarray:
+        def export(tensor: Tensor = tensor) -> np.ndarray:
+            array = tensor.export(leaves)
             if progress is not None:
-                progress(row.theirs, leaf.nbytes)
-            return np.ascontiguousarray(row.export(np.asarray(leaf)))
+                progress(tensor.name, array.nbytes)
+            return array
 
-        yield TensorToWrite(
-            name=row.theirs, shape=row.their_shape(param.shape), dtype=leaf.dtype, read=export
-        )
+        dtype = leaves[tensor.parts[0].row.ours].dtype
+        yield TensorToWrite(name=tensor.name, shape=tensor.shape, dtype=dtype, read=export)
 
 
 def _check_names(
     config: Decoder,
     family: Family,
     tensors: TensorReader,
-    rows: Mapping[str, tuple[Weight, Param]],
+    expected: Mapping[str, Tensor],
 ) -> None:
-    for name, (row, param) in rows.items():
+    for name, tensor in expected.items():
         info = tensors.infos.get(name)
         if info is None:
             raise CheckpointError(missing_tensor_message(name, tensors.infos))
-        expected = row.their_shape(param.shape)
-        if tuple(info.shape) != expected:
+        if tuple(info.shape) != tensor.shape:
             raise CheckpointError(
                 f"{info.file}: tensor {name!r} has shape {list(info.shape)}, "
-                f"the configuration asks for {list(expected)}"
+                f"the configuration asks for {list(tensor.shape)}"
             )
     for name, info in tensors.infos.items():
         tied_head = config.tie_embeddings and name == "lm_head.weight"
-        if name not in rows and not tied_head and not family.is_unused(name):
+        if name not in expected and not tied_head and not family.is_unused(name):
             raise CheckpointError(
                 f"{info.file}: tensor {name!r} of shape {list(info.shape)} is not part of the model that "
                 f"{CONFIG_FILE} describes (family {family.model_type!r}); refusing to ignore it"

@@ -20,19 +20,26 @@ class Weight:
     ours: parameter path; ``{i}`` stands for the layer index. theirs: tensor name with the same placeholder.
     axes: an einops pattern from their axes to ours, such as ``"(n h) d -> d n h"``; read backwards it
     exports. None where both have the same axes. Rows whose parameter a configuration lacks do not apply.
+
+    Where `theirs` has the placeholder ``{e}``, our parameter's leading axis stacks one of their tensors per
+    expert, and `axes` arranges a single one. Rows that name the same tensor are parts of it, joined in the
+    table's order along its axis `along`.
     """
 
     ours: str
     theirs: str
     axes: str | None = None
+    along: int = 0
 
     def at(self, layer: int) -> "Weight":
         """The row for one layer."""
         index = str(layer)
-        return Weight(self.ours.replace("{i}", index), self.theirs.replace("{i}", index), self.axes)
+        return Weight(
+            self.ours.replace("{i}", index), self.theirs.replace("{i}", index), self.axes, self.along
+        )
 
     def load(self, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Their tensor with our axes; `shape` is our parameter's."""
+        """Their tensor with our axes; `shape` is our parameter's, or one expert's share of it."""
         if self.axes is None:
             return tensor
         return rearrange(tensor, self.axes, **self._sizes(shape))
@@ -62,6 +69,53 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One parameter's share of a tensor.
+
+    row: the layer's row. param: the whole parameter. expert: index along its leading axis where it stacks
+    the tensors of all experts. start, size: the share's extent along the tensor's axis ``row.along``.
+    """
+
+    row: Weight
+    param: Param
+    expert: int | None
+    start: int
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what the tensor fills, with our axes."""
+        return self.param.shape if self.expert is None else self.param.shape[1:]
+
+    def cut(self, tensor: Any) -> Any:
+        """The share of their tensor, still with their axes."""
+        if self.size == tensor.shape[self.row.along]:
+            return tensor
+        index = [slice(None)] * tensor.ndim
+        index[self.row.along] = slice(self.start, self.start + self.size)
+        return tensor[tuple(index)]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a checkpoint and the parameters that are in it, most often one."""
+
+    name: str
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+    def export(self, leaves: Mapping[str, Any]) -> np.ndarray:
+        """The tensor, from our parameters by path."""
+        arrays = []
+        for part in self.parts:
+            leaf = leaves[part.row.ours]
+            leaf = np.asarray(leaf if part.expert is None else leaf[part.expert])
+            arrays.append(part.row.export(leaf))
+        joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=self.parts[0].row.along)
+        return np.ascontiguousarray(joined)
+
+
+@dataclass(frozen=True)
 class Family:
     """How checkpoints of one `model_type` are read and written.
 
@@ -82,17 +136,43 @@ class Family:
         Raises KeyError where the table lacks a parameter, which is an error in the family's file.
         """
         spec = dict(walk(config.spec()))
-        expanded = [
-            row.at(i)
-            for row in self.weights
-            for i in (range(len(config.blocks)) if "{i}" in row.ours else [0])
-        ]
-        by_path = {row.ours: row for row in expanded if row.ours in spec}
+        by_path = {row.ours: row for row in self._expanded(config) if row.ours in spec}
         for path, param in spec.items():
             if path not in by_path:
                 raise KeyError(f"family {self.model_type!r} has no weight row for parameter {path!r}")
             yield by_path[path], param
 
+    def tensors(self, config: Decoder) -> dict[str, Tensor]:
+        """Every tensor of a checkpoint of `config`, by name.
+
+        Raises KeyError as `rows` does.
+        """
+        params = {row.ours: param for row, param in self.rows(config)}
+        tensors: dict[str, Tensor] = {}
+        for row in self._expanded(config):
+            if row.ours not in params:
+                continue
+            param = params[row.ours]
+            experts = range(param.shape[0]) if "{e}" in row.theirs else [None]
+            for expert in experts:
+                name = row.theirs if expert is None else row.theirs.replace("{e}", str(expert))
+                shape = row.their_shape(param.shape if expert is None else param.shape[1:])
+                before = tensors.get(name)
+                start = 0 if before is None else before.shape[row.along]
+                part = Part(row, param, expert, start, shape[row.along])
+                if before is not None:
+                    shape = tuple(n + start if axis == row.along else n for axis, n in enumerate(shape))
+                tensors[name] = Tensor(name, shape, (part,) if before is None else (*before.parts, part))
+        return tensors
+
     def is_unused(self, name: str) -> bool:
         """Whether a tensor of this name may be left unread."""
         return any(re.fullmatch(pattern, name) for pattern in self.unused)
+
+    def _expanded(self, config: Decoder) -> list[Weight]:
+        """The table with a row per layer."""
+        return [
+            row.at(i)
+            for row in self.weights
+            for i in (range(len(config.blocks)) if "{i}" in row.ours else [0])
+        ]

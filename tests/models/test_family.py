@@ -1,0 +1,84 @@
+"""The weight table on its own: parts of one tensor, and tensors that one parameter stacks."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from model_helpers import D_MODEL, VOCAB, attention, decoder
+
+from jaxmodels.layers.spec import walk
+from jaxmodels.models.families.dense import WEIGHTS
+from jaxmodels.models.family import Family, Weight
+
+CONFIG = decoder(attention())
+FUSED = "layers.{i}.qkv"
+
+
+def family(*rows):
+    replaced = {row.ours for row in rows}
+    table = (*(row for row in WEIGHTS if row.ours not in replaced), *rows)
+    return Family("toy", "", lambda values: CONFIG, lambda config: {}, table)
+
+
+def leaves(config=CONFIG):
+    rng = np.random.default_rng(0)
+    return {path: rng.standard_normal(param.shape) for path, param in walk(config.spec())}
+
+
+def qkv(along, axes):
+    names = {"q": "n h", "k": "k h", "v": "k h"}
+    return [
+        Weight(f"blocks/{{i}}/mixer/w_{name}", FUSED, axes.format(heads=heads), along)
+        for name, heads in names.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("along", "axes"), [(0, "({heads}) d -> d {heads}"), (1, "d ({heads}) -> d {heads}")]
+)
+def test_rows_of_one_tensor_are_joined_in_the_tables_order(along, axes):
+    ours = leaves()
+    tensors = family(*qkv(along, axes)).tensors(CONFIG)
+    fused = tensors["layers.0.qkv"]
+    heads = 4 + 2 + 2
+    assert fused.shape == ((heads * 6, D_MODEL) if along == 0 else (D_MODEL, heads * 6))
+    flat = [ours[f"blocks/0/mixer/w_{name}"].reshape(D_MODEL, -1) for name in "qkv"]
+    expected = np.concatenate(flat, axis=1)
+    np.testing.assert_array_equal(fused.export(ours), expected.T if along == 0 else expected)
+    for part, name in zip(fused.parts, "qkv", strict=True):
+        back = part.row.load(part.cut(fused.export(ours)), part.shape)
+        np.testing.assert_array_equal(back, ours[f"blocks/0/mixer/w_{name}"])
+
+
+def test_a_parameter_stacks_the_tensors_of_its_experts():
+    """Any parameter's leading axis may be the stack: the embedding's rows serve as experts here."""
+    ours = leaves()
+    tensors = family(Weight("embed/weight", "expert.{e}.weight", "(h k) -> (k h)")).tensors
+    with pytest.raises(ValueError):  # the pattern must name each of our axes by itself
+        tensors(CONFIG)
+    tensors = family(Weight("embed/weight", "expert.{e}.weight")).tensors(CONFIG)
+    assert {f"expert.{e}.weight" for e in range(VOCAB)} <= set(tensors)
+    np.testing.assert_array_equal(tensors["expert.3.weight"].export(ours), ours["embed/weight"][3])
+    (part,) = tensors["expert.3.weight"].parts
+    assert (part.expert, part.shape) == (3, (D_MODEL,))
+
+
+def test_experts_can_be_parts_of_fused_tensors():
+    """Gate and up of each expert in one tensor, as some checkpoints have them."""
+    rows = (
+        Weight("embed/weight", "expert.{e}.both"),
+        Weight("head/weight", "expert.{e}.both"),
+    )
+    ours = leaves()
+    tensors = family(*rows).tensors(CONFIG)
+    assert tensors["expert.5.both"].shape == (2 * D_MODEL,)
+    expected = np.concatenate([ours["embed/weight"][5], ours["head/weight"][5]])
+    np.testing.assert_array_equal(tensors["expert.5.both"].export(ours), expected)
+    untied = [part.start for part in tensors["expert.5.both"].parts]
+    assert untied == [0, D_MODEL]
+
+
+def test_a_missing_row_is_named():
+    lacking = dataclasses.replace(family(), weights=WEIGHTS[1:])
+    with pytest.raises(KeyError, match=r"family 'toy' has no weight row for parameter 'embed/weight'"):
+        lacking.tensors(CONFIG)
