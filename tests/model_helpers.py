@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.mamba_mixer import MambaMixer
 from jaxmodels.layers.mlp import GatedMLP
-from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
+from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm, WeightlessRMSNorm
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import unflatten, walk
 from jaxmodels.layers.ssd_mixer import SSDMixer
@@ -33,7 +34,7 @@ def random_params(spec, seed=0):
         if path.endswith(("scale", "d_skip")):
             leaf = 1 + 0.2 * noise
         elif path.endswith("a_log"):
-            leaf = np.log(np.arange(1, param.shape[0] + 1)) + 0.2 * noise
+            leaf = (np.log(np.arange(1, param.shape[0] + 1)) + 0.2 * noise.T).T
         elif path.endswith("dt_bias"):
             leaf = noise - 1.0
         elif path == "embed/weight" or len(param.shape) == 1:
@@ -57,8 +58,10 @@ SSD = SSDMixer(
     chunk_size=4,
     norm=GatedRMSNorm(dim=32, num_groups=2),
 )
+MAMBA = MambaMixer(d_model=D_MODEL, d_inner=32, state_dim=5, dt_rank=3)
 attention = functools.partial(dataclasses.replace, ATTENTION)
 ssd = functools.partial(dataclasses.replace, SSD)
+mamba = functools.partial(dataclasses.replace, MAMBA)
 
 
 def decoder(*mixers, tie_embeddings=False):
@@ -80,6 +83,10 @@ ARCHITECTURES = {
     "attention": decoder(attention(), attention(qkv_bias=True, num_kv_heads=1)),
     "ssd": decoder(ssd(), ssd(num_groups=1, norm=None), tie_embeddings=True),
     "hybrid": decoder(ssd(), attention(num_kv_heads=4, sinks=True), ssd(conv_width=2)),
+    "mamba": decoder(
+        mamba(projection_bias=True, conv_width=3),
+        mamba(conv_bias=False, dt_norm=RMSNorm(dim=3, axis=None), b_norm=WeightlessRMSNorm()),
+    ),
     "sliding": decoder(attention(window=3), attention(window=6, softcap=5.0)),
 }
 

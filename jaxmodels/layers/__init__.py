@@ -7,4 +7,5 @@ One glossary of dimensions, in every signature, einsum and rearrangement:
     M query heads per key/value head        H head dim        F feed-forward     E experts
     SSD: C chunks     Q chunk length        N heads           P head dim
          G groups     M heads per group     R state dim       W convolution taps
+    Recurrent layers: I inner channels
 """

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.layers.window import Window, take_path
+
 
 def causal_conv(
     extended: Float[Array, "B E F"], weight: Float[Array, "W F"], bias: Float[Array, "F"] | None
@@ -33,6 +35,26 @@ def conv_tail(extended: Float[Array, "B E F"], n: Int[Array, "B"], width: int) -
     if extended.shape[1] == keep + 1:
         return jnp.where(n[:, None, None] > 0, extended[:, 1:], extended[:, :keep])
     return jax.vmap(lambda row, start: lax.dynamic_slice_in_dim(row, start, keep))(extended, n)
+
+
+def take_inputs(
+    extended: Float[Array, "B E F"], path: Int[Array, "B P"], width: int
+) -> Float[Array, "B ..."]:
+    """`extended` with the window's inputs along an accepted path in place of the window's."""
+    history, inputs = extended[:, : width - 1], extended[:, width - 1 :]
+    return jnp.concatenate([history, take_path(inputs, path)], axis=1)
+
+
+def window_conv(
+    extended: Float[Array, "B E F"],
+    weight: Float[Array, "W F"],
+    bias: Float[Array, "F"] | None,
+    window: Window,
+) -> Float[Array, "B S F"]:
+    """The convolution over a window whose tokens follow one another, or form a tree."""
+    if window.ancestors is None:
+        return causal_conv(extended, weight, bias)
+    return causal_conv_tree(extended, weight, bias, window.ancestors)
 
 
 def causal_conv_tree(

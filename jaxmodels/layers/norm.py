@@ -100,6 +100,19 @@ class RMSNorm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightlessRMSNorm:
+    """`rms_norm` without a scale."""
+
+    eps: float = 1e-6
+
+    def spec(self) -> ParamTree:
+        return {}
+
+    def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return rms_norm(x, jnp.ones((1,), x.dtype), self.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerNorm:
     """`layer_norm` with a learned scale and, where `bias` says so, a learned bias."""
 

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.conv import causal_conv, causal_conv_tree, conv_tail
+from jaxmodels.layers.conv import conv_tail, take_inputs, window_conv
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import GatedRMSNorm
 from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
 from jaxmodels.layers.ssd import ssd_replay, ssd_tree, ssd_window
-from jaxmodels.layers.window import Bidirectional, Causal, Window, peek
+from jaxmodels.layers.window import Window, peek, take_path
 
 
 @struct.dataclass
@@ -47,10 +47,11 @@ class SSDPending:
 
 @dataclass(frozen=True)
 class LogArange:
-    """``log(1..n)``: the S4D-real initial decay rates."""
+    """``log(1..n)`` along the first dimension: the S4D-real initial decay rates."""
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        return jnp.log(jnp.arange(1, shape[0] + 1, dtype=jnp.float32)).astype(dtype)
+        logs = jnp.log(jnp.arange(1, shape[0] + 1, dtype=jnp.float32))
+        return jnp.broadcast_to(logs.reshape(-1, *(1,) * (len(shape) - 1)), shape).astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -162,17 +163,12 @@ class SSDMixer:
         z, xbc, dt = jnp.split(projected, [self.d_inner, self.d_inner + self.d_conv], axis=-1)
         extended = jnp.concatenate([state.conv.astype(xbc.dtype), xbc], axis=1)
 
-        tree = None if isinstance(window.mask, Causal | Bidirectional) else window.mask
-        if tree is None:
-            convolved = causal_conv(extended, params["conv_w"], params.get("conv_b"))
-        else:
-            tree = jnp.broadcast_to(tree, (x.shape[0], window.size, window.size))
-            convolved = causal_conv_tree(extended, params["conv_w"], params.get("conv_b"), tree)
+        convolved = window_conv(extended, params["conv_w"], params.get("conv_b"), window)
         u, log_decay, b, c, xs = self._discretise(params, jax.nn.silu(convolved), dt, window)
 
         y, ssm = ssd_window(u, log_decay, b, c, state.ssm, self.chunk_size)
-        if tree is not None:
-            y = ssd_tree(u, log_decay, b, c, state.ssm, tree)
+        if window.ancestors is not None:
+            y = ssd_tree(u, log_decay, b, c, state.ssm, window.ancestors)
         y = y + params["d_skip"][:, None] * xs
         y = y.reshape(*y.shape[:2], self.d_inner)
 
@@ -200,10 +196,8 @@ class SSDMixer:
             return pending.settled
         extended, u, log_decay, b = pending.extended, pending.u, pending.log_decay, pending.b
         if path is not None:
-            u, log_decay, b = (_take(a, path) for a in (u, log_decay, b))
-            history = extended[:, : self.conv_width - 1]
-            inputs = _take(extended[:, self.conv_width - 1 :], path)
-            extended = jnp.concatenate([history, inputs], axis=1)
+            u, log_decay, b = (take_path(a, path) for a in (u, log_decay, b))
+            extended = take_inputs(extended, path, self.conv_width)
         if n is None:
             n = jnp.full((u.shape[0],), u.shape[1], jnp.int32)
         before = pending.before
@@ -223,9 +217,3 @@ class SSDMixer:
         dt = jnp.clip(dt, *self.dt_limit)
         dt = jnp.where(window.is_valid[..., None], dt, 0.0)
         return xs * dt[..., None], -jnp.exp(params["a_log"].astype(jnp.float32)) * dt, b, c, xs
-
-
-def _take(a: Float[Array, "B S ..."], path: Int[Array, "B P"]) -> Float[Array, "B P ..."]:
-    """The window's rows along an accepted path."""
-    index = path.reshape(*path.shape, *(1,) * (a.ndim - 2))
-    return jnp.take_along_axis(a, index, axis=1)

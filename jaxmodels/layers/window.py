@@ -54,6 +54,17 @@ class Window:
         """Which window slots hold real tokens."""
         return jnp.arange(self.size)[None, :] < self.valid[:, None]
 
+    @property
+    def ancestors(self) -> Bool[Array, "B S S"] | None:
+        """Where the mask makes the window a tree: whether token j is token i or an ancestor of it, at [i, j].
+
+        None where tokens follow one another, which is what recurrent layers do under either mask that is no
+        array.
+        """
+        if isinstance(self.mask, Causal | Bidirectional):
+            return None
+        return jnp.broadcast_to(self.mask, (self.start.shape[0], self.size, self.size))
+
     def rotations(self, rope: Rope) -> Rotations:
         """Cosines and sines of the window under `rope`, computed once per trace for all layers."""
         if rope not in self._rotations:
@@ -84,6 +95,11 @@ def check_mask(mask: Mask, size: int, batch: int | None = None) -> None:
             f"mask: expected bool[{size}, {size}] or bool[{batch or 'B'}, {size}, {size}] for this window, "
             f"got {mask.dtype}{list(mask.shape)}"
         )
+
+
+def take_path(a: Float[Array, "B S ..."], path: Int[Array, "B P"]) -> Float[Array, "B P ..."]:
+    """What a window holds for the tokens along an accepted path."""
+    return jnp.take_along_axis(a, path.reshape(*path.shape, *(1,) * (a.ndim - 2)), axis=1)
 
 
 class Mixer(Protocol):

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from model_helpers import quick_jit
 
-from jaxmodels.layers.conv import causal_conv, causal_conv_tree, conv_tail
+from jaxmodels.layers.conv import causal_conv, causal_conv_tree, conv_tail, take_inputs, window_conv
+from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, fresh_window
 
 # Parent of each token of a tree; -1 follows the history. Depths: 0 1 2 2 1 0 3 4.
 PARENTS = [-1, 0, 1, 1, 0, -1, 3, 6]
@@ -95,3 +96,23 @@ def test_rows_may_have_different_trees():
         np.testing.assert_array_equal(together[row], alone[0])
     chain = causal_conv(extended[:1], weight, None)
     np.testing.assert_allclose(together[:1], chain, rtol=1e-6, atol=1e-7)
+
+
+def test_a_window_is_a_line_or_a_tree():
+    size = len(PARENTS)
+    extended, weight = jnp.asarray(draw(2, 2 + size, 5)), draw(3, 5, seed=1)
+    ancestors = jnp.asarray(ancestors_of(PARENTS))
+    tokens = jnp.zeros((2, size), jnp.int32)
+    expected = {
+        "line": causal_conv(extended, weight, None),
+        "tree": causal_conv_tree(extended, weight, None, jnp.broadcast_to(ancestors, (2, size, size))),
+    }
+    for mask, name in ((CAUSAL, "line"), (BIDIRECTIONAL, "line"), (ancestors, "tree")):
+        ours = window_conv(extended, weight, None, fresh_window(tokens, mask=mask))
+        np.testing.assert_array_equal(ours, expected[name])
+
+
+def test_inputs_along_a_path_follow_the_history():
+    extended = np.arange(2 * 6).reshape(2, 6, 1)  # two of the history, four of the window
+    ours = take_inputs(jnp.asarray(extended), jnp.asarray([[0, 3], [1, 2]]), 3)
+    np.testing.assert_array_equal(ours[..., 0], [[0, 1, 2, 5], [6, 7, 9, 10]])

@@ -4,11 +4,20 @@ import pytest
 import torch
 from transformers.models.cohere.modeling_cohere import CohereLayerNorm
 from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1RMSNormGated
+from transformers.models.falcon_mamba.modeling_falcon_mamba import FalconMambaWeightlessRMSNorm
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
-from jaxmodels.layers.norm import GatedRMSNorm, LayerNorm, RMSNorm, gated_rms_norm, layer_norm, rms_norm
+from jaxmodels.layers.norm import (
+    GatedRMSNorm,
+    LayerNorm,
+    RMSNorm,
+    WeightlessRMSNorm,
+    gated_rms_norm,
+    layer_norm,
+    rms_norm,
+)
 from jaxmodels.layers.spec import init_params
 
 DTYPES = {"float32": (jnp.float32, torch.float32), "bfloat16": (jnp.bfloat16, torch.bfloat16)}
@@ -44,6 +53,14 @@ def test_rms_norm_matches_transformers(theirs, offset, dtype):
     norm = RMSNorm(dim=77, eps=1e-5, offset=offset)
     assert_same(norm({"scale": scale}, x), module(tx), dtype)
     assert_same(rms_norm(x, scale, 1e-5, offset), module(tx), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rms_norm_without_a_scale_matches_transformers(dtype):
+    x, tx = draw(2, 5, 77, dtype=dtype)
+    norm = WeightlessRMSNorm(eps=1e-2)
+    assert norm.spec() == {}
+    assert_same(norm({}, x), FalconMambaWeightlessRMSNorm(77, eps=1e-2)(tx), dtype)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0])

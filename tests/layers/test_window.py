@@ -5,7 +5,7 @@ import pytest
 
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.rope_scaling import DynamicNTKScaling
-from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, Window, check_mask, fresh_window
+from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, Window, check_mask, fresh_window, take_path
 
 
 def test_a_fresh_window_starts_at_nothing():
@@ -32,6 +32,19 @@ def test_rotations_are_computed_once_and_count_the_real_tokens():
     plain = Rope(rotary_dim=4).rotations(window.positions, jnp.asarray([8, 8]))
     np.testing.assert_allclose(first.cos[0], plain.cos[0], rtol=1e-6)
     assert np.abs(first.cos[1] - plain.cos[1]).max() > 1e-3
+
+
+def test_only_arrays_make_a_tree():
+    tokens, tree = jnp.zeros((2, 3), jnp.int32), np.tril(np.ones((3, 3), bool))
+    assert fresh_window(tokens).ancestors is None
+    assert fresh_window(tokens, mask=BIDIRECTIONAL).ancestors is None
+    np.testing.assert_array_equal(fresh_window(tokens, mask=jnp.asarray(tree)).ancestors, [tree, tree])
+
+
+def test_a_path_picks_tokens_of_each_row():
+    a = np.arange(2 * 4 * 3).reshape(2, 4, 3)
+    ours = take_path(jnp.asarray(a), jnp.asarray([[3, 0], [1, 1]]))
+    np.testing.assert_array_equal(ours, np.stack([a[0, [3, 0]], a[1, [1, 1]]]))
 
 
 @pytest.mark.parametrize("mask", [CAUSAL, BIDIRECTIONAL, np.ones((3, 3), bool), np.ones((5, 3, 3), bool)])

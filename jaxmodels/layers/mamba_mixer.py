@@ -1,0 +1,196 @@
+"""The Mamba-1 mixer: projections, causal convolution, selective scan, gate."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.layers.conv import conv_tail, take_inputs, window_conv
+from jaxmodels.layers.linear import linear
+from jaxmodels.layers.linear_recurrence import keep_only
+from jaxmodels.layers.norm import Norm
+from jaxmodels.layers.selective_scan import SelectiveInputs, selective_replay, selective_scan, selective_tree
+from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
+from jaxmodels.layers.ssd_mixer import InverseSoftplusLogUniform, LogArange
+from jaxmodels.layers.window import Window, peek, take_path
+
+
+@struct.dataclass
+class MambaState:
+    """All that a row's history leaves behind; its size does not depend on the history's length.
+
+    ssm: f32[B, R, I], the recurrent state. conv: [B, W-1, I], the convolution's last inputs.
+    """
+
+    ssm: jax.Array
+    conv: jax.Array
+
+
+@struct.dataclass
+class MambaPending:
+    """A window's small inputs, from which the state after any number of its tokens can be replayed.
+
+    before, settled: the states before the window and after its valid tokens.
+    extended: [B, W-1+S, I] convolution inputs, history first. inputs: the scan's.
+    rates: f32[R, I], the scan's; `commit` does not see the parameters.
+    """
+
+    before: MambaState
+    settled: MambaState
+    extended: jax.Array
+    inputs: SelectiveInputs
+    rates: jax.Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class MambaMixer:
+    """Mamba-1's mixer (Gu and Dao 2023): ``y = out((scan(x) + d_skip * x) * silu(z))``.
+
+    One input projection holds x [I] and the gate z [I], with inner width ``I = d_inner``; x then passes
+    through the convolution and ``silu``. Of it a second projection makes, in this order, the step size's
+    features [dt_rank], B [R] and C [R]; each is normalised where `dt_norm`, `b_norm` or `c_norm` is given.
+    The step size is ``softplus(features @ w_dt + dt_bias)``.
+
+    Raises:
+        ValueError: a size is not positive, or a norm's width is not that of what it normalises.
+    """
+
+    d_model: int
+    d_inner: int
+    state_dim: int
+    dt_rank: int
+    conv_width: int = 4
+    projection_bias: bool = False
+    conv_bias: bool = True
+    dt_norm: Norm | None = None
+    b_norm: Norm | None = None
+    c_norm: Norm | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "d_inner", "state_dim", "dt_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.conv_width < 2:
+            raise ValueError(f"conv_width={self.conv_width} must be at least 2")
+        widths = {"dt_norm": "dt_rank", "b_norm": "state_dim", "c_norm": "state_dim"}
+        for name, width in widths.items():
+            dim = getattr(getattr(self, name), "dim", None)
+            if dim not in (None, getattr(self, width)):
+                raise ValueError(f"{name}: dim={dim} must be {width}={getattr(self, width)}")
+
+    @property
+    def d_selected(self) -> int:
+        """Width of the second projection: features of the step size, B and C."""
+        return self.dt_rank + 2 * self.state_dim
+
+    def spec(self) -> ParamTree:
+        d, inner = self.d_model, self.d_inner
+        tree: ParamTree = {
+            "w_in": Param((d, 2 * inner), ("embed", "ssm_inner"), FanIn(d)),
+            "conv_w": Param((self.conv_width, inner), (None, "ssm_inner"), FanIn(self.conv_width)),
+            "w_select": Param((inner, self.d_selected), ("ssm_inner", None), FanIn(inner)),
+            "w_dt": Param((self.dt_rank, inner), (None, "ssm_inner"), FanIn(self.dt_rank)),
+            "dt_bias": Param((inner,), ("ssm_inner",), InverseSoftplusLogUniform(), "float32"),
+            "a_log": Param((self.state_dim, inner), (None, "ssm_inner"), LogArange(), "float32"),
+            "d_skip": Param((inner,), ("ssm_inner",), ONES, "float32"),
+            "w_out": Param((inner, d), ("ssm_inner", "embed"), FanIn(inner)),
+        }
+        if self.conv_bias:
+            tree["conv_b"] = Param((inner,), ("ssm_inner",), ZEROS)
+        for name in ("dt_norm", "b_norm", "c_norm"):
+            norm: Norm | None = getattr(self, name)
+            if norm is not None:
+                tree[name] = norm.spec()
+        if self.projection_bias:
+            tree["b_in"] = Param((2 * inner,), ("ssm_inner",), Normal())
+            tree["b_out"] = Param((d,), ("embed",), Normal())
+        return tree
+
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> MambaState:
+        return MambaState(
+            ssm=jnp.zeros((batch, self.state_dim, self.d_inner), jnp.float32),
+            conv=jnp.zeros((batch, self.conv_width - 1, self.d_inner), dtype),
+        )
+
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of one token as a step of the recurrence, whatever its history; 0 counts the weights alone.
+
+        A state entry costs six: ``dt * A``, decay, ``u * B``, their sum, and a multiply-add into the output.
+        """
+        inner = self.d_inner
+        projections = 2 * inner * (3 * self.d_model + self.d_selected + self.dt_rank)
+        state = 6 * self.state_dim * inner
+        return projections + 2 * self.conv_width * inner + (state if context > 0 else 0)
+
+    def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
+        return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
+
+    def write(
+        self, params: Params, x: Float[Array, "B S D"], state: MambaState, window: Window
+    ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S I"]], MambaPending]:
+        """Held are the scan's output and the gate."""
+        projected = linear(x, params["w_in"])
+        if self.projection_bias:
+            projected = projected + params["b_in"]
+        xs, z = jnp.split(projected, 2, axis=-1)
+        extended = jnp.concatenate([state.conv.astype(xs.dtype), xs], axis=1)
+        xs = jax.nn.silu(window_conv(extended, params["conv_w"], params.get("conv_b"), window))
+
+        inputs, c = self._select(params, xs)
+        inputs = keep_only(inputs, window.is_valid)
+        rates = -jnp.exp(params["a_log"].astype(jnp.float32))
+        y, ssm = selective_scan(inputs, c, rates, state.ssm)
+        if window.ancestors is not None:
+            y = selective_tree(inputs, c, rates, state.ssm, window.ancestors)
+        y = y + params["d_skip"] * xs.astype(jnp.float32)
+
+        tail = conv_tail(extended, window.valid, self.conv_width)
+        settled = MambaState(ssm=ssm, conv=tail.astype(state.conv.dtype))
+        return (y, z), MambaPending(state, settled, extended, inputs, rates)
+
+    def read(
+        self,
+        params: Params,
+        held: tuple[Float[Array, "B S I"], Float[Array, "B S I"]],
+        pending: MambaPending,
+        window: Window,
+    ) -> Float[Array, "B S D"]:
+        y, z = held
+        gated = y * jax.nn.silu(z.astype(jnp.float32))
+        y = linear(gated.astype(z.dtype), params["w_out"])
+        return y + params["b_out"] if self.projection_bias else y
+
+    def commit(
+        self, pending: MambaPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
+    ) -> MambaState:
+        if n is None and path is None:
+            return pending.settled
+        extended, inputs, before = pending.extended, pending.inputs, pending.before
+        if path is not None:
+            inputs = jax.tree.map(lambda a: take_path(a, path), inputs)
+            extended = take_inputs(extended, path, self.conv_width)
+        if n is None:
+            n = jnp.full((inputs.u.shape[0],), inputs.u.shape[1], jnp.int32)
+        tail = conv_tail(extended, n, self.conv_width).astype(before.conv.dtype)
+        return MambaState(ssm=selective_replay(inputs, pending.rates, before.ssm, n), conv=tail)
+
+    def _select(
+        self, params: Params, xs: Float[Array, "B S I"]
+    ) -> tuple[SelectiveInputs, Float[Array, "B S R"]]:
+        """The scan's inputs and C, in float32."""
+        selected = linear(xs, params["w_select"])
+        features, b, c = (
+            part if norm is None else norm(params.get(name, {}), part)
+            for name, norm, part in zip(
+                ("dt_norm", "b_norm", "c_norm"),
+                (self.dt_norm, self.b_norm, self.c_norm),
+                jnp.split(selected, [self.dt_rank, self.dt_rank + self.state_dim], axis=-1),
+                strict=True,
+            )
+        )
+        dt = jax.nn.softplus(linear(features, params["w_dt"]).astype(jnp.float32) + params["dt_bias"])
+        u = dt * xs.astype(jnp.float32)
+        return SelectiveInputs(u=u, dt=dt, b=b.astype(jnp.float32)), c.astype(jnp.float32)
