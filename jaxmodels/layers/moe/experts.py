@@ -1,0 +1,182 @@
+"""Stacks of expert feed-forward layers, ``[E, in, out]`` per projection, and how rows find their expert's."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.layers.grouped_matmul import grouped_matmul
+from jaxmodels.layers.mlp import activate, check_activation
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+
+
+class Rows(Protocol):
+    """An arrangement of rows by expert: how they are multiplied with, and shifted by, their expert's own."""
+
+    def matmul(self, x: Array, w: Float[Array, "E D F"]) -> Array: ...
+
+    def bias(self, b: Float[Array, "E F"]) -> Array:
+        """What is added to each row, in a shape that broadcasts against them."""
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Rows ``[P, D]`` sorted by expert. experts: each row's, E for rows of none. sizes: rows per expert."""
+
+    experts: Int[Array, "P"]
+    sizes: Int[Array, "E"]
+
+    def matmul(self, x: Float[Array, "P D"], w: Float[Array, "E D F"]) -> Float[Array, "P F"]:
+        return grouped_matmul(x, w, self.sizes)
+
+    def bias(self, b: Float[Array, "E F"]) -> Float[Array, "P F"]:
+        return b.at[self.experts].get(mode="clip")
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Rows ``[..., E, C, D]``: as many for every expert."""
+
+    def matmul(self, x: Float[Array, "... E C D"], w: Float[Array, "E D F"]) -> Float[Array, "... E C F"]:
+        return jnp.einsum("...ecd,edf->...ecf", x, w)
+
+    def bias(self, b: Float[Array, "E F"]) -> Float[Array, "E 1 F"]:
+        return b[:, None]
+
+
+class Experts(Protocol):
+    """A stack of feed-forward layers of one shape. Implementations are hashable frozen dataclasses.
+
+    A row's output is ``hidden(row) @ w_down``, plus ``b_down`` if there is one.
+    """
+
+    @property
+    def num_experts(self) -> int: ...
+    @property
+    def d_model(self) -> int: ...
+    @property
+    def d_ff(self) -> int: ...
+    @property
+    def flops_per_row(self) -> int: ...
+
+    def spec(self) -> ParamTree: ...
+
+    def hidden(self, params: Params, x: Float[Array, "... D"], rows: Rows) -> Float[Array, "... F"]:
+        """The activated hidden features of rows in the arrangement `rows`."""
+
+
+def expert_outputs(
+    experts: Experts, params: Params, x: Float[Array, "... D"], rows: Rows
+) -> Float[Array, "... D"]:
+    """Each row through its expert."""
+    return project(params, "down", experts.hidden(params, x, rows), rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedExperts:
+    """``(activation(x @ w_gate) * (x @ w_up)) @ w_down`` per expert; `bias` adds one to each projection.
+
+    Raises:
+        ValueError: `activation` is not known.
+    """
+
+    num_experts: int
+    d_model: int
+    d_ff: int
+    activation: str = "silu"
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        check_activation(self.activation)
+
+    @property
+    def flops_per_row(self) -> int:
+        return 6 * self.d_model * self.d_ff
+
+    def spec(self) -> ParamTree:
+        return expert_spec(self, ("gate", "up"), self.bias)
+
+    def hidden(self, params: Params, x: Float[Array, "... D"], rows: Rows) -> Float[Array, "... F"]:
+        return activate(self.activation, project(params, "gate", x, rows)) * project(params, "up", x, rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClampedGatedExperts:
+    """``(g * sigmoid(alpha * g) * (u + 1)) @ w_down`` per expert, the feed-forward of gpt-oss.
+
+    g is ``x @ w_gate + b_gate`` capped at `limit`; u is ``x @ w_up + b_up`` kept within ``-limit .. limit``.
+    """
+
+    num_experts: int
+    d_model: int
+    d_ff: int
+    alpha: float = 1.702
+    limit: float = 7.0
+    bias: bool = True
+
+    @property
+    def flops_per_row(self) -> int:
+        return 6 * self.d_model * self.d_ff
+
+    def spec(self) -> ParamTree:
+        return expert_spec(self, ("gate", "up"), self.bias)
+
+    def hidden(self, params: Params, x: Float[Array, "... D"], rows: Rows) -> Float[Array, "... F"]:
+        gate = jnp.minimum(project(params, "gate", x, rows).astype(jnp.float32), self.limit)
+        up = jnp.clip(project(params, "up", x, rows).astype(jnp.float32), -self.limit, self.limit)
+        return (gate * jax.nn.sigmoid(self.alpha * gate) * (up + 1.0)).astype(x.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainExperts:
+    """``activation(x @ w_up) @ w_down`` per expert; `bias` adds one to both projections.
+
+    Raises:
+        ValueError: `activation` is not known.
+    """
+
+    num_experts: int
+    d_model: int
+    d_ff: int
+    activation: str = "gelu"
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        check_activation(self.activation)
+
+    @property
+    def flops_per_row(self) -> int:
+        return 4 * self.d_model * self.d_ff
+
+    def spec(self) -> ParamTree:
+        return expert_spec(self, ("up",), self.bias)
+
+    def hidden(self, params: Params, x: Float[Array, "... D"], rows: Rows) -> Float[Array, "... F"]:
+        return activate(self.activation, project(params, "up", x, rows))
+
+
+def project(params: Params, name: str, x: Float[Array, "... D"], rows: Rows) -> Float[Array, "... F"]:
+    """``x @ w_<name>``, plus ``b_<name>`` if there is one, each row with its expert's."""
+    y = rows.matmul(x, params[f"w_{name}"])
+    return y + rows.bias(params[f"b_{name}"]) if f"b_{name}" in params else y
+
+
+def expert_spec(experts: Experts, inputs: tuple[str, ...], bias: bool) -> ParamTree:
+    """The parameters of a stack whose projections from the model's features are called `inputs`."""
+    count, d_model, d_ff = experts.num_experts, experts.d_model, experts.d_ff
+    if min(count, d_model, d_ff) < 1:
+        raise ValueError(
+            f"{type(experts).__name__}: num_experts={count}, d_model={d_model} and d_ff={d_ff} must be at "
+            "least 1"
+        )
+    tree: ParamTree = {}
+    for name, fan_in, fan_out, axes in (
+        *((name, d_model, d_ff, ("embed", "mlp")) for name in inputs),
+        ("down", d_ff, d_model, ("mlp", "embed")),
+    ):
+        tree[f"w_{name}"] = Param((count, fan_in, fan_out), ("experts", *axes), FanIn(fan_in))
+        if bias:
+            tree[f"b_{name}"] = Param((count, fan_out), ("experts", axes[1]), ZEROS)
+    return tree

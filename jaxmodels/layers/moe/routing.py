@@ -1,0 +1,55 @@
+"""What a router decides for a window of tokens."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+
+@struct.dataclass
+class Routing:
+    """Which experts each token is sent to, and with what weight. E counts all experts of the router.
+
+    experts: i32[..., S, k], E where a slot is empty. weights: f32[..., S, k], 0 in empty slots.
+    logits: f32[..., S, E], the router's raw outputs. scores: f32[..., S, E], what they became: probabilities
+    or gates. valid: bool[..., S], which tokens are real; None if all are.
+    max_pairs: the most slots that can be filled in all, where the router bounds them below S * k.
+    """
+
+    experts: jax.Array
+    weights: jax.Array
+    logits: jax.Array
+    scores: jax.Array
+    valid: jax.Array | None = None
+    max_pairs: int | None = struct.field(pytree_node=False, default=None)
+
+    @property
+    def num_experts(self) -> int:
+        return self.logits.shape[-1]
+
+    def drop_padding(self) -> "Routing":
+        """The routing with the slots of tokens that are not real emptied."""
+        if self.valid is None:
+            return self
+        real = self.valid[..., None]
+        return replace(
+            self,
+            experts=jnp.where(real, self.experts, self.num_experts),
+            weights=jnp.where(real, self.weights, 0.0),
+        )
+
+    def assigned(self) -> Float[Array, "... S E"]:
+        """1 where the token is sent to the expert."""
+        return jax.nn.one_hot(self.experts, self.num_experts, dtype=jnp.float32).sum(-2)
+
+    def dense_weights(self) -> Float[Array, "... S E"]:
+        """The weight of every expert for every token, 0 where it was not chosen."""
+        chosen = jax.nn.one_hot(self.experts, self.num_experts, dtype=self.weights.dtype)
+        return jnp.einsum("...ke,...k->...e", chosen, self.weights)
+
+
+def load(routing: Routing) -> Int[Array, "E"]:
+    """How many slots of real tokens each expert fills."""
+    return routing.drop_padding().assigned().sum(range(routing.experts.ndim - 1)).astype(jnp.int32)

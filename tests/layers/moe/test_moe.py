@@ -1,0 +1,158 @@
+"""The layer against loops over tokens and experts, in every arrangement of rows."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import moe_oracle
+import numpy as np
+import pytest
+from model_helpers import quick_jit, random_params
+
+from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.layers.moe import (
+    Capacity,
+    ClampedGatedExperts,
+    Dense,
+    DenseAbove,
+    Dropless,
+    GatedExperts,
+    MoE,
+    PlainExperts,
+    SigmoidTopK,
+    SoftmaxTopK,
+)
+
+D, F, E = 10, 6, 5
+ROUTER = SoftmaxTopK(d_model=D, num_experts=E, top_k=2)
+EXPERTS = {
+    "gated": (GatedExperts(num_experts=E, d_model=D, d_ff=F, bias=True), moe_oracle.gated_expert),
+    "plain": (PlainExperts(num_experts=E, d_model=D, d_ff=F), moe_oracle.plain_expert),
+    "clamped": (ClampedGatedExperts(num_experts=E, d_model=D, d_ff=F, limit=0.5), None),
+}
+DISPATCHES = {
+    "dropless": Dropless(),
+    "dense": Dense(),
+    "roomy": Capacity(factor=E),
+    "few": DenseAbove(tokens=14),
+    "many": DenseAbove(tokens=13),
+}
+
+
+def clamped(params, expert, x):
+    return moe_oracle.clamped_expert(params, expert, x, limit=0.5)
+
+
+def draw(layer, batch=2, size=7, seed=0):
+    params = random_params(layer.spec(), seed)
+    x = np.random.default_rng(seed + 1).standard_normal((batch, size, D)).astype(np.float32)
+    return params, jnp.asarray(x)
+
+
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_equals_a_loop_over_tokens_and_experts(kind, dispatch):
+    experts, expert = EXPERTS[kind]
+    layer = MoE(router=ROUTER, experts=experts, dispatch=DISPATCHES[dispatch])
+    params, x = draw(layer)
+    y, routing = quick_jit(layer.routed)(params, x)
+    expected = moe_oracle.mixture(
+        expert or clamped,
+        moe_oracle.in_float64(params["experts"]),
+        np.asarray(x, np.float64),
+        np.asarray(routing.experts),
+        np.asarray(routing.weights),
+        E,
+    )
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_shared_expert_and_its_gate_are_added():
+    shared = GatedMLP(d_model=D, d_ff=9)
+    layer = MoE(router=ROUTER, experts=EXPERTS["gated"][0], shared=shared, shared_gate=True)
+    params, x = draw(layer)
+    routed = dataclasses.replace(layer, shared=None, shared_gate=False)(params, x)
+    gate = moe_oracle.sigmoid(np.asarray(x) @ np.asarray(params["shared_gate"]["w"]))
+    expected = routed + gate * shared(params["shared"], x)
+    np.testing.assert_allclose(layer(params, x), expected, rtol=1e-5, atol=1e-5)
+    ungated = dataclasses.replace(layer, shared_gate=False)(params, x)
+    np.testing.assert_allclose(ungated, routed + shared(params["shared"], x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dispatch", [Dropless(), Capacity(factor=1.0)])
+def test_padding_and_other_rows_change_nothing(dispatch):
+    layer = MoE(router=ROUTER, experts=EXPERTS["gated"][0], dispatch=dispatch)
+    params, x = draw(layer, batch=3)
+    valid = jnp.arange(7)[None] < jnp.asarray([4, 7, 0])[:, None]
+    routed = quick_jit(layer.routed)
+    y, _ = routed(params, x, None, valid)
+    noise = jnp.where(valid[..., None], x, 100.0)
+    again, _ = routed(params, noise, None, valid)
+    np.testing.assert_array_equal(np.where(valid[..., None], y - again, 0.0), 0.0)
+    alone, _ = routed(params, x[:1], None, valid[:1])
+    np.testing.assert_allclose(y[0, :4], alone[0, :4], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(y[2], 0.0)
+
+
+def test_capacity_drops_the_latest_slots_of_a_full_expert():
+    layer = MoE(router=ROUTER, experts=EXPERTS["gated"][0], dispatch=Capacity(factor=0.5))
+    params, x = draw(layer)
+    y, routing = layer.routed(params, x)
+    capacity = layer.dispatch.slots_per_expert(7, 2, E)
+    assert capacity == 2
+    experts = np.array(routing.experts)
+    for row in experts.reshape(2, -1):
+        for expert in range(E):
+            row[np.flatnonzero(row == expert)[capacity:]] = E
+    assert (experts == E).any()
+    expected = moe_oracle.mixture(
+        moe_oracle.gated_expert,
+        moe_oracle.in_float64(params["experts"]),
+        np.asarray(x, np.float64),
+        experts,
+        np.asarray(routing.weights),
+        E,
+    )
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dispatch", [Dropless(), Capacity(factor=E)])
+def test_gradients_equal_those_of_the_dense_form(dispatch):
+    router = SigmoidTopK(d_model=D, num_experts=E, top_k=3, scale=2.0)
+    layer = MoE(router=router, experts=EXPERTS["gated"][0], dispatch=dispatch)
+    params, x = draw(layer)
+
+    def loss(params, layer):
+        return (layer(params, x) ** 2).sum()
+
+    ours = quick_jit(jax.grad(loss), static_argnums=1)(params, layer)
+    dense = quick_jit(jax.grad(loss), static_argnums=1)(params, dataclasses.replace(layer, dispatch=Dense()))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), ours, dense)
+    assert np.abs(ours["router"]["w"]).max() > 1e-3
+    np.testing.assert_array_equal(ours["router"]["selection_bias"], 0.0)
+
+
+def test_bfloat16_stays_bfloat16():
+    layer = MoE(router=ROUTER, experts=EXPERTS["gated"][0])
+    params, x = draw(layer)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    y, routing = layer.routed(half, x.astype(jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16
+    assert routing.weights.dtype == routing.logits.dtype == jnp.float32
+
+
+def test_flops_count_the_chosen_experts():
+    shared = GatedMLP(d_model=D, d_ff=9)
+    layer = MoE(router=ROUTER, experts=EXPERTS["gated"][0], shared=shared)
+    assert layer.flops_per_token(3) == 2 * D * E + 2 * 6 * D * F + 6 * D * 9
+
+
+def test_router_and_experts_must_agree():
+    with pytest.raises(ValueError, match=r"num_experts=5.*num_experts=4"):
+        MoE(router=ROUTER, experts=GatedExperts(num_experts=4, d_model=D, d_ff=F))
+    with pytest.raises(ValueError, match=r"d_model=10.*d_model=8"):
+        MoE(router=ROUTER, experts=GatedExperts(num_experts=E, d_model=8, d_ff=F))
+    with pytest.raises(ValueError, match=r"shared_gate=True.*shared=None"):
+        MoE(router=ROUTER, experts=EXPERTS["gated"][0], shared_gate=True)
+    with pytest.raises(ValueError, match="factor must be positive, got 0"):
+        Capacity(factor=0)
