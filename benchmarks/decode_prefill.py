@@ -37,7 +37,7 @@ from benchmarks.common import (
 )
 from benchmarks.peers import Contestant, JaxModels, Mamba2Jax, Speed, Transformers
 from benchmarks.shapes import shape
-from jaxmodels.layers.attention import KVState
+from jaxmodels.layers.kv_cache import KVState
 from jaxmodels.layers.spec import Params, walk
 
 # What was aimed at, as multiples of the peers' speed.

@@ -1,43 +1,28 @@
 """Multi-head, grouped-query and multi-query attention over a cache whose slots carry their positions."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax import struct
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.attend import Allowed, KeyRange, Scores, attend
+from jaxmodels.layers.kv_cache import (
+    KVPending,
+    KVState,
+    allowed_by_position,
+    commit_window,
+    empty_slots,
+    range_in_use,
+    range_of_sequence,
+    window_tags,
+    write_window,
+)
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rope, apply_rope
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
-from jaxmodels.layers.window import Bidirectional, Causal, Window
-
-EMPTY = -1
-
-
-@struct.dataclass
-class KVState:
-    """Keys and values by slot. k, v: [B, K, T, H]; positions: i32[B, T], -1 marks an empty slot."""
-
-    k: jax.Array
-    v: jax.Array
-    positions: jax.Array
-
-
-@struct.dataclass
-class KVPending:
-    """The cache with the window's candidates written behind the committed slots.
-
-    start: i32[B], the first slot of the window. positions: i32[B, S], the window's logical positions.
-    """
-
-    written: KVState
-    start: jax.Array
-    positions: jax.Array
+from jaxmodels.layers.window import Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +87,7 @@ class Attention:
         return KVState(
             k=jnp.zeros(shape, dtype),
             v=jnp.zeros(shape, dtype),
-            positions=jnp.full((batch, capacity), EMPTY, jnp.int32),
+            positions=empty_slots(batch, capacity),
         )
 
     def flops_per_token(self, context: int) -> int:
@@ -113,54 +98,32 @@ class Attention:
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
         q, k, v = self._project(params, x, window)
-        positions = jnp.where(window.is_valid, window.positions, EMPTY)
         k, v = (jnp.swapaxes(a, 1, 2) for a in (k, v))
-        allowed = self._allowed(window, positions, jnp.zeros_like(window.start))
-        out = self._attend(params, q, k, v, allowed, self._static_range(window))
+        start = jnp.zeros_like(window.start)
+        allowed = allowed_by_position(window, window_tags(window), start, self.window)
+        out = self._attend(params, q, k, v, allowed, range_of_sequence(window, self.window))
         return self._output(params, out)
 
     def write(
         self, params: Params, x: Float[Array, "B S D"], state: KVState, window: Window
     ) -> tuple[Float[Array, "B S N H"], KVPending]:
         """Held are the window's queries."""
-        slots = state.positions.shape[1]
-        if window.size > slots:
-            raise ValueError(f"write: a window of {window.size} tokens does not fit a cache of {slots} slots")
         q, k, v = self._project(params, x, window)
-        tags = jnp.where(window.is_valid, window.positions, EMPTY)
-        written = KVState(
-            k=_write(state.k, jnp.swapaxes(k, 1, 2), window.start),
-            v=_write(state.v, jnp.swapaxes(v, 1, 2), window.start),
-            positions=_write(state.positions, tags, window.start),
-        )
-        return q, KVPending(written, window.start, window.positions)
+        return q, write_window(state, window, k=k, v=v)
 
     def read(
         self, params: Params, held: Float[Array, "B S N H"], pending: KVPending, window: Window
     ) -> Float[Array, "B S D"]:
         cache = pending.written
-        allowed = self._allowed(window, cache.positions, window.start)
-        key_range = self._range_in_use(window, cache.positions)
+        allowed = allowed_by_position(window, cache.positions, window.start, self.window)
+        key_range = range_in_use(window, cache.positions, self.window)
         return self._output(params, self._attend(params, held, cache.k, cache.v, allowed, key_range))
 
     def commit(
         self, pending: KVPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
     ) -> KVState:
-        if n is None and path is None:
-            return pending.written
-        state, start, positions = pending.written, pending.start, pending.positions
-        size = positions.shape[1]
-        if path is not None:
-            state = replace(
-                state,
-                k=_write(state.k, _take_slots(_read(state.k, start, size), path), start),
-                v=_write(state.v, _take_slots(_read(state.v, start, size), path), start),
-            )
-            taken = jnp.take_along_axis(positions, path, axis=1)
-            positions = jnp.pad(taken, ((0, 0), (0, size - path.shape[1])))
-            n = jnp.full(start.shape, path.shape[1], jnp.int32) if n is None else n
-        tags = jnp.where(jnp.arange(size) < jnp.asarray(n)[:, None], positions, EMPTY)
-        return replace(state, positions=_write(state.positions, tags, start))
+        state: KVState = commit_window(pending, n, path)
+        return state
 
     def _project(
         self, params: Params, x: Float[Array, "B S D"], window: Window
@@ -206,82 +169,6 @@ class Attention:
         y = linear(flat, params["w_o"].reshape(flat.shape[-1], self.d_model))
         return y + params["b_o"] if self.out_bias else y
 
-    def _allowed(self, window: Window, tags: Int[Array, "B T"], start: Int[Array, "B"]) -> Allowed:
-        """Which slots each window token sees, decided by the slots' positions.
-
-        With an array mask, the slots of the window itself (from `start` on) follow the mask and all other
-        slots the causal rule.
-        """
-
-        def allowed(q0: int | Array, q_size: int, k0: int | Array, k_size: int) -> Bool[Array, "B S T"]:
-            keys = lax.dynamic_slice_in_dim(tags, k0, k_size, axis=1)[:, None, :]
-            queries = lax.dynamic_slice_in_dim(window.positions, q0, q_size, axis=1)[:, :, None]
-            seen = keys != EMPTY
-            if self.window is not None:
-                seen = seen & (queries - keys < self.window)
-            if isinstance(window.mask, Bidirectional):
-                return seen
-            causal = keys <= queries
-            if isinstance(window.mask, Causal):
-                return seen & causal
-            index = k0 + jnp.arange(k_size) - start[:, None]
-            inside = (index >= 0) & (index < window.size)
-            mask = jnp.broadcast_to(window.mask, (tags.shape[0], window.size, window.size))
-            rows = lax.dynamic_slice_in_dim(mask, q0, q_size, axis=1)
-            index = jnp.clip(index, 0, window.size - 1)[:, None, :]
-            by_mask = jnp.take_along_axis(rows, jnp.broadcast_to(index, (*rows.shape[:2], k_size)), axis=2)
-            return seen & jnp.where(inside[:, None, :], by_mask, causal)
-
-        return allowed
-
-    def _static_range(self, window: Window) -> KeyRange:
-        """The keys of a whole sequence that a block of its queries can see, as Python integers."""
-        size = window.size
-
-        def key_range(q0: int, q_size: int) -> tuple[int, int]:
-            if not isinstance(window.mask, Causal):
-                return 0, size
-            low = 0 if self.window is None else max(0, q0 - self.window + 1)
-            return low, q0 + q_size
-
-        return key_range
-
-    def _range_in_use(self, window: Window, tags: Int[Array, "B T"]) -> KeyRange:
-        """The smallest range of slots that holds every position a block of queries can see."""
-        slots = jnp.arange(tags.shape[1], dtype=jnp.int32)
-
-        def key_range(q0: int, q_size: int) -> tuple[Array, Array]:
-            needed = tags != EMPTY
-            queries = window.positions[:, q0 : q0 + q_size]
-            if isinstance(window.mask, Causal):
-                needed = needed & (tags <= queries.max(1, keepdims=True))
-            if self.window is not None:
-                needed = needed & (tags > queries.min(1, keepdims=True) - self.window)
-            needed = needed.any(0)
-            low = jnp.min(jnp.where(needed, slots, tags.shape[1]))
-            return low, jnp.max(jnp.where(needed, slots + 1, 0))
-
-        return key_range
-
 
 def _to_heads(x: Float[Array, "B S D"], w: Float[Array, "D N H"]) -> Float[Array, "B S N H"]:
     return linear(x, w.reshape(w.shape[0], -1)).reshape(*x.shape[:2], *w.shape[1:])
-
-
-def _write(buffer: Array, new: Array, start: Int[Array, "B"]) -> Array:
-    """Writes each row's window from its start slot on; slots are axis 2 of [B, K, T, H], axis 1 of [B, T]."""
-    axis = buffer.ndim // 2 - 1
-    new = new.astype(buffer.dtype)
-    if buffer.shape[0] == 1:
-        return lax.dynamic_update_slice_in_dim(buffer, new, start[0], axis + 1)
-    return jax.vmap(lambda row, part, at: lax.dynamic_update_slice_in_dim(row, part, at, axis))(
-        buffer, new, start
-    )
-
-
-def _read(buffer: Float[Array, "B K T H"], start: Int[Array, "B"], size: int) -> Float[Array, "B K S H"]:
-    return jax.vmap(lambda row, at: lax.dynamic_slice_in_dim(row, at, size, 1))(buffer, start)
-
-
-def _take_slots(window: Float[Array, "B K S H"], path: Int[Array, "B P"]) -> Float[Array, "B K P H"]:
-    return jnp.take_along_axis(window, path[:, None, :, None], axis=2)

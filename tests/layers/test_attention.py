@@ -7,7 +7,8 @@ import pytest
 from model_helpers import D_MODEL, attention, quick_jit, random_params
 
 from jaxmodels.layers import attend as attend_module
-from jaxmodels.layers.attention import EMPTY, Attention, KVState
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.kv_cache import EMPTY, KVState
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import abstract_params, walk

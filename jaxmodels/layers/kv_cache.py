@@ -1,0 +1,172 @@
+"""A cache whose slots carry their positions: what every layer does that keeps something per token.
+
+A state is a `flax.struct` dataclass with `positions`, i32[B, T], where -1 marks an empty slot, and buffers
+laid out ``[B, K, T, ...]``. A window's candidates are written behind the committed slots; `commit_window`
+makes them history by tagging them with their positions. Who sees whom follows from tags, not from slot order.
+"""
+
+from dataclasses import fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxmodels.layers.attend import Allowed, KeyRange
+from jaxmodels.layers.window import Bidirectional, Causal, Window
+
+EMPTY = -1
+
+
+@struct.dataclass
+class KVState:
+    """Keys and values by slot. k, v: [B, K, T, H]; positions: i32[B, T], -1 marks an empty slot."""
+
+    k: jax.Array
+    v: jax.Array
+    positions: jax.Array
+
+
+@struct.dataclass
+class KVPending:
+    """The cache with the window's candidates written behind the committed slots.
+
+    written: the state. start: i32[B], the first slot of the window. positions: i32[B, S], the window's
+    logical positions.
+    """
+
+    written: Any
+    start: jax.Array
+    positions: jax.Array
+
+
+def empty_slots(batch: int, capacity: int) -> Int[Array, "B T"]:
+    """The tags of a cache that holds nothing."""
+    return jnp.full((batch, capacity), EMPTY, jnp.int32)
+
+
+def write_window(state: Any, window: Window, **entries: Float[Array, "B S K H"]) -> KVPending:
+    """The state with the window's `entries`, by the names of its buffers, behind the committed slots.
+
+    Raises ValueError where the window has more tokens than the cache has slots.
+    """
+    slots = state.positions.shape[1]
+    if window.size > slots:
+        raise ValueError(f"write: a window of {window.size} tokens does not fit a cache of {slots} slots")
+    written = {
+        name: _write(getattr(state, name), jnp.swapaxes(new, 1, 2), window.start)
+        for name, new in entries.items()
+    }
+    tags = _write(state.positions, window_tags(window), window.start)
+    return KVPending(state.replace(positions=tags, **written), window.start, window.positions)
+
+
+def commit_window(
+    pending: KVPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
+) -> Any:
+    """The state once the first `n` window tokens (of `path`, if given) are history; see `Mixer.commit`."""
+    if n is None and path is None:
+        return pending.written
+    state, start, positions = pending.written, pending.start, pending.positions
+    size = positions.shape[1]
+    if path is not None:
+        buffers = {field.name: getattr(state, field.name) for field in fields(state)}
+        del buffers["positions"]
+        moved = {
+            name: _write(buffer, _take_slots(_read(buffer, start, size), path), start)
+            for name, buffer in buffers.items()
+        }
+        state = state.replace(**moved)
+        taken = jnp.take_along_axis(positions, path, axis=1)
+        positions = jnp.pad(taken, ((0, 0), (0, size - path.shape[1])))
+        n = jnp.full(start.shape, path.shape[1], jnp.int32) if n is None else n
+    tags = jnp.where(jnp.arange(size) < jnp.asarray(n)[:, None], positions, EMPTY)
+    return state.replace(positions=_write(state.positions, tags, start))
+
+
+def window_tags(window: Window) -> Int[Array, "B S"]:
+    """The positions of the window's real tokens; padding is tagged empty."""
+    return jnp.where(window.is_valid, window.positions, EMPTY)
+
+
+def allowed_by_position(
+    window: Window, tags: Int[Array, "B T"], start: Int[Array, "B"], reach: int | None
+) -> Allowed:
+    """Which slots each window token sees, decided by the slots' positions.
+
+    `reach` is how many positions a token sees, its own included; None sees all. With an array mask, the
+    slots of the window itself (from `start` on) follow the mask and all other slots the causal rule.
+    """
+
+    def allowed(q0: int | Array, q_size: int, k0: int | Array, k_size: int) -> Bool[Array, "B S T"]:
+        keys = lax.dynamic_slice_in_dim(tags, k0, k_size, axis=1)[:, None, :]
+        queries = lax.dynamic_slice_in_dim(window.positions, q0, q_size, axis=1)[:, :, None]
+        seen = keys != EMPTY
+        if reach is not None:
+            seen = seen & (queries - keys < reach)
+        if isinstance(window.mask, Bidirectional):
+            return seen
+        causal = keys <= queries
+        if isinstance(window.mask, Causal):
+            return seen & causal
+        index = k0 + jnp.arange(k_size) - start[:, None]
+        inside = (index >= 0) & (index < window.size)
+        mask = jnp.broadcast_to(window.mask, (tags.shape[0], window.size, window.size))
+        rows = lax.dynamic_slice_in_dim(mask, q0, q_size, axis=1)
+        index = jnp.clip(index, 0, window.size - 1)[:, None, :]
+        by_mask = jnp.take_along_axis(rows, jnp.broadcast_to(index, (*rows.shape[:2], k_size)), axis=2)
+        return seen & jnp.where(inside[:, None, :], by_mask, causal)
+
+    return allowed
+
+
+def range_of_sequence(window: Window, reach: int | None) -> KeyRange:
+    """The keys of a whole sequence that a block of its queries can see, as Python integers."""
+    size = window.size
+
+    def key_range(q0: int, q_size: int) -> tuple[int, int]:
+        if not isinstance(window.mask, Causal):
+            return 0, size
+        low = 0 if reach is None else max(0, q0 - reach + 1)
+        return low, q0 + q_size
+
+    return key_range
+
+
+def range_in_use(window: Window, tags: Int[Array, "B T"], reach: int | None) -> KeyRange:
+    """The smallest range of slots that holds every position a block of queries can see."""
+    slots = jnp.arange(tags.shape[1], dtype=jnp.int32)
+
+    def key_range(q0: int, q_size: int) -> tuple[Array, Array]:
+        needed = tags != EMPTY
+        queries = window.positions[:, q0 : q0 + q_size]
+        if isinstance(window.mask, Causal):
+            needed = needed & (tags <= queries.max(1, keepdims=True))
+        if reach is not None:
+            needed = needed & (tags > queries.min(1, keepdims=True) - reach)
+        needed = needed.any(0)
+        low = jnp.min(jnp.where(needed, slots, tags.shape[1]))
+        return low, jnp.max(jnp.where(needed, slots + 1, 0))
+
+    return key_range
+
+
+def _write(buffer: Array, new: Array, start: Int[Array, "B"]) -> Array:
+    """Writes each row's window from its start slot on; slots are axis 2 of [B, K, T, H], axis 1 of [B, T]."""
+    axis = buffer.ndim // 2 - 1
+    new = new.astype(buffer.dtype)
+    if buffer.shape[0] == 1:
+        return lax.dynamic_update_slice_in_dim(buffer, new, start[0], axis + 1)
+    return jax.vmap(lambda row, part, at: lax.dynamic_update_slice_in_dim(row, part, at, axis))(
+        buffer, new, start
+    )
+
+
+def _read(buffer: Float[Array, "B K T H"], start: Int[Array, "B"], size: int) -> Float[Array, "B K S H"]:
+    return jax.vmap(lambda row, at: lax.dynamic_slice_in_dim(row, at, size, 1))(buffer, start)
+
+
+def _take_slots(window: Float[Array, "B K S H"], path: Int[Array, "B P"]) -> Float[Array, "B K P H"]:
+    return jnp.take_along_axis(window, path[:, None, :, None], axis=2)
