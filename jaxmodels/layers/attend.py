@@ -3,7 +3,8 @@
 Memory per query block is O(query block x key block), never O(S x S): the running maximum, denominator and
 weighted sum are rescaled as blocks arrive (Rabe and Staats 2021; "Implementing SDPA on Streaming Dataflow").
 Queries are laid out ``[B, K, M, S, H]`` with ``M = N / K`` query heads per key/value head, keys and values
-``[B, K, T, H]``: heads before slots, so that one head's slots are contiguous.
+``[B, K, T, H]``: heads before slots, so that one head's slots are contiguous. Values may have another
+width, I, than keys.
 """
 
 from collections.abc import Callable
@@ -51,26 +52,30 @@ class Scores:
 def attend(
     q: Float[Array, "B K M S H"],
     k: Float[Array, "B K T H"],
-    v: Float[Array, "B K T H"],
+    v: Float[Array, "B K T I"],
     *,
     allowed: Allowed,
     key_range: KeyRange,
     scores: Scores,
     sinks: Float[Array, "K M"] | None = None,
-) -> Float[Array, "B K M S H"]:
+    value_dim: int | None = None,
+) -> Float[Array, "B K M S I"]:
     """Attention output of every query, in q's dtype.
 
     `allowed` masks pairs; `key_range` bounds the blocks that are visited at all, so that work follows the
     slots in use and not the capacity. Where it returns Python integers the loop has a static length and the
     result can be differentiated in reverse. `sinks` adds one logit per head to the softmax's denominator.
+    With `value_dim` only so many leading features of `v` are values: `k` and `v` may then be one buffer.
     A query that may attend to nothing gets zeros.
     """
     size = q.shape[3]
+    value_dim = v.shape[-1] if value_dim is None else value_dim
     block = max(QUERY_BLOCK, -(-size // MAX_QUERY_BLOCKS))
     outputs = []
     for start in range(0, size, block):
         stop = min(start + block, size)
-        outputs.append(_attend_block(q[:, :, :, start:stop], k, v, start, allowed, key_range, scores, sinks))
+        queries = q[:, :, :, start:stop]
+        outputs.append(_attend_block(queries, k, v, value_dim, start, allowed, key_range, scores, sinks))
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=3)
 
 
@@ -89,13 +94,14 @@ jax.tree_util.register_dataclass(_Running, ["maximum", "denominator", "weighted"
 def _attend_block(
     q: Float[Array, "B K M S H"],
     k: Float[Array, "B K T H"],
-    v: Float[Array, "B K T H"],
+    v: Float[Array, "B K T I"],
+    value_dim: int,
     start: int,
     allowed: Allowed,
     key_range: KeyRange,
     scores: Scores,
     sinks: Float[Array, "K M"] | None,
-) -> Float[Array, "B K M S H"]:
+) -> Float[Array, "B K M S I"]:
     size, slots = q.shape[3], k.shape[2]
     block = min(KEY_BLOCK if size > 1 else KEY_BLOCK_ONE_QUERY, slots)
     low, high = key_range(start, size)
@@ -108,9 +114,9 @@ def _attend_block(
         if slots % block:
             seen = seen & (first + jnp.arange(block) >= begin)
         keys, values = (lax.dynamic_slice_in_dim(a, first, block, axis=2) for a in (k, v))
-        return _absorb(running, scores(q, keys, seen), seen, values)
+        return _absorb(running, scores(q, keys, seen), seen, values[..., :value_dim])
 
-    running = _start(q, sinks)
+    running = _start(q, value_dim, sinks)
     if slots <= block:
         running = step(0, running)
     else:
@@ -146,9 +152,9 @@ def _products(
     return lax.platform_dependent(queries, cache, cpu=head_by_head, default=at_once)
 
 
-def _start(q: Float[Array, "B K M S H"], sinks: Float[Array, "K M"] | None) -> _Running:
+def _start(q: Float[Array, "B K M S H"], value_dim: int, sinks: Float[Array, "K M"] | None) -> _Running:
     shape = q.shape[:-1]
-    weighted = jnp.zeros(q.shape, jnp.float32)
+    weighted = jnp.zeros((*shape, value_dim), jnp.float32)
     if sinks is None:
         return _Running(jnp.full(shape, _MASKED, jnp.float32), jnp.zeros(shape, jnp.float32), weighted)
     logits = jnp.broadcast_to(sinks.astype(jnp.float32)[None, :, :, None], shape)
@@ -159,7 +165,7 @@ def _absorb(
     running: _Running,
     logits: Float[Array, "B K M S T"],
     seen: Bool[Array, "B S T"],
-    values: Float[Array, "B K T H"],
+    values: Float[Array, "B K T I"],
 ) -> _Running:
     maximum = jnp.maximum(running.maximum, logits.max(-1))
     rescale = jnp.exp(running.maximum - maximum)

@@ -53,8 +53,8 @@ def by_table(seen):
     return allowed
 
 
-@functools.partial(quick_jit, static_argnames=("scores", "static"))
-def run(q, k, v, seen, sinks, limits, *, scores, static):
+@functools.partial(quick_jit, static_argnames=("scores", "static", "value_dim"))
+def run(q, k, v, seen, sinks, limits, *, scores, static, value_dim=None):
     """`attend` with a table; its key range is all slots as Python integers, or the traced `limits`.
 
     The block sizes are read when it is traced: tests that change them share no shapes with the others.
@@ -64,7 +64,10 @@ def run(q, k, v, seen, sinks, limits, *, scores, static):
     def key_range(q0, q_size):
         return (0, slots) if static else limits
 
-    return attend(q, k, v, allowed=by_table(seen), key_range=key_range, scores=scores, sinks=sinks)
+    table = by_table(seen)
+    return attend(
+        q, k, v, allowed=table, key_range=key_range, scores=scores, sinks=sinks, value_dim=value_dim
+    )
 
 
 def inputs(batch, kv_heads, per_kv, queries, slots, width, seed=0):
@@ -97,6 +100,18 @@ def test_against_the_dense_form(small_blocks, kv_heads, per_kv, queries, slots, 
     expected = dense(q, k, v, seen, scale=0.6, softcap=softcap, sinks=sinks)
     np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-6)
     assert not ours[0, :, :, -1].any()
+
+
+def test_values_may_have_another_width_and_lie_among_the_keys(small_blocks):
+    q, k, v, seen = inputs(2, 2, 3, 4, 19, 6)
+    limits = (jnp.int32(0), jnp.int32(19))
+    wider = np.concatenate([v, v[..., :3]], axis=-1)
+    for values in (wider, v[..., :1]):
+        ours = run(q, k, values, seen, None, limits, scores=Scores(scale=0.6), static=False)
+        np.testing.assert_allclose(ours, dense(q, k, values, seen, scale=0.6), rtol=2e-5, atol=2e-6)
+    one_buffer = run(q, k, k, seen, None, limits, scores=Scores(scale=0.6), static=False, value_dim=4)
+    expected = dense(q, k, k[..., :4], seen, scale=0.6)
+    np.testing.assert_allclose(one_buffer, expected, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("slots", [255, 257, 511])
