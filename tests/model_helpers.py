@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mamba_mixer import MambaMixer
+from jaxmodels.layers.latent_attention import LatentAttention
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm, WeightlessRMSNorm
 from jaxmodels.layers.rope import Rope
@@ -62,6 +63,17 @@ MAMBA = MambaMixer(d_model=D_MODEL, d_inner=32, state_dim=5, dt_rank=3)
 attention = functools.partial(dataclasses.replace, ATTENTION)
 ssd = functools.partial(dataclasses.replace, SSD)
 mamba = functools.partial(dataclasses.replace, MAMBA)
+LATENT = LatentAttention(
+    d_model=D_MODEL,
+    num_heads=4,
+    kv_rank=7,
+    key_dim=5,
+    rope_dim=4,
+    value_dim=6,
+    latent_norm=RMSNorm(dim=7),
+    rope=Rope(rotary_dim=4, theta=50.0, style="interleaved"),
+)
+latent = functools.partial(dataclasses.replace, LATENT)
 
 
 def decoder(*mixers, tie_embeddings=False):
@@ -87,6 +99,7 @@ ARCHITECTURES = {
         mamba(projection_bias=True, conv_width=3),
         mamba(conv_bias=False, dt_norm=RMSNorm(dim=3, axis=None), b_norm=WeightlessRMSNorm()),
     ),
+    "latent": decoder(latent(query_rank=10, query_norm=RMSNorm(dim=10), bias=True), latent(rope=None)),
     "sliding": decoder(attention(window=3), attention(window=6, softcap=5.0)),
 }
 

@@ -8,4 +8,5 @@ One glossary of dimensions, in every signature, einsum and rearrangement:
     SSD: C chunks     Q chunk length        N heads           P head dim
          G groups     M heads per group     R state dim       W convolution taps
     Recurrent layers: I inner channels
+    Latent attention: R latent width        X shared key dim  I value dim
 """

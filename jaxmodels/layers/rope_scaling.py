@@ -151,15 +151,21 @@ class YarnScaling:
         low, high = max(low, 0), min(high, rotary_dim - 1)
         return low, high if high != low else high + 0.001
 
-    def _attention_factor(self, factor: float) -> float:
-        def temperature(mscale: float) -> float:
-            return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+    @property
+    def logit_factor(self) -> float:
+        """What latent attention multiplies its logits by: the square of the temperature at `mscale_all_dim`.
 
+        It is the part of the temperature that `mscale_all_dim` takes out of cosines and sines.
+        """
+        factor = _extension(self.factor, self.max_position_embeddings, self.original_max_position_embeddings)
+        return _temperature(factor, self.mscale_all_dim) ** 2 if self.mscale_all_dim else 1.0
+
+    def _attention_factor(self, factor: float) -> float:
         if self.attention_factor is not None:
             return self.attention_factor
         if self.mscale and self.mscale_all_dim:
-            return temperature(self.mscale) / temperature(self.mscale_all_dim)
-        return temperature(1.0)
+            return _temperature(factor, self.mscale) / _temperature(factor, self.mscale_all_dim)
+        return _temperature(factor, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +232,11 @@ def _wavelengths(rotary_dim: int, theta: float) -> Float[np.ndarray, " R/2"]:
     """``theta ** (2 i / R)``: positions per radian."""
     exponents = _exponents(rotary_dim).astype(np.float64)  # float64 rounds the power itself correctly
     return np.power(np.float64(np.float32(theta)), exponents).astype(np.float32)
+
+
+def _temperature(factor: float, mscale: float) -> float:
+    """YaRN's ``1 + 0.1 * mscale * ln(factor)``, the temperature for a context `factor` times as long."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
 def _check_extension(name: str, factor: float | None, max_positions: int | None) -> None:

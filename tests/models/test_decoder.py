@@ -64,6 +64,11 @@ def case(request):
     return Case(config, params, np.asarray(forward(config, params, TOKENS)))
 
 
+def keeps_slots(mixer):
+    """Whether the mixer's state holds something per token."""
+    return hasattr(mixer.init_state(1, 1, jnp.float32), "positions")
+
+
 def close(ours, expected):
     scale = np.abs(expected).max()
     np.testing.assert_allclose(np.asarray(ours) / scale, np.asarray(expected) / scale, atol=3e-6)
@@ -170,7 +175,7 @@ def test_a_bidirectional_forward_sees_what_follows(case):
     changed = TOKENS.at[:, -1].add(1) % case.config.vocab_size
     both_ways = quick_jit(functools.partial(case.config.forward, mask=BIDIRECTIONAL))
     ours, other = both_ways(case.params, TOKENS), both_ways(case.params, changed)
-    has_attention = any(hasattr(block.mixer, "window") for block in case.config.blocks)
+    has_attention = any(keeps_slots(block.mixer) for block in case.config.blocks)
     assert (np.abs(ours[:, 0] - other[:, 0]).max() > 1e-4) == has_attention
     if not has_attention:
         close(ours, case.whole)
@@ -221,7 +226,7 @@ def test_vmap_over_models():
         close(together[row], alone(params, TOKENS))
 
 
-@pytest.mark.parametrize("name", ["hybrid", "sliding"])
+@pytest.mark.parametrize("name", ["hybrid", "sliding", "latent"])
 def test_a_loop_can_carry_the_cache(name):
     """Types and shapes never change, whatever dtype cache and parameters have."""
     config = ARCHITECTURES[name]
@@ -286,7 +291,9 @@ def decode_loop(config):
     return run
 
 
-@pytest.mark.parametrize(("name", "batch"), [("attention", 1), ("sliding", 2), ("ssd", 1), ("hybrid", 2)])
+@pytest.mark.parametrize(
+    ("name", "batch"), [("attention", 1), ("sliding", 2), ("latent", 2), ("ssd", 1), ("hybrid", 2)]
+)
 def test_a_decode_loop_works_in_the_caches_own_buffers(name, batch):
     config = ARCHITECTURES[name]
     params = abstract_params(config.spec())
@@ -302,7 +309,7 @@ def test_a_decode_loop_works_in_the_caches_own_buffers(name, batch):
         temporary.append(memory.temp_size_in_bytes)
         assert "callback" not in compiled.as_text()
     # XLA copies the slots' positions, 4 bytes each, but neither keys nor values, of 24 bytes or more.
-    layers = sum(hasattr(block.mixer, "window") for block in config.blocks)
+    layers = sum(keeps_slots(block.mixer) for block in config.blocks)
     assert temporary[1] - temporary[0] <= 16 * layers * batch * (8192 - 1024)
 
 

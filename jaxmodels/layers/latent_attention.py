@@ -1,0 +1,207 @@
+"""Multi-head latent attention: the cache holds one small latent per token, no keys and values per head."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.layers.attend import Scores, attend
+from jaxmodels.layers.kv_cache import (
+    KVPending,
+    allowed_by_position,
+    commit_window,
+    empty_slots,
+    range_in_use,
+    range_of_sequence,
+    window_tags,
+    write_window,
+)
+from jaxmodels.layers.linear import linear
+from jaxmodels.layers.norm import Norm
+from jaxmodels.layers.rope import Rope, apply_rope
+from jaxmodels.layers.rope_scaling import YarnScaling
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.window import Window
+
+
+@struct.dataclass
+class LatentState:
+    """Latents by slot. entries: [B, 1, T, R + X], each a normalised latent and, behind it, the rotated key
+    that all heads share; positions: i32[B, T], -1 marks an empty slot."""
+
+    entries: jax.Array
+    positions: jax.Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentAttention:
+    """Multi-head latent attention (DeepSeek-V2, https://arxiv.org/abs/2405.04434, section 2.1).
+
+    Keys and values of all heads come from one latent per token, ``c = norm(x @ W_down)`` of width `kv_rank`;
+    a key has `key_dim` features from it and `rope_dim` more, ``r = rope(x @ W_rope)``, shared by all heads:
+
+        logit[n, s, t] = scale * (q_n[s] . (W_uk[n] c[t]) + rope(p_n[s]) . r[t]),  value[n, t] = c[t] W_uv[n]
+
+    Windows are attended in the absorbed form: ``q_n . (W_uk[n] c) = (q_n W_uk[n]) . c`` moves the product to
+    the queries, and ``(sum_t w c[t]) W_uv[n]`` moves the other behind the sum. What is left is multi-query
+    attention with the cache's entries ``[c, r]`` as keys and the latents among them as values. A sequence
+    without a cache is attended with the keys and values of each head, which are narrower than the latent;
+    where there are as many queries as keys, making them costs no more than the absorbing.
+
+    value_dim: features of a head's value. query_rank: queries come from a latent of this width, normalised
+    by `query_norm`; None projects them from x. rope: rotates the shared key and the queries' last `rope_dim`
+    features, None leaves them as they are (Kimi Linear). scale: None stands for ``(key_dim + rope_dim) **
+    -0.5``, times the `logit_factor` of a `YarnScaling`. bias: whether the projections into latents and out of
+    the heads have biases.
+
+    Raises:
+        ValueError: a size is below 1, `rope` rotates another number of features than `rope_dim`, or only one
+            of `query_rank` and `query_norm` is given.
+    """
+
+    d_model: int
+    num_heads: int
+    kv_rank: int
+    key_dim: int
+    rope_dim: int
+    value_dim: int
+    latent_norm: Norm
+    query_rank: int | None = None
+    query_norm: Norm | None = None
+    rope: Rope | None = None
+    scale: float | None = None
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "kv_rank", "key_dim", "rope_dim", "value_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.rope is not None and self.rope.rotary_dim != self.rope_dim:
+            raise ValueError(
+                f"rope: rotary_dim={self.rope.rotary_dim} must be rope_dim={self.rope_dim}: "
+                "the shared key is rotated whole"
+            )
+        if (self.query_rank is None) != (self.query_norm is None):
+            raise ValueError(
+                f"query_rank={self.query_rank} and query_norm={self.query_norm}: give both or neither"
+            )
+
+    def spec(self) -> ParamTree:
+        d, n, r, h, i = self.d_model, self.num_heads, self.kv_rank, self.key_dim, self.value_dim
+        width = h + self.rope_dim
+        tree: ParamTree = {
+            "w_kv_down": Param((d, r + self.rope_dim), ("embed", "latent"), FanIn(d)),
+            "latent_norm": self.latent_norm.spec(),
+            "w_uk": Param((n, h, r), ("heads", "head_dim", "latent"), FanIn(r)),
+            "w_uv": Param((n, r, i), ("heads", "latent", "head_dim"), FanIn(r)),
+            "w_o": Param((n, i, d), ("heads", "head_dim", "embed"), FanIn(n * i)),
+        }
+        if self.query_rank is None or self.query_norm is None:
+            tree["w_q"] = Param((d, n, width), ("embed", "heads", "head_dim"), FanIn(d))
+        else:
+            j = self.query_rank
+            tree["w_q_down"] = Param((d, j), ("embed", "latent"), FanIn(d))
+            tree["query_norm"] = self.query_norm.spec()
+            tree["w_q_up"] = Param((j, n, width), ("latent", "heads", "head_dim"), FanIn(j))
+        if self.bias:
+            tree["b_kv_down"] = Param((r + self.rope_dim,), ("latent",), ZEROS)
+            tree["b_o"] = Param((d,), ("embed",), ZEROS)
+            if self.query_rank is not None:
+                tree["b_q_down"] = Param((self.query_rank,), ("latent",), ZEROS)
+        return tree
+
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> LatentState:
+        shape = (batch, 1, capacity, self.kv_rank + self.rope_dim)
+        return LatentState(entries=jnp.zeros(shape, dtype), positions=empty_slots(batch, capacity))
+
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of one token in the absorbed form that sees `context` tokens, itself included; 0 counts the
+        weights alone."""
+        d, n, entry = self.d_model, self.num_heads, self.kv_rank + self.rope_dim
+        width = self.key_dim + self.rope_dim
+        queries = d * n * width if self.query_rank is None else self.query_rank * (d + n * width)
+        heads = n * self.kv_rank * (self.key_dim + self.value_dim) + n * self.value_dim * d
+        return 2 * (queries + d * entry + heads) + 2 * n * (entry + self.kv_rank) * context
+
+    def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
+        q, shared_q = self._queries(params, x, window)
+        latents, shared_k = jnp.split(self._entries(params, x, window), [self.kv_rank], axis=-1)
+        k = jnp.einsum("btr,nhr->bnth", latents, params["w_uk"])
+        v = jnp.einsum("btr,nri->bnti", latents, params["w_uv"])
+        shared_k = jnp.broadcast_to(shared_k[:, None], (*k.shape[:-1], self.rope_dim))
+        out = attend(
+            rearrange(jnp.concatenate([q, shared_q], axis=-1), "b s n u -> b n 1 s u"),
+            jnp.concatenate([k, shared_k], axis=-1),
+            v,
+            allowed=allowed_by_position(window, window_tags(window), jnp.zeros_like(window.start), None),
+            key_range=range_of_sequence(window, None),
+            scores=self._scores(),
+        )
+        return self._output(params, rearrange(out, "b n 1 s i -> b s n i"))
+
+    def write(
+        self, params: Params, x: Float[Array, "B S D"], state: LatentState, window: Window
+    ) -> tuple[Float[Array, "B S D"], KVPending]:
+        """Held is the input, from which `read` makes the queries."""
+        return x, write_window(state, window, entries=self._entries(params, x, window)[:, :, None])
+
+    def read(
+        self, params: Params, held: Float[Array, "B S D"], pending: KVPending, window: Window
+    ) -> Float[Array, "B S D"]:
+        q, shared_q = self._queries(params, held, window)
+        absorbed = jnp.einsum("bsnh,nhr->bsnr", q, params["w_uk"])
+        cache = pending.written
+        entries = cache.entries.astype(q.dtype)
+        out = attend(
+            rearrange(jnp.concatenate([absorbed, shared_q], axis=-1), "b s n u -> b 1 n s u"),
+            entries,
+            entries,
+            allowed=allowed_by_position(window, cache.positions, window.start, None),
+            key_range=range_in_use(window, cache.positions, None),
+            scores=self._scores(),
+            value_dim=self.kv_rank,
+        )
+        return self._output(params, jnp.einsum("bnsr,nri->bsni", out[:, 0], params["w_uv"]))
+
+    def commit(
+        self, pending: KVPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
+    ) -> LatentState:
+        state: LatentState = commit_window(pending, n, path)
+        return state
+
+    def _queries(
+        self, params: Params, x: Float[Array, "B S D"], window: Window
+    ) -> tuple[Float[Array, "B S N H"], Float[Array, "B S N X"]]:
+        """The parts of each query that meet the latent's key and the shared key."""
+        weight = params["w_q"] if self.query_rank is None else params["w_q_up"]
+        if self.query_norm is not None:
+            x = linear(x, params["w_q_down"])
+            x = self.query_norm(params["query_norm"], x + params["b_q_down"] if self.bias else x)
+        q = linear(x, rearrange(weight, "d n u -> d (n u)"))
+        q, shared = jnp.split(rearrange(q, "b s (n u) -> b s n u", n=self.num_heads), [self.key_dim], axis=-1)
+        return q, self._rotate(shared, window)
+
+    def _entries(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S R+X"]:
+        """What the cache keeps of each token."""
+        down = linear(x, params["w_kv_down"])
+        latent, shared = jnp.split(down + params["b_kv_down"] if self.bias else down, [self.kv_rank], axis=-1)
+        latent = self.latent_norm(params["latent_norm"], latent)
+        return jnp.concatenate([latent, self._rotate(shared[:, :, None], window)[:, :, 0]], axis=-1)
+
+    def _rotate(self, x: Float[Array, "B S N X"], window: Window) -> Float[Array, "B S N X"]:
+        return x if self.rope is None else apply_rope(x, window.rotations(self.rope), self.rope.style)
+
+    def _output(self, params: Params, out: Float[Array, "B S N I"]) -> Float[Array, "B S D"]:
+        y = linear(rearrange(out, "b s n i -> b s (n i)"), rearrange(params["w_o"], "n i d -> (n i) d"))
+        return y + params["b_o"] if self.bias else y
+
+    def _scores(self) -> Scores:
+        if self.scale is not None:
+            return Scores(scale=self.scale)
+        scaling = None if self.rope is None else self.rope.scaling
+        factor = scaling.logit_factor if isinstance(scaling, YarnScaling) else 1.0
+        return Scores(scale=factor * (self.key_dim + self.rope_dim) ** -0.5)
