@@ -15,6 +15,7 @@ from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm, WeightlessRMSNorm
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import unflatten, walk
 from jaxmodels.layers.ssd_mixer import SSDMixer
+from jaxmodels.layers.sum_mixer import Branch, SumMixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
 
@@ -100,6 +101,14 @@ ARCHITECTURES = {
         mamba(conv_bias=False, dt_norm=RMSNorm(dim=3, axis=None), b_norm=WeightlessRMSNorm()),
     ),
     "latent": decoder(latent(query_rank=10, query_norm=RMSNorm(dim=10), bias=True), latent(rope=None)),
+    "parallel": decoder(
+        SumMixer(
+            branches=(
+                Branch(name="attention", mixer=attention(), in_scale=0.7),
+                Branch(name="ssd", mixer=ssd(input_scales=(0.5, 1.5, 0.8, 1.2, 0.9)), out_scale=1.3),
+            )
+        ),
+    ),
     "sliding": decoder(attention(window=3), attention(window=6, softcap=5.0)),
 }
 

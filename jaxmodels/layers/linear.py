@@ -1,4 +1,4 @@
-"""The product of activations with a weight matrix."""
+"""The product of activations with a weight matrix, or with a number."""
 
 import math
 
@@ -22,6 +22,11 @@ def linear(x: Float[Array, "... D"], w: Float[Array, "D F"]) -> Float[Array, "..
     if math.prod(x.shape[:-1]) != 1 or d_in % 2 or w.size < _WORTH_SPLITTING:
         return x @ w
     return lax.platform_dependent(x, w, cpu=_in_halves, default=jnp.matmul)
+
+
+def scaled(x: Float[Array, "..."], factor: float) -> Float[Array, "..."]:
+    """``factor * x`` in x's dtype; x itself where the factor is 1."""
+    return x if factor == 1.0 else x * jnp.asarray(factor, x.dtype)
 
 
 def _in_halves(x: Float[Array, "... D"], w: Float[Array, "D F"]) -> Float[Array, "... F"]:

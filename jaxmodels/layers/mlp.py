@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxmodels.layers.linear import linear
+from jaxmodels.layers.linear import linear, scaled
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -90,7 +90,8 @@ def check_activation(name: str) -> None:
 class GatedMLP:
     """``(activation(x @ w_gate) * (x @ w_up)) @ w_down``, the gated linear unit of https://arxiv.org/abs/2002.05202.
 
-    `bias` adds a bias to each of the three projections.
+    `bias` adds a bias to each of the three projections. `gate_scale` multiplies what the activation is given,
+    `out_scale` the result.
 
     Raises:
         ValueError: `activation` is not in `ACTIVATIONS`.
@@ -100,6 +101,8 @@ class GatedMLP:
     d_ff: int
     activation: str = "silu"
     bias: bool = False
+    gate_scale: float = 1.0
+    out_scale: float = 1.0
 
     def __post_init__(self) -> None:
         check_activation(self.activation)
@@ -116,8 +119,9 @@ class GatedMLP:
         return 6 * self.d_model * self.d_ff
 
     def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        hidden = activate(self.activation, _project(params, "gate", x)) * _project(params, "up", x)
-        return _project(params, "down", hidden)
+        gate = scaled(_project(params, "gate", x), self.gate_scale)
+        hidden = activate(self.activation, gate) * _project(params, "up", x)
+        return scaled(_project(params, "down", hidden), self.out_scale)
 
 
 @dataclass(frozen=True, kw_only=True)

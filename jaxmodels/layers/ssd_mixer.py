@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
@@ -73,7 +74,7 @@ class SSDMixer:
     One input projection holds, in this order along its output: gate z [I], x [I], B [G*R], C [G*R], dt [N],
     with inner width ``I = num_heads * head_dim``. `norm` None gates without normalising. The step size is
     ``clip(softplus(dt + dt_bias), *dt_limit)``. `chunk_size` bounds the chunks of the window form; results
-    do not depend on it.
+    do not depend on it. `input_scales` multiply z, x, B, C and dt as they leave the input projection.
     """
 
     d_model: int
@@ -87,6 +88,7 @@ class SSDMixer:
     projection_bias: bool = False
     conv_bias: bool = True
     norm: GatedRMSNorm | None = None
+    input_scales: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.num_groups < 1 or self.num_heads % self.num_groups:
@@ -160,6 +162,10 @@ class SSDMixer:
         projected = linear(x, params["w_in"])
         if self.projection_bias:
             projected = projected + params["b_in"]
+        if set(self.input_scales) != {1.0}:
+            group_width = self.num_groups * self.state_dim
+            widths = (self.d_inner, self.d_inner, group_width, group_width, self.num_heads)
+            projected = projected * np.repeat(self.input_scales, widths).astype(projected.dtype)
         z, xbc, dt = jnp.split(projected, [self.d_inner, self.d_inner + self.d_conv], axis=-1)
         extended = jnp.concatenate([state.conv.astype(xbc.dtype), xbc], axis=1)
 

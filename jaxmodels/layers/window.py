@@ -114,6 +114,9 @@ class Mixer(Protocol):
     def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
         """The state of an empty history with room for `capacity` tokens."""
 
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of one token that sees `context` tokens, itself included; 0 counts the weights alone."""
+
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
         """The layer over a whole sequence with no history. Differentiable, keeps no state."""
 

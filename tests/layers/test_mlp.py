@@ -73,6 +73,15 @@ def test_gated_mlp_matches_llama(bias):
     np.testing.assert_allclose(layer(params, jnp.asarray(x)), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_scales_multiply_the_activations_input_and_the_result():
+    layer = GatedMLP(d_model=5, d_ff=9, bias=True, gate_scale=0.6, out_scale=1.7)
+    plain = GatedMLP(d_model=5, d_ff=9, bias=True)
+    params = random_params(layer.spec())
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, 5)), jnp.float32)
+    same = {**params, "w_gate": 0.6 * params["w_gate"], "b_gate": 0.6 * params["b_gate"]}
+    np.testing.assert_allclose(layer(params, x), 1.7 * plain(same, x), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_mlp_matches_torch(bias):
     layer = MLP(d_model=7, d_ff=19, activation="relu2", bias=bias)

@@ -21,6 +21,7 @@ VARIANTS = {
         num_groups=8, dt_limit=(0.1, 0.9), conv_bias=False, norm=GatedRMSNorm(dim=32, num_groups=8)
     ),
     "norm_first": ssd(norm=GatedRMSNorm(dim=32, num_groups=2, order="norm_then_gate"), conv_width=2),
+    "scaled_inputs": ssd(input_scales=(0.5, 1.5, 0.8, 1.2, 0.9), projection_bias=True),
     "no_norm": ssd(norm=None, head_dim=2, dt_limit=(0.0, 0.5)),
 }
 
@@ -42,6 +43,10 @@ def by_hand(mixer, params, x):
     outputs = []
     for token in x.astype(np.float64):
         projected = token @ p["w_in"] + p.get("b_in", 0)
+        group_width = groups * state_dim
+        projected = projected * np.repeat(
+            mixer.input_scales, (inner, inner, group_width, group_width, mixer.num_heads)
+        )
         z, xbc, dt = projected[:inner], projected[inner : inner + mixer.d_conv], projected[-mixer.num_heads :]
         conv_inputs = np.concatenate([conv_inputs[1:], xbc[None]])
         convolved = silu((conv_inputs * p["conv_w"]).sum(0) + p.get("conv_b", 0))
