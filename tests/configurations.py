@@ -47,7 +47,8 @@ def _mamba2(name: str, cached_reference: bool = True, **changes: Any) -> Case:
 def _dense(family: str, name: str, forward_length: int = 33, seed: int = 0, **changes: Any) -> Case:
     sizes = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 4, "num_key_value_heads": 2}
     limits = {"max_position_embeddings": 128, "num_hidden_layers": 2}
-    config = {"vocab_size": VOCAB, **sizes, **limits, **changes}
+    # The default padding ids of some families are beyond this vocabulary.
+    config = {"vocab_size": VOCAB, "pad_token_id": 0, **sizes, **limits, **changes}
     name = f"{family}-{name}"
     return Case(name=name, family=family, config=config, forward_length=forward_length, seed=seed)
 
@@ -55,6 +56,10 @@ def _dense(family: str, name: str, forward_length: int = 33, seed: int = 0, **ch
 def _rope(rope_type: str, **parameters: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": rope_type, "rope_theta": 500.0, **parameters}}
 
+
+_LLAMA3 = _rope(
+    "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
+)
 
 MAMBA2 = (
     _mamba2("groups_1"),
@@ -87,18 +92,7 @@ LLAMA = (
         num_hidden_layers=1,
         **_rope("dynamic", factor=3.0),
     ),
-    _dense(
-        "llama",
-        "llama3",
-        num_hidden_layers=1,
-        **_rope(
-            "llama3",
-            factor=8.0,
-            low_freq_factor=1.0,
-            high_freq_factor=4.0,
-            original_max_position_embeddings=32,
-        ),
-    ),
+    _dense("llama", "llama3", num_hidden_layers=1, **_LLAMA3),
     _dense(
         "llama", "yarn", num_hidden_layers=1, **_rope("yarn", factor=4.0, original_max_position_embeddings=32)
     ),
@@ -157,4 +151,162 @@ QWEN3 = (
     ),
 )
 
-CASES = (*MAMBA2, *LLAMA, *MISTRAL, *QWEN2, *QWEN3)
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def _ropes(full: dict[str, Any], sliding: dict[str, Any]) -> dict[str, Any]:
+    return {"rope_parameters": {FULL: full, SLIDING: sliding}}
+
+
+GEMMA2 = (
+    _dense("gemma2", "short_window", head_dim=10, sliding_window=7, query_pre_attn_scalar=24),
+    _dense(
+        "gemma2",
+        "no_caps_untied_biases",
+        head_dim=6,
+        num_key_value_heads=1,
+        attn_logit_softcapping=None,
+        final_logit_softcapping=None,
+        tie_word_embeddings=False,
+        attention_bias=True,
+    ),
+    _dense(
+        "gemma2",
+        "full_first_small_caps",
+        head_dim=8,
+        num_key_value_heads=4,
+        sliding_window=20,
+        layer_types=[FULL, SLIDING],
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0,
+        hidden_activation="silu",
+        **_rope("linear", factor=2.5),
+    ),
+)
+
+GEMMA3_TEXT = (
+    _dense("gemma3_text", "sliding_only", head_dim=10, sliding_window=7, query_pre_attn_scalar=24),
+    _dense(
+        "gemma3_text",
+        "two_bases_untied_capped",
+        head_dim=6,
+        num_key_value_heads=1,
+        sliding_window=20,
+        layer_types=[SLIDING, FULL],
+        final_logit_softcapping=3.0,
+        tie_word_embeddings=False,
+        rms_norm_eps=1e-3,
+        attention_bias=True,
+    ),
+    _dense(
+        "gemma3_text",
+        "full_scaled",
+        head_dim=8,
+        num_key_value_heads=4,
+        sliding_window=5,
+        layer_types=[FULL, SLIDING],
+        **_ropes(
+            {"rope_type": "linear", "factor": 8.0, "rope_theta": 300.0},
+            {"rope_type": "default", "rope_theta": 20.0},
+        ),
+    ),
+)
+
+OLMO2 = (
+    _dense("olmo2", "ratio_2", rms_norm_eps=1e-3),
+    _dense("olmo2", "tied_biases", num_key_value_heads=1, attention_bias=True, tie_word_embeddings=True),
+    _dense("olmo2", "wide_heads_llama3", head_dim=10, num_key_value_heads=4, **_LLAMA3),
+)
+
+OLMO3 = (
+    _dense("olmo3", "windows", num_hidden_layers=4, sliding_window=7),
+    _dense("olmo3", "tied_biases", num_key_value_heads=1, attention_bias=True, tie_word_embeddings=True),
+    _dense(
+        "olmo3",
+        "full_scaled",
+        seed=1,
+        num_key_value_heads=4,
+        sliding_window=20,
+        layer_types=[FULL, SLIDING],
+        **_ropes(
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 500.0},
+            {"rope_type": "default", "rope_theta": 500.0},
+        ),
+    ),
+)
+
+SMOLLM3 = (
+    _dense("smollm3", "interval_2_biases", no_rope_layer_interval=2, attention_bias=True, mlp_bias=True),
+    _dense(
+        "smollm3",
+        "windows_without_positions_untied",
+        num_key_value_heads=1,
+        no_rope_layers=[0, 1],
+        use_sliding_window=True,
+        sliding_window=6,
+        tie_word_embeddings=False,
+    ),
+    _dense(
+        "smollm3",
+        "windows_with_positions_yarn",
+        num_key_value_heads=4,
+        no_rope_layers=[1, 0],
+        use_sliding_window=True,
+        sliding_window=20,
+        layer_types=[SLIDING, FULL],
+        **_rope("yarn", factor=4.0, original_max_position_embeddings=32),
+    ),
+)
+
+COHERE2 = (
+    _dense("cohere2", "full_last", layer_types=[SLIDING, FULL], sliding_window=7, logit_scale=0.25),
+    _dense("cohere2", "sliding_only_untied", num_key_value_heads=4, tie_word_embeddings=False),
+    _dense(
+        "cohere2",
+        "full_first_biases_linear",
+        hidden_size=32,
+        num_key_value_heads=1,
+        layer_types=[FULL, SLIDING],
+        sliding_window=20,
+        layer_norm_eps=1e-3,
+        attention_bias=True,
+        hidden_act="gelu",
+        **_rope("linear", factor=2.5),
+    ),
+)
+
+GRANITE = (
+    _dense(
+        "granite",
+        "multipliers",
+        embedding_multiplier=3.5,
+        residual_multiplier=0.22,
+        attention_multiplier=0.3,
+        logits_scaling=0.7,
+    ),
+    _dense(
+        "granite",
+        "biases_tied",
+        num_key_value_heads=1,
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=True,
+        logits_scaling=3.0,
+    ),
+    _dense("granite", "llama3", num_key_value_heads=4, residual_multiplier=0.5, **_LLAMA3),
+)
+
+CASES = (
+    *MAMBA2,
+    *LLAMA,
+    *MISTRAL,
+    *QWEN2,
+    *QWEN3,
+    *GEMMA2,
+    *GEMMA3_TEXT,
+    *OLMO2,
+    *OLMO3,
+    *SMOLLM3,
+    *COHERE2,
+    *GRANITE,
+)

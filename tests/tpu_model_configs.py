@@ -12,6 +12,15 @@ _DENSE = {
 }
 
 CONFIGS = {
+    "cohere2": {"model_type": "cohere2", **_DENSE, "sliding_window": 64},
+    "gemma2": {"model_type": "gemma2", **_DENSE, "sliding_window": 64, "query_pre_attn_scalar": 128},
+    "gemma3_text": {
+        "model_type": "gemma3_text",
+        **_DENSE,
+        "sliding_window": 64,
+        "query_pre_attn_scalar": 128,
+    },
+    "granite": {"model_type": "granite", **_DENSE, "attention_multiplier": 0.1, "logits_scaling": 8.0},
     "llama": {"model_type": "llama", **_DENSE},
     "mamba2": {
         "model_type": "mamba2",
@@ -31,6 +40,9 @@ CONFIGS = {
         "ssm_cfg": {"layer": "Mamba2", "d_state": 128, "ngroups": 2, "chunk_size": 128},
     },
     "mistral": {"model_type": "mistral", **_DENSE, "sliding_window": 64},
+    "olmo2": {"model_type": "olmo2", **_DENSE},
+    "olmo3": {"model_type": "olmo3", **_DENSE, "sliding_window": 64},
     "qwen2": {"model_type": "qwen2", **_DENSE},
     "qwen3": {"model_type": "qwen3", **_DENSE},
+    "smollm3": {"model_type": "smollm3", **_DENSE, "no_rope_layers": [0]},
 }

@@ -29,10 +29,11 @@ from jaxmodels.layers.window import Window
 class Attention:
     """Softmax attention with ``num_heads`` query and ``num_kv_heads`` key/value heads.
 
-    rope: rotary embedding of queries and keys, or None. query_norm, key_norm: per-head norms applied before
-    it. window: a token sees itself and the ``window - 1`` positions before it; None sees all. softcap: see
-    `Scores`. scale: multiplies the logits, ``head_dim ** -0.5`` if None. sinks: one learned logit per head
-    in the softmax's denominator. qkv_bias, out_bias: whether the projections have biases.
+    rope: rotary embedding of queries and keys, or None. query_norm, key_norm: norms applied before it, to
+    each head, or with `norm_across_heads` to all heads as one vector. window: a token sees itself and the
+    ``window - 1`` positions before it; None sees all. softcap: see `Scores`. scale: multiplies the logits,
+    ``head_dim ** -0.5`` if None. sinks: one learned logit per head in the softmax's denominator. qkv_bias,
+    out_bias: whether the projections have biases.
     """
 
     d_model: int
@@ -42,6 +43,7 @@ class Attention:
     rope: Rope | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    norm_across_heads: bool = False
     window: int | None = None
     softcap: float | None = None
     scale: float | None = None
@@ -59,6 +61,10 @@ class Attention:
             raise ValueError(f"window={self.window} must be at least 1, or None for full attention")
         if self.softcap is not None and self.softcap <= 0:
             raise ValueError(f"softcap={self.softcap} must be positive, or None")
+        if self.norm_across_heads and self.query_norm is None and self.key_norm is None:
+            raise ValueError(
+                "norm_across_heads is set without a query_norm or key_norm that it could apply to"
+            )
 
     def spec(self) -> ParamTree:
         d, n, k, h = self.d_model, self.num_heads, self.num_kv_heads, self.head_dim
@@ -132,13 +138,18 @@ class Attention:
         if self.qkv_bias:
             q, k, v = q + params["b_q"], k + params["b_k"], v + params["b_v"]
         if self.query_norm is not None:
-            q = self.query_norm(params["query_norm"], q)
+            q = self._normalise(self.query_norm, params["query_norm"], q)
         if self.key_norm is not None:
-            k = self.key_norm(params["key_norm"], k)
+            k = self._normalise(self.key_norm, params["key_norm"], k)
         if self.rope is not None:
             rotations = window.rotations(self.rope)
             q, k = (apply_rope(a, rotations, self.rope.style) for a in (q, k))
         return q, k, v
+
+    def _normalise(self, norm: Norm, params: Params, x: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
+        if self.norm_across_heads:
+            return norm(params, x.reshape(*x.shape[:2], -1)).reshape(x.shape)
+        return norm(params, x)
 
     def _attend(
         self,

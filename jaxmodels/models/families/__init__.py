@@ -5,19 +5,39 @@ from dataclasses import fields, replace
 from typing import Any
 
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import llama, mamba2, mistral, qwen2, qwen3
+from jaxmodels.models.families import (
+    cohere2,
+    gemma2,
+    gemma3_text,
+    granite,
+    llama,
+    mamba2,
+    mistral,
+    olmo2,
+    olmo3,
+    qwen2,
+    qwen3,
+    smollm3,
+)
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError
 
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family
     for family in (
+        cohere2.FAMILY,
+        gemma2.FAMILY,
+        gemma3_text.FAMILY,
+        granite.FAMILY,
         llama.FAMILY,
         mamba2.FAMILY,
         mamba2.ORIGINAL,
         mistral.FAMILY,
+        olmo2.FAMILY,
+        olmo3.FAMILY,
         qwen2.FAMILY,
         qwen3.FAMILY,
+        smollm3.FAMILY,
     )
 }
 

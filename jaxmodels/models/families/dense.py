@@ -1,13 +1,13 @@
-"""What the dense pre-norm Transformer families have in common: their blocks, config keys and weight names."""
+"""What the dense Transformer families have in common: their config keys, blocks and weight names."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
-from jaxmodels.layers.mlp import ACTIVATIONS, GatedMLP
-from jaxmodels.layers.norm import RMSNorm
-from jaxmodels.layers.rope import Rope, rope_from_hf, rope_to_hf
-from jaxmodels.models.block import Block
+from jaxmodels.layers.mlp import ACTIVATIONS, MLP, GatedMLP
+from jaxmodels.layers.norm import Norm, RMSNorm
+from jaxmodels.layers.rope import Rope, RopeStyle, rope_from_hf, rope_to_hf
+from jaxmodels.models.block import Block, DecoderBlock
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.family import Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
@@ -50,81 +50,156 @@ PRE_NORM_WEIGHTS = (
     Weight("blocks/{i}/ffn_norm/scale", "model.layers.{i}.post_attention_layernorm.weight"),
 )
 
+# Of families that normalise what a layer gives, whether or not they normalise what it is given.
+POST_NORM_WEIGHTS = (
+    Weight("blocks/{i}/mixer_norm/scale", "model.layers.{i}.input_layernorm.weight"),
+    Weight("blocks/{i}/mixer_post_norm/scale", "model.layers.{i}.post_attention_layernorm.weight"),
+    Weight("blocks/{i}/ffn_norm/scale", "model.layers.{i}.pre_feedforward_layernorm.weight"),
+    Weight("blocks/{i}/ffn_post_norm/scale", "model.layers.{i}.post_feedforward_layernorm.weight"),
+)
+
 WEIGHTS = (*ENDS_WEIGHTS, *PRE_NORM_WEIGHTS, *ATTENTION_WEIGHTS, *GATED_MLP_WEIGHTS)
+POST_NORM_TABLE = (*ENDS_WEIGHTS, *POST_NORM_WEIGHTS, *ATTENTION_WEIGHTS, *GATED_MLP_WEIGHTS)
 
 # What transformers' configuration classes of these families assume where the key is absent.
 DEFAULT_THETA = 10000.0
 DEFAULT_WINDOW = 4096
+DEFAULT_EPS = 1e-6
 
 # Old checkpoints store the rotary frequencies, which follow from the config.
 UNUSED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"model\.rotary_emb\.inv_freq")
 
-
-def read_rope(reader: ConfigReader, head_dim: int) -> Rope:
-    """The family's rotary embedding, from either generation of config keys."""
-    reader.consume(*ROPE_KEYS, "max_position_embeddings")
-    try:
-        return rope_from_hf(reader.values, head_dim, default_theta=DEFAULT_THETA)
-    except ValueError as error:
-        raise ConfigError(f"config of model_type {reader.values.get('model_type')!r}: {error}") from error
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
-def read_attention(reader: ConfigReader, default_head_dim: int | None = None) -> dict[str, Any]:
-    """The keys that every dense family spells alike, as `Attention` arguments.
+# --- rotary embeddings -------------------------------------------------------------------------------
+
+
+def read_rope(
+    reader: ConfigReader,
+    head_dim: int,
+    *,
+    default_theta: float = DEFAULT_THETA,
+    style: RopeStyle = "half_split",
+) -> Rope:
+    """The family's rotary embedding of whole heads, from either generation of config keys.
 
     Raises ConfigError for rotary embeddings of a part of the head: transformers' code for these families
     turns whole heads whatever `partial_rotary_factor` says.
     """
+    reader.consume(*ROPE_KEYS, "max_position_embeddings")
+    return _whole_head_rope(reader.values, head_dim, default_theta, style)
+
+
+def read_ropes(
+    reader: ConfigReader, head_dim: int, thetas: Mapping[str, tuple[str, float]]
+) -> dict[str, Rope]:
+    """The rotary embedding of each layer type: of `rope_parameters` by layer type, or of older keys.
+
+    `thetas` holds for each layer type the older key of its base and the default. The older `rope_scaling`
+    was for full attention alone.
+    """
+    reader.consume(*ROPE_KEYS, "max_position_embeddings")
+    given = reader.take_or("rope_parameters", dict, {})
+    scaling = reader.take_or("rope_scaling", dict, {})
+    if not set(given) <= set(thetas) or (given and scaling):
+        raise ConfigError(
+            f"config: key 'rope_parameters' must hold {sorted(thetas)} and exclude 'rope_scaling', "
+            f"got {given!r} and {scaling!r}"
+        )
+    ropes = {}
+    for kind, (key, default) in thetas.items():
+        inner = given.get(kind) or (scaling if kind == FULL else {})
+        theta = reader.take_or(key, float, default)
+        values = {**reader.values, "rope_parameters": inner, "rope_scaling": None, "rope_theta": theta}
+        ropes[kind] = _whole_head_rope(values, head_dim, default, "half_split")
+    return ropes
+
+
+def _whole_head_rope(values: Mapping[str, Any], head_dim: int, theta: float, style: RopeStyle) -> Rope:
+    name = f"config of model_type {values.get('model_type')!r}"
+    for holder in (values, values.get("rope_parameters"), values.get("rope_scaling")):
+        factor = holder.get("partial_rotary_factor") if isinstance(holder, Mapping) else None
+        if factor not in (None, 1.0):
+            raise ConfigError(f"{name}: key 'partial_rotary_factor' must be 1.0 or absent, got {factor!r}")
+    try:
+        return rope_from_hf(values, head_dim, style=style, default_theta=theta)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+def write_rope(config: Decoder) -> dict[str, Any]:
+    """The keys that `read_rope` reads; none where no layer has positions."""
+    for attention in attentions(config):
+        if attention.rope is not None:
+            return rope_to_hf(attention.rope, attention.head_dim)
+    return {}
+
+
+def write_ropes(config: Decoder) -> dict[str, Any]:
+    """The keys that `read_ropes` reads, of the layer types that the model has."""
+    written: dict[str, Any] = {"rope_parameters": {}}
+    for attention in attentions(config):
+        if attention.rope is not None:
+            outer = rope_to_hf(attention.rope, attention.head_dim)
+            written["rope_parameters"][layer_type(attention)] = outer.pop("rope_parameters")
+            written |= outer
+    return written
+
+
+# --- attention ---------------------------------------------------------------------------------------
+
+
+def read_heads(reader: ConfigReader, default_head_dim: int | None = None) -> dict[str, Any]:
+    """The sizes of attention that every dense family spells alike, as `Attention` arguments."""
     d_model = reader.positive("hidden_size")
     num_heads = reader.positive("num_attention_heads")
-    head_dim = reader.take_or("head_dim", int, default_head_dim or d_model // num_heads)
-    for values in (reader.values, reader.values.get("rope_parameters"), reader.values.get("rope_scaling")):
-        factor = values.get("partial_rotary_factor") if isinstance(values, Mapping) else None
-        if factor not in (None, 1.0):
-            raise ConfigError(
-                f"config of model_type {reader.values.get('model_type')!r}: key 'partial_rotary_factor' must "
-                f"be 1.0 or absent, got {factor!r}"
-            )
     return {
         "d_model": d_model,
         "num_heads": num_heads,
         "num_kv_heads": reader.take_or("num_key_value_heads", int, num_heads),
-        "head_dim": head_dim,
-        "rope": read_rope(reader, head_dim),
+        "head_dim": reader.take_or("head_dim", int, default_head_dim or d_model // num_heads),
     }
 
 
-def read_decoder(reader: ConfigReader, mixers: list[Attention], mlp_bias: bool) -> Decoder:
-    """The decoder around one attention layer per block, and the end of the reading."""
-    d_model, eps = mixers[0].d_model, reader.take_or("rms_norm_eps", float, 1e-6)
-    reader.expect("hidden_act", *sorted(ACTIVATIONS))
-    norm = RMSNorm(dim=d_model, eps=eps)
-    ffn = GatedMLP(
-        d_model=d_model,
-        d_ff=reader.positive("intermediate_size"),
-        activation=reader.take_or("hidden_act", str, "silu"),
-        bias=mlp_bias,
-    )
-    config = Decoder(
-        vocab_size=reader.positive("vocab_size"),
-        d_model=d_model,
-        blocks=tuple(Block(mixer_norm=norm, mixer=mixer, ffn_norm=norm, ffn=ffn) for mixer in mixers),
-        final_norm=norm,
-        tie_embeddings=reader.flag("tie_word_embeddings", False),
-        max_positions=reader.optional("max_position_embeddings", int),
-        family=str(reader.values["model_type"]),
-    )
-    reader.finish()
-    return config
+def read_attention(
+    reader: ConfigReader, default_head_dim: int | None = None, *, default_theta: float = DEFAULT_THETA
+) -> dict[str, Any]:
+    """`read_heads` and `read_rope`, as `Attention` arguments."""
+    heads = read_heads(reader, default_head_dim)
+    return heads | {"rope": read_rope(reader, heads["head_dim"], default_theta=default_theta)}
 
 
 def read_window(reader: ConfigReader) -> int | None:
     """The `sliding_window` key; null is full attention."""
-    if "sliding_window" not in reader.values:
-        return DEFAULT_WINDOW
-    if reader.values["sliding_window"] == 0:
+    window = reader.nullable("sliding_window", int, DEFAULT_WINDOW)
+    if window == 0:
         raise ConfigError("config: key 'sliding_window' must be at least 1 or null, got 0")
-    return reader.optional("sliding_window", int)
+    return window
+
+
+def full_every(period: int, layers: int) -> list[str]:
+    """The layer types of models whose every `period`-th layer attends fully and whose others slide."""
+    if period < 1:
+        raise ConfigError(f"config: the period of layer types must be at least 1, got {period}")
+    return [SLIDING if (i + 1) % period else FULL for i in range(layers)]
+
+
+def read_layer_types(reader: ConfigReader, default: list[str]) -> list[str]:
+    """The `layer_types` key: one of full_attention and sliding_attention for each layer."""
+    types = reader.take_or("layer_types", list, default)
+    if len(types) != len(default) or not set(types) <= {FULL, SLIDING}:
+        raise ConfigError(
+            f"config: key 'layer_types' must hold {len(default)} of {[FULL, SLIDING]}, got {types!r}"
+        )
+    return types
+
+
+def windows_of(types: list[str], window: int | None) -> list[int | None]:
+    """The sliding window of each layer, by its type."""
+    if SLIDING in types and window is None:
+        raise ConfigError("config: 'layer_types' asks for sliding_attention but no sliding window is in use")
+    return [window if kind == SLIDING else None for kind in types]
 
 
 def layer_windows(reader: ConfigReader, layers: int) -> list[int | None]:
@@ -133,22 +208,95 @@ def layer_windows(reader: ConfigReader, layers: int) -> list[int | None]:
     first = reader.take_or("max_window_layers", int, 28)
     if not reader.flag("use_sliding_window", False):
         window = None
-    default = ["sliding_attention" if window and i >= first else "full_attention" for i in range(layers)]
-    types = reader.take_or("layer_types", list, default)
-    known = {"full_attention": None, "sliding_attention": window}
-    if len(types) != layers or not set(types) <= set(known):
-        raise ConfigError(f"config: key 'layer_types' must hold {layers} of {sorted(known)}, got {types!r}")
-    if "sliding_attention" in types and window is None:
-        raise ConfigError("config: 'layer_types' asks for sliding_attention but no sliding window is in use")
-    return [known[kind] for kind in types]
+    default = [SLIDING if window and i >= first else FULL for i in range(layers)]
+    return windows_of(read_layer_types(reader, default), window)
 
 
-def write_decoder(config: Decoder) -> dict[str, Any]:
-    """The keys that `read_attention` and `read_decoder` read."""
-    block = config.blocks[0]
-    attention, ffn, norm = block.mixer, block.ffn, config.final_norm
-    assert isinstance(attention, Attention) and isinstance(ffn, GatedMLP) and isinstance(norm, RMSNorm)
-    assert attention.rope is not None
+def attentions(config: Decoder) -> list[Attention]:
+    """The attention layer of each block.
+
+    Raises ConfigError where a block has none.
+    """
+    mixers = [block.mixer for block in config.blocks]
+    if not all(isinstance(mixer, Attention) for mixer in mixers):
+        raise ConfigError(f"the {config.family!r} layout holds attention layers alone")
+    return [mixer for mixer in mixers if isinstance(mixer, Attention)]
+
+
+def layer_type(attention: Attention) -> str:
+    """The name of the layer's kind in `layer_types`."""
+    return FULL if attention.window is None else SLIDING
+
+
+def write_layer_types(config: Decoder) -> dict[str, Any]:
+    """The keys that `read_layer_types` and `read_window` read; no window where none is in use."""
+    layers = attentions(config)
+    window = next((a.window for a in layers if a.window is not None), None)
+    types = {"layer_types": [layer_type(a) for a in layers]}
+    return types if window is None else types | {"sliding_window": window}
+
+
+def write_windows(config: Decoder) -> dict[str, Any]:
+    """The keys that `layer_windows` reads."""
+    written = {"sliding_window": None} | write_layer_types(config)
+    return written | {"use_sliding_window": written["sliding_window"] is not None}
+
+
+# --- the whole model ---------------------------------------------------------------------------------
+
+
+def read_norm(reader: ConfigReader, *, default_eps: float = DEFAULT_EPS, offset: float = 0.0) -> RMSNorm:
+    """The RMSNorm over the features of a token."""
+    eps = reader.take_or("rms_norm_eps", float, default_eps)
+    return RMSNorm(dim=reader.positive("hidden_size"), eps=eps, offset=offset)
+
+
+def read_activation(reader: ConfigReader, key: str = "hidden_act", default: str = "silu") -> str:
+    """The name of the feed-forward's activation."""
+    reader.expect(key, *sorted(ACTIVATIONS))
+    return reader.take_or(key, str, default)
+
+
+def read_gated_mlp(reader: ConfigReader, bias: bool = False) -> GatedMLP:
+    """The gated feed-forward of `hidden_size` and `intermediate_size`."""
+    return GatedMLP(
+        d_model=reader.positive("hidden_size"),
+        d_ff=reader.positive("intermediate_size"),
+        activation=read_activation(reader),
+        bias=bias,
+    )
+
+
+def finish_decoder(
+    reader: ConfigReader, blocks: Iterable[DecoderBlock], final_norm: Norm, *, default_tie: bool = False
+) -> Decoder:
+    """The decoder around `blocks`, and the end of the reading."""
+    config = Decoder(
+        vocab_size=reader.positive("vocab_size"),
+        d_model=reader.positive("hidden_size"),
+        blocks=tuple(blocks),
+        final_norm=final_norm,
+        tie_embeddings=reader.flag("tie_word_embeddings", default_tie),
+        max_positions=reader.optional("max_position_embeddings", int),
+        family=str(reader.values["model_type"]),
+    )
+    reader.finish()
+    return config
+
+
+def read_decoder(
+    reader: ConfigReader, mixers: list[Attention], mlp_bias: bool, *, default_tie: bool = False
+) -> Decoder:
+    """The decoder of pre-norm blocks, one per attention layer, and the end of the reading."""
+    norm, ffn = read_norm(reader), read_gated_mlp(reader, mlp_bias)
+    blocks = [Block(mixer_norm=norm, mixer=mixer, ffn_norm=norm, ffn=ffn) for mixer in mixers]
+    return finish_decoder(reader, blocks, norm, default_tie=default_tie)
+
+
+def write_sizes(config: Decoder) -> dict[str, Any]:
+    """The keys that `read_heads`, `read_gated_mlp` and `finish_decoder` read."""
+    attention, ffn = attentions(config)[0], config.blocks[0].ffn
+    assert isinstance(ffn, GatedMLP | MLP)
     return {
         "model_type": config.family,
         "vocab_size": config.vocab_size,
@@ -159,19 +307,24 @@ def write_decoder(config: Decoder) -> dict[str, Any]:
         "num_key_value_heads": attention.num_kv_heads,
         "head_dim": attention.head_dim,
         "hidden_act": ffn.activation,
-        "rms_norm_eps": norm.eps,
         "tie_word_embeddings": config.tie_embeddings,
         **({"max_position_embeddings": config.max_positions} if config.max_positions else {}),
-        **rope_to_hf(attention.rope, attention.head_dim),
     }
 
 
-def write_windows(config: Decoder) -> dict[str, Any]:
-    """The keys that `layer_windows` reads."""
-    windows = [block.mixer.window for block in config.blocks if isinstance(block.mixer, Attention)]
-    used = next((w for w in windows if w is not None), None)
-    return {
-        "use_sliding_window": used is not None,
-        "sliding_window": used,
-        "layer_types": ["full_attention" if w is None else "sliding_attention" for w in windows],
-    }
+def write_decoder(config: Decoder) -> dict[str, Any]:
+    """The keys that `read_attention` and `read_decoder` read."""
+    norm = config.final_norm
+    assert isinstance(norm, RMSNorm)
+    return write_sizes(config) | write_rope(config) | {"rms_norm_eps": norm.eps}
+
+
+def reciprocal(value: float) -> float:
+    """``1 / value``; of the floats for which that divides back to `value`, the one with few digits.
+
+    Multipliers are factors here and divisors in some configurations, and must survive the way back.
+    """
+    if value == 0:
+        raise ConfigError("config: a divisor must not be 0")
+    short = float(f"{1 / value:.12g}")
+    return short if 1 / short == value else 1 / value

@@ -1,0 +1,59 @@
+"""SmolLM3 (`model_type` "smollm3"): Llama's shape, every fourth layer without positions."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import dense
+from jaxmodels.models.family import Family
+from jaxmodels.models.hf_config import ConfigError, ConfigReader
+
+
+def read_config(values: Mapping[str, Any]) -> Decoder:
+    reader = ConfigReader(values, ("max_window_layers",))
+    bias = reader.flag("attention_bias", False)
+    heads = dense.read_attention(reader, default_theta=2e6)
+    attention = Attention(**heads, qkv_bias=bias, out_bias=bias)
+    layers = reader.positive("num_hidden_layers")
+    period = reader.take_or("no_rope_layer_interval", int, 4)
+    usual = [int(kind != dense.FULL) for kind in dense.full_every(period, layers)]
+    turned = reader.take_or("no_rope_layers", list, usual)
+    if len(turned) != layers or not set(turned) <= {0, 1}:
+        raise ConfigError(f"config: key 'no_rope_layers' must hold {layers} of [0, 1], got {turned!r}")
+    window = reader.optional("sliding_window", int) if reader.flag("use_sliding_window", False) else None
+    default = [dense.SLIDING if window and not turns else dense.FULL for turns in turned]
+    windows = dense.windows_of(dense.read_layer_types(reader, default), window)
+    mixers = [
+        replace(attention, window=w, rope=attention.rope if turns else None)
+        for w, turns in zip(windows, turned, strict=True)
+    ]
+    reader.consume("sliding_window")
+    return dense.read_decoder(reader, mixers, reader.flag("mlp_bias", False), default_tie=True)
+
+
+def write_config(config: Decoder) -> dict[str, Any]:
+    layers, ffn = dense.attentions(config), config.blocks[0].ffn
+    assert isinstance(ffn, GatedMLP)
+    return (
+        dense.write_decoder(config)
+        | dense.write_windows(config)
+        | {
+            "architectures": ["SmolLM3ForCausalLM"],
+            "no_rope_layers": [int(attention.rope is not None) for attention in layers],
+            "attention_bias": layers[0].qkv_bias,
+            "mlp_bias": ffn.bias,
+        }
+    )
+
+
+FAMILY = Family(
+    model_type="smollm3",
+    summary="SmolLM3",
+    read_config=read_config,
+    write_config=write_config,
+    weights=dense.WEIGHTS,
+    unused=dense.UNUSED,
+)
