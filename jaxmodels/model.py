@@ -27,7 +27,9 @@ from jaxmodels.models.decoder import Decoder
 class Stats:
     """Counters of one `generate` call. seconds: wall time, compilation included where there was one.
 
-    steps: model calls after the prefill. capacity: cache slots per row that were allocated.
+    steps: model calls after the prefill. capacity: cache slots per row that were allocated. counters: what
+    the strategy counts besides, summed over rows. per_call: the same per call in which a row still ran, such
+    as the drafted tokens that were accepted or the blocks that were read.
     """
 
     prompt_tokens: int
@@ -35,6 +37,8 @@ class Stats:
     steps: int
     capacity: int
     seconds: float
+    counters: Mapping[str, int] = field(default_factory=dict)
+    per_call: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +111,16 @@ class Model:
         began = time.perf_counter()
         ready = self._plan(prompts, max_new_tokens, strategy, stop_tokens, seed, capacity)
         result = run(self.config, self.params, strategy, ready)
+        counters = {name: int(values.sum()) for name, values in result.counters.items()}
+        calls = counters.get("calls", 0)
         stats = Stats(
             prompt_tokens=int(ready.request.lengths.sum()),
             new_tokens=int(result.lengths.sum()),
             steps=result.steps,
             capacity=ready.capacity,
             seconds=time.perf_counter() - began,
+            counters=counters,
+            per_call={name: n / calls for name, n in counters.items() if calls and name != "calls"},
         )
         text = None
         if self.tokenizer is not None:

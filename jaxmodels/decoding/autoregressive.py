@@ -1,7 +1,6 @@
 """One token at a time: peek 1, commit 1."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +9,10 @@ from jaxtyping import Array, Float
 
 from jaxmodels.decoding.prefill import prefill
 from jaxmodels.decoding.samplers import Greedy, Sampler, check_number, mark_seen, penalise_repetition
-from jaxmodels.decoding.strategy import LogProbs, Output, Request, emit
+from jaxmodels.decoding.strategy import Output, Request, check_options, emit, record_also, row_keys
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.models.decoder import Cache, Decoder, Pending
+from jaxmodels.models.depth import ALL_LAYERS, Depth
 
 
 @struct.dataclass
@@ -47,10 +47,11 @@ class Autoregressive:
 
     def __post_init__(self) -> None:
         check_number("repetition_penalty", self.repetition_penalty, low=0.0, low_included=False)
-        if self.top_logprobs is not None and self.top_logprobs < 0:
-            raise ValueError(f"top_logprobs must be None or at least 0, got {self.top_logprobs}")
-        if self.prefill_window < 1:
-            raise ValueError(f"prefill_window must be at least 1, got {self.prefill_window}")
+        check_options(self.top_logprobs, self.prefill_window)
+
+    @property
+    def lookahead(self) -> int:
+        return 0
 
     def prefill(
         self, config: Decoder, params: Params, request: Request, cache: Cache, output: Output
@@ -61,60 +62,40 @@ class Autoregressive:
         if self.repetition_penalty is not None:
             is_prompt = jnp.arange(size)[None, :] < request.lengths[:, None]
             seen = mark_seen(jnp.zeros((batch, config.vocab_size), bool), request.tokens, is_prompt)
-        output = replace(output, log_probs=self._empty_log_probs(output))
+        output = record_also(output, (), self.top_logprobs)
         token = jnp.zeros((batch,), jnp.int32)
         carry = AutoregressiveCarry(cache=cache, token=token, output=output, seen=seen)
-        return self._pick(carry, config.logits(params, last[:, None])[:, 0], request)
+        return self._pick(carry, config.logits(params, last[:, None]), request)
 
     def step(
         self, config: Decoder, params: Params, request: Request, carry: AutoregressiveCarry
     ) -> AutoregressiveCarry:
+        return self.advance(config, params, request, carry, ALL_LAYERS)[0]
+
+    def advance(
+        self, config: Decoder, params: Params, request: Request, carry: AutoregressiveCarry, depth: Depth
+    ) -> tuple[AutoregressiveCarry, Pending]:
+        """A step through as many blocks as `depth` says; also what it committed."""
         running = (~carry.output.done).astype(jnp.int32)
-        logits, pending = config.peek(params, carry.token[:, None], carry.cache, valid=running)
+        logits, pending = config.peek(params, carry.token[:, None], carry.cache, valid=running, depth=depth)
         output = replace(carry.output, steps=carry.output.steps + 1)
         carry = replace(carry, cache=config.commit(pending), output=output)
-        return self._pick(carry, logits[:, 0], request)
+        return self._pick(carry, logits, request), pending
 
     def _pick(
-        self, carry: AutoregressiveCarry, logits: Float[Array, "B V"], request: Request
+        self, carry: AutoregressiveCarry, logits: Float[Array, "B 1 V"], request: Request
     ) -> AutoregressiveCarry:
         """Emits each running row's next token."""
         output, seen = carry.output, carry.seen
-        scores = logits
+        scores = logits[:, 0]
         if seen is not None and self.repetition_penalty is not None:
-            scores = penalise_repetition(logits, seen, self.repetition_penalty)
-        # A row's randomness depends on its key and its own length alone, not on its neighbours.
-        keys = jax.vmap(jax.random.fold_in)(request.keys, output.lengths)
-        token = self.sampler(scores, keys)
+            scores = penalise_repetition(scores, seen, self.repetition_penalty)
+        token = self.sampler(scores, row_keys(request, output.lengths))
         running = ~output.done
         if seen is not None:
             seen = mark_seen(seen, token[:, None], running[:, None])
-        if output.log_probs is not None:
-            output = replace(output, log_probs=self._record(output, logits, token))
-        token = jnp.where(running, token, carry.token)
-        return replace(carry, token=token, output=emit(output, token, request), seen=seen)
-
-    def _empty_log_probs(self, output: Output) -> LogProbs | None:
-        if self.top_logprobs is None:
-            return None
-        shape = (*output.tokens.shape, self.top_logprobs)
-        return LogProbs(
-            chosen=jnp.zeros(shape[:2], jnp.float32),
-            top_ids=jnp.zeros(shape, jnp.int32),
-            top=jnp.zeros(shape, jnp.float32),
-        )
-
-    def _record(self, output: Output, logits: Float[Array, "B V"], token: Array) -> LogProbs:
-        log_probs: Any = output.log_probs
-        scores = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-        top, top_ids = jax.lax.top_k(scores, self.top_logprobs or 0)
-        rows = jnp.arange(token.shape[0])
-        slot = jnp.where(output.done, output.tokens.shape[1], output.lengths)
-        return LogProbs(
-            chosen=log_probs.chosen.at[rows, slot].set(scores[rows, token], mode="drop"),
-            top_ids=log_probs.top_ids.at[rows, slot].set(top_ids, mode="drop"),
-            top=log_probs.top.at[rows, slot].set(top, mode="drop"),
-        )
+        output = emit(output, request, token[:, None], 1, logits)
+        return replace(carry, token=jnp.where(running, token, carry.token), output=output, seen=seen)
 
 
 jax.tree_util.register_dataclass(

@@ -1,6 +1,6 @@
 """Generation as the host sees it: buckets in front of the compiled programs, plain arrays behind them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -22,12 +22,13 @@ STOP_SLOTS = 4
 @dataclass(frozen=True, kw_only=True)
 class Generated:
     """Tokens of one batch. tokens: i32[B, max_new], lengths: i32[B] (stop token included), steps: model
-    calls after the prefill."""
+    calls after the prefill, counters: what the strategy counted, i32[B] each."""
 
     tokens: np.ndarray
     lengths: np.ndarray
     steps: int
     log_probs: LogProbs | None
+    counters: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,8 @@ def plan(
     """Chooses buckets and builds the request.
 
     Raises:
-        ValueError: `max_new_tokens` below 1, a stop token outside the vocabulary, or more tokens than
-            `capacity` holds.
+        ValueError: `max_new_tokens` below 1, a stop token outside the vocabulary, or more tokens (with the
+            strategy's window behind them) than `capacity` holds.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
@@ -68,18 +69,19 @@ def plan(
         if not 0 <= token < config.vocab_size:
             raise ValueError(f"stop_tokens: {token} lies outside the vocabulary 0 to {config.vocab_size - 1}")
     batch, longest = prompts.tokens.shape
-    if capacity is not None and longest + max_new_tokens > capacity:
+    needed = longest + max_new_tokens + strategy.lookahead
+    if capacity is not None and needed > capacity:
+        beyond = f" and {strategy.lookahead} slots of lookahead" if strategy.lookahead else ""
         raise ValueError(
             f"capacity={capacity} cannot hold a prompt of {longest} tokens and "
-            f"max_new_tokens={max_new_tokens}; it must be at least {longest + max_new_tokens}"
+            f"max_new_tokens={max_new_tokens}{beyond}; it must be at least {needed}"
         )
-    window = getattr(strategy, "prefill_window", 2048)
-    slots, new_slots = prompt_bucket(longest, window), bucket(max_new_tokens)
+    slots, new_slots = prompt_bucket(longest, strategy.prefill_window), bucket(max_new_tokens)
     tokens = np.zeros((batch, slots), np.int32)
     tokens[:, :longest] = prompts.tokens
     stop = np.full(-(-max(len(stop_tokens), 1) // STOP_SLOTS) * STOP_SLOTS, -1, np.int32)
     stop[: len(stop_tokens)] = list(stop_tokens)
-    capacity = max(capacity or 0, capacity_bucket(slots, new_slots))
+    capacity = max(capacity or 0, capacity_bucket(slots, new_slots + strategy.lookahead))
     key = jax.random.key(seed)
     request = Request(
         tokens=jnp.asarray(tokens),
@@ -154,4 +156,5 @@ def _to_host(output: Output, max_new: int) -> Generated:
         lengths=np.asarray(output.lengths),
         steps=int(output.steps),
         log_probs=log_probs,
+        counters={name: np.asarray(values) for name, values in output.counters.items()},
     )

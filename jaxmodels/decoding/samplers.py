@@ -14,6 +14,9 @@ class Sampler(Protocol):
 
     def __call__(self, logits: Float[Array, "B V"], keys: Array) -> Int[Array, "B"]: ...
 
+    def probabilities(self, logits: Float[Array, "... V"]) -> Float[Array, "... V"]:
+        """The distribution that tokens are picked from."""
+
 
 @dataclass(frozen=True)
 class Greedy:
@@ -21,6 +24,9 @@ class Greedy:
 
     def __call__(self, logits: Float[Array, "B V"], keys: Array) -> Int[Array, "B"]:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+    def probabilities(self, logits: Float[Array, "... V"]) -> Float[Array, "... V"]:
+        return jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=jnp.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,13 @@ class Sample:
         ids, filtered = self.candidates(logits)
         picked = jax.vmap(jax.random.categorical)(keys, filtered)
         return jnp.take_along_axis(ids, picked[:, None], axis=1)[:, 0].astype(jnp.int32)
+
+    def probabilities(self, logits: Float[Array, "... V"]) -> Float[Array, "... V"]:
+        vocab = logits.shape[-1]
+        ids, filtered = self.candidates(logits.reshape(-1, vocab))
+        kept = jax.nn.softmax(filtered, axis=-1)
+        rows = jnp.arange(ids.shape[0])[:, None]
+        return jnp.zeros((ids.shape[0], vocab), jnp.float32).at[rows, ids].set(kept).reshape(logits.shape)
 
     def candidates(self, logits: Float[Array, "B V"]) -> tuple[Int[Array, "B C"], Float[Array, "B C"]]:
         """Token ids and their filtered logits (-inf where dropped), most probable first where sorted."""

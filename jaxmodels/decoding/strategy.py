@@ -1,12 +1,13 @@
 """What a decoding strategy is: a prefill and a step, driven by one loop that is the same for all of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder
@@ -46,7 +47,9 @@ class Output:
     """What has been generated so far.
 
     tokens: i32[B, max_new], the padding token beyond each row's length. lengths: i32[B], stop token included.
-    done: bool[B]. steps: i32, model calls after the prefill. log_probs: None unless asked for.
+    done: bool[B]. steps: i32, calls of the model after the prefill. log_probs: None unless asked for.
+    counters: i32[B] each, what a strategy counts; ``"calls"``, where it is there, are the calls in which the
+    row was not done.
     """
 
     tokens: jax.Array
@@ -54,6 +57,7 @@ class Output:
     done: jax.Array
     steps: jax.Array
     log_probs: LogProbs | None = None
+    counters: dict[str, jax.Array] = struct.field(default_factory=dict)
 
 
 class Carry(Protocol):
@@ -68,15 +72,28 @@ class Carry(Protocol):
 class Strategy(Protocol):
     """A decoding method, written against `Decoder.peek` and `Decoder.commit` alone. A pytree.
 
-    `prefill` settles the prompt and emits each row's first tokens; `step` emits at least one more token for
-    every row that is not done. Both are traced.
+    `prefill` settles the prompt; `step` brings every row that is not done nearer to its next token, and
+    calls the model at least once. Both are traced.
     """
+
+    @property
+    def prefill_window(self) -> int:
+        """The longest window in which prompts are fed."""
+
+    @property
+    def lookahead(self) -> int:
+        """Cache slots that windows need beyond a row's prompt and the tokens it asks for."""
 
     def prefill(
         self, config: Decoder, params: Params, request: Request, cache: Cache, output: Output
     ) -> Any: ...
 
     def step(self, config: Decoder, params: Params, request: Request, carry: Any) -> Any: ...
+
+
+def row_keys(request: Request, lengths: Int[Array, "B"]) -> Array:
+    """A key per row that depends on the row's key and its number of tokens, not on its neighbours."""
+    return jax.vmap(jax.random.fold_in)(request.keys, lengths)
 
 
 def empty_output(batch: int, max_new: int, pad_token: Int[Array, ""]) -> Output:
@@ -89,20 +106,88 @@ def empty_output(batch: int, max_new: int, pad_token: Int[Array, ""]) -> Output:
     )
 
 
-def emit(output: Output, token: Int[Array, "B"], request: Request) -> Output:
-    """Appends one token to every row that is not done, and ends rows that stop or are full."""
-    rows = jnp.arange(token.shape[0])
-    slot = jnp.where(output.done, output.tokens.shape[1], output.lengths)
-    lengths = output.lengths + ~output.done
-    stopped = (token[:, None] == request.stop_tokens[None, :]).any(1)
+def record_also(output: Output, counters: Sequence[str], top_logprobs: int | None) -> Output:
+    """`output` with counters at zero, and room for log-probabilities unless `top_logprobs` is None."""
+    batch, max_new = output.tokens.shape
+    zeros = {name: jnp.zeros((batch,), jnp.int32) for name in counters}
+    if top_logprobs is None:
+        return replace(output, counters=zeros)
+    log_probs = LogProbs(
+        chosen=jnp.zeros((batch, max_new), jnp.float32),
+        top_ids=jnp.zeros((batch, max_new, top_logprobs), jnp.int32),
+        top=jnp.zeros((batch, max_new, top_logprobs), jnp.float32),
+    )
+    return replace(output, counters=zeros, log_probs=log_probs)
+
+
+def emit(
+    output: Output,
+    request: Request,
+    tokens: Int[Array, "B S"],
+    count: Int[Array, "B"] | int,
+    logits: Float[Array, "B S V"] | None = None,
+) -> Output:
+    """Appends the first ``count[b]`` tokens to each row that is not done; ends rows that stop or are full.
+
+    What follows a stop token or the request's last token is dropped. `logits` are the model's for `tokens`;
+    they are read where log-probabilities are recorded, and only there may not be None.
+    """
+    batch, size = tokens.shape
+    index = jnp.arange(size)
+    stops = (tokens[:, :, None] == request.stop_tokens).any(-1)
+    after_stop = jnp.cumsum(stops, axis=1) - stops > 0
+    slot = output.lengths[:, None] + index
+    offered = (index < jnp.broadcast_to(count, (batch,))[:, None]) & ~output.done[:, None]
+    taken = offered & ~after_stop & (slot < request.max_new)
+    lengths = output.lengths + taken.sum(1, dtype=jnp.int32)
+    slot = jnp.where(taken, slot, output.tokens.shape[1])
     return replace(
         output,
-        tokens=output.tokens.at[rows, slot].set(token, mode="drop"),
+        tokens=_put(output.tokens, slot, tokens),
         lengths=lengths,
-        done=output.done | stopped | (lengths >= request.max_new),
+        done=output.done | (taken & stops).any(1) | (lengths >= request.max_new),
+        log_probs=_record(output.log_probs, slot, tokens, logits),
     )
+
+
+def tally(output: Output, **amounts: Int[Array, "B"] | int) -> Output:
+    """Adds to the counters of rows that are not done."""
+    running = ~output.done
+    more = {name: output.counters[name] + jnp.where(running, amount, 0) for name, amount in amounts.items()}
+    return replace(output, counters={**output.counters, **more})
 
 
 def still_running(output: Output) -> Bool[Array, ""]:
     """Whether any row has tokens to come."""
     return ~output.done.all()
+
+
+def check_options(top_logprobs: int | None, prefill_window: int) -> None:
+    """Raises ValueError where one of the options that strategies share lies outside its range."""
+    if top_logprobs is not None and top_logprobs < 0:
+        raise ValueError(f"top_logprobs must be None or at least 0, got {top_logprobs}")
+    if prefill_window < 1:
+        raise ValueError(f"prefill_window must be at least 1, got {prefill_window}")
+
+
+def _record(
+    log_probs: LogProbs | None, slot: Int[Array, "B S"], tokens: Int[Array, "B S"], logits: Array | None
+) -> LogProbs | None:
+    if log_probs is None:
+        return None
+    if logits is None:
+        raise ValueError("emit: log-probabilities are recorded, so `logits` must be given")
+    scores = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    top, top_ids = jax.lax.top_k(scores, log_probs.top.shape[-1])
+    chosen = jnp.take_along_axis(scores, tokens[:, :, None], axis=-1)[:, :, 0]
+    return LogProbs(
+        chosen=_put(log_probs.chosen, slot, chosen),
+        top_ids=_put(log_probs.top_ids, slot, top_ids),
+        top=_put(log_probs.top, slot, top),
+    )
+
+
+def _put(buffer: Array, slot: Int[Array, "B S"], values: Array) -> Array:
+    """Writes values into each row's slots; slots beyond the buffer are dropped."""
+    rows = jnp.arange(slot.shape[0])[:, None]
+    return buffer.at[rows, slot].set(values, mode="drop")

@@ -7,6 +7,7 @@ Every decoding method is a loop over the two (see `jaxmodels.decoding`).
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,8 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.spec import Normal, Param, Params, ParamTree
 from jaxmodels.layers.window import CAUSAL, Mask, Window, check_mask, fresh_window
-from jaxmodels.models.block import DecoderBlock, Stream, peek
+from jaxmodels.models.block import DecoderBlock, Stream
+from jaxmodels.models.depth import ALL_LAYERS, Depth, Walk
 
 
 @struct.dataclass
@@ -34,12 +36,13 @@ class Pending:
     """A scored window that is not history yet.
 
     start: i32[B], tokens committed before it. valid: i32[B], how many of its tokens are real.
-    layers: what each block's mixer needs to settle or drop the window.
+    layers: what each block's mixer needs to settle or drop the window. depth: i32, blocks that were read.
     """
 
     start: jax.Array
     valid: jax.Array
     layers: tuple[Any, ...]
+    depth: jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,14 +131,18 @@ class Decoder:
         positions: Int[Array, "B S"] | None = None,
         mask: Mask = CAUSAL,
         valid: Int[Array, "B"] | None = None,
+        depth: Depth = ALL_LAYERS,
     ) -> tuple[Float[Array, "B S V"], Pending]:
         """Float32 logits of a window that follows the history in `cache`; the cache is spent.
 
         positions: logical positions, by default the ones after the history. mask: who sees whom inside the
         window. valid: how many leading tokens of each row are real, by default all; what stands at padded
-        positions of the result is meaningless. ``cache.length + S`` must not exceed the capacity.
+        positions of the result is meaningless. depth: which blocks the window is read through; all are
+        written. ``cache.length + S`` must not exceed the capacity.
         """
-        hidden, pending = self.peek_hidden(params, tokens, cache, positions=positions, mask=mask, valid=valid)
+        hidden, pending = self.peek_hidden(
+            params, tokens, cache, positions=positions, mask=mask, valid=valid, depth=depth
+        )
         return self.logits(params, hidden), pending
 
     def peek_hidden(
@@ -147,6 +154,7 @@ class Decoder:
         positions: Int[Array, "B S"] | None = None,
         mask: Mask = CAUSAL,
         valid: Int[Array, "B"] | None = None,
+        depth: Depth = ALL_LAYERS,
     ) -> tuple[Float[Array, "B S D"], Pending]:
         """`peek` up to and including the final norm, for callers who need the head at few positions."""
         batch, size = tokens.shape
@@ -158,11 +166,18 @@ class Decoder:
         valid = jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32)
         window = Window(start=cache.length, positions=positions, valid=valid, mask=mask)
         stream = self.embed(params, tokens, window)
+        walk = Walk.begin(
+            window, len(self.blocks), lambda stream: self.logits(params, self.normalise(params, stream))
+        )
         pending = []
         for i, (block, state) in enumerate(zip(self.blocks, cache.layers, strict=True)):
-            stream, layer = peek(block, params["blocks"][str(i)], stream, state, window)
+            weights = params["blocks"][str(i)]
+            held, layer = block.write(weights, stream, state, window)
+            read = partial(block.read, weights, held=held, pending=layer, window=window)
+            stream, walk = depth.read(i, read, stream, walk)
             pending.append(layer)
-        return self.normalise(params, stream), Pending(cache.length, valid, tuple(pending))
+        hidden = self.normalise(params, stream)
+        return hidden, Pending(cache.length, valid, tuple(pending), walk.depth)
 
     def commit(
         self,

@@ -1,0 +1,64 @@
+"""What strategies share that score guesses: one window holds the newest token and guesses of the next ones.
+
+The model's verdict on the window emits ``count[b]`` tokens in row b, of which all but the last were guessed;
+as many window tokens become history, so that the newest token is again the only one that is not.
+"""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.decoding.prefill import prefill
+from jaxmodels.decoding.samplers import Sampler
+from jaxmodels.decoding.strategy import Output, Request, emit, record_also, row_keys, tally
+from jaxmodels.layers.spec import Params
+from jaxmodels.models.decoder import Cache, Decoder, Pending
+
+COUNTERS = ("calls", "drafted", "accepted")
+
+
+def first_token(
+    config: Decoder,
+    params: Params,
+    request: Request,
+    cache: Cache,
+    output: Output,
+    *,
+    sampler: Sampler,
+    top_logprobs: int | None,
+    prefill_window: int,
+) -> tuple[Int[Array, "B"], Cache, Output]:
+    """Settles the prompts and emits each row's first token: (token, cache, output)."""
+    last, cache = prefill(config, params, request.tokens, request.lengths, cache, prefill_window)
+    logits = config.logits(params, last[:, None])
+    token = sampler(logits[:, 0], row_keys(request, output.lengths))
+    output = record_also(output, COUNTERS, top_logprobs)
+    return token, cache, emit(output, request, token[:, None], 1, logits)
+
+
+def in_rows_that_run(output: Output, size: Int[Array, ""] | int) -> Int[Array, "B"]:
+    """How many tokens of a window are real: the first `size`, and none in rows that are done."""
+    return jnp.where(output.done, 0, size)
+
+
+def settle(
+    config: Decoder,
+    request: Request,
+    output: Output,
+    pending: Pending,
+    tokens: Int[Array, "B S"],
+    count: Int[Array, "B"],
+    logits: Float[Array, "B S V"],
+) -> tuple[Int[Array, "B"], Cache, Output]:
+    """Emits and commits the first ``count[b]`` of `tokens`, the successors of the window's: as `first_token`.
+
+    logits: the model's at each window token, of which `tokens` are the verdict. count: at least 1, and 0 in
+    rows that are done.
+    """
+    emitted = emit(output, request, tokens, count, logits)
+    accepted = jnp.minimum(count - 1, emitted.lengths - output.lengths)
+    counters = tally(output, calls=1, drafted=tokens.shape[1] - 1, accepted=accepted).counters
+    newest = jnp.take_along_axis(tokens, jnp.maximum(count - 1, 0)[:, None], axis=1)[:, 0]
+    output = replace(emitted, steps=output.steps + 1, counters=counters)
+    return newest, config.commit(pending, count), output

@@ -1,0 +1,146 @@
+"""Speculative decoding: a small model drafts, the model verifies the draft in one window."""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw
+from jaxmodels.decoding.guesses import first_token, in_rows_that_run, settle
+from jaxmodels.decoding.prefill import prefill
+from jaxmodels.decoding.samplers import Greedy, Sampler
+from jaxmodels.decoding.strategy import Output, Request, check_options, row_keys
+from jaxmodels.layers.spec import Params
+from jaxmodels.models.decoder import Cache, Decoder, Pending
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A model that drafts. A pytree: the configuration is static, the parameters are data."""
+
+    config: Decoder
+    params: Params = field(repr=False)
+
+
+@struct.dataclass
+class SpeculativeCarry:
+    """cache, draft_cache: all tokens but the newest. token: i32[B], the newest token of each row."""
+
+    cache: Cache
+    draft_cache: Cache
+    token: jax.Array
+    output: Output
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Speculative:
+    """Drafts `gamma` tokens per step and keeps those that `acceptance` accepts, per row.
+
+    The output follows exactly the model's own distribution under `sampler`, whatever the draft is; with
+    `Greedy` it is that of `Autoregressive`, token for token. Any two architectures with one vocabulary go
+    together. top_logprobs, prefill_window: see `Autoregressive`.
+
+    Raises:
+        ValueError: a value outside its range; when run, a draft of another vocabulary.
+    """
+
+    draft: Draft
+    gamma: int = 4
+    sampler: Sampler = Greedy()
+    acceptance: Acceptance = TokenVerification()
+    top_logprobs: int | None = None
+    prefill_window: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.gamma < 1:
+            raise ValueError(f"gamma must be at least 1, got {self.gamma}")
+        check_options(self.top_logprobs, self.prefill_window)
+
+    @property
+    def lookahead(self) -> int:
+        return self.gamma - 1
+
+    def prefill(
+        self, config: Decoder, params: Params, request: Request, cache: Cache, output: Output
+    ) -> SpeculativeCarry:
+        draft = self.draft
+        if draft.config.vocab_size != config.vocab_size:
+            raise ValueError(
+                f"draft: its vocabulary has {draft.config.vocab_size} tokens and the model's "
+                f"{config.vocab_size}; they must be the same"
+            )
+        (batch, slots), width = request.tokens.shape, output.tokens.shape[1]
+        dtype = draft.params["embed"]["weight"].dtype
+        draft_cache = draft.config.init_cache(batch, slots + width + self.lookahead, dtype)
+        _, draft_cache = prefill(
+            draft.config, draft.params, request.tokens, request.lengths, draft_cache, self.prefill_window
+        )
+        token, cache, output = first_token(
+            config, params, request, cache, output,
+            sampler=self.sampler, top_logprobs=self.top_logprobs, prefill_window=self.prefill_window,
+        )  # fmt: skip
+        return SpeculativeCarry(cache=cache, draft_cache=draft_cache, token=token, output=output)
+
+    def step(
+        self, config: Decoder, params: Params, request: Request, carry: SpeculativeCarry
+    ) -> SpeculativeCarry:
+        output = carry.output
+        keys = row_keys(request, output.lengths)
+        window, proposed, draft_pending = self._propose(carry, keys)
+        valid = in_rows_that_run(output, self.gamma + 1)
+        logits, pending = config.peek(params, window, carry.cache, valid=valid)
+        target = self.sampler.probabilities(logits)
+        outcomes = self.acceptance.outcomes(target, proposed, window[:, 1:])
+        accepted, last = draw(outcomes, _fold(keys, self.gamma))
+        # The verdict: the drafted tokens one place to the left, then the token that follows the accepted.
+        tokens = jnp.where(jnp.arange(self.gamma + 1) == accepted[:, None], last[:, None], _shifted(window))
+        count = jnp.where(output.done, 0, accepted + 1)
+        token, cache, output = settle(config, request, output, pending, tokens, count, logits)
+        draft_cache = self.draft.config.commit(draft_pending, count)
+        return SpeculativeCarry(cache=cache, draft_cache=draft_cache, token=token, output=output)
+
+    def _propose(
+        self, carry: SpeculativeCarry, keys: Array
+    ) -> tuple[Int[Array, "B G+1"], Float[Array, "B G V"], Pending]:
+        """The newest token and the draft behind it, each drafted token's distribution, and the draft
+        model's view of the whole window.
+
+        The draft grows inside one window that is looked at again for every token, so that no part of it is
+        history before it is accepted: any draft model can then drop what was not.
+        """
+        config, params = self.draft.config, self.draft.params
+        batch, size = carry.token.shape[0], self.gamma + 1
+        window = jnp.zeros((batch, size), jnp.int32).at[:, 0].set(carry.token)
+        proposed = jnp.zeros((batch, self.gamma, config.vocab_size), jnp.float32)
+
+        def extend(i: Array, state: tuple[Array, Array, Cache]) -> tuple[Array, Array, Cache]:
+            window, proposed, cache = state
+            valid = in_rows_that_run(carry.output, i + 1)
+            hidden, pending = config.peek_hidden(params, window, cache, valid=valid)
+            logits = config.logits(params, lax.dynamic_slice_in_dim(hidden, i, 1, axis=1))[:, 0]
+            token = self.sampler(logits, _fold(keys, i))
+            window = lax.dynamic_update_slice_in_dim(window, token[:, None], i + 1, axis=1)
+            distribution = self.sampler.probabilities(logits)
+            proposed = lax.dynamic_update_slice_in_dim(proposed, distribution[:, None], i, axis=1)
+            return window, proposed, config.commit(pending, jnp.zeros((batch,), jnp.int32))
+
+        window, proposed, cache = lax.fori_loop(0, self.gamma, extend, (window, proposed, carry.draft_cache))
+        _, pending = config.peek_hidden(params, window, cache, valid=in_rows_that_run(carry.output, size))
+        return window, proposed, pending
+
+
+jax.tree_util.register_dataclass(Draft, ["params"], ["config"])
+jax.tree_util.register_dataclass(
+    Speculative, ["draft", "sampler", "acceptance"], ["gamma", "top_logprobs", "prefill_window"]
+)
+
+
+def _fold(keys: Array, index: Array | int) -> Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
+
+
+def _shifted(window: Int[Array, "B S"]) -> Int[Array, "B S"]:
+    return jnp.pad(window[:, 1:], ((0, 0), (0, 1)))
