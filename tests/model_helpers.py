@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.layers.attention import Attention
-from jaxmodels.layers.mamba_mixer import MambaMixer
 from jaxmodels.layers.latent_attention import LatentAttention
+from jaxmodels.layers.mamba_mixer import MambaMixer
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm, WeightlessRMSNorm
 from jaxmodels.layers.rope import Rope
