@@ -31,7 +31,7 @@ COUNTABLE = [
 
 @pytest.mark.parametrize("family", COUNTABLE)
 def test_flops_are_those_of_the_compiled_step(family):
-    """One token over a full cache of 64 slots. At these sizes norms and activations, left out, are a quarter."""
+    """One token over a full cache of 64 slots. Norms and activations, left out, are a quarter here."""
     config, context = config_from_hf(CONFIGS[family]), 64
 
     @functools.partial(jax.jit, donate_argnums=2)
