@@ -12,7 +12,9 @@ from jaxmodels.layers.latent_attention import LatentAttention
 from jaxmodels.layers.mamba_mixer import MambaMixer
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm, WeightlessRMSNorm
+from jaxmodels.layers.rglru import RGLRUMixer
 from jaxmodels.layers.rope import Rope
+from jaxmodels.layers.short_conv import ShortConv
 from jaxmodels.layers.spec import unflatten, walk
 from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.layers.sum_mixer import Branch, SumMixer
@@ -39,6 +41,8 @@ def random_params(spec, seed=0):
             leaf = (np.log(np.arange(1, param.shape[0] + 1)) + 0.2 * noise.T).T
         elif path.endswith("dt_bias"):
             leaf = noise - 1.0
+        elif path.endswith("rate"):
+            leaf = noise - 3.0
         elif path == "embed/weight" or len(param.shape) == 1:
             leaf = 0.5 * noise
         else:
@@ -75,6 +79,10 @@ LATENT = LatentAttention(
     rope=Rope(rotary_dim=4, theta=50.0, style="interleaved"),
 )
 latent = functools.partial(dataclasses.replace, LATENT)
+rglru = functools.partial(
+    dataclasses.replace, RGLRUMixer(d_model=D_MODEL, d_inner=20, num_blocks=4, conv_width=3)
+)
+short_conv = functools.partial(dataclasses.replace, ShortConv(d_model=D_MODEL))
 
 
 def decoder(*mixers, tie_embeddings=False):
@@ -109,6 +117,8 @@ ARCHITECTURES = {
             )
         ),
     ),
+    "rglru": decoder(rglru(), attention(window=4), rglru(num_blocks=1, conv_width=2)),
+    "short_conv": decoder(short_conv(), short_conv(conv_width=2, bias=True), attention()),
     "sliding": decoder(attention(window=3), attention(window=6, softcap=5.0)),
 }
 

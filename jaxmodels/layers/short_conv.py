@@ -1,0 +1,113 @@
+"""LFM2's gated short convolution: a mixer whose whole history is its last few inputs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.layers.conv import conv_tail, take_inputs, window_conv
+from jaxmodels.layers.linear import linear
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.window import Window, peek
+
+
+@struct.dataclass
+class ShortConvState:
+    """conv: [B, W-1, D], the convolution's last inputs."""
+
+    conv: jax.Array
+
+
+@struct.dataclass
+class ShortConvPending:
+    """before, settled: the states before the window and after its valid tokens.
+
+    extended: [B, W-1+S, D] convolution inputs, history first.
+    """
+
+    before: ShortConvState
+    settled: ShortConvState
+    extended: jax.Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortConv:
+    """``y = out(c * conv(b * x))`` with b, c and x, in this order, from one input projection.
+
+    `bias` adds a bias to both projections and to the convolution. Source: the LFM2 blocks of transformers.
+
+    Raises:
+        ValueError: `d_model` is not positive, or `conv_width` is less than 2.
+    """
+
+    d_model: int
+    conv_width: int = 3
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.d_model < 1:
+            raise ValueError(f"d_model={self.d_model} must be at least 1")
+        if self.conv_width < 2:
+            raise ValueError(f"conv_width={self.conv_width} must be at least 2")
+
+    def spec(self) -> ParamTree:
+        d = self.d_model
+        tree: ParamTree = {
+            "w_in": Param((d, 3 * d), ("embed", "ssm_inner"), FanIn(d)),
+            "conv_w": Param((self.conv_width, d), (None, "ssm_inner"), FanIn(self.conv_width)),
+            "w_out": Param((d, d), ("ssm_inner", "embed"), FanIn(d)),
+        }
+        if self.bias:
+            tree["b_in"] = Param((3 * d,), ("ssm_inner",), ZEROS)
+            tree["conv_b"] = Param((d,), ("ssm_inner",), ZEROS)
+            tree["b_out"] = Param((d,), ("embed",), ZEROS)
+        return tree
+
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> ShortConvState:
+        return ShortConvState(jnp.zeros((batch, self.conv_width - 1, self.d_model), dtype))
+
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of one token, the same for every `context`."""
+        return 8 * self.d_model**2 + 2 * self.conv_width * self.d_model
+
+    def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
+        return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
+
+    def write(
+        self, params: Params, x: Float[Array, "B S D"], state: ShortConvState, window: Window
+    ) -> tuple[Float[Array, "B S D"], ShortConvPending]:
+        """Held is the gate c."""
+        projected = linear(x, params["w_in"])
+        if self.bias:
+            projected = projected + params["b_in"]
+        b, c, xs = jnp.split(projected, 3, axis=-1)
+        extended = jnp.concatenate([state.conv.astype(xs.dtype), b * xs], axis=1)
+        tail = conv_tail(extended, window.valid, self.conv_width)
+        settled = ShortConvState(tail.astype(state.conv.dtype))
+        return c, ShortConvPending(state, settled, extended)
+
+    def read(
+        self, params: Params, held: Float[Array, "B S D"], pending: ShortConvPending, window: Window
+    ) -> Float[Array, "B S D"]:
+        convolved = window_conv(pending.extended, params["conv_w"], params.get("conv_b"), window)
+        y = linear(held * convolved, params["w_out"])
+        return y + params["b_out"] if self.bias else y
+
+    def commit(
+        self,
+        pending: ShortConvPending,
+        n: Int[Array, "B"] | None = None,
+        path: Int[Array, "B P"] | None = None,
+    ) -> ShortConvState:
+        if n is None and path is None:
+            return pending.settled
+        extended, before = pending.extended, pending.before
+        if path is not None:
+            extended = take_inputs(extended, path, self.conv_width)
+        if n is None:
+            size = extended.shape[1] - (self.conv_width - 1)
+            n = jnp.full((extended.shape[0],), size, jnp.int32)
+        return ShortConvState(conv_tail(extended, n, self.conv_width).astype(before.conv.dtype))
