@@ -18,6 +18,15 @@ from jaxmodels.models.families import (
     qwen2,
     qwen3,
     smollm3,
+    falcon_mamba,
+    lfm2,
+    llama,
+    mamba,
+    mamba2,
+    mistral,
+    qwen2,
+    qwen3,
+    recurrent_gemma,
 )
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError
@@ -29,7 +38,10 @@ FAMILIES: Mapping[str, Family] = {
         gemma2.FAMILY,
         gemma3_text.FAMILY,
         granite.FAMILY,
+        falcon_mamba.FAMILY,
+        lfm2.FAMILY,
         llama.FAMILY,
+        mamba.FAMILY,
         mamba2.FAMILY,
         mamba2.ORIGINAL,
         mistral.FAMILY,
@@ -38,6 +50,7 @@ FAMILIES: Mapping[str, Family] = {
         qwen2.FAMILY,
         qwen3.FAMILY,
         smollm3.FAMILY,
+        recurrent_gemma.FAMILY,
     )
 }
 

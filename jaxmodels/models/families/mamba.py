@@ -1,0 +1,114 @@
+"""Mamba (`model_type` "mamba"), the first one, in the layout of transformers."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxmodels.layers.mamba_mixer import MambaMixer
+from jaxmodels.layers.norm import Norm, RMSNorm
+from jaxmodels.models.block import Block
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.family import Family, Weight
+from jaxmodels.models.hf_config import ConfigError, ConfigReader
+
+# How weights are drawn, which kernel runs, and what remains of the authors' own configuration.
+INERT = (
+    "d_inner", "d_model", "fused_add_norm", "layer_types", "n_layer", "pad_vocab_size_multiple",
+    "rescale_prenorm_residual", "ssm_cfg", "time_step_floor", "time_step_init_scheme", "time_step_max",
+    "time_step_min", "time_step_scale", "use_associative_scan", "use_falcon_mambapy", "use_mambapy",
+)  # fmt: skip
+
+WEIGHTS = (
+    Weight("embed/weight", "backbone.embeddings.weight"),
+    Weight("final_norm/scale", "backbone.norm_f.weight"),
+    Weight("head/weight", "lm_head.weight"),
+    Weight("blocks/{i}/mixer_norm/scale", "backbone.layers.{i}.norm.weight"),
+    Weight("blocks/{i}/mixer/w_in", "backbone.layers.{i}.mixer.in_proj.weight", "f d -> d f"),
+    Weight("blocks/{i}/mixer/b_in", "backbone.layers.{i}.mixer.in_proj.bias"),
+    Weight("blocks/{i}/mixer/conv_w", "backbone.layers.{i}.mixer.conv1d.weight", "f 1 w -> w f"),
+    Weight("blocks/{i}/mixer/conv_b", "backbone.layers.{i}.mixer.conv1d.bias"),
+    Weight("blocks/{i}/mixer/w_select", "backbone.layers.{i}.mixer.x_proj.weight", "r f -> f r"),
+    Weight("blocks/{i}/mixer/w_dt", "backbone.layers.{i}.mixer.dt_proj.weight", "f r -> r f"),
+    Weight("blocks/{i}/mixer/dt_bias", "backbone.layers.{i}.mixer.dt_proj.bias"),
+    Weight("blocks/{i}/mixer/a_log", "backbone.layers.{i}.mixer.A_log", "f r -> r f"),
+    Weight("blocks/{i}/mixer/d_skip", "backbone.layers.{i}.mixer.D"),
+    Weight("blocks/{i}/mixer/w_out", "backbone.layers.{i}.mixer.out_proj.weight", "d f -> f d"),
+    Weight("blocks/{i}/mixer/b_out", "backbone.layers.{i}.mixer.out_proj.bias"),
+)
+
+
+def read_decoder(reader: ConfigReader, selected_norm: Norm | None) -> Decoder:
+    """The decoder of Mamba blocks whose step size's features, B and C pass through `selected_norm`."""
+    reader.expect("hidden_act", "silu", "swish")
+    reader.expect("rms_norm", True)
+    d_model = reader.positive("hidden_size")
+    if reader.values.get("time_step_rank") == "auto":
+        reader.consume("time_step_rank")
+        dt_rank = math.ceil(d_model / 16)
+    else:
+        dt_rank = reader.take_or("time_step_rank", int, math.ceil(d_model / 16))
+    mixer = MambaMixer(
+        d_model=d_model,
+        d_inner=reader.take_or("intermediate_size", int, reader.take_or("expand", int, 2) * d_model),
+        state_dim=reader.take_or("state_size", int, 16),
+        dt_rank=dt_rank,
+        conv_width=reader.take_or("conv_kernel", int, 4),
+        projection_bias=reader.flag("use_bias", False),
+        conv_bias=reader.flag("use_conv_bias", True),
+        dt_norm=selected_norm,
+        b_norm=selected_norm,
+        c_norm=selected_norm,
+    )
+    norm = RMSNorm(dim=d_model, eps=reader.take_or("layer_norm_epsilon", float, 1e-5))
+    layers = reader.positive("num_hidden_layers")
+    config = Decoder(
+        vocab_size=reader.positive("vocab_size"),
+        d_model=d_model,
+        blocks=(Block(mixer_norm=norm, mixer=mixer),) * layers,
+        final_norm=norm,
+        tie_embeddings=reader.flag("tie_word_embeddings", True),
+        residual_dtype="float32" if reader.flag("residual_in_fp32", True) else None,
+        family=str(reader.values["model_type"]),
+    )
+    reader.finish()
+    return config
+
+
+def write_decoder(config: Decoder) -> dict[str, Any]:
+    """The keys that `read_decoder` reads."""
+    mixer, norm = config.blocks[0].mixer, config.final_norm
+    if not isinstance(mixer, MambaMixer) or not isinstance(norm, RMSNorm):
+        raise ConfigError(f"the {config.family!r} layout holds Mamba-1 blocks and RMSNorms alone")
+    return {
+        "model_type": config.family,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "num_hidden_layers": len(config.blocks),
+        "intermediate_size": mixer.d_inner,
+        "state_size": mixer.state_dim,
+        "time_step_rank": mixer.dt_rank,
+        "conv_kernel": mixer.conv_width,
+        "use_bias": mixer.projection_bias,
+        "use_conv_bias": mixer.conv_bias,
+        "hidden_act": "silu",
+        "layer_norm_epsilon": norm.eps,
+        "residual_in_fp32": config.residual_dtype == "float32",
+        "tie_word_embeddings": config.tie_embeddings,
+    }
+
+
+def read_config(values: Mapping[str, Any]) -> Decoder:
+    return read_decoder(ConfigReader(values, INERT), None)
+
+
+def write_config(config: Decoder) -> dict[str, Any]:
+    return write_decoder(config) | {"architectures": ["MambaForCausalLM"]}
+
+
+FAMILY = Family(
+    model_type="mamba",
+    summary="Mamba, the first one, the transformers layout",
+    read_config=read_config,
+    write_config=write_config,
+    weights=WEIGHTS,
+)

@@ -1,0 +1,158 @@
+"""RecurrentGemma (`model_type` "recurrent_gemma"): Griffin's recurrent blocks and local attention."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.mlp import ACTIVATIONS, GatedMLP
+from jaxmodels.layers.norm import RMSNorm
+from jaxmodels.layers.rglru import RGLRUMixer
+from jaxmodels.layers.rope import rope_from_hf, rope_to_hf
+from jaxmodels.layers.rope_scaling import UNSCALED
+from jaxmodels.models.block import Block
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import dense
+from jaxmodels.models.family import Family, Weight
+from jaxmodels.models.hf_config import ConfigError, ConfigReader
+
+# How weights are drawn.
+INERT = ("final_w_init_variance_scale", "w_init_variance_scale")
+
+WEIGHTS = (
+    Weight("embed/weight", "model.embed_tokens.weight"),
+    Weight("final_norm/scale", "model.final_norm.weight"),
+    Weight("head/weight", "lm_head.weight"),
+    Weight("blocks/{i}/mixer_norm/scale", "model.layers.{i}.temporal_pre_norm.weight"),
+    Weight("blocks/{i}/ffn_norm/scale", "model.layers.{i}.channel_pre_norm.weight"),
+    *(
+        Weight(f"blocks/{{i}}/mixer/{ours}", f"model.layers.{{i}}.temporal_block.{theirs}", axes)
+        for ours, theirs, axes in (
+            ("w_x", "linear_x.weight", "f d -> d f"),
+            ("b_x", "linear_x.bias", None),
+            ("w_y", "linear_y.weight", "f d -> d f"),
+            ("b_y", "linear_y.bias", None),
+            ("conv_w", "conv_1d.weight", "f 1 w -> w f"),
+            ("conv_b", "conv_1d.bias", None),
+            ("w_input_gate", "rg_lru.input_gate_weight", None),
+            ("b_input_gate", "rg_lru.input_gate_bias", None),
+            ("w_recurrence_gate", "rg_lru.recurrent_gate_weight", None),
+            ("b_recurrence_gate", "rg_lru.recurrent_gate_bias", None),
+            ("rate", "rg_lru.recurrent_param", None),
+            ("w_out", "linear_out.weight", "d f -> f d"),
+            ("b_out", "linear_out.bias", None),
+            ("w_q", "q_proj.weight", "(n h) d -> d n h"),
+            ("w_k", "k_proj.weight", "(k h) d -> d k h"),
+            ("w_v", "v_proj.weight", "(k h) d -> d k h"),
+            ("w_o", "o_proj.weight", "d (n h) -> n h d"),
+            ("b_q", "q_proj.bias", "(n h) -> n h"),
+            ("b_k", "k_proj.bias", "(k h) -> k h"),
+            ("b_v", "v_proj.bias", "(k h) -> k h"),
+            ("b_o", "o_proj.bias", None),
+        )
+    ),
+    *(
+        Weight(f"blocks/{{i}}/ffn/{kind}_{part}", f"model.layers.{{i}}.mlp_block.{part}_proj.{theirs}", axes)
+        for part in ("gate", "up", "down")
+        for kind, theirs, axes in (("w", "weight", "out in -> in out"), ("b", "bias", None))
+    ),
+)
+
+
+def read_config(values: Mapping[str, Any]) -> Decoder:
+    reader = ConfigReader(values, INERT)
+    reader.expect("embeddings_scale_by_sqrt_dim", True)
+    reader.expect("hidden_activation", *sorted(ACTIVATIONS))
+    activation = reader.take_or("hidden_activation", str, "gelu_pytorch_tanh")
+    d_model, heads = reader.positive("hidden_size"), reader.positive("num_attention_heads")
+    head_dim = reader.take_or("head_dim", int, d_model // heads)
+    reader.consume(*dense.ROPE_KEYS)
+    rope = rope_from_hf(values, head_dim, default_theta=1e4, default_partial_rotary_factor=0.5)
+    if rope.scaling != UNSCALED:
+        raise ConfigError(f"config: 'rope_parameters' must be of rope_type 'default', got {rope.scaling}")
+    attention = Attention(
+        d_model=d_model,
+        num_heads=heads,
+        num_kv_heads=reader.take_or("num_key_value_heads", int, heads),
+        head_dim=head_dim,
+        rope=rope,
+        window=reader.take_or("attention_window_size", int, 2048),
+        qkv_bias=reader.flag("attention_bias", False),
+        out_bias=True,
+    )
+    recurrent = RGLRUMixer(
+        d_model=d_model,
+        d_inner=reader.take_or("lru_width", int, d_model),
+        num_blocks=heads,
+        conv_width=reader.take_or("conv1d_width", int, 4),
+        activation=activation,
+    )
+    d_ff = reader.positive("intermediate_size")
+    if d_ff % 2:
+        raise ConfigError(f"config: key 'intermediate_size' must be even, got {d_ff}")
+    ffn = GatedMLP(d_model=d_model, d_ff=d_ff // 2, activation=activation, bias=True)
+    norm = RMSNorm(dim=d_model, eps=reader.take_or("rms_norm_eps", float, 1e-6), offset=1.0)
+    kinds = {"recurrent": recurrent, "attention": attention}
+    types = reader.take_or("block_types", list, ["recurrent", "recurrent", "attention"])
+    if not types or not set(types) <= set(kinds):
+        raise ConfigError(f"config: key 'block_types' must hold some of {sorted(kinds)}, got {types!r}")
+    mixers = [kinds[types[i % len(types)]] for i in range(reader.positive("num_hidden_layers"))]
+    config = Decoder(
+        vocab_size=reader.positive("vocab_size"),
+        d_model=d_model,
+        blocks=tuple(Block(mixer_norm=norm, mixer=mixer, ffn_norm=norm, ffn=ffn) for mixer in mixers),
+        final_norm=norm,
+        tie_embeddings=reader.flag("tie_word_embeddings", True),
+        embed_scale=float(jnp.bfloat16(d_model**0.5)),  # rounded so in any dtype
+        logit_softcap=reader.take_or("logits_soft_cap", float, 30.0),
+        family="recurrent_gemma",
+    )
+    reader.finish()
+    return config
+
+
+def write_config(config: Decoder) -> dict[str, Any]:
+    mixers, ffn, norm = [block.mixer for block in config.blocks], config.blocks[0].ffn, config.final_norm
+    if not isinstance(ffn, GatedMLP) or not isinstance(norm, RMSNorm):
+        raise ConfigError("the 'recurrent_gemma' layout holds gated feed-forwards and RMSNorms alone")
+    types = ["recurrent" if isinstance(mixer, RGLRUMixer) else "attention" for mixer in mixers]
+    period = next(p for p in range(1, len(types) + 1) if all(t == types[i % p] for i, t in enumerate(types)))
+    written = {
+        "architectures": ["RecurrentGemmaForCausalLM"],
+        "model_type": "recurrent_gemma",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "intermediate_size": 2 * ffn.d_ff,
+        "num_hidden_layers": len(mixers),
+        "block_types": types[:period],
+        "hidden_activation": ffn.activation,
+        "rms_norm_eps": norm.eps,
+        "logits_soft_cap": config.logit_softcap,
+        "tie_word_embeddings": config.tie_embeddings,
+    }
+    for mixer in mixers:
+        if isinstance(mixer, RGLRUMixer):
+            written |= {"num_attention_heads": mixer.num_blocks}
+            written |= {"lru_width": mixer.d_inner, "conv1d_width": mixer.conv_width}
+        if isinstance(mixer, Attention) and mixer.rope is not None:
+            rotary = rope_to_hf(mixer.rope, mixer.head_dim)["rope_parameters"]
+            written |= {
+                "num_attention_heads": mixer.num_heads,
+                "num_key_value_heads": mixer.num_kv_heads,
+                "head_dim": mixer.head_dim,
+                "attention_window_size": mixer.window,
+                "attention_bias": mixer.qkv_bias,
+                "rope_parameters": {"partial_rotary_factor": 1.0, **rotary},
+            }
+    return written
+
+
+FAMILY = Family(
+    model_type="recurrent_gemma",
+    summary="RecurrentGemma (Griffin)",
+    read_config=read_config,
+    write_config=write_config,
+    weights=WEIGHTS,
+    unused=dense.UNUSED,
+)
