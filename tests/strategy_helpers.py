@@ -1,0 +1,114 @@
+"""Generation compiled quickly, and what strategies are compared with."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from model_helpers import ARCHITECTURES, quick_jit, random_params
+
+from jaxmodels.decoding import Autoregressive, Draft, driver
+from jaxmodels.decoding.generation import plan
+from jaxmodels.decoding.prompts import encode_prompts
+from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.layers.norm import RMSNorm
+from jaxmodels.models.block import Block
+from jaxmodels.models.decoder import Decoder
+
+PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2], [3, 8, 4]]
+NEW = 14
+
+# Without the cache, which callers of `plan` get donated but this program does not.
+_generate = quick_jit(
+    lambda *arrays, **static: driver.generate(*arrays, **static)[0], static_argnames=("config", "max_new")
+)
+
+
+def ready(config, params, strategy, prompts=PROMPTS, new=NEW, stop=(), seed=0, capacity=None):
+    """The `Plan` of a generation."""
+    return plan(
+        config,
+        params,
+        encode_prompts(prompts, None, config.vocab_size),
+        strategy,
+        max_new_tokens=new,
+        stop_tokens=stop,
+        pad_token=0,
+        seed=seed,
+        capacity=capacity,
+    )
+
+
+def decode(config, params, strategy, prompts=PROMPTS, new=NEW, stop=(), seed=0):
+    """The `Output` of a generation, on the host."""
+    made = ready(config, params, strategy, prompts, new, stop, seed)
+    out = _generate(params, made.request, made.cache, strategy, config=config, max_new=made.new_slots)
+    return jax.device_get(out)
+
+
+@functools.cache
+def architecture(name):
+    """(config, params)"""
+    config = ARCHITECTURES[name]
+    return config, random_params(config.spec())
+
+
+@functools.cache
+def expected(name, new=NEW, stop=()):
+    """What greedy `Autoregressive` gives, with log-probabilities."""
+    return decode(*architecture(name), Autoregressive(top_logprobs=2), new=new, stop=stop)
+
+
+def nearby(params, noise):
+    """A model that often agrees with the one of `params`."""
+    other = random_like(params)
+    return jax.tree.map(lambda p, o: p + noise * jnp.std(p) * o, params, other)
+
+
+def random_like(params):
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(5), len(leaves))
+    return jax.tree.unflatten(
+        tree, [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
+    )
+
+
+def bigram_draft(tokens, vocab):
+    """A draft without a history that guesses each token's last successor in rows of tokens."""
+    table = np.zeros((vocab, vocab), np.float32)
+    for row in tokens:
+        for before, after in itertools.pairwise(row):
+            table[:, before] = np.arange(vocab) == after
+    config = Decoder(
+        vocab_size=vocab,
+        d_model=vocab,
+        blocks=(Block(ffn=GatedMLP(d_model=vocab, d_ff=1)),),
+        final_norm=RMSNorm(dim=vocab),
+    )
+    zeros = jax.tree.map(jnp.zeros_like, random_params(config.spec()))
+    return Draft(
+        config,
+        {
+            **zeros,
+            "embed": {"weight": jnp.eye(vocab)},
+            "final_norm": {"scale": jnp.ones(vocab)},
+            "head": {"weight": jnp.asarray(table)},
+        },
+    )
+
+
+def assert_same_generation(ours, expected, row=None):
+    """Tokens, lengths and log-probabilities, of all rows or of one that was decoded alone."""
+    rows = slice(None) if row is None else slice(row, row + 1)
+    np.testing.assert_array_equal(ours.tokens, expected.tokens[rows])
+    np.testing.assert_array_equal(ours.lengths, expected.lengths[rows])
+    for name in ("chosen", "top", "top_ids"):
+        pair = (getattr(one.log_probs, name) for one in (ours, expected))
+        np.testing.assert_allclose(next(pair), next(pair)[rows], atol=1e-4, err_msg=name)
+
+
+def stop_inside(tokens):
+    """A token that occurs, but not among the first two of any row, so that windows run over it."""
+    early = set(tokens[:, :2].ravel().tolist())
+    return next(int(token) for token in tokens[:, 2:].T.ravel() if int(token) not in early)
