@@ -3,6 +3,7 @@
 Each case is built by transformers with random weights; see the `reference` fixture.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,13 @@ class Case:
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+
+def hf_dict(case: Case) -> dict[str, Any]:
+    """The configuration as it is found in a checkpoint."""
+    from transformers import AutoConfig
+
+    return json.loads(AutoConfig.for_model(case.family, **case.config).to_json_string())
 
 
 VOCAB = 61

@@ -11,9 +11,11 @@ _DENSE = {
     "rope_theta": 1e4,
 }
 
+_SLIDING = {**_DENSE, "sliding_window": 64}
+
 CONFIGS = {
-    "cohere2": {"model_type": "cohere2", **_DENSE, "sliding_window": 64},
-    "gemma2": {"model_type": "gemma2", **_DENSE, "sliding_window": 64, "query_pre_attn_scalar": 128},
+    "cohere2": {"model_type": "cohere2", **_SLIDING},
+    "gemma2": {"model_type": "gemma2", **_SLIDING, "query_pre_attn_scalar": 128},
     "gemma3_text": {
         "model_type": "gemma3_text",
         **_DENSE,
@@ -39,9 +41,9 @@ CONFIGS = {
         "n_layer": 1,
         "ssm_cfg": {"layer": "Mamba2", "d_state": 128, "ngroups": 2, "chunk_size": 128},
     },
-    "mistral": {"model_type": "mistral", **_DENSE, "sliding_window": 64},
+    "mistral": {"model_type": "mistral", **_SLIDING},
     "olmo2": {"model_type": "olmo2", **_DENSE},
-    "olmo3": {"model_type": "olmo3", **_DENSE, "sliding_window": 64},
+    "olmo3": {"model_type": "olmo3", **_SLIDING},
     "qwen2": {"model_type": "qwen2", **_DENSE},
     "qwen3": {"model_type": "qwen3", **_DENSE},
     "smollm3": {"model_type": "smollm3", **_DENSE, "no_rope_layers": [0]},

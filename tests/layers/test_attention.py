@@ -21,6 +21,9 @@ VARIANTS = {
     "ratio_3_softcap_biases": attention(num_heads=6, softcap=2.0, qkv_bias=True, out_bias=True, rope=None),
     "ratio_8_scale_window": attention(num_heads=8, num_kv_heads=1, scale=0.9, window=4),
     "norms_wide_window": attention(query_norm=NORM, key_norm=NORM, window=50),
+    "norms_across_heads": attention(
+        query_norm=RMSNorm(dim=24, axis=None), key_norm=RMSNorm(dim=12, axis=None), norm_across_heads=True
+    ),
     "window_of_itself": attention(window=1, sinks=True, softcap=1.0),
 }
 # Window tokens 0..3 as a tree: 0 -> 1 -> 3 and 0 -> 2.
@@ -53,8 +56,9 @@ def by_hand(layer, params, x, positions, seen):
     p = {path: np.asarray(leaf, np.float64) for path, leaf in walk(params)}
     q, k, v = (np.einsum("sd,dnh->snh", x, p[f"w_{n}"]) + p.get(f"b_{n}", 0) for n in "qkv")
     if layer.query_norm is not None:
+        together = (-2, -1) if layer.norm_across_heads else -1
         q, k = (
-            a / np.sqrt((a**2).mean(-1, keepdims=True) + NORM.eps) * p[f"{name}/scale"]
+            a / np.sqrt((a**2).mean(together, keepdims=True) + NORM.eps) * p[f"{name}/scale"].reshape(-1, 6)
             for a, name in ((q, "query_norm"), (k, "key_norm"))
         )
     if layer.rope is not None:

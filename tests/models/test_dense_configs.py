@@ -1,0 +1,297 @@
+"""Configurations of the dense families: published ones, those of older releases, and what is refused."""
+
+import dataclasses
+
+import pytest
+from configurations import (
+    COHERE2,
+    FULL,
+    GEMMA2,
+    GEMMA3_TEXT,
+    GRANITE,
+    OLMO2,
+    OLMO3,
+    SLIDING,
+    SMOLLM3,
+    hf_dict,
+)
+
+import jaxmodels as jm
+from jaxmodels.layers.rope import Rope
+from jaxmodels.layers.rope_scaling import LinearScaling, YarnScaling
+from jaxmodels.layers.spec import count_params
+from jaxmodels.models.families.dense import reciprocal
+
+# Published models: how many parameters they have, and their configurations without inert keys.
+PUBLISHED = {
+    "google/gemma-2-2b": (
+        2_614_341_888,
+        {
+            "model_type": "gemma2",
+            "attention_bias": False,
+            "attn_logit_softcapping": 50.0,
+            "cache_implementation": "hybrid",
+            "final_logit_softcapping": 30.0,
+            "head_dim": 256,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_activation": "gelu_pytorch_tanh",
+            "hidden_size": 2304,
+            "intermediate_size": 9216,
+            "max_position_embeddings": 8192,
+            "num_attention_heads": 8,
+            "num_hidden_layers": 26,
+            "num_key_value_heads": 4,
+            "query_pre_attn_scalar": 256,
+            "rms_norm_eps": 1e-06,
+            "rope_theta": 10000.0,
+            "sliding_window": 4096,
+            "vocab_size": 256000,
+        },
+    ),
+    "google/gemma-3-1b-pt": (
+        999_885_952,
+        {
+            "model_type": "gemma3_text",
+            "attention_bias": False,
+            "attn_logit_softcapping": None,
+            "cache_implementation": "hybrid",
+            "final_logit_softcapping": None,
+            "head_dim": 256,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "hidden_size": 1152,
+            "intermediate_size": 6912,
+            "max_position_embeddings": 32768,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 26,
+            "num_key_value_heads": 1,
+            "query_pre_attn_scalar": 256,
+            "rms_norm_eps": 1e-06,
+            "rope_local_base_freq": 10000,
+            "rope_scaling": None,
+            "rope_theta": 1000000,
+            "sliding_window": 512,
+            "sliding_window_pattern": 6,
+            "vocab_size": 262144,
+        },
+    ),
+    "HuggingFaceTB/SmolLM3-3B": (
+        3_075_098_624,
+        {
+            "model_type": "smollm3",
+            "attention_bias": False,
+            "hidden_act": "silu",
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "max_position_embeddings": 65536,
+            "max_window_layers": 28,
+            "mlp_bias": False,
+            "no_rope_layer_interval": 4,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 36,
+            "num_key_value_heads": 4,
+            "pretraining_tp": 2,
+            "rms_norm_eps": 1e-06,
+            "rope_scaling": None,
+            "rope_theta": 5000000.0,
+            "sliding_window": None,
+            "use_sliding_window": False,
+            "vocab_size": 128256,
+        },
+    ),
+    "CohereForAI/c4ai-command-r7b-12-2024": (
+        8_028_033_024,
+        {
+            "model_type": "cohere2",
+            "attention_bias": False,
+            "cache_implementation": "hybrid",
+            "head_dim": 128,
+            "hidden_act": "silu",
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "layer_norm_eps": 1e-05,
+            "layer_switch": 4,
+            "logit_scale": 0.25,
+            "max_position_embeddings": 8192,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "num_key_value_heads": 8,
+            "order_of_interleaved_layers": "local_attn_first",
+            "position_embedding_type": "rope_gptj",
+            "rope_scaling": None,
+            "rope_theta": 50000,
+            "rotary_pct": 1.0,
+            "sliding_window": 4096,
+            "sliding_window_pattern": 4,
+            "use_embedding_sharing": True,
+            "use_gated_activation": True,
+            "use_parallel_block": True,
+            "use_parallel_embedding": True,
+            "vocab_size": 256000,
+        },
+    ),
+    "allenai/OLMo-2-1124-7B": (
+        7_298_617_344,
+        {
+            "model_type": "olmo2",
+            "attention_bias": False,
+            "hidden_act": "silu",
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "max_position_embeddings": 4096,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "num_key_value_heads": 32,
+            "rms_norm_eps": 1e-06,
+            "rope_scaling": None,
+            "rope_theta": 500000,
+            "tie_word_embeddings": False,
+            "vocab_size": 100352,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configurations_are_read(name):
+    parameters, values = PUBLISHED[name]
+    config = jm.config_from_hf(values)
+    assert count_params(config.spec()) == parameters
+    assert jm.config_from_hf(jm.config_to_hf(config)) == config
+
+
+def kinds(name):
+    mixers = [block.mixer for block in jm.config_from_hf(PUBLISHED[name][1]).blocks]
+    return [(mixer.window, mixer.rope.theta if mixer.rope else None) for mixer in mixers]
+
+
+def test_layer_types_follow_each_family_where_no_key_lists_them():
+    assert kinds("google/gemma-2-2b") == [(4096, 1e4), (None, 1e4)] * 13
+    assert kinds("google/gemma-3-1b-pt") == ([(512, 1e4)] * 5 + [(None, 1e6)]) * 4 + [(512, 1e4)] * 2
+    assert kinds("CohereForAI/c4ai-command-r7b-12-2024") == ([(4096, 5e4)] * 3 + [(None, None)]) * 8
+    assert kinds("HuggingFaceTB/SmolLM3-3B") == ([(None, 5e6)] * 3 + [(None, None)]) * 9
+
+
+def without(values, *keys):
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+def test_positions_of_gemma3_by_older_keys():
+    old = without(hf_dict(GEMMA3_TEXT[1]), "rope_parameters")
+    old |= {
+        "rope_theta": 300.0,
+        "rope_local_base_freq": 20.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    }
+    sliding, full = (block.mixer.rope for block in jm.config_from_hf(old).blocks)
+    assert sliding == Rope(rotary_dim=6, theta=20.0)
+    assert full == Rope(rotary_dim=6, theta=300.0, scaling=LinearScaling(factor=8.0))
+
+
+def test_positions_of_olmo3_by_older_keys():
+    """One base for all layers; what stretches it holds for the full ones."""
+    old = without(hf_dict(OLMO3[2]), "rope_parameters")
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    old |= {"rope_theta": 500.0, "rope_scaling": scaling}
+    assert jm.config_from_hf(old) == jm.config_from_hf(hf_dict(OLMO3[2]))
+    full, sliding = (block.mixer.rope for block in jm.config_from_hf(old).blocks)
+    assert full.scaling == YarnScaling(factor=4.0, original_max_position_embeddings=32)
+    assert sliding == Rope(rotary_dim=6, theta=500.0)
+
+
+@pytest.mark.parametrize("value", [0.7, 3.0, 8.0, 49.0, 0.1, 13.0, 1 / 3, 6.0])
+def test_divisors_survive_the_way_back(value):
+    assert 1 / value == pytest.approx(reciprocal(value), rel=1e-15)
+    assert reciprocal(reciprocal(value)) == value
+
+
+# --- what is refused ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "message"),
+    [
+        (
+            GEMMA2[0],
+            {"use_bidirectional_attention": True},
+            r"'use_bidirectional_attention'.*True",
+        ),
+        (GEMMA2[0], {"hidden_activation": "gleu"}, r"'hidden_activation' has the value 'gleu'"),
+        (GEMMA2[0], {"query_pre_attn_scalar": 0}, r"'query_pre_attn_scalar' must be at least 1, got 0"),
+        (GEMMA2[0], {"attn_logit_softcapping": -1.0}, r"softcap=-1.0 must be positive"),
+        (GEMMA2[0], {"sliding_window": None}, r"'layer_types' asks for sliding_attention but no sliding"),
+        (GEMMA3_TEXT[0], {"attn_logit_softcapping": 50.0}, r"'attn_logit_softcapping' has the value 50.0"),
+        (
+            GEMMA3_TEXT[0],
+            {"rope_parameters": {"linear_attention": {}}},
+            r"'rope_parameters' must hold \['full_attention', 'sliding_attention'\].*'linear_attention'",
+        ),
+        (
+            GEMMA3_TEXT[0],
+            {"rope_scaling": {"factor": 2.0}},
+            r"'rope_parameters'.*exclude 'rope_scaling'",
+        ),
+        (
+            GEMMA3_TEXT[0],
+            {"layer_types": None, "sliding_window_pattern": 0},
+            r"period of layer types must be at least 1, got 0",
+        ),
+        (OLMO2[0], {"clip_qkv": 8.0}, r"unknown config keys \{'clip_qkv': 8.0\}"),
+        (OLMO2[0], {"partial_rotary_factor": 0.5}, r"'partial_rotary_factor' must be 1.0 or absent, got 0.5"),
+        (OLMO3[0], {"layer_types": [FULL, SLIDING]}, r"'layer_types' must hold 4 of .*, got \["),
+        (
+            OLMO3[0],
+            {"rope_parameters": {FULL: {"rope_type": "default", "partial_rotary_factor": 0.5}}},
+            r"'partial_rotary_factor' must be 1.0 or absent, got 0.5",
+        ),
+        (SMOLLM3[0], {"no_rope_layers": [1]}, r"'no_rope_layers' must hold 2 of \[0, 1\], got \[1\]"),
+        (SMOLLM3[0], {"no_rope_layers": [1, 2]}, r"'no_rope_layers' must hold 2 of \[0, 1\], got \[1, 2\]"),
+        (SMOLLM3[0], {"no_rope_layers": None, "no_rope_layer_interval": 0}, r"at least 1, got 0"),
+        (SMOLLM3[0], {"layer_types": [FULL, SLIDING]}, r"asks for sliding_attention but no sliding window"),
+        (COHERE2[0], {"use_qk_norm": True}, r"'use_qk_norm' has the value True.*supported: False"),
+        (
+            COHERE2[0],
+            {"position_embedding_type": "alibi"},
+            r"'position_embedding_type'.*'alibi'",
+        ),
+        (COHERE2[0], {"rotary_pct": 0.5}, r"'rotary_pct' has the value 0.5.*supported: 1.0"),
+        (GRANITE[0], {"logits_scaling": 0}, r"a divisor must not be 0"),
+        (GRANITE[0], {"residual_multiplier": "1"}, r"'residual_multiplier' must be float, got '1'"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(case, changes, message):
+    with pytest.raises(jm.ConfigError, match=message):
+        jm.config_from_hf(hf_dict(case) | changes)
+
+
+def first_mixer(config, **changes):
+    first, *rest = config.blocks
+    mixer = dataclasses.replace(first.mixer, **changes)
+    return dataclasses.replace(config, blocks=(dataclasses.replace(first, mixer=mixer), *rest))
+
+
+@pytest.mark.parametrize(
+    ("case", "changes"),
+    [
+        (GEMMA2[0], {"scale": 0.3}),
+        (GEMMA2[0], {"window": 8, "softcap": None}),
+        (GEMMA3_TEXT[0], {"softcap": 50.0}),
+        (OLMO2[0], {"window": 8}),
+        (OLMO3[0], {"rope": None}),
+        (SMOLLM3[1], {"scale": 0.3}),
+        (COHERE2[0], {"rope": None}),
+        (GRANITE[0], {"softcap": 3.0}),
+    ],
+    ids=lambda value: value.name if hasattr(value, "name") else "_".join(value),
+)
+def test_a_model_that_its_family_cannot_express_is_not_written(case, changes):
+    config = jm.config_from_hf(hf_dict(case))
+    with pytest.raises(jm.ConfigError):
+        jm.config_to_hf(first_mixer(config, **changes))
+    with pytest.raises(jm.ConfigError, match=r"cannot express.*'residual_dtype'"):
+        jm.config_to_hf(dataclasses.replace(config, residual_dtype="float32"))
+
+
+def test_a_scale_of_the_embeddings_that_gemma_does_not_have_is_not_written():
+    config = jm.config_from_hf(hf_dict(GEMMA2[0]))
+    with pytest.raises(jm.ConfigError, match=r"'gemma2' layout cannot express.*'embed_scale'"):
+        jm.config_to_hf(dataclasses.replace(config, embed_scale=1.0))
