@@ -7,26 +7,21 @@ from typing import Any
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import (
     cohere2,
+    falcon_mamba,
     gemma2,
     gemma3_text,
     granite,
+    lfm2,
     llama,
+    mamba,
     mamba2,
     mistral,
     olmo2,
     olmo3,
     qwen2,
     qwen3,
-    smollm3,
-    falcon_mamba,
-    lfm2,
-    llama,
-    mamba,
-    mamba2,
-    mistral,
-    qwen2,
-    qwen3,
     recurrent_gemma,
+    smollm3,
 )
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError

@@ -77,7 +77,7 @@ def read_mixers(reader: ConfigReader, eps: float) -> list[Attention | ShortConv]
     attending = reader.take_or("full_attn_idxs", list, list(range(layers)))
     default = ["full_attention" if i in attending else "conv" for i in range(layers)]
     types = reader.take_or("layer_types", list, default)
-    kinds = {"conv": conv, "full_attention": attention}
+    kinds: dict[str, Attention | ShortConv] = {"conv": conv, "full_attention": attention}
     if len(types) != layers or not set(types) <= set(kinds):
         raise ConfigError(f"config: key 'layer_types' must hold {layers} of {sorted(kinds)}, got {types!r}")
     return [kinds[kind] for kind in types]

@@ -11,6 +11,7 @@ from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.rglru import RGLRUMixer
 from jaxmodels.layers.rope import rope_from_hf, rope_to_hf
 from jaxmodels.layers.rope_scaling import UNSCALED
+from jaxmodels.layers.window import Mixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import dense
@@ -93,7 +94,7 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
         raise ConfigError(f"config: key 'intermediate_size' must be even, got {d_ff}")
     ffn = GatedMLP(d_model=d_model, d_ff=d_ff // 2, activation=activation, bias=True)
     norm = RMSNorm(dim=d_model, eps=reader.take_or("rms_norm_eps", float, 1e-6), offset=1.0)
-    kinds = {"recurrent": recurrent, "attention": attention}
+    kinds: dict[str, Mixer] = {"recurrent": recurrent, "attention": attention}
     types = reader.take_or("block_types", list, ["recurrent", "recurrent", "attention"])
     if not types or not set(types) <= set(kinds):
         raise ConfigError(f"config: key 'block_types' must hold some of {sorted(kinds)}, got {types!r}")
