@@ -12,6 +12,7 @@ from jaxmodels.decoding import driver
 from jaxmodels.decoding.buckets import bucket, capacity_bucket, prompt_bucket
 from jaxmodels.decoding.prompts import PromptBatch
 from jaxmodels.decoding.strategy import LogProbs, Output, Request, Strategy
+from jaxmodels.layers.moe.routing import RoutedFeedForward
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder
 
@@ -60,9 +61,11 @@ def plan(
     """Chooses buckets and builds the request.
 
     Raises:
-        ValueError: `max_new_tokens` below 1, a stop token outside the vocabulary, or more tokens (with the
-            strategy's window behind them) than `capacity` holds.
+        ValueError: `max_new_tokens` below 1, a stop token outside the vocabulary, more tokens (with the
+            strategy's window behind them) than `capacity` holds, or a model whose experts pick tokens with a
+            view of later ones.
     """
+    check_causal(config)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     for token in stop_tokens:
@@ -94,6 +97,16 @@ def plan(
     dtype = str(params["embed"]["weight"].dtype)
     cache = driver.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype)
     return Plan(request=request, cache=cache, max_new=max_new_tokens, new_slots=new_slots, capacity=capacity)
+
+
+def check_causal(config: Decoder) -> None:
+    """Raises ValueError, naming block and layer, where a token's features depend on later tokens."""
+    for i, block in enumerate(config.blocks):
+        if isinstance(block.ffn, RoutedFeedForward) and not block.ffn.causal:
+            raise ValueError(
+                f"block {i} cannot decode token by token: with {block.ffn} what a token gets depends on the "
+                "tokens around it; give the layer a router that is causal and dispatch=Dropless()"
+            )
 
 
 def run(config: Decoder, params: Params, strategy: Strategy, plan: Plan) -> Generated:

@@ -60,13 +60,15 @@ class Param:
     """One array of a layer: its shape, a logical axis name for each dimension, and how to draw it.
 
     Logical axes are what sharding rules map to mesh axes; None marks a dimension that is never sharded.
-    `dtype` pins parameters whose precision must not follow the model's (state-space decays, say).
+    `dtype` pins parameters whose precision must not follow the model's (state-space decays, say). `frozen`
+    marks what keeps its initial value in training.
     """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     init: Initializer = Normal()
     dtype: str | None = None
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes):

@@ -8,6 +8,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from jaxmodels.layers.mlp import FeedForward
+from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import Mixer, Window
@@ -18,11 +19,15 @@ class Stream:
     """What flows from block to block over a window of tokens.
 
     hidden: [B, S, D], the residual stream, which may be wider than the parameters. embedded: [B, S, D], the
-    token embeddings in the parameters' dtype, for blocks that look at them again.
+    token embeddings in the parameters' dtype, for blocks that look at them again. router_logits: f32[B, S,
+    E], those of the latest mixture of experts (0 before the first), for routers that look at them; None in
+    models without such. routings: what the mixtures passed so far decided, where it is asked for; else None.
     """
 
     hidden: jax.Array
     embedded: jax.Array
+    router_logits: jax.Array | None = None
+    routings: tuple[Routing, ...] | None = None
 
     def narrow(self) -> Float[Array, "B S D"]:
         """The residual stream in the parameters' dtype: what layers read."""
@@ -31,6 +36,12 @@ class Stream:
     def add(self, update: Float[Array, "B S D"]) -> "Stream":
         """The stream with `update` added to the residual stream."""
         return replace(self, hidden=self.hidden + update.astype(self.hidden.dtype))
+
+    def note(self, routing: Routing) -> "Stream":
+        """The stream behind a mixture of experts that decided `routing`."""
+        logits = None if self.router_logits is None else routing.logits
+        routings = None if self.routings is None else (*self.routings, routing)
+        return replace(self, router_logits=logits, routings=routings)
 
 
 class DecoderBlock(Protocol):
@@ -69,6 +80,16 @@ def peek(
     """A block over a window that follows the history in `state`: (stream, what `commit` needs)."""
     held, pending = block.write(params, stream, state, window)
     return block.read(params, stream, held, pending, window), pending
+
+
+def feed_forward(
+    ffn: FeedForward, params: Params, x: Float[Array, "B S D"], stream: Stream, window: Window
+) -> tuple[Float[Array, "B S D"], Stream]:
+    """A feed-forward's output for `x`, and the stream with its routing noted if it has any."""
+    if not isinstance(ffn, RoutedFeedForward):
+        return ffn(params, x), stream
+    y, routing = ffn.routed(params, x, stream.router_logits, window.is_valid)
+    return y, stream.note(routing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +136,7 @@ class Block:
         if self.mixer is not None:
             mixed = self.mixer.forward(params["mixer"], self._before(params, "mixer", stream), window)
             stream = self._after(params, "mixer", stream, mixed)
-        return self._feed_forward(params, stream)
+        return self._feed_forward(params, stream, window)
 
     def write(self, params: Params, stream: Stream, state: Any, window: Window) -> tuple[Any, Any]:
         if self.mixer is None:
@@ -126,15 +147,16 @@ class Block:
         if self.mixer is not None:
             mixed = self.mixer.read(params["mixer"], held, pending, window)
             stream = self._after(params, "mixer", stream, mixed)
-        return self._feed_forward(params, stream)
+        return self._feed_forward(params, stream, window)
 
     def commit(self, pending: Any, n: Array | None = None, path: Array | None = None) -> Any:
         return None if self.mixer is None else self.mixer.commit(pending, n, path)
 
-    def _feed_forward(self, params: Params, stream: Stream) -> Stream:
+    def _feed_forward(self, params: Params, stream: Stream, window: Window) -> Stream:
         if self.ffn is None:
             return stream
-        update = self.ffn(params["ffn"], self._before(params, "ffn", stream))
+        x = self._before(params, "ffn", stream)
+        update, stream = feed_forward(self.ffn, params["ffn"], x, stream, window)
         return self._after(params, "ffn", stream, update)
 
     def _before(self, params: Params, name: str, stream: Stream) -> Float[Array, "B S D"]:
@@ -165,21 +187,23 @@ class ParallelBlock:
 
     def forward(self, params: Params, stream: Stream, window: Window) -> Stream:
         x = self.mixer_norm(params["mixer_norm"], stream.narrow())
-        return self._join(params, stream, self.mixer.forward(params["mixer"], x, window))
+        return self._join(params, stream, self.mixer.forward(params["mixer"], x, window), window)
 
     def write(self, params: Params, stream: Stream, state: Any, window: Window) -> tuple[Any, Any]:
         x = self.mixer_norm(params["mixer_norm"], stream.narrow())
         return self.mixer.write(params["mixer"], x, state, window)
 
     def read(self, params: Params, stream: Stream, held: Any, pending: Any, window: Window) -> Stream:
-        return self._join(params, stream, self.mixer.read(params["mixer"], held, pending, window))
+        return self._join(params, stream, self.mixer.read(params["mixer"], held, pending, window), window)
 
     def commit(self, pending: Any, n: Array | None = None, path: Array | None = None) -> Any:
         return self.mixer.commit(pending, n, path)
 
-    def _join(self, params: Params, stream: Stream, mixed: Float[Array, "B S D"]) -> Stream:
+    def _join(self, params: Params, stream: Stream, mixed: Float[Array, "B S D"], window: Window) -> Stream:
         norm, name = (self.mixer_norm, "mixer_norm") if self.ffn_norm is None else (self.ffn_norm, "ffn_norm")
-        return stream.add(mixed + self.ffn(params["ffn"], norm(params[name], stream.narrow())))
+        x = norm(params[name], stream.narrow())
+        update, stream = feed_forward(self.ffn, params["ffn"], x, stream, window)
+        return stream.add(mixed + update)
 
 
 def layer_specs(**layers: Any) -> ParamTree:

@@ -6,7 +6,7 @@
 Every decoding method is a loop over the two (see `jaxmodels.decoding`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.spec import Normal, Param, Params, ParamTree
 from jaxmodels.layers.window import CAUSAL, Mask, Window, check_mask, fresh_window
@@ -122,6 +123,26 @@ class Decoder:
             stream = block.forward(params["blocks"][str(i)], stream, window)
         return self.normalise(params, stream)
 
+    def forward_with_routing(
+        self,
+        params: Params,
+        tokens: Int[Array, "B S"],
+        *,
+        mask: Mask = CAUSAL,
+        valid: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
+        """`forward`, and what each block that is a mixture of experts decided, by the block's name in
+        ``params["blocks"]``."""
+        check_mask(mask, tokens.shape[1], tokens.shape[0])
+        window = fresh_window(tokens, valid, mask)
+        stream = self.embed(params, tokens, window)
+        routings = {}
+        for i, block in enumerate(self.blocks):
+            stream = block.forward(params["blocks"][str(i)], replace(stream, routings=()), window)
+            if stream.routings:
+                (routings[str(i)],) = stream.routings
+        return self.logits(params, self.normalise(params, stream)), routings
+
     def peek(
         self,
         params: Params,
@@ -206,7 +227,18 @@ class Decoder:
         if self.learned_positions is not None:
             x = x + params["positions"]["weight"][window.positions]
         wide = x.dtype if self.residual_dtype is None else jnp.promote_types(x.dtype, self.residual_dtype)
-        return Stream(hidden=x.astype(wide), embedded=x)
+        carried = self._carried_logits
+        router_logits = None if carried is None else jnp.zeros((*tokens.shape, carried), jnp.float32)
+        return Stream(hidden=x.astype(wide), embedded=x, router_logits=router_logits)
+
+    @property
+    def _carried_logits(self) -> int | None:
+        """How many router logits per token pass from one mixture of experts to the next."""
+        for block in self.blocks:
+            ffn = block.ffn
+            if isinstance(ffn, RoutedFeedForward) and ffn.carried_logits is not None:
+                return ffn.carried_logits
+        return None
 
     def normalise(self, params: Params, stream: Stream) -> Float[Array, "B S D"]:
         """The final norm, in the parameters' dtype."""

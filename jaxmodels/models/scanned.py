@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.spec import Param, Params, ParamTree, unflatten, walk
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.block import Stream
@@ -61,7 +62,7 @@ class ScannedDecoder:
         stacked: ParamTree = {
             str(i): unflatten(
                 {
-                    path: Param((self.repeats, *p.shape), ("layers", *p.axes), Repeated(p), p.dtype)
+                    path: Param((self.repeats, *p.shape), ("layers", *p.axes), Repeated(p), p.dtype, p.frozen)
                     for path, p in walk(self.decoder.blocks[i].spec())
                 }
             )
@@ -92,17 +93,28 @@ class ScannedDecoder:
 
     def forward(self, params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "B S V"]:
         """`Decoder.forward` of whole sequences."""
+        return self.forward_with_routing(params, tokens)[0]
+
+    def forward_with_routing(
+        self, params: Params, tokens: Int[Array, "B S"]
+    ) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
+        """`Decoder.forward_with_routing`; each routing has the repeats of its block as leading axis."""
         window = fresh_window(tokens)
 
         @jax.checkpoint
-        def period(stream: Stream, blocks: Any) -> tuple[Stream, None]:
+        def period(stream: Stream, blocks: Any) -> tuple[Stream, dict[str, Routing]]:
             inside = replace(window, _rotations={})  # values cached in an outer trace must not leak in
+            routings = {}
             for i in range(self.period):
-                stream = self.decoder.blocks[i].forward(blocks[str(i)], stream, inside)
-            return stream, None
+                asked = replace(stream, routings=())
+                stream = self.decoder.blocks[i].forward(blocks[str(i)], asked, inside)
+                if stream.routings:
+                    (routings[str(i)],) = stream.routings
+            return replace(stream, routings=None), routings
 
-        stream, _ = lax.scan(period, self.decoder.embed(params, tokens, window), params["blocks"])
-        return self.decoder.logits(params, self.decoder.normalise(params, stream))
+        embedded = self.decoder.embed(params, tokens, window)
+        stream, routings = lax.scan(period, embedded, params["blocks"])
+        return self.decoder.logits(params, self.decoder.normalise(params, stream)), routings
 
 
 @dataclass(frozen=True)

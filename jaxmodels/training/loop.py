@@ -170,7 +170,12 @@ def _fit(
 ) -> TrainState:
     optimizer = recipe.optimizer.build(recipe.schedule, model.spec())
     train_step = make_train_step(
-        model, optimizer, recipe.schedule, accumulate=recipe.accumulate, z_loss=recipe.z_loss
+        model,
+        optimizer,
+        recipe.schedule,
+        accumulate=recipe.accumulate,
+        z_loss=recipe.z_loss,
+        router_losses=recipe.router_losses,
     )
     num_batches = max(1, recipe.evaluation_windows // recipe.batch_size)
     held_out_loss = make_held_out_loss(model, data.held_out, num_batches)

@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxmodels.layers.spec import ParamTree, unflatten, walk
+from jaxmodels.layers.spec import Param, ParamTree, unflatten, walk
 
 
 class Schedule(Protocol):
@@ -104,6 +104,8 @@ class AdamW:
 
     def build(self, schedule: Schedule, spec: ParamTree) -> optax.GradientTransformation:
         """The optax transformation for parameters of `spec`."""
+        frozen = unflatten({path: param.frozen for path, param in walk(spec)})
+        held = [optax.masked(optax.set_to_zero(), frozen)] if any(p.frozen for _, p in walk(spec)) else []
         return optax.chain(
             optax.clip_by_global_norm(self.clip_norm),
             optax.adamw(
@@ -114,12 +116,20 @@ class AdamW:
                 weight_decay=self.weight_decay,
                 mask=decayed(spec),
             ),
+            *held,
         )
 
 
 def decayed(spec: ParamTree) -> dict[str, Any]:
-    """Which parameters weight decay applies to: True at matrices, False at norms, biases, other vectors."""
-    return unflatten({path: len(param.shape) >= 2 for path, param in walk(spec)})
+    """Which parameters weight decay applies to: True at matrices, False at norms, biases, other vectors.
+
+    Stacks of layers or experts are judged by what they stack.
+    """
+
+    def is_matrix(param: Param) -> bool:
+        return sum(axis not in ("layers", "experts") for axis in param.axes) >= 2
+
+    return unflatten({path: is_matrix(param) for path, param in walk(spec)})
 
 
 def _warmup(step: ArrayLike, warmup_steps: int) -> Float[Array, ""]:

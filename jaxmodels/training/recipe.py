@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxmodels.training.optimizer import AdamW, WarmupCosine, WarmupStableDecay
+from jaxmodels.training.router_losses import RouterLosses
 
 T = TypeVar("T")
 _SCHEDULES = {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay}
@@ -32,6 +33,7 @@ class Recipe:
         accumulate: micro-batches per step.
         stack: how blocks are run, "unrolled" or "scanned" (see `models.scanned`; for deep models).
         z_loss: see `language_model_loss`.
+        router_losses: for models with mixtures of experts.
         seed: of the initial parameters and the order of the data.
         evaluate_every, checkpoint_every, log_every: in steps.
         evaluation_windows: held-out windows scored at each periodic evaluation.
@@ -51,6 +53,7 @@ class Recipe:
     accumulate: int = 1
     stack: str = "unrolled"
     z_loss: float = 0.0
+    router_losses: RouterLosses | None = None
     seed: int = 0
     evaluate_every: int = 200
     checkpoint_every: int = 200
@@ -110,6 +113,8 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
         values["schedule"] = _build(_SCHEDULES[kind], schedule, "recipe: schedule.")
     if isinstance(values.get("optimizer"), Mapping):
         values["optimizer"] = _build(AdamW, values["optimizer"], "recipe: optimizer.")
+    if isinstance(values.get("router_losses"), Mapping):
+        values["router_losses"] = _build(RouterLosses, values["router_losses"], "recipe: router_losses.")
     return _build(Recipe, values, "recipe: ")
 
 
@@ -119,6 +124,8 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     (kind,) = [name for name, cls in _SCHEDULES.items() if type(recipe.schedule) is cls]
     values["schedule"] = {"kind": kind, **dataclasses.asdict(recipe.schedule)}
     values["optimizer"] = dataclasses.asdict(recipe.optimizer)
+    if recipe.router_losses is not None:
+        values["router_losses"] = dataclasses.asdict(recipe.router_losses)
     values["model"] = dict(recipe.model)
     values["train_files"] = list(recipe.train_files)
     values["held_out_files"] = list(recipe.held_out_files)

@@ -9,10 +9,12 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.spec import Params, abstract_params, init_params
 from jaxmodels.training.language_model import LanguageModel
 from jaxmodels.training.loss import language_model_loss
 from jaxmodels.training.optimizer import Schedule
+from jaxmodels.training.router_losses import Loads, RouterLosses, busiest, loads_of
 
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
 
@@ -24,6 +26,16 @@ class TrainState:
     step: Int[Array, ""]
     params: Params
     opt_state: optax.OptState
+
+
+@struct.dataclass
+class Sums:
+    """What micro-batches add up to beside gradients: losses weighted by predicted tokens, and their count."""
+
+    loss: Float[Array, ""]
+    router_loss: Float[Array, ""]
+    count: Float[Array, ""]
+    loads: Loads
 
 
 TrainStep: TypeAlias = Callable[..., tuple[TrainState, Metrics]]
@@ -55,6 +67,7 @@ def make_train_step(
     *,
     accumulate: int = 1,
     z_loss: float = 0.0,
+    router_losses: RouterLosses | None = None,
 ) -> TrainStep:
     """Compiles one update.
 
@@ -65,23 +78,36 @@ def make_train_step(
         accumulate: micro-batches that a batch is cut into. Their gradients are weighted by predicted
             tokens, so the update is that of the whole batch; only the memory for activations changes.
         z_loss: see `language_model_loss`.
+        router_losses: for a model with mixtures of experts, which must be a `RoutedLanguageModel`.
 
     Returns:
         ``step(state, tokens[B, S], mask[B, S] = None) -> (state, metrics)``. The state is donated. Metrics
         are f32 scalars: `loss` (with any z-loss, before the update), `gradient_norm` (before clipping) and
-        `learning_rate`.
+        `learning_rate`; with router losses also `router_loss`, which `loss` leaves out, and `busiest_expert`
+        (see `busiest`).
 
     Raises:
-        ValueError: `accumulate` is below 1, or (by the step) does not divide the batch.
+        ValueError: `accumulate` is below 1, or (by the step) does not divide the batch; the model has nothing
+            that `router_losses` apply to.
     """
     if accumulate < 1:
         raise ValueError(f"make_train_step: accumulate must be at least 1, got {accumulate}")
 
+    def run(params: Params, tokens: Int[Array, "B S"]) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
+        if router_losses is None:
+            return model.forward(params, tokens), {}
+        return model.forward_with_routing(params, tokens)  # type: ignore[attr-defined]
+
     def total_loss(
-        params: Params, tokens: Int[Array, "B S"], mask: Bool[Array, "B S"]
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        mean, count = language_model_loss(model.forward(params, tokens), tokens, mask, z_loss=z_loss)
-        return mean * count, count
+        params: Params, tokens: Int[Array, "B S"], mask: Bool[Array, "B S"], loads: Loads, key: jax.Array
+    ) -> tuple[Float[Array, ""], Sums]:
+        logits, routings = run(params, tokens)
+        mean, count = language_model_loss(logits, tokens, mask, z_loss=z_loss)
+        extra = jnp.zeros(())
+        if router_losses is not None:
+            extra = router_losses.total(params, routings, loads, key)
+        sums = Sums(loss=mean * count, router_loss=extra * count, count=count, loads=loads_of(routings))
+        return (mean + extra) * count, sums
 
     def step(
         state: TrainState, tokens: Int[Array, "B S"], mask: Bool[Array, "B S"] | None = None
@@ -90,22 +116,36 @@ def make_train_step(
             raise ValueError(f"train step: a batch of {tokens.shape[0]} is not divisible by {accumulate=}")
         mask = jnp.ones(tokens.shape, bool) if mask is None else mask
 
-        def add_micro_batch(sums, micro_batch):  # type: ignore[no-untyped-def]
-            (loss, count), grads = jax.value_and_grad(total_loss, has_aux=True)(state.params, *micro_batch)
-            return jax.tree.map(jnp.add, sums, (grads, loss, count)), None
+        key = jax.random.fold_in(jax.random.key(0), state.step)
 
-        zeros = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(()), jnp.zeros(()))
+        def add_micro_batch(carry, micro_batch):  # type: ignore[no-untyped-def]
+            loads = carry[1].loads
+            (_, sums), grads = jax.value_and_grad(total_loss, has_aux=True)(
+                state.params, *micro_batch, loads, key
+            )
+            return jax.tree.map(jnp.add, carry, (grads, sums)), None
+
         cut = tuple(x.reshape(accumulate, -1, *x.shape[1:]) for x in (tokens, mask))
-        (grads, loss, count), _ = jax.lax.scan(add_micro_batch, zeros, cut)
-        count = jnp.maximum(count, 1.0)
+        _, routings = jax.eval_shape(run, state.params, cut[0][0])
+        if router_losses is not None:
+            router_losses.check(model.spec(), routings)
+        loads = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(loads_of, routings))
+        zero = jnp.zeros(())
+        zeros = Sums(loss=zero, router_loss=zero, count=zero, loads=loads)
+        start = (jax.tree.map(jnp.zeros_like, state.params), zeros)
+        (grads, sums), _ = jax.lax.scan(add_micro_batch, start, cut)
+        count = jnp.maximum(sums.count, 1.0)
         grads = jax.tree.map(lambda g: g / count, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
-            "loss": loss / count,
+            "loss": sums.loss / count,
             "gradient_norm": jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))),
             "learning_rate": schedule(state.step),
         }
         params = optax.apply_updates(state.params, updates)
+        if router_losses is not None:
+            metrics |= {"router_loss": sums.router_loss / count, "busiest_expert": busiest(sums.loads)}
+            params = router_losses.after_update(params, sums.loads)
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -1,10 +1,15 @@
 """Mixtures of experts: routers, stacks of experts, and how tokens travel between them."""
 
 from jaxmodels.layers.moe.dispatch import Capacity, Dense, DenseAbove, Dispatch, Dropless
+from jaxmodels.layers.moe.expert_choice import ExpertChoice
 from jaxmodels.layers.moe.experts import ClampedGatedExperts, Experts, GatedExperts, PlainExperts
+from jaxmodels.layers.moe.hyper_router import HyperRouter
 from jaxmodels.layers.moe.moe import MoE
+from jaxmodels.layers.moe.relu_router import ReLURouter
+from jaxmodels.layers.moe.residual_router import FreeExperts, ResidualRouter
 from jaxmodels.layers.moe.routers import Router, SigmoidTopK, SoftmaxTopK
-from jaxmodels.layers.moe.routing import Routing
+from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
+from jaxmodels.layers.moe.versatile import VersatileFFN
 
 __all__ = [
     "Capacity",
@@ -13,12 +18,19 @@ __all__ = [
     "DenseAbove",
     "Dispatch",
     "Dropless",
+    "ExpertChoice",
     "Experts",
+    "FreeExperts",
     "GatedExperts",
+    "HyperRouter",
     "MoE",
     "PlainExperts",
+    "ReLURouter",
+    "ResidualRouter",
+    "RoutedFeedForward",
     "Router",
     "Routing",
     "SigmoidTopK",
     "SoftmaxTopK",
+    "VersatileFFN",
 ]

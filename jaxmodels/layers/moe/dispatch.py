@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,7 @@ class Dispatch(Protocol):
     on itself alone.
     """
 
-    @property
-    def causal(self) -> bool: ...
+    causal: ClassVar[bool]
 
     def __call__(
         self, experts: Experts, params: Params, x: Float[Array, "B S D"], routing: Routing
@@ -32,9 +31,7 @@ class Dispatch(Protocol):
 class Dropless:
     """Every slot is computed: rows are sorted by expert and multiplied group by group (`grouped_matmul`)."""
 
-    @property
-    def causal(self) -> bool:
-        return True
+    causal: ClassVar[bool] = True
 
     def __call__(
         self, experts: Experts, params: Params, x: Float[Array, "B S D"], routing: Routing
@@ -67,14 +64,11 @@ class Capacity:
     """
 
     factor: float = 1.25
+    causal: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.factor > 0:
             raise ValueError(f"Capacity: factor must be positive, got {self.factor}")
-
-    @property
-    def causal(self) -> bool:
-        return False
 
     def slots_per_expert(self, size: int, slots: int, num_experts: int) -> int:
         """The most slots of a row of `size` tokens that one expert takes."""
@@ -107,9 +101,7 @@ class Capacity:
 class Dense:
     """Every expert computes every token and weights of 0 drop out: for routers that choose most of them."""
 
-    @property
-    def causal(self) -> bool:
-        return True
+    causal: ClassVar[bool] = True
 
     def __call__(
         self, experts: Experts, params: Params, x: Float[Array, "B S D"], routing: Routing
@@ -134,10 +126,7 @@ class DenseAbove:
     """
 
     tokens: int = 8
-
-    @property
-    def causal(self) -> bool:
-        return True
+    causal: ClassVar[bool] = True
 
     def __call__(
         self, experts: Experts, params: Params, x: Float[Array, "B S D"], routing: Routing

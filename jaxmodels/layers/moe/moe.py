@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxmodels.layers.linear import linear
-from jaxmodels.layers.mlp import MLP, FeedForward, GatedMLP
+from jaxmodels.layers.mlp import MLP, GatedMLP
 from jaxmodels.layers.moe.dispatch import DROPLESS, Dispatch
 from jaxmodels.layers.moe.experts import Experts
+from jaxmodels.layers.moe.residual_router import FreeExperts
 from jaxmodels.layers.moe.routers import Router
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
@@ -19,8 +20,9 @@ from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
 class MoE:
     """``sum of weight * expert(x)`` over the experts that the router chooses per token, plus ``shared(x)``.
 
-    shared: a feed-forward that every token passes. shared_gate: it is multiplied by ``sigmoid(x @ w)``, w
-    being one weight vector. dispatch: how rows reach their experts.
+    free: experts without a feed-forward, whose numbers follow those of `experts`. shared: a feed-forward that
+    every token passes. shared_gate: it is multiplied by ``sigmoid(x @ w)``, w being one weight vector.
+    input_scale: what x is multiplied by on its way to the routed experts. dispatch: how rows reach `experts`.
 
     Raises:
         ValueError: router and experts differ in number or width, or `shared_gate` without `shared`.
@@ -28,17 +30,27 @@ class MoE:
 
     router: Router
     experts: Experts
+    free: FreeExperts | None = None
     shared: GatedMLP | MLP | None = None
     shared_gate: bool = False
+    input_scale: float = 1.0
     dispatch: Dispatch = DROPLESS
 
     def __post_init__(self) -> None:
-        for name in ("num_experts", "d_model"):
-            chosen, present = getattr(self.router, name), getattr(self.experts, name)
-            if chosen != present:
-                raise ValueError(f"MoE: router.{name}={chosen} must equal experts.{name}={present}")
-        if self.shared is not None and self.shared.d_model != self.d_model:
-            raise ValueError(f"MoE: shared.d_model={self.shared.d_model} must equal d_model={self.d_model}")
+        chosen, present = self.router.num_experts, self.experts.num_experts
+        if self.free is None and chosen != present:
+            raise ValueError(f"MoE: router.num_experts={chosen} must equal experts.num_experts={present}")
+        if self.free is not None and chosen != present + self.free.count:
+            raise ValueError(
+                f"MoE: router.num_experts={chosen} must equal experts.num_experts={present} plus the "
+                f"{self.free.count} of free={self.free}"
+            )
+        for name in ("router", "free", "shared"):
+            part = getattr(self, name)
+            if part is not None and part.d_model != self.d_model:
+                raise ValueError(
+                    f"MoE: {name}.d_model={part.d_model} must equal experts.d_model={self.d_model}"
+                )
         if self.shared_gate and self.shared is None:
             raise ValueError("MoE: shared_gate=True needs a shared feed-forward, got shared=None")
 
@@ -51,8 +63,15 @@ class MoE:
         """Whether a token's output depends on itself alone."""
         return self.router.causal and self.dispatch.causal
 
+    @property
+    def carried_logits(self) -> int | None:
+        """How many router logits per token it reads from the mixture before it; None: it reads none."""
+        return self.router.num_experts if self.router.reads_previous else None
+
     def spec(self) -> ParamTree:
         tree: ParamTree = {"router": self.router.spec(), "experts": self.experts.spec()}
+        if self.free is not None and self.free.constants:
+            tree["free"] = self.free.spec()
         if self.shared is not None:
             tree["shared"] = self.shared.spec()
         if self.shared_gate:
@@ -60,7 +79,7 @@ class MoE:
         return tree
 
     def flops_per_token(self, context: int) -> int:
-        """FLOPs of one token, the same for every `context`."""
+        """FLOPs of one token, the same for every `context`, as if all its experts had a feed-forward."""
         router = 2 * self.d_model * self.router.num_experts
         shared = 0 if self.shared is None else self.shared.flops_per_token(context)
         return router + self.router.top_k * self.experts.flops_per_row + shared
@@ -77,12 +96,19 @@ class MoE:
     ) -> tuple[Float[Array, "B S D"], Routing]:
         """The layer's output and the routing behind it. previous, valid: see `Router`."""
         routing = self.router(params["router"], x, previous, valid)
-        y = self.dispatch(self.experts, params["experts"], x, routing.drop_padding())
-        return y if self.shared is None else y + self._shared(params, x), routing
+        filled = routing.drop_padding()
+        scaled = x if self.input_scale == 1.0 else x * self.input_scale
+        y = self.dispatch(self.experts, params["experts"], scaled, filled)
+        if self.free is not None:
+            weights = filled.dense_weights()[..., self.experts.num_experts :]
+            y = y + self.free(params.get("free", {}), scaled, weights)
+        if self.shared is not None:
+            y = y + self._shared(self.shared, params, x)
+        return y, routing
 
-    def _shared(self, params: Params, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        layer: FeedForward | None = self.shared
-        assert layer is not None
+    def _shared(
+        self, layer: GatedMLP | MLP, params: Params, x: Float[Array, "B S D"]
+    ) -> Float[Array, "B S D"]:
         y = layer(params["shared"], x)
         if not self.shared_gate:
             return y

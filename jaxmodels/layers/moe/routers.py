@@ -4,7 +4,7 @@ Logits are computed and kept in float32 whatever the model's dtype.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +20,19 @@ class Router(Protocol):
     """Sends tokens to experts. Implementations are hashable frozen dataclasses.
 
     causal: whether a token's routing depends on itself alone, so that decoding can go token by token.
+    reads_previous: whether it looks at the logits of the router before it.
     """
+
+    causal: ClassVar[bool]
+    reads_previous: ClassVar[bool]
 
     @property
     def d_model(self) -> int: ...
     @property
     def num_experts(self) -> int: ...
     @property
-    def top_k(self) -> int: ...
-    @property
-    def causal(self) -> bool: ...
+    def top_k(self) -> int:
+        """Experts per token; for routers where that varies, the most or the mean."""
 
     def spec(self) -> ParamTree: ...
 
@@ -91,14 +94,12 @@ class SoftmaxTopK:
     bias: bool = False
     num_groups: int = 1
     top_groups: int = 1
+    causal: ClassVar[bool] = True
+    reads_previous: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_choice(self, self.top_k)
         check_groups(self, best_of_group=1)
-
-    @property
-    def causal(self) -> bool:
-        return True
 
     def spec(self) -> ParamTree:
         return router_spec(self.d_model, self.num_experts, bias=self.bias)
@@ -148,14 +149,12 @@ class SigmoidTopK:
     bias: bool = False
     num_groups: int = 1
     top_groups: int = 1
+    causal: ClassVar[bool] = True
+    reads_previous: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_choice(self, self.top_k)
         check_groups(self, best_of_group=2)
-
-    @property
-    def causal(self) -> bool:
-        return True
 
     def spec(self) -> ParamTree:
         tree = router_spec(self.d_model, self.num_experts, bias=self.bias)

@@ -1,11 +1,14 @@
 """What a router decides for a window of tokens."""
 
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxmodels.layers.spec import Params
 
 
 @struct.dataclass
@@ -50,6 +53,27 @@ class Routing:
         return jnp.einsum("...ke,...k->...e", chosen, self.weights)
 
 
-def load(routing: Routing) -> Int[Array, "E"]:
-    """How many slots of real tokens each expert fills."""
-    return routing.drop_padding().assigned().sum(range(routing.experts.ndim - 1)).astype(jnp.int32)
+def expert_load(routing: Routing) -> Int[Array, "*layers E"]:
+    """How many slots of real tokens each expert fills, over all rows and tokens."""
+    return routing.drop_padding().assigned().sum((-3, -2)).astype(jnp.int32)
+
+
+@runtime_checkable
+class RoutedFeedForward(Protocol):
+    """A feed-forward that sends tokens to experts and can tell which."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token's output depends on itself alone."""
+
+    @property
+    def carried_logits(self) -> int | None:
+        """How many router logits per token it reads from the mixture before it; None: it reads none."""
+
+    def routed(
+        self,
+        params: Params,
+        x: Float[Array, "B S D"],
+        previous: Float[Array, "B S E"] | None = None,
+        valid: Bool[Array, "B S"] | None = None,
+    ) -> tuple[Float[Array, "B S D"], Routing]: ...

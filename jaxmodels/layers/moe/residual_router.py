@@ -1,0 +1,129 @@
+"""MoE++'s router, which looks at the choice of the layer before, and its experts that cost almost nothing."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxmodels.layers.linear import linear
+from jaxmodels.layers.moe.routers import check_choice, router_logits, take_experts
+from jaxmodels.layers.moe.routing import Routing
+from jaxmodels.layers.spec import FanIn, Normal, Param, Params, ParamTree
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualRouter:
+    """``logits = gate(x) + previous @ w_previous``, top-k of their softmax, renormalised.
+
+    hidden: the gate is ``tanh(x @ w_in) @ w`` with that many hidden features; None: it is ``x @ w``.
+    logit_std: the logits of each token are scaled to this standard deviation before the softmax; None leaves
+    them. zero_expert: the last expert is a zero expert, whose weight is set to 0 before the chosen weights
+    are renormalised, so that the token's other experts take it over. Source: MoE++
+    (https://github.com/SkyworkAI/MoE-plus-plus).
+
+    Raises:
+        ValueError: `top_k` exceeds `num_experts`, or with a zero expert is below 2.
+    """
+
+    d_model: int
+    num_experts: int
+    top_k: int = 2
+    hidden: int | None = None
+    logit_std: float | None = None
+    zero_expert: bool = True
+    causal: ClassVar[bool] = True
+    reads_previous: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_choice(self, self.top_k)
+        if self.zero_expert and self.top_k < 2:
+            raise ValueError(
+                f"ResidualRouter: zero_expert=True needs top_k of at least 2, got {self.top_k}: a token that "
+                "chose the zero expert alone would have no weight to renormalise"
+            )
+
+    def spec(self) -> ParamTree:
+        fan_in = self.d_model if self.hidden is None else self.hidden
+        count = self.num_experts
+        tree: ParamTree = {"w": Param((fan_in, count), (None, None), FanIn(fan_in), dtype="float32")}
+        if self.hidden is not None:
+            shape = (self.d_model, self.hidden)
+            tree["w_in"] = Param(shape, ("embed", None), FanIn(self.d_model), dtype="float32")
+        tree["w_previous"] = Param((count, count), (None, None), FanIn(count))
+        return tree
+
+    def __call__(
+        self,
+        params: Params,
+        x: Float[Array, "... S D"],
+        previous: Float[Array, "... S E"] | None = None,
+        valid: Bool[Array, "... S"] | None = None,
+    ) -> Routing:
+        features = x.astype(jnp.float32)
+        if self.hidden is not None:
+            features = jnp.tanh(linear(features, params["w_in"]))
+        logits = router_logits({"w": params["w"]}, features)
+        if previous is not None:
+            w = params["w_previous"]
+            logits = logits + (previous.astype(w.dtype) @ w).astype(jnp.float32)
+        scaled = logits
+        if self.logit_std is not None:
+            scaled = logits / (jnp.std(logits, axis=-1, keepdims=True, ddof=1) / self.logit_std)
+        scores = jax.nn.softmax(scaled, axis=-1)
+        weights, experts = take_experts(scores, self.top_k)
+        if self.zero_expert:
+            weights = jnp.where(experts == self.num_experts - 1, 0.0, weights)
+        weights = weights / weights.sum(-1, keepdims=True)
+        return Routing(experts, weights, logits, scores, valid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreeExperts:
+    """Experts without a feed-forward. They follow those that have one, in the order of the fields.
+
+    constants: ``a[0] * x + a[1] * c`` with ``a = softmax(x @ w)`` and a learned vector c, for each. copies:
+    x. zeros: 0.
+
+    Raises:
+        ValueError: a count is negative, or all are 0.
+    """
+
+    d_model: int
+    constants: int = 2
+    copies: int = 1
+    zeros: int = 1
+
+    def __post_init__(self) -> None:
+        counts = (self.constants, self.copies, self.zeros)
+        if min(counts) < 0 or sum(counts) == 0:
+            raise ValueError(
+                f"FreeExperts: constants={self.constants}, copies={self.copies} and zeros={self.zeros} must "
+                "not be negative, and not all be 0"
+            )
+
+    @property
+    def count(self) -> int:
+        return self.constants + self.copies + self.zeros
+
+    def spec(self) -> ParamTree:
+        if not self.constants:
+            return {}
+        return {
+            "w": Param((self.constants, self.d_model, 2), (None, "embed", None), FanIn(self.d_model)),
+            "constant": Param((self.constants, self.d_model), (None, "embed"), Normal(1.0)),
+        }
+
+    def __call__(
+        self, params: Params, x: Float[Array, "... D"], weights: Float[Array, "... E"]
+    ) -> Float[Array, "... D"]:
+        """The weighted sum of these experts; `weights` has one column for each of them."""
+        copied = weights[..., self.constants : self.constants + self.copies].sum(-1)
+        if not self.constants:
+            return x * copied[..., None].astype(x.dtype)
+        mixing = jax.nn.softmax(jnp.einsum("...d,jdi->...ji", x, params["w"]).astype(jnp.float32), axis=-1)
+        mixing = mixing * weights[..., : self.constants, None]
+        kept = copied + mixing[..., 0].sum(-1)
+        replaced = jnp.einsum("...j,jd->...d", mixing[..., 1].astype(x.dtype), params["constant"])
+        return x * kept[..., None].astype(x.dtype) + replaced
