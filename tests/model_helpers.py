@@ -9,6 +9,8 @@ import numpy as np
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.latent_attention import LatentAttention
+from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
+from jaxmodels.layers.lightning import LightningMixer
 from jaxmodels.layers.mamba_mixer import MambaMixer
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm, WeightlessRMSNorm
@@ -65,6 +67,23 @@ SSD = SSDMixer(
     norm=GatedRMSNorm(dim=32, num_groups=2),
 )
 MAMBA = MambaMixer(d_model=D_MODEL, d_inner=32, state_dim=5, dt_rank=3)
+DELTA = GatedDeltaMixer(
+    d_model=D_MODEL,
+    num_heads=4,
+    num_key_heads=2,
+    head_dim=6,
+    key_dim=5,
+    chunk_size=4,
+    norm=GatedRMSNorm(dim=6, order="norm_then_gate", axis=None),
+)
+LIGHTNING = LightningMixer(
+    d_model=D_MODEL,
+    num_heads=4,
+    head_dim=6,
+    slope_scale=0.7,
+    chunk_size=4,
+    norm=RMSNorm(dim=24, axis="heads"),
+)
 attention = functools.partial(dataclasses.replace, ATTENTION)
 ssd = functools.partial(dataclasses.replace, SSD)
 mamba = functools.partial(dataclasses.replace, MAMBA)
@@ -83,6 +102,8 @@ rglru = functools.partial(
     dataclasses.replace, RGLRUMixer(d_model=D_MODEL, d_inner=20, num_blocks=4, conv_width=3)
 )
 short_conv = functools.partial(dataclasses.replace, ShortConv(d_model=D_MODEL))
+delta = functools.partial(dataclasses.replace, DELTA)
+lightning = functools.partial(dataclasses.replace, LIGHTNING)
 
 
 def decoder(*mixers, tie_embeddings=False):
@@ -119,6 +140,8 @@ ARCHITECTURES = {
     ),
     "rglru": decoder(rglru(), attention(window=4), rglru(num_blocks=1, conv_width=2)),
     "short_conv": decoder(short_conv(), short_conv(conv_width=2, bias=True), attention()),
+    "delta": decoder(delta(), delta(num_key_heads=4, decay_rank=3, gate_rank=2, conv_width=3)),
+    "lightning": decoder(lightning(), attention(), lightning(slope_scale=0.1)),
     "sliding": decoder(attention(window=3), attention(window=6, softcap=5.0)),
 }
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from jaxmodels.layers.spec import ONES, ZEROS, Constant, Param, Params, ParamTree
 
 GateOrder = Literal["gate_then_norm", "norm_then_gate"]
+GateActivation = Literal["silu", "sigmoid"]
 
 
 class Norm(Protocol):
@@ -65,19 +66,20 @@ def gated_rms_norm(
     eps: float,
     num_groups: int,
     order: GateOrder,
+    activation: GateActivation = "silu",
 ) -> Float[Array, "... D"]:
-    """RMSNorm over each of `num_groups` equal groups of features, gated by ``silu(gate)`` in float32.
+    """RMSNorm over each of `num_groups` equal groups of features, gated by ``activation(gate)`` in float32.
 
     "gate_then_norm" is ``norm(x * silu(gate)) * scale`` (Mamba-2, https://arxiv.org/abs/2405.21060);
     "norm_then_gate" is ``norm(x) * scale * silu(gate)``.
     """
     y = x.astype(jnp.float32)
-    silu_gate = jax.nn.silu(gate.astype(jnp.float32))
+    activated = (jax.nn.silu if activation == "silu" else jax.nn.sigmoid)(gate.astype(jnp.float32))
     if order == "gate_then_norm":
-        y = _rms_normalise_groups(y * silu_gate, num_groups, eps)
+        y = _rms_normalise_groups(y * activated, num_groups, eps)
         return y.astype(x.dtype) * scale.astype(x.dtype)
     y = _rms_normalise_groups(y, num_groups, eps) * scale.astype(jnp.float32)
-    return (y * silu_gate).astype(x.dtype)
+    return (y * activated).astype(x.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,7 @@ class GatedRMSNorm:
     """`gated_rms_norm` with a learned scale.
 
     Raises:
-        ValueError: `dim` is not a multiple of `num_groups`, or `order` is unknown.
+        ValueError: `dim` is not a multiple of `num_groups`, or `order` or `activation` is unknown.
     """
 
     dim: int
@@ -144,6 +146,7 @@ class GatedRMSNorm:
     num_groups: int = 1
     order: GateOrder = "gate_then_norm"
     axis: str | None = "ssm_inner"
+    activation: GateActivation = "silu"
 
     def __post_init__(self) -> None:
         if self.num_groups < 1 or self.dim % self.num_groups:
@@ -152,6 +155,8 @@ class GatedRMSNorm:
             raise ValueError(
                 f"GatedRMSNorm: order must be 'gate_then_norm' or 'norm_then_gate', got {self.order!r}"
             )
+        if self.activation not in ("silu", "sigmoid"):
+            raise ValueError(f"GatedRMSNorm: activation must be 'silu' or 'sigmoid', got {self.activation!r}")
 
     def spec(self) -> ParamTree:
         return {"scale": Param((self.dim,), axes=(self.axis,), init=ONES)}
@@ -160,7 +165,13 @@ class GatedRMSNorm:
         self, params: Params, x: Float[Array, "... D"], gate: Float[Array, "... D"]
     ) -> Float[Array, "... D"]:
         return gated_rms_norm(
-            x, gate, params["scale"], eps=self.eps, num_groups=self.num_groups, order=self.order
+            x,
+            gate,
+            params["scale"],
+            eps=self.eps,
+            num_groups=self.num_groups,
+            order=self.order,
+            activation=self.activation,
         )
 
 

@@ -6,6 +6,7 @@ from transformers.models.cohere.modeling_cohere import CohereLayerNorm
 from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1RMSNormGated
 from transformers.models.falcon_mamba.modeling_falcon_mamba import FalconMambaWeightlessRMSNorm
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearRMSNormGated
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
@@ -133,12 +134,24 @@ def test_gated_norm_matches_falcon_h1(order, num_groups):
     assert_same(last, module(tx[:, -1], tgate[:, -1]), "float32")
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sigmoid_gate_matches_kimi_linear(dtype):
+    x, tx = draw(2, 7, 45, dtype=dtype)
+    gate, tgate = draw(2, 7, 45, seed=1, dtype=dtype)
+    scale, tscale = draw(45, seed=2, dtype=dtype)
+    module = KimiLinearRMSNormGated(45, eps=1e-4)
+    module.weight.data = tscale
+    norm = GatedRMSNorm(dim=45, eps=1e-4, order="norm_then_gate", activation="sigmoid")
+    assert_same(norm({"scale": scale}, x, gate), module(tx, tgate), dtype)
+
+
 @pytest.mark.parametrize("num_groups", [0, -1, 4])
 def test_groups_must_divide_the_features(num_groups):
     with pytest.raises(ValueError, match=rf"num_groups must divide dim=45, got {num_groups}"):
         GatedRMSNorm(dim=45, num_groups=num_groups)
 
 
-def test_an_unknown_order_is_named():
+@pytest.mark.parametrize("changes", [{"order": "both"}, {"activation": "both"}])
+def test_an_unknown_order_or_activation_is_named(changes):
     with pytest.raises(ValueError, match="'both'"):
-        GatedRMSNorm(dim=45, order="both")
+        GatedRMSNorm(dim=45, **changes)

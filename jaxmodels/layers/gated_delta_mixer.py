@@ -1,0 +1,246 @@
+"""Gated delta rule mixers: Gated DeltaNet, as in Qwen3-Next, and Kimi Delta Attention."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.layers.conv import conv_tail, take_inputs, window_conv
+from jaxmodels.layers.delta import delta_replay, delta_tree, delta_window
+from jaxmodels.layers.linear import linear
+from jaxmodels.layers.norm import GatedRMSNorm
+from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
+from jaxmodels.layers.ssd_mixer import InverseSoftplusLogUniform
+from jaxmodels.layers.window import Window, peek, take_path
+
+
+@struct.dataclass
+class DeltaState:
+    """All that a row's history leaves behind; its size does not depend on the history's length.
+
+    memory: f32[B, N, R, P], the recurrent state. conv: [B, W-1, F], the convolution's last inputs.
+    """
+
+    memory: jax.Array
+    conv: jax.Array
+
+
+@struct.dataclass
+class DeltaPending:
+    """What a window wrote, from which the state after any number of its tokens can be replayed.
+
+    before, settled: the states before the window and after its valid tokens.
+    extended: [B, W-1+S, F] convolution inputs, history first. k: f32[B, S, G, R]. update: f32[B, S, N, P].
+    log_decay: f32[B, S, N, 1 or R].
+    """
+
+    before: DeltaState
+    settled: DeltaState
+    extended: jax.Array
+    k: jax.Array
+    update: jax.Array
+    log_decay: jax.Array
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """The logarithm of values that are uniform in ``[low, high]``."""
+
+    low: float = 1.0
+    high: float = 16.0
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        return jnp.log(jax.random.uniform(key, shape, minval=self.low, maxval=self.high)).astype(dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedDeltaMixer:
+    """``y = out(norm(delta(q, k, v, beta, decay), gate))``, the gated delta rule of `jaxmodels.layers.delta`.
+
+    Queries and keys [G, R] and values [N, P] pass through a causal convolution and ``silu``; queries and keys
+    are then normalised to length 1, and queries divided by ``sqrt(R)``. Each of the ``G = num_key_heads``
+    serves ``N / G`` consecutive value heads. ``beta = sigmoid(x @ w_beta)``, and the decay's logarithm is
+    ``-exp(a_log) * softplus(features + dt_bias)``.
+
+    decay_rank: None for one decay per head, whose features are a projection of x (Gated DeltaNet,
+    https://arxiv.org/abs/2412.06464); else one per key channel, whose features come through a bottleneck of
+    that width (Kimi Delta Attention, https://arxiv.org/abs/2510.26692). gate_rank: likewise, None for a gate
+    projected from x, else the width of its bottleneck. norm: over each head's values. chunk_size bounds the
+    chunks of the window form; results do not depend on it.
+
+    Projections have a key head axis, and what serves its value heads behind it, so that a key head and all
+    that reads it can be sharded together.
+
+    Raises:
+        ValueError: a size is not positive, `num_key_heads` does not divide `num_heads`, or the norm's width
+            is not `head_dim`.
+    """
+
+    d_model: int
+    num_heads: int
+    num_key_heads: int
+    head_dim: int
+    key_dim: int
+    norm: GatedRMSNorm
+    conv_width: int = 4
+    chunk_size: int = 64
+    decay_rank: int | None = None
+    gate_rank: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "num_heads", "head_dim", "key_dim", "chunk_size", "decay_rank", "gate_rank"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.num_key_heads < 1 or self.num_heads % self.num_key_heads:
+            raise ValueError(
+                f"num_key_heads={self.num_key_heads} must divide num_heads={self.num_heads}: "
+                "each key head serves a whole number of value heads"
+            )
+        if self.conv_width < 2:
+            raise ValueError(f"conv_width={self.conv_width} must be at least 2")
+        if self.norm.dim != self.head_dim:
+            raise ValueError(f"norm: dim={self.norm.dim} must be head_dim={self.head_dim}")
+
+    @property
+    def d_conv(self) -> int:
+        """Channels that pass through the convolution: queries, keys, values."""
+        return 2 * self.num_key_heads * self.key_dim + self.num_heads * self.head_dim
+
+    def spec(self) -> ParamTree:
+        d, g, w = self.d_model, self.num_key_heads, self.conv_width
+        per_group = (g, self.num_heads // g)
+        keys, values = (g, self.key_dim), (self.num_heads, self.head_dim)
+        decays = () if self.decay_rank is None else (self.key_dim,)
+        tree: ParamTree = {
+            **_projection("q", d, None, keys),
+            **_projection("k", d, None, keys),
+            **_projection("v", d, None, (*per_group, self.head_dim)),
+            "conv_q": Param((w, *keys), (None, "kv_heads", "head_dim"), FanIn(w)),
+            "conv_k": Param((w, *keys), (None, "kv_heads", "head_dim"), FanIn(w)),
+            "conv_v": Param((w, *values), (None, "heads", "head_dim"), FanIn(w)),
+            **_projection("beta", d, None, per_group),
+            **_projection("decay", d, self.decay_rank, (*per_group, *decays)),
+            **_projection("gate", d, self.gate_rank, (*per_group, self.head_dim)),
+        }
+        shape = (self.num_heads, *decays)
+        tree["dt_bias"] = Param(shape, ("heads", None)[: len(shape)], InverseSoftplusLogUniform(), "float32")
+        tree["a_log"] = Param((self.num_heads,), ("heads",), LogUniform(), "float32")
+        tree["norm"] = self.norm.spec()
+        fan_in = self.num_heads * self.head_dim
+        tree["w_o"] = Param((*values, d), ("heads", "head_dim", "embed"), FanIn(fan_in))
+        return tree
+
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> DeltaState:
+        return DeltaState(
+            memory=jnp.zeros((batch, self.num_heads, self.key_dim, self.head_dim), jnp.float32),
+            conv=jnp.zeros((batch, self.conv_width - 1, self.d_conv), dtype),
+        )
+
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of one token as a step of the recurrence, whatever its history; 0 counts the weights alone.
+
+        A state entry costs seven: two multiply-adds for what the key and the query read, decay, and a
+        multiply-add for the update.
+        """
+        multiplied = (p for name, p in self.spec().items() if name.startswith(("w_", "conv_")))
+        weights = sum(2 * math.prod(p.shape) for p in multiplied if isinstance(p, Param))
+        return weights + (7 * self.num_heads * self.key_dim * self.head_dim if context > 0 else 0)
+
+    def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
+        return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
+
+    def write(
+        self, params: Params, x: Float[Array, "B S D"], state: DeltaState, window: Window
+    ) -> tuple[tuple[Float[Array, "B S N P"], Float[Array, "B S D"]], DeltaPending]:
+        """Held are the recurrence's output and x, from which the gate is computed."""
+        inputs = [_project(params, name, x) for name in "qkv"]
+        extended = jnp.concatenate([state.conv.astype(x.dtype), jnp.concatenate(inputs, axis=-1)], axis=1)
+        weight = jnp.concatenate([_flat(params[f"conv_{name}"]) for name in "qkv"], axis=-1)
+        q, k, v = self._split(jax.nn.silu(window_conv(extended, weight, None, window)))
+        beta, log_decay = self._gates(params, x, window)
+        if window.ancestors is None:
+            y, update, memory = delta_window(q, k, v, beta, log_decay, state.memory, self.chunk_size)
+        else:
+            y, update = delta_tree(q, k, v, beta, log_decay, state.memory, window.ancestors)
+            memory = delta_replay(k, update, log_decay, state.memory, window.valid)
+        tail = conv_tail(extended, window.valid, self.conv_width).astype(state.conv.dtype)
+        settled = DeltaState(memory=memory, conv=tail)
+        return (y, x), DeltaPending(state, settled, extended, k, update, log_decay)
+
+    def read(
+        self,
+        params: Params,
+        held: tuple[Float[Array, "B S N P"], Float[Array, "B S D"]],
+        pending: DeltaPending,
+        window: Window,
+    ) -> Float[Array, "B S D"]:
+        y, x = held
+        gate = _project(params, "gate", x).reshape(y.shape)
+        gated = self.norm(params["norm"], y, gate).astype(x.dtype).reshape(*x.shape[:2], -1)
+        return linear(gated, params["w_o"].reshape(-1, self.d_model))
+
+    def commit(
+        self, pending: DeltaPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
+    ) -> DeltaState:
+        if n is None and path is None:
+            return pending.settled
+        extended, k, update, log_decay = pending.extended, pending.k, pending.update, pending.log_decay
+        if path is not None:
+            k, update, log_decay = (take_path(a, path) for a in (k, update, log_decay))
+            extended = take_inputs(extended, path, self.conv_width)
+        if n is None:
+            n = jnp.full((k.shape[0],), k.shape[1], jnp.int32)
+        before = pending.before
+        tail = conv_tail(extended, n, self.conv_width).astype(before.conv.dtype)
+        return DeltaState(memory=delta_replay(k, update, log_decay, before.memory, n), conv=tail)
+
+    def _split(
+        self, convolved: Float[Array, "B S F"]
+    ) -> tuple[Float[Array, "B S G R"], Float[Array, "B S G R"], Float[Array, "B S N P"]]:
+        """Queries, keys and values in float32."""
+        keys = self.num_key_heads * self.key_dim
+        q, k, v = jnp.split(convolved.astype(jnp.float32), [keys, 2 * keys], axis=-1)
+        q, k = (_unit(a.reshape(*a.shape[:2], self.num_key_heads, self.key_dim)) for a in (q, k))
+        return q * self.key_dim**-0.5, k, v.reshape(*v.shape[:2], self.num_heads, self.head_dim)
+
+    def _gates(
+        self, params: Params, x: Float[Array, "B S D"], window: Window
+    ) -> tuple[Float[Array, "B S N"], Float[Array, "B S N #R"]]:
+        """beta and the decay's logarithm in float32; both are 0 for padding, which leaves the state alone."""
+        beta = jax.nn.sigmoid(_project(params, "beta", x).astype(jnp.float32))
+        dt = _project(params, "decay", x).astype(jnp.float32).reshape(*x.shape[:2], self.num_heads, -1)
+        dt = jax.nn.softplus(dt + params["dt_bias"].astype(jnp.float32).reshape(self.num_heads, -1))
+        log_decay = -jnp.exp(params["a_log"].astype(jnp.float32))[:, None] * dt
+        valid = window.is_valid[..., None]
+        return jnp.where(valid, beta, 0.0), jnp.where(valid[..., None], log_decay, 0.0)
+
+
+def _unit(a: Float[Array, "... R"]) -> Float[Array, "... R"]:
+    """Vectors of length 1."""
+    return a * jax.lax.rsqrt(jnp.square(a).sum(-1, keepdims=True) + 1e-6)
+
+
+def _flat(w: Float[Array, "D ..."]) -> Float[Array, "D F"]:
+    return w.reshape(w.shape[0], -1)
+
+
+def _projection(name: str, d_model: int, rank: int | None, shape: tuple[int, ...]) -> ParamTree:
+    """The weights of ``x @ w`` or, with a rank, of ``(x @ w_down) @ w_up``, for each key head together."""
+    axes = ("kv_heads", *(None,) * (len(shape) - 1))
+    if rank is None:
+        return {f"w_{name}": Param((d_model, *shape), ("embed", *axes), FanIn(d_model))}
+    return {
+        f"w_{name}_down": Param((d_model, rank), ("embed", None), FanIn(d_model)),
+        f"w_{name}_up": Param((rank, *shape), (None, *axes), FanIn(rank)),
+    }
+
+
+def _project(params: Params, name: str, x: Float[Array, "B S D"]) -> Float[Array, "B S F"]:
+    if f"w_{name}" in params:
+        return linear(x, _flat(params[f"w_{name}"]))
+    return linear(linear(x, params[f"w_{name}_down"]), _flat(params[f"w_{name}_up"]))
