@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import string
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,21 +22,54 @@ def inspect(
     model: ConfigName = DEFAULT_MODEL,
     context: Annotated[int, typer.Option(help="Tokens of history that FLOPs are given for.")] = 2048,
     dtype: Annotated[DType, typer.Option(help="Of the cache.")] = DType.BFLOAT16,
+    text: Annotated[
+        str | None, typer.Option(help="Show the model this text and report the load of its experts.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="The same with a file's text.", exists=True, dir_okay=False)
+    ] = None,
+    hidden_attention: Annotated[
+        int | None, typer.Option(metavar="BLOCK", help="Plot this state space block's matrix over the text.")
+    ] = None,
+    plot: Annotated[Path, typer.Option(help="The plot's image file.")] = Path("hidden_attention.png"),
     as_json: AsJson = False,
     revision: Revision = None,
 ) -> None:
-    """Show a model's blocks, parameters, memory and FLOPs. No weights are read.
+    """Show a model's blocks, parameters, memory and FLOPs. No weights are read unless there is a text.
 
     A multiply-add counts two FLOPs. Prefill is per prompt token, for a prompt as long as --context.
     """
     from jaxmodels.cli.common import read_config
 
-    config, file = read_config(model, revision)
-    report = describe(config, context, dtype.value)
+    if text is not None and file is not None:
+        raise ValueError("give --text or --file, not both")
+    shown = file.read_text("utf-8") if file is not None else text
+    if hidden_attention is not None and shown is None:
+        raise ValueError("--hidden-attention needs a text: give --text or --file")
+    config, config_file = read_config(model, revision)
+    report = {"config": str(config_file), **describe(config, context, dtype.value)}
+    if shown is not None:
+        report |= _with_text(model, revision, shown, hidden_attention, plot)
     if as_json:
-        print_json({"config": str(file), **report})
+        print_json(report)
     else:
         _print_report(report)
+
+
+def _with_text(model: str, revision: str | None, text: str, block: int | None, image: Path) -> dict[str, Any]:
+    """What a report says beyond the configuration."""
+    import jaxmodels as jm
+    from jaxmodels.cli.inspect_text import expert_report, plot_hidden_attention
+    from jaxmodels.layers.moe import RoutedFeedForward
+
+    loaded = jm.load(model, revision=revision)
+    report: dict[str, Any] = {}
+    if block is not None:
+        plot_hidden_attention(loaded, text, block, image)
+        report["hidden_attention"] = {"block": block, "plot": str(image)}
+    if any(isinstance(b.ffn, RoutedFeedForward) for b in loaded.config.blocks):
+        report["experts"] = expert_report(loaded, text)
+    return report
 
 
 def describe(config: "Decoder", context: int, cache_dtype: str) -> dict[str, Any]:
@@ -152,7 +186,24 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
             f"weights {_flops(decode['weights'])}, context {_flops(decode['context'])}",
         ),
         ("prefill", f"{_flops(flops['prefill_per_token'])} per token of {flops['context']}"),
+        *_text_lines(report),
     ]
+
+
+def _text_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the model did with a text, if it was shown one."""
+    lines = []
+    if "hidden_attention" in report:
+        plotted = report["hidden_attention"]
+        lines.append(("hidden attention", f"of block {plotted['block']}: {plotted['plot']}"))
+    for block, load in report.get("experts", {}).items():
+        used, count = load["experts_per_token"], len(load["load"])
+        text = (
+            f"{used:.2f} of {count} per token, balance {load['balance']:.3f}, "
+            f"busiest {load['busiest_over_mean']:.2f} times the mean, {len(load['unused'])} unused"
+        )
+        lines.append((f"experts of block {block}", text))
+    return lines
 
 
 def _bytes(size: float) -> str:

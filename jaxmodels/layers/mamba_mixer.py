@@ -12,7 +12,13 @@ from jaxmodels.layers.conv import conv_tail, take_inputs, window_conv
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.linear_recurrence import keep_only
 from jaxmodels.layers.norm import Norm
-from jaxmodels.layers.selective_scan import SelectiveInputs, selective_replay, selective_scan, selective_tree
+from jaxmodels.layers.selective_scan import (
+    SelectiveInputs,
+    selective_matrix,
+    selective_replay,
+    selective_scan,
+    selective_tree,
+)
 from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
 from jaxmodels.layers.ssd_mixer import InverseSoftplusLogUniform, LogArange
 from jaxmodels.layers.window import Window, peek, take_path
@@ -176,6 +182,25 @@ class MambaMixer:
             n = jnp.full((inputs.u.shape[0],), inputs.u.shape[1], jnp.int32)
         tail = conv_tail(extended, n, self.conv_width).astype(before.conv.dtype)
         return MambaState(ssm=selective_replay(inputs, pending.rates, before.ssm, n), conv=tail)
+
+    def hidden_attention(
+        self, params: Params, x: Float[Array, "B S D"], window: Window
+    ) -> Float[Array, "B I S S"]:
+        """What each token takes from each earlier one, per channel, by the recurrence alone.
+
+        The convolved inputs times this matrix are the scan's output, without the skip ``D x``: entry (i, j)
+        is ``C_i (product over j < k <= i of exp(dt_k A)) B_j dt_j``. Quadratic in S; for inspection.
+        """
+        projected = linear(x, params["w_in"])
+        if self.projection_bias:
+            projected = projected + params["b_in"]
+        extended = jnp.pad(projected[..., : self.d_inner], ((0, 0), (self.conv_width - 1, 0), (0, 0)))
+        xs = jax.nn.silu(window_conv(extended, params["conv_w"], params.get("conv_b"), window))
+        inputs, c = self._select(params, xs)
+        inputs = keep_only(inputs, window.is_valid)
+        rates = -jnp.exp(params["a_log"].astype(jnp.float32))
+        matrix = selective_matrix(inputs.dt, inputs.b, c, rates)
+        return matrix * jnp.moveaxis(inputs.dt, 1, 2)[:, :, None, :]
 
     def _select(
         self, params: Params, xs: Float[Array, "B S I"]

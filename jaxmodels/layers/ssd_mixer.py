@@ -14,7 +14,7 @@ from jaxmodels.layers.conv import conv_tail, take_inputs, window_conv
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import GatedRMSNorm
 from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
-from jaxmodels.layers.ssd import ssd_replay, ssd_tree, ssd_window
+from jaxmodels.layers.ssd import ssd_matrix, ssd_replay, ssd_tree, ssd_window
 from jaxmodels.layers.window import Window, peek, take_path
 
 
@@ -159,14 +159,7 @@ class SSDMixer:
         self, params: Params, x: Float[Array, "B S D"], state: SSDState, window: Window
     ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S I"]], SSDPending]:
         """Held are the recurrence's output and the gate."""
-        projected = linear(x, params["w_in"])
-        if self.projection_bias:
-            projected = projected + params["b_in"]
-        if set(self.input_scales) != {1.0}:
-            group_width = self.num_groups * self.state_dim
-            widths = (self.d_inner, self.d_inner, group_width, group_width, self.num_heads)
-            projected = projected * np.repeat(self.input_scales, widths).astype(projected.dtype)
-        z, xbc, dt = jnp.split(projected, [self.d_inner, self.d_inner + self.d_conv], axis=-1)
+        z, xbc, dt = self._project(params, x)
         extended = jnp.concatenate([state.conv.astype(xbc.dtype), xbc], axis=1)
 
         convolved = window_conv(extended, params["conv_w"], params.get("conv_b"), window)
@@ -210,16 +203,48 @@ class SSDMixer:
         tail = conv_tail(extended, n, self.conv_width).astype(before.conv.dtype)
         return SSDState(ssm=ssd_replay(u, log_decay, b, before.ssm, n), conv=tail)
 
+    def hidden_attention(
+        self, params: Params, x: Float[Array, "B S D"], window: Window
+    ) -> Float[Array, "B N S S"]:
+        """What each token takes from each earlier one, per head, by the recurrence alone.
+
+        The convolved inputs times this matrix are the recurrence's output, without the skip ``D x``: entry
+        (i, j) is ``C_i (product over j < k <= i of exp(dt_k A)) B_j dt_j``. Quadratic in S; for inspection.
+        """
+        _, xbc, dt = self._project(params, x)
+        extended = jnp.pad(xbc, ((0, 0), (self.conv_width - 1, 0), (0, 0)))
+        convolved = jax.nn.silu(window_conv(extended, params["conv_w"], params.get("conv_b"), window))
+        _, log_decay, b, c, _ = self._discretise(params, convolved, dt, window)
+        steps = self._steps(params, dt, window)
+        return ssd_matrix(log_decay, b, c) * jnp.moveaxis(steps, 1, 2)[:, :, None, :]
+
+    def _project(
+        self, params: Params, x: Float[Array, "B S D"]
+    ) -> tuple[Float[Array, "B S I"], Float[Array, "B S F"], Float[Array, "B S N"]]:
+        """The gate, the convolution's inputs and the raw step sizes."""
+        projected = linear(x, params["w_in"])
+        if self.projection_bias:
+            projected = projected + params["b_in"]
+        if set(self.input_scales) != {1.0}:
+            group_width = self.num_groups * self.state_dim
+            widths = (self.d_inner, self.d_inner, group_width, group_width, self.num_heads)
+            projected = projected * np.repeat(self.input_scales, widths).astype(projected.dtype)
+        z, xbc, dt = jnp.split(projected, [self.d_inner, self.d_inner + self.d_conv], axis=-1)
+        return z, xbc, dt
+
+    def _steps(self, params: Params, dt: Float[Array, "B S N"], window: Window) -> Float[Array, "B S N"]:
+        """Step sizes; those of padding are 0, which leaves the state alone."""
+        steps = jnp.clip(jax.nn.softplus(dt.astype(jnp.float32) + params["dt_bias"]), *self.dt_limit)
+        return jnp.where(window.is_valid[..., None], steps, 0.0)
+
     def _discretise(
         self, params: Params, xbc: Float[Array, "B S F"], dt: Float[Array, "B S N"], window: Window
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-        """u = dt * x, dt * A, B, C and x in float32; padding gets dt = 0, which leaves the state alone."""
+        """u = dt * x, dt * A, B, C and x in float32."""
         batch, size, _ = xbc.shape
         group_width = self.num_groups * self.state_dim
         xs, b, c = jnp.split(xbc.astype(jnp.float32), [self.d_inner, self.d_inner + group_width], axis=-1)
         xs = xs.reshape(batch, size, self.num_heads, self.head_dim)
         b, c = (a.reshape(batch, size, self.num_groups, self.state_dim) for a in (b, c))
-        dt = jax.nn.softplus(dt.astype(jnp.float32) + params["dt_bias"])
-        dt = jnp.clip(dt, *self.dt_limit)
-        dt = jnp.where(window.is_valid[..., None], dt, 0.0)
+        dt = self._steps(params, dt, window)
         return xs * dt[..., None], -jnp.exp(params["a_log"].astype(jnp.float32)) * dt, b, c, xs

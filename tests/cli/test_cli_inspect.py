@@ -93,3 +93,20 @@ def test_a_repository_that_cannot_be_fetched(run, monkeypatch):
 def test_bundled_models(run, name):
     values = json.loads(run("inspect", name, "--json").stdout)
     assert values["family"] == name.removeprefix("tiny-") and values["layers"] == 5
+
+
+def test_hidden_attention_is_plotted(run, tmp_path):
+    image = tmp_path / "seen.png"
+    out = run("inspect", "tiny-mamba2", "--text", "import os\n", "--hidden-attention", 1, "--plot", image)
+    assert "of block 1" in out.stdout
+    assert image.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_text_is_needed_for_what_depends_on_it(run, tmp_path):
+    error = run("inspect", "tiny-mamba2", "--hidden-attention", 1, code=2).stderr
+    assert "needs a text" in error
+    error = run("inspect", "tiny-qwen3", "--text", "x", "--hidden-attention", 1, code=2).stderr
+    assert "block 1 (mixer: Attention) has no hidden attention" in error
+    (tmp_path / "text").write_text("x")
+    error = run("inspect", "--text", "x", "--file", tmp_path / "text", code=2).stderr
+    assert "not both" in error

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from model_helpers import ARCHITECTURES, D_MODEL, attention, decoder, draw_tokens, mamba, random_params, ssd
+
+from jaxmodels.layers.conv import causal_conv
+from jaxmodels.layers.window import fresh_window
+from jaxmodels.models.inspection import (
+    blocks_with_hidden_attention,
+    expert_loads,
+    hidden_attention,
+    importance,
+)
+
+TOKENS = draw_tokens(2, 9)
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def convolved(mixer, params, x, first, width):
+    """The recurrence's inputs: projected, convolved, activated."""
+    inputs = (np.asarray(x) @ np.asarray(params["w_in"]))[..., first : first + width]
+    padded = np.pad(inputs, ((0, 0), (mixer.conv_width - 1, 0), (0, 0)))
+    return silu(np.asarray(causal_conv(padded, params["conv_w"], params.get("conv_b"))))
+
+
+@pytest.mark.parametrize("mixer", [ssd(), mamba()], ids=["ssd", "mamba"])
+def test_the_matrix_times_the_inputs_is_the_layers_output(mixer):
+    params = random_params(mixer.spec())
+    x = np.random.default_rng(0).standard_normal((2, 9, D_MODEL)).astype(np.float32)
+    window = fresh_window(TOKENS)
+    (y, _), _ = mixer.write(params, x, mixer.init_state(2, 0, np.float32), window)
+    matrix = np.asarray(mixer.hidden_attention(params, x, window))
+    if mixer == ssd():
+        width = mixer.d_conv
+        xs = convolved(mixer, params, x, mixer.d_inner, width)[..., : mixer.d_inner]
+        xs = xs.reshape(2, 9, mixer.num_heads, mixer.head_dim)
+        expected = np.einsum("bnij,bjnp->binp", matrix, xs) + np.asarray(params["d_skip"])[:, None] * xs
+    else:
+        xs = convolved(mixer, params, x, 0, mixer.d_inner)
+        expected = np.einsum("bcij,bjc->bic", matrix, xs) + np.asarray(params["d_skip"]) * xs
+    np.testing.assert_allclose(y, expected.reshape(y.shape), rtol=2e-4, atol=2e-4)
+    assert np.abs(np.triu(matrix, 1)).max() == 0
+
+
+def test_a_block_sees_what_the_blocks_before_it_made():
+    """The first block's matrix follows its own norm's input; the second's depends on the first."""
+    config = decoder(ssd(), attention(), ssd())
+    params = random_params(config.spec())
+    assert blocks_with_hidden_attention(config) == (0, 2)
+    matrix = hidden_attention(config, params, TOKENS, 2)
+    assert matrix.shape == (2, 8, 9, 9)
+    params["blocks"]["1"]["mixer"]["w_o"] = params["blocks"]["1"]["mixer"]["w_o"] * 0
+    assert np.abs(hidden_attention(config, params, TOKENS, 2) - matrix).max() > 1e-3
+
+
+def test_importance_shares_each_row_out():
+    config = decoder(ssd())
+    shown = importance(hidden_attention(config, random_params(config.spec()), TOKENS, 0))
+    np.testing.assert_allclose(shown.sum(-1), 1.0, rtol=1e-5)
+    assert (shown >= 0).all()
+
+
+@pytest.mark.parametrize(("block", "message"), [(1, r"mixer: Attention.*\[0, 2\]"), (7, "mixer: none")])
+def test_other_blocks_are_refused(block, message):
+    config = decoder(ssd(), attention(), ssd())
+    with pytest.raises(ValueError, match=message):
+        hidden_attention(config, {}, TOKENS, block)
+
+
+def test_a_dense_model_has_no_expert_load():
+    config = ARCHITECTURES["attention"]
+    with pytest.raises(ValueError, match="no mixture of experts"):
+        expert_loads(config, random_params(config.spec()), TOKENS)
