@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,20 +23,20 @@ class Weight:
 
     Where `theirs` has the placeholder ``{e}``, our parameter's leading axis stacks one of their tensors per
     expert, and `axes` arranges a single one. Rows that name the same tensor are parts of it, joined in the
-    table's order along its axis `along`.
+    table's order along its axis `along`; where `per` names an axis of the pattern, that of heads say, the
+    parts are joined for each of its entries, and those follow one another.
     """
 
     ours: str
     theirs: str
     axes: str | None = None
     along: int = 0
+    per: str | None = None
 
     def at(self, layer: int) -> "Weight":
         """The row for one layer."""
         index = str(layer)
-        return Weight(
-            self.ours.replace("{i}", index), self.theirs.replace("{i}", index), self.axes, self.along
-        )
+        return replace(self, ours=self.ours.replace("{i}", index), theirs=self.theirs.replace("{i}", index))
 
     def load(self, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Their tensor with our axes; `shape` is our parameter's, or one expert's share of it."""
@@ -62,6 +62,10 @@ class Weight:
             for axis in re.findall(r"\([^)]*\)|\S+", theirs)
         )
 
+    def stretches(self, shape: tuple[int, ...]) -> int:
+        """How often the parts of their tensor follow one another; `shape` is our parameter's."""
+        return 1 if self.per is None else self._sizes(shape)[self.per]
+
     def _sizes(self, shape: tuple[int, ...]) -> dict[str, int]:
         assert self.axes is not None
         names = self.axes.split("->")[1].split()
@@ -73,7 +77,8 @@ class Part:
     """One parameter's share of a tensor.
 
     row: the layer's row. param: the whole parameter. expert: index along its leading axis where it stacks
-    the tensors of all experts. start, size: the share's extent along the tensor's axis ``row.along``.
+    the tensors of all experts. start, size: the share's extent along the tensor's axis ``row.along``, in each
+    of its `stretches`.
     """
 
     row: Weight
@@ -81,6 +86,7 @@ class Part:
     expert: int | None
     start: int
     size: int
+    stretches: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -89,11 +95,16 @@ class Part:
 
     def cut(self, tensor: Any) -> Any:
         """The share of their tensor, still with their axes."""
-        if self.size == tensor.shape[self.row.along]:
+        axis, shape = self.row.along, tensor.shape
+        if self.size * self.stretches == shape[axis]:
             return tensor
-        index = [slice(None)] * tensor.ndim
-        index[self.row.along] = slice(self.start, self.start + self.size)
-        return tensor[tuple(index)]
+        index = (*(slice(None),) * (axis + 1), slice(self.start, self.start + self.size))
+        return _stretched(tensor, axis, self.stretches)[index].reshape(*shape[:axis], -1, *shape[axis + 1 :])
+
+
+def _stretched(tensor: Any, axis: int, stretches: int) -> Any:
+    """The tensor with an axis of its stretches in front of `axis`."""
+    return tensor.reshape(*tensor.shape[:axis], stretches, -1, *tensor.shape[axis + 1 :])
 
 
 @dataclass(frozen=True)
@@ -110,8 +121,8 @@ class Tensor:
         for part in self.parts:
             leaf = leaves[part.row.ours]
             leaf = np.asarray(leaf if part.expert is None else leaf[part.expert])
-            arrays.append(part.row.export(leaf))
-        joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=self.parts[0].row.along)
+            arrays.append(_stretched(part.row.export(leaf), part.row.along, part.stretches))
+        joined = np.concatenate(arrays, axis=self.parts[0].row.along + 1).reshape(self.shape)
         return np.ascontiguousarray(joined)
 
 
@@ -156,10 +167,11 @@ class Family:
             experts = range(param.shape[0]) if "{e}" in row.theirs else [None]
             for expert in experts:
                 name = row.theirs if expert is None else row.theirs.replace("{e}", str(expert))
-                shape = row.their_shape(param.shape if expert is None else param.shape[1:])
+                ours = param.shape if expert is None else param.shape[1:]
+                shape, stretches = row.their_shape(ours), row.stretches(ours)
                 before = tensors.get(name)
                 start = 0 if before is None else before.shape[row.along]
-                part = Part(row, param, expert, start, shape[row.along])
+                part = Part(row, param, expert, start // stretches, shape[row.along] // stretches, stretches)
                 if before is not None:
                     shape = tuple(n + start if axis == row.along else n for axis, n in enumerate(shape))
                 tensors[name] = Tensor(name, shape, (part,) if before is None else (*before.parts, part))

@@ -50,6 +50,20 @@ def test_rows_of_one_tensor_are_joined_in_the_tables_order(along, axes):
         np.testing.assert_array_equal(back, ours[f"blocks/0/mixer/w_{name}"])
 
 
+def test_parts_can_follow_one_another_head_by_head():
+    config = decoder(attention(num_kv_heads=4))
+    axes = "(n h) d -> d n h"
+    rows = [Weight(f"blocks/{{i}}/mixer/w_{name}", FUSED, axes, per="n") for name in "qkv"]
+    ours = leaves(config)
+    fused = family(*rows).tensors(config)["layers.0.qkv"]
+    assert fused.shape == (3 * 4 * 6, D_MODEL)
+    by_head = np.concatenate([ours[f"blocks/0/mixer/w_{name}"] for name in "qkv"], axis=-1)
+    np.testing.assert_array_equal(fused.export(ours), by_head.reshape(D_MODEL, -1).T)
+    for part, name in zip(fused.parts, "qkv", strict=True):
+        back = part.row.load(part.cut(fused.export(ours)), part.shape)
+        np.testing.assert_array_equal(back, ours[f"blocks/0/mixer/w_{name}"])
+
+
 def test_a_parameter_stacks_the_tensors_of_its_experts():
     """Any parameter's leading axis may be the stack: the embedding's rows serve as experts here."""
     ours = leaves()
