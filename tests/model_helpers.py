@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
+from jaxmodels.layers.cache.ring import RingCache
 from jaxmodels.layers.latent_attention import LatentAttention
 from jaxmodels.layers.lightning import LightningMixer
 from jaxmodels.layers.mamba_mixer import MambaMixer
@@ -143,6 +144,10 @@ ARCHITECTURES = {
     "delta": decoder(delta(), delta(num_key_heads=4, decay_rank=3, gate_rank=2, conv_width=3)),
     "lightning": decoder(lightning(), attention(), lightning(slope_scale=0.1)),
     "sliding": decoder(attention(window=3), attention(window=6, softcap=5.0)),
+    "ring": decoder(
+        attention(window=3, cache=RingCache(longest_peek=4)),
+        attention(window=5, sinks=True, cache=RingCache(longest_peek=4)),
+    ),
 }
 
 

@@ -58,6 +58,7 @@ def attend(
     key_range: KeyRange,
     scores: Scores,
     sinks: Float[Array, "K M"] | None = None,
+    running: "Running | None" = None,
     value_dim: int | None = None,
 ) -> Float[Array, "B K M S I"]:
     """Attention output of every query, in q's dtype.
@@ -65,6 +66,7 @@ def attend(
     `allowed` masks pairs; `key_range` bounds the blocks that are visited at all, so that work follows the
     slots in use and not the capacity. Where it returns Python integers the loop has a static length and the
     result can be differentiated in reverse. `sinks` adds one logit per head to the softmax's denominator.
+    `running` is the softmax over other keys of the same queries (`sinks` included), which these continue.
     With `value_dim` only so many leading features of `v` are values: `k` and `v` may then be one buffer.
     A query that may attend to nothing gets zeros.
     """
@@ -75,20 +77,24 @@ def attend(
     for start in range(0, size, block):
         stop = min(start + block, size)
         queries = q[:, :, :, start:stop]
-        outputs.append(_attend_block(queries, k, v, value_dim, start, allowed, key_range, scores, sinks))
+        if running is None:
+            begun = start_softmax(queries, sinks, value_dim)
+        else:
+            begun = jax.tree.map(lambda leaf, a=start, b=stop: leaf[:, :, :, a:b], running)
+        outputs.append(_attend_block(queries, k, v, value_dim, start, allowed, key_range, scores, begun))
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=3)
 
 
 @dataclass(frozen=True)
-class _Running:
-    """The streaming softmax's carry: maximum, denominator, weighted sum of values."""
+class Running:
+    """The streaming softmax's carry: maximum, denominator, weighted sum of values; [B, K, M, S (, H)]."""
 
     maximum: jax.Array
     denominator: jax.Array
     weighted: jax.Array
 
 
-jax.tree_util.register_dataclass(_Running, ["maximum", "denominator", "weighted"], [])
+jax.tree_util.register_dataclass(Running, ["maximum", "denominator", "weighted"], [])
 
 
 def _attend_block(
@@ -100,13 +106,13 @@ def _attend_block(
     allowed: Allowed,
     key_range: KeyRange,
     scores: Scores,
-    sinks: Float[Array, "K M"] | None,
+    running: Running,
 ) -> Float[Array, "B K M S I"]:
     size, slots = q.shape[3], k.shape[2]
     block = min(KEY_BLOCK if size > 1 else KEY_BLOCK_ONE_QUERY, slots)
     low, high = key_range(start, size)
 
-    def step(index: int | Array, running: _Running) -> _Running:
+    def step(index: int | Array, running: Running) -> Running:
         # The last block of an odd number of slots is shifted back; slots seen before are masked out.
         begin = index * block
         first = jnp.minimum(begin, slots - block) if slots % block else begin
@@ -114,17 +120,15 @@ def _attend_block(
         if slots % block:
             seen = seen & (first + jnp.arange(block) >= begin)
         keys, values = (lax.dynamic_slice_in_dim(a, first, block, axis=2) for a in (k, v))
-        return _absorb(running, scores(q, keys, seen), seen, values[..., :value_dim])
+        return absorb(running, scores(q, keys, seen), seen, values[..., :value_dim])
 
-    running = _start(q, value_dim, sinks)
     if slots <= block:
         running = step(0, running)
     else:
         if isinstance(low, int) and isinstance(high, int):
             step = jax.checkpoint(step)  # reverse mode would otherwise keep every block's weights: S x T
         running = lax.fori_loop(low // block, -(-high // block), step, running)
-    denominator = jnp.where(running.denominator > 0, running.denominator, 1.0)
-    return (running.weighted / denominator[..., None]).astype(q.dtype)
+    return finish_softmax(running).astype(q.dtype)
 
 
 def _products(
@@ -152,28 +156,39 @@ def _products(
     return lax.platform_dependent(queries, cache, cpu=head_by_head, default=at_once)
 
 
-def _start(q: Float[Array, "B K M S H"], value_dim: int, sinks: Float[Array, "K M"] | None) -> _Running:
+def start_softmax(
+    q: Float[Array, "B K M S H"], sinks: Float[Array, "K M"] | None = None, value_dim: int | None = None
+) -> Running:
+    """The softmax of queries `q` before any key. value_dim: features of values, by default as of queries."""
+    value_dim = q.shape[-1] if value_dim is None else value_dim
     shape = q.shape[:-1]
     weighted = jnp.zeros((*shape, value_dim), jnp.float32)
     if sinks is None:
-        return _Running(jnp.full(shape, _MASKED, jnp.float32), jnp.zeros(shape, jnp.float32), weighted)
+        return Running(jnp.full(shape, _MASKED, jnp.float32), jnp.zeros(shape, jnp.float32), weighted)
     logits = jnp.broadcast_to(sinks.astype(jnp.float32)[None, :, :, None], shape)
-    return _Running(logits, jnp.ones(shape, jnp.float32), weighted)
+    return Running(logits, jnp.ones(shape, jnp.float32), weighted)
 
 
-def _absorb(
-    running: _Running,
+def absorb(
+    running: Running,
     logits: Float[Array, "B K M S T"],
     seen: Bool[Array, "B S T"],
     values: Float[Array, "B K T I"],
-) -> _Running:
+) -> Running:
+    """The softmax once the keys with these logits and values are in it too."""
     maximum = jnp.maximum(running.maximum, logits.max(-1))
     rescale = jnp.exp(running.maximum - maximum)
     # Where nothing was seen yet, maximum == _MASKED and exp gives 1: zero those weights explicitly.
     weights = jnp.where(seen[:, None, None], jnp.exp(logits - maximum[..., None]), 0.0)
     added = _products(weights.astype(values.dtype), values, "bkmst,bkth->bkmsh", "bkt,bkth->bkh")
-    return _Running(
+    return Running(
         maximum,
         running.denominator * rescale + weights.sum(-1),
         running.weighted * rescale[..., None] + added,
     )
+
+
+def finish_softmax(running: Running) -> Float[Array, "B K M S H"]:
+    """The delayed division, in float32; zeros where nothing was seen."""
+    denominator = jnp.where(running.denominator > 0, running.denominator, 1.0)
+    return running.weighted / denominator[..., None]

@@ -6,21 +6,13 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.attend import Allowed, KeyRange, Scores, attend
-from jaxmodels.layers.kv_cache import (
-    KVPending,
-    KVState,
-    allowed_by_position,
-    commit_window,
-    empty_slots,
-    range_in_use,
-    range_of_sequence,
-    window_tags,
-    write_window,
-)
+from jaxmodels.layers.attend import Scores
+from jaxmodels.layers.cache.full import FULL_CACHE
+from jaxmodels.layers.cache.policy import CachePolicy, Heads, Projections, attend_slots, rotated
+from jaxmodels.layers.kv_cache import allowed_by_position, range_of_sequence, window_tags
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import Norm
-from jaxmodels.layers.rope import Rope, apply_rope
+from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 from jaxmodels.layers.window import Window
 
@@ -33,7 +25,8 @@ class Attention:
     each head, or with `norm_across_heads` to all heads as one vector. window: a token sees itself and the
     ``window - 1`` positions before it; None sees all. softcap: see `Scores`. scale: multiplies the logits,
     ``head_dim ** -0.5`` if None. sinks: one learned logit per head in the softmax's denominator. qkv_bias,
-    out_bias: whether the projections have biases.
+    out_bias: whether the projections have biases. cache: where keys and values are kept between windows and
+    which of them are read; `forward` is what it approximates.
     """
 
     d_model: int
@@ -50,6 +43,7 @@ class Attention:
     sinks: bool = False
     qkv_bias: bool = False
     out_bias: bool = False
+    cache: CachePolicy = FULL_CACHE
 
     def __post_init__(self) -> None:
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
@@ -65,6 +59,21 @@ class Attention:
             raise ValueError(
                 "norm_across_heads is set without a query_norm or key_norm that it could apply to"
             )
+        self.cache.check(self.heads)
+
+    @property
+    def heads(self) -> Heads:
+        """What the cache policy knows of the layer."""
+        return Heads(
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            scores=Scores(
+                scale=self.head_dim**-0.5 if self.scale is None else self.scale, softcap=self.softcap
+            ),
+            reach=self.window,
+            rope=self.rope,
+        )
 
     def spec(self) -> ParamTree:
         d, n, k, h = self.d_model, self.num_heads, self.num_kv_heads, self.head_dim
@@ -88,52 +97,40 @@ class Attention:
             tree["sinks"] = Param((n,), ("heads",), ZEROS)
         return tree
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> KVState:
-        shape = (batch, self.num_kv_heads, capacity, self.head_dim)
-        return KVState(
-            k=jnp.zeros(shape, dtype),
-            v=jnp.zeros(shape, dtype),
-            positions=empty_slots(batch, capacity),
-        )
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
+        return self.cache.init_state(self.heads, batch, capacity, dtype)
 
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token that sees `context` tokens, itself included; 0 counts the weights alone."""
-        seen = context if self.window is None else min(context, self.window)
+        seen = self.cache.keys_read(self.heads, context) if context else 0
         weights = 2 * self.d_model * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
-        return weights + 4 * self.num_heads * self.head_dim * seen
+        return weights + round(4 * self.num_heads * self.head_dim * seen)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        q, k, v = self._project(params, x, window)
-        k, v = (jnp.swapaxes(a, 1, 2) for a in (k, v))
+        new = rotated(self.heads, self._project(params, x), window)
         start = jnp.zeros_like(window.start)
-        allowed = allowed_by_position(window, window_tags(window), start, self.window)
-        out = self._attend(params, q, k, v, allowed, range_of_sequence(window, self.window))
+        out = attend_slots(
+            self.heads,
+            new.q,
+            *(jnp.swapaxes(a, 1, 2) for a in (new.k, new.v)),
+            allowed=allowed_by_position(window, window_tags(window), start, self.window),
+            key_range=range_of_sequence(window, self.window),
+            sinks=new.sinks,
+        )
         return self._output(params, out)
 
-    def write(
-        self, params: Params, x: Float[Array, "B S D"], state: KVState, window: Window
-    ) -> tuple[Float[Array, "B S N H"], KVPending]:
-        """Held are the window's queries."""
-        q, k, v = self._project(params, x, window)
-        return q, write_window(state, window, k=k, v=v)
+    def write(self, params: Params, x: Float[Array, "B S D"], state: Any, window: Window) -> tuple[Any, Any]:
+        return self.cache.write(self.heads, self._project(params, x), state, window)
 
-    def read(
-        self, params: Params, held: Float[Array, "B S N H"], pending: KVPending, window: Window
-    ) -> Float[Array, "B S D"]:
-        cache = pending.written
-        allowed = allowed_by_position(window, cache.positions, window.start, self.window)
-        key_range = range_in_use(window, cache.positions, self.window)
-        return self._output(params, self._attend(params, held, cache.k, cache.v, allowed, key_range))
+    def read(self, params: Params, held: Any, pending: Any, window: Window) -> Float[Array, "B S D"]:
+        return self._output(params, self.cache.read(self.heads, held, pending, window))
 
     def commit(
-        self, pending: KVPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
-    ) -> KVState:
-        state: KVState = commit_window(pending, n, path)
-        return state
+        self, pending: Any, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
+    ) -> Any:
+        return self.cache.commit(self.heads, pending, n, path)
 
-    def _project(
-        self, params: Params, x: Float[Array, "B S D"], window: Window
-    ) -> tuple[Float[Array, "B S N H"], Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+    def _project(self, params: Params, x: Float[Array, "B S D"]) -> Projections:
         q, k, v = (_to_heads(x, params[name]) for name in ("w_q", "w_k", "w_v"))
         if self.qkv_bias:
             q, k, v = q + params["b_q"], k + params["b_k"], v + params["b_v"]
@@ -141,39 +138,13 @@ class Attention:
             q = self._normalise(self.query_norm, params["query_norm"], q)
         if self.key_norm is not None:
             k = self._normalise(self.key_norm, params["key_norm"], k)
-        if self.rope is not None:
-            rotations = window.rotations(self.rope)
-            q, k = (apply_rope(a, rotations, self.rope.style) for a in (q, k))
-        return q, k, v
+        sinks = params["sinks"].reshape(self.num_kv_heads, -1) if self.sinks else None
+        return Projections(q, k, v, sinks)
 
     def _normalise(self, norm: Norm, params: Params, x: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
         if self.norm_across_heads:
             return norm(params, x.reshape(*x.shape[:2], -1)).reshape(x.shape)
         return norm(params, x)
-
-    def _attend(
-        self,
-        params: Params,
-        q: Float[Array, "B S N H"],
-        k: Float[Array, "B K T H"],
-        v: Float[Array, "B K T H"],
-        allowed: Allowed,
-        key_range: KeyRange,
-    ) -> Float[Array, "B S N H"]:
-        batch, size, heads, width = q.shape
-        grouped = q.reshape(batch, size, self.num_kv_heads, heads // self.num_kv_heads, width)
-        scale = width**-0.5 if self.scale is None else self.scale
-        sinks = params["sinks"].reshape(self.num_kv_heads, -1) if self.sinks else None
-        out = attend(
-            jnp.transpose(grouped, (0, 2, 3, 1, 4)),
-            k.astype(q.dtype),
-            v.astype(q.dtype),
-            allowed=allowed,
-            key_range=key_range,
-            scores=Scores(scale=scale, softcap=self.softcap),
-            sinks=sinks,
-        )
-        return jnp.transpose(out, (0, 3, 1, 2, 4)).reshape(batch, size, heads, width)
 
     def _output(self, params: Params, out: Float[Array, "B S N H"]) -> Float[Array, "B S D"]:
         flat = out.reshape(*out.shape[:2], -1)

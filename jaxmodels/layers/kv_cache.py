@@ -5,7 +5,7 @@ laid out ``[B, K, T, ...]``. A window's candidates are written behind the commit
 makes them history by tagging them with their positions. Who sees whom follows from tags, not from slot order.
 """
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
@@ -18,6 +18,26 @@ from jaxmodels.layers.attend import Allowed, KeyRange
 from jaxmodels.layers.window import Bidirectional, Causal, Window
 
 EMPTY = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ring:
+    """Slots that are used again: a row's token number i lies in slot i while ``i < pinned``, then in slot
+    ``pinned + (i - pinned) % size``."""
+
+    size: int
+    pinned: int = 0
+
+    def slots(self, index: Int[Array, "..."]) -> Int[Array, "..."]:
+        """The slots of the tokens of these numbers."""
+        return jnp.where(index < self.pinned, index, self.pinned + (index - self.pinned) % self.size)
+
+    def offsets(self, slots: Int[Array, "T"], start: Int[Array, "B"]) -> Int[Array, "B T"]:
+        """Which token of a window that begins with token `start` lies in each slot, if any does."""
+        start = start[:, None]
+        first = jnp.maximum(start - self.pinned, 0)
+        reused = (slots - self.pinned - first) % self.size + jnp.maximum(self.pinned - start, 0)
+        return jnp.where(slots < self.pinned, slots - start, reused)
 
 
 @struct.dataclass
@@ -33,13 +53,14 @@ class KVState:
 class KVPending:
     """The cache with the window's candidates written behind the committed slots.
 
-    written: the state. start: i32[B], the first slot of the window. positions: i32[B, S], the window's
-    logical positions.
+    written: the state. start: i32[B], the number of the window's first token, and its slot but for a `ring`.
+    positions: i32[B, S], the window's logical positions. ring: how slots are used again, if they are.
     """
 
     written: Any
     start: jax.Array
     positions: jax.Array
+    ring: Ring | None = struct.field(pytree_node=False, default=None)
 
 
 def empty_slots(batch: int, capacity: int) -> Int[Array, "B T"]:
@@ -47,20 +68,22 @@ def empty_slots(batch: int, capacity: int) -> Int[Array, "B T"]:
     return jnp.full((batch, capacity), EMPTY, jnp.int32)
 
 
-def write_window(state: Any, window: Window, **entries: Float[Array, "B S K H"]) -> KVPending:
+def write_window(
+    state: Any, window: Window, ring: Ring | None = None, **entries: Float[Array, "B S K H"]
+) -> KVPending:
     """The state with the window's `entries`, by the names of its buffers, behind the committed slots.
 
-    Raises ValueError where the window has more tokens than the cache has slots.
+    Raises ValueError where the window has more tokens than the cache (or its ring) has slots.
     """
-    slots = state.positions.shape[1]
+    slots = state.positions.shape[1] if ring is None else ring.size
     if window.size > slots:
         raise ValueError(f"write: a window of {window.size} tokens does not fit a cache of {slots} slots")
     written = {
-        name: _write(getattr(state, name), jnp.swapaxes(new, 1, 2), window.start)
+        name: _write(getattr(state, name), jnp.swapaxes(new, 1, 2), window.start, ring)
         for name, new in entries.items()
     }
-    tags = _write(state.positions, window_tags(window), window.start)
-    return KVPending(state.replace(positions=tags, **written), window.start, window.positions)
+    tags = _write(state.positions, window_tags(window), window.start, ring)
+    return KVPending(state.replace(positions=tags, **written), window.start, window.positions, ring)
 
 
 def commit_window(
@@ -69,13 +92,13 @@ def commit_window(
     """The state once the first `n` window tokens (of `path`, if given) are history; see `Mixer.commit`."""
     if n is None and path is None:
         return pending.written
-    state, start, positions = pending.written, pending.start, pending.positions
+    state, start, positions, ring = pending.written, pending.start, pending.positions, pending.ring
     size = positions.shape[1]
     if path is not None:
         buffers = {field.name: getattr(state, field.name) for field in fields(state)}
         del buffers["positions"]
         moved = {
-            name: _write(buffer, _take_slots(_read(buffer, start, size), path), start)
+            name: _write(buffer, _take_slots(_read(buffer, start, size, ring), path), start, ring)
             for name, buffer in buffers.items()
         }
         state = state.replace(**moved)
@@ -83,7 +106,7 @@ def commit_window(
         positions = jnp.pad(taken, ((0, 0), (0, size - path.shape[1])))
         n = jnp.full(start.shape, path.shape[1], jnp.int32) if n is None else n
     tags = jnp.where(jnp.arange(size) < jnp.asarray(n)[:, None], positions, EMPTY)
-    return state.replace(positions=_write(state.positions, tags, start))
+    return state.replace(positions=_write(state.positions, tags, start, ring))
 
 
 def window_tags(window: Window) -> Int[Array, "B S"]:
@@ -92,12 +115,17 @@ def window_tags(window: Window) -> Int[Array, "B S"]:
 
 
 def allowed_by_position(
-    window: Window, tags: Int[Array, "B T"], start: Int[Array, "B"], reach: int | None
+    window: Window,
+    tags: Int[Array, "B T"],
+    start: Int[Array, "B"],
+    reach: int | None,
+    ring: Ring | None = None,
 ) -> Allowed:
     """Which slots each window token sees, decided by the slots' positions.
 
     `reach` is how many positions a token sees, its own included; None sees all. With an array mask, the
-    slots of the window itself (from `start` on) follow the mask and all other slots the causal rule.
+    slots of the window itself (from `start` on, around the `ring`) follow the mask and all other slots the
+    causal rule.
     """
 
     def allowed(q0: int | Array, q_size: int, k0: int | Array, k_size: int) -> Bool[Array, "B S T"]:
@@ -111,7 +139,8 @@ def allowed_by_position(
         causal = keys <= queries
         if isinstance(window.mask, Causal):
             return seen & causal
-        index = k0 + jnp.arange(k_size) - start[:, None]
+        slots = k0 + jnp.arange(k_size)
+        index = slots - start[:, None] if ring is None else ring.offsets(slots, start)
         inside = (index >= 0) & (index < window.size)
         mask = jnp.broadcast_to(window.mask, (tags.shape[0], window.size, window.size))
         rows = lax.dynamic_slice_in_dim(mask, q0, q_size, axis=1)
@@ -153,10 +182,16 @@ def range_in_use(window: Window, tags: Int[Array, "B T"], reach: int | None) -> 
     return key_range
 
 
-def _write(buffer: Array, new: Array, start: Int[Array, "B"]) -> Array:
+def _write(buffer: Array, new: Array, start: Int[Array, "B"], ring: Ring | None = None) -> Array:
     """Writes each row's window from its start slot on; slots are axis 2 of [B, K, T, H], axis 1 of [B, T]."""
     axis = buffer.ndim // 2 - 1
     new = new.astype(buffer.dtype)
+    size = new.shape[axis + 1]
+    if ring is not None and size > 1:
+        slots = ring.slots(start[:, None] + jnp.arange(size))
+        return jax.vmap(lambda row, part, at: _scatter(row, part, at, axis))(buffer, new, slots)
+    if ring is not None:
+        start = ring.slots(start)
     if buffer.shape[0] == 1:
         return lax.dynamic_update_slice_in_dim(buffer, new, start[0], axis + 1)
     return jax.vmap(lambda row, part, at: lax.dynamic_update_slice_in_dim(row, part, at, axis))(
@@ -164,7 +199,15 @@ def _write(buffer: Array, new: Array, start: Int[Array, "B"]) -> Array:
     )
 
 
-def _read(buffer: Float[Array, "B K T H"], start: Int[Array, "B"], size: int) -> Float[Array, "B K S H"]:
+def _scatter(row: Array, part: Array, slots: Int[Array, "S"], axis: int) -> Array:
+    return row.at[:, slots].set(part) if axis else row.at[slots].set(part)
+
+
+def _read(
+    buffer: Float[Array, "B K T H"], start: Int[Array, "B"], size: int, ring: Ring | None
+) -> Float[Array, "B K S H"]:
+    if ring is not None:
+        return _take_slots(buffer, ring.slots(start[:, None] + jnp.arange(size)))
     return jax.vmap(lambda row, at: lax.dynamic_slice_in_dim(row, at, size, 1))(buffer, start)
 
 

@@ -1,0 +1,65 @@
+"""Every token keeps its slot, every query reads all it may see."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.layers.cache.policy import Heads, Projections, attend_slots, empty_state, rotated
+from jaxmodels.layers.kv_cache import (
+    KVPending,
+    KVState,
+    allowed_by_position,
+    commit_window,
+    range_in_use,
+    write_window,
+)
+from jaxmodels.layers.window import Window
+
+
+@dataclass(frozen=True)
+class FullCache:
+    """One slot per token of capacity. `read` visits the slots in use."""
+
+    def check(self, heads: Heads) -> None:
+        """It fits every layer."""
+
+    def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> KVState:
+        return empty_state(heads.num_kv_heads, heads, batch, capacity, dtype)
+
+    def write(
+        self, heads: Heads, new: Projections, state: KVState, window: Window
+    ) -> tuple[Projections, KVPending]:
+        """Held are the rotated projections, of which `read` takes the queries."""
+        new = rotated(heads, new, window)
+        return new, write_window(state, window, k=new.k, v=new.v)
+
+    def read(
+        self, heads: Heads, held: Projections, pending: KVPending, window: Window
+    ) -> Float[Array, "B S N H"]:
+        state, ring = pending.written, pending.ring
+        return attend_slots(
+            heads,
+            held.q,
+            state.k,
+            state.v,
+            allowed=allowed_by_position(window, state.positions, window.start, heads.reach, ring),
+            key_range=range_in_use(window, state.positions, heads.reach),
+            sinks=held.sinks,
+        )
+
+    def commit(
+        self,
+        heads: Heads,
+        pending: KVPending,
+        n: Int[Array, "B"] | None = None,
+        path: Int[Array, "B P"] | None = None,
+    ) -> KVState:
+        state: KVState = commit_window(pending, n, path)
+        return state
+
+    def keys_read(self, heads: Heads, context: int) -> float:
+        return context if heads.reach is None else min(context, heads.reach)
+
+
+FULL_CACHE = FullCache()

@@ -1,0 +1,134 @@
+"""What an attention layer asks of its cache, and what the policies share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.layers.attend import Allowed, KeyRange, Running, Scores, attend
+from jaxmodels.layers.kv_cache import KVState, empty_slots
+from jaxmodels.layers.rope import Rope, apply_rope
+from jaxmodels.layers.window import Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """What a policy knows of its layer. scores: how logits are made. reach: positions that a token sees, its
+    own included, None for all. rope: rotary embedding of queries and keys, if any."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scores: Scores
+    reach: int | None = None
+    rope: Rope | None = None
+
+
+@struct.dataclass
+class Projections:
+    """A window's heads. q: [B, S, N, H]; k, v: [B, S, K, H]; sinks: [K, M], logits in the denominator.
+
+    As a layer hands them to its policy, queries and keys are not rotated yet. Without sinks they are None.
+    """
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    sinks: jax.Array | None
+
+
+class CachePolicy(Protocol):
+    """The middle of an attention layer, between its projections and its output.
+
+    Implementations are hashable frozen dataclasses. The verbs are those of a `Mixer` and keep its contract:
+    `commit` of n tokens equals having been shown only n, padding leaves no trace, a state's type never
+    changes, and buffers are written in place.
+    """
+
+    def check(self, heads: Heads) -> None:
+        """Raises ValueError where the policy does not fit the layer."""
+
+    def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> Any:
+        """The state of an empty history that grows to at most `capacity` tokens, pending ones included."""
+
+    def write(self, heads: Heads, new: Projections, state: Any, window: Window) -> tuple[Any, Any]:
+        """Stores a window: (what `read` needs beside it, what `commit` needs)."""
+
+    def read(self, heads: Heads, held: Any, pending: Any, window: Window) -> Float[Array, "B S N H"]:
+        """What the window's queries find. Changes nothing."""
+
+    def commit(
+        self,
+        heads: Heads,
+        pending: Any,
+        n: Int[Array, "B"] | None = None,
+        path: Int[Array, "B P"] | None = None,
+    ) -> Any:
+        """The state once the first n tokens (of `path`) are history, after evicting what does not fit."""
+
+    def keys_read(self, heads: Heads, context: int) -> float:
+        """How many keys a token reads per head that sees `context` tokens, itself included."""
+
+
+def rotated(heads: Heads, new: Projections, window: Window) -> Projections:
+    """Queries and keys at their own positions."""
+    if heads.rope is None:
+        return new
+    rotations = window.rotations(heads.rope)
+    q, k = (apply_rope(a, rotations, heads.rope.style) for a in (new.q, new.k))
+    return replace(new, q=q, k=k)
+
+
+def empty_state(num_kv_heads: int, heads: Heads, batch: int, slots: int, dtype: Any) -> KVState:
+    """Slots for `num_kv_heads` of the layer's heads, all empty."""
+    shape = (batch, num_kv_heads, slots, heads.head_dim)
+    return KVState(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype), positions=empty_slots(batch, slots))
+
+
+def grouped(q: Float[Array, "B S N H"], num_kv_heads: int) -> Float[Array, "B K M S H"]:
+    """Queries by the key head that serves them."""
+    batch, size, heads, width = q.shape
+    by_head = q.reshape(batch, size, num_kv_heads, heads // num_kv_heads, width)
+    return jnp.transpose(by_head, (0, 2, 3, 1, 4))
+
+
+def ungrouped(out: Float[Array, "B K M S H"]) -> Float[Array, "B S N H"]:
+    """The inverse of `grouped`."""
+    by_token = jnp.transpose(out, (0, 3, 1, 2, 4))
+    return by_token.reshape(*by_token.shape[:2], -1, by_token.shape[-1])
+
+
+def attend_slots(
+    heads: Heads,
+    q: Float[Array, "B S N H"],
+    k: Float[Array, "B K T H"],
+    v: Float[Array, "B K T H"],
+    *,
+    allowed: Allowed,
+    key_range: KeyRange,
+    sinks: Float[Array, "K M"] | None = None,
+    running: Running | None = None,
+) -> Float[Array, "B S N H"]:
+    """`attend` for queries by token, over as many key heads as `k` has."""
+    out = attend(
+        grouped(q, k.shape[1]),
+        k.astype(q.dtype),
+        v.astype(q.dtype),
+        allowed=allowed,
+        key_range=key_range,
+        scores=heads.scores,
+        sinks=sinks,
+        running=running,
+    )
+    return ungrouped(out)
+
+
+def check_at_least_one(policy: str, sizes: Mapping[str, int]) -> None:
+    """Raises ValueError naming the first of a policy's sizes that is below 1."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{policy}: {name}={value} must be at least 1")

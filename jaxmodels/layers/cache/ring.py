@@ -1,0 +1,71 @@
+"""A sliding-window layer keeps the positions that its window still sees, and no others."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.layers.cache.full import FULL_CACHE
+from jaxmodels.layers.cache.policy import Heads, Projections, check_at_least_one, empty_state, rotated
+from jaxmodels.layers.kv_cache import KVPending, KVState, Ring, write_window
+from jaxmodels.layers.window import Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class RingCache:
+    """Slots for ``reach - 1 + longest_peek`` tokens, used again in turn. Exact: equals the full cache.
+
+    A peek of S tokens from position p on overwrites tokens before ``p + S - slots <= p - reach + 1``, which
+    no query from p on sees. So whatever part of it is committed, nothing is lost that is needed.
+
+    longest_peek: tokens in the longest window that is shown to the layer, prompts' windows included.
+
+    Raises:
+        ValueError: `longest_peek` is below 1, or the layer has no sliding window.
+    """
+
+    longest_peek: int = 2048
+
+    def __post_init__(self) -> None:
+        check_at_least_one("RingCache", {"longest_peek": self.longest_peek})
+
+    def check(self, heads: Heads) -> None:
+        if heads.reach is None:
+            raise ValueError(
+                f"RingCache(longest_peek={self.longest_peek}) needs a layer with a sliding window, got "
+                "window=None: a layer that sees everything must keep everything"
+            )
+
+    def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> KVState:
+        assert heads.reach is not None
+        slots = min(capacity, heads.reach - 1 + self.longest_peek)
+        return empty_state(heads.num_kv_heads, heads, batch, slots, dtype)
+
+    def write(
+        self, heads: Heads, new: Projections, state: KVState, window: Window
+    ) -> tuple[Projections, KVPending]:
+        new = rotated(heads, new, window)
+        if window.size > self.longest_peek:
+            raise ValueError(
+                f"write: a window of {window.size} tokens is longer than RingCache's "
+                f"longest_peek={self.longest_peek}"
+            )
+        ring = Ring(size=state.positions.shape[1])
+        return new, write_window(state, window, ring, k=new.k, v=new.v)
+
+    def read(
+        self, heads: Heads, held: Projections, pending: KVPending, window: Window
+    ) -> Float[Array, "B S N H"]:
+        return FULL_CACHE.read(heads, held, pending, window)
+
+    def commit(
+        self,
+        heads: Heads,
+        pending: KVPending,
+        n: Int[Array, "B"] | None = None,
+        path: Int[Array, "B P"] | None = None,
+    ) -> KVState:
+        return FULL_CACHE.commit(heads, pending, n, path)
+
+    def keys_read(self, heads: Heads, context: int) -> float:
+        return FULL_CACHE.keys_read(heads, context)

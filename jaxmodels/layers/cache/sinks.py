@@ -1,0 +1,130 @@
+"""First tokens and recent ones: StreamingLLM (https://arxiv.org/abs/2309.17453) and StreamingVLM after it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxmodels.layers.attend import absorb, start_softmax
+from jaxmodels.layers.cache.policy import (
+    Heads,
+    Projections,
+    attend_slots,
+    check_at_least_one,
+    empty_state,
+    grouped,
+)
+from jaxmodels.layers.kv_cache import (
+    KVPending,
+    KVState,
+    Ring,
+    allowed_by_position,
+    commit_window,
+    range_in_use,
+    write_window,
+)
+from jaxmodels.layers.rope import apply_rope
+from jaxmodels.layers.window import Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkCache:
+    """A token sees the first `sinks` tokens and the `recent` last ones, itself included, for ever.
+
+    Positions are counted inside the cache: what lies between the two is left out, so that no distance exceeds
+    ``sinks + recent`` however long the stream. Rotary logits depend on distances alone, and the distances of
+    the recent tokens are their own. So keys are stored rotated once, at their own positions, and it is the
+    query that is turned twice: to its own position p for recent keys, to ``min(p, sinks + recent - 1)``,
+    its place in the cache, for the sinks. This equals the released code, which stores keys unrotated and
+    turns all of them at every step. Angles are float32 products with p, so that in streams of
+    millions of tokens the fastest features lose some hundredths of a radian.
+
+    A peek of S tokens is exact whatever part of it is committed, and any split into windows gives the same.
+
+    longest_peek: tokens in the longest window that is shown to the layer, prompts' windows included.
+
+    Raises:
+        ValueError: a size is below 1, or the layer has a sliding window of its own.
+    """
+
+    sinks: int = 4
+    recent: int = 1020
+    longest_peek: int = 2048
+
+    def __post_init__(self) -> None:
+        check_at_least_one(
+            "SinkCache", {"sinks": self.sinks, "recent": self.recent, "longest_peek": self.longest_peek}
+        )
+
+    def check(self, heads: Heads) -> None:
+        if heads.reach is not None:
+            raise ValueError(
+                f"SinkCache(recent={self.recent}) is for layers that see everything, got window={heads.reach}"
+            )
+
+    def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> KVState:
+        slots = self.sinks + min(capacity, self.recent - 1 + self.longest_peek)
+        return empty_state(heads.num_kv_heads, heads, batch, slots, dtype)
+
+    def write(
+        self, heads: Heads, new: Projections, state: KVState, window: Window
+    ) -> tuple[Projections, KVPending]:
+        """Held are the unrotated queries."""
+        if window.size > self.longest_peek:
+            raise ValueError(
+                f"write: a window of {window.size} tokens is longer than SinkCache's "
+                f"longest_peek={self.longest_peek}"
+            )
+        ring = Ring(size=state.positions.shape[1] - self.sinks, pinned=self.sinks)
+        k = self._turned(heads, new.k, window.positions, window)
+        return new, write_window(state, window, ring, k=k, v=new.v)
+
+    def read(
+        self, heads: Heads, held: Projections, pending: KVPending, window: Window
+    ) -> Float[Array, "B S N H"]:
+        state = pending.written
+        q = self._turned(heads, held.q, window.positions, window)
+        allowed = allowed_by_position(window, state.positions, window.start, self.recent, pending.ring)
+
+        def recent(q0: int | Array, q_size: int, k0: int | Array, k_size: int) -> Bool[Array, "B S T"]:
+            return allowed(q0, q_size, k0, k_size) & (k0 + jnp.arange(k_size) >= self.sinks)
+
+        in_cache = jnp.minimum(window.positions, self.sinks + self.recent - 1)
+        to_sinks = grouped(self._turned(heads, held.q, in_cache, window), heads.num_kv_heads)
+        k, v = (a[:, :, : self.sinks].astype(q.dtype) for a in (state.k, state.v))
+        seen = allowed_by_position(window, state.positions, window.start, None, pending.ring)(
+            0, window.size, 0, self.sinks
+        )
+        begun = start_softmax(to_sinks, held.sinks)
+        return attend_slots(
+            heads,
+            q,
+            state.k,
+            state.v,
+            allowed=recent,
+            key_range=range_in_use(window, state.positions, self.recent),
+            running=absorb(begun, heads.scores(to_sinks, k, seen), seen, v),
+        )
+
+    def commit(
+        self,
+        heads: Heads,
+        pending: KVPending,
+        n: Int[Array, "B"] | None = None,
+        path: Int[Array, "B P"] | None = None,
+    ) -> KVState:
+        state: KVState = commit_window(pending, n, path)
+        return state
+
+    def keys_read(self, heads: Heads, context: int) -> float:
+        return min(context, self.sinks + self.recent)
+
+    def _turned(
+        self, heads: Heads, x: Float[Array, "B S N H"], positions: Int[Array, "B S"], window: Window
+    ) -> Float[Array, "B S N H"]:
+        """Rotated to `positions`, by the frequencies of a sequence that never outgrows the cache."""
+        if heads.rope is None:
+            return x
+        lengths = jnp.minimum(window.start + window.valid, self.sinks + self.recent)
+        return apply_rope(x, heads.rope.rotations(positions, lengths), heads.rope.style)
