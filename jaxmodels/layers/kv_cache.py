@@ -79,10 +79,10 @@ def write_window(
     if window.size > slots:
         raise ValueError(f"write: a window of {window.size} tokens does not fit a cache of {slots} slots")
     written = {
-        name: _write(getattr(state, name), jnp.swapaxes(new, 1, 2), window.start, ring)
+        name: write_slots(getattr(state, name), jnp.swapaxes(new, 1, 2), window.start, ring)
         for name, new in entries.items()
     }
-    tags = _write(state.positions, window_tags(window), window.start, ring)
+    tags = write_slots(state.positions, window_tags(window), window.start, ring)
     return KVPending(state.replace(positions=tags, **written), window.start, window.positions, ring)
 
 
@@ -98,7 +98,7 @@ def commit_window(
         buffers = {field.name: getattr(state, field.name) for field in fields(state)}
         del buffers["positions"]
         moved = {
-            name: _write(buffer, _take_slots(_read(buffer, start, size, ring), path), start, ring)
+            name: write_slots(buffer, _take_slots(read_slots(buffer, start, size, ring), path), start, ring)
             for name, buffer in buffers.items()
         }
         state = state.replace(**moved)
@@ -106,7 +106,7 @@ def commit_window(
         positions = jnp.pad(taken, ((0, 0), (0, size - path.shape[1])))
         n = jnp.full(start.shape, path.shape[1], jnp.int32) if n is None else n
     tags = jnp.where(jnp.arange(size) < jnp.asarray(n)[:, None], positions, EMPTY)
-    return state.replace(positions=_write(state.positions, tags, start, ring))
+    return state.replace(positions=write_slots(state.positions, tags, start, ring))
 
 
 def window_tags(window: Window) -> Int[Array, "B S"]:
@@ -182,7 +182,7 @@ def range_in_use(window: Window, tags: Int[Array, "B T"], reach: int | None) -> 
     return key_range
 
 
-def _write(buffer: Array, new: Array, start: Int[Array, "B"], ring: Ring | None = None) -> Array:
+def write_slots(buffer: Array, new: Array, start: Int[Array, "B"], ring: Ring | None = None) -> Array:
     """Writes each row's window from its start slot on; slots are axis 2 of [B, K, T, H], axis 1 of [B, T]."""
     axis = buffer.ndim // 2 - 1
     new = new.astype(buffer.dtype)
@@ -203,9 +203,10 @@ def _scatter(row: Array, part: Array, slots: Int[Array, "S"], axis: int) -> Arra
     return row.at[:, slots].set(part) if axis else row.at[slots].set(part)
 
 
-def _read(
-    buffer: Float[Array, "B K T H"], start: Int[Array, "B"], size: int, ring: Ring | None
+def read_slots(
+    buffer: Float[Array, "B K T H"], start: Int[Array, "B"], size: int, ring: Ring | None = None
 ) -> Float[Array, "B K S H"]:
+    """The slots of each row's window of `size` tokens."""
     if ring is not None:
         return _take_slots(buffer, ring.slots(start[:, None] + jnp.arange(size)))
     return jax.vmap(lambda row, at: lax.dynamic_slice_in_dim(row, at, size, 1))(buffer, start)

@@ -7,9 +7,18 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.layers.attend import Allowed, KeyRange, Running, Scores, attend
+from jaxmodels.layers.attend import (
+    Allowed,
+    KeyRange,
+    Running,
+    Scores,
+    absorb,
+    attend,
+    finish_softmax,
+    start_softmax,
+)
 from jaxmodels.layers.kv_cache import KVState, empty_slots
 from jaxmodels.layers.rope import Rope, apply_rope
 from jaxmodels.layers.window import Window
@@ -125,6 +134,27 @@ def attend_slots(
         running=running,
     )
     return ungrouped(out)
+
+
+def attend_per_head(
+    heads: Heads,
+    q: Float[Array, "B K M S H"],
+    k: Float[Array, "B K T H"],
+    v: Float[Array, "B K T H"],
+    seen: Bool[Array, "B K S T"],
+    sinks: Float[Array, "K M"] | None = None,
+) -> Float[Array, "B K M S H"]:
+    """Attention at once over few keys, of which every key head has others."""
+
+    def fold(leaf: Array) -> Array:
+        return leaf.reshape(-1, 1, *leaf.shape[2:])
+
+    k, v = fold(k.astype(q.dtype)), fold(v.astype(q.dtype))
+    visible = seen.reshape(-1, *seen.shape[2:])
+    running = absorb(
+        jax.tree.map(fold, start_softmax(q, sinks)), heads.scores(fold(q), k, visible), visible, v
+    )
+    return finish_softmax(running).astype(q.dtype).reshape(q.shape)
 
 
 def check_at_least_one(policy: str, sizes: Mapping[str, int]) -> None:

@@ -28,6 +28,40 @@ from jaxmodels.layers.rope import apply_rope
 from jaxmodels.layers.window import Window
 
 
+def attend_sinks_and_recent(
+    heads: Heads,
+    to_sinks: Float[Array, "B S N H"],
+    to_recent: Float[Array, "B S N H"],
+    logits: Float[Array, "K M"] | None,
+    pending: KVPending,
+    window: Window,
+    recent: int,
+) -> Float[Array, "B S N H"]:
+    """One softmax over the pinned slots of a ring and those of the last `recent` positions, each with queries
+    of its own. logits: one per head in the denominator."""
+    state, ring = pending.written, pending.ring
+    assert ring is not None
+    q = grouped(to_sinks, state.k.shape[1])
+    k, v = (a[:, :, : ring.pinned].astype(q.dtype) for a in (state.k, state.v))
+    seen = allowed_by_position(window, state.positions, window.start, None, ring)(
+        0, window.size, 0, ring.pinned
+    )
+    near = allowed_by_position(window, state.positions, window.start, recent, ring)
+
+    def allowed(q0: int | Array, q_size: int, k0: int | Array, k_size: int) -> Bool[Array, "B S T"]:
+        return near(q0, q_size, k0, k_size) & (k0 + jnp.arange(k_size) >= ring.pinned)
+
+    return attend_slots(
+        heads,
+        to_recent,
+        state.k,
+        state.v,
+        allowed=allowed,
+        key_range=range_in_use(window, state.positions, recent),
+        running=absorb(start_softmax(q, logits), heads.scores(q, k, seen), seen, v),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SinkCache:
     """A token sees the first `sinks` tokens and the `recent` last ones, itself included, for ever.
@@ -83,28 +117,15 @@ class SinkCache:
     def read(
         self, heads: Heads, held: Projections, pending: KVPending, window: Window
     ) -> Float[Array, "B S N H"]:
-        state = pending.written
-        q = self._turned(heads, held.q, window.positions, window)
-        allowed = allowed_by_position(window, state.positions, window.start, self.recent, pending.ring)
-
-        def recent(q0: int | Array, q_size: int, k0: int | Array, k_size: int) -> Bool[Array, "B S T"]:
-            return allowed(q0, q_size, k0, k_size) & (k0 + jnp.arange(k_size) >= self.sinks)
-
         in_cache = jnp.minimum(window.positions, self.sinks + self.recent - 1)
-        to_sinks = grouped(self._turned(heads, held.q, in_cache, window), heads.num_kv_heads)
-        k, v = (a[:, :, : self.sinks].astype(q.dtype) for a in (state.k, state.v))
-        seen = allowed_by_position(window, state.positions, window.start, None, pending.ring)(
-            0, window.size, 0, self.sinks
-        )
-        begun = start_softmax(to_sinks, held.sinks)
-        return attend_slots(
+        return attend_sinks_and_recent(
             heads,
-            q,
-            state.k,
-            state.v,
-            allowed=recent,
-            key_range=range_in_use(window, state.positions, self.recent),
-            running=absorb(begun, heads.scores(to_sinks, k, seen), seen, v),
+            self._turned(heads, held.q, in_cache, window),
+            self._turned(heads, held.q, window.positions, window),
+            held.sinks,
+            pending,
+            window,
+            self.recent,
         )
 
     def commit(
