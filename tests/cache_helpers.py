@@ -17,9 +17,9 @@ def draw(batch, size, seed=0):
     return np.random.default_rng(seed).standard_normal((batch, size, D_MODEL)).astype(np.float32)
 
 
-@functools.partial(quick_jit, static_argnums=0)
-def run_peek(layer, params, x, state, start, valid, positions, mask):
-    window = Window(start=start, positions=positions, valid=valid, mask=CAUSAL if mask is None else mask)
+@functools.partial(quick_jit, static_argnames=("layer", "kind"))
+def run_peek(layer, params, x, state, start, valid, positions, *, mask, kind):
+    window = Window(start=start, positions=positions, valid=valid, mask=mask if kind is None else kind)
     return peek_window(layer, params, x, state, window)
 
 
@@ -35,12 +35,14 @@ class Stream:
     state: object
     length: np.ndarray
 
-    def peek(self, x, *, valid=None, positions=None, mask=None):
+    def peek(self, x, *, valid=None, positions=None, mask=None, kind=CAUSAL):
         size = x.shape[1]
         if positions is None:
             positions = self.length[:, None] + np.arange(size, dtype=np.int32)
         valid = np.full(self.length.shape, size, np.int32) if valid is None else np.asarray(valid, np.int32)
-        return run_peek(self.layer, self.params, x, self.state, self.length, valid, positions, mask)
+        kind = None if mask is not None else kind
+        window = self.length, valid, positions
+        return run_peek(self.layer, self.params, x, self.state, *window, mask=mask, kind=kind)
 
     def commit(self, pending, taken, *arguments):
         state = run_commit(self.layer, pending, *arguments)

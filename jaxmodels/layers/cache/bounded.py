@@ -1,0 +1,190 @@
+"""Caches of a fixed number of slots that evict when they are full; every key head keeps tokens of its own.
+
+The slots in use come first, in order of time. Since heads keep different tokens, tags are per head.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxmodels.layers import attend as attend_module
+from jaxmodels.layers.cache.policy import Heads, Projections, grouped, ungrouped
+from jaxmodels.layers.kv_cache import EMPTY, allowed_by_position, read_slots, window_tags, write_slots
+from jaxmodels.layers.window import Window
+
+State = TypeVar("State")
+
+
+@struct.dataclass
+class Slots:
+    """k, v: [B, K, T, H]. positions: i32[B, K, T], -1 is empty. used: i32[B], how many come first."""
+
+    k: jax.Array
+    v: jax.Array
+    positions: jax.Array
+    used: jax.Array
+
+
+@struct.dataclass
+class PendingSlots:
+    """The slots with a window written behind those in use. positions: i32[B, S]. valid: i32[B]."""
+
+    written: Slots
+    positions: jax.Array
+    valid: jax.Array
+
+
+def empty_slots_per_head(heads: Heads, batch: int, slots: int, dtype: Any) -> Slots:
+    """Slots of an empty history."""
+    shape = (batch, heads.num_kv_heads, slots, heads.head_dim)
+    return Slots(
+        k=jnp.zeros(shape, dtype),
+        v=jnp.zeros(shape, dtype),
+        positions=jnp.full(shape[:3], EMPTY, jnp.int32),
+        used=jnp.zeros((batch,), jnp.int32),
+    )
+
+
+def write_behind(
+    policy: str, longest_peek: int, state: Slots, new: Projections, window: Window
+) -> PendingSlots:
+    """A window behind the slots in use, tentatively.
+
+    Raises ValueError where it is longer than `longest_peek`, for which `policy` keeps room.
+    """
+    if window.size > longest_peek:
+        raise ValueError(
+            f"write: a window of {window.size} tokens is longer than {policy}'s longest_peek={longest_peek}"
+        )
+    k, v = (
+        write_slots(old, jnp.swapaxes(part, 1, 2), state.used)
+        for old, part in ((state.k, new.k), (state.v, new.v))
+    )
+    positions = _write_tags(state.positions, window_tags(window), state.used)
+    written = Slots(k=k, v=v, positions=positions, used=state.used)
+    return PendingSlots(written, window.positions, window.valid)
+
+
+def settle(
+    pending: PendingSlots, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
+) -> Slots:
+    """The slots once the first n tokens (of `path`) are in use; see `Mixer.commit`. Evicts nothing."""
+    state, positions = pending.written, pending.positions
+    if n is None and path is None:
+        return state.replace(used=state.used + pending.valid)
+    size = positions.shape[1]
+    if path is not None:
+        k, v = (
+            write_slots(buffer, jnp.take_along_axis(window, path[:, None, :, None], axis=2), state.used)
+            for buffer, window in ((a, read_slots(a, state.used, size)) for a in (state.k, state.v))
+        )
+        state = state.replace(k=k, v=v)
+        taken = jnp.take_along_axis(positions, path, axis=1)
+        positions = jnp.pad(taken, ((0, 0), (0, size - path.shape[1])))
+        n = jnp.full(state.used.shape, path.shape[1], jnp.int32) if n is None else n
+    n = jnp.asarray(n)
+    tags = jnp.where(jnp.arange(size) < n[:, None], positions, EMPTY)
+    return state.replace(positions=_write_tags(state.positions, tags, state.used), used=state.used + n)
+
+
+def weigh(
+    heads: Heads, q: Float[Array, "B S N H"], sinks: Float[Array, "K M"] | None, state: Slots, window: Window
+) -> tuple[Float[Array, "B S N H"], Float[Array, "B K T"]]:
+    """Attention over the slots, and the weight each slot was given by the window's valid queries together."""
+    queries = grouped(q, heads.num_kv_heads)
+    k, v = state.k.astype(q.dtype), state.v.astype(q.dtype)
+    block = max(attend_module.QUERY_BLOCK, -(-window.size // attend_module.MAX_QUERY_BLOCKS))
+    outputs, given = [], jnp.zeros(state.positions.shape, jnp.float32)
+    for start in range(0, window.size, block):
+        part = queries[:, :, :, start : start + block]
+        size = part.shape[3]
+        seen = _seen(heads, state, window, start, size)
+        weights = _weights(heads, part, k, seen, sinks)
+        outputs.append(jnp.einsum("bkmst,bkth->bkmsh", weights.astype(v.dtype), v))
+        counted = window.is_valid[:, None, None, start : start + size, None]
+        given = given + jnp.where(counted, weights, 0.0).sum((2, 3))
+    return ungrouped(jnp.concatenate(outputs, axis=3)), given
+
+
+def kept_first(priority: Float[Array, "B K T"], keep: int) -> Int[Array, "B K T"]:
+    """An order of slots: the `keep` of highest priority, then the others, both as they were."""
+    slots = jnp.arange(priority.shape[-1])
+    return jnp.argsort(jnp.where(are_best(priority, keep), 0, slots.shape[0]) + slots, axis=-1)
+
+
+def are_best(priority: Float[Array, "B K T"], count: int) -> Bool[Array, "B K T"]:
+    """Which slots are the `count` of highest priority; of equals the first."""
+    _, best = lax.top_k(priority, count)
+
+    def mark(index: Int[Array, "C"]) -> Bool[Array, "T"]:
+        return jnp.zeros(priority.shape[-1:], bool).at[index].set(True)
+
+    return jax.vmap(jax.vmap(mark))(best)
+
+
+def reorder(
+    state: Slots, order: Int[Array, "B K T"], keep: int, due: Bool[Array, "B"]
+) -> tuple[Slots, Int[Array, "B K T"]]:
+    """The slots of the rows that are `due` in this order, of which the first `keep` stay in use.
+
+    Also the order that was applied: other rows stay as they are. Behind the slots in use lie, untagged, the
+    keys and values that were evicted.
+    """
+    slots = jnp.arange(order.shape[-1])
+    order = jnp.where(due[:, None, None], order, slots)
+    k, v = (jnp.take_along_axis(a, order[..., None], axis=2) for a in (state.k, state.v))
+    positions = jnp.take_along_axis(state.positions, order, axis=2)
+    positions = jnp.where(due[:, None, None] & (slots >= keep), EMPTY, positions)
+    return Slots(k=k, v=v, positions=positions, used=jnp.where(due, keep, state.used)), order
+
+
+def when_full(
+    state: State, used: Int[Array, "B"], limit: int, compress: Callable[[State, Bool[Array, "B"]], State]
+) -> State:
+    """``compress(state, due)`` if any row has more than `limit` slots in use. A loop of no or one turn,
+    since the state of a `lax.cond` would be copied."""
+    due = used > limit
+    return lax.fori_loop(0, due.any().astype(jnp.int32), lambda _, s: compress(s, due), state)
+
+
+def _seen(heads: Heads, state: Slots, window: Window, start: int, size: int) -> Bool[Array, "B K S T"]:
+    """Which slots of each head the window's queries [start, start + size) see."""
+
+    def of_head(tags: Int[Array, "B T"]) -> Bool[Array, "B S T"]:
+        allowed = allowed_by_position(window, tags, state.used, heads.reach)
+        return allowed(start, size, 0, tags.shape[1])
+
+    return jax.vmap(of_head, 1, 1)(state.positions)
+
+
+def _weights(
+    heads: Heads,
+    q: Float[Array, "B K M S H"],
+    k: Float[Array, "B K T H"],
+    seen: Bool[Array, "B K S T"],
+    sinks: Float[Array, "K M"] | None,
+) -> Float[Array, "B K M S T"]:
+    """Softmax over all slots, in float32; zeros where nothing is seen."""
+    by_head = jax.vmap(lambda q, k, seen: heads.scores(q[:, None], k[:, None], seen)[:, 0], 1, 1)
+    logits = by_head(q, k, seen)
+    highest = logits.max(-1, keepdims=True)
+    if sinks is not None:
+        extra = sinks.astype(jnp.float32)[None, :, :, None, None]
+        highest = jnp.maximum(highest, extra)
+    weights = jnp.where(seen[:, :, None], jnp.exp(logits - highest), 0.0)
+    total = weights.sum(-1, keepdims=True)
+    if sinks is not None:
+        total = total + jnp.exp(extra - highest)
+    return weights / jnp.where(total > 0, total, 1.0)
+
+
+def _write_tags(
+    tags: Int[Array, "B K T"], new: Int[Array, "B S"], start: Int[Array, "B"]
+) -> Int[Array, "B K T"]:
+    per_head = jnp.broadcast_to(new[:, None, :, None], (*tags.shape[:2], new.shape[1], 1))
+    return write_slots(tags[..., None], per_head, start)[..., 0]
