@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.layers.attention import Attention
-from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
 from jaxmodels.layers.cache.ring import RingCache
+from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
 from jaxmodels.layers.latent_attention import LatentAttention
 from jaxmodels.layers.lightning import LightningMixer
 from jaxmodels.layers.mamba_mixer import MambaMixer

@@ -76,20 +76,20 @@ def settle(
     """The slots once the first n tokens (of `path`) are in use; see `Mixer.commit`. Evicts nothing."""
     state, positions = pending.written, pending.positions
     if n is None and path is None:
-        return state.replace(used=state.used + pending.valid)
+        return replace(state, used=state.used + pending.valid)
     size = positions.shape[1]
     if path is not None:
         k, v = (
             write_slots(buffer, jnp.take_along_axis(window, path[:, None, :, None], axis=2), state.used)
             for buffer, window in ((a, read_slots(a, state.used, size)) for a in (state.k, state.v))
         )
-        state = state.replace(k=k, v=v)
+        state = replace(state, k=k, v=v)
         taken = jnp.take_along_axis(positions, path, axis=1)
         positions = jnp.pad(taken, ((0, 0), (0, size - path.shape[1])))
         n = jnp.full(state.used.shape, path.shape[1], jnp.int32) if n is None else n
     n = jnp.asarray(n)
     tags = jnp.where(jnp.arange(size) < n[:, None], positions, EMPTY)
-    return state.replace(positions=_write_tags(state.positions, tags, state.used), used=state.used + n)
+    return replace(state, positions=_write_tags(state.positions, tags, state.used), used=state.used + n)
 
 
 def weigh(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -171,7 +171,7 @@ class D2O:
         elif pending.mask is not None:
             mask = pending.mask
         window = Window(start=before, positions=positions, valid=slots.used - before, mask=mask)
-        return weigh(heads, q, pending.sinks, slots.replace(used=before), window)[1]
+        return weigh(heads, q, pending.sinks, replace(slots, used=before), window)[1]
 
     def _compress(self, state: D2OState, due: Bool[Array, "B"]) -> D2OState:
         positions = state.slots.positions
@@ -191,7 +191,7 @@ class D2O:
         threshold = jnp.where(due[:, None], threshold, state.threshold)
         weights = jnp.where(evicted & (best >= threshold[..., None]), jnp.exp(best), 0.0)
         k, v = (merge_evicted(a, self.budget, weights, nearest, count) for a in (moved.k, moved.v))
-        return D2OState(slots=moved.replace(k=k, v=v), mass=mass, threshold=threshold)
+        return D2OState(slots=replace(moved, k=k, v=v), mass=mass, threshold=threshold)
 
 
 def nearest_kept(
