@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = (
     ("decode_prefill", "--shape", "mamba2-130m"),
     ("decode_prefill", "--shape", "qwen3-100m"),
+    ("decode_prefill", "--shape", "qwen3-moe-200m"),
+    ("decode_prefill", "--shape", "bamba-130m"),
     ("context_scaling",),
     ("batch", "--shape", "mamba2-130m"),
     ("batch", "--shape", "qwen3-100m"),

@@ -39,6 +39,51 @@ QWEN3_100M = {
     "pad_token_id": 0,
 }
 
+QWEN3_MOE_200M = {
+    "model_type": "qwen3_moe",
+    "hidden_size": 512,
+    "intermediate_size": 320,
+    "moe_intermediate_size": 320,
+    "num_experts": 32,
+    "num_experts_per_tok": 4,
+    "norm_topk_prob": True,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1e6,
+    "vocab_size": 50288,
+    "tie_word_embeddings": True,
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": 0,
+}
+
+# State space layers with one of attention in six, a feed-forward in each.
+BAMBA_130M = {
+    "model_type": "bamba",
+    "hidden_size": 640,
+    "intermediate_size": 1280,
+    "num_hidden_layers": 12,
+    "attn_layer_indices": [5, 11],
+    "num_attention_heads": 10,
+    "num_key_value_heads": 5,
+    "mamba_n_heads": 20,
+    "mamba_d_head": 64,
+    "mamba_d_state": 128,
+    "mamba_n_groups": 1,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 256,
+    "max_position_embeddings": 32768,
+    "vocab_size": 50288,
+    "tie_word_embeddings": True,
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": 0,
+}
+
 LLAMA_500M = {
     "model_type": "llama",
     "hidden_size": 1280,
@@ -56,6 +101,8 @@ LLAMA_500M = {
 SHAPES: Mapping[str, dict[str, Any]] = {
     "mamba2-130m": MAMBA2_130M,
     "qwen3-100m": QWEN3_100M,
+    "qwen3-moe-200m": QWEN3_MOE_200M,
+    "bamba-130m": BAMBA_130M,
     "llama-500m": LLAMA_500M,
 }
 
@@ -67,6 +114,16 @@ _TINY = {
     "qwen3": {
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 999,
+    },
+    "qwen3_moe": {
+        "hidden_size": 64, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "vocab_size": 999,
+    },
+    "bamba": {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "attn_layer_indices": [1],
+        "num_attention_heads": 4, "num_key_value_heads": 2, "mamba_n_heads": 8, "mamba_d_head": 16,
+        "mamba_d_state": 32, "vocab_size": 999,
     },
     "llama": {
         "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 3, "num_attention_heads": 8,
