@@ -18,6 +18,7 @@ ORDER = (
     "decode_prefill_mamba2_130m",
     "decode_prefill_qwen3_100m",
     "context_scaling",
+    "recurrent_mixers",
     "batch_mamba2_130m",
     "batch_qwen3_100m",
     "loading",

@@ -21,6 +21,7 @@ BENCHMARKS = (
     ("decode_prefill", "--shape", "qwen3-moe-200m"),
     ("decode_prefill", "--shape", "bamba-130m"),
     ("context_scaling",),
+    ("recurrent_mixers",),
     ("batch", "--shape", "mamba2-130m"),
     ("batch", "--shape", "qwen3-100m"),
     ("loading",),

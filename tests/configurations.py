@@ -4,6 +4,7 @@ Each case is built by transformers with random weights; see the `reference` fixt
 """
 
 import json
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ class Case:
 
     prompt_lengths: of the prompts that are continued. forward_length: of the sequences whose logits are
     compared. cached_reference: whether transformers' cached decoding computes what its full forward does.
+    rewritten: config keys that are written back with other values that mean the same.
     """
 
     name: str
@@ -23,6 +25,7 @@ class Case:
     prompt_lengths: tuple[int, ...] = (5, 17, 33)
     forward_length: int = 33
     cached_reference: bool = True
+    rewritten: tuple[str, ...] = ()
     seed: int = 0
 
     def __hash__(self) -> int:
@@ -50,6 +53,19 @@ def _mamba2(name: str, cached_reference: bool = True, **changes: Any) -> Case:
         prompt_lengths=(15, 16, 17, 31, 33),
         cached_reference=cached_reference,
     )
+
+
+def _mamba(family: str, name: str, **changes: Any) -> Case:
+    config = {"vocab_size": VOCAB, "hidden_size": 24, "state_size": 5, "num_hidden_layers": 2, **changes}
+    # Longer than the chunks in which a gradient keeps states.
+    lengths: dict[str, Any] = {"prompt_lengths": (1, 5, 17, 67), "forward_length": 67}
+    return Case(name=f"{family}-{name}", family=family, config=config, **lengths)
+
+
+def _griffin(name: str, seed: int = 0, **changes: Any) -> Case:
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 3}
+    config = {"vocab_size": VOCAB, "num_hidden_layers": 3, **sizes, **changes}
+    return Case(name=f"recurrent_gemma-{name}", family="recurrent_gemma", config=config, seed=seed)
 
 
 def _dense(family: str, name: str, forward_length: int = 33, seed: int = 0, **changes: Any) -> Case:
@@ -304,6 +320,77 @@ GRANITE = (
     _dense("granite", "llama3", num_key_value_heads=4, residual_multiplier=0.5, **_LLAMA3),
 )
 
+MAMBA = (
+    _mamba("mamba", "automatic_rank"),
+    _mamba("mamba", "biases_untied", use_bias=True, tie_word_embeddings=False, conv_kernel=3, expand=3),
+    _mamba(
+        "mamba",
+        "odd_width_no_conv_bias",
+        intermediate_size=35,
+        time_step_rank=5,
+        use_conv_bias=False,
+        residual_in_fp32=False,
+        layer_norm_epsilon=1e-3,
+    ),
+)
+
+FALCON_MAMBA = (
+    _mamba("falcon_mamba", "untied", tie_word_embeddings=False, time_step_rank=3),
+    _mamba("falcon_mamba", "biases", use_bias=True, mixer_rms_eps=1e-2, conv_kernel=2),
+    _mamba("falcon_mamba", "width_beside_expand", expand=16, intermediate_size=48, residual_in_fp32=False),
+)
+
+RECURRENT_GEMMA = (
+    _griffin("default_pattern", num_key_value_heads=1, attention_window_size=7),
+    _griffin(
+        "wide_whole_heads_untied",
+        block_types=["attention", "recurrent"],
+        lru_width=30,
+        conv1d_width=2,
+        attention_bias=True,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0},
+    ),
+    _griffin(
+        "two_heads_silu",
+        num_attention_heads=2,
+        num_hidden_layers=4,
+        attention_window_size=12,
+        hidden_activation="silu",
+        logits_soft_cap=5.0,
+        rms_norm_eps=1e-3,
+    ),
+)
+
+LFM2 = (
+    _dense("lfm2", "one_attention", num_hidden_layers=3, full_attn_idxs=[1], block_auto_adjust_ff_dim=False),
+    dataclasses.replace(
+        _dense(
+            "lfm2",
+            "biases_untied_adjusted",
+            layer_types=["conv", "full_attention"],
+            num_attention_heads=6,
+            num_key_value_heads=3,
+            conv_bias=True,
+            conv_L_cache=4,
+            block_ffn_dim_multiplier=1.3,
+            block_multiple_of=8,
+            norm_eps=1e-3,
+            tie_word_embeddings=False,
+        ),
+        rewritten=("intermediate_size", "block_auto_adjust_ff_dim"),
+    ),
+    _dense(
+        "lfm2",
+        "attention_first_linear",
+        layer_types=["full_attention", "conv"],
+        num_key_value_heads=4,
+        conv_L_cache=2,
+        block_auto_adjust_ff_dim=False,
+        **_rope("linear", factor=2.5),
+    ),
+)
+
 CASES = (
     *MAMBA2,
     *LLAMA,
@@ -317,4 +404,8 @@ CASES = (
     *SMOLLM3,
     *COHERE2,
     *GRANITE,
+    *MAMBA,
+    *FALCON_MAMBA,
+    *RECURRENT_GEMMA,
+    *LFM2,
 )

@@ -12,6 +12,7 @@ _DENSE = {
 }
 
 _SLIDING = {**_DENSE, "sliding_window": 64}
+_MAMBA = {"vocab_size": 256, "hidden_size": 128, "num_hidden_layers": 1, "state_size": 16}
 
 CONFIGS = {
     "cohere2": {"model_type": "cohere2", **_SLIDING},
@@ -23,7 +24,16 @@ CONFIGS = {
         "query_pre_attn_scalar": 128,
     },
     "granite": {"model_type": "granite", **_DENSE, "attention_multiplier": 0.1, "logits_scaling": 8.0},
+    "falcon_mamba": {"model_type": "falcon_mamba", **_MAMBA},
+    "lfm2": {
+        "model_type": "lfm2",
+        **_DENSE,
+        "num_hidden_layers": 2,
+        "layer_types": ["conv", "full_attention"],
+        "block_auto_adjust_ff_dim": False,
+    },
     "llama": {"model_type": "llama", **_DENSE},
+    "mamba": {"model_type": "mamba", **_MAMBA},
     "mamba2": {
         "model_type": "mamba2",
         "vocab_size": 256,
@@ -46,5 +56,13 @@ CONFIGS = {
     "olmo3": {"model_type": "olmo3", **_SLIDING},
     "qwen2": {"model_type": "qwen2", **_DENSE},
     "qwen3": {"model_type": "qwen3", **_DENSE},
+    "recurrent_gemma": {
+        "model_type": "recurrent_gemma",
+        **_DENSE,
+        "num_hidden_layers": 2,
+        "block_types": ["recurrent", "attention"],
+        "lru_width": 256,
+        "attention_window_size": 64,
+    },
     "smollm3": {"model_type": "smollm3", **_DENSE, "no_rope_layers": [0]},
 }

@@ -30,10 +30,10 @@ FAMILIES: Mapping[str, Family] = {
     family.model_type: family
     for family in (
         cohere2.FAMILY,
+        falcon_mamba.FAMILY,
         gemma2.FAMILY,
         gemma3_text.FAMILY,
         granite.FAMILY,
-        falcon_mamba.FAMILY,
         lfm2.FAMILY,
         llama.FAMILY,
         mamba.FAMILY,
@@ -44,8 +44,8 @@ FAMILIES: Mapping[str, Family] = {
         olmo3.FAMILY,
         qwen2.FAMILY,
         qwen3.FAMILY,
-        smollm3.FAMILY,
         recurrent_gemma.FAMILY,
+        smollm3.FAMILY,
     )
 }
 

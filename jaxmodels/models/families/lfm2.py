@@ -1,13 +1,15 @@
 """LFM2 (`model_type` "lfm2"): gated short convolutions, and attention in some layers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import RMSNorm
-from jaxmodels.layers.rope import rope_from_hf, rope_to_hf
+from jaxmodels.layers.rope import rope_to_hf
 from jaxmodels.layers.short_conv import ShortConv
+from jaxmodels.layers.window import Mixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import dense
@@ -50,26 +52,13 @@ FFN = (
 )
 
 
-def read_mixers(reader: ConfigReader, eps: float) -> list[Attention | ShortConv]:
+def read_mixers(reader: ConfigReader, eps: float) -> list[Mixer]:
     """Each layer's mixer."""
-    d_model, heads = reader.positive("hidden_size"), reader.positive("num_attention_heads")
-    head_dim = reader.take_or("head_dim", int, d_model // heads)
-    reader.consume(*dense.ROPE_KEYS)
-    rope = rope_from_hf(reader.values, head_dim, default_theta=1e6)
-    if rope.rotary_dim != head_dim:
-        raise ConfigError(f"config: 'partial_rotary_factor' must be 1.0 or absent, got {rope}")
-    norm = RMSNorm(dim=head_dim, eps=eps, axis=None)
-    attention = Attention(
-        d_model=d_model,
-        num_heads=heads,
-        num_kv_heads=reader.take_or("num_key_value_heads", int, 8),
-        head_dim=head_dim,
-        rope=rope,
-        query_norm=norm,
-        key_norm=norm,
-    )
+    shared = dense.read_attention(reader, default_theta=1e6)
+    norm = RMSNorm(dim=shared["head_dim"], eps=eps, axis=None)
+    attention = Attention(**shared, query_norm=norm, key_norm=norm)
     conv = ShortConv(
-        d_model=d_model,
+        d_model=shared["d_model"],
         conv_width=reader.take_or("conv_L_cache", int, 3),
         bias=reader.flag("conv_bias", False),
     )
@@ -77,7 +66,7 @@ def read_mixers(reader: ConfigReader, eps: float) -> list[Attention | ShortConv]
     attending = reader.take_or("full_attn_idxs", list, list(range(layers)))
     default = ["full_attention" if i in attending else "conv" for i in range(layers)]
     types = reader.take_or("layer_types", list, default)
-    kinds: dict[str, Attention | ShortConv] = {"conv": conv, "full_attention": attention}
+    kinds: Mapping[str, Mixer] = {"conv": conv, "full_attention": attention}
     if len(types) != layers or not set(types) <= set(kinds):
         raise ConfigError(f"config: key 'layer_types' must hold {layers} of {sorted(kinds)}, got {types!r}")
     return [kinds[kind] for kind in types]
@@ -100,20 +89,11 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
     reader = ConfigReader(values, INERT)
     eps = reader.take_or("norm_eps", float, 1e-5)
     mixers = read_mixers(reader, eps)
-    d_model = mixers[0].d_model
-    norm, ffn = RMSNorm(dim=d_model, eps=eps), GatedMLP(d_model=d_model, d_ff=read_d_ff(reader))
-    tied = reader.flag("tie_word_embeddings", True)
-    config = Decoder(
-        vocab_size=reader.positive("vocab_size"),
-        d_model=d_model,
-        blocks=tuple(Block(mixer_norm=norm, mixer=mixer, ffn_norm=norm, ffn=ffn) for mixer in mixers),
-        final_norm=norm,
-        tie_embeddings=reader.flag("tie_embedding", tied),
-        max_positions=reader.optional("max_position_embeddings", int),
-        family="lfm2",
-    )
-    reader.finish()
-    return config
+    norm = RMSNorm(dim=reader.positive("hidden_size"), eps=eps)
+    ffn = GatedMLP(d_model=norm.dim, d_ff=read_d_ff(reader))
+    tied = reader.flag("tie_embedding", reader.flag("tie_word_embeddings", True))
+    blocks = [Block(mixer_norm=norm, mixer=mixer, ffn_norm=norm, ffn=ffn) for mixer in mixers]
+    return replace(dense.finish_decoder(reader, blocks, norm), tie_embeddings=tied)
 
 
 def write_mixers(config: Decoder) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from jaxmodels.layers.mamba_mixer import MambaMixer
 from jaxmodels.layers.norm import Norm, RMSNorm
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
@@ -60,18 +62,10 @@ def read_decoder(reader: ConfigReader, selected_norm: Norm | None) -> Decoder:
         c_norm=selected_norm,
     )
     norm = RMSNorm(dim=d_model, eps=reader.take_or("layer_norm_epsilon", float, 1e-5))
-    layers = reader.positive("num_hidden_layers")
-    config = Decoder(
-        vocab_size=reader.positive("vocab_size"),
-        d_model=d_model,
-        blocks=(Block(mixer_norm=norm, mixer=mixer),) * layers,
-        final_norm=norm,
-        tie_embeddings=reader.flag("tie_word_embeddings", True),
-        residual_dtype="float32" if reader.flag("residual_in_fp32", True) else None,
-        family=str(reader.values["model_type"]),
-    )
-    reader.finish()
-    return config
+    wide = reader.flag("residual_in_fp32", True)
+    blocks = [Block(mixer_norm=norm, mixer=mixer)] * reader.positive("num_hidden_layers")
+    config = dense.finish_decoder(reader, blocks, norm, default_tie=True)
+    return replace(config, residual_dtype="float32" if wide else None)
 
 
 def write_decoder(config: Decoder) -> dict[str, Any]:

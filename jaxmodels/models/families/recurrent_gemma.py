@@ -1,15 +1,16 @@
 """RecurrentGemma (`model_type` "recurrent_gemma"): Griffin's recurrent blocks and local attention."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 
 from jaxmodels.layers.attention import Attention
-from jaxmodels.layers.mlp import ACTIVATIONS, GatedMLP
+from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.rglru import RGLRUMixer
-from jaxmodels.layers.rope import rope_from_hf, rope_to_hf
+from jaxmodels.layers.rope import Rope, rope_from_hf, rope_to_hf
 from jaxmodels.layers.rope_scaling import UNSCALED
 from jaxmodels.layers.window import Mixer
 from jaxmodels.models.block import Block
@@ -56,7 +57,7 @@ WEIGHTS = (
     *(
         Weight(f"blocks/{{i}}/ffn/{kind}_{part}", f"model.layers.{{i}}.mlp_block.{part}_proj.{theirs}", axes)
         for part in ("gate", "up", "down")
-        for kind, theirs, axes in (("w", "weight", "out in -> in out"), ("b", "bias", None))
+        for kind, theirs, axes in (("w", "weight", "f d -> d f"), ("b", "bias", None))
     ),
 )
 
@@ -64,53 +65,46 @@ WEIGHTS = (
 def read_config(values: Mapping[str, Any]) -> Decoder:
     reader = ConfigReader(values, INERT)
     reader.expect("embeddings_scale_by_sqrt_dim", True)
-    reader.expect("hidden_activation", *sorted(ACTIVATIONS))
-    activation = reader.take_or("hidden_activation", str, "gelu_pytorch_tanh")
-    d_model, heads = reader.positive("hidden_size"), reader.positive("num_attention_heads")
-    head_dim = reader.take_or("head_dim", int, d_model // heads)
-    reader.consume(*dense.ROPE_KEYS)
-    rope = rope_from_hf(values, head_dim, default_theta=1e4, default_partial_rotary_factor=0.5)
-    if rope.scaling != UNSCALED:
-        raise ConfigError(f"config: 'rope_parameters' must be of rope_type 'default', got {rope.scaling}")
+    activation = dense.read_activation(reader, "hidden_activation", "gelu_pytorch_tanh")
+    heads = dense.read_heads(reader)
     attention = Attention(
-        d_model=d_model,
-        num_heads=heads,
-        num_kv_heads=reader.take_or("num_key_value_heads", int, heads),
-        head_dim=head_dim,
-        rope=rope,
+        **heads,
+        rope=_read_rope(reader, heads["head_dim"]),
         window=reader.take_or("attention_window_size", int, 2048),
         qkv_bias=reader.flag("attention_bias", False),
         out_bias=True,
     )
     recurrent = RGLRUMixer(
-        d_model=d_model,
-        d_inner=reader.take_or("lru_width", int, d_model),
-        num_blocks=heads,
+        d_model=heads["d_model"],
+        d_inner=reader.take_or("lru_width", int, heads["d_model"]),
+        num_blocks=heads["num_heads"],
         conv_width=reader.take_or("conv1d_width", int, 4),
         activation=activation,
     )
-    d_ff = reader.positive("intermediate_size")
-    if d_ff % 2:
-        raise ConfigError(f"config: key 'intermediate_size' must be even, got {d_ff}")
-    ffn = GatedMLP(d_model=d_model, d_ff=d_ff // 2, activation=activation, bias=True)
-    norm = RMSNorm(dim=d_model, eps=reader.take_or("rms_norm_eps", float, 1e-6), offset=1.0)
-    kinds: dict[str, Mixer] = {"recurrent": recurrent, "attention": attention}
+    kinds: Mapping[str, Mixer] = {"recurrent": recurrent, "attention": attention}
     types = reader.take_or("block_types", list, ["recurrent", "recurrent", "attention"])
     if not types or not set(types) <= set(kinds):
         raise ConfigError(f"config: key 'block_types' must hold some of {sorted(kinds)}, got {types!r}")
-    mixers = [kinds[types[i % len(types)]] for i in range(reader.positive("num_hidden_layers"))]
-    config = Decoder(
-        vocab_size=reader.positive("vocab_size"),
-        d_model=d_model,
-        blocks=tuple(Block(mixer_norm=norm, mixer=mixer, ffn_norm=norm, ffn=ffn) for mixer in mixers),
-        final_norm=norm,
-        tie_embeddings=reader.flag("tie_word_embeddings", True),
-        embed_scale=float(jnp.bfloat16(d_model**0.5)),  # rounded so in any dtype
-        logit_softcap=reader.take_or("logits_soft_cap", float, 30.0),
-        family="recurrent_gemma",
-    )
-    reader.finish()
-    return config
+    d_ff, norm = reader.positive("intermediate_size"), dense.read_norm(reader, offset=1.0)
+    if d_ff % 2:
+        raise ConfigError(f"config: key 'intermediate_size' must be even, got {d_ff}")
+    ffn = GatedMLP(d_model=norm.dim, d_ff=d_ff // 2, activation=activation, bias=True)
+    softcap = reader.take_or("logits_soft_cap", float, 30.0)
+    blocks = [
+        Block(mixer_norm=norm, mixer=kinds[types[i % len(types)]], ffn_norm=norm, ffn=ffn)
+        for i in range(reader.positive("num_hidden_layers"))
+    ]
+    config = dense.finish_decoder(reader, blocks, norm, default_tie=True)
+    # Their scale is rounded to bfloat16 whatever the model's dtype is.
+    return replace(config, embed_scale=float(jnp.bfloat16(norm.dim**0.5)), logit_softcap=softcap)
+
+
+def _read_rope(reader: ConfigReader, head_dim: int) -> Rope:
+    reader.consume(*dense.ROPE_KEYS)
+    rope = rope_from_hf(reader.values, head_dim, default_theta=1e4, default_partial_rotary_factor=0.5)
+    if rope.scaling != UNSCALED:
+        raise ConfigError(f"config: 'rope_parameters' must be of rope_type 'default', got {rope.scaling}")
+    return rope
 
 
 def write_config(config: Decoder) -> dict[str, Any]:
@@ -155,5 +149,5 @@ FAMILY = Family(
     read_config=read_config,
     write_config=write_config,
     weights=WEIGHTS,
-    unused=dense.UNUSED,
+    unused=(r"model\.layers\.\d+\.temporal_block\.rotary_emb\.inv_freq",),
 )
