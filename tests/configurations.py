@@ -3,8 +3,8 @@
 Each case is built by transformers with random weights; see the `reference` fixture.
 """
 
-import json
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
