@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,11 +20,12 @@ from jaxmodels.cli.common import (
     print_json,
     tell,
 )
+from jaxmodels.cli.strategies import StrategyName, StrategyOptions
 
 if TYPE_CHECKING:
     from jaxmodels import Model
     from jaxmodels.checkpoints import Tokenizer
-    from jaxmodels.decoding import Autoregressive, LogProbs
+    from jaxmodels.decoding import Autoregressive, LogProbs, Strategy
     from jaxmodels.decoding.generation import Piece
 
 CHUNK = 8
@@ -65,6 +67,22 @@ def generate(
     repetition_penalty: Annotated[
         float | None, typer.Option(help="Above 1: makes tokens that occurred already less likely.")
     ] = None,
+    strategy_name: Annotated[
+        StrategyName,
+        typer.Option("--strategy", help="How tokens are found; all but early-exit keep the text."),
+    ] = StrategyName.AUTOREGRESSIVE,
+    draft: Annotated[
+        str | None, typer.Option(help="With speculative: the small model that guesses; as --model.")
+    ] = None,
+    guesses: Annotated[
+        int | None, typer.Option(help="With speculative and jacobi: tokens guessed per step.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="With early-exit: probability at which a token skips what is left.")
+    ] = None,
+    min_layers: Annotated[
+        int | None, typer.Option(help="With early-exit: layers that every token goes through.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the random draws.")] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(help="End after this text, which must be one token. Repeatable.")
@@ -96,15 +114,19 @@ def generate(
     import jaxmodels as jm
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    strategy = _strategy(sampling, recommended)  # before the weights are read: bad options fail at once
+    options = StrategyOptions(
+        name=strategy_name, draft=draft, guesses=guesses, threshold=threshold, min_layers=min_layers
+    )
+    base = _base_strategy(sampling, recommended)  # before the weights are read: bad options fail at once
     began = time.perf_counter()
-    loaded = jm.load(model, dtype and dtype.value, revision=revision, allow_pickle=allow_pickle)
-    load_seconds = time.perf_counter() - began
-    if strategy is None:
-        strategy = loaded.recommended_strategy()
+    load = partial(jm.load, dtype=dtype and dtype.value, allow_pickle=allow_pickle)
+    loaded = load(model, revision=revision)
+    if base is None:
+        base = loaded.recommended_strategy()
     if repetition_penalty is not None:
-        strategy = replace(strategy, repetition_penalty=repetition_penalty)
-    strategy = replace(strategy, top_logprobs=logprobs)
+        base = replace(base, repetition_penalty=repetition_penalty)
+    strategy = options.build(replace(base, top_logprobs=logprobs), load)
+    load_seconds = time.perf_counter() - began
     tokenizer = _tokenizer(loaded, model)
     ids = tokenizer.encode_chat([{"role": "user", "content": text}]) if chat else tokenizer.encode(text)
     stops = (*loaded.generation.eos_token_ids, *(_stop_id(tokenizer, one) for one in stop or ()))
@@ -139,8 +161,8 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     return text.removesuffix("\n")
 
 
-def _strategy(sampling: Sampling, recommended: bool) -> "Autoregressive | None":
-    """The strategy that the options ask for; None for the checkpoint's own."""
+def _base_strategy(sampling: Sampling, recommended: bool) -> "Autoregressive | None":
+    """Sequential decoding as the sampling options ask for it; None for the checkpoint's own."""
     from jaxmodels.decoding import Autoregressive, Sample
 
     given = {name: value for name, value in asdict(sampling).items() if value is not None}
@@ -172,7 +194,7 @@ def _stop_id(tokenizer: "Tokenizer", text: str) -> int:
 
 
 def _print_stream(
-    model: "Model", ids: list[int], strategy: "Autoregressive", max_new_tokens: int, stops: Any, seed: int
+    model: "Model", ids: list[int], strategy: "Strategy", max_new_tokens: int, stops: Any, seed: int
 ) -> str:
     """Prints text as it comes, and gives the timing line's beginning."""
     began = time.perf_counter()
@@ -193,7 +215,7 @@ def _print_stream(
 
 
 def _pieces(
-    model: "Model", ids: list[int], strategy: "Autoregressive", max_new_tokens: int, stops: Any, seed: int
+    model: "Model", ids: list[int], strategy: "Strategy", max_new_tokens: int, stops: Any, seed: int
 ) -> "Iterator[Piece]":
     """Text as it comes, with the number of tokens so far."""
     from jaxmodels.decoding import generation

@@ -1,0 +1,85 @@
+"""The decoding strategies that `jaxmodels generate` offers, and the options that belong to each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxmodels import Model
+    from jaxmodels.decoding import Autoregressive, Strategy
+
+
+class StrategyName(StrEnum):
+    """What --strategy takes."""
+
+    AUTOREGRESSIVE = "autoregressive"
+    SPECULATIVE = "speculative"
+    JACOBI = "jacobi"
+    EARLY_EXIT = "early-exit"
+
+
+BELONGS_TO = {
+    "draft": (StrategyName.SPECULATIVE,),
+    "guesses": (StrategyName.SPECULATIVE, StrategyName.JACOBI),
+    "threshold": (StrategyName.EARLY_EXIT,),
+    "min_layers": (StrategyName.EARLY_EXIT,),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyOptions:
+    """A strategy and its options as given, None where they were not.
+
+    Raises:
+        ValueError: an option of another strategy, or no draft for speculation.
+    """
+
+    name: StrategyName = StrategyName.AUTOREGRESSIVE
+    draft: str | None = None
+    guesses: int | None = None
+    threshold: float | None = None
+    min_layers: int | None = None
+
+    def __post_init__(self) -> None:
+        for option, names in BELONGS_TO.items():
+            if getattr(self, option) is not None and self.name not in names:
+                owners = " or ".join(f"--strategy {name}" for name in names)
+                raise ValueError(f"--{option.replace('_', '-')} belongs to {owners}")
+        if self.name is StrategyName.SPECULATIVE and self.draft is None:
+            raise ValueError("--strategy speculative needs --draft, a small model with the same tokenizer")
+
+    def build(self, base: "Autoregressive", load: Callable[[str], "Model"]) -> "Strategy":
+        """The strategy that continues as `base` would; `load` reads the draft model.
+
+        Raises:
+            ValueError: `base` has settings that the strategy has no place for.
+        """
+        from jaxmodels.decoding import Draft, EarlyExit, Greedy, Jacobi, Speculative
+
+        if self.name is StrategyName.AUTOREGRESSIVE:
+            return base
+        if self.name is StrategyName.EARLY_EXIT:
+            given = {key: getattr(self, key) for key in ("threshold", "min_layers")}
+            return EarlyExit(decode=base, **_given(given))
+        if base.repetition_penalty is not None:
+            raise ValueError(
+                f"--strategy {self.name} has no repetition penalty; got {base.repetition_penalty}"
+            )
+        shared: Any = {"top_logprobs": base.top_logprobs, "prefill_window": base.prefill_window}
+        if self.name is StrategyName.JACOBI:
+            if base.sampler != Greedy():
+                raise ValueError("--strategy jacobi is greedy; leave out the sampling options")
+            return Jacobi(**shared, **_given({"window": self.guesses and self.guesses + 1}))
+        assert self.draft is not None
+        model = load(self.draft)
+        return Speculative(
+            draft=Draft(model.config, model.params),
+            sampler=base.sampler,
+            **shared,
+            **_given({"gamma": self.guesses}),
+        )
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,201 @@
+"""Early exit against a loop over blocks written out, and the work that its program skips."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_helpers import ARCHITECTURES, quick_jit
+from strategy_helpers import NEW, PROMPTS, architecture, assert_same_generation, decode, expected
+
+from jaxmodels.decoding import Autoregressive, EarlyExit, Sample
+from jaxmodels.decoding.early_exit import MaxProbability, UntilConfident
+from jaxmodels.layers.spec import abstract_params
+from jaxmodels.layers.window import Window
+
+NEVER = EarlyExit(threshold=1.5, decode=Autoregressive(top_logprobs=2))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_threshold_that_is_never_reached_equals_autoregressive_decoding(name):
+    config, params = architecture(name)
+    ours = decode(config, params, NEVER)
+    assert_same_generation(ours, expected(name))
+    assert (ours.counters["layers"] == len(config.blocks) * ours.counters["calls"]).all()
+
+
+def test_a_row_alone_gives_what_it_gives_in_a_batch():
+    ours = decode(*architecture("hybrid"), NEVER, PROMPTS[2:3])
+    assert_same_generation(ours, expected("hybrid"), row=2)
+
+
+class Reference:
+    """One row, block by block: every block is written, those behind the exit are not read."""
+
+    def __init__(self, config, params, prompt):
+        self.config, self.params = config, params
+        self.write = quick_jit(self._write, static_argnums=0)
+        self.read = quick_jit(self._read, static_argnums=0)
+        self.say = quick_jit(lambda stream: config.logits(params, config.normalise(params, stream))[0, 0])
+        cache = config.init_cache(1, len(prompt) + NEW)
+        logits, pending = quick_jit(config.peek)(params, jnp.asarray([prompt]), cache)
+        self.states, self.length = list(config.commit(pending).layers), len(prompt)
+        self.tokens, self.depths = [int(logits[0, -1].argmax())], []
+
+    def window(self, length):
+        one = jnp.ones((1,), jnp.int32)
+        return Window(start=length * one, positions=length * one[:, None], valid=one)
+
+    def _write(self, i, stream, state, length):
+        return self.config.blocks[i].write(self.params["blocks"][str(i)], stream, state, self.window(length))
+
+    def _read(self, i, stream, held, pending, length):
+        return self.config.blocks[i].read(
+            self.params["blocks"][str(i)], stream, held, pending, self.window(length)
+        )
+
+    def streams(self):
+        """The stream behind each block for the newest token, if all were read."""
+        stream = self.config.embed(self.params, jnp.asarray([[self.tokens[-1]]]), self.window(self.length))
+        streams = []
+        for i, state in enumerate(self.states):
+            held, pending = self.write(i, stream, state, self.length)
+            stream = self.read(i, stream, held, pending, self.length)
+            streams.append(stream)
+        return streams
+
+    def exit_after(self, depth, streams):
+        """The token of that depth; states behind it are filled from its stream."""
+        inputs = [self.config.embed(self.params, jnp.asarray([[self.tokens[-1]]]), self.window(self.length))]
+        inputs += [streams[min(i, depth - 1)] for i in range(len(streams) - 1)]
+        for i, state in enumerate(self.states):
+            _, pending = self.write(i, inputs[i], state, self.length)
+            self.states[i] = self.config.blocks[i].commit(pending)
+        self.tokens.append(int(self.say(streams[depth - 1]).argmax()))
+        self.depths.append(depth)
+        self.length += 1
+
+
+@pytest.mark.parametrize(("name", "threshold"), [("hybrid", 0.3), ("attention", 0.25)])
+def test_the_batch_leaves_where_all_running_rows_are_confident(name, threshold):
+    config, params = architecture(name)
+    ours = decode(config, params, EarlyExit(threshold=threshold))
+    rows = [Reference(config, params, prompt) for prompt in PROMPTS]
+    for _ in range(NEW - 1):
+        streams = [row.streams() for row in rows]
+        sure = [
+            min(
+                float(jax.nn.softmax(row.say(by_row[i])).max())
+                for row, by_row in zip(rows, streams, strict=True)
+            )
+            for i in range(len(config.blocks))
+        ]
+        depth = next((i + 1 for i, least in enumerate(sure) if least >= threshold), len(sure))
+        for row, by_row in zip(rows, streams, strict=True):
+            row.exit_after(depth, by_row)
+    assert ours.tokens[:, :NEW].tolist() == [row.tokens for row in rows]
+    assert (ours.counters["layers"] == sum(rows[0].depths)).all()
+    assert len(set(rows[0].depths)) > 1
+
+
+def test_rows_that_are_done_have_no_say():
+    config, params = architecture("hybrid")
+    strategy = EarlyExit(threshold=0.3)
+    alone = decode(config, params, strategy, PROMPTS[2:3], stop=[])
+    stop = int(alone.tokens[0, 1])
+    first = decode(config, params, strategy, PROMPTS[2:3], stop=[stop])
+    assert first.lengths[0] < NEW
+    # A row that ends with its prompt's first token leaves the other one as if alone.
+    other = decode(config, params, strategy, [PROMPTS[0], PROMPTS[2]], stop=[])
+    ended = decode(config, params, strategy, [PROMPTS[0], PROMPTS[2]], stop=[int(other.tokens[0, 0])])
+    assert ended.lengths[0] == 1
+    length = int(ended.lengths[1])
+    assert length > 1
+    assert ended.tokens[1, :length].tolist() == alone.tokens[0, :length].tolist()
+
+
+def test_the_least_depth_is_kept():
+    config, params = architecture("hybrid")
+    ours = decode(config, params, EarlyExit(threshold=0.0, min_layers=2))
+    assert (ours.counters["layers"] == 2 * ours.counters["calls"]).all()
+
+
+def peek_once(config, strategy, capacity, batch=2):
+    """One token at the strategy's depth, with abstract arguments for it."""
+
+    def run(params, token, cache):
+        depth = UntilConfident(
+            confidence=MaxProbability(), threshold=strategy.threshold, min_layers=strategy.min_layers
+        )
+        logits, pending = config.peek(params, token, cache, depth=depth)
+        return logits, config.commit(pending)
+
+    cache = jax.eval_shape(functools.partial(config.init_cache, batch, capacity))
+    token = jax.ShapeDtypeStruct((batch, 1), jnp.int32)
+    return run, (abstract_params(config.spec()), token, cache)
+
+
+def conditionals(jaxpr):
+    return [equation for equation in jaxpr.eqns if equation.primitive.name == "cond"]
+
+
+@pytest.mark.parametrize("name", ["attention", "hybrid"])
+def test_a_skipped_block_does_nothing_and_no_cache_leaves_a_branch(name):
+    config, strategy = ARCHITECTURES[name], EarlyExit(threshold=0.5)
+    run, arguments = peek_once(config, strategy, 256)
+    found = conditionals(jax.make_jaxpr(run)(*arguments).jaxpr)
+    assert len(found) == len(config.blocks) - strategy.min_layers
+    for equation in found:
+        go_on, skip = (branch.jaxpr for branch in equation.params["branches"])
+        assert not skip.eqns
+        assert go_on.eqns
+        assert sum(out.aval.size for out in equation.outvars) == 2 * config.d_model + 2
+    compiled = quick_jit(run, donate_argnums=2).lower(*arguments).compile().as_text()
+    assert compiled.count(" conditional(") >= len(found)
+
+
+@pytest.mark.parametrize("name", ["attention", "hybrid"])
+def test_temporary_memory_does_not_grow_with_the_capacity(name):
+    config, temporary = ARCHITECTURES[name], []
+    for capacity in (1024, 8192):
+        run, arguments = peek_once(config, EarlyExit(threshold=0.5), capacity)
+        memory = quick_jit(run, donate_argnums=2).lower(*arguments).compile().memory_analysis()
+        temporary.append(memory.temp_size_in_bytes)
+        cache_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arguments[2]))
+        assert memory.alias_size_in_bytes >= cache_bytes
+    layers = sum(hasattr(block.mixer, "window") for block in config.blocks)
+    # What may grow is per slot, not per slot, head and feature: positions and masks.
+    assert temporary[1] - temporary[0] <= 16 * layers * 2 * (8192 - 1024)
+
+
+def test_sampling_and_penalties_are_those_of_the_inner_strategy():
+    config, params = architecture("attention")
+    inner = Autoregressive(sampler=Sample(temperature=0.8, top_k=5), repetition_penalty=1.2)
+    plain = decode(config, params, inner, seed=3)
+    ours = decode(config, params, EarlyExit(threshold=2.0, decode=inner), seed=3)
+    np.testing.assert_array_equal(ours.tokens, plain.tokens)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"threshold": -0.1}, "threshold must be a finite number >= 0, got -0.1"),
+        ({"threshold": float("nan")}, "threshold .* got nan"),
+        ({"min_layers": 0}, "min_layers must be at least 1, got 0"),
+    ],
+)
+def test_values_outside_their_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        EarlyExit(**arguments)
+
+
+def test_more_layers_than_there_are_are_refused():
+    with pytest.raises(ValueError, match="min_layers=4 exceeds the model's 3 layers"):
+        decode(*architecture("hybrid"), EarlyExit(min_layers=4))
+
+
+def test_the_threshold_is_data():
+    low, high = (jax.tree.structure(EarlyExit(threshold=t)) for t in (0.1, 0.9))
+    assert low == high != jax.tree.structure(dataclasses.replace(NEVER, min_layers=2))

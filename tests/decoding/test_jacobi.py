@@ -1,0 +1,105 @@
+"""Jacobi decoding is greedy decoding, in the number of steps that a slow fixed-point iteration takes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_helpers import ARCHITECTURES, quick_jit
+from strategy_helpers import (
+    NEW,
+    PROMPTS,
+    architecture,
+    assert_same_generation,
+    decode,
+    expected,
+    ready,
+    stop_inside,
+)
+
+from jaxmodels.decoding import Jacobi, driver
+
+STRATEGY = Jacobi(window=5, top_logprobs=2)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_it_equals_autoregressive_decoding(name):
+    config, params = architecture(name)
+    plain = expected(name)
+    ours = decode(config, params, STRATEGY)
+    assert_same_generation(ours, plain)
+    assert ours.steps <= plain.steps
+    stop = stop_inside(plain.tokens)
+    stopped = decode(config, params, STRATEGY, stop=[stop])
+    assert_same_generation(stopped, expected(name, stop=(stop,)))
+    assert stopped.lengths.min() < NEW
+
+
+@pytest.mark.parametrize("name", ["attention", "hybrid"])
+def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
+    ours = decode(*architecture(name), STRATEGY, PROMPTS[2:3])
+    assert_same_generation(ours, expected(name), row=2)
+
+
+def test_steps_and_counters_are_those_of_the_iteration():
+    """The iteration written out: verdicts by argmax over full forwards, one row at a time."""
+    config, params = architecture("hybrid")
+    forward = quick_jit(lambda tokens: jnp.argmax(config.forward(params, tokens), axis=-1))
+    width, size = max(map(len, PROMPTS)) + NEW + STRATEGY.window, STRATEGY.window
+
+    def verdict(history, window):
+        padded = np.zeros((1, width), np.int32)
+        padded[0, : len(history) + size] = [*history, *window]
+        return np.asarray(forward(padded))[0, len(history) : len(history) + size].tolist()
+
+    ours = decode(config, params, STRATEGY)
+    for b, prompt in enumerate(PROMPTS):
+        first = int(ours.tokens[b, 0])
+        history, window, new, calls, accepted = list(prompt), [first] * size, [first], 0, 0
+        while len(new) < NEW:
+            said = verdict(history, window)
+            n = 1
+            while n < size and window[n] == said[n - 1]:
+                n += 1
+            accepted += min(n - 1, NEW - len(new))
+            history, new, calls = history + window[:n], new + said[:n], calls + 1
+            window = (said[n - 1 :] + said[-1:] * size)[:size]
+        assert ours.tokens[b].tolist()[:NEW] == new[:NEW]
+        assert ours.counters["calls"][b] == calls
+        assert ours.counters["accepted"][b] == accepted
+        assert ours.counters["drafted"][b] == calls * (size - 1)
+    assert ours.counters["accepted"].sum() > 0
+    assert ours.steps == ours.counters["calls"].max()
+
+
+def test_a_cache_without_a_slot_to_spare_is_enough():
+    config, params = architecture("attention")
+    prompts, new = [[1] * 16, [2, 3]], 16
+    made = ready(config, params, STRATEGY, prompts, new)
+    tight = config.init_cache(2, 16 + new + STRATEGY.lookahead)
+    run = quick_jit(driver.generate, static_argnames=("config", "max_new"))
+    out, _ = run(params, made.request, tight, STRATEGY, config=config, max_new=new)
+    roomy = decode(config, params, STRATEGY, prompts, new)
+    np.testing.assert_array_equal(out.tokens, roomy.tokens)
+    with pytest.raises(ValueError, match="3 slots of lookahead; it must be at least 35"):
+        ready(config, params, STRATEGY, prompts, new, capacity=34)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"window": 1}, "window must be at least 2, .* got 1"),
+        ({"top_logprobs": -1}, "top_logprobs .* got -1"),
+        ({"prefill_window": 0}, "prefill_window must be at least 1, got 0"),
+    ],
+)
+def test_values_outside_their_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Jacobi(**arguments)
+
+
+def test_a_strategy_is_a_pytree_whose_sizes_are_static():
+    assert jax.tree.leaves(STRATEGY) == []
+    trees = {jax.tree.structure(s) for s in (STRATEGY, dataclasses.replace(STRATEGY, window=6))}
+    assert len(trees) == 2
