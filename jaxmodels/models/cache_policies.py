@@ -1,11 +1,17 @@
-"""Giving the attention layers of a model a cache policy."""
+"""Giving the attention layers of a model a cache policy, and measuring what policies by layer depend on."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
 from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.cache.d2o import D2O, D2OState, layer_budgets
 from jaxmodels.layers.cache.policy import CachePolicy
+from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Decoder
 
 
@@ -49,3 +55,50 @@ def with_cache_policy(
             )
         blocks[layer] = replace(block, mixer=replace(block.mixer, cache=one))
     return replace(config, blocks=tuple(blocks))
+
+
+def attention_variances(config: Decoder, params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "L"]:
+    """How unevenly each attention layer spreads its attention over `tokens`, from 0 (evenly) to 1.
+
+    The variance, over the tokens, of the attention that each has been given in all, by key head, scaled to [0,
+    1] between the layer's heads, then their mean. As in D2O's released code, but for its heads being query heads.
+    """
+    size = tokens.shape[1]
+    probe = with_cache_policy(config, D2O(budget=size + 1, recent=1, sinks=1, longest_peek=size))
+    _, pending = probe.peek_hidden(params, tokens, probe.init_cache(tokens.shape[0], size))
+    states = [s for s in probe.commit(pending).layers if isinstance(s, D2OState)]
+    return jnp.stack([_between_heads(state.mass.var(-1).mean(0)) for state in states])
+
+
+def d2o_by_layer(
+    config: Decoder, params: Params, tokens: Int[Array, "B S"], policy: D2O, dense: int = 2
+) -> Decoder:
+    """`config` with D2O in its attention layers, ``policy.budget`` tokens per layer in the mean.
+
+    The first level of the method: layers in which attention to the calibration `tokens` is spread out keep
+    more. `recent` follows the budget. The first `dense` attention layers and the last one keep everything, as
+    released.
+
+    Raises ValueError where no layer is left over.
+    """
+    layers = attention_layers(config)
+    chosen = range(dense, len(layers) - 1)
+    if not chosen:
+        raise ValueError(
+            f"d2o_by_layer: dense={dense} and the last of {len(layers)} attention layers are all"
+        )
+    variances = jax.jit(attention_variances, static_argnums=0)(config, params, tokens)
+    least = policy.sinks + 1
+    budgets = layer_budgets([float(variances[i]) for i in chosen], policy.budget, least=least)
+    policies = [
+        replace(
+            policy, budget=b, recent=max(1, min(b - policy.sinks, round(policy.recent * b / policy.budget)))
+        )
+        for b in budgets
+    ]
+    return with_cache_policy(config, policies, [layers[i] for i in chosen])
+
+
+def _between_heads(variances: Float[Array, "K"]) -> Float[Array, ""]:
+    low, high = variances.min(), variances.max()
+    return ((variances - low) / (high - low + 1e-6)).mean()

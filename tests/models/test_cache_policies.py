@@ -1,11 +1,18 @@
 import numpy as np
 import pytest
+from cache_helpers import project_by_hand, rotate, softmax_by_hand
 from model_helpers import ARCHITECTURES, attention, commit, decoder, draw_tokens, peek, random_params, ssd
 
+from jaxmodels.layers.cache.d2o import D2O
 from jaxmodels.layers.cache.full import FULL_CACHE
 from jaxmodels.layers.cache.ring import RingCache
 from jaxmodels.layers.cache.sinks import SinkCache
-from jaxmodels.models.cache_policies import attention_layers, with_cache_policy
+from jaxmodels.models.cache_policies import (
+    attention_layers,
+    attention_variances,
+    d2o_by_layer,
+    with_cache_policy,
+)
 from jaxmodels.models.costs import cache_bytes, flops_per_token
 
 HYBRID = ARCHITECTURES["hybrid"]
@@ -64,3 +71,42 @@ def test_layers_without_a_cache_are_refused(config, layers, message):
     policy = SinkCache()
     with pytest.raises(ValueError, match=message):
         with_cache_policy(config, [policy] if layers == [0, 1, 2] else policy, layers)
+
+
+# --- D2O by layer ----------------------------------------------------------------------------------
+
+
+def test_the_variance_of_attention_by_hand():
+    config = decoder(attention(num_kv_heads=4), ssd(), attention(num_kv_heads=4, rope=None))
+    params, tokens = random_params(config.spec()), draw_tokens(2, 9)
+    ours = attention_variances(config, params, tokens)
+    assert ours.shape == (2,)
+    x = np.asarray(params["embed"]["weight"])[tokens].astype(np.float64)
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+    x = x * np.asarray(params["blocks"]["0"]["mixer_norm"]["scale"])
+    mixer, layer = params["blocks"]["0"]["mixer"], config.blocks[0].mixer
+    by_head = []
+    for row in x:
+        q, k, _ = project_by_hand(layer, mixer, row)
+        q, k = (rotate(a, np.arange(9), layer.rope) for a in (q, k))
+        logits = np.einsum("snh,tnh->nst", q, k) * layer.head_dim**-0.5
+        weights = softmax_by_hand(np.where(np.tril(np.ones((9, 9), bool)), logits, -np.inf))
+        by_head.append(weights.sum(1).var(-1))
+    variances = np.mean(by_head, axis=0)
+    scaled = (variances - variances.min()) / (variances.max() - variances.min() + 1e-6)
+    np.testing.assert_allclose(ours[0], scaled.mean(), rtol=1e-3)
+
+
+def test_budgets_by_layer():
+    config = decoder(*(attention(num_kv_heads=4) for _ in range(5)))
+    params, tokens = random_params(config.spec()), draw_tokens(1, 12)
+    policy = D2O(budget=20, recent=10, sinks=2, longest_peek=8)
+    by_layer = d2o_by_layer(config, params, tokens, policy)
+    caches = [block.mixer.cache for block in by_layer.blocks]
+    assert [type(cache) for cache in caches] == [type(FULL_CACHE)] * 2 + [D2O] * 2 + [type(FULL_CACHE)]
+    variances = attention_variances(config, params, tokens)[2:4]
+    assert (caches[2].budget > caches[3].budget) == (variances[0] < variances[1])
+    assert caches[2].budget + caches[3].budget == pytest.approx(40, abs=1)
+    assert all(cache.recent == pytest.approx(cache.budget / 2, abs=1) for cache in caches[2:4])
+    with pytest.raises(ValueError, match="dense=4 and the last of 5 attention layers"):
+        d2o_by_layer(config, params, tokens, policy, dense=4)
