@@ -60,8 +60,8 @@ def with_cache_policy(
 def attention_variances(config: Decoder, params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "L"]:
     """How unevenly each attention layer spreads its attention over `tokens`, from 0 (evenly) to 1.
 
-    The variance, over the tokens, of the attention that each has been given in all, by key head, scaled to [0,
-    1] between the layer's heads, then their mean. As in D2O's released code, but for its heads being query heads.
+    The variance, over the tokens, of the attention that each has been given in all, by key head, scaled to
+    [0, 1] between the layer's heads, then their mean. D2O's released code has it by query head.
     """
     size = tokens.shape[1]
     probe = with_cache_policy(config, D2O(budget=size + 1, recent=1, sinks=1, longest_peek=size))
@@ -85,17 +85,14 @@ def d2o_by_layer(
     chosen = range(dense, len(layers) - 1)
     if not chosen:
         raise ValueError(
-            f"d2o_by_layer: dense={dense} and the last of {len(layers)} attention layers are all"
+            f"d2o_by_layer: dense={dense} and the last one leave none of {len(layers)} attention layers"
         )
     variances = jax.jit(attention_variances, static_argnums=0)(config, params, tokens)
-    least = policy.sinks + 1
-    budgets = layer_budgets([float(variances[i]) for i in chosen], policy.budget, least=least)
-    policies = [
-        replace(
-            policy, budget=b, recent=max(1, min(b - policy.sinks, round(policy.recent * b / policy.budget)))
-        )
-        for b in budgets
-    ]
+    policies = []
+    for budget in layer_budgets([float(variances[i]) for i in chosen], policy.budget, least=policy.sinks + 1):
+        recent = round(policy.recent * budget / policy.budget)
+        recent = max(1, min(recent, budget - policy.sinks))
+        policies.append(replace(policy, budget=budget, recent=recent))
     return with_cache_policy(config, policies, [layers[i] for i in chosen])
 
 

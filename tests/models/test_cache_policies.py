@@ -108,5 +108,5 @@ def test_budgets_by_layer():
     assert (caches[2].budget > caches[3].budget) == (variances[0] < variances[1])
     assert caches[2].budget + caches[3].budget == pytest.approx(40, abs=1)
     assert all(cache.recent == pytest.approx(cache.budget / 2, abs=1) for cache in caches[2:4])
-    with pytest.raises(ValueError, match="dense=4 and the last of 5 attention layers"):
+    with pytest.raises(ValueError, match="dense=4 and the last one leave none of 5 attention layers"):
         d2o_by_layer(config, params, tokens, policy, dense=4)
