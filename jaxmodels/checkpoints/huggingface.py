@@ -88,8 +88,9 @@ def load_params(
     _check_names(config, family, tensors, expected)
     leaves: dict[str, jax.Array] = {}
     for name in tensors.infos:
-        if name in expected:
-            num_bytes = _fill(leaves, expected[name].parts, tensors.read(name), dtype)
+        known = family.name_in_table(name)
+        if known in expected:
+            num_bytes = _fill(leaves, expected[known].parts, tensors.read(name), dtype)
             if progress is not None:
                 progress(name, num_bytes)
     return unflatten({path: leaves[path] for path, _ in walk(config.spec())})
@@ -172,8 +173,9 @@ def _check_names(
     tensors: TensorReader,
     expected: Mapping[str, Tensor],
 ) -> None:
+    infos = {family.name_in_table(name): info for name, info in tensors.infos.items()}
     for name, tensor in expected.items():
-        info = tensors.infos.get(name)
+        info = infos.get(name)
         if info is None:
             raise CheckpointError(missing_tensor_message(name, tensors.infos))
         if tuple(info.shape) != tensor.shape:
@@ -181,7 +183,7 @@ def _check_names(
                 f"{info.file}: tensor {name!r} has shape {list(info.shape)}, "
                 f"the configuration asks for {list(tensor.shape)}"
             )
-    for name, info in tensors.infos.items():
+    for name, info in infos.items():
         tied_head = config.tie_embeddings and name == "lm_head.weight"
         if name not in expected and not tied_head and not family.is_unused(name):
             raise CheckpointError(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -24,9 +25,10 @@ class Attention:
     rope: rotary embedding of queries and keys, or None. query_norm, key_norm: norms applied before it, to
     each head, or with `norm_across_heads` to all heads as one vector. window: a token sees itself and the
     ``window - 1`` positions before it; None sees all. softcap: see `Scores`. scale: multiplies the logits,
-    ``head_dim ** -0.5`` if None. sinks: one learned logit per head in the softmax's denominator. qkv_bias,
-    out_bias: whether the projections have biases. cache: where keys and values are kept between windows and
-    which of them are read; `forward` is what it approximates.
+    ``head_dim ** -0.5`` if None. sinks: one learned logit per head in the softmax's denominator. output_gate:
+    what the heads give is multiplied by ``sigmoid(x @ w_gate)`` (https://arxiv.org/abs/2505.06708). qkv_bias,
+    out_bias: whether the projections have biases; the gate's goes with the queries'. cache: where keys and
+    values are kept between windows and which of them are read; `forward` is what it approximates.
     """
 
     d_model: int
@@ -41,6 +43,7 @@ class Attention:
     softcap: float | None = None
     scale: float | None = None
     sinks: bool = False
+    output_gate: bool = False
     qkv_bias: bool = False
     out_bias: bool = False
     cache: CachePolicy = FULL_CACHE
@@ -87,6 +90,10 @@ class Attention:
             tree["b_q"] = Param((n, h), ("heads", "head_dim"), ZEROS)
             tree["b_k"] = Param((k, h), ("kv_heads", "head_dim"), ZEROS)
             tree["b_v"] = Param((k, h), ("kv_heads", "head_dim"), ZEROS)
+        if self.output_gate:
+            tree["w_gate"] = Param((d, n, h), ("embed", "heads", "head_dim"), FanIn(d))
+            if self.qkv_bias:
+                tree["b_gate"] = Param((n, h), ("heads", "head_dim"), ZEROS)
         if self.out_bias:
             tree["b_o"] = Param((d,), ("embed",), ZEROS)
         if self.query_norm is not None:
@@ -103,7 +110,8 @@ class Attention:
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token that sees `context` tokens, itself included; 0 counts the weights alone."""
         seen = self.cache.keys_read(self.heads, context) if context else 0
-        weights = 2 * self.d_model * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
+        per_head = 3 if self.output_gate else 2
+        weights = 2 * self.d_model * self.head_dim * (per_head * self.num_heads + 2 * self.num_kv_heads)
         return weights + round(4 * self.num_heads * self.head_dim * seen)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
@@ -117,13 +125,16 @@ class Attention:
             key_range=range_of_sequence(window, self.window),
             sinks=new.sinks,
         )
-        return self._output(params, out)
+        return self._output(params, out, self._gate(params, x))
 
     def write(self, params: Params, x: Float[Array, "B S D"], state: Any, window: Window) -> tuple[Any, Any]:
-        return self.cache.write(self.heads, self._project(params, x), state, window)
+        """Held are what the cache policy reads with, and the output gates."""
+        held, pending = self.cache.write(self.heads, self._project(params, x), state, window)
+        return (held, self._gate(params, x)), pending
 
     def read(self, params: Params, held: Any, pending: Any, window: Window) -> Float[Array, "B S D"]:
-        return self._output(params, self.cache.read(self.heads, held, pending, window))
+        queries, gate = held
+        return self._output(params, self.cache.read(self.heads, queries, pending, window), gate)
 
     def commit(
         self, pending: Any, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
@@ -146,8 +157,16 @@ class Attention:
             return norm(params, x.reshape(*x.shape[:2], -1)).reshape(x.shape)
         return norm(params, x)
 
-    def _output(self, params: Params, out: Float[Array, "B S N H"]) -> Float[Array, "B S D"]:
-        flat = out.reshape(*out.shape[:2], -1)
+    def _gate(self, params: Params, x: Float[Array, "B S D"]) -> Float[Array, "B S N H"] | None:
+        if not self.output_gate:
+            return None
+        gate = _to_heads(x, params["w_gate"])
+        return jax.nn.sigmoid(gate + params["b_gate"] if self.qkv_bias else gate)
+
+    def _output(
+        self, params: Params, out: Float[Array, "B S N H"], gate: Float[Array, "B S N H"] | None
+    ) -> Float[Array, "B S D"]:
+        flat = (out if gate is None else out * gate).reshape(*out.shape[:2], -1)
         y = linear(flat, params["w_o"].reshape(flat.shape[-1], self.d_model))
         return y + params["b_o"] if self.out_bias else y
 

@@ -206,6 +206,58 @@ class ParallelBlock:
         return stream.add(mixed + update)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NormedResidualBlock:
+    """``x = norm(x)``, then ``alpha * x + beta * mixer(x)``; the same with the ffn (MiniMax).
+
+    Unlike in a `Block`, what is carried past a layer is normalised too, and both summands have a factor.
+    """
+
+    mixer_norm: Norm
+    mixer: Mixer
+    ffn_norm: Norm
+    ffn: FeedForward
+    mixer_alpha: float = 1.0
+    mixer_beta: float = 1.0
+    ffn_alpha: float = 1.0
+    ffn_beta: float = 1.0
+
+    def spec(self) -> ParamTree:
+        return layer_specs(mixer_norm=self.mixer_norm, mixer=self.mixer, ffn_norm=self.ffn_norm, ffn=self.ffn)
+
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
+        return self.mixer.init_state(batch, capacity, dtype)
+
+    def forward(self, params: Params, stream: Stream, window: Window) -> Stream:
+        x = self.mixer_norm(params["mixer_norm"], stream.narrow())
+        mixed = self.mixer.forward(params["mixer"], x, window)
+        return self._join(params, stream, x, mixed, window)
+
+    def write(self, params: Params, stream: Stream, state: Any, window: Window) -> tuple[Any, Any]:
+        x = self.mixer_norm(params["mixer_norm"], stream.narrow())
+        return self.mixer.write(params["mixer"], x, state, window)
+
+    def read(self, params: Params, stream: Stream, held: Any, pending: Any, window: Window) -> Stream:
+        x = self.mixer_norm(params["mixer_norm"], stream.narrow())
+        mixed = self.mixer.read(params["mixer"], held, pending, window)
+        return self._join(params, stream, x, mixed, window)
+
+    def commit(self, pending: Any, n: Array | None = None, path: Array | None = None) -> Any:
+        return self.mixer.commit(pending, n, path)
+
+    def _join(
+        self,
+        params: Params,
+        stream: Stream,
+        x: Float[Array, "B S D"],
+        mixed: Float[Array, "B S D"],
+        window: Window,
+    ) -> Stream:
+        x = self.ffn_norm(params["ffn_norm"], self.mixer_alpha * x + self.mixer_beta * mixed)
+        fed, stream = feed_forward(self.ffn, params["ffn"], x, stream, window)
+        return replace(stream, hidden=(self.ffn_alpha * x + self.ffn_beta * fed).astype(stream.hidden.dtype))
+
+
 def layer_specs(**layers: Any) -> ParamTree:
     """The specs of those of a block's named layers that are not None."""
     return {name: layer.spec() for name, layer in layers.items() if layer is not None}

@@ -25,6 +25,8 @@ class Weight:
     expert, and `axes` arranges a single one. Rows that name the same tensor are parts of it, joined in the
     table's order along its axis `along`; where `per` names an axis of the pattern, that of heads say, the
     parts are joined for each of its entries, and those follow one another.
+
+    Where layers of several kinds have parameters of one name, `mixer` is the class of those the row is for.
     """
 
     ours: str
@@ -32,6 +34,7 @@ class Weight:
     axes: str | None = None
     along: int = 0
     per: str | None = None
+    mixer: type | None = None
 
     def at(self, layer: int) -> "Weight":
         """The row for one layer."""
@@ -131,7 +134,9 @@ class Family:
     """How checkpoints of one `model_type` are read and written.
 
     read_config and write_config are inverse to each other up to inert keys. weights is the table. unused
-    holds regular expressions of tensors that checkpoints may carry and the model does not need.
+    holds regular expressions of tensors that checkpoints may carry and the model does not need. renamed holds
+    pairs of a regular expression and what to put in its place, which turn names that some checkpoints have
+    into those of the table.
     """
 
     model_type: str
@@ -140,6 +145,7 @@ class Family:
     write_config: Callable[[Decoder], dict[str, Any]]
     weights: tuple[Weight, ...]
     unused: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
 
     def rows(self, config: Decoder) -> Iterator[tuple[Weight, Param]]:
         """Every parameter of `config` once, with the row that fills it.
@@ -177,14 +183,27 @@ class Family:
                 tensors[name] = Tensor(name, shape, (part,) if before is None else (*before.parts, part))
         return tensors
 
+    def name_in_table(self, name: str) -> str:
+        """The name under which the table knows a checkpoint's tensor."""
+        for pattern, name_here in self.renamed:
+            name = re.sub(pattern, name_here, name)
+        return name
+
     def is_unused(self, name: str) -> bool:
         """Whether a tensor of this name may be left unread."""
         return any(re.fullmatch(pattern, name) for pattern in self.unused)
 
     def _expanded(self, config: Decoder) -> list[Weight]:
         """The table with a row per layer."""
+        layers = [block.mixer for block in config.blocks]
         return [
             row.at(i)
             for row in self.weights
-            for i in (range(len(config.blocks)) if "{i}" in row.ours else [0])
+            for i, mixer in enumerate(layers if "{i}" in row.ours else [None])
+            if row.mixer is None or isinstance(mixer, row.mixer)
         ]
+
+
+def for_mixer(mixer: type, *rows: Weight) -> tuple[Weight, ...]:
+    """The rows, of layers whose mixer is of this class."""
+    return tuple(replace(row, mixer=mixer) for row in rows)

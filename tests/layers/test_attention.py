@@ -18,9 +18,11 @@ from jaxmodels.layers.window import peek as peek_window
 NORM = RMSNorm(dim=6, axis=None)
 VARIANTS = {
     "ratio_1_sinks_partial_rope": attention(num_kv_heads=4, sinks=True, rope=Rope(rotary_dim=4, theta=50.0)),
-    "ratio_3_softcap_biases": attention(num_heads=6, softcap=2.0, qkv_bias=True, out_bias=True, rope=None),
+    "ratio_3_softcap_biases": attention(
+        num_heads=6, softcap=2.0, qkv_bias=True, out_bias=True, rope=None, output_gate=True
+    ),
     "ratio_8_scale_window": attention(num_heads=8, num_kv_heads=1, scale=0.9, window=4),
-    "norms_wide_window": attention(query_norm=NORM, key_norm=NORM, window=50),
+    "norms_wide_window": attention(query_norm=NORM, key_norm=NORM, window=50, output_gate=True),
     "norms_across_heads": attention(
         query_norm=RMSNorm(dim=24, axis=None), key_norm=RMSNorm(dim=12, axis=None), norm_across_heads=True
     ),
@@ -74,6 +76,8 @@ def by_hand(layer, params, x, positions, seen):
     if layer.sinks:
         total = total + np.exp(p["sinks"])[:, None, None]
     out = np.einsum("nst,tnh->snh", weights / total, v)
+    if layer.output_gate:
+        out = out / (1 + np.exp(-np.einsum("sd,dnh->snh", x, p["w_gate"]) - p.get("b_gate", 0)))
     return np.einsum("snh,nhd->sd", out, p["w_o"]) + p.get("b_o", 0)
 
 

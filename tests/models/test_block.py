@@ -10,7 +10,7 @@ from model_helpers import D_MODEL, attention, decoder, draw_tokens, forward, qui
 from jaxmodels.layers.mlp import MLP, GatedMLP
 from jaxmodels.layers.norm import LayerNorm, RMSNorm
 from jaxmodels.layers.window import fresh_window
-from jaxmodels.models.block import Block, ParallelBlock, Stream, peek
+from jaxmodels.models.block import Block, NormedResidualBlock, ParallelBlock, Stream, peek
 
 TOKENS = draw_tokens(2, 5)
 NORM, OTHER = RMSNorm(dim=D_MODEL), LayerNorm(dim=D_MODEL)
@@ -27,7 +27,11 @@ BLOCKS = {
     "parallel_two_norms": ParallelBlock(
         mixer_norm=NORM, mixer=attention(), ffn_norm=OTHER, ffn=MLP(d_model=D_MODEL, d_ff=24)
     ),
-}
+    "normed_residual": NormedResidualBlock(
+        mixer_norm=NORM, mixer=ssd(), ffn_norm=OTHER, ffn=FFN,
+        mixer_alpha=1.5, mixer_beta=0.6, ffn_alpha=0.7, ffn_beta=1.3,
+    ),
+}  # fmt: skip
 
 
 def by_definition(block, params, x, window):
@@ -46,6 +50,10 @@ def by_definition(block, params, x, window):
     if isinstance(block, ParallelBlock):
         read = norm("mixer_norm", x)
         return x + mix(read) + feed(read if block.ffn_norm is None else norm("ffn_norm", x))
+    if isinstance(block, NormedResidualBlock):
+        x = norm("mixer_norm", x)
+        x = norm("ffn_norm", block.mixer_alpha * x + block.mixer_beta * mix(x))
+        return block.ffn_alpha * x + block.ffn_beta * feed(x)
     if block.mixer is not None:
         x = x + block.residual_scale * norm("mixer_post_norm", mix(norm("mixer_norm", x)))
     if block.ffn is not None:

@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from model_helpers import D_MODEL, VOCAB, attention, decoder
+from model_helpers import D_MODEL, VOCAB, attention, decoder, delta
 
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
 from jaxmodels.layers.spec import walk
 from jaxmodels.models.families.dense import WEIGHTS
-from jaxmodels.models.family import Family, Weight
+from jaxmodels.models.family import Family, Weight, for_mixer
 
 CONFIG = decoder(attention())
 FUSED = "layers.{i}.qkv"
@@ -90,6 +92,26 @@ def test_experts_can_be_parts_of_fused_tensors():
     np.testing.assert_array_equal(tensors["expert.5.both"].export(ours), expected)
     untied = [part.start for part in tensors["expert.5.both"].parts]
     assert untied == [0, D_MODEL]
+
+
+def test_rows_can_be_for_one_kind_of_layer():
+    config = decoder(delta(), attention())
+    names = [path for path, _ in walk(config.spec()) if path.startswith("blocks/0/mixer/")]
+    rows = [Weight(path.replace("/0/", "/{i}/"), path.replace("0", "{i}")) for path in names]
+    of_attention = [row for row in WEIGHTS if "/mixer/" in row.ours]
+    others = [row for row in WEIGHTS if "/mixer/" not in row.ours]
+    table = (*others, *for_mixer(GatedDeltaMixer, *rows), *for_mixer(Attention, *of_attention))
+    tensors = dataclasses.replace(family(), weights=table).tensors(config)
+    assert tensors["blocks/0/mixer/w_q"].shape == (D_MODEL, 2, 5)
+    assert tensors["model.layers.1.self_attn.q_proj.weight"].shape == (24, D_MODEL)
+    assert not any(name.startswith("blocks/1/mixer/w_") for name in tensors)
+
+
+def test_names_can_have_several_forms():
+    renamed = ((r"\.old_(\w+)\.", r".\1."), (r"^wrapper\.", ""))
+    named = dataclasses.replace(family(), renamed=renamed)
+    assert named.name_in_table("wrapper.model.old_norm.weight") == "model.norm.weight"
+    assert named.name_in_table("model.norm.weight") == "model.norm.weight"
 
 
 def test_a_missing_row_is_named():
