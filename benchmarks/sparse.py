@@ -282,10 +282,10 @@ def main() -> None:
         Result(
             name="sparse",
             title="Sparse attention and bounded caches",
-            method=f"Random float32 weights; hidden states are a random walk (correlation {CORRELATION} between "
-            f"neighbours), queries scaled to logits of standard deviation {SHARPNESS:g}; {steps} tokens per "
-            f"turn, best of {rounds} turns. Keys read: per token and head, bounds of pages included, over the "
-            "context. Error: of the layer's outputs, in the L2 norm, relative to the dense cache's.",
+            method=f"Random float32 weights; hidden states are a random walk (correlation {CORRELATION} "
+            f"between neighbours), queries scaled to logits of standard deviation {SHARPNESS:g}; {steps} tokens per "
+            f"turn, best of {rounds} turns. Keys read: per token and head, bounds of pages included, over "
+            "the context. Error: of the layer's outputs, in the L2 norm, relative to the dense cache's.",
             values={
                 "layer_decode_s": times,
                 "s2o_prefill_s": prefill_times,
@@ -318,7 +318,8 @@ def main() -> None:
                 ),
                 Target(
                     what=f"{name}, {lengths[-1]:,} tokens, batch {batches[-1]}: model's time over dense",
-                    measured=models[batches[-1]][name] / models[batches[-1]]["dense"], sense="at most", aim=1 / 3,
+                    measured=models[batches[-1]][name] / models[batches[-1]]["dense"],
+                    sense="at most", aim=1 / 3,
                 ),
             ],
         ),

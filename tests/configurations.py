@@ -6,7 +6,7 @@ Each case is built by transformers with random weights; see the `reference` fixt
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -75,6 +75,18 @@ def _dense(family: str, name: str, forward_length: int = 33, seed: int = 0, **ch
     config = {"vocab_size": VOCAB, "pad_token_id": 0, **sizes, **limits, **changes}
     name = f"{family}-{name}"
     return Case(name=name, family=family, config=config, forward_length=forward_length, seed=seed)
+
+
+def _equal_heads(family: str, name: str, **changes: Any) -> Case:
+    """A family whose queries, keys and values have as many heads."""
+    case = _dense(family, name, **changes)
+    return replace(case, config={k: v for k, v in case.config.items() if k != "num_key_value_heads"})
+
+
+def _gpt2(name: str, seed: int = 0, **changes: Any) -> Case:
+    sizes = {"n_embd": 24, "n_head": 4, "n_layer": 2, "n_positions": 100}
+    config = {"vocab_size": VOCAB, "pad_token_id": 0, **sizes, **changes}
+    return Case(name=f"gpt2-{name}", family="gpt2", config=config, seed=seed)
 
 
 def _rope(rope_type: str, **parameters: Any) -> dict[str, Any]:
@@ -391,6 +403,43 @@ LFM2 = (
     ),
 )
 
+# 100 tokens are the trained length: no continuation is longer, since transformers would recompute its cache.
+_PHI3_LONGROPE = {
+    "max_position_embeddings": 160,
+    "original_max_position_embeddings": 100,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 500.0,
+        "short_factor": [1.0, 1.25, 1.5],
+        "long_factor": [2.0, 5.5, 31.0],
+        "partial_rotary_factor": 0.75,
+    },
+}
+
+PHI3 = (
+    _dense("phi3", "ratio_2_window", sliding_window=7, rms_norm_eps=1e-3),
+    _dense("phi3", "ratio_4_tied", num_key_value_heads=1, tie_word_embeddings=True, hidden_act="gelu"),
+    _dense("phi3", "longrope_partial", forward_length=108, hidden_size=32, **_PHI3_LONGROPE),
+)
+
+_HALF, _WHOLE = (_rope("default", partial_rotary_factor=factor) for factor in (0.5, 1.0))
+
+GPT_NEOX = (
+    _equal_heads("gpt_neox", "parallel_quarter", hidden_size=32),
+    _equal_heads(
+        "gpt_neox", "sequential_tied_whole", use_parallel_residual=False, tie_word_embeddings=True, **_WHOLE
+    ),
+    _equal_heads("gpt_neox", "no_attention_biases_half", hidden_size=48, attention_bias=False, **_HALF),
+)
+
+GPT2 = (
+    _gpt2("odd_heads", n_embd=21, n_head=3),
+    _gpt2(
+        "untied_scaled", seed=1, tie_word_embeddings=False, scale_attn_by_inverse_layer_idx=True, n_inner=40
+    ),
+    _gpt2("unscaled_relu", scale_attn_weights=False, activation_function="relu", layer_norm_epsilon=1e-3),
+)
+
 CASES = (
     *MAMBA2,
     *LLAMA,
@@ -408,4 +457,7 @@ CASES = (
     *FALCON_MAMBA,
     *RECURRENT_GEMMA,
     *LFM2,
+    *PHI3,
+    *GPT_NEOX,
+    *GPT2,
 )

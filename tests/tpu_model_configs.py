@@ -23,6 +23,22 @@ CONFIGS = {
         "sliding_window": 64,
         "query_pre_attn_scalar": 128,
     },
+    "gpt2": {
+        "model_type": "gpt2",
+        "vocab_size": 256,
+        "n_embd": 256,
+        "n_head": 2,
+        "n_layer": 1,
+        "n_positions": 1024,
+    },
+    "gpt_neox": {
+        "model_type": "gpt_neox",
+        "vocab_size": 256,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    },
     "granite": {"model_type": "granite", **_DENSE, "attention_multiplier": 0.1, "logits_scaling": 8.0},
     "falcon_mamba": {"model_type": "falcon_mamba", **_MAMBA},
     "lfm2": {
@@ -54,6 +70,7 @@ CONFIGS = {
     "mistral": {"model_type": "mistral", **_SLIDING},
     "olmo2": {"model_type": "olmo2", **_DENSE},
     "olmo3": {"model_type": "olmo3", **_SLIDING},
+    "phi3": {"model_type": "phi3", **_DENSE},
     "qwen2": {"model_type": "qwen2", **_DENSE},
     "qwen3": {"model_type": "qwen3", **_DENSE},
     "recurrent_gemma": {

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints.errors import CheckpointError, read_json_object
 from jaxmodels.checkpoints.safetensors_io import (
+    TensorInfo,
     TensorReader,
     TensorToWrite,
     missing_tensor_message,
@@ -85,14 +86,14 @@ def load_params(
     """
     family = FAMILIES[str(config.family)]
     expected = family.tensors(config)
-    _check_names(config, family, tensors, expected)
+    stored = {family.name_in_table(name): name for name in tensors.infos}
+    _check_names(config, family, {name: tensors.infos[stored[name]] for name in stored}, expected)
     leaves: dict[str, jax.Array] = {}
-    for name in tensors.infos:
-        known = family.name_in_table(name)
-        if known in expected:
-            num_bytes = _fill(leaves, expected[known].parts, tensors.read(name), dtype)
+    for name, stored_name in stored.items():
+        if name in expected:
+            num_bytes = _fill(leaves, expected[name].parts, tensors.read(stored_name), dtype)
             if progress is not None:
-                progress(name, num_bytes)
+                progress(stored_name, num_bytes)
     return unflatten({path: leaves[path] for path, _ in walk(config.spec())})
 
 
@@ -170,21 +171,20 @@ def _to_write(config: Decoder, params: Params, progress: Progress | None) -> Ite
 def _check_names(
     config: Decoder,
     family: Family,
-    tensors: TensorReader,
+    infos: Mapping[str, TensorInfo],
     expected: Mapping[str, Tensor],
 ) -> None:
-    infos = {family.name_in_table(name): info for name, info in tensors.infos.items()}
     for name, tensor in expected.items():
         info = infos.get(name)
         if info is None:
-            raise CheckpointError(missing_tensor_message(name, tensors.infos))
+            raise CheckpointError(missing_tensor_message(name, infos))
         if tuple(info.shape) != tensor.shape:
             raise CheckpointError(
                 f"{info.file}: tensor {name!r} has shape {list(info.shape)}, "
                 f"the configuration asks for {list(tensor.shape)}"
             )
     for name, info in infos.items():
-        tied_head = config.tie_embeddings and name == "lm_head.weight"
+        tied_head = config.tie_embeddings and family.is_head(name)
         if name not in expected and not tied_head and not family.is_unused(name):
             raise CheckpointError(
                 f"{info.file}: tensor {name!r} of shape {list(info.shape)} is not part of the model that "

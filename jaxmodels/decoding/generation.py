@@ -62,8 +62,8 @@ def plan(
 
     Raises:
         ValueError: `max_new_tokens` below 1, a stop token outside the vocabulary, more tokens (with the
-            strategy's window behind them) than `capacity` holds, or a model whose experts pick tokens with a
-            view of later ones.
+            strategy's window behind them) than `capacity` holds, more tokens than the model has learned
+            positions, or a model whose experts pick tokens with a view of later ones.
     """
     check_causal(config)
     if max_new_tokens < 1:
@@ -78,6 +78,12 @@ def plan(
         raise ValueError(
             f"capacity={capacity} cannot hold a prompt of {longest} tokens and "
             f"max_new_tokens={max_new_tokens}{beyond}; it must be at least {needed}"
+        )
+    fed, positions = longest + max_new_tokens - 1, config.learned_positions
+    if positions is not None and fed > positions:
+        raise ValueError(
+            f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} need {fed} positions, "
+            f"the model has learned {positions}"
         )
     slots, new_slots = prompt_bucket(longest, strategy.prefill_window), bucket(max_new_tokens)
     tokens = np.zeros((batch, slots), np.int32)

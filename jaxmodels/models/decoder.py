@@ -117,6 +117,9 @@ class Decoder:
     ) -> Float[Array, "B S D"]:
         """`forward` up to and including the final norm."""
         check_mask(mask, tokens.shape[1], tokens.shape[0])
+        size, positions = tokens.shape[1], self.learned_positions
+        if valid is None and positions is not None and size > positions:
+            raise ValueError(f"forward: {size} tokens, but the model has learned {positions} positions")
         window = fresh_window(tokens, valid, mask)
         stream = self.embed(params, tokens, window)
         for i, block in enumerate(self.blocks):

@@ -193,6 +193,10 @@ class Family:
         """Whether a tensor of this name may be left unread."""
         return any(re.fullmatch(pattern, name) for pattern in self.unused)
 
+    def is_head(self, name: str) -> bool:
+        """Whether a tensor of this name is the head, which some store though it is tied."""
+        return any(row.ours == "head/weight" and row.theirs == name for row in self.weights)
+
     def _expanded(self, config: Decoder) -> list[Weight]:
         """The table with a row per layer."""
         layers = [block.mixer for block in config.blocks]

@@ -57,7 +57,7 @@ class ConfigReader:
             raise ConfigError(f"{self._name()}: key {key!r} must not be negative, got {value!r}")
         return value
 
-    def nullable(self, key: str, kind: type[T], default: T) -> T | None:
+    def nullable(self, key: str, kind: type[T], default: T | None) -> T | None:
         """The value of a key, None where it is null, or `default` where it is absent."""
         return self.optional(key, kind) if key in self.values else default
 

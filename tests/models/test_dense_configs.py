@@ -1,25 +1,31 @@
 """Configurations of the dense families: published ones, those of older releases, and what is refused."""
 
 import dataclasses
+import shutil
 
+import numpy as np
 import pytest
 from configurations import (
     COHERE2,
     FULL,
     GEMMA2,
     GEMMA3_TEXT,
+    GPT2,
+    GPT_NEOX,
     GRANITE,
     OLMO2,
     OLMO3,
+    PHI3,
     SLIDING,
     SMOLLM3,
     hf_dict,
 )
+from safetensors.numpy import load_file, save_file
 
 import jaxmodels as jm
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.rope_scaling import LinearScaling, YarnScaling
-from jaxmodels.layers.spec import count_params
+from jaxmodels.layers.spec import count_params, walk
 from jaxmodels.models.families.dense import reciprocal
 
 # Published models: how many parameters they have, and their configurations without inert keys.
@@ -129,6 +135,71 @@ PUBLISHED = {
             "vocab_size": 256000,
         },
     ),
+    "microsoft/Phi-3-mini-4k-instruct": (
+        3_821_079_552,
+        {
+            "model_type": "phi3",
+            "attention_bias": False,
+            "embd_pdrop": 0.0,
+            "hidden_act": "silu",
+            "hidden_size": 3072,
+            "intermediate_size": 8192,
+            "max_position_embeddings": 4096,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "num_key_value_heads": 32,
+            "original_max_position_embeddings": 4096,
+            "resid_pdrop": 0.0,
+            "rms_norm_eps": 1e-05,
+            "rope_scaling": None,
+            "rope_theta": 10000.0,
+            "sliding_window": 2047,
+            "tie_word_embeddings": False,
+            "vocab_size": 32064,
+        },
+    ),
+    "EleutherAI/pythia-160m": (
+        162_322_944,
+        {
+            "model_type": "gpt_neox",
+            "classifier_dropout": 0.1,
+            "hidden_act": "gelu",
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "layer_norm_eps": 1e-05,
+            "max_position_embeddings": 2048,
+            "num_attention_heads": 12,
+            "num_hidden_layers": 12,
+            "rotary_emb_base": 10000,
+            "rotary_pct": 0.25,
+            "tie_word_embeddings": False,
+            "use_parallel_residual": True,
+            "vocab_size": 50304,
+        },
+    ),
+    "openai-community/gpt2": (
+        124_439_808,
+        {
+            "model_type": "gpt2",
+            "activation_function": "gelu_new",
+            "attn_pdrop": 0.1,
+            "embd_pdrop": 0.1,
+            "layer_norm_epsilon": 1e-05,
+            "n_ctx": 1024,
+            "n_embd": 768,
+            "n_head": 12,
+            "n_layer": 12,
+            "n_positions": 1024,
+            "resid_pdrop": 0.1,
+            "summary_activation": None,
+            "summary_first_dropout": 0.1,
+            "summary_proj_to_labels": True,
+            "summary_type": "cls_index",
+            "summary_use_proj": True,
+            "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+            "vocab_size": 50257,
+        },
+    ),
     "allenai/OLMo-2-1124-7B": (
         7_298_617_344,
         {
@@ -204,6 +275,68 @@ def test_divisors_survive_the_way_back(value):
     assert reciprocal(reciprocal(value)) == value
 
 
+def test_positions_of_gpt_neox_by_older_keys():
+    """EleutherAI/pythia-70m: the keys of the base and of the part that turns are the family's own."""
+    old = without(hf_dict(GPT_NEOX[0]), "rope_parameters") | {"rotary_pct": 0.5, "rotary_emb_base": 300}
+    ropes = {block.mixer.rope for block in jm.config_from_hf(old).blocks}
+    assert ropes == {Rope(rotary_dim=4, theta=300.0)}
+
+
+# --- names of older checkpoints ----------------------------------------------------------------------
+
+
+def rename_stored(source, directory, rename):
+    """A copy of a checkpoint under other names."""
+    directory.mkdir()
+    shutil.copy(source / "config.json", directory)
+    tensors = {rename(name): tensor for name, tensor in load_file(source / "model.safetensors").items()}
+    return directory, tensors
+
+
+def assert_same_params(model, other):
+    for (path, leaf), (other_path, other_leaf) in zip(walk(model.params), walk(other.params), strict=True):
+        assert path == other_path
+        np.testing.assert_array_equal(leaf, other_leaf)
+
+
+def test_gpt2_without_the_prefix_and_with_its_masks(build_reference, tmp_path):
+    """openai-community/gpt2 as it is on the hub."""
+    source = build_reference(GPT2[0]).directory
+    directory, tensors = rename_stored(
+        source, tmp_path / "old", lambda name: name.removeprefix("transformer.")
+    )
+    assert "wte.weight" in tensors
+    masks = {f"h.{i}.attn.bias": np.tri(100, dtype=np.float32)[None, None] for i in range(2)}
+    save_file(tensors | masks, directory / "model.safetensors")
+    assert_same_params(jm.load(directory), jm.load(source))
+
+
+def test_gpt_neox_with_a_head_that_is_tied_or_called_otherwise(build_reference, tmp_path):
+    source = build_reference(GPT_NEOX[0]).directory
+    directory, tensors = rename_stored(
+        source, tmp_path / "new", lambda name: name.replace("embed_out", "lm_head")
+    )
+    assert "lm_head.weight" in tensors
+    save_file(tensors, directory / "model.safetensors")
+    assert_same_params(jm.load(directory), jm.load(source))
+
+    source = build_reference(GPT_NEOX[1]).directory
+    directory, tensors = rename_stored(source, tmp_path / "tied", str)
+    head = {"embed_out.weight": tensors["gpt_neox.embed_in.weight"]}
+    save_file(tensors | head, directory / "model.safetensors")
+    assert_same_params(jm.load(directory), jm.load(source))
+
+
+def test_more_tokens_than_learned_positions_are_refused(build_reference):
+    model = jm.load(build_reference(GPT2[0]).directory)
+    tokens = np.ones((1, 101), np.int32)
+    with pytest.raises(ValueError, match="101 tokens, but the model has learned 100 positions"):
+        model(tokens)
+    with pytest.raises(ValueError, match="need 101 positions, the model has learned 100"):
+        model.generate(tokens[:, :98], max_new_tokens=4)
+    assert model.generate(tokens[:, :98], max_new_tokens=3, stop_tokens=[]).tokens.shape == (1, 3)
+
+
 # --- what is refused ---------------------------------------------------------------------------------
 
 
@@ -254,6 +387,26 @@ def test_divisors_survive_the_way_back(value):
             r"'position_embedding_type'.*'alibi'",
         ),
         (COHERE2[0], {"rotary_pct": 0.5}, r"'rotary_pct' has the value 0.5.*supported: 1.0"),
+        (PHI3[0], {"attention_bias": True}, r"'attention_bias' has the value True.*supported: False"),
+        (
+            PHI3[2],
+            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]}},
+            r"rope_type 'longrope' needs \['long_factor'\]",
+        ),
+        (
+            GPT_NEOX[0],
+            {"num_attention_heads": 5},
+            r"'num_attention_heads' must divide 'hidden_size' = 32, got 5",
+        ),
+        (GPT_NEOX[0], {"num_key_value_heads": 2}, r"unknown config keys \{'num_key_value_heads': 2\}"),
+        (GPT_NEOX[0], {"rotary_pct": "all"}, r"'rotary_pct' must be float, got 'all'"),
+        (GPT2[0], {"n_head": 2}, r"'n_head' must divide 'n_embd' = 21, got 2"),
+        (GPT2[0], {"n_positions": None}, r"key 'n_positions' is missing; expected int"),
+        (
+            GPT2[0],
+            {"add_cross_attention": True},
+            r"'add_cross_attention' has the value True.*supported: False",
+        ),
         (GRANITE[0], {"logits_scaling": 0}, r"a divisor must not be 0"),
         (GRANITE[0], {"residual_multiplier": "1"}, r"'residual_multiplier' must be float, got '1'"),
     ],
@@ -280,6 +433,9 @@ def first_mixer(config, **changes):
         (SMOLLM3[1], {"scale": 0.3}),
         (COHERE2[0], {"rope": None}),
         (GRANITE[0], {"softcap": 3.0}),
+        (PHI3[0], {"qkv_bias": True}),
+        (GPT_NEOX[0], {"num_kv_heads": 2}),
+        (GPT2[0], {"rope": Rope(rotary_dim=6)}),
     ],
     ids=lambda value: value.name if hasattr(value, "name") else "_".join(value),
 )

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
-from jaxmodels.layers.mlp import ACTIVATIONS, MLP, GatedMLP
-from jaxmodels.layers.norm import Norm, RMSNorm
+from jaxmodels.layers.mlp import ACTIVATIONS, MLP, FeedForward, GatedMLP
+from jaxmodels.layers.norm import LayerNorm, Norm, RMSNorm
 from jaxmodels.layers.rope import Rope, RopeStyle, rope_from_hf, rope_to_hf
+from jaxmodels.layers.window import Mixer
 from jaxmodels.models.block import Block, DecoderBlock
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.family import Weight
@@ -58,6 +59,34 @@ POST_NORM_WEIGHTS = (
     Weight("blocks/{i}/ffn_post_norm/scale", "model.layers.{i}.post_feedforward_layernorm.weight"),
 )
 
+
+def affine_rows(ours: str, theirs: str, axes: str | None = None) -> tuple[Weight, Weight]:
+    """The rows of a projection's weight and bias; `{p}` in `ours` stands for "w" and "b"."""
+    return (
+        Weight(ours.replace("{p}", "w"), f"{theirs}.weight", axes),
+        Weight(ours.replace("{p}", "b"), f"{theirs}.bias"),
+    )
+
+
+def layer_norm_rows(ours: str, theirs: str) -> tuple[Weight, Weight]:
+    """The rows of a LayerNorm."""
+    return Weight(f"{ours}/scale", f"{theirs}.weight"), Weight(f"{ours}/bias", f"{theirs}.bias")
+
+
+def fused_rows(theirs: str, axes: str, along: int, per: str | None = None) -> tuple[Weight, ...]:
+    """The rows of one projection with biases to queries, keys and values, as many heads of each."""
+    weights = [Weight(f"blocks/{{i}}/mixer/w_{p}", f"{theirs}.weight", axes, along, per) for p in "qkv"]
+    biases = [Weight(f"blocks/{{i}}/mixer/b_{p}", f"{theirs}.bias", "(n h) -> n h", 0, per) for p in "qkv"]
+    return (*weights, *biases)
+
+
+def replace_rows(rows: Iterable[Weight], others: Iterable[Weight]) -> tuple[Weight, ...]:
+    """`rows` with `others` in place of those for the same parameters."""
+    others = tuple(others)
+    replaced = {row.ours for row in others}
+    return (*(row for row in rows if row.ours not in replaced), *others)
+
+
 WEIGHTS = (*ENDS_WEIGHTS, *PRE_NORM_WEIGHTS, *ATTENTION_WEIGHTS, *GATED_MLP_WEIGHTS)
 POST_NORM_TABLE = (*ENDS_WEIGHTS, *POST_NORM_WEIGHTS, *ATTENTION_WEIGHTS, *GATED_MLP_WEIGHTS)
 
@@ -91,6 +120,19 @@ def read_rope(
     return _whole_head_rope(reader.values, head_dim, default_theta, style)
 
 
+def read_partial_rope(
+    reader: ConfigReader, head_dim: int, *, default_theta: float = DEFAULT_THETA, default_factor: float = 1.0
+) -> Rope:
+    """`read_rope` for families that turn `partial_rotary_factor` of each head."""
+    reader.consume(*ROPE_KEYS, "max_position_embeddings")
+    return _rope(
+        reader.values,
+        head_dim,
+        default_theta=default_theta,
+        default_partial_rotary_factor=default_factor,
+    )
+
+
 def read_ropes(
     reader: ConfigReader, head_dim: int, thetas: Mapping[str, tuple[str, float]]
 ) -> dict[str, Rope]:
@@ -117,15 +159,21 @@ def read_ropes(
 
 
 def _whole_head_rope(values: Mapping[str, Any], head_dim: int, theta: float, style: RopeStyle) -> Rope:
-    name = f"config of model_type {values.get('model_type')!r}"
     for holder in (values, values.get("rope_parameters"), values.get("rope_scaling")):
         factor = holder.get("partial_rotary_factor") if isinstance(holder, Mapping) else None
         if factor not in (None, 1.0):
-            raise ConfigError(f"{name}: key 'partial_rotary_factor' must be 1.0 or absent, got {factor!r}")
+            raise ConfigError(
+                f"config of model_type {values.get('model_type')!r}: key 'partial_rotary_factor' must be 1.0 "
+                f"or absent, got {factor!r}"
+            )
+    return _rope(values, head_dim, style=style, default_theta=theta)
+
+
+def _rope(values: Mapping[str, Any], head_dim: int, **defaults: Any) -> Rope:
     try:
-        return rope_from_hf(values, head_dim, style=style, default_theta=theta)
+        return rope_from_hf(values, head_dim, **defaults)
     except ValueError as error:
-        raise ConfigError(f"{name}: {error}") from error
+        raise ConfigError(f"config of model_type {values.get('model_type')!r}: {error}") from error
 
 
 def write_rope(config: Decoder) -> dict[str, Any]:
@@ -162,6 +210,22 @@ def read_heads(reader: ConfigReader, default_head_dim: int | None = None) -> dic
     }
 
 
+def read_equal_heads(reader: ConfigReader, width: str, heads: str) -> dict[str, Any]:
+    """The sizes of attention whose heads share out the features of a token, as `Attention` arguments.
+
+    `width` and `heads` are the keys. Raises ConfigError where the one is no multiple of the other.
+    """
+    d_model, num_heads = reader.positive(width), reader.positive(heads)
+    if d_model % num_heads:
+        raise ConfigError(f"config: key {heads!r} must divide {width!r} = {d_model}, got {num_heads}")
+    return {
+        "d_model": d_model,
+        "num_heads": num_heads,
+        "num_kv_heads": num_heads,
+        "head_dim": d_model // num_heads,
+    }
+
+
 def read_attention(
     reader: ConfigReader, default_head_dim: int | None = None, *, default_theta: float = DEFAULT_THETA
 ) -> dict[str, Any]:
@@ -170,9 +234,9 @@ def read_attention(
     return heads | {"rope": read_rope(reader, heads["head_dim"], default_theta=default_theta)}
 
 
-def read_window(reader: ConfigReader) -> int | None:
+def read_window(reader: ConfigReader, default: int | None = DEFAULT_WINDOW) -> int | None:
     """The `sliding_window` key; null is full attention."""
-    window = reader.nullable("sliding_window", int, DEFAULT_WINDOW)
+    window = reader.nullable("sliding_window", int, default)
     if window == 0:
         raise ConfigError("config: key 'sliding_window' must be at least 1 or null, got 0")
     return window
@@ -267,17 +331,27 @@ def read_gated_mlp(reader: ConfigReader, bias: bool = False) -> GatedMLP:
     )
 
 
+def pre_norm_blocks(norm: Norm, mixers: Iterable[Mixer], ffn: FeedForward) -> list[Block]:
+    """A block per mixer, with the same norm in front of each layer and the same feed-forward."""
+    return [Block(mixer_norm=norm, mixer=mixer, ffn_norm=norm, ffn=ffn) for mixer in mixers]
+
+
 def finish_decoder(
-    reader: ConfigReader, blocks: Iterable[DecoderBlock], final_norm: Norm, *, default_tie: bool = False
+    reader: ConfigReader,
+    blocks: Iterable[DecoderBlock],
+    final_norm: RMSNorm | LayerNorm,
+    *,
+    default_tie: bool = False,
+    positions: str = "max_position_embeddings",
 ) -> Decoder:
-    """The decoder around `blocks`, and the end of the reading."""
+    """The decoder around `blocks`, and the end of the reading; `positions` is the longest length's key."""
     config = Decoder(
         vocab_size=reader.positive("vocab_size"),
-        d_model=reader.positive("hidden_size"),
+        d_model=final_norm.dim,
         blocks=tuple(blocks),
         final_norm=final_norm,
         tie_embeddings=reader.flag("tie_word_embeddings", default_tie),
-        max_positions=reader.optional("max_position_embeddings", int),
+        max_positions=reader.optional(positions, int),
         family=str(reader.values["model_type"]),
     )
     reader.finish()
@@ -289,8 +363,7 @@ def read_decoder(
 ) -> Decoder:
     """The decoder of pre-norm blocks, one per attention layer, and the end of the reading."""
     norm, ffn = read_norm(reader), read_gated_mlp(reader, mlp_bias)
-    blocks = [Block(mixer_norm=norm, mixer=mixer, ffn_norm=norm, ffn=ffn) for mixer in mixers]
-    return finish_decoder(reader, blocks, norm, default_tie=default_tie)
+    return finish_decoder(reader, pre_norm_blocks(norm, mixers, ffn), norm, default_tie=default_tie)
 
 
 def write_sizes(config: Decoder) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""Phi-3, Phi-3.5 and Phi-4 (`model_type` "phi3"): fused projections; positions in a part of each head."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import dense
+from jaxmodels.models.family import Family, Weight
+from jaxmodels.models.hf_config import ConfigReader
+
+INERT = ("embd_pdrop", "full_attn_mod", "interpolate_factor", "resid_pdrop")
+ORIGINAL = "original_max_position_embeddings"
+
+QKV, GATE_UP = "model.layers.{i}.self_attn.qkv_proj.weight", "model.layers.{i}.mlp.gate_up_proj.weight"
+FUSED = (
+    Weight("blocks/{i}/mixer/w_q", QKV, "(n h) d -> d n h"),
+    Weight("blocks/{i}/mixer/w_k", QKV, "(k h) d -> d k h"),
+    Weight("blocks/{i}/mixer/w_v", QKV, "(k h) d -> d k h"),
+    Weight("blocks/{i}/ffn/w_gate", GATE_UP, "f d -> d f"),
+    Weight("blocks/{i}/ffn/w_up", GATE_UP, "f d -> d f"),
+)
+
+
+def read_config(values: Mapping[str, Any]) -> Decoder:
+    reader = ConfigReader({ORIGINAL: 4096, **values}, INERT)
+    for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
+        reader.expect(key, False)
+    heads = dense.read_heads(reader)
+    rope = dense.read_partial_rope(reader, heads["head_dim"])
+    attention = Attention(**heads, rope=rope, window=dense.read_window(reader, None))
+    norm, ffn = dense.read_norm(reader, default_eps=1e-5), dense.read_gated_mlp(reader)
+    mixers = [attention] * reader.positive("num_hidden_layers")
+    return dense.finish_decoder(reader, dense.pre_norm_blocks(norm, mixers, ffn), norm)
+
+
+def write_config(config: Decoder) -> dict[str, Any]:
+    written = dense.write_decoder(config)
+    if ORIGINAL in written["rope_parameters"]:
+        written[ORIGINAL] = written["rope_parameters"][ORIGINAL]
+    window = dense.attentions(config)[0].window
+    return written | {"architectures": ["Phi3ForCausalLM"], "sliding_window": window}
+
+
+FAMILY = Family(
+    model_type="phi3",
+    summary="Phi-3, Phi-3.5 mini, Phi-4 and Phi-4 mini",
+    read_config=read_config,
+    write_config=write_config,
+    weights=dense.replace_rows(dense.WEIGHTS, FUSED),
+    unused=dense.UNUSED,
+)
