@@ -1,5 +1,7 @@
 """Block denoising against a loop on the host that feeds every window anew, one row at a time."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,16 +29,24 @@ class Reference:
 
         self.look = quick_jit(last_logits)
 
+    def probabilities(self, windows):
+        logits = np.asarray(self.look(windows), np.float64)[0]
+        logits[:, MASK] = -np.inf
+        probability = np.exp(logits - logits.max(-1, keepdims=True))
+        return probability / probability.sum(-1, keepdims=True)
+
+    def middle_probability(self, prompt):
+        """Between the best tokens' probabilities in a first block."""
+        windows = [np.asarray([prompt], np.int32), np.full((1, LENGTH), MASK, np.int32)]
+        return float(np.median(self.probabilities(windows).max(-1)))
+
     def blocks(self, prompt, threshold, new):
         """(tokens, looks, how many tokens each look uncovered)"""
         windows, tokens, looks, uncovered = [np.asarray([prompt], np.int32)], [], 0, []
         while len(tokens) < new:
             block = np.full(LENGTH, MASK, np.int32)
             while (block == MASK).any():
-                logits = np.asarray(self.look([*windows, block[None]]), np.float64)[0]
-                logits[:, MASK] = -np.inf
-                probability = np.exp(logits - logits.max(-1, keepdims=True))
-                probability /= probability.sum(-1, keepdims=True)
+                probability = self.probabilities([*windows, block[None]])
                 best = np.where(block == MASK, probability.max(-1), -1)
                 chosen = (best >= threshold) | (np.arange(LENGTH) == best.argmax())
                 block = np.where(chosen & (block == MASK), probability.argmax(-1), block)
@@ -49,16 +59,17 @@ class Reference:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_blocks_are_those_of_feeding_everything_anew(name):
     config, params = architecture(name)
-    ours = decode(config, params, STRATEGY, new=NEW)
     reference = Reference(config, params)
+    threshold = reference.middle_probability(PROMPTS[0])
+    ours = decode(config, params, replace(STRATEGY, threshold=threshold), new=NEW)
     counts = []
     for b, prompt in enumerate(PROMPTS[:2]):
-        tokens, looks, uncovered = reference.blocks(prompt, STRATEGY.threshold, NEW)
+        tokens, looks, uncovered = reference.blocks(prompt, threshold, NEW)
         assert ours.tokens[b, :NEW].tolist() == tokens
         assert ours.counters["calls"][b] == looks
         assert ours.counters["uncovered"][b] == sum(uncovered) == 3 * LENGTH
         counts += uncovered
-    assert set(counts) - {1} and 1 in counts  # both rules were at work
+    assert max(counts) > 1 and len(counts) > 6  # neither one by one nor block by block
     assert ours.lengths.tolist() == [NEW] * 4
     assert (ours.tokens[:, NEW:] == 0).all()
 
