@@ -283,9 +283,10 @@ def main() -> None:
             name="sparse",
             title="Sparse attention and bounded caches",
             method=f"Random float32 weights; hidden states are a random walk (correlation {CORRELATION} "
-            f"between neighbours), queries scaled to logits of standard deviation {SHARPNESS:g}; {steps} tokens "
-            f"per turn, best of {rounds} turns. Keys read: per token and head, bounds of pages included, over "
-            "the context. Error: of the layer's outputs, in the L2 norm, relative to the dense cache's.",
+            f"between neighbours), queries scaled to logits of standard deviation {SHARPNESS:g}; "
+            f"{steps} tokens per turn, best of {rounds} turns. Keys read: per token and head, bounds of "
+            "pages included, over the context. Error: of the layer's outputs, in the L2 norm, relative to "
+            "the dense cache's.",
             values={
                 "layer_decode_s": times,
                 "s2o_prefill_s": prefill_times,
