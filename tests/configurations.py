@@ -57,7 +57,7 @@ def _mamba2(name: str, cached_reference: bool = True, **changes: Any) -> Case:
 
 def _mamba(family: str, name: str, **changes: Any) -> Case:
     config = {"vocab_size": VOCAB, "hidden_size": 24, "state_size": 5, "num_hidden_layers": 2, **changes}
-    # Longer than the chunks in which a gradient keeps states.
+    # Several chunks of the scan and a part of one.
     lengths: dict[str, Any] = {"prompt_lengths": (1, 5, 17, 67), "forward_length": 67}
     return Case(name=f"{family}-{name}", family=family, config=config, **lengths)
 

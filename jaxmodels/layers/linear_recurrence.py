@@ -24,12 +24,11 @@ Tokens: TypeAlias = Any
 Expand: TypeAlias = Callable[[Tokens], tuple[Array, Array]]
 Read: TypeAlias = Callable[[Array, Tokens], Any]
 
-# Tokens whose decays and inputs are alive at once; a gradient also keeps one state per chunk.
-CHUNK = 64
 
-
-def recur(tokens: Tokens, state: State, expand: Expand, read: Read) -> tuple[Any, State]:
+def recur(tokens: Tokens, state: State, expand: Expand, read: Read, chunk: int) -> tuple[Any, State]:
     """The outputs ``[B, S, ...]`` of a window and the state behind it.
+
+    At most `chunk` decays and inputs are alive at once; a gradient also keeps one state per chunk.
 
     One token is one step. On CPU, where a scan's steps cost little and its state stays in the inner caches,
     longer windows are steps as well; elsewhere they are chunks of logarithmic depth. The choice is made when
@@ -41,7 +40,7 @@ def recur(tokens: Tokens, state: State, expand: Expand, read: Read) -> tuple[Any
         state = _advance(state, token, expand)
         return jax.tree.map(lambda a: a[:, None], read(state, token)), state
     forms = {
-        name: functools.partial(form, expand=expand, read=read, chunk=CHUNK)
+        name: functools.partial(form, expand=expand, read=read, chunk=chunk)
         for name, form in (("cpu", recur_in_steps), ("default", recur_in_chunks))
     }
     return lax.platform_dependent(tokens, state, **forms)
@@ -73,11 +72,11 @@ def recur_in_chunks(
     return _over_chunks(one_chunk, tokens, state, chunk)
 
 
-def replay(tokens: Tokens, state: State, n: Int[Array, "B"], expand: Expand) -> State:
+def replay(tokens: Tokens, state: State, n: Int[Array, "B"], expand: Expand, chunk: int) -> State:
     """The state after the first `n` tokens of a window; with 0 it is `state`, bit for bit."""
     size = jax.tree.leaves(tokens)[0].shape[1]
     taken = keep_only(tokens, jnp.arange(size)[None, :] < n[:, None])
-    return recur(taken, state, expand, lambda h, token: None)[1]
+    return recur(taken, state, expand, lambda h, token: None, chunk)[1]
 
 
 def recur_tree(

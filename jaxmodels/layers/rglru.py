@@ -27,6 +27,8 @@ from jaxmodels.layers.window import Window, peek, take_path
 
 # Griffin's constant c: how many times the gate can multiply the slowest decay.
 GATE_STRENGTH = 8.0
+# Tokens whose states are found at once where chunks are scanned in parallel.
+CHUNK = 64
 # Steepest slope of the square root in the gradient, where a decay near 1 would make it infinite.
 MAX_SQRT_SLOPE = 1000.0
 
@@ -192,7 +194,7 @@ class RGLRUMixer:
         )
         inputs = keep_only(inputs, window.is_valid)
 
-        y, h = recur(inputs, state.h, _expand, _read)
+        y, h = recur(inputs, state.h, _expand, _read, CHUNK)
         if window.ancestors is not None:
             y = recur_tree(inputs, state.h, window.ancestors, _expand, _read)
         tail = conv_tail(extended, window.valid, self.conv_width)
@@ -222,7 +224,7 @@ class RGLRUMixer:
         if n is None:
             n = jnp.full((inputs.u.shape[0],), inputs.u.shape[1], jnp.int32)
         tail = conv_tail(extended, n, self.conv_width).astype(before.conv.dtype)
-        return RGLRUState(h=replay(inputs, before.h, n, _expand), conv=tail)
+        return RGLRUState(h=replay(inputs, before.h, n, _expand, CHUNK), conv=tail)
 
     def _gate(self, params: Params, name: str, x: Float[Array, "B S I"]) -> Float[Array, "B S I"]:
         blocks = x.reshape(*x.shape[:2], self.num_blocks, self.block_dim)

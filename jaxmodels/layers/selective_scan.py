@@ -18,6 +18,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.linear_recurrence import Expand, recur, recur_tree, replay
 
+# The states of a chunk's tokens exist at once where chunks are scanned in parallel: they should stay near the
+# arithmetic units, and not outgrow the layer's other arrays, which are R times smaller per token.
+CHUNK = 8
+
 State = Float[Array, "B R I"]
 Rates = Float[Array, "R I"]
 
@@ -38,12 +42,12 @@ def selective_scan(
     inputs: SelectiveInputs, c: Float[Array, "B S R"], rates: Rates, state: State
 ) -> tuple[Float[Array, "B S I"], State]:
     """Outputs of a window of any length and the state behind it; a single token is one step."""
-    return recur((inputs, c), state, _expand_scanned(rates), _read)
+    return recur((inputs, c), state, _expand_scanned(rates), _read, CHUNK)
 
 
 def selective_replay(inputs: SelectiveInputs, rates: Rates, state: State, n: Int[Array, "B"]) -> State:
     """The state after the first `n` tokens of a window."""
-    return replay(inputs, state, n, _expand(rates))
+    return replay(inputs, state, n, _expand(rates), CHUNK)
 
 
 def selective_tree(

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,15 +68,14 @@ def test_every_form_is_the_recurrence(form, size, chunk):
 
 
 @pytest.mark.parametrize("size", [1, 2, 11])
-def test_a_window_of_any_length(monkeypatch, size):
-    monkeypatch.setattr(linear_recurrence, "CHUNK", 4)
+def test_a_window_of_any_length(size):
     tokens, state = draw(size, seed=size)
-    check(quick_jit(lambda t, s: recur(t, s, expand, read))(tokens, state), tokens, state)
+    check(quick_jit(lambda t, s: recur(t, s, expand, read, 4))(tokens, state), tokens, state)
 
 
 def test_a_single_token_is_a_single_step():
     tokens, state = draw(1)
-    program = str(jax.make_jaxpr(lambda t, s: recur(t, s, expand, read))(tokens, state))
+    program = str(jax.make_jaxpr(lambda t, s: recur(t, s, expand, read, 4))(tokens, state))
     assert "scan" not in program and "pad" not in program
 
 
@@ -86,8 +83,10 @@ def test_a_single_token_is_a_single_step():
 def test_every_number_of_replayed_tokens(monkeypatch, form):
     size = 6
     tokens, state = draw(size, batch=size + 1)
-    monkeypatch.setattr(linear_recurrence, "recur", functools.partial(form, chunk=4))
-    ours = np.asarray(quick_jit(lambda t, s, n: replay(t, s, n, expand))(tokens, state, jnp.arange(size + 1)))
+    monkeypatch.setattr(linear_recurrence, "recur", form)
+    ours = np.asarray(
+        quick_jit(lambda t, s, n: replay(t, s, n, expand, 4))(tokens, state, jnp.arange(size + 1))
+    )
     np.testing.assert_array_equal(ours[0], state[0])  # no token leaves the state bit for bit
     states = definition(tokens, state)
     for n in range(1, size + 1):
@@ -97,7 +96,7 @@ def test_every_number_of_replayed_tokens(monkeypatch, form):
 def test_what_is_not_kept_leaves_the_state_alone():
     tokens, state = draw(7)
     keep = np.arange(7) < np.array([[3], [6]])
-    _, final = quick_jit(lambda t, s: recur(t, s, expand, read))(keep_only(tokens, keep), state)
+    _, final = quick_jit(lambda t, s: recur(t, s, expand, read, 4))(keep_only(tokens, keep), state)
     states = definition(tokens, state)
     close(final[0], states[0, 2])
     close(final[1], states[1, 5])
