@@ -2,8 +2,9 @@
 
     python -m benchmarks.sparse
 
-One attention layer of the 100M Qwen3 shape is shown 8 and 16 thousand hidden states and then decodes under
-every policy, in turns, fed the same tokens; the whole model does so with the dense cache and with LServe.
+Time: one attention layer of the 100M Qwen3 shape is shown 8 and 16 thousand hidden states and then decodes
+under every policy, in turns; the whole model does so with the dense cache and with LServe. Error: a bundled
+model, trained on contexts of 512 tokens, predicts text under every policy and budget.
 """
 
 import functools
@@ -33,46 +34,38 @@ from jaxmodels.layers.spec import Params, init_params
 from jaxmodels.layers.window import Window, peek
 from jaxmodels.models.cache_policies import with_cache_policy
 from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.training.data import STDLIB_HELD_OUT, resolve_files
 
 FILL = 512  # tokens per window while a context is built
 CORRELATION = 0.97  # of neighbouring hidden states
-SHARPNESS = 4.0  # standard deviation of the logits, as of attention that has learnt to look
+SHARPNESS = 4.0  # standard deviation of the logits, as of attention that has learnt where to look
 
 
-def policies(budgets: Sequence[int], small: bool) -> dict[str, CachePolicy]:
-    """The policies under test; LServe at every budget, the others at the middle one."""
-    middle = budgets[len(budgets) // 2]
-    page = 4 if small else 64
-    lserve = functools.partial(
-        LServe, streaming_heads=(0,) if small else (0, 1), page=page, sinks=2 * page, local=4 * page
-    )
+def policies(budget: int, page: int, streaming: tuple[int, ...] = ()) -> dict[str, CachePolicy]:
+    """The policies that read or keep about `budget` tokens."""
     return {
-        "dense": FULL_CACHE,
-        **{f"LServe, budget {budget:,}": lserve(budget=budget) for budget in budgets},
-        f"sinks + recent, {middle:,}": SinkCache(sinks=4, recent=middle - 4, longest_peek=FILL),
-        f"D2O, budget {middle:,}": D2O(budget=middle, recent=middle // 2, longest_peek=FILL),
-        f"InfiniPot-V, {middle:,} kept": InfiniPotV(
-            budget=middle + FILL, keep=middle, recent=middle // 8, longest_peek=FILL
+        f"LServe, budget {budget:,}": LServe(
+            streaming_heads=streaming, budget=budget, page=page, sinks=2 * page, local=4 * page
+        ),
+        f"sinks + recent, {budget:,}": SinkCache(sinks=4, recent=budget - 4, longest_peek=FILL),
+        f"D2O, budget {budget:,}": D2O(budget=budget, recent=budget // 2, longest_peek=FILL),
+        f"InfiniPot-V, {budget:,} kept": InfiniPotV(
+            budget=budget + FILL, keep=budget, recent=budget // 8, longest_peek=FILL
         ),
     }
 
 
-def hidden_states(size: int, width: int, seed: int = 0) -> np.ndarray:
-    """f32[size, width] of unit variance, a walk in which neighbours resemble each other."""
-    noise = np.random.default_rng(seed).standard_normal((size, width)).astype(np.float32)
-    states = np.empty_like(noise)
-    states[0] = noise[0]
+def walk(size: int, width: int, seed: int = 0) -> Float[np.ndarray, "S D"]:
+    """States of unit variance in which neighbours resemble each other."""
+    states = np.random.default_rng(seed).standard_normal((size, width)).astype(np.float32)
     for i in range(1, size):
-        states[i] = CORRELATION * states[i - 1] + (1 - CORRELATION**2) ** 0.5 * noise[i]
+        states[i] = CORRELATION * states[i - 1] + (1 - CORRELATION**2) ** 0.5 * states[i]
     return states
 
 
 def window_at(start: Int[Array, "B"], size: int) -> Window:
-    return Window(
-        start=start,
-        positions=start[:, None] + jnp.arange(size),
-        valid=jnp.full(start.shape, size, jnp.int32),
-    )
+    positions, valid = start[:, None] + jnp.arange(size), jnp.full(start.shape, size, jnp.int32)
+    return Window(start=start, positions=positions, valid=valid)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
@@ -83,18 +76,17 @@ def show(layer: Attention, params: Params, x: Array, state: Any, start: Int[Arra
 
 def filled(layer: Attention, params: Params, x: Float[Array, "B S D"], capacity: int) -> Any:
     """The state after all of x."""
-    state = jax.jit(lambda: lax.optimization_barrier(layer.init_state(x.shape[0], capacity, jnp.float32)))()
+    state = jax.jit(lambda: lax.optimization_barrier(layer.init_state(len(x), capacity, jnp.float32)))()
     for start in range(0, x.shape[1], FILL):
-        state = show(
-            layer, params, x[:, start : start + FILL], state, jnp.full(x.shape[:1], start, jnp.int32)
-        )
+        part = x[:, start : start + FILL]
+        state = show(layer, params, part, state, jnp.full(x.shape[:1], start, jnp.int32))
     return state
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
 def decode(
-    layer: Attention, params: Params, x: Array, state: Any, start: Int[Array, "B"]
-) -> tuple[Array, Any]:
+    layer: Attention, params: Params, x: Float[Array, "B S D"], state: Any, start: Int[Array, "B"]
+) -> tuple[Float[Array, "B S D"], Any]:
     """Outputs of all of x, one token at a time, and the state after them."""
 
     def step(i: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
@@ -108,144 +100,127 @@ def decode(
 
 @dataclass
 class LayerContext:
-    """One layer under one policy, after `length` tokens, decoding `steps` at a time."""
+    """One layer under one policy after `length` states of x, decoding `steps` more per turn."""
 
     layer: Attention
     params: Params
     x: Float[Array, "1 S D"]
     length: int
     steps: int
-    rounds: int
-    state: Any = None
-    first: Any = None
 
     def __post_init__(self) -> None:
-        capacity = self.length + self.steps * (self.rounds + 1)
-        self.state = filled(self.layer, self.params, self.x[:, : self.length], capacity)
+        self.state = filled(self.layer, self.params, self.x[:, : self.length], self.x.shape[1])
         self.turn()
 
     def turn(self) -> float:
-        """Seconds per token; keeps the outputs of the first turn."""
-        at = self.length
-        tokens = self.x[:, at : at + self.steps]
+        """Seconds per token."""
+        start, tokens = jnp.full((1,), self.length), self.x[:, self.length : self.length + self.steps]
 
         def run() -> Any:
-            outputs, self.state = decode(self.layer, self.params, tokens, self.state, jnp.full((1,), at))
+            outputs, self.state = decode(self.layer, self.params, tokens, self.state, start)
             return outputs
 
-        outputs: list[Any] = []
-        spent = seconds(lambda: outputs.append(run()) or outputs[-1])
-        self.first = np.asarray(outputs[0]) if self.first is None else self.first
         self.length += self.steps
-        return spent / self.steps
+        return seconds(run) / self.steps
 
 
-def relative_error(ours: np.ndarray, dense: np.ndarray) -> float:
-    return float(np.linalg.norm(ours - dense) / np.linalg.norm(dense))
-
-
-def sharpened(layer: Attention, params: Params, x: Float[Array, "1 S D"]) -> Params:
-    """The parameters with queries scaled so that logits have the standard deviation `SHARPNESS`."""
-    new = layer._project(params, x)
-    logits = jnp.einsum("bsnh,btnh->bnst", new.q, jnp.repeat(new.k, layer.num_heads // layer.num_kv_heads, 2))
-    gain = SHARPNESS / float(logits.std() * layer.head_dim**-0.5)
-    name, leaf = ("query_norm", "scale") if layer.query_norm is not None else ("", "w_q")
-    if name:
-        return {**params, name: {leaf: params[name][leaf] * gain}}
-    return {**params, leaf: params[leaf] * gain}
-
-
-def one_layer(
+def layer_decoding(
     layer: Attention, lengths: Sequence[int], chosen: Mapping[str, CachePolicy], steps: int, rounds: int
-):
-    """Decoding of one layer by context and policy: (rows, seconds)."""
-    x = jnp.asarray(hidden_states(lengths[-1] + steps * (rounds + 1), layer.d_model))[None]
-    params = sharpened(layer, init_params(layer.spec(), jax.random.key(0)), x[:, :256])
+) -> tuple[Table, dict[str, dict[str, float]]]:
+    """Decoding of one layer, by context and policy."""
+    x = jnp.asarray(walk(lengths[-1] + steps * (rounds + 1), layer.d_model))[None]
+    params = init_params(layer.spec(), jax.random.key(0))
     rows: list[list[Any]] = []
     times: dict[str, dict[str, float]] = {}
     for length in lengths:
+        part = x[:, : length + steps * (rounds + 1)]
         contexts = {
-            name: LayerContext(replace(layer, cache=policy), params, x, length, steps, rounds)
+            name: LayerContext(replace(layer, cache=policy), params, part, length, steps)
             for name, policy in chosen.items()
         }
         timings = in_turns({name: context.turn for name, context in contexts.items()}, rounds)
-        dense = timings["dense"].best
-        for name, context in contexts.items():
-            share = chosen[name].keys_read(layer.heads, length) / length
-            error = relative_error(context.first, contexts["dense"].first)
-            best = timings[name].best
-            rows.append([f"{length:,}", name, share, 1e3 * best, best / dense, error])
-        times[str(length)] = {name: timing.best for name, timing in timings.items()}
-    return rows, times
+        best = {name: timing.best for name, timing in timings.items()}
+        for name, policy in chosen.items():
+            share = policy.keys_read(layer.heads, length) / length
+            rows.append([f"{length:,}", name, share, 1e3 * best[name], best[name] / best["dense"]])
+        times[str(length)] = best
+    caption = "One attention layer, projections included, batch 1"
+    return Table(
+        caption=caption, columns=["context", "policy", "keys read", "ms/token", "× dense"], rows=rows
+    ), times
 
 
 def early_stop(
     layer: Attention, lengths: Sequence[int], thresholds: Sequence[float], block: int, rounds: int
-):
-    """S2O over the last windows of prompts: (rows, seconds)."""
-    size = 4 * block
-    x = jnp.asarray(hidden_states(lengths[-1], layer.d_model))[None]
-    params = sharpened(layer, init_params(layer.spec(), jax.random.key(0)), x[:, :256])
+) -> tuple[Table, dict[str, dict[str, float]]]:
+    """S2O over the last blocks of prompts."""
+    heads, width, size = layer.num_kv_heads, layer.head_dim, 4 * block
+    shared = layer.num_heads // heads
     rows: list[list[Any]] = []
     times: dict[str, dict[str, float]] = {}
     for length in lengths:
-        state = filled(layer, params, x[:, :length], length)
-        new = layer._project(params, x[:, length - size : length])
-        held, _ = FULL_CACHE.write(
-            layer.heads,
-            new,
-            layer.init_state(1, size, jnp.float32),
-            window_at(jnp.full((1,), length - size), size),
+        k, v = (
+            jnp.asarray(walk(length, heads * width, seed).reshape(1, length, heads, width)).swapaxes(1, 2)
+            for seed in (1, 2)
         )
-        groups = layer.num_heads // layer.num_kv_heads
-        q = held.q.reshape(1, size, layer.num_kv_heads, groups, layer.head_dim).transpose(0, 2, 3, 1, 4)
-        at = jnp.arange(length - size, length)[None]
-        runs: dict[str, Callable[[], Any]] = {}
+        q = SHARPNESS * walk(size, heads * shared * width, 3).reshape(1, size, heads, shared, width)
+        tags = jnp.arange(length)[None]
+        arguments = jnp.asarray(q).transpose(0, 2, 3, 1, 4), k, v, tags, tags[:, -size:]
+        runs = {}
         for threshold in (0.0, *thresholds):
             policy = S2O(threshold=threshold, query_block=block, key_block=block)
-            compiled = jax.jit(functools.partial(s2o_attend, policy, Scores(scale=layer.head_dim**-0.5)))
-            runs[f"{threshold:g}"] = functools.partial(compiled, q, state.k, state.v, state.positions, at)
+            compiled = jax.jit(functools.partial(s2o_attend, policy, Scores(scale=width**-0.5)))
+            runs[f"{threshold:g}"] = functools.partial(compiled, *arguments)
         found = {name: jax.block_until_ready(run()) for name, run in runs.items()}
-        timings = in_turns({name: functools.partial(seconds, run) for name, run in runs.items()}, rounds)
+        clocks = {name: functools.partial(seconds, run) for name, run in runs.items()}
+        best = {name: timing.best for name, timing in in_turns(clocks, rounds).items()}
+        exact = np.asarray(found["0"].out)
         for name, one in found.items():
-            error = relative_error(np.asarray(one.out), np.asarray(found["0"].out))
-            share = float(one.read.sum() / one.visible.sum())
-            best = timings[name].best
-            rows.append([f"{length:,}", name, share, 1e3 * best, best / timings["0"].best, error])
-        times[str(length)] = {name: timing.best for name, timing in timings.items()}
-    return rows, times
+            error = np.linalg.norm(one.out - exact) / np.linalg.norm(exact)
+            density = float(one.read.sum() / one.visible.sum())
+            rows.append(
+                [f"{length:,}", name, density, 1e3 * best[name], best[name] / best["0"], float(error)]
+            )
+        times[str(length)] = best
+    return Table(
+        caption=f"S2O: attention of the last {size:,} tokens of a prompt",
+        columns=["prompt", "threshold", "density", "ms", "× threshold 0", "error, relative L2"],
+        rows=rows,
+    ), times
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
-def decode_tokens(config: Decoder, params: Params, tokens: Int[Array, "B 1"], cache: Cache, steps: Array):
-    """Greedy tokens; how many is data."""
+def greedy(
+    config: Decoder, params: Params, tokens: Int[Array, "B 1"], cache: Cache, steps: Array
+) -> tuple[Int[Array, "B 1"], Cache]:
+    """The newest token and the cache after `steps` more."""
 
     def step(_: Array, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
-        tokens, cache = carry
-        logits, pending = config.peek(params, tokens, cache)
+        logits, pending = config.peek(params, carry[0], carry[1])
         return jnp.argmax(logits, -1).astype(jnp.int32), config.commit(pending)
 
     return lax.fori_loop(0, steps, step, (tokens, cache))
 
 
-def whole_model(
+def model_decoding(
     model: jm.Model, chosen: Mapping[str, CachePolicy], length: int, batch: int, steps: int, rounds: int
 ) -> dict[str, float]:
-    """Seconds per step of the model, by policy, over contexts of hidden states drawn at random."""
-    x = jnp.asarray(hidden_states(length, model.config.d_model))[None].repeat(batch, 0)
-    capacity = length + steps * (rounds + 1)
+    """Seconds per step of the whole model, by policy, after `length` hidden states in every layer."""
+    x = jnp.asarray(walk(length, model.config.d_model))[None].repeat(batch, 0)
 
     def clock(policy: CachePolicy) -> Callable[[], float]:
         config = with_cache_policy(model.config, policy)
         layers = []
         for i, block in enumerate(config.blocks):
             assert isinstance(block.mixer, Attention)
-            layers.append(filled(block.mixer, model.params["blocks"][str(i)]["mixer"], x, capacity))
-        carry = [jnp.ones((batch, 1), jnp.int32), Cache(jnp.full((batch,), length, jnp.int32), tuple(layers))]
+            params = model.params["blocks"][str(i)]["mixer"]
+            layers.append(filled(block.mixer, params, x, length + steps * (rounds + 1)))
+        carry = jnp.ones((batch, 1), jnp.int32), Cache(jnp.full((batch,), length), tuple(layers))
 
         def turn() -> float:
             def run() -> Any:
-                carry[:] = decode_tokens(config, model.params, *carry, steps)
+                nonlocal carry
+                carry = greedy(config, model.params, *carry, steps)
                 return carry
 
             return seconds(run) / steps
@@ -257,75 +232,136 @@ def whole_model(
     return {name: timing.best for name, timing in timings.items()}
 
 
-def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=6, help="turns of every measurement")
-    parser.add_argument("--steps", type=int, default=16, help="tokens decoded per turn")
-    arguments = parser.parse_args()
-    lengths, budgets, batches, block = [8192, 16384], [512, 1024, 2048], [1, 4], 256
-    if arguments.quick:
-        lengths, budgets, batches, block = [512, 1024], [16, 32, 64], [1, 2], 16
-        arguments.rounds, arguments.steps = 2, 4
-    rounds, steps = arguments.rounds, arguments.steps
-    model = jm.init(jm.config_from_hf(shape("qwen3-100m", tiny=arguments.quick)))
+def text_tokens(model: jm.Model, rows: int, size: int) -> Int[Array, "B S"]:
+    """The beginnings of held-out files, as many tokens of each."""
+    assert model.tokenizer is not None
+    found = []
+    for path in resolve_files([STDLIB_HELD_OUT]):
+        ids = model.tokenizer.backend.encode(path.read_text("utf-8", "replace")[: 16 * size]).ids
+        if len(ids) >= size:
+            found.append(ids[:size])
+        if len(found) == rows:
+            break
+    return jnp.asarray(found, jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def predictions(
+    config: Decoder, params: Params, tokens: Int[Array, "B S"], prompt: int
+) -> Float[Array, "S B V"]:
+    """Log-probabilities after each token from `prompt` on, which are shown one by one."""
+    _, pending = config.peek(params, tokens[:, :prompt], config.init_cache(*tokens.shape))
+
+    def step(cache: Cache, token: Int[Array, "B"]) -> tuple[Cache, Float[Array, "B V"]]:
+        logits, pending = config.peek(params, token[:, None], cache)
+        return config.commit(pending), jax.nn.log_softmax(logits[:, 0])
+
+    return lax.scan(step, config.commit(pending), tokens[:, prompt:].T)[1]
+
+
+def prediction_errors(budgets: Sequence[int], rows: int, size: int) -> Table:
+    """What each policy and budget changes in a trained model's predictions."""
+    model = jm.load("tiny-qwen3", dtype="float32")
+    tokens, prompt = text_tokens(model, rows, size), size // 2
+    following = tokens[:, prompt + 1 :].T[..., None]
+    dense = predictions(model.config, model.params, tokens, prompt)
+    shown: list[list[Any]] = []
+    chosen = {
+        "dense": FULL_CACHE,
+        **{name: policy for budget in budgets for name, policy in policies(budget, page=8).items()},
+    }
+    for name, policy in chosen.items():
+        ours = predictions(with_cache_policy(model.config, policy), model.params, tokens, prompt)
+        divergence = (jnp.exp(dense) * (dense - ours)).sum(-1).mean() / np.log(2)
+        bits = -jnp.take_along_axis(ours[:-1], following, axis=-1).mean() / np.log(2)
+        agreement = (ours.argmax(-1) == dense.argmax(-1)).mean()
+        shown.append([name, float(divergence), float(bits), float(agreement)])
+    return Table(
+        caption=f"tiny-qwen3: tokens {prompt + 1} to {size} of {len(tokens)} held-out files, one by one",
+        columns=["policy", "divergence from dense (bits/token)", "text (bits/token)", "same first choice"],
+        rows=shown,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What is measured. block: S2O's blocks. texts: files, and tokens of each."""
+
+    lengths: tuple[int, ...] = (8192, 16384)
+    budgets: tuple[int, ...] = (512, 1024, 2048)
+    page: int = 64
+    batches: tuple[int, ...] = (1, 4)
+    block: int = 256
+    kept: tuple[int, ...] = (32, 64, 128, 256)
+    texts: tuple[int, int] = (8, 512)
+    steps: int = 16
+    rounds: int = 6
+
+
+QUICK = Sizes(
+    lengths=(512, 1024), budgets=(32, 64, 128), page=4, batches=(1, 2), block=16, kept=(32,), texts=(2, 96),
+    steps=4, rounds=2,
+)  # fmt: skip
+
+
+def measure(sizes: Sizes, model: jm.Model) -> Result:
+    """All tables."""
     layer = model.config.blocks[0].mixer
     assert isinstance(layer, Attention)
-
-    chosen = policies(budgets, arguments.quick)
-    rows, times = one_layer(layer, lengths, chosen, steps, rounds)
-    prefill_rows, prefill_times = early_stop(layer, lengths, [1e-4, 1e-3, 1e-2], block, rounds)
-    name = f"LServe, budget {budgets[1]:,}"
-    pair = {key: chosen[key] for key in ("dense", name)}
-    models = {batch: whole_model(model, pair, lengths[-1], batch, steps, rounds) for batch in batches}
-    longest = times[str(lengths[-1])]
-    publish(
-        Result(
-            name="sparse",
-            title="Sparse attention and bounded caches",
-            method=f"Random float32 weights; hidden states are a random walk (correlation {CORRELATION} "
-            f"between neighbours), queries scaled to logits of standard deviation {SHARPNESS:g}; "
-            f"{steps} tokens per turn, best of {rounds} turns. Keys read: per token and head, bounds of "
-            "pages included, over the context. Error: of the layer's outputs, in the L2 norm, relative to "
-            "the dense cache's.",
-            values={
-                "layer_decode_s": times,
-                "s2o_prefill_s": prefill_times,
-                "model_decode_s": {str(batch): value for batch, value in models.items()},
-            },
-            tables=[
-                Table(
-                    caption="One attention layer, projections included, decoding at batch 1",
-                    columns=["context", "policy", "keys read", "ms/token", "x dense", "error"],
-                    rows=rows,
-                ),
-                Table(
-                    caption=f"S2O: attention of the last {4 * block:,} tokens of a prompt, by threshold",
-                    columns=["prompt", "threshold", "density", "ms", "x threshold 0", "error"],
-                    rows=prefill_rows,
-                ),
-                Table(
-                    caption=f"The whole model, {len(model.config.blocks)} layers, {lengths[-1]:,} tokens",
-                    columns=["batch", "dense (ms/step)", f"{name} (ms/step)", "x dense"],
-                    rows=[
-                        [batch, 1e3 * it["dense"], 1e3 * it[name], it[name] / it["dense"]]
-                        for batch, it in models.items()
-                    ],
-                ),
-            ],
-            targets=[
-                Target(
-                    what=f"{name}, {lengths[-1]:,} tokens: attention layer's time over dense",
-                    measured=longest[name] / longest["dense"], sense="at most", aim=1 / 3,
-                ),
-                Target(
-                    what=f"{name}, {lengths[-1]:,} tokens, batch {batches[-1]}: model's time over dense",
-                    measured=models[batches[-1]][name] / models[batches[-1]]["dense"],
-                    sense="at most", aim=1 / 3,
-                ),
-            ],
+    length, steps, rounds = sizes.lengths[-1], sizes.steps, sizes.rounds
+    streaming = tuple(range(layer.num_kv_heads // 2))
+    chosen: dict[str, CachePolicy] = {"dense": FULL_CACHE}
+    for budget in sizes.budgets:
+        of_budget = policies(budget, sizes.page, streaming)
+        names = list(of_budget) if budget == sizes.budgets[1] else list(of_budget)[:1]
+        chosen |= {name: of_budget[name] for name in names}
+    name = f"LServe, budget {sizes.budgets[1]:,}"
+    decoding, layer_times = layer_decoding(layer, sizes.lengths, chosen, steps, rounds)
+    prefill, prefill_times = early_stop(layer, sizes.lengths, [1e-4, 1e-3, 1e-2], sizes.block, rounds)
+    errors = prediction_errors(sizes.kept, *sizes.texts)
+    pair = {"dense": FULL_CACHE, name: chosen[name]}
+    models = {batch: model_decoding(model, pair, length, batch, steps, rounds) for batch in sizes.batches}
+    whole = Table(
+        caption=f"The whole model, {len(model.config.blocks)} layers, {length:,} tokens of context",
+        columns=["batch", "dense (ms/step)", f"{name} (ms/step)", "× dense"],
+        rows=[[b, 1e3 * t["dense"], 1e3 * t[name], t[name] / t["dense"]] for b, t in models.items()],
+    )
+    ratios = {"attention layer, batch 1": layer_times[str(length)]}
+    ratios |= {f"model, batch {batch}": times for batch, times in models.items()}
+    targets = [
+        Target(
+            what=f"{name} over dense, {length:,} tokens: {what}",
+            measured=times[name] / times["dense"],
+            sense="at most",
+            aim=1 / 3,
+        )
+        for what, times in ratios.items()
+    ]
+    return Result(
+        name="sparse",
+        title="Sparse attention and bounded caches",
+        method=(
+            f"Random float32 weights and hidden states (neighbours have a correlation of {CORRELATION}), "
+            f"{steps} tokens per turn, best of {rounds} turns; {len(streaming)} of {layer.num_kv_heads} key "
+            "heads stream under LServe. Keys read: per token and head over the context, bounds of pages "
+            f"included. S2O on states of the same kind, logits of standard deviation {SHARPNESS:g}. "
+            "Predictions: trained weights, no streaming heads."
         ),
-        arguments,
-    )  # fmt: skip
+        values={
+            "layer_decode_s": layer_times,
+            "s2o_prefill_s": prefill_times,
+            "model_decode_s": {str(batch): times for batch, times in models.items()},
+        },
+        tables=[decoding, whole, errors, prefill],
+        targets=targets,
+    )
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    arguments = parser.parse_args()
+    model = jm.init(jm.config_from_hf(shape("qwen3-100m", tiny=arguments.quick)))
+    publish(measure(QUICK if arguments.quick else Sizes(), model), arguments)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The slots in use come first, in order of time. Since heads keep different tokens
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import jax
