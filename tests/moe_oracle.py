@@ -41,8 +41,8 @@ def plain_expert(params, expert, x, activation="gelu"):
 def clamped_expert(params, expert, x, alpha=1.702, limit=7.0):
     """One expert of gpt-oss on one token."""
     p = {name: leaf[expert] for name, leaf in params.items()}
-    gate = np.minimum(x @ p["w_gate"] + p.get("b_gate", 0), limit)
-    up = np.clip(x @ p["w_up"] + p.get("b_up", 0), -limit, limit)
+    both = x @ p["w_gate_up"] + p.get("b_gate_up", 0)
+    gate, up = np.minimum(both[0::2], limit), np.clip(both[1::2], -limit, limit)
     return (gate * sigmoid(alpha * gate) * (up + 1)) @ p["w_down"] + p.get("b_down", 0)
 
 

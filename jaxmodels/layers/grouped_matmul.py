@@ -1,14 +1,20 @@
 """Products of rows, sorted by group, with one matrix per group: the core of dropless mixtures of experts."""
 
 import functools
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-# Rows per tile on CPU. Larger tiles read a group's matrix less often and waste more work on its last tile.
+Carry = TypeVar("Carry")
+
+# The largest tile on CPU: larger ones waste more work on a group's last rows than they save in setting up.
 _LARGEST_TILE = 64
+# Up to this many rows each is multiplied by itself: one token's experts are different ones.
+_ROW_BY_ROW = 8
 
 
 @jax.custom_vjp
@@ -24,9 +30,9 @@ def grouped_matmul(
         w: one matrix per group.
         group_sizes: how many rows each group has. Rows beyond their sum belong to none and give 0.
 
-    XLA's CPU backend expands `lax.ragged_dot` to a product with every matrix. There the rows are cut into
-    tiles that lie within one group each, and a loop over as many tiles as there are multiplies each with its
-    group's matrix. Other backends get `lax.ragged_dot`. Decided when the program is lowered.
+    XLA's CPU backend expands `lax.ragged_dot` to a product with every matrix. There a loop over the groups
+    that have rows takes each group's matrix once and multiplies the group's rows with it, tile by tile. Other
+    backends get `lax.ragged_dot`. Decided when the program is lowered.
     """
     return lax.platform_dependent(x, w, group_sizes, cpu=_product, default=lax.ragged_dot)
 
@@ -44,56 +50,69 @@ def _grouped_matmul_backward(residuals, g):  # type: ignore[no-untyped-def]
 grouped_matmul.defvjp(_grouped_matmul_forward, _grouped_matmul_backward)
 
 
-def tile_size(rows: int, groups: int) -> int:
-    """Rows per tile: about half the mean of a group, a power of two."""
-    mean = rows / groups
-    tile = 1
-    while tile < mean / 2 and tile < _LARGEST_TILE:
-        tile *= 2
-    return tile
+def tile_sizes(rows: int, groups: int) -> tuple[int, int]:
+    """Rows per large and per small tile.
+
+    A large one holds the mean group. Small ones, a quarter as large, take what remains of a group where that
+    is less than half of a large tile.
+    """
+    if rows <= _ROW_BY_ROW:
+        return 1, 1
+    large = 4
+    while large < rows / groups and large < _LARGEST_TILE:
+        large *= 2
+    return large, large // 4
 
 
 def _product(
     x: Float[Array, "T D"], w: Float[Array, "E D F"], group_sizes: Int[Array, "E"]
 ) -> Float[Array, "T F"]:
-    rows, tile = x.shape[0], tile_size(x.shape[0], w.shape[0])
-    padded = jnp.pad(x, ((0, tile), (0, 0)))
-    tiles = _Tiles(group_sizes, tile)
+    groups = _Groups(group_sizes, *tile_sizes(x.shape[0], w.shape[0]))
+    padded = groups.pad(x)
 
-    def multiply(i: Array, y: Array) -> Array:
-        group, start, _ = tiles.at(i)
+    def multiply_group(i: Array, y: Array) -> Array:
+        group = groups.with_rows[i]
         matrix = lax.dynamic_index_in_dim(w, group, 0, keepdims=False)
-        # What a tile writes beyond its group's end, later tiles overwrite.
-        product = _tile_product(lax.dynamic_slice_in_dim(padded, start, tile), matrix)
-        return lax.dynamic_update_slice_in_dim(y, product.astype(y.dtype), start, 0)
 
-    y = jnp.zeros((rows + tile, w.shape[2]), jnp.result_type(x, w))
-    y = lax.fori_loop(0, tiles.count, multiply, y)[:rows]
-    return jnp.where(jnp.arange(rows)[:, None] < group_sizes.sum(), y, 0)
+        def multiply(y: Array, start: Array, tile: int) -> Array:
+            # What a tile writes beyond its group's end, the next group's tiles overwrite.
+            product = _tile_product(lax.dynamic_slice_in_dim(padded, start, tile), matrix)
+            return lax.dynamic_update_slice_in_dim(y, product.astype(y.dtype), start, 0)
+
+        return groups.over_tiles(group, multiply, y)
+
+    y = jnp.zeros((padded.shape[0], w.shape[2]), jnp.result_type(x, w))
+    y = lax.fori_loop(0, groups.count, multiply_group, y)[: x.shape[0]]
+    return jnp.where(jnp.arange(x.shape[0])[:, None] < group_sizes.sum(), y, 0)
 
 
 def _gradients(
     x: Float[Array, "T D"], w: Float[Array, "E D F"], group_sizes: Int[Array, "E"], g: Float[Array, "T F"]
 ) -> tuple[Float[Array, "T D"], Float[Array, "E D F"]]:
-    tile = tile_size(x.shape[0], w.shape[0])
-    padded_x, padded_g = (jnp.pad(a, ((0, tile), (0, 0))) for a in (x, g))
-    tiles = _Tiles(group_sizes, tile)
+    groups = _Groups(group_sizes, *tile_sizes(x.shape[0], w.shape[0]))
+    padded_x, padded_g = groups.pad(x), groups.pad(g)
+    wide = jnp.promote_types(w.dtype, jnp.float32)
 
-    def add(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        dx, dw = carry
-        group, start, size = tiles.at(i)
-        inside = jnp.arange(tile)[:, None] < size
-        tile_x = lax.dynamic_slice_in_dim(padded_x, start, tile)
-        tile_g = jnp.where(inside, lax.dynamic_slice_in_dim(padded_g, start, tile), 0)
+    def add_group(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        group = groups.with_rows[i]
         matrix = lax.dynamic_index_in_dim(w, group, 0, keepdims=False)
-        dx = lax.dynamic_update_slice_in_dim(dx, (tile_g @ matrix.T).astype(dx.dtype), start, 0)
-        update = jnp.einsum("td,tf->df", tile_x, tile_g, preferred_element_type=dw.dtype)
-        return dx, dw.at[group].add(update)
+        end = groups.starts[group] + group_sizes[group]
 
-    dx = jnp.zeros(padded_x.shape, x.dtype)
-    dw = jnp.zeros(w.shape, jnp.promote_types(w.dtype, jnp.float32))
-    dx, dw = lax.fori_loop(0, tiles.count, add, (dx, dw))
-    return dx[: x.shape[0]], dw.astype(w.dtype)
+        def add(carry: tuple[Array, Array], start: Array, tile: int) -> tuple[Array, Array]:
+            dx, dw = carry
+            inside = (start + jnp.arange(tile))[:, None] < end
+            tile_x = lax.dynamic_slice_in_dim(padded_x, start, tile)
+            tile_g = jnp.where(inside, lax.dynamic_slice_in_dim(padded_g, start, tile), 0)
+            dx = lax.dynamic_update_slice_in_dim(dx, (tile_g @ matrix.T).astype(dx.dtype), start, 0)
+            return dx, dw + jnp.einsum("td,tf->df", tile_x, tile_g, preferred_element_type=wide)
+
+        dx, dws = carry
+        dx, dw = groups.over_tiles(group, add, (dx, jnp.zeros(w.shape[1:], wide)))
+        return dx, lax.dynamic_update_index_in_dim(dws, dw.astype(w.dtype), group, 0)
+
+    carry = (jnp.zeros(padded_x.shape, x.dtype), jnp.zeros(w.shape, w.dtype))
+    dx, dw = lax.fori_loop(0, groups.count, add_group, carry)
+    return dx[: x.shape[0]], dw
 
 
 def _ragged_gradients(
@@ -103,21 +122,30 @@ def _ragged_gradients(
     return pullback(g)
 
 
-class _Tiles:
-    """The tiles of rows sorted by group: each within one group, in the order of the rows."""
+class _Groups:
+    """Rows sorted by group, and the tiles that each group is cut into.
 
-    def __init__(self, group_sizes: Int[Array, "E"], tile: int) -> None:
-        self.tile, self.sizes = tile, group_sizes
-        self.starts = jnp.cumsum(group_sizes) - group_sizes
-        self.per_group = -(-group_sizes // tile)
-        self.ends = jnp.cumsum(self.per_group)
-        self.count = self.ends[-1]
+    with_rows: the groups that have rows, in order; the first `count` entries. starts: each group's first row.
+    """
 
-    def at(self, i: Int[Array, ""]) -> tuple[Int[Array, ""], Int[Array, ""], Int[Array, ""]]:
-        """Tile i: its group, its first row, how many of its rows are the group's."""
-        group = jnp.searchsorted(self.ends, i, side="right")
-        before = (i - self.ends[group] + self.per_group[group]) * self.tile
-        return group, self.starts[group] + before, jnp.minimum(self.sizes[group] - before, self.tile)
+    def __init__(self, sizes: Int[Array, "E"], large: int, small: int) -> None:
+        self.large, self.small = large, small
+        self.with_rows = jnp.argsort(sizes == 0, stable=True)
+        self.count = (sizes > 0).sum()
+        self.starts = jnp.cumsum(sizes) - sizes
+        self.large_tiles = (sizes + large // 2) // large
+        self.small_tiles = jnp.maximum(-(-(sizes - self.large_tiles * large) // small), 0)
+
+    def pad(self, rows: Float[Array, "T D"]) -> Float[Array, "T+large D"]:
+        """The rows with room for a tile that begins at the last of them."""
+        return jnp.pad(rows, ((0, self.large), (0, 0)))
+
+    def over_tiles(self, group: Array, body: Callable[[Carry, Array, int], Carry], carry: Carry) -> Carry:
+        """``body(carry, first row, size)`` over the tiles of one group, in the order of the rows."""
+        start, count = self.starts[group], self.large_tiles[group]
+        carry = lax.fori_loop(0, count, lambda i, c: body(c, start + i * self.large, self.large), carry)
+        start, count = start + count * self.large, self.small_tiles[group]
+        return lax.fori_loop(0, count, lambda i, c: body(c, start + i * self.small, self.small), carry)
 
 
 def _tile_product(x: Float[Array, "t D"], w: Float[Array, "D F"]) -> Float[Array, "t F"]:

@@ -5,15 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers.grouped_matmul import grouped_matmul, tile_size
+from jaxmodels.layers.grouped_matmul import grouped_matmul, tile_sizes
 
 # group sizes, D, F
 CASES = {
     "one token": ([0, 1, 0, 0, 1, 1], 8, 6),
     "odd contraction": ([1, 0, 1], 7, 5),
     "one full group": ([0, 37, 0], 4, 3),
-    "uneven": ([5, 0, 1, 13, 2, 29], 6, 10),
-    "exact tiles": ([8, 8, 16], 4, 4),
+    "large and small tiles": ([5, 0, 1, 13, 2, 29], 6, 10),
+    "exact tiles": ([16, 8, 0, 24], 4, 4),
+    "few rows of one group": ([0, 5, 2], 6, 4),
     "one group": ([11], 3, 5),
     "all empty": ([0, 0], 3, 2),
 }
@@ -94,4 +95,5 @@ def test_the_tile_loop_is_for_cpu_alone():
 
 
 def test_tiles_grow_with_the_groups():
-    assert [tile_size(rows, 32) for rows in (4, 32, 128, 2048, 10**6)] == [1, 1, 2, 32, 64]
+    sizes = [tile_sizes(rows, 32) for rows in (4, 32, 256, 2048, 10**6)]
+    assert sizes == [(1, 1), (4, 1), (8, 2), (64, 16), (64, 16)]

@@ -5,6 +5,7 @@ from jaxmodels.layers.moe.expert_choice import ExpertChoice
 from jaxmodels.layers.moe.experts import ClampedGatedExperts, Experts, GatedExperts, PlainExperts
 from jaxmodels.layers.moe.hyper_router import HyperRouter
 from jaxmodels.layers.moe.moe import MoE
+from jaxmodels.layers.moe.ranked import Ranked
 from jaxmodels.layers.moe.relu_router import ReLURouter
 from jaxmodels.layers.moe.residual_router import FreeExperts, ResidualRouter
 from jaxmodels.layers.moe.routers import Router, SigmoidTopK, SoftmaxTopK
@@ -25,6 +26,7 @@ __all__ = [
     "HyperRouter",
     "MoE",
     "PlainExperts",
+    "Ranked",
     "ReLURouter",
     "ResidualRouter",
     "RoutedFeedForward",

@@ -1,7 +1,8 @@
 """Stacks of expert feed-forward layers, ``[E, in, out]`` per projection, and how rows find their expert's."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +97,7 @@ class GatedExperts:
         return 6 * self.d_model * self.d_ff
 
     def spec(self) -> ParamTree:
-        return expert_spec(self, ("gate", "up"), self.bias)
+        return expert_spec(self, {"gate": self.d_ff, "up": self.d_ff}, self.bias)
 
     def hidden(self, params: Params, x: Float[Array, "... D"], rows: Rows) -> Float[Array, "... F"]:
         return activate(self.activation, project(params, "gate", x, rows)) * project(params, "up", x, rows)
@@ -106,8 +107,11 @@ class GatedExperts:
 class ClampedGatedExperts:
     """``(g * sigmoid(alpha * g) * (u + 1)) @ w_down`` per expert, the feed-forward of gpt-oss.
 
-    g is ``x @ w_gate + b_gate`` capped at `limit`; u is ``x @ w_up + b_up`` kept within ``-limit .. limit``.
+    g is every other feature of ``x @ w_gate_up + b_gate_up`` from the first on, capped at `limit`; u the
+    features between them, kept within ``-limit .. limit``.
     """
+
+    activation: ClassVar[str] = "silu"  # the name that configurations give it
 
     num_experts: int
     d_model: int
@@ -121,11 +125,12 @@ class ClampedGatedExperts:
         return 6 * self.d_model * self.d_ff
 
     def spec(self) -> ParamTree:
-        return expert_spec(self, ("gate", "up"), self.bias)
+        return expert_spec(self, {"gate_up": 2 * self.d_ff}, self.bias)
 
     def hidden(self, params: Params, x: Float[Array, "... D"], rows: Rows) -> Float[Array, "... F"]:
-        gate = jnp.minimum(project(params, "gate", x, rows).astype(jnp.float32), self.limit)
-        up = jnp.clip(project(params, "up", x, rows).astype(jnp.float32), -self.limit, self.limit)
+        both = project(params, "gate_up", x, rows).astype(jnp.float32)
+        gate = jnp.minimum(both[..., ::2], self.limit)
+        up = jnp.clip(both[..., 1::2], -self.limit, self.limit)
         return (gate * jax.nn.sigmoid(self.alpha * gate) * (up + 1.0)).astype(x.dtype)
 
 
@@ -151,7 +156,7 @@ class PlainExperts:
         return 4 * self.d_model * self.d_ff
 
     def spec(self) -> ParamTree:
-        return expert_spec(self, ("up",), self.bias)
+        return expert_spec(self, {"up": self.d_ff}, self.bias)
 
     def hidden(self, params: Params, x: Float[Array, "... D"], rows: Rows) -> Float[Array, "... F"]:
         return activate(self.activation, project(params, "up", x, rows))
@@ -163,8 +168,8 @@ def project(params: Params, name: str, x: Float[Array, "... D"], rows: Rows) -> 
     return y + rows.bias(params[f"b_{name}"]) if f"b_{name}" in params else y
 
 
-def expert_spec(experts: Experts, inputs: tuple[str, ...], bias: bool) -> ParamTree:
-    """The parameters of a stack whose projections from the model's features are called `inputs`."""
+def expert_spec(experts: Experts, widths: Mapping[str, int], bias: bool) -> ParamTree:
+    """The parameters of a stack whose projections from the model's features have these names and widths."""
     count, d_model, d_ff = experts.num_experts, experts.d_model, experts.d_ff
     if min(count, d_model, d_ff) < 1:
         raise ValueError(
@@ -173,7 +178,7 @@ def expert_spec(experts: Experts, inputs: tuple[str, ...], bias: bool) -> ParamT
         )
     tree: ParamTree = {}
     for name, fan_in, fan_out, axes in (
-        *((name, d_model, d_ff, ("embed", "mlp")) for name in inputs),
+        *((name, d_model, width, ("embed", "mlp")) for name, width in widths.items()),
         ("down", d_ff, d_model, ("mlp", "embed")),
     ):
         tree[f"w_{name}"] = Param((count, fan_in, fan_out), ("experts", *axes), FanIn(fan_in))
