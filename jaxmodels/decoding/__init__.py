@@ -6,6 +6,7 @@ from jaxmodels.decoding.block_denoiser import BlockDenoiser
 from jaxmodels.decoding.early_exit import Confidence, EarlyExit, MaxProbability
 from jaxmodels.decoding.jacobi import Jacobi
 from jaxmodels.decoding.samplers import Greedy, Sample, Sampler
+from jaxmodels.decoding.scmoe import SCMoE
 from jaxmodels.decoding.speculative import Draft, Speculative
 from jaxmodels.decoding.strategy import LogProbs, Strategy
 
@@ -21,6 +22,7 @@ __all__ = [
     "Jacobi",
     "LogProbs",
     "MaxProbability",
+    "SCMoE",
     "Sample",
     "Sampler",
     "Speculative",

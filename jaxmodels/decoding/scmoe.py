@@ -1,0 +1,137 @@
+"""SCMoE: a mixture of experts against itself with other experts active."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from jaxmodels.decoding.prefill import prefill
+from jaxmodels.decoding.samplers import Greedy, Sampler, check_number
+from jaxmodels.decoding.strategy import Output, Request, check_options, emit, record_also, row_keys
+from jaxmodels.layers.moe import MoE, Ranked
+from jaxmodels.layers.spec import Params
+from jaxmodels.models.decoder import Cache, Decoder
+
+
+@struct.dataclass
+class SCMoECarry:
+    """cache, weak_cache: all tokens but the newest, as either activation saw them. token: i32[B]."""
+
+    cache: Cache
+    weak_cache: Cache
+    token: jax.Array
+    output: Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class SCMoE:
+    """Decoding from ``(1 + beta) * strong - beta * weak`` logits of one mixture-of-experts model.
+
+    strong: the model as it is. weak: the same parameters with the experts at the given ranks of each router's
+    scores active instead of the best ones (by default the second best alone). Only tokens that the strong
+    activation gives at least `alpha` times the probability of its best one may be picked. The weak activation
+    has a cache of its own, so a step costs two. beta = 0 is `Autoregressive`.
+
+    sampler: how the next token is picked from the contrast. top_logprobs, prefill_window: see
+    `Autoregressive`; log-probabilities are the strong activation's. Source: https://arxiv.org/abs/2405.14507
+    and its code.
+
+    Raises:
+        ValueError: a value outside its range; when run, a model without mixtures, or with too few experts.
+    """
+
+    ranks: tuple[int, ...] = (1,)
+    beta: float = 0.5
+    alpha: float = 0.1
+    sampler: Sampler = Greedy()
+    top_logprobs: int | None = None
+    prefill_window: int = 2048
+
+    def __post_init__(self) -> None:
+        check_number("beta", self.beta, low=0.0)
+        check_number("alpha", self.alpha, low=0.0, low_included=False, high=1.0)
+        check_options(self.top_logprobs, self.prefill_window)
+
+    @property
+    def lookahead(self) -> int:
+        return 0
+
+    def prefill(
+        self, config: Decoder, params: Params, request: Request, cache: Cache, output: Output
+    ) -> SCMoECarry:
+        weak = weaken(config, self.ranks)
+        (batch, slots), width = request.tokens.shape, output.tokens.shape[1]
+        dtype = params["embed"]["weight"].dtype
+        weak_cache = weak.init_cache(batch, slots + width, dtype)
+        tokens, lengths = request.tokens, request.lengths
+        last, cache = prefill(config, params, tokens, lengths, cache, self.prefill_window)
+        weak_last, weak_cache = prefill(weak, params, tokens, lengths, weak_cache, self.prefill_window)
+        output = record_also(output, (), self.top_logprobs)
+        token = jnp.zeros((batch,), jnp.int32)
+        carry = SCMoECarry(cache=cache, weak_cache=weak_cache, token=token, output=output)
+        logits, weak_logits = (config.logits(params, hidden[:, None]) for hidden in (last, weak_last))
+        return self._pick(carry, logits, weak_logits, request)
+
+    def step(self, config: Decoder, params: Params, request: Request, carry: SCMoECarry) -> SCMoECarry:
+        weak = weaken(config, self.ranks)
+        running = (~carry.output.done).astype(jnp.int32)
+        window = carry.token[:, None]
+        logits, pending = config.peek(params, window, carry.cache, valid=running)
+        weak_logits, weak_pending = weak.peek(params, window, carry.weak_cache, valid=running)
+        carry = replace(
+            carry,
+            cache=config.commit(pending),
+            weak_cache=weak.commit(weak_pending),
+            output=replace(carry.output, steps=carry.output.steps + 1),
+        )
+        return self._pick(carry, logits, weak_logits, request)
+
+    def _pick(
+        self,
+        carry: SCMoECarry,
+        strong: Float[Array, "B 1 V"],
+        weak: Float[Array, "B 1 V"],
+        request: Request,
+    ) -> SCMoECarry:
+        """Emits each running row's next token."""
+        output = carry.output
+        scores = contrast(strong[:, 0], weak[:, 0], beta=self.beta, alpha=self.alpha)
+        token = self.sampler(scores, row_keys(request, output.lengths))
+        token = jnp.where(output.done, carry.token, token)
+        return replace(carry, token=token, output=emit(output, request, token[:, None], 1, strong))
+
+
+def contrast(
+    strong: Float[Array, "B V"],
+    weak: Float[Array, "B V"],
+    *,
+    beta: Float[Array, ""] | float,
+    alpha: Float[Array, ""] | float,
+) -> Float[Array, "B V"]:
+    """``(1 + beta) * strong - beta * weak``, and -inf below `alpha` times the best strong probability."""
+    plausible = strong >= strong.max(-1, keepdims=True) + jnp.log(alpha)
+    return jnp.where(plausible, (1.0 + beta) * strong - beta * weak, -jnp.inf)
+
+
+def weaken(config: Decoder, ranks: tuple[int, ...]) -> Decoder:
+    """The model whose mixtures activate the experts at `ranks` instead of the best ones.
+
+    Raises:
+        ValueError: no block is a mixture of experts, or a mixture has fewer experts than `ranks` name.
+    """
+    if not any(isinstance(block.ffn, MoE) for block in config.blocks):
+        raise ValueError("SCMoE contrasts mixtures of experts; the model has none")
+    blocks = tuple(
+        replace(block, ffn=replace(block.ffn, router=Ranked(router=block.ffn.router, ranks=ranks)))
+        if isinstance(block.ffn, MoE)
+        else block
+        for block in config.blocks
+    )
+    return replace(config, blocks=blocks)
+
+
+jax.tree_util.register_dataclass(
+    SCMoE, ["beta", "alpha", "sampler"], ["ranks", "top_logprobs", "prefill_window"]
+)
