@@ -440,6 +440,157 @@ GPT2 = (
     _gpt2("unscaled_relu", scale_attn_weights=False, activation_function="relu", layer_norm_epsilon=1e-3),
 )
 
+# Experts are few and small, so that some go unused and others take many tokens.
+MIXTRAL = (
+    _dense("mixtral", "top_2", num_local_experts=5),
+    _dense("mixtral", "window_top_1", sliding_window=7, num_local_experts=3, num_experts_per_tok=1),
+    _dense(
+        "mixtral",
+        "wide_heads_all_experts_tied",
+        head_dim=10,
+        num_local_experts=4,
+        num_experts_per_tok=4,
+        tie_word_embeddings=True,
+    ),
+)
+
+_QWEN_MOE = {"num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 10}
+
+QWEN2_MOE = (
+    _dense("qwen2_moe", "plain_weights", shared_expert_intermediate_size=14, **_QWEN_MOE),
+    _dense(
+        "qwen2_moe",
+        "every_other_layer_renormalised",
+        num_hidden_layers=3,
+        decoder_sparse_step=2,
+        norm_topk_prob=True,
+        qkv_bias=False,
+        tie_word_embeddings=True,
+        shared_expert_intermediate_size=6,
+        **_QWEN_MOE,
+    ),
+    _dense(
+        "qwen2_moe",
+        "windows",
+        num_hidden_layers=4,
+        mlp_only_layers=[2],
+        use_sliding_window=True,
+        sliding_window=5,
+        max_window_layers=3,
+        shared_expert_intermediate_size=6,
+        **_QWEN_MOE,
+    ),
+)
+
+QWEN3_MOE = (
+    _dense("qwen3_moe", "plain_weights", head_dim=10, **_QWEN_MOE),
+    _dense(
+        "qwen3_moe",
+        "dense_first_biases_tied",
+        head_dim=6,
+        mlp_only_layers=[0],
+        norm_topk_prob=True,
+        attention_bias=True,
+        tie_word_embeddings=True,
+        **_QWEN_MOE,
+    ),
+    _dense(
+        "qwen3_moe",
+        "window_llama3",
+        head_dim=8,
+        use_sliding_window=True,
+        sliding_window=6,
+        **_QWEN_MOE,
+        **_LLAMA3,
+    ),
+)
+
+OLMOE = (
+    _dense("olmoe", "plain_weights", num_experts=6, num_experts_per_tok=2),
+    _dense(
+        "olmoe",
+        "renormalised_biases",
+        num_experts=5,
+        num_experts_per_tok=3,
+        norm_topk_prob=True,
+        attention_bias=True,
+    ),
+    _dense(
+        "olmoe",
+        "one_kv_head_tied",
+        num_experts=4,
+        num_experts_per_tok=1,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+    ),
+)
+
+_YARN = _rope("yarn", factor=4.0, truncate=False, original_max_position_embeddings=32)
+
+GPT_OSS = (
+    _dense(
+        "gpt_oss",
+        "alternating_yarn",
+        head_dim=8,
+        sliding_window=7,
+        num_local_experts=5,
+        num_experts_per_tok=2,
+        **_YARN,
+    ),
+    _dense(
+        "gpt_oss",
+        "full_tight_clamp",
+        head_dim=6,
+        num_local_experts=3,
+        num_experts_per_tok=1,
+        swiglu_limit=0.6,
+        layer_types=["full_attention"] * 2,
+        **_YARN,
+    ),
+    _dense(
+        "gpt_oss",
+        "no_attention_bias_all_experts",
+        head_dim=10,
+        sliding_window=3,
+        num_local_experts=4,
+        num_experts_per_tok=4,
+        attention_bias=False,
+        swiglu_alpha=1.2,
+        **_YARN,
+    ),
+)
+
+GRANITEMOE = (
+    _dense(
+        "granitemoe",
+        "multipliers",
+        num_local_experts=5,
+        num_experts_per_tok=2,
+        embedding_multiplier=3.5,
+        residual_multiplier=0.22,
+        attention_multiplier=0.3,
+        logits_scaling=0.7,
+    ),
+    _dense(
+        "granitemoe",
+        "biases_tied",
+        seed=1,
+        num_local_experts=3,
+        num_experts_per_tok=1,
+        attention_bias=True,
+        tie_word_embeddings=True,
+        logits_scaling=3.0,
+    ),
+    _dense(
+        "granitemoe",
+        "all_experts_llama3",
+        num_local_experts=4,
+        num_experts_per_tok=4,
+        num_key_value_heads=4,
+        **_LLAMA3,
+    ),
+)
+
 CASES = (
     *MAMBA2,
     *LLAMA,
@@ -460,4 +611,10 @@ CASES = (
     *PHI3,
     *GPT_NEOX,
     *GPT2,
+    *MIXTRAL,
+    *QWEN2_MOE,
+    *QWEN3_MOE,
+    *OLMOE,
+    *GPT_OSS,
+    *GRANITEMOE,
 )

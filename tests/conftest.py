@@ -67,6 +67,7 @@ def _build(case: Case, directory: Path) -> Reference:
 
     torch.set_num_threads(1)
     config = AutoConfig.for_model(case.family, **case.config)
+    config._experts_implementation = "eager"  # the others take sizes that are multiples of 4 alone
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     rng = np.random.default_rng(case.seed)
     with torch.no_grad():
@@ -102,7 +103,8 @@ def _perturbed(name: str, value: np.ndarray, rng: np.random.Generator) -> np.nda
     elif "embed" in name:
         new = 0.5 * noise
     else:
-        new = 1.5 * noise / np.sqrt(np.prod(value.shape[1:]))
+        fan_in = value.shape[-1] if "experts" in name else np.prod(value.shape[1:])
+        new = 1.5 * noise / np.sqrt(fan_in)
     return new.astype(np.float32)
 
 

@@ -14,6 +14,9 @@ _DENSE = {
 _SLIDING = {**_DENSE, "sliding_window": 64}
 _MAMBA = {"vocab_size": 256, "hidden_size": 128, "num_hidden_layers": 1, "state_size": 16}
 
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
+_LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+
 CONFIGS = {
     "cohere2": {"model_type": "cohere2", **_SLIDING},
     "gemma2": {"model_type": "gemma2", **_SLIDING, "query_pre_attn_scalar": 128},
@@ -39,6 +42,27 @@ CONFIGS = {
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
     },
+    "gpt_oss": {"model_type": "gpt_oss", **_SLIDING, **_LOCAL_EXPERTS},
+    "granitemoe": {"model_type": "granitemoe", **_DENSE, **_LOCAL_EXPERTS},
+    "MoE++": {"model_type": "MoE++", **_DENSE, "num_experts": [8], "head_dim": 32},
+    "minicpm": {
+        "model_type": "minicpm",
+        **_DENSE,
+        "head_dim": 32,
+        "ffn_type": "block_linear",
+        "num_experts": 4,
+        "expert_size": 128,
+        "norm_after_router": "rms",
+    },
+    "mixtral": {"model_type": "mixtral", **_DENSE, **_LOCAL_EXPERTS},
+    "olmoe": {"model_type": "olmoe", **_DENSE, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 32},
+    "qwen2_moe": {
+        "model_type": "qwen2_moe",
+        **_DENSE,
+        **_EXPERTS,
+        "shared_expert_intermediate_size": 128,
+    },
+    "qwen3_moe": {"model_type": "qwen3_moe", **_DENSE, **_EXPERTS},
     "granite": {"model_type": "granite", **_DENSE, "attention_multiplier": 0.1, "logits_scaling": 8.0},
     "falcon_mamba": {"model_type": "falcon_mamba", **_MAMBA},
     "lfm2": {

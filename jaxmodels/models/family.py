@@ -24,7 +24,8 @@ class Weight:
     Where `theirs` has the placeholder ``{e}``, our parameter's leading axis stacks one of their tensors per
     expert, and `axes` arranges a single one. Rows that name the same tensor are parts of it, joined in the
     table's order along its axis `along`; where `per` names an axis of the pattern, that of heads say, the
-    parts are joined for each of its entries, and those follow one another.
+    parts are joined for each of its entries, and those follow one another. `after` is the path of another
+    stacked parameter, behind whose experts these are numbered.
 
     Where layers of several kinds have parameters of one name, `mixer` is the class of those the row is for.
     """
@@ -35,11 +36,17 @@ class Weight:
     along: int = 0
     per: str | None = None
     mixer: type | None = None
+    after: str | None = None
 
     def at(self, layer: int) -> "Weight":
         """The row for one layer."""
         index = str(layer)
-        return replace(self, ours=self.ours.replace("{i}", index), theirs=self.theirs.replace("{i}", index))
+        return replace(
+            self,
+            ours=self.ours.replace("{i}", index),
+            theirs=self.theirs.replace("{i}", index),
+            after=None if self.after is None else self.after.replace("{i}", index),
+        )
 
     def load(self, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Their tensor with our axes; `shape` is our parameter's, or one expert's share of it."""
@@ -172,7 +179,8 @@ class Family:
             param = params[row.ours]
             experts = range(param.shape[0]) if "{e}" in row.theirs else [None]
             for expert in experts:
-                name = row.theirs if expert is None else row.theirs.replace("{e}", str(expert))
+                first = 0 if row.after is None else params[row.after].shape[0]
+                name = row.theirs if expert is None else row.theirs.replace("{e}", str(first + expert))
                 ours = param.shape if expert is None else param.shape[1:]
                 shape, stretches = row.their_shape(ours), row.stretches(ours)
                 before = tensors.get(name)

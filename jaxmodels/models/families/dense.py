@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import ACTIVATIONS, MLP, FeedForward, GatedMLP
+from jaxmodels.layers.moe import ClampedGatedExperts, GatedExperts, MoE, PlainExperts
 from jaxmodels.layers.norm import LayerNorm, Norm, RMSNorm
 from jaxmodels.layers.rope import Rope, RopeStyle, rope_from_hf, rope_to_hf
 from jaxmodels.layers.window import Mixer
@@ -369,7 +370,9 @@ def read_decoder(
 def write_sizes(config: Decoder) -> dict[str, Any]:
     """The keys that `read_heads`, `read_gated_mlp` and `finish_decoder` read."""
     attention, ffn = attentions(config)[0], config.blocks[0].ffn
-    assert isinstance(ffn, GatedMLP | MLP)
+    if isinstance(ffn, MoE):
+        ffn = ffn.experts
+    assert isinstance(ffn, GatedMLP | MLP | GatedExperts | ClampedGatedExperts | PlainExperts)
     return {
         "model_type": config.family,
         "vocab_size": config.vocab_size,

@@ -1,0 +1,56 @@
+"""Mixtral (`model_type` "mixtral"): Mistral's shape with a mixture of experts in every layer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.moe import MoE
+from jaxmodels.models.block import Block
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import dense, mixture
+from jaxmodels.models.family import Family, Weight
+from jaxmodels.models.hf_config import ConfigReader
+
+EPS, THETA = 1e-5, 1e6
+
+EXPERTS = "model.layers.{i}.block_sparse_moe"
+EXPERT_WEIGHTS = (
+    Weight("blocks/{i}/ffn/router/w", f"{EXPERTS}.gate.weight", "e d -> d e"),
+    Weight("blocks/{i}/ffn/experts/w_gate", EXPERTS + ".experts.{e}.w1.weight", "f d -> d f"),
+    Weight("blocks/{i}/ffn/experts/w_up", EXPERTS + ".experts.{e}.w3.weight", "f d -> d f"),
+    Weight("blocks/{i}/ffn/experts/w_down", EXPERTS + ".experts.{e}.w2.weight", "d f -> f d"),
+)
+
+
+def read_config(values: Mapping[str, Any]) -> Decoder:
+    reader = ConfigReader(values, mixture.INERT)
+    window = dense.read_window(reader) if "sliding_window" in values else None
+    attention = Attention(**dense.read_attention(reader, default_theta=THETA), window=window)
+    experts = mixture.read_experts(reader, "intermediate_size")
+    router = mixture.read_router(reader, experts, top_k=2, renormalise=True)
+    norm = dense.read_norm(reader, default_eps=EPS)
+    block = Block(mixer_norm=norm, mixer=attention, ffn_norm=norm, ffn=MoE(router=router, experts=experts))
+    return dense.finish_decoder(reader, [block] * reader.positive("num_hidden_layers"), norm)
+
+
+def write_config(config: Decoder) -> dict[str, Any]:
+    layer, attention = mixture.mixtures(config)[0], dense.attentions(config)[0]
+    written = dense.write_decoder(config)
+    if attention.head_dim == config.d_model // attention.num_heads:
+        del written["head_dim"]  # which checkpoints leave out
+    return written | {
+        "architectures": ["MixtralForCausalLM"],
+        "sliding_window": attention.window,
+        "num_local_experts": layer.experts.num_experts,
+        "num_experts_per_tok": layer.router.top_k,
+    }
+
+
+FAMILY = Family(
+    model_type="mixtral",
+    summary="Mixtral 8x7B and 8x22B",
+    read_config=read_config,
+    write_config=write_config,
+    weights=(*dense.ENDS_WEIGHTS, *dense.PRE_NORM_WEIGHTS, *dense.ATTENTION_WEIGHTS, *EXPERT_WEIGHTS),
+    unused=dense.UNUSED,
+)

@@ -1,0 +1,133 @@
+"""What the families with mixtures of experts have in common: config keys and weight names."""
+
+from typing import Any
+
+from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.layers.moe import GatedExperts, MoE, SoftmaxTopK
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import dense
+from jaxmodels.models.family import Weight
+from jaxmodels.models.hf_config import ConfigError, ConfigReader
+
+# What only training reads.
+INERT = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
+
+PROJECTIONS = (("gate", "f d -> d f"), ("up", "f d -> d f"), ("down", "d f -> f d"))
+
+ROUTER_WEIGHTS = (Weight("blocks/{i}/ffn/router/w", "model.layers.{i}.mlp.gate.weight", "e d -> d e"),)
+
+EXPERT_WEIGHTS = tuple(
+    Weight(
+        f"blocks/{{i}}/ffn/experts/w_{name}",
+        f"model.layers.{{i}}.mlp.experts.{{e}}.{name}_proj.weight",
+        axes,
+    )
+    for name, axes in PROJECTIONS
+)
+
+SHARED_EXPERT_WEIGHTS = (
+    *(
+        Weight(
+            f"blocks/{{i}}/ffn/shared/w_{name}",
+            f"model.layers.{{i}}.mlp.shared_expert.{name}_proj.weight",
+            axes,
+        )
+        for name, axes in PROJECTIONS
+    ),
+    Weight("blocks/{i}/ffn/shared_gate/w", "model.layers.{i}.mlp.shared_expert_gate.weight", "g d -> d g"),
+)
+
+WEIGHTS = (*dense.WEIGHTS, *ROUTER_WEIGHTS, *EXPERT_WEIGHTS)
+
+
+def read_expert_count(reader: ConfigReader) -> int:
+    """The number of experts, under its authors' key or the one transformers writes it back as."""
+    given = [key for key in ("num_experts", "num_local_experts") if reader.values.get(key) is not None]
+    counts = {key: reader.positive(key) for key in given or ["num_experts"]}
+    if len(set(counts.values())) > 1:
+        raise ConfigError(f"config: keys {counts} must have the same value")
+    return next(iter(counts.values()))
+
+
+def read_experts(reader: ConfigReader, d_ff: str) -> GatedExperts:
+    """The stack of experts, their hidden size standing under the key `d_ff`."""
+    return GatedExperts(
+        num_experts=read_expert_count(reader),
+        d_model=reader.positive("hidden_size"),
+        d_ff=reader.positive(d_ff),
+        activation=dense.read_activation(reader),
+    )
+
+
+def read_router(reader: ConfigReader, experts: GatedExperts, top_k: int, renormalise: bool) -> SoftmaxTopK:
+    """Softmax top-k over `experts`; `top_k` is the family's default."""
+    return SoftmaxTopK(
+        d_model=experts.d_model,
+        num_experts=experts.num_experts,
+        top_k=reader.take_or("num_experts_per_tok", int, top_k),
+        renormalise=renormalise,
+    )
+
+
+def sparse_layers(reader: ConfigReader) -> list[bool]:
+    """Which layers are mixtures under the `decoder_sparse_step` and `mlp_only_layers` keys of Qwen."""
+    layers, step = reader.positive("num_hidden_layers"), reader.take_or("decoder_sparse_step", int, 1)
+    if step < 1:
+        raise ConfigError(f"config: key 'decoder_sparse_step' must be at least 1, got {step}")
+    plain = reader.take_or("mlp_only_layers", list, [])
+    if not all(isinstance(i, int) and 0 <= i < layers for i in plain):
+        raise ConfigError(
+            f"config: key 'mlp_only_layers' must hold layers from 0 to {layers - 1}, got {plain!r}"
+        )
+    return [i not in plain and (i + 1) % step == 0 for i in range(layers)]
+
+
+def read_feed_forwards(reader: ConfigReader, mixture: MoE) -> list[MoE | GatedMLP]:
+    """`mixture` in the layers of `sparse_layers`, a dense feed-forward in the others."""
+    sparse = sparse_layers(reader)
+    if all(sparse):
+        reader.consume("intermediate_size")  # the size of layers that there are none of
+        return [mixture] * len(sparse)
+    plain = dense.read_gated_mlp(reader)
+    return [mixture if is_sparse else plain for is_sparse in sparse]
+
+
+def mixtures(config: Decoder) -> list[MoE]:
+    """The mixtures of experts among the feed-forwards.
+
+    Raises ConfigError where there is none.
+    """
+    found = [block.ffn for block in config.blocks if isinstance(block.ffn, MoE)]
+    if not found:
+        raise ConfigError(f"the {config.family!r} layout holds mixtures of experts; the model has none")
+    return found
+
+
+def router_of(mixture: MoE) -> SoftmaxTopK:
+    """The mixture's router.
+
+    Raises ConfigError where it is of another kind.
+    """
+    if not isinstance(mixture.router, SoftmaxTopK):
+        raise ConfigError(f"the layout holds softmax top-k routers, not {mixture.router}")
+    return mixture.router
+
+
+def write_sparse_layers(config: Decoder) -> dict[str, Any]:
+    """The keys that `read_feed_forwards` reads; no dense size where no layer has one."""
+    plain = {i: block.ffn for i, block in enumerate(config.blocks) if isinstance(block.ffn, GatedMLP)}
+    written: dict[str, Any] = {"decoder_sparse_step": 1, "mlp_only_layers": list(plain)}
+    if plain:
+        written["intermediate_size"] = next(iter(plain.values())).d_ff
+    return written
+
+
+def write_qwen(config: Decoder) -> dict[str, Any]:
+    """The keys that the mixtures of Qwen and OLMoE share, beside attention's."""
+    mixture = mixtures(config)[0]
+    router = router_of(mixture)
+    return {
+        "num_experts": router.num_experts,
+        "num_experts_per_tok": router.top_k,
+        "norm_topk_prob": router.renormalise,
+    }

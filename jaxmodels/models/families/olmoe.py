@@ -1,0 +1,46 @@
+"""OLMoE (`model_type` "olmoe"): norms across all heads of queries and keys, 64 experts."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from jaxmodels.layers.moe import MoE
+from jaxmodels.models.block import Block
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import dense, mixture
+from jaxmodels.models.families.olmo2 import EPS, read_olmo_attention
+from jaxmodels.models.family import Family
+from jaxmodels.models.hf_config import ConfigReader
+
+
+def read_config(values: Mapping[str, Any]) -> Decoder:
+    reader = ConfigReader(values, mixture.INERT)
+    reader.expect("clip_qkv", None)
+    attention = read_olmo_attention(reader)
+    attention = replace(attention, rope=dense.read_rope(reader, attention.head_dim))
+    experts = mixture.read_experts(reader, "intermediate_size")
+    router = mixture.read_router(reader, experts, 8, reader.flag("norm_topk_prob", False))
+    norm = dense.read_norm(reader, default_eps=EPS)
+    block = Block(mixer_norm=norm, mixer=attention, ffn_norm=norm, ffn=MoE(router=router, experts=experts))
+    return dense.finish_decoder(reader, [block] * reader.positive("num_hidden_layers"), norm)
+
+
+def write_config(config: Decoder) -> dict[str, Any]:
+    return (
+        dense.write_decoder(config)
+        | mixture.write_qwen(config)
+        | {
+            "architectures": ["OlmoeForCausalLM"],
+            "attention_bias": dense.attentions(config)[0].qkv_bias,
+        }
+    )
+
+
+FAMILY = Family(
+    model_type="olmoe",
+    summary="OLMoE-1B-7B",
+    read_config=read_config,
+    write_config=write_config,
+    weights=mixture.WEIGHTS,
+    unused=dense.UNUSED,
+)
