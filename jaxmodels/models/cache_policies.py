@@ -12,12 +12,14 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.cache.d2o import D2O, D2OState, layer_budgets
 from jaxmodels.layers.cache.policy import CachePolicy
 from jaxmodels.layers.spec import Params
+from jaxmodels.layers.sum_mixer import SumMixer
+from jaxmodels.layers.window import Mixer
 from jaxmodels.models.decoder import Decoder
 
 
 def attention_layers(config: Decoder) -> tuple[int, ...]:
-    """The blocks whose mixer is attention with a cache of keys and values."""
-    return tuple(i for i, block in enumerate(config.blocks) if isinstance(block.mixer, Attention))
+    """The blocks whose mixer is attention with a cache of keys and values, or a sum with such a branch."""
+    return tuple(i for i, block in enumerate(config.blocks) if _has_cache(block.mixer))
 
 
 def with_cache_policy(
@@ -48,12 +50,12 @@ def with_cache_policy(
         if not 0 <= layer < len(blocks):
             raise ValueError(f"layer {layer} is not one of the model's layers 0 to {len(blocks) - 1}")
         block = blocks[layer]
-        if not isinstance(block.mixer, Attention):
+        if not _has_cache(block.mixer):
             raise ValueError(
                 f"{one} needs a cache of keys and values, which layer {layer} does not have: its mixer is "
                 f"{type(block.mixer).__name__}"
             )
-        blocks[layer] = replace(block, mixer=replace(block.mixer, cache=one))
+        blocks[layer] = replace(block, mixer=_with_policy(block.mixer, one))
     return replace(config, blocks=tuple(blocks))
 
 
@@ -66,7 +68,9 @@ def attention_variances(config: Decoder, params: Params, tokens: Int[Array, "B S
     size = tokens.shape[1]
     probe = with_cache_policy(config, D2O(budget=size + 1, recent=1, sinks=1, longest_peek=size))
     _, pending = probe.peek_hidden(params, tokens, probe.init_cache(tokens.shape[0], size))
-    states = [s for s in probe.commit(pending).layers if isinstance(s, D2OState)]
+    layers = probe.commit(pending).layers
+    leaves = jax.tree.leaves(layers, is_leaf=lambda state: isinstance(state, D2OState))
+    states = [leaf for leaf in leaves if isinstance(leaf, D2OState)]
     return jnp.stack([_between_heads(state.mass.var(-1).mean(0)) for state in states])
 
 
@@ -94,6 +98,22 @@ def d2o_by_layer(
         recent = max(1, min(recent, budget - policy.sinks))
         policies.append(replace(policy, budget=budget, recent=recent))
     return with_cache_policy(config, policies, [layers[i] for i in chosen])
+
+
+def _has_cache(mixer: Mixer | None) -> bool:
+    if isinstance(mixer, SumMixer):
+        return any(_has_cache(branch.mixer) for branch in mixer.branches)
+    return isinstance(mixer, Attention)
+
+
+def _with_policy(mixer: Any, policy: CachePolicy) -> Mixer:
+    if isinstance(mixer, SumMixer):
+        branches = [
+            replace(branch, mixer=_with_policy(branch.mixer, policy)) if _has_cache(branch.mixer) else branch
+            for branch in mixer.branches
+        ]
+        return replace(mixer, branches=tuple(branches))
+    return replace(mixer, cache=policy)
 
 
 def _between_heads(variances: Float[Array, "K"]) -> Float[Array, ""]:

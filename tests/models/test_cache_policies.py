@@ -7,6 +7,7 @@ from jaxmodels.layers.cache.d2o import D2O
 from jaxmodels.layers.cache.full import FULL_CACHE
 from jaxmodels.layers.cache.ring import RingCache
 from jaxmodels.layers.cache.sinks import SinkCache
+from jaxmodels.layers.sum_mixer import Branch, SumMixer
 from jaxmodels.models.cache_policies import (
     attention_layers,
     attention_variances,
@@ -26,6 +27,16 @@ def test_only_attention_layers_get_the_policy():
     assert (config.blocks[0], config.blocks[2]) == (HYBRID.blocks[0], HYBRID.blocks[2])
     assert with_cache_policy(config, FULL_CACHE) == HYBRID
     assert config.spec() == HYBRID.spec()
+
+
+def test_attention_in_a_sum_gets_it_too():
+    beside = SumMixer(branches=(Branch(name="attention", mixer=attention()), Branch(name="ssd", mixer=ssd())))
+    config, policy = decoder(ssd(), beside), SinkCache(sinks=1, recent=3, longest_peek=4)
+    assert attention_layers(config) == (1,)
+    branches = with_cache_policy(config, policy).blocks[1].mixer.branches
+    assert (branches[0].mixer.cache, branches[1].mixer) == (policy, ssd())
+    params = random_params(config.spec())
+    assert attention_variances(config, params, draw_tokens(1, 4)).shape == (1,)
 
 
 def test_each_layer_may_have_its_own():
