@@ -6,15 +6,53 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from model_helpers import ARCHITECTURES, quick_jit, random_params
+from model_helpers import (
+    ARCHITECTURES,
+    D_MODEL,
+    VOCAB,
+    attention,
+    decoder,
+    delta,
+    quick_jit,
+    random_params,
+    ssd,
+)
 
 from jaxmodels.decoding import Autoregressive, Draft, driver
 from jaxmodels.decoding.generation import plan
 from jaxmodels.decoding.prompts import encode_prompts
+from jaxmodels.layers.cache.ring import RingCache
 from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.layers.moe import GatedExperts, MoE, SoftmaxTopK
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
+
+NORM = RMSNorm(dim=D_MODEL)
+EXPERTS = MoE(
+    router=SoftmaxTopK(d_model=D_MODEL, num_experts=5, top_k=2),
+    experts=GatedExperts(num_experts=5, d_model=D_MODEL, d_ff=12),
+)
+# A Transformer with sliding windows in ring buffers, a Mamba-2, a gated delta rule, a hybrid with experts.
+MODELS = {
+    "attention": ARCHITECTURES["attention"],
+    "ring": decoder(
+        attention(window=3, cache=RingCache(longest_peek=16)),
+        attention(window=5, sinks=True, cache=RingCache(longest_peek=16)),
+    ),
+    "ssd": ARCHITECTURES["ssd"],
+    "delta": decoder(delta(), delta(num_key_heads=4, decay_rank=3, gate_rank=2, conv_width=3)),
+    "hybrid": Decoder(
+        vocab_size=VOCAB,
+        d_model=D_MODEL,
+        blocks=(
+            Block(mixer_norm=NORM, mixer=ssd()),
+            Block(mixer_norm=NORM, mixer=attention(num_kv_heads=4), ffn_norm=NORM, ffn=EXPERTS),
+            Block(mixer_norm=NORM, mixer=ssd(conv_width=2), ffn_norm=NORM, ffn=EXPERTS),
+        ),
+        final_norm=NORM,
+    ),
+}
 
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2], [3, 8, 4]]
 NEW = 14
@@ -50,7 +88,7 @@ def decode(config, params, strategy, prompts=PROMPTS, new=NEW, stop=(), seed=0):
 @functools.cache
 def architecture(name):
     """(config, params)"""
-    config = ARCHITECTURES[name]
+    config = MODELS[name]
     return config, random_params(config.spec())
 
 

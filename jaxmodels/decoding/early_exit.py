@@ -58,18 +58,20 @@ class UntilConfident:
         if self.min_layers > walk.blocks:
             raise ValueError(f"min_layers={self.min_layers} exceeds the model's {walk.blocks} layers")
 
-        def go_on(hidden: Array) -> tuple[Array, Array, Array]:
-            after = read(replace(stream, hidden=hidden))
-            last = index + 1 < self.min_layers or index + 1 == walk.blocks
-            stopped = jnp.zeros((), bool) if last else self._is_confident(after, walk)
-            return after.hidden, walk.depth + 1, stopped
+        def go_on(stream: Stream) -> tuple[Stream, Array, Array]:
+            after = read(stream)
+            unasked = index + 1 < self.min_layers or index + 1 == walk.blocks
+            stopped = jnp.zeros((), bool) if unasked else self._is_confident(after, walk)
+            return after, walk.depth + 1, stopped
+
+        def skip(stream: Stream) -> tuple[Stream, Array, Array]:
+            return stream, walk.depth, walk.stopped
 
         if index < self.min_layers:
-            hidden, depth, stopped = go_on(stream.hidden)
+            stream, depth, stopped = go_on(stream)
         else:
-            skip = lambda hidden: (hidden, walk.depth, walk.stopped)  # noqa: E731
-            hidden, depth, stopped = lax.cond(walk.stopped, skip, go_on, stream.hidden)
-        return replace(stream, hidden=hidden), replace(walk, depth=depth, stopped=stopped)
+            stream, depth, stopped = lax.cond(walk.stopped, skip, go_on, stream)
+        return stream, replace(walk, depth=depth, stopped=stopped)
 
     def _is_confident(self, stream: Stream, walk: Walk) -> Array:
         sure = self.confidence(stream, walk.head) >= self.threshold

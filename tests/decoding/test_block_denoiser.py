@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, VOCAB, quick_jit
-from strategy_helpers import PROMPTS, architecture, decode, stop_inside
+from model_helpers import VOCAB, quick_jit
+from strategy_helpers import MODELS, PROMPTS, architecture, decode, stop_inside
 
 from jaxmodels.decoding import BlockDenoiser, Sample
 from jaxmodels.layers.window import BIDIRECTIONAL
@@ -56,7 +56,7 @@ class Reference:
         return tokens[:new], looks - 1, uncovered  # the last block is not looked at again
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", MODELS)
 def test_blocks_are_those_of_feeding_everything_anew(name):
     config, params = architecture(name)
     reference = Reference(config, params)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, quick_jit
-from strategy_helpers import NEW, PROMPTS, architecture, assert_same_generation, decode, expected
+from model_helpers import quick_jit
+from strategy_helpers import MODELS, NEW, PROMPTS, architecture, assert_same_generation, decode, expected
 
 from jaxmodels.decoding import Autoregressive, EarlyExit, Sample
 from jaxmodels.decoding.early_exit import MaxProbability, UntilConfident
@@ -18,7 +18,7 @@ from jaxmodels.layers.window import Window
 NEVER = EarlyExit(threshold=1.5, decode=Autoregressive(top_logprobs=2))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_threshold_that_is_never_reached_equals_autoregressive_decoding(name):
     config, params = architecture(name)
     ours = decode(config, params, NEVER)
@@ -78,7 +78,7 @@ class Reference:
         self.length += 1
 
 
-@pytest.mark.parametrize(("name", "threshold"), [("hybrid", 0.11), ("attention", 0.095)])
+@pytest.mark.parametrize(("name", "threshold"), [("hybrid", 0.09), ("attention", 0.1)])
 def test_the_batch_leaves_where_all_running_rows_are_confident(name, threshold):
     config, params = architecture(name)
     ours = decode(config, params, EarlyExit(threshold=threshold))
@@ -102,11 +102,11 @@ def test_the_batch_leaves_where_all_running_rows_are_confident(name, threshold):
 
 def test_rows_that_are_done_have_no_say():
     config, params = architecture("hybrid")
-    strategy = EarlyExit(threshold=0.2)
+    strategy = EarlyExit(threshold=0.1)
     alone = decode(config, params, strategy, PROMPTS[2:3], stop=[])
     # A row that ends with its prompt's first token leaves the other one as if alone.
-    other = decode(config, params, strategy, [PROMPTS[0], PROMPTS[2]], stop=[])
-    ended = decode(config, params, strategy, [PROMPTS[0], PROMPTS[2]], stop=[int(other.tokens[0, 0])])
+    other = decode(config, params, strategy, PROMPTS[1:3], stop=[])
+    ended = decode(config, params, strategy, PROMPTS[1:3], stop=[int(other.tokens[0, 0])])
     assert ended.lengths[0] == 1
     length = int(ended.lengths[1])
     assert length > 1
@@ -140,7 +140,7 @@ def conditionals(jaxpr):
 
 @pytest.mark.parametrize("name", ["attention", "hybrid"])
 def test_a_skipped_block_does_nothing_and_no_cache_leaves_a_branch(name):
-    config, strategy = ARCHITECTURES[name], EarlyExit(threshold=0.5)
+    config, strategy = MODELS[name], EarlyExit(threshold=0.5)
     run, arguments = peek_once(config, strategy, 256)
     found = conditionals(jax.make_jaxpr(run)(*arguments).jaxpr)
     assert len(found) == len(config.blocks) - strategy.min_layers
@@ -148,14 +148,15 @@ def test_a_skipped_block_does_nothing_and_no_cache_leaves_a_branch(name):
         go_on, skip = (branch.jaxpr for branch in equation.params["branches"])
         assert not skip.eqns
         assert go_on.eqns
-        assert sum(out.aval.size for out in equation.outvars) == 2 * config.d_model + 2
+        # the residual stream, the embeddings beside it, the depth and whether to stop
+        assert sum(out.aval.size for out in equation.outvars) == 2 * 2 * config.d_model + 2
     compiled = quick_jit(run, donate_argnums=2).lower(*arguments).compile().as_text()
     assert compiled.count(" conditional(") >= len(found)
 
 
 @pytest.mark.parametrize("name", ["attention", "hybrid"])
 def test_temporary_memory_does_not_grow_with_the_capacity(name):
-    config, temporary = ARCHITECTURES[name], []
+    config, temporary = MODELS[name], []
     for capacity in (1024, 8192):
         run, arguments = peek_once(config, EarlyExit(threshold=0.5), capacity)
         memory = quick_jit(run, donate_argnums=2).lower(*arguments).compile().memory_analysis()

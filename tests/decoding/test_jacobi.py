@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, quick_jit
+from model_helpers import quick_jit
 from strategy_helpers import (
+    MODELS,
     NEW,
     PROMPTS,
     architecture,
@@ -23,7 +24,7 @@ from jaxmodels.decoding import Jacobi, driver
 STRATEGY = Jacobi(window=5, top_logprobs=2)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", MODELS)
 def test_it_equals_autoregressive_decoding(name):
     config, params = architecture(name)
     plain = expected(name)

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, quick_jit, random_params
+from model_helpers import quick_jit, random_params
 from strategy_helpers import (
+    MODELS,
     NEW,
     PROMPTS,
     architecture,
@@ -25,7 +26,7 @@ from jaxmodels.decoding import BlockVerification, Draft, Sample, Speculative, To
 from jaxmodels.decoding.strategy import empty_output
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", MODELS)
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)
     plain = expected(name)
@@ -119,7 +120,7 @@ def conditionals(config, params, history):
 
 
 def tiny(name, seed):
-    config = replace(ARCHITECTURES[name], vocab_size=VOCAB)
+    config = replace(MODELS[name], vocab_size=VOCAB)
     return config, random_params(config.spec(), seed)
 
 
