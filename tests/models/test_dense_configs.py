@@ -333,7 +333,7 @@ def test_more_tokens_than_learned_positions_are_refused(build_reference):
     with pytest.raises(ValueError, match="101 tokens, but the model has learned 100 positions"):
         model(tokens)
     with pytest.raises(ValueError, match="need 101 positions, the model has learned 100"):
-        model.generate(tokens[:, :98], max_new_tokens=4)
+        model.generate(tokens[:, :98], max_new_tokens=4, stop_tokens=[])
     assert model.generate(tokens[:, :98], max_new_tokens=3, stop_tokens=[]).tokens.shape == (1, 3)
 
 
@@ -396,7 +396,7 @@ def test_more_tokens_than_learned_positions_are_refused(build_reference):
         (
             GPT_NEOX[0],
             {"num_attention_heads": 5},
-            r"'num_attention_heads' must divide 'hidden_size' = 32, got 5",
+            r"must divide 'hidden_size' = 32, got 5",
         ),
         (GPT_NEOX[0], {"num_key_value_heads": 2}, r"unknown config keys \{'num_key_value_heads': 2\}"),
         (GPT_NEOX[0], {"rotary_pct": "all"}, r"'rotary_pct' must be float, got 'all'"),
@@ -405,7 +405,7 @@ def test_more_tokens_than_learned_positions_are_refused(build_reference):
         (
             GPT2[0],
             {"add_cross_attention": True},
-            r"'add_cross_attention' has the value True.*supported: False",
+            r"'add_cross_attention' has the value True",
         ),
         (GRANITE[0], {"logits_scaling": 0}, r"a divisor must not be 0"),
         (GRANITE[0], {"residual_multiplier": "1"}, r"'residual_multiplier' must be float, got '1'"),
