@@ -1,6 +1,7 @@
 """SCMoE: a mixture of experts against itself with other experts active."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -123,13 +124,13 @@ def weaken(config: Decoder, ranks: tuple[int, ...]) -> Decoder:
     """
     if not any(isinstance(block.ffn, MoE) for block in config.blocks):
         raise ValueError("SCMoE contrasts mixtures of experts; the model has none")
-    blocks = tuple(
-        replace(block, ffn=replace(block.ffn, router=Ranked(router=block.ffn.router, ranks=ranks)))
-        if isinstance(block.ffn, MoE)
-        else block
-        for block in config.blocks
-    )
-    return replace(config, blocks=blocks)
+
+    def weakened(block: Any) -> Any:
+        if not isinstance(block.ffn, MoE):
+            return block
+        return replace(block, ffn=replace(block.ffn, router=Ranked(router=block.ffn.router, ranks=ranks)))
+
+    return replace(config, blocks=tuple(weakened(block) for block in config.blocks))
 
 
 jax.tree_util.register_dataclass(

@@ -17,14 +17,15 @@ from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 
 
 class Router(Protocol):
-    """Sends tokens to experts. Implementations are hashable frozen dataclasses.
+    """Sends tokens to experts. Implementations are hashable frozen dataclasses."""
 
-    causal: whether a token's routing depends on itself alone, so that decoding can go token by token.
-    reads_previous: whether it looks at the logits of the router before it.
-    """
+    @property
+    def causal(self) -> bool:
+        """Whether a token's routing depends on itself alone, so that decoding can go token by token."""
 
-    causal: ClassVar[bool]
-    reads_previous: ClassVar[bool]
+    @property
+    def reads_previous(self) -> bool:
+        """Whether it looks at the logits of the router before it."""
 
     @property
     def d_model(self) -> int: ...

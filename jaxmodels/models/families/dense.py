@@ -369,9 +369,8 @@ def read_decoder(
 
 def write_sizes(config: Decoder) -> dict[str, Any]:
     """The keys that `read_heads`, `read_gated_mlp` and `finish_decoder` read."""
-    attention, ffn = attentions(config)[0], config.blocks[0].ffn
-    if isinstance(ffn, MoE):
-        ffn = ffn.experts
+    attention, layer = attentions(config)[0], config.blocks[0].ffn
+    ffn = layer.experts if isinstance(layer, MoE) else layer
     assert isinstance(ffn, GatedMLP | MLP | GatedExperts | ClampedGatedExperts | PlainExperts)
     return {
         "model_type": config.family,
