@@ -19,6 +19,7 @@ ORDER = (
     "decode_prefill_qwen3_100m",
     "context_scaling",
     "recurrent_mixers",
+    "grouped_matmul",
     "batch_mamba2_130m",
     "batch_qwen3_100m",
     "loading",

@@ -22,6 +22,7 @@ BENCHMARKS = (
     ("decode_prefill", "--shape", "bamba-130m"),
     ("context_scaling",),
     ("recurrent_mixers",),
+    ("grouped_matmul",),
     ("batch", "--shape", "mamba2-130m"),
     ("batch", "--shape", "qwen3-100m"),
     ("loading",),

@@ -14,6 +14,7 @@ from jaxmodels.layers.latent_attention import LatentAttention
 from jaxmodels.layers.lightning import LightningMixer
 from jaxmodels.layers.mamba_mixer import MambaMixer
 from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.layers.moe import FreeExperts, GatedExperts, MoE, ResidualRouter
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm, WeightlessRMSNorm
 from jaxmodels.layers.rglru import RGLRUMixer
 from jaxmodels.layers.rope import Rope
@@ -107,10 +108,18 @@ delta = functools.partial(dataclasses.replace, DELTA)
 lightning = functools.partial(dataclasses.replace, LIGHTNING)
 
 
-def decoder(*mixers, tie_embeddings=False):
+FFN = GatedMLP(d_model=D_MODEL, d_ff=24)
+MIXTURE = MoE(
+    router=ResidualRouter(d_model=D_MODEL, num_experts=6),
+    experts=GatedExperts(num_experts=2, d_model=D_MODEL, d_ff=12),
+    free=FreeExperts(d_model=D_MODEL),
+    shared=GatedMLP(d_model=D_MODEL, d_ff=8),
+)
+
+
+def decoder(*mixers, tie_embeddings=False, ffn=FFN):
     """Attention with a feed-forward, state space layers alone."""
     norm = RMSNorm(dim=D_MODEL)
-    ffn = GatedMLP(d_model=D_MODEL, d_ff=24)
     blocks = tuple(
         Block(mixer_norm=norm, mixer=mixer)
         if isinstance(mixer, SSDMixer)
@@ -126,6 +135,7 @@ ARCHITECTURES = {
     "attention": decoder(attention(), attention(qkv_bias=True, num_kv_heads=1)),
     "ssd": decoder(ssd(), ssd(num_groups=1, norm=None), tie_embeddings=True),
     "hybrid": decoder(ssd(), attention(num_kv_heads=4, sinks=True), ssd(conv_width=2)),
+    "hybrid_moe": decoder(attention(), ssd(), attention(window=4), ffn=MIXTURE),
     "mamba": decoder(
         mamba(projection_bias=True, conv_width=3),
         mamba(conv_bias=False, dt_norm=RMSNorm(dim=3, axis=None), b_norm=WeightlessRMSNorm()),
