@@ -86,7 +86,9 @@ def measure(config: "Decoder", dtype: str, workload: Workload, probe_rows: int) 
     prefill, decode = statistics.median(prefill_runs), statistics.median(decode_runs)
     tokens, batch = workload.prompt + workload.new // 2, workload.batch  # the history halfway through
     cache = cache_bytes(config, dtype)
-    step_bytes = weight_bytes_per_step(config, dtype) + batch * (cache.per_row + cache.per_token * tokens)
+    step_bytes = weight_bytes_per_step(config, dtype, batch) + batch * (
+        cache.per_row + cache.per_token * tokens
+    )
     return {
         "compile_and_first_run_s": first,
         "prefill_ms": 1e3 * prefill,

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import jax
 from jax.typing import DTypeLike
 
+from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.spec import param_dtype, walk
 from jaxmodels.models.block import DecoderBlock
 from jaxmodels.models.decoder import Decoder
@@ -79,9 +80,18 @@ def weight_bytes(config: Decoder, dtype: DTypeLike) -> int:
     return sum(math.prod(p.shape) * param_dtype(p, dtype).itemsize for _, p in walk(config.spec()))
 
 
-def weight_bytes_per_step(config: Decoder, dtype: DTypeLike) -> int:
-    """Bytes of parameters that one decoding step reads: all, but for an embedding that is not the head."""
+def weight_bytes_per_step(config: Decoder, dtype: DTypeLike, rows: int = 1) -> int:
+    """Bytes of parameters that one decoding step of `rows` rows reads at most.
+
+    All but an embedding that is not the head, and experts that are more than the rows can choose.
+    """
     total = weight_bytes(config, dtype)
+    for block in config.blocks:
+        if isinstance(block.ffn, MoE):
+            count = block.ffn.experts.num_experts
+            idle = count - min(rows * block.ffn.router.top_k, count)
+            stacks = [param for _, param in walk(block.ffn.experts.spec())]
+            total -= sum(math.prod(p.shape) // count * param_dtype(p, dtype).itemsize for p in stacks) * idle
     if config.tie_embeddings:
         return total
     embedding = dict(walk(config.spec()))["embed/weight"]

@@ -85,6 +85,14 @@ def test_bytes_are_those_of_the_arrays(name, dtype):
     assert weight_bytes_per_step(config, dtype) == weight_bytes(config, dtype) - unread
 
 
+def test_a_step_reads_no_more_experts_than_its_rows_choose():
+    config = config_from_hf(CONFIGS["qwen3_moe"])
+    experts = 3 * config.d_model * 128 * 4
+    everything = weight_bytes_per_step(config, "float32", rows=2)
+    assert weight_bytes_per_step(config, "float32") == everything - 2 * experts * len(config.blocks)
+    assert weight_bytes_per_step(config, "float32", rows=9) == everything
+
+
 def test_parameters_by_part():
     config = decoder(ssd(), attention())
     counts = parameter_counts(config)
