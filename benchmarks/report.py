@@ -20,6 +20,7 @@ ORDER = (
     "context_scaling",
     "recurrent_mixers",
     "grouped_matmul",
+    "rollback",
     "batch_mamba2_130m",
     "batch_qwen3_100m",
     "loading",

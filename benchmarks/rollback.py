@@ -9,7 +9,7 @@ small inputs from the state before it. The difference of the two programs is the
 """
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -31,18 +31,7 @@ from benchmarks.common import (
 from benchmarks.shapes import shape
 from jaxmodels.models.decoder import Cache, Decoder
 
-ATTENTION_EVERY = 6  # in the hybrid
-
-
-def configurations(tiny: bool) -> dict[str, Decoder]:
-    """A Transformer, a state-space model, and the latter with attention in every sixth place."""
-    mamba = jm.config_from_hf(shape("mamba2-130m", tiny=tiny, layers=12))
-    qwen = jm.config_from_hf(shape("qwen3-100m", tiny=tiny))
-    values = shape("qwen3-100m", tiny=tiny) | {"hidden_size": mamba.d_model}
-    wide = jm.config_from_hf(values)
-    every = 2 if tiny else ATTENTION_EVERY
-    blocks = tuple(wide.blocks[i] if (i + 1) % every == 0 else block for i, block in enumerate(mamba.blocks))
-    return {"Qwen3": qwen, "Mamba-2": mamba, "hybrid": replace(mamba, blocks=blocks, family=None)}
+SHAPES = {"Qwen3": "qwen3-100m", "Mamba-2": "mamba2-130m", "Bamba (hybrid)": "bamba-130m"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +104,8 @@ def main() -> None:
         sizes, history, repeats, arguments.rounds = [2, 5], 16, 2, 1
     rows: list[list[str | float | None]] = []
     targets, runs = [], {}
-    for name, config in configurations(arguments.quick).items():
+    for name, shape_name in SHAPES.items():
+        config = jm.config_from_hf(shape(shape_name, tiny=arguments.quick))
         found = measure(jm.init(config), sizes, history, repeats, arguments.rounds)
         runs[name] = {
             str(size): {f"{kind}_s": t.runs for kind, t in it.items()} for size, it in found.items()
@@ -130,8 +120,7 @@ def main() -> None:
             name="rollback",
             title="Taking back half of a window",
             method=f"Random float32 weights, batch 1, a history of {history:,} tokens, {repeats} windows per "
-            f"run, {arguments.rounds} turns, best of the turns. The hybrid is the Mamba-2 shape with "
-            f"attention and a feed-forward in every {ATTENTION_EVERY}th block.",
+            f"run, {arguments.rounds} turns, best of the turns.",
             values=runs,
             tables=[
                 Table(

@@ -23,6 +23,7 @@ BENCHMARKS = (
     ("context_scaling",),
     ("recurrent_mixers",),
     ("grouped_matmul",),
+    ("rollback",),
     ("batch", "--shape", "mamba2-130m"),
     ("batch", "--shape", "qwen3-100m"),
     ("loading",),

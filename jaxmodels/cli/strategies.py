@@ -32,7 +32,7 @@ class StrategyOptions:
     """A strategy and its options as given, None where they were not.
 
     Raises:
-        ValueError: an option of another strategy, or no draft for speculation.
+        ValueError: an option of another strategy, a number below 1, or no draft for speculation.
     """
 
     name: StrategyName = StrategyName.AUTOREGRESSIVE
@@ -46,6 +46,8 @@ class StrategyOptions:
             if getattr(self, option) is not None and self.name not in names:
                 owners = " or ".join(f"--strategy {name}" for name in names)
                 raise ValueError(f"--{option.replace('_', '-')} belongs to {owners}")
+        if self.guesses is not None and self.guesses < 1:
+            raise ValueError(f"--guesses must be at least 1, got {self.guesses}")
         if self.name is StrategyName.SPECULATIVE and self.draft is None:
             raise ValueError("--strategy speculative needs --draft, a small model with the same tokenizer")
 
@@ -70,7 +72,7 @@ class StrategyOptions:
         if self.name is StrategyName.JACOBI:
             if base.sampler != Greedy():
                 raise ValueError("--strategy jacobi is greedy; leave out the sampling options")
-            return Jacobi(**shared, **_given({"window": self.guesses and self.guesses + 1}))
+            return Jacobi(**shared, **_given({"window": None if self.guesses is None else self.guesses + 1}))
         assert self.draft is not None
         model = load(self.draft)
         return Speculative(

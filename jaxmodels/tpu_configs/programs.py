@@ -28,7 +28,7 @@ class Workload:
     """The shapes that programs are made for.
 
     batch: rows. prompt: prompt slots per row. new_tokens: output slots per row. capacity: cache slots per
-    row, by default just enough. dtype: of parameters and cache.
+    row, by default just enough; a strategy's lookahead is added. dtype: of parameters and cache.
 
     Raises:
         ValueError: a size below 1, or a capacity that does not hold prompt and answer.
@@ -88,8 +88,9 @@ def abstract_arguments(
         keys=array(batch, dtype=jax.eval_shape(jax.random.key, 0).dtype),
     )
     params = abstract_params(config.spec(), jnp.dtype(workload.dtype))
+    capacity = workload.slots + strategy.lookahead
     cache = jax.eval_shape(
-        lambda: driver.allocate(config=config, batch=batch, capacity=workload.slots, dtype=workload.dtype)
+        lambda: driver.allocate(config=config, batch=batch, capacity=capacity, dtype=workload.dtype)
     )
     carry = jax.eval_shape(
         lambda *arrays: driver.start(*arrays, strategy, config=config, max_new=workload.new_tokens),

@@ -91,6 +91,28 @@ def test_recommended_settings(generate, model):
     assert out == text_of(model, strategy=changed) + "\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "counter"),
+    [
+        (("--strategy", "jacobi", "--guesses", 3), "accepted"),
+        (("--strategy", "early-exit", "--threshold", 2, "--min-layers", 2), "layers"),
+    ],
+)
+def test_strategies_keep_the_text(generate, model, options, counter):
+    values = json.loads(generate(PROMPT, "--json", *options).stdout)
+    assert values["text"] == text_of(model)
+    assert counter in values["stats"]["per_call"]
+
+
+def test_a_draft_is_loaded(generate, model, model_dir):
+    options = ("--strategy", "speculative", "--draft", model_dir, "--guesses", 2)
+    values = json.loads(generate(PROMPT, "--json", *options, "--logprobs", 1).stdout)
+    assert values["text"] == text_of(model)
+    assert values["stats"]["per_call"]["drafted"] == 2
+    assert values["stats"]["counters"]["accepted"] > 0
+    assert len(values["log_probs"]) == len(values["tokens"])
+
+
 def test_stop_ends_the_text_after_that_token(generate, model):
     tokens = model.generate(PROMPT, NEW).tokens[0].tolist()
     vocabulary = [model.tokenizer.decode([token]) for token in range(264)]
@@ -121,6 +143,15 @@ def test_the_timing_line_can_be_left_out(generate):
         (("--stop", "the cat sat"), r"--stop 'the cat sat' is \d+ tokens"),
         (("--logprobs", 1), "--logprobs needs --json"),
         (("--recommended", "--top-k", 3), "leave out --top-k"),
+        (("--strategy", "speculative"), "--strategy speculative needs --draft"),
+        (("--draft", "tiny-mamba2"), "--draft belongs to --strategy speculative"),
+        (("--strategy", "jacobi", "--threshold", 0.5), "--threshold belongs to --strategy early-exit"),
+        (("--strategy", "jacobi", "--top-k", 3), "--strategy jacobi is greedy"),
+        (
+            ("--strategy", "jacobi", "--repetition-penalty", 1.2),
+            "--strategy jacobi has no repetition penalty",
+        ),
+        (("--strategy", "jacobi", "--guesses", 0), "window must be at least 2"),
         (("--temperature", 0), "temperature must be a finite number > 0, got 0"),
         (("--max-new-tokens", 0), "max_new_tokens must be at least 1, got 0"),
         (("--revision", "main"), "not a Hugging Face repository"),

@@ -28,6 +28,13 @@ def test_the_readmes_python_runs_in_order(capsys):
     assert capsys.readouterr().out
 
 
+def test_the_strategy_of_the_guide_runs(capsys):
+    page = (ROOT / "docs" / "add_a_strategy.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "add_a_strategy.md", "exec"), {"__name__": "guide"})
+    assert "accepted" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
