@@ -17,10 +17,13 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 ORDER = (
     "decode_prefill_mamba2_130m",
     "decode_prefill_qwen3_100m",
+    "decode_prefill_qwen3_moe_200m",
+    "decode_prefill_bamba_130m",
     "context_scaling",
     "recurrent_mixers",
     "grouped_matmul",
     "rollback",
+    "sparse",
     "batch_mamba2_130m",
     "batch_qwen3_100m",
     "loading",

@@ -24,6 +24,7 @@ BENCHMARKS = (
     ("recurrent_mixers",),
     ("grouped_matmul",),
     ("rollback",),
+    ("sparse",),
     ("batch", "--shape", "mamba2-130m"),
     ("batch", "--shape", "qwen3-100m"),
     ("loading",),
