@@ -55,11 +55,11 @@ def _mamba2(name: str, cached_reference: bool = True, **changes: Any) -> Case:
     )
 
 
-def _mamba(family: str, name: str, **changes: Any) -> Case:
+def _mamba(family: str, name: str, seed: int = 0, **changes: Any) -> Case:
     config = {"vocab_size": VOCAB, "hidden_size": 24, "state_size": 5, "num_hidden_layers": 2, **changes}
     # Several chunks of the scan and a part of one.
     lengths: dict[str, Any] = {"prompt_lengths": (1, 5, 17, 67), "forward_length": 67}
-    return Case(name=f"{family}-{name}", family=family, config=config, **lengths)
+    return Case(name=f"{family}-{name}", family=family, config=config, seed=seed, **lengths)
 
 
 def _griffin(name: str, seed: int = 0, **changes: Any) -> Case:
@@ -333,7 +333,8 @@ GRANITE = (
 )
 
 MAMBA = (
-    _mamba("mamba", "automatic_rank"),
+    # The weights of seed 0 amplify rounding: transformers in float32 and in float64 differ by 1e-4.
+    _mamba("mamba", "automatic_rank", seed=1),
     _mamba("mamba", "biases_untied", use_bias=True, tie_word_embeddings=False, conv_kernel=3, expand=3),
     _mamba(
         "mamba",

@@ -1,10 +1,9 @@
 """What the tables of the recurrent families cannot show: defaults, published sizes, refusals."""
 
 import dataclasses
-import json
 
 import pytest
-from configurations import FALCON_MAMBA, LFM2, MAMBA, RECURRENT_GEMMA
+from configurations import FALCON_MAMBA, LFM2, MAMBA, RECURRENT_GEMMA, hf_dict
 
 import jaxmodels as jm
 from jaxmodels.layers.attention import Attention
@@ -12,13 +11,6 @@ from jaxmodels.layers.norm import RMSNorm, WeightlessRMSNorm
 from jaxmodels.layers.rglru import RGLRUMixer
 from jaxmodels.layers.short_conv import ShortConv
 from jaxmodels.layers.spec import count_params
-
-
-def hf_dict(case):
-    from transformers import AutoConfig
-
-    return json.loads(AutoConfig.for_model(case.family, **case.config).to_json_string())
-
 
 # The keys of state-spaces/mamba-130m-hf, those of the authors' own package included.
 MAMBA_130M = {
