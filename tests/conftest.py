@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from configurations import CASES, Case
+from cases import Case
+from configurations import CASES
 
 # With the TPU compiler installed, jax would look for a TPU. Set before anything imports jax.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

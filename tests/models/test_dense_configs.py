@@ -5,7 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from configurations import (
+from cases import hf_dict
+from dense_configurations import (
     COHERE2,
     FULL,
     GEMMA2,
@@ -18,7 +19,6 @@ from configurations import (
     PHI3,
     SLIDING,
     SMOLLM3,
-    hf_dict,
 )
 from safetensors.numpy import load_file, save_file
 

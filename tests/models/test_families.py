@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from configurations import CASES, LLAMA, MAMBA2, MISTRAL, QWEN2, QWEN3, hf_dict
+from cases import hf_dict
+from configurations import CASES, MAMBA2
+from dense_configurations import LLAMA, MISTRAL, QWEN2, QWEN3
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
