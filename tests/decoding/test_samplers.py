@@ -56,6 +56,9 @@ def test_the_filtered_distribution_is_that_of_transformers(sample):
     expected = reference(sample)
     assert ((ours > 0) == (expected > 0)).all()
     np.testing.assert_allclose(ours, expected, atol=1e-6)
+    np.testing.assert_allclose(sample.probabilities(jnp.asarray(LOGITS)), expected, atol=1e-6)
+    windows = sample.probabilities(jnp.asarray(LOGITS)[None])
+    np.testing.assert_allclose(windows[0], expected, atol=1e-6)
 
 
 def test_samples_follow_the_filtered_distribution():
@@ -64,6 +67,11 @@ def test_samples_follow_the_filtered_distribution():
     drawn = np.asarray(sample(jnp.broadcast_to(LOGITS[0], (4000, 37)), keys))
     frequencies = np.bincount(drawn, minlength=37) / 4000
     np.testing.assert_allclose(frequencies, reference(sample)[0], atol=0.03)
+
+
+def test_greedy_is_certain_of_what_it_takes():
+    probabilities = Greedy().probabilities(jnp.array([[[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]]]))
+    assert probabilities.tolist() == [[[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]]
 
 
 def test_greedy_takes_the_first_of_equals():

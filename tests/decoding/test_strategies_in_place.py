@@ -1,0 +1,57 @@
+"""The loop around every strategy's step works in the caches' own buffers and calls no host."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from model_helpers import VOCAB
+from strategy_helpers import MODELS
+
+from jaxmodels.decoding import BlockDenoiser, Draft, EarlyExit, Jacobi, Speculative, driver
+from jaxmodels.layers.spec import abstract_params
+from jaxmodels.tpu_configs.programs import Workload, abstract_arguments, host_transfers
+
+CONFIG = MODELS["attention"]
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+def with_capacity(carry, capacity):
+    """The carry with all its caches of a capacity, whatever they were planned for."""
+    cache = jax.eval_shape(lambda: CONFIG.init_cache(2, capacity))
+    caches = {name: cache for name in ("cache", "draft_cache") if hasattr(carry, name)}
+    return dataclasses.replace(carry, **caches)
+
+
+def cache_bytes(carry):
+    caches = [getattr(carry, name) for name in ("cache", "draft_cache") if hasattr(carry, name)]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(caches))
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Speculative(draft=Draft(CONFIG, abstract_params(CONFIG.spec())), gamma=2),
+        Jacobi(window=3),
+        EarlyExit(),
+        BlockDenoiser(mask_token=VOCAB - 1, block_length=4),
+    ],
+    ids=lambda strategy: type(strategy).__name__,
+)
+def test_temporary_memory_does_not_grow_with_the_caches(strategy):
+    workload = Workload(batch=2, prompt=16, new_tokens=16, dtype="float32")
+    numbers = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.float32), strategy)
+    given, temporary = abstract_arguments(CONFIG, workload, numbers), []
+    for capacity in (1024, 8192):
+        carry = with_capacity(given.carry, capacity)
+        lowered = driver.advance.lower(
+            given.params, given.request, carry, numbers, given.steps, config=CONFIG
+        )
+        compiled = lowered.compile(compiler_options=QUICK)
+        memory = compiled.memory_analysis()
+        assert memory.alias_size_in_bytes >= cache_bytes(carry)
+        assert host_transfers(compiled.as_text()) == ()
+        temporary.append(memory.temp_size_in_bytes)
+    layers = len(CONFIG.blocks) * (2 if hasattr(given.carry, "draft_cache") else 1)
+    # What may grow is per slot, not per slot, head and feature: positions and masks.
+    assert temporary[1] - temporary[0] <= 16 * layers * 2 * (8192 - 1024)
