@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.moe.losses import (
+    chunk_sparsity_loss,
     coupling_loss,
     load_balance_loss,
+    locality_loss,
     router_z_loss,
     update_selection_bias,
 )
@@ -43,10 +45,12 @@ class RouterLosses:
         z: of `router_z_loss`.
         coupling: of `coupling_loss`, with noise.
         coupling_alpha: its `alpha`.
+        locality: of `locality_loss`.
+        chunk: of `chunk_sparsity_loss`, over chunks of `chunk_size` tokens.
         bias_rate: step of `update_selection_bias`, for routers that have one.
 
     Raises:
-        ValueError: a weight is negative, `coupling_alpha` above 1, or `scope` unknown.
+        ValueError: a weight is negative, `coupling_alpha` above 1, `chunk_size` below 1, or `scope` unknown.
     """
 
     load_balance: float = 0.0
@@ -54,12 +58,19 @@ class RouterLosses:
     z: float = 0.0
     coupling: float = 0.0
     coupling_alpha: float = 1.0
+    locality: float = 0.0
+    chunk: float = 0.0
+    chunk_size: int = 64
     bias_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("load_balance", "z", "coupling", "coupling_alpha", "bias_rate"):
+        for name in (
+            "load_balance", "z", "coupling", "coupling_alpha", "locality", "chunk", "bias_rate",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"RouterLosses: {name} must not be negative, got {getattr(self, name)}")
+        if self.chunk_size < 1:
+            raise ValueError(f"RouterLosses: chunk_size must be at least 1, got {self.chunk_size}")
         if self.coupling_alpha > 1:
             raise ValueError(f"RouterLosses: coupling_alpha must be at most 1, got {self.coupling_alpha}")
         if self.scope not in SCOPES:
@@ -86,6 +97,10 @@ class RouterLosses:
                 total = total + self.load_balance * balance
             if self.z:
                 total = total + self.z * router_z_loss(routing)
+            if self.locality:
+                total = total + self.locality * locality_loss(routing)
+            if self.chunk:
+                total = total + self.chunk * chunk_sparsity_loss(routing, self.chunk_size)
             if self.coupling:
                 layer = _ffn(params, name)
                 experts = layer["experts"]

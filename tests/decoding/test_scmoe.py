@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ATTENTION, D_MODEL, VOCAB, random_params
+from model_helpers import ATTENTION, D_MODEL, VOCAB, forward, random_params
 from strategy_helpers import PROMPTS, architecture, assert_same_generation, decode
 
 from jaxmodels.decoding import SCMoE
@@ -14,6 +14,7 @@ from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
 
+WIDTH = 12
 NORM = RMSNorm(dim=D_MODEL)
 MIXTURE = MoE(
     router=SoftmaxTopK(d_model=D_MODEL, num_experts=5, top_k=2),
@@ -28,9 +29,10 @@ def contrasted(prompt, new, ranks, beta, alpha):
     """Greedy tokens from the contrast of two full forwards per token."""
     weak, tokens = weaken(CONFIG, ranks), list(prompt)
     for _ in range(new):
-        window = jnp.asarray([tokens])
+        window = jnp.asarray([tokens + [0] * (WIDTH - len(tokens))])
         strong_logits, weak_logits = (
-            np.asarray(config.forward(PARAMS, window)[0, -1], np.float64) for config in (CONFIG, weak)
+            np.asarray(forward(config, PARAMS, window)[0, len(tokens) - 1], np.float64)
+            for config in (CONFIG, weak)
         )
         probabilities = np.exp(strong_logits - strong_logits.max())
         scores = (1 + beta) * strong_logits - beta * weak_logits

@@ -7,7 +7,13 @@ import pytest
 from model_helpers import random_params
 
 from jaxmodels.layers.moe import GatedExperts, HyperRouter, MoE, SigmoidTopK
-from jaxmodels.layers.moe.losses import coupling_loss, load_balance_loss, router_z_loss
+from jaxmodels.layers.moe.losses import (
+    chunk_sparsity_loss,
+    coupling_loss,
+    load_balance_loss,
+    locality_loss,
+    router_z_loss,
+)
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
@@ -43,7 +49,9 @@ def step(losses, model=MODEL, accumulate=1, params=None, **adam):
 
 
 def test_the_loss_is_the_weighted_mean_over_the_mixtures():
-    losses = RouterLosses(load_balance=0.3, scope="batch", z=0.02, coupling=0.5, coupling_alpha=0.7)
+    losses = RouterLosses(
+        load_balance=0.3, z=0.02, locality=0.1, chunk=0.2, chunk_size=4, coupling=0.5, coupling_alpha=0.7
+    )
     params = random_params(MODEL.spec())
     logits, routings = MODEL.forward_with_routing(params, TOKENS)
     key = jax.random.fold_in(jax.random.key(0), 0)
@@ -52,6 +60,7 @@ def test_the_loss_is_the_weighted_mean_over_the_mixtures():
         layer = params["blocks"][name]["ffn"]
         noise = jax.random.fold_in(key, i)
         expected += 0.3 * load_balance_loss(routing) + 0.02 * router_z_loss(routing)
+        expected += 0.1 * locality_loss(routing) + 0.2 * chunk_sparsity_loss(routing, 4)
         expected += 0.5 * coupling_loss(layer["router"]["w"], layer["experts"]["w_gate"], noise, 0.7)
     _, metrics = step(losses)
     np.testing.assert_allclose(metrics["router_loss"], expected / 2, rtol=1e-5)

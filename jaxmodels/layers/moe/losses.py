@@ -51,6 +51,38 @@ def router_z_loss(routing: Routing) -> Float[Array, ""]:
     return (squares * routing.valid).sum() / jnp.maximum(routing.valid.sum(), 1)
 
 
+def locality_loss(routing: Routing, steepness: float = 100.0) -> Float[Array, ""]:
+    """Cross-entropy between which experts a token and the one before it activate: neighbours should agree.
+
+    A logit's sign decides in a `ReLURouter`; ``sigmoid(steepness * logit)`` stands for it. Mean over experts
+    and pairs of real tokens. Source: BlockFFN (https://github.com/thunlp/BlockFFN), its activation locality.
+    """
+    before, after = (steepness * routing.logits[..., part, :] for part in (slice(-1), slice(1, None)))
+    target = jax.nn.sigmoid(after)
+    entropy = target * jax.nn.softplus(-before) + (1.0 - target) * jax.nn.softplus(before)
+    if routing.valid is None:
+        return entropy.mean()
+    pairs = (routing.valid[..., :-1] & routing.valid[..., 1:])[..., None]
+    return (entropy * pairs).sum() / jnp.maximum(pairs.sum() * routing.num_experts, 1)
+
+
+def chunk_sparsity_loss(routing: Routing, size: int = 64) -> Float[Array, ""]:
+    """The chance that a chunk of `size` tokens activates an expert, in the mean over chunks and experts.
+
+    With ``p = relu(logits) / sum(relu(logits))`` that is ``1 - product over the chunk of (1 - p)``; padding
+    counts as p = 0. Source: BlockFFN (https://github.com/thunlp/BlockFFN), its chunk sparsification.
+    """
+    scores = jax.nn.relu(routing.logits)
+    chances = scores / (scores.sum(-1, keepdims=True) + 1e-5)
+    if routing.valid is not None:
+        chances = chances * routing.valid[..., None]
+    *lead, tokens, experts = chances.shape
+    spare = -tokens % size
+    chances = jnp.pad(chances, [(0, 0)] * len(lead) + [(0, spare), (0, 0)])
+    idle = jnp.log(1.0 - chances + 1e-5).reshape(*lead, -1, size, experts).sum(-2)
+    return 1.0 - jnp.exp(idle).mean()
+
+
 def coupling_loss(
     w_router: Float[Array, "*layers D E"],
     w_in: Float[Array, "*layers E D F"],

@@ -114,9 +114,16 @@ def router_of(mixture: MoE) -> SoftmaxTopK:
 
 
 def write_sparse_layers(config: Decoder) -> dict[str, Any]:
-    """The keys that `read_feed_forwards` reads; no dense size where no layer has one."""
+    """The keys that `read_feed_forwards` reads; no dense size where no layer has one.
+
+    Layers are counted by the step where every one of several periods has its mixture, else they are listed.
+    """
     plain = {i: block.ffn for i, block in enumerate(config.blocks) if isinstance(block.ffn, GatedMLP)}
     written: dict[str, Any] = {"decoder_sparse_step": 1, "mlp_only_layers": list(plain)}
+    first = next(i for i in range(len(config.blocks)) if i not in plain)
+    stepped = [i for i in range(len(config.blocks)) if (i + 1) % (first + 1)]
+    if plain and max(plain) > first and list(plain) == stepped:
+        written = {"decoder_sparse_step": first + 1, "mlp_only_layers": []}
     if plain:
         written["intermediate_size"] = next(iter(plain.values())).d_ff
     return written

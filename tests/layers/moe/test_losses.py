@@ -8,8 +8,10 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from jaxmodels.layers.moe import Routing, SoftmaxTopK
 from jaxmodels.layers.moe.losses import (
+    chunk_sparsity_loss,
     coupling_loss,
     load_balance_loss,
+    locality_loss,
     router_z_loss,
     update_selection_bias,
 )
@@ -107,6 +109,38 @@ def test_coupling_noise_stays_within_half_the_distance_to_the_nearest_column():
     gaps = np.linalg.norm(columns[:, None] - columns[None], axis=-1) + np.where(np.eye(3), np.inf, 0)
     eps = gaps.min(1) / 2 / np.linalg.norm(columns, axis=1)
     assert spread <= 4 * np.abs(columns[:, 0] * eps).sum()
+
+
+def relu_routing(valid=None):
+    logits = jnp.asarray(np.random.default_rng(3).standard_normal((2, 5, E)) / 50, jnp.float32)
+    return Routing(jnp.zeros((2, 5, 1), jnp.int32), jnp.ones((2, 5, 1)), logits, logits, valid)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_locality_is_the_cross_entropy_of_neighbours(padded):
+    lengths = [5, 3] if padded else [5, 5]
+    routing = relu_routing(jnp.arange(5) < jnp.asarray(lengths)[:, None] if padded else None)
+    logits = torch.tensor(np.asarray(routing.logits)) * 100
+    pairs = [
+        torch.nn.functional.binary_cross_entropy_with_logits(row[i], torch.sigmoid(row[i + 1]))
+        for row, length in zip(logits, lengths, strict=True)
+        for i in range(length - 1)
+    ]
+    np.testing.assert_allclose(locality_loss(routing), np.mean(pairs), rtol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_chunk_sparsity_is_the_chance_that_a_chunk_uses_an_expert(padded):
+    lengths = [5, 3] if padded else [5, 5]
+    routing = relu_routing(jnp.arange(5) < jnp.asarray(lengths)[:, None] if padded else None)
+    scores = np.maximum(np.asarray(routing.logits, np.float64), 0)
+    chances = scores / (scores.sum(-1, keepdims=True) + 1e-5)
+    used = []
+    for row, length in zip(chances, lengths, strict=True):
+        for start in (0, 2, 4):
+            chunk = [1 - p for p in row[start : min(start + 2, length)]]
+            used.append(1 - np.prod(chunk, axis=0) if chunk else np.zeros(E))
+    np.testing.assert_allclose(chunk_sparsity_loss(routing, 2), np.mean(used), atol=1e-4)
 
 
 def test_selection_bias_moves_against_the_load():
