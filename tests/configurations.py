@@ -283,3 +283,10 @@ CASES = (
     *GPT_OSS,
     *GRANITEMOE,
 )
+
+# Families that transformers does not have, and the modules of tests/models that check them instead.
+ELSEWHERE = {
+    "MoE++": "test_published_layouts.py",
+    "mamba2-original": "test_families.py",
+    "minicpm": "test_published_layouts.py",
+}

@@ -1,5 +1,7 @@
 """One small ``config.json`` per family, in sizes that fill TPU tiles."""
 
+TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
+
 _DENSE = {
     "vocab_size": 256,
     "hidden_size": 128,

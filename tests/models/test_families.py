@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import hf_dict
-from configurations import CASES, MAMBA2
+from configurations import CASES, ELSEWHERE, MAMBA2
 from dense_configurations import LLAMA, MISTRAL, QWEN2, QWEN3
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -22,8 +22,6 @@ from jaxmodels.models.families.dense import UNUSED
 
 TOLERANCE = 1e-4
 NEW_TOKENS = 64
-# Not in transformers; see test_published_layouts.py.
-REMOTE_CODE = {"MoE++", "minicpm"}
 
 
 @pytest.fixture(scope="module")
@@ -413,7 +411,7 @@ def test_a_model_without_a_family_has_no_hugging_face_form():
 
 def test_the_table_has_three_configurations_of_every_family():
     counts = collections.Counter(case.family for case in CASES)
-    assert set(counts) | {"mamba2-original", *REMOTE_CODE} == set(jm.list_families())
+    assert set(counts) | set(ELSEWHERE) == set(jm.list_families())
     assert min(counts.values()) >= 3
     assert len({case.name for case in CASES}) == len(CASES)
 

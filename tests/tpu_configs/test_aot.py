@@ -13,7 +13,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from tpu_model_configs import CONFIGS
+from tpu_model_configs import CONFIGS, TOPOLOGIES
 
 import jaxmodels as jm
 from jaxmodels.layers.attend import KEY_BLOCK
@@ -21,7 +21,6 @@ from jaxmodels.layers.spec import abstract_params, walk
 from jaxmodels.tpu_configs import aot
 from jaxmodels.tpu_configs.programs import PROGRAMS, Workload, abstract_arguments, host_transfers
 
-TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
 # Both capacities are several blocks of keys, so that decoding loops over blocks in both.
 BATCH, PROMPT, NEW, CAPACITY = 2, 128, 16, 16384
 SMALL_CAPACITY = CAPACITY // 4
