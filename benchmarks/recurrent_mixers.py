@@ -22,6 +22,7 @@ import torch
 import transformers
 from jax import lax
 from jaxtyping import Array, Float
+from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
 import jaxmodels as jm
 from benchmarks.common import (
@@ -47,13 +48,15 @@ class Case:
     """One mixer: the only or the first one of a small model of transformers.
 
     config: the model's. module: where the mixer is in it. call: runs it on hidden states that follow a
-    history of so many tokens in a cache: ``call(module, hidden, cache, start)``.
+    history of so many tokens in a cache: ``call(module, hidden, cache, start)``. cache: an empty one for a
+    configuration.
     """
 
     name: str
     config: Mapping[str, Any]
     module: str
     call: Callable[[Any, torch.Tensor, Any, int], torch.Tensor]
+    cache: Callable[[Any], Any] = lambda config: transformers.DynamicCache(config=config)
 
 
 def with_cache(module: Any, hidden: torch.Tensor, cache: Any, start: int) -> torch.Tensor:
@@ -67,12 +70,22 @@ def with_positions(module: Any, hidden: torch.Tensor, cache: Any, start: int) ->
     return module(hidden, position_ids=positions, attention_mask=None, use_cache=True)[0]
 
 
+def with_attention_arguments(module: Any, hidden: torch.Tensor, cache: Any, start: int) -> torch.Tensor:
+    """MiniMax gives lightning attention what attention takes; it reads the cache alone."""
+    return module(hidden, position_embeddings=None, attention_mask=None, cache=cache)[0]
+
+
 def cases(width: int) -> Sequence[Case]:
     """The table of mixers, all of one model width."""
     sizes = {"vocab_size": 64, "hidden_size": width, "num_hidden_layers": 1, "pad_token_id": 0}
     mamba2 = {"num_heads": 2 * width // 32, "head_dim": 32, "state_size": 128, "n_groups": 1}
     griffin = {"intermediate_size": 64, "num_attention_heads": width // 64, "block_types": ["recurrent"]}
     lfm2 = {"intermediate_size": 64, "num_attention_heads": width // 64, "num_key_value_heads": 1}
+    heads = {"num_attention_heads": width // 64, "num_key_value_heads": width // 64}
+    linear = {"layer_types": ["linear_attention"], "intermediate_size": 64, "num_experts": 2, **heads}
+    delta = {"linear_num_key_heads": max(width // 128, 1), "linear_num_value_heads": width // 64}
+    delta |= {"linear_key_head_dim": 64, "linear_value_head_dim": 64, "num_experts_per_tok": 1}
+    kimi = {"linear_num_heads": width // 64, "linear_head_dim": 64, "num_experts_per_token": 1}
     backbone, layer = "backbone.layers.0.mixer", "model.layers.0"
     return (
         Case(name="Mamba", config={"model_type": "mamba", **sizes}, module=backbone, call=with_cache),
@@ -92,6 +105,19 @@ def cases(width: int) -> Sequence[Case]:
             name="short convolution",
             config={"model_type": "lfm2", **sizes, **lfm2, "layer_types": ["conv"]},
             module=f"{layer}.conv", call=with_cache,
+        ),
+        Case(
+            name="gated delta rule", config={"model_type": "qwen3_next", **sizes, **linear, **delta},
+            module=f"{layer}.linear_attn", call=with_cache,
+        ),
+        Case(
+            name="gated delta rule, a decay per channel",
+            config={"model_type": "kimi_linear", **sizes, **linear, **kimi},
+            module=f"{layer}.self_attn", call=with_cache,
+        ),
+        Case(
+            name="lightning attention", config={"model_type": "minimax", **sizes, **linear},
+            module=f"{layer}.self_attn", call=with_attention_arguments, cache=lambda config: MiniMaxCache(),
         ),
     )  # fmt: skip
 
@@ -113,12 +139,12 @@ class Theirs:
 
     def after(self, history: np.ndarray) -> Any:
         """A cache that holds the history."""
-        cache = transformers.DynamicCache(config=self.config)
+        cache = self.case.cache(self.config)
         self.run(torch.tensor(history), cache)
         return cache
 
     def prefill(self, x: np.ndarray) -> np.ndarray:
-        return self.run(torch.tensor(x), transformers.DynamicCache(config=self.config)).numpy()
+        return self.run(torch.tensor(x), self.case.cache(self.config)).numpy()
 
     def decode(self, tokens: np.ndarray, cache: Any, start: int) -> np.ndarray:
         """Token by token, [1, steps, D]."""

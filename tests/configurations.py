@@ -10,6 +10,7 @@ from cases import VOCAB, Case
 from cases import dense_case as _dense
 from cases import rope_keys as _rope
 from dense_configurations import DENSE, LLAMA3_ROPE
+from linear_configurations import LINEAR_HYBRIDS
 
 
 def _mamba2(name: str, cached_reference: bool = True, **changes: Any) -> Case:
@@ -282,6 +283,7 @@ CASES = (
     *OLMOE,
     *GPT_OSS,
     *GRANITEMOE,
+    *LINEAR_HYBRIDS,
 )
 
 # Families that transformers does not have, and the modules of tests/models that check them instead.

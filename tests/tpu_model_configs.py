@@ -18,6 +18,15 @@ _MAMBA = {"vocab_size": 256, "hidden_size": 128, "num_hidden_layers": 1, "state_
 
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
 _LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_LINEAR_HYBRID = {
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_experts": 4,
+}
 
 CONFIGS = {
     "cohere2": {"model_type": "cohere2", **_SLIDING},
@@ -67,6 +76,22 @@ CONFIGS = {
     "qwen3_moe": {"model_type": "qwen3_moe", **_DENSE, **_EXPERTS},
     "granite": {"model_type": "granite", **_DENSE, "attention_multiplier": 0.1, "logits_scaling": 8.0},
     "falcon_mamba": {"model_type": "falcon_mamba", **_MAMBA},
+    "kimi_linear": {
+        "model_type": "kimi_linear",
+        **_LINEAR_HYBRID,
+        "kv_lora_rank": 128,
+        "qk_nope_head_dim": 64,
+        "v_head_dim": 64,
+        "linear_attn_config": {
+            "full_attn_layers": [2],
+            "kda_layers": [1],
+            "num_heads": 2,
+            "head_dim": 64,
+            "short_conv_kernel_size": 4,
+        },
+        "num_experts_per_token": 2,
+        "moe_intermediate_size": 128,
+    },
     "lfm2": {
         "model_type": "lfm2",
         **_DENSE,
@@ -93,12 +118,26 @@ CONFIGS = {
         "n_layer": 1,
         "ssm_cfg": {"layer": "Mamba2", "d_state": 128, "ngroups": 2, "chunk_size": 128},
     },
+    "minimax": {"model_type": "minimax", **_LINEAR_HYBRID, "num_experts_per_tok": 2, "head_dim": 64},
     "mistral": {"model_type": "mistral", **_SLIDING},
     "olmo2": {"model_type": "olmo2", **_DENSE},
     "olmo3": {"model_type": "olmo3", **_SLIDING},
     "phi3": {"model_type": "phi3", **_DENSE},
     "qwen2": {"model_type": "qwen2", **_DENSE},
     "qwen3": {"model_type": "qwen3", **_DENSE},
+    "qwen3_next": {
+        "model_type": "qwen3_next",
+        **_LINEAR_HYBRID,
+        "head_dim": 128,
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_value_head_dim": 64,
+        "linear_key_head_dim": 64,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 128,
+        "shared_expert_intermediate_size": 128,
+    },
     "recurrent_gemma": {
         "model_type": "recurrent_gemma",
         **_DENSE,

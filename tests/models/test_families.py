@@ -57,6 +57,8 @@ def test_greedy_decoding_is_that_of_transformers(reference, loaded):
 def test_an_exported_model_is_the_same_in_transformers(reference, loaded, tmp_path):
     jm.save(loaded(reference), tmp_path / "exported", format="hf")
     again, report = AutoModelForCausalLM.from_pretrained(tmp_path / "exported", output_loading_info=True)
+    unused = FAMILIES[reference.case.family].is_unused  # tables that follow from the configuration
+    report["missing_keys"] = {key for key in report["missing_keys"] if not unused(key)}
     assert not any(report.values()), report
     expected, found = reference.model.state_dict(), again.state_dict()
     assert found.keys() == expected.keys()

@@ -42,7 +42,7 @@ WEIGHTS = (
 )
 
 
-def _dt_limit(reader: ConfigReader, key: str) -> tuple[float, float]:
+def read_dt_limit(reader: ConfigReader, key: str) -> tuple[float, float]:
     limits = reader.numbers(key, (0.0, math.inf))
     if len(limits) != 2:
         raise ConfigError(f"config: key {key!r} must be [low, high], got {limits!r}")
@@ -70,7 +70,7 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
         num_groups=groups,
         conv_width=reader.take_or("conv_kernel", int, 4),
         chunk_size=reader.take_or("chunk_size", int, 256),
-        dt_limit=_dt_limit(reader, "time_step_limit"),
+        dt_limit=read_dt_limit(reader, "time_step_limit"),
         projection_bias=reader.flag("use_bias", False),
         conv_bias=reader.flag("use_conv_bias", True),
         norm=GatedRMSNorm(dim=num_heads * head_dim, eps=eps, num_groups=groups),
@@ -147,7 +147,7 @@ def read_original_config(values: Mapping[str, Any]) -> Decoder:
         num_groups=groups,
         conv_width=inner.take_or("d_conv", int, 4),
         chunk_size=inner.take_or("chunk_size", int, 256),
-        dt_limit=_dt_limit(inner, "dt_limit"),
+        dt_limit=read_dt_limit(inner, "dt_limit"),
         projection_bias=inner.flag("bias", False),
         conv_bias=inner.flag("conv_bias", True),
         norm=gated if inner.flag("rmsnorm", True) else None,

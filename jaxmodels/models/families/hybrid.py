@@ -1,0 +1,166 @@
+"""What the families that mix state space layers with attention have in common: config keys, weight names."""
+
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
+from jaxmodels.layers.rope import rope_from_hf, rope_to_hf
+from jaxmodels.layers.ssd_mixer import SSDMixer
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import dense, mamba2
+from jaxmodels.models.family import Weight
+from jaxmodels.models.hf_config import ConfigError, ConfigReader, json_number
+
+T = TypeVar("T")
+
+# How many logits a prompt gives, and where losses or faster kernels are asked for.
+INERT = ("num_logits_to_keep", "use_mamba_kernels", "z_loss_coefficient")
+
+OLD_LAYER_TYPES = {"mamba": "linear_attention", "attention": "full_attention"}
+
+# Ends and norms as Bamba, Falcon-H1, Jamba and Zamba2 name them.
+FRAME_WEIGHTS = (
+    Weight("embed/weight", "model.embed_tokens.weight"),
+    Weight("final_norm/scale", "model.final_layernorm.weight"),
+    Weight("head/weight", "lm_head.weight"),
+    Weight("blocks/{i}/mixer_norm/scale", "model.layers.{i}.input_layernorm.weight"),
+    Weight("blocks/{i}/ffn_norm/scale", "model.layers.{i}.pre_ff_layernorm.weight"),
+)
+
+
+def renamed(
+    rows: Iterable[Weight], *, ours: tuple[str, str] = ("", ""), theirs: tuple[str, str] = ("", "")
+) -> tuple[Weight, ...]:
+    """The rows with a part of each name replaced: (old, new)."""
+    return tuple(
+        replace(row, ours=row.ours.replace(*ours), theirs=row.theirs.replace(*theirs)) for row in rows
+    )
+
+
+def ssd_weights(ours: str, theirs: str) -> tuple[Weight, ...]:
+    """The rows of an SSD mixer found at `ours` in the tree and at `theirs` in the checkpoint."""
+    rows = [row for row in mamba2.WEIGHTS if row.ours.startswith("blocks/{i}/mixer/")]
+    return renamed(rows, ours=("blocks/{i}/mixer", ours), theirs=("backbone.layers.{i}.mixer", theirs))
+
+
+GATED_MLP_WEIGHTS = renamed(dense.GATED_MLP_WEIGHTS, theirs=(".mlp.", ".feed_forward."))
+
+
+def read_attention(reader: ConfigReader, default_partial_rotary_factor: float = 1.0) -> Attention:
+    """Attention with the keys of Llama, its rotary embedding of the whole head or a part of it."""
+    heads, bias = dense.read_heads(reader), reader.flag("attention_bias", False)
+    reader.consume(*dense.ROPE_KEYS)
+    rope = rope_from_hf(
+        reader.values,
+        heads["head_dim"],
+        default_theta=dense.DEFAULT_THETA,
+        default_partial_rotary_factor=default_partial_rotary_factor,
+    )
+    return Attention(**heads, rope=rope, qkv_bias=bias, out_bias=bias)
+
+
+def write_attention(attention: Attention) -> dict[str, Any]:
+    """The keys that `read_attention` reads."""
+    rope = {} if attention.rope is None else rope_to_hf(attention.rope, attention.head_dim)
+    return {
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.num_kv_heads,
+        "head_dim": attention.head_dim,
+        "attention_bias": attention.qkv_bias,
+        **rope,
+    }
+
+
+def read_layer_types(
+    reader: ConfigReader, known: Collection[str], default: list[str], key: str = "layer_types"
+) -> list[str]:
+    """The kind of each layer, one of those `known`, under their present names or those of older releases."""
+    listed = reader.take_or(key, list, default)
+    types = [OLD_LAYER_TYPES.get(kind, kind) for kind in listed]
+    if not types or not set(types) <= set(known):
+        raise ConfigError(f"config: key {key!r} must be a list of {sorted(known)}, got {listed!r}")
+    return types
+
+
+def read_ssd(reader: ConfigReader, norm: RMSNorm, d_inner: int | None = None) -> SSDMixer:
+    """The SSD mixer of the families whose keys begin with `mamba_`, its gated norm in groups.
+
+    `d_inner` is the width inside, by default ``mamba_expand * hidden_size``.
+    """
+    d_model, num_heads = reader.positive("hidden_size"), reader.positive("mamba_n_heads")
+    expanded = reader.take_or("mamba_expand", int, 2) * d_model
+    d_inner = expanded if d_inner is None else d_inner
+    given = reader.values.get("mamba_d_head")
+    reader.consume("mamba_d_head")
+    head_dim = d_inner // num_heads if given in (None, "auto") else reader.take("mamba_d_head", int)
+    if head_dim * num_heads != d_inner:
+        raise ConfigError(
+            f"config: mamba_n_heads * mamba_d_head = {num_heads} * {head_dim} must equal the inner width "
+            f"{d_inner}"
+        )
+    groups = reader.take_or("mamba_n_groups", int, 1)
+    return SSDMixer(
+        d_model=d_model,
+        num_heads=num_heads,
+        head_dim=head_dim,
+        state_dim=reader.positive("mamba_d_state"),
+        num_groups=groups,
+        conv_width=reader.take_or("mamba_d_conv", int, 4),
+        chunk_size=reader.take_or("mamba_chunk_size", int, 256),
+        dt_limit=mamba2.read_dt_limit(reader, "time_step_limit"),
+        projection_bias=reader.flag("mamba_proj_bias", False),
+        conv_bias=reader.flag("mamba_conv_bias", True),
+        norm=GatedRMSNorm(dim=d_inner, eps=norm.eps, num_groups=max(groups, 1)),
+    )
+
+
+def write_ssd(mixer: SSDMixer) -> dict[str, Any]:
+    """The keys that `read_ssd` reads, but for `mamba_expand`."""
+    return {
+        "mamba_n_heads": mixer.num_heads,
+        "mamba_d_head": mixer.head_dim,
+        "mamba_d_state": mixer.state_dim,
+        "mamba_n_groups": mixer.num_groups,
+        "mamba_d_conv": mixer.conv_width,
+        "mamba_chunk_size": mixer.chunk_size,
+        "time_step_limit": [json_number(limit) for limit in mixer.dt_limit],
+        "mamba_proj_bias": mixer.projection_bias,
+        "mamba_conv_bias": mixer.conv_bias,
+    }
+
+
+def write_decoder(config: Decoder) -> dict[str, Any]:
+    """The keys that `dense.finish_decoder` and `dense.read_norm` read, and the number of layers."""
+    assert isinstance(config.final_norm, RMSNorm)
+    return {
+        "model_type": config.family,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "num_hidden_layers": len(config.blocks),
+        "rms_norm_eps": config.final_norm.eps,
+        "tie_word_embeddings": config.tie_embeddings,
+        **({"max_position_embeddings": config.max_positions} if config.max_positions else {}),
+    }
+
+
+def first_of(config: Decoder, kind: type[T]) -> T:
+    """The first mixer or feed-forward of this kind.
+
+    Raises ConfigError where the model has none, as the family's layout has no place for such a model's sizes.
+    """
+    for block in config.blocks:
+        for layer in (block.mixer, block.ffn):
+            if isinstance(layer, kind):
+                return layer
+    raise ConfigError(f"the {config.family!r} layout needs at least one {kind.__name__} layer")
+
+
+def other_factor(product: float, factor: float) -> float:
+    """The shortest float whose product with `factor` is exactly `product`: the quotient can be a bit off."""
+    quotient = product / factor
+    near = (quotient, math.nextafter(quotient, math.inf), math.nextafter(quotient, -math.inf))
+    exact = [x for x in near if factor * x == product]
+    return min(exact or near, key=lambda x: len(repr(x)))

@@ -1,0 +1,27 @@
+"""What the families that mix linear with full attention have in common: their layer types."""
+
+from typing import Any
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.latent_attention import LatentAttention
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families.dense import FULL
+from jaxmodels.models.hf_config import ConfigError, ConfigReader
+
+LINEAR = "linear_attention"
+
+
+def read_layer_types(reader: ConfigReader, default: list[str]) -> list[str]:
+    """The `layer_types` key: one of full_attention and linear_attention for each layer."""
+    types = reader.take_or("layer_types", list, default)
+    if len(types) != len(default) or not set(types) <= {FULL, LINEAR}:
+        raise ConfigError(
+            f"config: key 'layer_types' must hold {len(default)} of {[FULL, LINEAR]}, got {types!r}"
+        )
+    return types
+
+
+def write_layer_types(config: Decoder) -> dict[str, Any]:
+    """The key that `read_layer_types` reads."""
+    attends = [isinstance(block.mixer, Attention | LatentAttention) for block in config.blocks]
+    return {"layer_types": [FULL if full else LINEAR for full in attends]}

@@ -1,0 +1,159 @@
+"""Qwen3-Next (`model_type` "qwen3_next"): Gated DeltaNet and gated attention, with mixtures of experts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
+from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.layers.moe import MoE
+from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
+from jaxmodels.layers.rope import rope_from_hf, rope_to_hf
+from jaxmodels.layers.window import Mixer
+from jaxmodels.models.block import Block
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import dense, hybrid, linear_hybrid, mixture
+from jaxmodels.models.family import Family, Weight, for_mixer
+from jaxmodels.models.hf_config import ConfigError, ConfigReader
+
+DELTA = "model.layers.{i}.linear_attn"
+QKVZ, BA, CONV = f"{DELTA}.in_proj_qkvz.weight", f"{DELTA}.in_proj_ba.weight", f"{DELTA}.conv1d.weight"
+QUERY = "model.layers.{i}.self_attn.q_proj"
+
+DELTA_WEIGHTS = for_mixer(
+    GatedDeltaMixer,
+    # A key head's query, key, values and gates stand together, and so do its betas and decays.
+    Weight("blocks/{i}/mixer/w_q", QKVZ, "(g r) d -> d g r", per="g"),
+    Weight("blocks/{i}/mixer/w_k", QKVZ, "(g r) d -> d g r", per="g"),
+    Weight("blocks/{i}/mixer/w_v", QKVZ, "(g m p) d -> d g m p", per="g"),
+    Weight("blocks/{i}/mixer/w_gate", QKVZ, "(g m p) d -> d g m p", per="g"),
+    Weight("blocks/{i}/mixer/w_beta", BA, "(g m) d -> d g m", per="g"),
+    Weight("blocks/{i}/mixer/w_decay", BA, "(g m) d -> d g m", per="g"),
+    Weight("blocks/{i}/mixer/conv_q", CONV, "(g r) 1 w -> w g r"),
+    Weight("blocks/{i}/mixer/conv_k", CONV, "(g r) 1 w -> w g r"),
+    Weight("blocks/{i}/mixer/conv_v", CONV, "(n p) 1 w -> w n p"),
+    Weight("blocks/{i}/mixer/dt_bias", f"{DELTA}.dt_bias"),
+    Weight("blocks/{i}/mixer/a_log", f"{DELTA}.A_log"),
+    Weight("blocks/{i}/mixer/norm/scale", f"{DELTA}.norm.weight"),
+    Weight("blocks/{i}/mixer/w_o", f"{DELTA}.out_proj.weight", "d (n p) -> n p d"),
+)
+
+ATTENTION_WEIGHTS = for_mixer(
+    Attention,
+    # A head's gates follow its query.
+    Weight("blocks/{i}/mixer/w_q", f"{QUERY}.weight", "(n h) d -> d n h", per="n"),
+    Weight("blocks/{i}/mixer/w_gate", f"{QUERY}.weight", "(n h) d -> d n h", per="n"),
+    Weight("blocks/{i}/mixer/b_q", f"{QUERY}.bias", "(n h) -> n h", per="n"),
+    Weight("blocks/{i}/mixer/b_gate", f"{QUERY}.bias", "(n h) -> n h", per="n"),
+    *(row for row in dense.ATTENTION_WEIGHTS if not row.theirs.startswith(QUERY)),
+)
+
+WEIGHTS = (
+    *dense.ENDS_WEIGHTS,
+    *dense.PRE_NORM_WEIGHTS,
+    *DELTA_WEIGHTS,
+    *ATTENTION_WEIGHTS,
+    *dense.GATED_MLP_WEIGHTS,
+    *mixture.ROUTER_WEIGHTS,
+    *mixture.EXPERT_WEIGHTS,
+    *mixture.SHARED_EXPERT_WEIGHTS,
+)
+
+
+def _read_attention(reader: ConfigReader, eps: float) -> Attention:
+    heads = dense.read_heads(reader, default_head_dim=256)
+    reader.consume(*dense.ROPE_KEYS, "max_position_embeddings")
+    rope = rope_from_hf(
+        reader.values,
+        heads["head_dim"],
+        default_theta=dense.DEFAULT_THETA,
+        default_partial_rotary_factor=0.25,
+    )
+    norm = RMSNorm(dim=heads["head_dim"], eps=eps, axis=None, offset=1.0)
+    bias = reader.flag("attention_bias", False)
+    return Attention(
+        **heads, rope=rope, query_norm=norm, key_norm=norm, output_gate=True, qkv_bias=bias, out_bias=bias
+    )
+
+
+def _read_delta(reader: ConfigReader, eps: float) -> GatedDeltaMixer:
+    reader.expect("hidden_act", "silu", "swish")
+    head_dim = reader.take_or("linear_value_head_dim", int, 128)
+    return GatedDeltaMixer(
+        d_model=reader.positive("hidden_size"),
+        num_heads=reader.take_or("linear_num_value_heads", int, 32),
+        num_key_heads=reader.take_or("linear_num_key_heads", int, 16),
+        head_dim=head_dim,
+        key_dim=reader.take_or("linear_key_head_dim", int, 128),
+        conv_width=reader.take_or("linear_conv_kernel_dim", int, 4),
+        norm=GatedRMSNorm(dim=head_dim, eps=eps, order="norm_then_gate", axis=None),
+    )
+
+
+def _read_mixture(reader: ConfigReader) -> MoE:
+    experts = mixture.read_experts(reader, "moe_intermediate_size")
+    shared = GatedMLP(
+        d_model=experts.d_model,
+        d_ff=reader.take_or("shared_expert_intermediate_size", int, 512),
+        activation=experts.activation,
+    )
+    router = mixture.read_router(reader, experts, 10, reader.flag("norm_topk_prob", True))
+    return MoE(router=router, experts=experts, shared=shared, shared_gate=True)
+
+
+def read_config(values: Mapping[str, Any]) -> Decoder:
+    reader = ConfigReader(values, mixture.INERT)
+    norm = dense.read_norm(reader, offset=1.0)
+    mixers: dict[str, Mixer] = {
+        dense.FULL: _read_attention(reader, norm.eps),
+        linear_hybrid.LINEAR: _read_delta(reader, norm.eps),
+    }
+    layers, period = reader.positive("num_hidden_layers"), reader.take_or("full_attention_interval", int, 4)
+    if period < 1:
+        raise ConfigError(f"config: key 'full_attention_interval' must be at least 1, got {period}")
+    default = [linear_hybrid.LINEAR if (i + 1) % period else dense.FULL for i in range(layers)]
+    types = linear_hybrid.read_layer_types(reader, default)
+    ffns = mixture.read_feed_forwards(reader, _read_mixture(reader))
+    blocks = [
+        Block(mixer_norm=norm, mixer=mixers[kind], ffn_norm=norm, ffn=ffn)
+        for kind, ffn in zip(types, ffns, strict=True)
+    ]
+    return dense.finish_decoder(reader, blocks, norm)
+
+
+def write_config(config: Decoder) -> dict[str, Any]:
+    attention, delta = hybrid.first_of(config, Attention), hybrid.first_of(config, GatedDeltaMixer)
+    layer = hybrid.first_of(config, MoE)
+    rope = {} if attention.rope is None else rope_to_hf(attention.rope, attention.head_dim)
+    # Left out, this one would stand for a quarter of the head.
+    rope.setdefault("rope_parameters", {}).setdefault("partial_rotary_factor", 1.0)
+    return {
+        **hybrid.write_decoder(config),
+        **linear_hybrid.write_layer_types(config),
+        **mixture.write_qwen(config),
+        **mixture.write_sparse_layers(config),
+        **rope,
+        "architectures": ["Qwen3NextForCausalLM"],
+        "hidden_act": "silu",
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.num_kv_heads,
+        "head_dim": attention.head_dim,
+        "attention_bias": attention.qkv_bias,
+        "linear_num_value_heads": delta.num_heads,
+        "linear_num_key_heads": delta.num_key_heads,
+        "linear_value_head_dim": delta.head_dim,
+        "linear_key_head_dim": delta.key_dim,
+        "linear_conv_kernel_dim": delta.conv_width,
+        "moe_intermediate_size": layer.experts.d_ff,
+        "shared_expert_intermediate_size": 0 if layer.shared is None else layer.shared.d_ff,
+    }
+
+
+FAMILY = Family(
+    model_type="qwen3_next",
+    summary="Qwen3-Next: Gated DeltaNet and attention, mixtures of experts",
+    read_config=read_config,
+    write_config=write_config,
+    weights=WEIGHTS,
+    unused=(*dense.UNUSED, r"mtp\..*"),
+)
