@@ -10,6 +10,7 @@ from cases import VOCAB, Case
 from cases import dense_case as _dense
 from cases import rope_keys as _rope
 from dense_configurations import DENSE, LLAMA3_ROPE
+from hybrid_configurations import HYBRIDS
 from linear_configurations import LINEAR_HYBRIDS
 
 
@@ -284,6 +285,7 @@ CASES = (
     *GPT_OSS,
     *GRANITEMOE,
     *LINEAR_HYBRIDS,
+    *HYBRIDS,
 )
 
 # Families that transformers does not have, and the modules of tests/models that check them instead.

@@ -74,6 +74,9 @@ def _build(case: Case, directory: Path) -> Reference:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.tensor(_perturbed(name, parameter.numpy(), rng)))
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(torch.tensor(0.2 * rng.standard_normal(buffer.shape)))
     model.save_pretrained(directory)
     vocab = config.vocab_size
     tokens = rng.integers(vocab, size=(2, case.forward_length))
@@ -104,8 +107,9 @@ def _perturbed(name: str, value: np.ndarray, rng: np.random.Generator) -> np.nda
     elif "embed" in name:
         new = 0.5 * noise
     else:
+        gain = 0.7 if "adapter" in name else 1.5  # what adapters add must not saturate the softmax
         fan_in = value.shape[-1] if "experts" in name else np.prod(value.shape[1:])
-        new = 1.5 * noise / np.sqrt(fan_in)
+        new = gain * noise / np.sqrt(fan_in)
     return new.astype(np.float32)
 
 

@@ -27,8 +27,63 @@ _LINEAR_HYBRID = {
     "num_key_value_heads": 2,
     "num_experts": 4,
 }
+_SSD = {"mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 128, "mamba_n_groups": 1}
+_ROUTED = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 128,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 0,
+}
+_LATENT = {
+    **{key: value for key, value in _DENSE.items() if key != "head_dim"},
+    **_ROUTED,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 128,
+    "kv_lora_rank": 128,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+}
 
 CONFIGS = {
+    "bamba": {
+        "model_type": "bamba",
+        **_DENSE,
+        **_SSD,
+        "num_hidden_layers": 2,
+        "attn_layer_indices": [1],
+    },
+    "deepseek_v2": {"model_type": "deepseek_v2", **_LATENT},
+    "deepseek_v3": {"model_type": "deepseek_v3", **_LATENT, "n_group": 1, "topk_group": 1},
+    "falcon_h1": {"model_type": "falcon_h1", **_DENSE, **_SSD, "mamba_d_ssm": 256},
+    "glm4_moe": {"model_type": "glm4_moe", **_DENSE, **_ROUTED},
+    "granitemoehybrid": {
+        "model_type": "granitemoehybrid",
+        **_DENSE,
+        **_SSD,
+        "num_hidden_layers": 2,
+        "layer_types": ["linear_attention", "full_attention"],
+        "num_local_experts": 4,
+        "shared_intermediate_size": 128,
+    },
+    "jamba": {
+        "model_type": "jamba",
+        **{key: value for key, value in _DENSE.items() if key != "rope_theta"},
+        "num_hidden_layers": 2,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "num_experts": 4,
+    },
+    "nemotron_h": {
+        "model_type": "nemotron_h",
+        **{key: value for key, value in _DENSE.items() if key not in ("num_hidden_layers", "rope_theta")},
+        "layers_block_type": ["linear_attention", "full_attention", "mlp"],
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 64,
+        "ssm_state_size": 128,
+        "n_groups": 1,
+    },
     "cohere2": {"model_type": "cohere2", **_SLIDING},
     "gemma2": {"model_type": "gemma2", **_SLIDING, "query_pre_attn_scalar": 128},
     "gemma3_text": {
@@ -147,4 +202,17 @@ CONFIGS = {
         "attention_window_size": 64,
     },
     "smollm3": {"model_type": "smollm3", **_DENSE, "no_rope_layers": [0]},
+    "zamba2": {
+        "model_type": "zamba2",
+        "vocab_size": 256,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "layers_block_type": ["linear_attention", "hybrid"],
+        "num_attention_heads": 2,
+        "n_mamba_heads": 4,
+        "mamba_d_state": 128,
+        "mamba_ngroups": 1,
+        "adapter_rank": 16,
+    },
 }

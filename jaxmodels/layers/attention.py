@@ -28,7 +28,9 @@ class Attention:
     ``head_dim ** -0.5`` if None. sinks: one learned logit per head in the softmax's denominator. output_gate:
     what the heads give is multiplied by ``sigmoid(x @ w_gate)`` (https://arxiv.org/abs/2505.06708). qkv_bias,
     out_bias: whether the projections have biases; the gate's goes with the queries'. cache: where keys and
-    values are kept between windows and which of them are read; `forward` is what it approximates.
+    values are kept between windows and which of them are read; `forward` is what it approximates. input_dim:
+    width of the input where it is not that of the output. adapter_rank: of what is added to the weights of
+    queries, keys and values, ``w + a @ b`` each, None for nothing.
     """
 
     d_model: int
@@ -47,6 +49,8 @@ class Attention:
     qkv_bias: bool = False
     out_bias: bool = False
     cache: CachePolicy = FULL_CACHE
+    input_dim: int | None = None
+    adapter_rank: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
@@ -65,6 +69,11 @@ class Attention:
         self.cache.check(self.heads)
 
     @property
+    def d_in(self) -> int:
+        """Width of the input."""
+        return self.d_model if self.input_dim is None else self.input_dim
+
+    @property
     def heads(self) -> Heads:
         """What the cache policy knows of the layer."""
         return Heads(
@@ -79,13 +88,23 @@ class Attention:
         )
 
     def spec(self) -> ParamTree:
-        d, n, k, h = self.d_model, self.num_heads, self.num_kv_heads, self.head_dim
+        d, n, k, h = self.d_in, self.num_heads, self.num_kv_heads, self.head_dim
         tree: ParamTree = {
             "w_q": Param((d, n, h), ("embed", "heads", "head_dim"), FanIn(d)),
             "w_k": Param((d, k, h), ("embed", "kv_heads", "head_dim"), FanIn(d)),
             "w_v": Param((d, k, h), ("embed", "kv_heads", "head_dim"), FanIn(d)),
-            "w_o": Param((n, h, d), ("heads", "head_dim", "embed"), FanIn(n * h)),
+            "w_o": Param((n, h, self.d_model), ("heads", "head_dim", "embed"), FanIn(n * h)),
         }
+        if self.adapter_rank is not None:
+            r = self.adapter_rank
+            tree["adapter"] = {
+                name: part
+                for x, heads, axis in (("q", n, "heads"), ("k", k, "kv_heads"), ("v", k, "kv_heads"))
+                for name, part in (
+                    (f"a_{x}", Param((d, r), ("embed", None), FanIn(d))),
+                    (f"b_{x}", Param((r, heads, h), (None, axis, "head_dim"), ZEROS)),
+                )
+            }
         if self.qkv_bias:
             tree["b_q"] = Param((n, h), ("heads", "head_dim"), ZEROS)
             tree["b_k"] = Param((k, h), ("kv_heads", "head_dim"), ZEROS)
@@ -95,7 +114,7 @@ class Attention:
             if self.qkv_bias:
                 tree["b_gate"] = Param((n, h), ("heads", "head_dim"), ZEROS)
         if self.out_bias:
-            tree["b_o"] = Param((d,), ("embed",), ZEROS)
+            tree["b_o"] = Param((self.d_model,), ("embed",), ZEROS)
         if self.query_norm is not None:
             tree["query_norm"] = self.query_norm.spec()
         if self.key_norm is not None:
@@ -110,8 +129,11 @@ class Attention:
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token that sees `context` tokens, itself included; 0 counts the weights alone."""
         seen = self.cache.keys_read(self.heads, context) if context else 0
-        per_head = 3 if self.output_gate else 2
-        weights = 2 * self.d_model * self.head_dim * (per_head * self.num_heads + 2 * self.num_kv_heads)
+        inputs = (2 if self.output_gate else 1) * self.num_heads + 2 * self.num_kv_heads
+        weights = 2 * self.head_dim * (self.d_in * inputs + self.d_model * self.num_heads)
+        if self.adapter_rank is not None:
+            heads = self.num_heads + 2 * self.num_kv_heads
+            weights += 2 * self.adapter_rank * (3 * self.d_in + self.head_dim * heads)
         return weights + round(4 * self.num_heads * self.head_dim * seen)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
@@ -143,6 +165,11 @@ class Attention:
 
     def _project(self, params: Params, x: Float[Array, "B S D"]) -> Projections:
         q, k, v = (_to_heads(x, params[name]) for name in ("w_q", "w_k", "w_v"))
+        if self.adapter_rank is not None:
+            adapter = params["adapter"]
+            low = (linear(x, adapter[name]) for name in ("a_q", "a_k", "a_v"))
+            added = (_to_heads(a, adapter[b]) for a, b in zip(low, ("b_q", "b_k", "b_v"), strict=True))
+            q, k, v = (old + new for old, new in zip((q, k, v), added, strict=True))
         if self.qkv_bias:
             q, k, v = q + params["b_q"], k + params["b_k"], v + params["b_v"]
         if self.query_norm is not None:

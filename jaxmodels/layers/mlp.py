@@ -91,7 +91,8 @@ class GatedMLP:
     """``(activation(x @ w_gate) * (x @ w_up)) @ w_down``, the gated linear unit of https://arxiv.org/abs/2002.05202.
 
     `bias` adds a bias to each of the three projections. `gate_scale` multiplies what the activation is given,
-    `out_scale` the result.
+    `out_scale` the result. `adapter_rank` is that of what is added to the weights of gate and up,
+    ``w + a @ b`` with one `a` for both; None for nothing.
 
     Raises:
         ValueError: `activation` is not in `ACTIVATIONS`.
@@ -103,24 +104,38 @@ class GatedMLP:
     bias: bool = False
     gate_scale: float = 1.0
     out_scale: float = 1.0
+    adapter_rank: int | None = None
 
     def __post_init__(self) -> None:
         check_activation(self.activation)
 
     def spec(self) -> ParamTree:
-        return {
+        tree: ParamTree = {
             **_projection("gate", self.d_model, self.d_ff, ("embed", "mlp"), self.bias),
             **_projection("up", self.d_model, self.d_ff, ("embed", "mlp"), self.bias),
             **_projection("down", self.d_ff, self.d_model, ("mlp", "embed"), self.bias),
         }
+        if self.adapter_rank is not None:
+            tree["adapter"] = {
+                "a": Param((self.d_model, self.adapter_rank), ("embed", None), FanIn(self.d_model)),
+                "b_gate": Param((self.adapter_rank, self.d_ff), (None, "mlp"), ZEROS),
+                "b_up": Param((self.adapter_rank, self.d_ff), (None, "mlp"), ZEROS),
+            }
+        return tree
 
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token, the same for every `context`."""
-        return 6 * self.d_model * self.d_ff
+        return 6 * self.d_model * self.d_ff + 2 * (self.adapter_rank or 0) * (self.d_model + 2 * self.d_ff)
 
     def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        gate = scaled(_project(params, "gate", x), self.gate_scale)
-        hidden = activate(self.activation, gate) * _project(params, "up", x)
+        gate, up = _project(params, "gate", x), _project(params, "up", x)
+        if self.adapter_rank is not None:
+            low = linear(x, params["adapter"]["a"])
+            gate, up = (
+                gate + linear(low, params["adapter"]["b_gate"]),
+                up + linear(low, params["adapter"]["b_up"]),
+            )
+        hidden = activate(self.activation, scaled(gate, self.gate_scale)) * up
         return scaled(_project(params, "down", hidden), self.out_scale)
 
 

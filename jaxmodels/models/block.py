@@ -1,7 +1,7 @@
 """Blocks: how a mixer and a feed-forward are arranged around the residual stream."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from flax import struct
@@ -72,6 +72,21 @@ class DecoderBlock(Protocol):
 
     def commit(self, pending: Any, n: Array | None = None, path: Array | None = None) -> Any:
         """The state once the first `n` window tokens (of `path`, if given) are history."""
+
+
+@runtime_checkable
+class SharingBlock(Protocol):
+    """A block that computes with parameters that it shares with other blocks, beside its own.
+
+    Where its methods take parameters, the shared ones are under "shared"; see `Decoder.block_params`.
+    """
+
+    @property
+    def shared(self) -> int:
+        """Which of the decoder's sets of shared parameters it is given."""
+
+    def shared_spec(self) -> ParamTree:
+        """Those parameters, the same for all blocks with one number; `spec` has the others."""
 
 
 def peek(

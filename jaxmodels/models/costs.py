@@ -154,6 +154,8 @@ def _head_flops(config: Decoder) -> int:
 
 
 def _block_flops(block: DecoderBlock, context: int) -> int:
+    if isinstance(block, Costed):
+        return block.flops_per_token(context)
     layers = [layer for layer in (block.mixer, block.ffn) if layer is not None]
     return sum(_costed(layer).flops_per_token(context) for layer in layers)
 

@@ -20,7 +20,7 @@ from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.spec import Normal, Param, Params, ParamTree
 from jaxmodels.layers.window import CAUSAL, Mask, Window, check_mask, fresh_window
-from jaxmodels.models.block import DecoderBlock, Stream
+from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream
 from jaxmodels.models.depth import ALL_LAYERS, Depth, Walk
 
 
@@ -72,6 +72,14 @@ class Decoder:
     max_positions: int | None = None
     family: str | None = None
 
+    def __post_init__(self) -> None:
+        for block in self.blocks:
+            if (
+                isinstance(block, SharingBlock)
+                and block.shared_spec() != self._shared_spec[str(block.shared)]
+            ):
+                raise ValueError(f"blocks with shared={block.shared} must have the same shared parameters")
+
     def spec(self) -> ParamTree:
         """Shapes, axes and initialisers of all parameters."""
         tree: ParamTree = {
@@ -79,6 +87,8 @@ class Decoder:
             "blocks": {str(i): block.spec() for i, block in enumerate(self.blocks)},
             "final_norm": self.final_norm.spec(),
         }
+        if self._shared_spec:
+            tree["shared"] = self._shared_spec
         if self.learned_positions is not None:
             shape = (self.learned_positions, self.d_model)
             tree["positions"] = {"weight": Param(shape, (None, "embed"), Normal(0.02))}
@@ -86,6 +96,20 @@ class Decoder:
             shape = (self.vocab_size, self.d_model)
             tree["head"] = {"weight": Param(shape, ("vocab", "embed"), Normal(0.02))}
         return tree
+
+    @property
+    def _shared_spec(self) -> ParamTree:
+        """The parameters that blocks share, by number."""
+        sharing = [block for block in self.blocks if isinstance(block, SharingBlock)]
+        return {str(block.shared): block.shared_spec() for block in sharing}
+
+    def block_params(self, params: Params, index: int) -> Params:
+        """What block `index` computes with: its own parameters and, under "shared", those of its
+        ``shared/{j}``, which other blocks are given as well."""
+        block, own = self.blocks[index], params["blocks"][str(index)]
+        if not isinstance(block, SharingBlock):
+            return own
+        return {**own, "shared": params["shared"][str(block.shared)]}
 
     def init_cache(self, batch: int, capacity: int, dtype: DTypeLike = jnp.float32) -> Cache:
         """Empty histories with room for `capacity` tokens each, pending windows included."""
@@ -123,7 +147,7 @@ class Decoder:
         window = fresh_window(tokens, valid, mask)
         stream = self.embed(params, tokens, window)
         for i, block in enumerate(self.blocks):
-            stream = block.forward(params["blocks"][str(i)], stream, window)
+            stream = block.forward(self.block_params(params, i), stream, window)
         return self.normalise(params, stream)
 
     def forward_with_routing(
@@ -141,7 +165,7 @@ class Decoder:
         stream = self.embed(params, tokens, window)
         routings = {}
         for i, block in enumerate(self.blocks):
-            stream = block.forward(params["blocks"][str(i)], replace(stream, routings=()), window)
+            stream = block.forward(self.block_params(params, i), replace(stream, routings=()), window)
             if stream.routings:
                 (routings[str(i)],) = stream.routings
         return self.logits(params, self.normalise(params, stream)), routings
@@ -195,7 +219,7 @@ class Decoder:
         )
         pending = []
         for i, (block, state) in enumerate(zip(self.blocks, cache.layers, strict=True)):
-            weights = params["blocks"][str(i)]
+            weights = self.block_params(params, i)
             held, layer = block.write(weights, stream, state, window)
             read = partial(block.read, weights, held=held, pending=layer, window=window)
             stream, walk = depth.read(i, read, stream, walk)

@@ -143,7 +143,8 @@ class Family:
     read_config and write_config are inverse to each other up to inert keys. weights is the table. unused
     holds regular expressions of tensors that checkpoints may carry and the model does not need. renamed holds
     pairs of a regular expression and what to put in its place, which turn names that some checkpoints have
-    into those of the table.
+    into those of the table. named_weights gives the rows, without placeholders, whose names depend on more
+    of the model than a layer's index.
     """
 
     model_type: str
@@ -153,6 +154,7 @@ class Family:
     weights: tuple[Weight, ...]
     unused: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    named_weights: Callable[[Decoder], tuple[Weight, ...]] = lambda config: ()
 
     def rows(self, config: Decoder) -> Iterator[tuple[Weight, Param]]:
         """Every parameter of `config` once, with the row that fills it.
@@ -160,7 +162,7 @@ class Family:
         Raises KeyError where the table lacks a parameter, which is an error in the family's file.
         """
         spec = dict(walk(config.spec()))
-        by_path = {row.ours: row for row in self._expanded(config) if row.ours in spec}
+        by_path = {row.ours: row for row in self.table(config) if row.ours in spec}
         for path, param in spec.items():
             if path not in by_path:
                 raise KeyError(f"family {self.model_type!r} has no weight row for parameter {path!r}")
@@ -173,7 +175,7 @@ class Family:
         """
         params = {row.ours: param for row, param in self.rows(config)}
         tensors: dict[str, Tensor] = {}
-        for row in self._expanded(config):
+        for row in self.table(config):
             if row.ours not in params:
                 continue
             param = params[row.ours]
@@ -205,15 +207,16 @@ class Family:
         """Whether a tensor of this name is the head, which some store though it is tied."""
         return any(row.ours == "head/weight" and row.theirs == name for row in self.weights)
 
-    def _expanded(self, config: Decoder) -> list[Weight]:
+    def table(self, config: Decoder) -> list[Weight]:
         """The table with a row per layer."""
         layers = [block.mixer for block in config.blocks]
-        return [
+        by_layer = [
             row.at(i)
             for row in self.weights
             for i, mixer in enumerate(layers if "{i}" in row.ours else [None])
             if row.mixer is None or isinstance(mixer, row.mixer)
         ]
+        return [*by_layer, *self.named_weights(config)]
 
 
 def for_mixer(mixer: type, *rows: Weight) -> tuple[Weight, ...]:

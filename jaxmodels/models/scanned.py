@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.spec import Param, Params, ParamTree, unflatten, walk
 from jaxmodels.layers.window import fresh_window
-from jaxmodels.models.block import Stream
+from jaxmodels.models.block import SharingBlock, Stream
 from jaxmodels.models.decoder import Decoder
 
 
@@ -27,12 +27,14 @@ class ScannedDecoder:
     one residual stream per period and the inside of a single one.
 
     Raises:
-        ValueError: the blocks repeat no pattern.
+        ValueError: the blocks repeat no pattern, or share parameters.
     """
 
     decoder: Decoder
 
     def __post_init__(self) -> None:
+        if any(isinstance(block, SharingBlock) for block in self.decoder.blocks):
+            raise ValueError("blocks that share parameters cannot be stacked one by one and scanned")
         if self.period == len(self.decoder.blocks) > 1:
             raise ValueError(
                 f"the {len(self.decoder.blocks)} blocks repeat no pattern, so there is nothing to scan"

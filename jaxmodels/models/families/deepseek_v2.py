@@ -1,0 +1,65 @@
+"""DeepSeek-V2 (`model_type` "deepseek_v2"): latent attention, softmax routing, perhaps in groups."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxmodels.layers.latent_attention import LatentAttention
+from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.layers.moe import GatedExperts, SoftmaxTopK
+from jaxmodels.models.block import Block
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import deepseek_v3, dense, hybrid, mixture
+from jaxmodels.models.family import Family
+from jaxmodels.models.hf_config import ConfigReader
+
+
+def read_config(values: Mapping[str, Any]) -> Decoder:
+    reader = ConfigReader(values, deepseek_v3.INERT)
+    attention, norm = deepseek_v3.read_latent_attention(reader, "interleaved"), dense.read_norm(reader)
+    experts, bias = deepseek_v3.read_experts(reader), reader.flag("mlp_bias", False)
+    layers = deepseek_v3.read_feed_forwards(reader, _read_router(reader, experts), experts, 0, bias)
+    blocks = [Block(mixer_norm=norm, mixer=attention, ffn_norm=norm, ffn=ffn) for ffn in layers]
+    return dense.finish_decoder(reader, blocks, norm)
+
+
+def _read_router(reader: ConfigReader, experts: GatedExperts) -> SoftmaxTopK:
+    reader.expect("scoring_func", "softmax")
+    reader.expect("norm_topk_prob", False)  # transformers' code does not read it
+    reader.expect("topk_method", "greedy", "group_limited_greedy", None)
+    in_groups = reader.values.get("topk_method") == "group_limited_greedy"
+    groups, kept = reader.take_or("n_group", int, 1), reader.take_or("topk_group", int, 1)
+    return SoftmaxTopK(
+        d_model=experts.d_model,
+        num_experts=experts.num_experts,
+        top_k=reader.positive("num_experts_per_tok"),
+        renormalise=False,
+        scale=reader.take_or("routed_scaling_factor", float, 1.0),
+        num_groups=groups if in_groups else 1,
+        top_groups=kept if in_groups else 1,
+    )
+
+
+def write_config(config: Decoder) -> dict[str, Any]:
+    router = mixture.mixtures(config)[0].router
+    in_groups = isinstance(router, SoftmaxTopK) and router.num_groups > 1
+    feed_forwards = [mixture.mixtures(config)[0].shared, *(block.ffn for block in config.blocks)]
+    return (
+        hybrid.write_decoder(config)
+        | deepseek_v3.write_latent_attention(hybrid.first_of(config, LatentAttention))
+        | deepseek_v3.write_mixture(config)
+        | {
+            "architectures": ["DeepseekV2ForCausalLM"],
+            "mlp_bias": any(isinstance(ffn, GatedMLP) and ffn.bias for ffn in feed_forwards),
+            "topk_method": "group_limited_greedy" if in_groups else "greedy",
+        }
+    )
+
+
+FAMILY = Family(
+    model_type="deepseek_v2",
+    summary="DeepSeek-V2, V2-Lite",
+    read_config=read_config,
+    write_config=write_config,
+    weights=(*deepseek_v3.FRAME_WEIGHTS, *deepseek_v3.LATENT_ATTENTION_WEIGHTS),
+    unused=dense.UNUSED,
+)

@@ -1,0 +1,125 @@
+"""Granite 4 (`model_type` "granitemoehybrid"): Mamba-2 and attention, one expert shared."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.layers.moe import MoE
+from jaxmodels.layers.ssd_mixer import SSDMixer
+from jaxmodels.layers.window import Mixer
+from jaxmodels.models.block import Block
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.families import dense, granitemoe, hybrid, mixture
+from jaxmodels.models.family import Family, Weight
+from jaxmodels.models.hf_config import ConfigReader
+
+# Under `ffn` where there is no mixture, under `ffn/shared` beside one.
+SHARED_WEIGHTS = tuple(
+    Weight(f"blocks/{{i}}/{ffn}/w_{name}", f"model.layers.{{i}}.shared_mlp.{theirs}.weight", axes)
+    for ffn in ("ffn", "ffn/shared")
+    for name, theirs, axes in (
+        ("gate", "input_linear", "f d -> d f"),
+        ("up", "input_linear", "f d -> d f"),
+        ("down", "output_linear", "d f -> f d"),
+    )
+)
+
+WEIGHTS = (
+    *dense.ENDS_WEIGHTS,
+    *dense.PRE_NORM_WEIGHTS,
+    *dense.ATTENTION_WEIGHTS,
+    *hybrid.ssd_weights("blocks/{i}/mixer", "model.layers.{i}.mamba"),
+    *granitemoe.EXPERT_WEIGHTS,
+    *SHARED_WEIGHTS,
+)
+
+
+def read_config(values: Mapping[str, Any]) -> Decoder:
+    reader = ConfigReader(values, (*hybrid.INERT, *mixture.INERT))
+    reader.expect("hidden_act", "silu", "swish")  # it is also the convolution's
+    norm, ffn = dense.read_norm(reader), _read_feed_forward(reader)
+    mixers: dict[str, Mixer] = {
+        "linear_attention": hybrid.read_ssd(reader, norm),
+        "full_attention": _read_attention(reader),
+    }
+    layers = reader.positive("num_hidden_layers")
+    types = hybrid.read_layer_types(reader, mixers, default=["linear_attention"] * layers)
+    reader.expect("num_hidden_layers", len(types))
+    residual = reader.take_or("residual_multiplier", float, 1.0)
+    blocks = [
+        Block(mixer_norm=norm, mixer=mixers[kind], ffn_norm=norm, ffn=ffn, residual_scale=residual)
+        for kind in types
+    ]
+    embed_scale = reader.take_or("embedding_multiplier", float, 1.0)
+    logit_scale = dense.reciprocal(reader.take_or("logits_scaling", float, 1.0))
+    config = dense.finish_decoder(reader, blocks, norm)
+    return replace(config, embed_scale=embed_scale, logit_scale=logit_scale)
+
+
+def _read_attention(reader: ConfigReader) -> Attention:
+    reader.expect("position_embedding_type", "rope", "nope", None)
+    attention = hybrid.read_attention(reader)
+    has_rope = reader.values.get("position_embedding_type") == "rope"
+    scale = reader.take_or("attention_multiplier", float, 1.0)
+    return replace(attention, scale=scale, rope=attention.rope if has_rope else None)
+
+
+def _read_feed_forward(reader: ConfigReader) -> GatedMLP | MoE:
+    shared = GatedMLP(
+        d_model=reader.positive("hidden_size"),
+        d_ff=reader.take_or("shared_intermediate_size", int, 1024),
+        activation=dense.read_activation(reader),
+    )
+    if reader.take_or("num_local_experts", int, 8) == 0:
+        reader.consume("intermediate_size", "num_experts_per_tok")
+        return shared
+    experts = mixture.read_experts(reader, "intermediate_size")
+    router = mixture.read_router(reader, experts, 2, renormalise=True)
+    return MoE(router=router, experts=experts, shared=shared)
+
+
+def write_config(config: Decoder) -> dict[str, Any]:
+    attention, ssd = hybrid.first_of(config, Attention), hybrid.first_of(config, SSDMixer)
+    block = config.blocks[0]
+    assert isinstance(block, Block) and isinstance(block.ffn, GatedMLP | MoE)
+    shared = block.ffn.shared if isinstance(block.ffn, MoE) else block.ffn
+    assert isinstance(shared, GatedMLP)
+    experts: dict[str, Any] = {"num_local_experts": 0}
+    if isinstance(block.ffn, MoE):
+        experts = {
+            "num_local_experts": block.ffn.experts.num_experts,
+            "num_experts_per_tok": block.ffn.router.top_k,
+            "intermediate_size": block.ffn.experts.d_ff,
+        }
+    return (
+        hybrid.write_decoder(config)
+        | hybrid.write_attention(attention)
+        | hybrid.write_ssd(ssd)
+        | experts
+        | {
+            "architectures": ["GraniteMoeHybridForCausalLM"],
+            "layer_types": [
+                "full_attention" if isinstance(block.mixer, Attention) else "linear_attention"
+                for block in config.blocks
+            ],
+            "position_embedding_type": None if attention.rope is None else "rope",
+            "shared_intermediate_size": shared.d_ff,
+            "hidden_act": shared.activation,
+            "mamba_expand": ssd.d_inner // ssd.d_model,
+            "attention_multiplier": attention.scale,
+            "residual_multiplier": block.residual_scale,
+            "embedding_multiplier": config.embed_scale,
+            "logits_scaling": dense.reciprocal(config.logit_scale),
+        }
+    )
+
+
+FAMILY = Family(
+    model_type="granitemoehybrid",
+    summary="Granite 4: Mamba-2, a few attention layers, mixtures of experts",
+    read_config=read_config,
+    write_config=write_config,
+    weights=WEIGHTS,
+)
