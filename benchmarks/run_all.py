@@ -29,7 +29,7 @@ BENCHMARKS = (
     ("batch", "--shape", "qwen3-100m"),
     ("loading",),
     ("compiled_properties",),
-    ("bits_per_byte", "tiny-mamba2", "tiny-qwen3"),
+    ("bits_per_byte", "tiny-mamba2", "tiny-qwen3", "tiny-hybrid-moe"),
 )
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Said once for the whole model, or derived from what is shown.
 _HIDDEN_FIELDS = ("d_model", "dim", "eps", "axis")
+# Parts of a layer that say much about it.
+_SPELT_OUT = ("experts", "rope", "router", "shared")
 
 
 def inspect(
@@ -101,7 +103,7 @@ def describe(config: "Decoder", context: int, cache_dtype: str) -> dict[str, Any
         ],
         "blocks": {
             _letter(i): {
-                "mixer": summarise(block.mixer),
+                "mixer": None if block.mixer is None else summarise(block.mixer),
                 "feed_forward": None if block.ffn is None else summarise(block.ffn),
                 "times": config.blocks.count(block),
             }
@@ -127,8 +129,8 @@ def summarise(layer: Any) -> str:
             continue
         if not dataclasses.is_dataclass(value):
             parts.append(f"{f.name}={value:g}" if isinstance(value, float) else f"{f.name}={value}")
-        elif f.name == "rope":
-            parts.append(f"rope={summarise(value)}")
+        elif f.name in _SPELT_OUT:
+            parts.append(f"{f.name}={summarise(value)}")
         else:
             parts.append(f"{f.name}={type(value).__name__}")
     return f"{type(layer).__name__}({', '.join(parts)})"
@@ -163,9 +165,9 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("layers", f"{report['layers']}: {pattern}"),
     ]
     for letter, block in report["blocks"].items():
-        lines.append((f"  {letter}", block["mixer"]))
-        if block["feed_forward"]:
-            lines.append(("", block["feed_forward"]))
+        layers = [layer for layer in (block["mixer"], block["feed_forward"]) if layer]
+        lines.append((f"  {letter}", layers[0]))
+        lines += [("", layer) for layer in layers[1:]]
     lines.append(("parameters", f"{counts['total']:,}"))
     for part in ("embedding", "mixers", "feed_forwards", "norms", "head"):
         tied = part == "head" and report["tied_embeddings"]

@@ -110,3 +110,15 @@ def test_a_text_is_needed_for_what_depends_on_it(run, tmp_path):
     (tmp_path / "text").write_text("x")
     error = run("inspect", "--text", "x", "--file", tmp_path / "text", code=2).stderr
     assert "not both" in error
+
+
+def test_a_hybrid_with_experts(run):
+    """Blocks of one layer each, and how evenly a text uses the experts."""
+    out = " ".join(run("inspect", "tiny-hybrid-moe").stdout.split())
+    assert "7: 1A 1B 1A 1C 1B 1A 1B" in out
+    assert "MoE(router=SigmoidTopK(num_experts=8, top_k=2" in out
+    report = json.loads(run("inspect", "tiny-hybrid-moe", "--text", "import os\n", "--json").stdout)
+    assert set(report["experts"]) == {"1", "4", "6"}
+    for load in report["experts"].values():
+        assert sum(load["load"]) == 2 * load["tokens"] and load["experts_per_token"] == 2
+        assert 0 < load["balance"] <= 1
