@@ -148,8 +148,8 @@ def test_a_skipped_block_does_nothing_and_no_cache_leaves_a_branch(name):
         go_on, skip = (branch.jaxpr for branch in equation.params["branches"])
         assert not skip.eqns
         assert go_on.eqns
-        # the residual stream, the embeddings beside it, the depth and whether to stop
-        assert sum(out.aval.size for out in equation.outvars) == 2 * 2 * config.d_model + 2
+        # the residual stream, the depth, and whether to stop
+        assert sum(out.aval.size for out in equation.outvars) == 2 * config.d_model + 2
     compiled = quick_jit(run, donate_argnums=2).lower(*arguments).compile().as_text()
     assert compiled.count(" conditional(") >= len(found)
 
