@@ -5,6 +5,8 @@ That this file is here puts the directory on the path of all tests, for the modu
 
 import dataclasses
 import functools
+import gc
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,25 @@ class Reference:
     prompts: list[list[int]]
     continuations: np.ndarray
     margin: float
+
+
+# Linux allows a process 65,530 memory mappings, each compiled program takes about seven, and the compiler
+# crashes where it gets no more.
+MAPPINGS, MOST_MAPPINGS = Path("/proc/self/maps"), 25_000
+_tests_run = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def few_mappings():
+    """Drops the compiled programs of earlier tests before there are too many. Looks after every tenth test."""
+    yield
+    if next(_tests_run) % 10 or not MAPPINGS.exists():
+        return
+    if MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
