@@ -53,7 +53,7 @@ _tests_run = itertools.count(1)
 
 @pytest.fixture(autouse=True)
 def few_mappings():
-    """Drops the compiled programs of earlier tests before there are too many. Looks after every tenth test."""
+    """Drops the compiled programs of earlier tests once there are many; looks after every tenth test."""
     yield
     if next(_tests_run) % 10 or not MAPPINGS.exists():
         return
