@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import jax
@@ -37,17 +38,16 @@ def grouped_matmul(
     return lax.platform_dependent(x, w, group_sizes, cpu=_product, default=lax.ragged_dot)
 
 
-def _grouped_matmul_forward(x, w, group_sizes):  # type: ignore[no-untyped-def]
+def _forward(x: Array, w: Array, group_sizes: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     return grouped_matmul(x, w, group_sizes), (x, w, group_sizes)
 
 
-def _grouped_matmul_backward(residuals, g):  # type: ignore[no-untyped-def]
-    x, w, group_sizes = residuals
-    dx, dw = lax.platform_dependent(x, w, group_sizes, g, cpu=_gradients, default=_ragged_gradients)
+def _backward(residuals: tuple[Array, Array, Array], g: Array) -> tuple[Array, Array, None]:
+    dx, dw = lax.platform_dependent(*residuals, g, cpu=_gradients, default=_ragged_gradients)
     return dx, dw, None
 
 
-grouped_matmul.defvjp(_grouped_matmul_forward, _grouped_matmul_backward)
+grouped_matmul.defvjp(_forward, _backward)
 
 
 def tile_sizes(rows: int, groups: int) -> tuple[int, int]:
@@ -67,11 +67,11 @@ def tile_sizes(rows: int, groups: int) -> tuple[int, int]:
 def _product(
     x: Float[Array, "T D"], w: Float[Array, "E D F"], group_sizes: Int[Array, "E"]
 ) -> Float[Array, "T F"]:
-    groups = _Groups(group_sizes, *tile_sizes(x.shape[0], w.shape[0]))
-    padded = groups.pad(x)
+    tiling = _tile(group_sizes, x.shape[0])
+    padded = tiling.pad(x)
 
     def multiply_group(i: Array, y: Array) -> Array:
-        group = groups.with_rows[i]
+        group = tiling.with_rows[i]
         matrix = lax.dynamic_index_in_dim(w, group, 0, keepdims=False)
 
         def multiply(y: Array, start: Array, tile: int) -> Array:
@@ -79,24 +79,24 @@ def _product(
             product = _tile_product(lax.dynamic_slice_in_dim(padded, start, tile), matrix)
             return lax.dynamic_update_slice_in_dim(y, product.astype(y.dtype), start, 0)
 
-        return groups.over_tiles(group, multiply, y)
+        return tiling.over_tiles(group, multiply, y)
 
     y = jnp.zeros((padded.shape[0], w.shape[2]), jnp.result_type(x, w))
-    y = lax.fori_loop(0, groups.count, multiply_group, y)[: x.shape[0]]
+    y = lax.fori_loop(0, tiling.count, multiply_group, y)[: x.shape[0]]
     return jnp.where(jnp.arange(x.shape[0])[:, None] < group_sizes.sum(), y, 0)
 
 
 def _gradients(
     x: Float[Array, "T D"], w: Float[Array, "E D F"], group_sizes: Int[Array, "E"], g: Float[Array, "T F"]
 ) -> tuple[Float[Array, "T D"], Float[Array, "E D F"]]:
-    groups = _Groups(group_sizes, *tile_sizes(x.shape[0], w.shape[0]))
-    padded_x, padded_g = groups.pad(x), groups.pad(g)
+    tiling = _tile(group_sizes, x.shape[0])
+    padded_x, padded_g = tiling.pad(x), tiling.pad(g)
     wide = jnp.promote_types(w.dtype, jnp.float32)
 
     def add_group(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        group = groups.with_rows[i]
+        group = tiling.with_rows[i]
         matrix = lax.dynamic_index_in_dim(w, group, 0, keepdims=False)
-        end = groups.starts[group] + group_sizes[group]
+        end = tiling.starts[group] + group_sizes[group]
 
         def add(carry: tuple[Array, Array], start: Array, tile: int) -> tuple[Array, Array]:
             dx, dw = carry
@@ -107,11 +107,11 @@ def _gradients(
             return dx, dw + jnp.einsum("td,tf->df", tile_x, tile_g, preferred_element_type=wide)
 
         dx, dws = carry
-        dx, dw = groups.over_tiles(group, add, (dx, jnp.zeros(w.shape[1:], wide)))
+        dx, dw = tiling.over_tiles(group, add, (dx, jnp.zeros(w.shape[1:], wide)))
         return dx, lax.dynamic_update_index_in_dim(dws, dw.astype(w.dtype), group, 0)
 
     carry = (jnp.zeros(padded_x.shape, x.dtype), jnp.zeros(w.shape, w.dtype))
-    dx, dw = lax.fori_loop(0, groups.count, add_group, carry)
+    dx, dw = lax.fori_loop(0, tiling.count, add_group, carry)
     return dx[: x.shape[0]], dw
 
 
@@ -122,19 +122,22 @@ def _ragged_gradients(
     return pullback(g)
 
 
-class _Groups:
-    """Rows sorted by group, and the tiles that each group is cut into.
+@dataclass(frozen=True, kw_only=True)
+class _Tiling:
+    """How the rows of each group are cut into tiles.
 
-    with_rows: the groups that have rows, in order; the first `count` entries. starts: each group's first row.
+    large, small: rows per tile. with_rows: the groups that have rows, in order, as its first `count` entries.
+    starts: each group's first row. large_tiles, small_tiles: how many of each a group takes, large ones
+    first.
     """
 
-    def __init__(self, sizes: Int[Array, "E"], large: int, small: int) -> None:
-        self.large, self.small = large, small
-        self.with_rows = jnp.argsort(sizes == 0, stable=True)
-        self.count = (sizes > 0).sum()
-        self.starts = jnp.cumsum(sizes) - sizes
-        self.large_tiles = (sizes + large // 2) // large
-        self.small_tiles = jnp.maximum(-(-(sizes - self.large_tiles * large) // small), 0)
+    large: int
+    small: int
+    count: Int[Array, ""]
+    with_rows: Int[Array, "E"]
+    starts: Int[Array, "E"]
+    large_tiles: Int[Array, "E"]
+    small_tiles: Int[Array, "E"]
 
     def pad(self, rows: Float[Array, "T D"]) -> Float[Array, "T+large D"]:
         """The rows with room for a tile that begins at the last of them."""
@@ -146,6 +149,21 @@ class _Groups:
         carry = lax.fori_loop(0, count, lambda i, c: body(c, start + i * self.large, self.large), carry)
         start, count = start + count * self.large, self.small_tiles[group]
         return lax.fori_loop(0, count, lambda i, c: body(c, start + i * self.small, self.small), carry)
+
+
+def _tile(sizes: Int[Array, "E"], rows: int) -> _Tiling:
+    """The tiling of `rows` rows, of which ``sizes[e]`` belong to group e."""
+    large, small = tile_sizes(rows, sizes.shape[0])
+    large_tiles = (sizes + large // 2) // large
+    return _Tiling(
+        large=large,
+        small=small,
+        count=(sizes > 0).sum(),
+        with_rows=jnp.argsort(sizes == 0, stable=True),
+        starts=jnp.cumsum(sizes) - sizes,
+        large_tiles=large_tiles,
+        small_tiles=jnp.maximum(-(-(sizes - large_tiles * large) // small), 0),
+    )
 
 
 def _tile_product(x: Float[Array, "t D"], w: Float[Array, "D F"]) -> Float[Array, "t F"]:
