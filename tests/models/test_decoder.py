@@ -194,7 +194,8 @@ def test_gradients_reach_every_parameter(case):
     assert gradients.keys() == dict(walk(case.config.spec())).keys()
     for path, gradient in gradients.items():
         assert np.isfinite(gradient).all(), path
-        assert np.abs(gradient).max() > 1e-6, path
+        if path != "blocks/0/ffn/router/w_previous":  # before the first mixture there is no other
+            assert np.abs(gradient).max() > 1e-6, path
 
 
 def test_the_gradient_is_the_slope_of_the_loss():
