@@ -27,7 +27,7 @@ class Head:
 
 
 def by_hand(layer, params, x, parts, evict):
-    """One sequence in windows of these sizes; ``evict(head)`` is called for every head after each window."""
+    """One sequence in windows of these sizes; ``evict(head)`` is called for every head before each window."""
     group = layer.num_heads // layer.num_kv_heads
     at, outputs, begin = np.arange(len(x)), [], 0
     q, k, v = project_by_hand(layer, params, x)
@@ -39,8 +39,8 @@ def by_hand(layer, params, x, parts, evict):
             mine = slice(i * group, (i + 1) * group)
             own = k[now, i * group], v[now, i * group]
             sinks = params["sinks"][mine] if layer.sinks else None
-            out[:, mine] = head.attend(q[now, mine], *own, at[now], layer.head_dim**-0.5, sinks)
             evict(head)
+            out[:, mine] = head.attend(q[now, mine], *own, at[now], layer.head_dim**-0.5, sinks)
         outputs.append(out)
         begin += part
     out = np.concatenate(outputs)

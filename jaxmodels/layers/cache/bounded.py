@@ -1,6 +1,8 @@
 """Caches of a fixed number of slots that evict when they are full; every key head keeps tokens of its own.
 
-The slots in use come first, in order of time. Since heads keep different tokens, tags are per head.
+The slots in use come first, in order of time. Since heads keep different tokens, tags are per head. Whether
+to evict follows from what is committed, but it is done when the next window is written: after a window has
+been read, XLA could not change the buffers without copying them.
 """
 
 from collections.abc import Callable
@@ -98,15 +100,14 @@ def weigh(
 ) -> tuple[Float[Array, "B S N H"], Float[Array, "B K T"]]:
     """Attention over the slots, and the weight each slot was given by the window's valid queries together."""
     queries = grouped(q, heads.num_kv_heads)
-    k, v = state.k.astype(q.dtype), state.v.astype(q.dtype)
     block = max(attend_module.QUERY_BLOCK, -(-window.size // attend_module.MAX_QUERY_BLOCKS))
     outputs, given = [], jnp.zeros(state.positions.shape, jnp.float32)
     for start in range(0, window.size, block):
         part = queries[:, :, :, start : start + block]
         size = part.shape[3]
         seen = _seen(heads, state, window, start, size)
-        weights = _weights(heads, part, k, seen, sinks)
-        outputs.append(jnp.einsum("bkmst,bkth->bkmsh", weights.astype(v.dtype), v))
+        weights = _softmax(_logits(heads, part, state, seen, window.size), seen, sinks)
+        outputs.append(_weighted_values(weights.astype(q.dtype), state, window.size))
         counted = window.is_valid[:, None, None, start : start + size, None]
         given = given + jnp.where(counted, weights, 0.0).sum((2, 3))
     return ungrouped(jnp.concatenate(outputs, axis=3)), given
@@ -163,25 +164,70 @@ def _seen(heads: Heads, state: Slots, window: Window, start: int, size: int) -> 
     return jax.vmap(of_head, 1, 1)(state.positions)
 
 
-def _weights(
-    heads: Heads,
-    q: Float[Array, "B K M S H"],
-    k: Float[Array, "B K T H"],
-    seen: Bool[Array, "B K S T"],
-    sinks: Float[Array, "K M"] | None,
+def _logits(
+    heads: Heads, q: Float[Array, "B K M S H"], state: Slots, seen: Bool[Array, "B K S T"], new: int
 ) -> Float[Array, "B K M S T"]:
-    """Softmax over all slots, in float32; zeros where nothing is seen."""
-    by_head = jax.vmap(lambda q, k, seen: heads.scores(q[:, None], k[:, None], seen)[:, 0], 1, 1)
-    logits = by_head(q, k, seen)
-    highest = logits.max(-1, keepdims=True)
+    """The queries' logits with all slots in use; others keep 0."""
+
+    def fold(leaf: Array) -> Array:
+        return leaf.reshape(-1, 1, *leaf.shape[2:])
+
+    def body(first: Array, begin: Array, logits: Array) -> Array:
+        keys = lax.dynamic_slice_in_dim(state.k, first, _block(state), axis=2).astype(q.dtype)
+        visible = lax.dynamic_slice_in_dim(seen, first, _block(state), axis=3)
+        part = heads.scores(fold(q), fold(keys), visible.reshape(-1, *visible.shape[2:]))
+        return lax.dynamic_update_slice_in_dim(logits, part.reshape(*q.shape[:4], -1), first, axis=4)
+
+    return _over_slots(state, new, body, jnp.zeros((*q.shape[:4], state.k.shape[2]), jnp.float32))
+
+
+def _softmax(
+    logits: Float[Array, "B K M S T"], seen: Bool[Array, "B K S T"], sinks: Float[Array, "K M"] | None
+) -> Float[Array, "B K M S T"]:
+    """Over all slots that are seen; zeros where nothing is."""
+    visible = seen[:, :, None]
+    highest = jnp.where(visible, logits, -jnp.inf).max(-1, keepdims=True)
     if sinks is not None:
         extra = sinks.astype(jnp.float32)[None, :, :, None, None]
         highest = jnp.maximum(highest, extra)
-    weights = jnp.where(seen[:, :, None], jnp.exp(logits - highest), 0.0)
+    weights = jnp.where(visible, jnp.exp(logits - highest), 0.0)
     total = weights.sum(-1, keepdims=True)
     if sinks is not None:
         total = total + jnp.exp(extra - highest)
     return weights / jnp.where(total > 0, total, 1.0)
+
+
+def _weighted_values(weights: Float[Array, "B K M S T"], state: Slots, new: int) -> Float[Array, "B K M S H"]:
+    def body(first: Array, begin: Array, total: Array) -> Array:
+        values = lax.dynamic_slice_in_dim(state.v, first, _block(state), axis=2).astype(weights.dtype)
+        part = lax.dynamic_slice_in_dim(weights, first, _block(state), axis=4)
+        part = jnp.where(first + jnp.arange(_block(state)) >= begin, part, 0)
+        product = jnp.einsum("bkmst,bkth->bkmsh", part, values, preferred_element_type=jnp.float32)
+        return total + product
+
+    shape = (*weights.shape[:4], state.v.shape[3])
+    return _over_slots(state, new, body, jnp.zeros(shape, jnp.float32)).astype(weights.dtype)
+
+
+def _block(state: Slots) -> int:
+    return min(attend_module.KEY_BLOCK, state.k.shape[2])
+
+
+def _over_slots(
+    state: Slots, new: int, body: Callable[[Array, Array, Array], Array], begun: Array
+) -> Float[Array, "..."]:
+    """``body(first, begin, carry)`` for each block of slots that the history and `new` tokens reach.
+
+    The block's slots from `begin` on were not in an earlier block. Products read blocks, because one with the
+    whole buffer makes XLA copy it at every step.
+    """
+    slots, block = state.k.shape[2], _block(state)
+    count = -(-jnp.minimum(state.used.max() + new, slots) // block)
+
+    def step(i: Array, carry: Array) -> Array:
+        return body(jnp.minimum(i * block, slots - block), i * block, carry)
+
+    return lax.fori_loop(0, count, step, begun)
 
 
 def _write_tags(

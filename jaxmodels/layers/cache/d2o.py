@@ -120,6 +120,8 @@ class D2O:
     ) -> tuple[Float[Array, "B S N H"], D2OPending]:
         """Held is the output itself: what is kept depends on the attention weights."""
         new = rotated(heads, new, window)
+        if state.slots.k.shape[2] == self.slots:
+            state = when_full(state, state.slots.used, self.budget + self.spare - 1, self._compress)
         slots = write_behind("D2O", self.longest_peek, state.slots, new, window)
         out, given = weigh(heads, new.q, new.sinks, slots.written, window)
         pending = D2OPending(
@@ -150,10 +152,7 @@ class D2O:
         mass = pending.mass
         if n is not None or path is not None:
             mass = pending.mass_before + self._given(heads, pending, slots, path)
-        state = D2OState(slots=slots, mass=mass, threshold=pending.threshold)
-        if slots.k.shape[2] < self.slots:
-            return state
-        return when_full(state, slots.used, self.budget + self.spare - 1, self._compress)
+        return D2OState(slots=slots, mass=mass, threshold=pending.threshold)
 
     def keys_read(self, heads: Heads, context: int) -> float:
         return min(context, self.budget + self.spare)

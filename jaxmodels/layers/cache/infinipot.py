@@ -87,6 +87,8 @@ class InfiniPotV:
         self, heads: Heads, new: Projections, state: Slots, window: Window
     ) -> tuple[Projections, PendingSlots]:
         new = rotated(heads, new, window)
+        if state.k.shape[2] == self.budget:
+            state = when_full(state, state.used, self.budget - self.longest_peek, self._compress)
         return new, write_behind("InfiniPotV", self.longest_peek, state, new, window)
 
     def read(
@@ -101,10 +103,7 @@ class InfiniPotV:
         n: Int[Array, "B"] | None = None,
         path: Int[Array, "B P"] | None = None,
     ) -> Slots:
-        slots = settle(pending, n, path)
-        if slots.k.shape[2] < self.budget:
-            return slots
-        return when_full(slots, slots.used, self.budget - self.longest_peek, self._compress)
+        return settle(pending, n, path)
 
     def keys_read(self, heads: Heads, context: int) -> float:
         return min(context, self.budget)

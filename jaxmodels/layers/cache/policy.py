@@ -77,7 +77,7 @@ class CachePolicy(Protocol):
         n: Int[Array, "B"] | None = None,
         path: Int[Array, "B P"] | None = None,
     ) -> Any:
-        """The state once the first n tokens (of `path`) are history, after evicting what does not fit."""
+        """The state once the first n tokens (of `path`) are history."""
 
     def keys_read(self, heads: Heads, context: int) -> float:
         """How many keys a token reads per head that sees `context` tokens, itself included."""
