@@ -128,8 +128,8 @@ def _perturbed(name: str, value: np.ndarray, rng: np.random.Generator) -> np.nda
     elif "embed" in name:
         new = 0.5 * noise
     else:
-        gain = 0.7 if "adapter" in name else 1.5  # what adapters add must not saturate the softmax
         fan_in = value.shape[-1] if "experts" in name else np.prod(value.shape[1:])
+        gain = 0.4 if "shared_transformer" in name else 1.5  # weights and adapters add up in the softmax
         new = gain * noise / np.sqrt(fan_in)
     return new.astype(np.float32)
 

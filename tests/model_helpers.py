@@ -24,6 +24,7 @@ from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.layers.sum_mixer import Branch, SumMixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.detour_block import DetourBlock
 
 D_MODEL, VOCAB = 16, 29
 
@@ -131,6 +132,22 @@ def decoder(*mixers, tie_embeddings=False, ffn=FFN):
     )
 
 
+def sharing_decoder():
+    """Two blocks behind one transformer layer, with adapters of their own, around one that has none."""
+    norm = RMSNorm(dim=D_MODEL)
+    detour = DetourBlock(
+        mixer_norm=norm,
+        mixer=ssd(),
+        attention_norm=RMSNorm(dim=2 * D_MODEL),
+        attention=attention(input_dim=2 * D_MODEL, adapter_rank=3),
+        ffn_norm=norm,
+        ffn=GatedMLP(d_model=D_MODEL, d_ff=24, adapter_rank=2),
+        shared=0,
+    )
+    blocks = (detour, Block(mixer_norm=norm, mixer=ssd(num_groups=1)), detour)
+    return Decoder(vocab_size=VOCAB, d_model=D_MODEL, blocks=blocks, final_norm=norm)
+
+
 ARCHITECTURES = {
     "attention": decoder(attention(), attention(qkv_bias=True, num_kv_heads=1)),
     "ssd": decoder(ssd(), ssd(num_groups=1, norm=None), tie_embeddings=True),
@@ -141,6 +158,7 @@ ARCHITECTURES = {
         mamba(conv_bias=False, dt_norm=RMSNorm(dim=3, axis=None), b_norm=WeightlessRMSNorm()),
     ),
     "latent": decoder(latent(query_rank=10, query_norm=RMSNorm(dim=10), bias=True), latent(rope=None)),
+    "sharing": sharing_decoder(),
     "parallel": decoder(
         SumMixer(
             branches=(

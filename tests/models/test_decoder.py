@@ -64,9 +64,9 @@ def case(request):
     return Case(config, params, np.asarray(forward(config, params, TOKENS)))
 
 
-def keeps_slots(mixer):
-    """Whether the mixer's state holds something per token."""
-    parts, _ = jax.tree.flatten_with_path(mixer.init_state(1, 1, jnp.float32))
+def keeps_slots(block):
+    """Whether the block's state holds something per token."""
+    parts, _ = jax.tree.flatten_with_path(block.init_state(1, 1, jnp.float32))
     return any(path[-1] == jax.tree_util.GetAttrKey("positions") for path, _ in parts)
 
 
@@ -176,7 +176,7 @@ def test_a_bidirectional_forward_sees_what_follows(case):
     changed = TOKENS.at[:, -1].add(1) % case.config.vocab_size
     both_ways = quick_jit(functools.partial(case.config.forward, mask=BIDIRECTIONAL))
     ours, other = both_ways(case.params, TOKENS), both_ways(case.params, changed)
-    has_attention = any(keeps_slots(block.mixer) for block in case.config.blocks)
+    has_attention = any(keeps_slots(block) for block in case.config.blocks)
     assert (np.abs(ours[:, 0] - other[:, 0]).max() > 1e-4) == has_attention
     if not has_attention:
         close(ours, case.whole)
@@ -311,7 +311,7 @@ def test_a_decode_loop_works_in_the_caches_own_buffers(name, batch):
         temporary.append(memory.temp_size_in_bytes)
         assert "callback" not in compiled.as_text()
     # XLA copies the slots' positions, 4 bytes each, but neither keys nor values, of 24 bytes or more.
-    layers = sum(keeps_slots(block.mixer) for block in config.blocks)
+    layers = sum(keeps_slots(block) for block in config.blocks)
     assert temporary[1] - temporary[0] <= 16 * layers * batch * (8192 - 1024)
 
 

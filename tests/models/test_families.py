@@ -178,12 +178,7 @@ def test_one_row_fills_each_parameter(case):
     config = jm.config_from_hf(hf_dict(case))
     family = FAMILIES[case.family]
     paths = [path for path, _ in walk(config.spec())]
-    filled = collections.Counter(
-        row.at(i).ours
-        for row in family.weights
-        for i in (range(len(config.blocks)) if "{i}" in row.ours else [0])
-        if row.at(i).ours in set(paths)
-    )
+    filled = collections.Counter(row.ours for row in family.table(config) if row.ours in set(paths))
     assert filled == dict.fromkeys(paths, 1)
     assert [row.ours for row, _ in family.rows(config)] == paths
 
