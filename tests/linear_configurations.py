@@ -118,9 +118,11 @@ MINIMAX = (
         tie_word_embeddings=True,
         **_MINIMAX,
     ),
+    # transformers' cached decoding attends beyond the window, its full forward does not.
     dense_case(
         "minimax",
         "three_heads_window",
+        cached_reference=False,
         hidden_size=18,
         num_attention_heads=3,
         num_key_value_heads=1,
