@@ -7,6 +7,7 @@ One glossary of dimensions, in every signature, einsum and rearrangement:
     M query heads per key/value head        H head dim        F feed-forward     E experts
     SSD: C chunks     Q chunk length        N heads           P head dim
          G groups     M heads per group     R state dim       W convolution taps
+    Delta rule: as SSD; G key heads of R features, N value heads of P
     Recurrent layers: I inner channels
     Latent attention: R latent width        X shared key dim  I value dim
 """
