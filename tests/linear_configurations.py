@@ -48,6 +48,7 @@ QWEN3_NEXT = (
     _long(
         "qwen3_next",
         "ratio_1_long",
+        seed=1,
         num_key_value_heads=4,
         layer_types=[LINEAR, FULL],
         rms_norm_eps=1e-3,
@@ -90,6 +91,7 @@ KIMI_LINEAR = (
     _long(
         "kimi_linear",
         "experts_alone_long",
+        seed=1,
         layer_types=[LINEAR, FULL],
         mlp_layer_types=["sparse", "sparse"],
         n_shared_experts=2,

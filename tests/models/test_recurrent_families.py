@@ -3,7 +3,8 @@
 import dataclasses
 
 import pytest
-from configurations import FALCON_MAMBA, LFM2, MAMBA, RECURRENT_GEMMA, hf_dict
+from cases import hf_dict
+from configurations import FALCON_MAMBA, LFM2, MAMBA, RECURRENT_GEMMA
 
 import jaxmodels as jm
 from jaxmodels.layers.attention import Attention

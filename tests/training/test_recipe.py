@@ -47,7 +47,7 @@ def test_read_and_written_back(tmp_path):
 def test_the_bundled_recipes_are_small_models_of_transformers(name):
     recipe = load_recipe(name)
     config = config_from_hf(dict(recipe.model))
-    assert 2 * count_params(config.spec()) < 7e6
+    assert 2 * count_params(config.spec()) < 13e6  # bytes of a bfloat16 checkpoint
     assert config.vocab_size == recipe.model["vocab_size"] == 4096
     transformers = pytest.importorskip("transformers")
     reference = transformers.AutoConfig.for_model(**recipe.model).to_dict()
