@@ -10,6 +10,7 @@ import torch
 from cases import hf_dict
 from configurations import CASES, ELSEWHERE, MAMBA2
 from dense_configurations import LLAMA, MISTRAL, QWEN2, QWEN3
+from model_helpers import commit, peek
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -22,6 +23,7 @@ from jaxmodels.models.families.dense import UNUSED
 
 TOLERANCE = 1e-4
 NEW_TOKENS = 64
+ONE_OF_EACH_FAMILY = {case.family: case for case in reversed(CASES)}.values()
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,21 @@ def test_an_exported_model_is_the_same_in_transformers(reference, loaded, tmp_pa
     assert differing <= {"architectures", *reference.case.rewritten}, {
         key: (ours[key], theirs[key]) for key in differing
     }
+
+
+@pytest.mark.parametrize("case", ONE_OF_EACH_FAMILY, ids=lambda case: case.family)
+def test_any_split_into_windows_gives_the_logits_of_transformers(case, build_reference, loaded):
+    reference = build_reference(case)
+    model, ours = loaded(reference), []
+    cache, start = model.config.init_cache(2, 32), 0
+    for size in np.random.default_rng(len(case.name)).permutation([1, 1, 5, 5, 5]):
+        tokens = jnp.asarray(reference.tokens[:, start : start + size])
+        logits, pending = peek(model.config, model.params, tokens, cache)
+        cache, start = commit(model.config, pending), start + size
+        ours.append(logits)
+    scale = np.abs(reference.logits).max()
+    expected = reference.logits[:, :start]
+    np.testing.assert_allclose(np.concatenate(ours, 1) / scale, expected / scale, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("case", [MAMBA2[1], LLAMA[4], MISTRAL[1]], ids=lambda case: case.name)
