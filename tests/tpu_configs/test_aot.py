@@ -25,6 +25,9 @@ from jaxmodels.tpu_configs.programs import PROGRAMS, Workload, abstract_argument
 BATCH, PROMPT, NEW, CAPACITY = 2, 128, 16, 16384
 SMALL_CAPACITY = CAPACITY // 4
 
+# One worker compiles for all: a minute of two cores for every five families.
+pytestmark = pytest.mark.xdist_group("aot")
+
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="the TPU compiler is not installed (pip install 'jaxmodels[aot]')",
@@ -34,7 +37,7 @@ needs_libtpu = pytest.mark.skipif(
 def run_aot(*arguments):
     environment = {**os.environ, **aot.ENVIRONMENT}
     command = [sys.executable, "-m", "jaxmodels.tpu_configs.aot", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=2400, check=False)
 
 
 def compile_in_subprocess(configs, *arguments):
