@@ -1,4 +1,4 @@
-"""The bundled Transformer and Mamba-2 draft for each other, and give what they give alone."""
+"""The bundled models draft for each other, and give what they give alone."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,10 @@ PROMPTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=[("tiny-mamba2", "tiny-qwen3"), ("tiny-qwen3", "tiny-mamba2")])
+PAIRS = [("tiny-mamba2", "tiny-qwen3"), ("tiny-qwen3", "tiny-mamba2"), ("tiny-hybrid-moe", "tiny-mamba2")]
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: pair[0])
 def pair(request):
     """(model, the other one)"""
     return [jm.load(name) for name in request.param]
