@@ -1,6 +1,7 @@
 """The train step: gradients accumulated over micro-batches, one optimizer update, one compiled program."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import jax
@@ -92,22 +93,7 @@ def make_train_step(
     """
     if accumulate < 1:
         raise ValueError(f"make_train_step: accumulate must be at least 1, got {accumulate}")
-
-    def run(params: Params, tokens: Int[Array, "B S"]) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
-        if router_losses is None:
-            return model.forward(params, tokens), {}
-        return model.forward_with_routing(params, tokens)  # type: ignore[attr-defined]
-
-    def total_loss(
-        params: Params, tokens: Int[Array, "B S"], mask: Bool[Array, "B S"], loads: Loads, key: jax.Array
-    ) -> tuple[Float[Array, ""], Sums]:
-        logits, routings = run(params, tokens)
-        mean, count = language_model_loss(logits, tokens, mask, z_loss=z_loss)
-        extra = jnp.zeros(())
-        if router_losses is not None:
-            extra = router_losses.total(params, routings, loads, key)
-        sums = Sums(loss=mean * count, router_loss=extra * count, count=count, loads=loads_of(routings))
-        return (mean + extra) * count, sums
+    objective = _Objective(model, z_loss, router_losses)
 
     def step(
         state: TrainState, tokens: Int[Array, "B S"], mask: Bool[Array, "B S"] | None = None
@@ -115,28 +101,10 @@ def make_train_step(
         if tokens.shape[0] % accumulate:
             raise ValueError(f"train step: a batch of {tokens.shape[0]} is not divisible by {accumulate=}")
         mask = jnp.ones(tokens.shape, bool) if mask is None else mask
-
-        key = jax.random.fold_in(jax.random.key(0), state.step)
-
-        def add_micro_batch(carry, micro_batch):  # type: ignore[no-untyped-def]
-            loads = carry[1].loads
-            (_, sums), grads = jax.value_and_grad(total_loss, has_aux=True)(
-                state.params, *micro_batch, loads, key
-            )
-            return jax.tree.map(jnp.add, carry, (grads, sums)), None
-
-        cut = tuple(x.reshape(accumulate, -1, *x.shape[1:]) for x in (tokens, mask))
-        _, routings = jax.eval_shape(run, state.params, cut[0][0])
-        if router_losses is not None:
-            router_losses.check(model.spec(), routings)
-        loads = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(loads_of, routings))
-        zero = jnp.zeros(())
-        zeros = Sums(loss=zero, router_loss=zero, count=zero, loads=loads)
-        start = (jax.tree.map(jnp.zeros_like, state.params), zeros)
-        (grads, sums), _ = jax.lax.scan(add_micro_batch, start, cut)
-        count = jnp.maximum(sums.count, 1.0)
-        grads = jax.tree.map(lambda g: g / count, grads)
+        shape = (accumulate, -1, tokens.shape[1])
+        grads, sums = _accumulated(objective, state, (tokens.reshape(shape), mask.reshape(shape)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        count = jnp.maximum(sums.count, 1.0)
         metrics = {
             "loss": sums.loss / count,
             "gradient_norm": jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))),
@@ -149,3 +117,62 @@ def make_train_step(
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+@dataclass(frozen=True)
+class _Objective:
+    """What a micro-batch is differentiated through: its losses, each times the tokens it predicts."""
+
+    model: LanguageModel
+    z_loss: float
+    router_losses: RouterLosses | None
+
+    def __call__(
+        self,
+        params: Params,
+        tokens: Int[Array, "B S"],
+        mask: Bool[Array, "B S"],
+        loads: Loads,
+        key: jax.Array,
+    ) -> tuple[Float[Array, ""], Sums]:
+        """`loads` are those of the micro-batches before."""
+        logits, routings = self._run(params, tokens)
+        mean, count = language_model_loss(logits, tokens, mask, z_loss=self.z_loss)
+        extra = jnp.zeros(())
+        if self.router_losses is not None:
+            extra = self.router_losses.total(params, routings, loads, key)
+        sums = Sums(loss=mean * count, router_loss=extra * count, count=count, loads=loads_of(routings))
+        return (mean + extra) * count, sums
+
+    def nothing(self, params: Params, tokens: Int[Array, "B S"]) -> Sums:
+        """The sums before the first micro-batch."""
+        _, routings = jax.eval_shape(self._run, params, tokens)
+        if self.router_losses is not None:
+            self.router_losses.check(self.model.spec(), routings)
+        loads = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(loads_of, routings))
+        zero = jnp.zeros(())
+        return Sums(loss=zero, router_loss=zero, count=zero, loads=loads)
+
+    def _run(
+        self, params: Params, tokens: Int[Array, "B S"]
+    ) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
+        if self.router_losses is None:
+            return self.model.forward(params, tokens), {}
+        return self.model.forward_with_routing(params, tokens)  # type: ignore[attr-defined]
+
+
+def _accumulated(
+    objective: _Objective, state: TrainState, micro_batches: tuple[Int[Array, "A B S"], Bool[Array, "A B S"]]
+) -> tuple[Params, Sums]:
+    """The gradients per predicted token of all micro-batches together, and their sums."""
+    key = jax.random.fold_in(jax.random.key(0), state.step)
+
+    def add(carry, micro_batch):  # type: ignore[no-untyped-def]
+        loads = carry[1].loads
+        (_, sums), grads = jax.value_and_grad(objective, has_aux=True)(state.params, *micro_batch, loads, key)
+        return jax.tree.map(jnp.add, carry, (grads, sums)), None
+
+    nothing = objective.nothing(state.params, micro_batches[0][0])
+    start = (jax.tree.map(jnp.zeros_like, state.params), nothing)
+    (grads, sums), _ = jax.lax.scan(add, start, micro_batches)
+    return jax.tree.map(lambda g: g / jnp.maximum(sums.count, 1.0), grads), sums
