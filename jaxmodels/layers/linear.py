@@ -8,20 +8,21 @@ from jaxtyping import Array, Float
 
 # Below this many weights a product is over before a second thread has begun.
 _WORTH_SPLITTING = 2**16
+# Most pieces of a contraction, and the fewest rows of weights in one.
+_MOST_PIECES, _LEAST_ROWS = 8, 96
 
 
 def linear(x: Float[Array, "... D"], w: Float[Array, "D F"]) -> Float[Array, "... F"]:
     """``x @ w``.
 
     For a single token, which is a matrix-vector product and bound by reading `w`, XLA's CPU backend runs
-    one thread, and one thread does not saturate the memory. There the contraction is cut into two halves, a
-    batch that it runs on two threads: 20 instead of 14 GB/s for 768 x 1536 on two cores. Decided when the
+    one thread, and one thread does not saturate the memory. There the contraction is cut into pieces, a
+    batch that it runs on all threads: 35 instead of 27 GB/s for 1536 x 768 on two cores. Decided when the
     program is lowered; other backends get the plain product.
     """
-    d_in = w.shape[0]
-    if math.prod(x.shape[:-1]) != 1 or d_in % 2 or w.size < _WORTH_SPLITTING:
+    if math.prod(x.shape[:-1]) != 1 or w.size < _WORTH_SPLITTING:
         return x @ w
-    return lax.platform_dependent(x, w, cpu=_in_halves, default=jnp.matmul)
+    return lax.platform_dependent(x, w, cpu=vector_matrix, default=jnp.matmul)
 
 
 def scaled(x: Float[Array, "..."], factor: float) -> Float[Array, "..."]:
@@ -29,12 +30,18 @@ def scaled(x: Float[Array, "..."], factor: float) -> Float[Array, "..."]:
     return x if factor == 1.0 else x * jnp.asarray(factor, x.dtype)
 
 
-def _in_halves(x: Float[Array, "... D"], w: Float[Array, "D F"]) -> Float[Array, "... F"]:
+def vector_matrix(x: Float[Array, "... D"], w: Float[Array, "D F"]) -> Float[Array, "... F"]:
+    """``x @ w`` for a single vector x, by pieces of the contraction."""
     d_in, d_out = w.shape
-    halves = jnp.einsum(
+    pieces = _MOST_PIECES
+    while pieces > 1 and (d_in % pieces or d_in // pieces < _LEAST_ROWS):
+        pieces //= 2
+    if pieces == 1:
+        return x @ w
+    products = jnp.einsum(
         "kd,kdf->kf",
-        x.reshape(2, d_in // 2),
-        w.reshape(2, d_in // 2, d_out),
+        x.reshape(pieces, -1),
+        w.reshape(pieces, -1, d_out),
         preferred_element_type=jnp.float32,
     )
-    return halves.sum(0).astype(jnp.result_type(x, w)).reshape(*x.shape[:-1], d_out)
+    return products.sum(0).astype(jnp.result_type(x, w)).reshape(*x.shape[:-1], d_out)

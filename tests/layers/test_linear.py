@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers.linear import linear
+from jaxmodels.layers.linear import linear, vector_matrix
 
 
 @pytest.mark.parametrize("shape", [(256,), (1, 256), (1, 1, 256), (2, 256), (1, 3, 256)])
@@ -39,6 +39,13 @@ def test_only_single_tokens_on_cpu_are_split():
     assert batched_products(2, "cpu") == 0
     assert batched_products(1, "tpu") == 0
     assert batched_products(1, "cuda") == 0
+
+
+@pytest.mark.parametrize(("d_in", "pieces"), [(1536, 8), (640, 4), (200, 2), (190, 1), (257, 1)])
+def test_pieces_are_even_and_not_too_small(d_in, pieces):
+    text = jax.jit(vector_matrix).lower(jnp.ones((1, d_in)), jnp.ones((d_in, 400))).as_text()
+    assert (f"tensor<{pieces}x{d_in // pieces}x400xf32>" in text) == (pieces > 1)
+    assert ("batching_dims = [0] x [0]" in text) == (pieces > 1)
 
 
 def test_gradients_pass_through():
