@@ -3,17 +3,23 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-Carry = TypeVar("Carry")
+from jaxmodels.layers.linear import vector_matrix
 
-# The largest tile on CPU: larger ones waste more work on a group's last rows than they save in setting up.
-_LARGEST_TILE = 64
+Carry = TypeVar("Carry")
+Tree = TypeVar("Tree")
+
+# The longest tile: a multiple of it would no longer be faster per row.
+_LONGEST_TILE = 128
+# In how many lengths a tile comes. XLA packs a matrix anew for each product, so that a group's rows are worth
+# one product that fits them, and not several.
+_LENGTHS = 8
 # Up to this many rows each is multiplied by itself: one token's experts are different ones.
 _ROW_BY_ROW = 8
 
@@ -31,9 +37,9 @@ def grouped_matmul(
         w: one matrix per group.
         group_sizes: how many rows each group has. Rows beyond their sum belong to none and give 0.
 
-    XLA's CPU backend expands `lax.ragged_dot` to a product with every matrix. There a loop over the groups
-    that have rows takes each group's matrix once and multiplies the group's rows with it, tile by tile. Other
-    backends get `lax.ragged_dot`. Decided when the program is lowered.
+    XLA's CPU backend expands `lax.ragged_dot` to a product with every matrix. There `over_groups` takes each
+    group's matrix once and multiplies the group's rows with it. Other backends get `lax.ragged_dot`. Decided
+    when the program is lowered.
     """
     return lax.platform_dependent(x, w, group_sizes, cpu=_product, default=lax.ragged_dot)
 
@@ -50,40 +56,53 @@ def _backward(residuals: tuple[Array, Array, Array], g: Array) -> tuple[Array, A
 grouped_matmul.defvjp(_forward, _backward)
 
 
-def tile_sizes(rows: int, groups: int) -> tuple[int, int]:
-    """Rows per large and per small tile.
+def over_groups(
+    fn: Callable[[Tree, Float[Array, "t D"]], Float[Array, "t F"]],
+    groups: Tree,
+    x: Float[Array, "T D"],
+    group_sizes: Int[Array, "E"],
+) -> Float[Array, "T F"]:
+    """``fn(groups[e], rows of e)`` for every group e that has rows, in a loop; rows of no group give 0.
 
-    A large one holds the mean group. Small ones, a quarter as large, take what remains of a group where that
-    is less than half of a large tile.
+    `groups` is a tree of arrays ``[E, ...]``; `fn` gets the slices of one group, and rows of which the last
+    may be others' (their results are dropped). The form of `grouped_matmul` for CPUs.
     """
+    tiling = _tile(group_sizes, x.shape[0])
+    padded = tiling.pad(x)
+
+    def add(y: Array, tile: _Tile) -> Array:
+        def some(size: int, mine: Tree, rows: Array) -> Array:
+            return tiling.fill(fn(mine, rows[:size]))
+
+        rows = lax.dynamic_slice_in_dim(padded, tile.start, tiling.longest)
+        out = tiling.fitting(tile, some, _of_group(groups, tile.group), rows)
+        # What a tile writes beyond its rows, the next one overwrites.
+        return lax.dynamic_update_slice_in_dim(y, out.astype(y.dtype), tile.start, 0)
+
+    out = jax.eval_shape(lambda: fn(_of_group(groups, 0), x[:1]))
+    y = tiling.loop(add, jnp.zeros((padded.shape[0], *out.shape[1:]), out.dtype))[: x.shape[0]]
+    return jnp.where(jnp.arange(x.shape[0])[:, None] < group_sizes.sum(), y, 0)
+
+
+def tile_lengths(rows: int, groups: int) -> tuple[int, int]:
+    """The longest tile, and the step between the lengths that tiles have: twice the mean group fits one."""
     if rows <= _ROW_BY_ROW:
         return 1, 1
-    large = 4
-    while large < rows / groups and large < _LARGEST_TILE:
-        large *= 2
-    return large, large // 4
+    longest = _LENGTHS
+    while longest < 2 * rows / groups and longest < _LONGEST_TILE:
+        longest *= 2
+    return longest, longest // _LENGTHS
+
+
+def row_product(w: Float[Array, "D F"], x: Float[Array, "t D"]) -> Float[Array, "t F"]:
+    """``x @ w``, a single row as `linear` multiplies it on CPUs."""
+    return vector_matrix(x, w) if x.shape[0] == 1 else x @ w
 
 
 def _product(
     x: Float[Array, "T D"], w: Float[Array, "E D F"], group_sizes: Int[Array, "E"]
 ) -> Float[Array, "T F"]:
-    tiling = _tile(group_sizes, x.shape[0])
-    padded = tiling.pad(x)
-
-    def multiply_group(i: Array, y: Array) -> Array:
-        group = tiling.with_rows[i]
-        matrix = lax.dynamic_index_in_dim(w, group, 0, keepdims=False)
-
-        def multiply(y: Array, start: Array, tile: int) -> Array:
-            # What a tile writes beyond its group's end, the next group's tiles overwrite.
-            product = _tile_product(lax.dynamic_slice_in_dim(padded, start, tile), matrix)
-            return lax.dynamic_update_slice_in_dim(y, product.astype(y.dtype), start, 0)
-
-        return tiling.over_tiles(group, multiply, y)
-
-    y = jnp.zeros((padded.shape[0], w.shape[2]), jnp.result_type(x, w))
-    y = lax.fori_loop(0, tiling.count, multiply_group, y)[: x.shape[0]]
-    return jnp.where(jnp.arange(x.shape[0])[:, None] < group_sizes.sum(), y, 0)
+    return over_groups(row_product, w, x, group_sizes)
 
 
 def _gradients(
@@ -93,26 +112,23 @@ def _gradients(
     padded_x, padded_g = tiling.pad(x), tiling.pad(g)
     wide = jnp.promote_types(w.dtype, jnp.float32)
 
-    def add_group(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        group = tiling.with_rows[i]
-        matrix = lax.dynamic_index_in_dim(w, group, 0, keepdims=False)
-        end = tiling.starts[group] + group_sizes[group]
+    def add(carry: tuple[Array, Array], tile: _Tile) -> tuple[Array, Array]:
+        def some(size: int, matrix: Array, rows_x: Array, rows_g: Array) -> tuple[Array, Array]:
+            rows_x, rows_g = rows_x[:size], rows_g[:size]
+            dw = jnp.einsum("td,tf->df", rows_x, rows_g, preferred_element_type=wide)
+            return tiling.fill(rows_g @ matrix.T), dw
 
-        def add(carry: tuple[Array, Array], start: Array, tile: int) -> tuple[Array, Array]:
-            dx, dw = carry
-            inside = (start + jnp.arange(tile))[:, None] < end
-            tile_x = lax.dynamic_slice_in_dim(padded_x, start, tile)
-            tile_g = jnp.where(inside, lax.dynamic_slice_in_dim(padded_g, start, tile), 0)
-            dx = lax.dynamic_update_slice_in_dim(dx, (tile_g @ matrix.T).astype(dx.dtype), start, 0)
-            return dx, dw + jnp.einsum("td,tf->df", tile_x, tile_g, preferred_element_type=wide)
+        dx, dw = carry
+        rows_x, rows_g = (
+            lax.dynamic_slice_in_dim(a, tile.start, tiling.longest) for a in (padded_x, padded_g)
+        )
+        rows_g = jnp.where(jnp.arange(tiling.longest)[:, None] < tile.rows, rows_g, 0)
+        tile_dx, tile_dw = tiling.fitting(tile, some, _of_group(w, tile.group), rows_x, rows_g)
+        dx = lax.dynamic_update_slice_in_dim(dx, tile_dx.astype(dx.dtype), tile.start, 0)
+        return dx, dw.at[tile.group].add(tile_dw)
 
-        dx, dws = carry
-        dx, dw = tiling.over_tiles(group, add, (dx, jnp.zeros(w.shape[1:], wide)))
-        return dx, lax.dynamic_update_index_in_dim(dws, dw.astype(w.dtype), group, 0)
-
-    carry = (jnp.zeros(padded_x.shape, x.dtype), jnp.zeros(w.shape, w.dtype))
-    dx, dw = lax.fori_loop(0, tiling.count, add_group, carry)
-    return dx[: x.shape[0]], dw
+    dx, dw = tiling.loop(add, (jnp.zeros(padded_x.shape, x.dtype), jnp.zeros(w.shape, wide)))
+    return dx[: x.shape[0]], dw.astype(w.dtype)
 
 
 def _ragged_gradients(
@@ -122,57 +138,66 @@ def _ragged_gradients(
     return pullback(g)
 
 
+def _of_group(groups: Tree, group: Array | int) -> Tree:
+    return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, group, 0, keepdims=False), groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tile:
+    """Some rows of one group: whose, the first, how many."""
+
+    group: Int[Array, ""]
+    start: Int[Array, ""]
+    rows: Int[Array, ""]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Tiling:
-    """How the rows of each group are cut into tiles.
+    """How the rows of each group are cut into tiles of up to `longest` rows.
 
-    large, small: rows per tile. with_rows: the groups that have rows, in order, as its first `count` entries.
-    starts: each group's first row. large_tiles, small_tiles: how many of each a group takes, large ones
-    first.
+    step: tiles are computed in multiples of it. sizes, starts: each group's rows and its first. ends: how
+    many tiles there are up to and with each group.
     """
 
-    large: int
-    small: int
-    count: Int[Array, ""]
-    with_rows: Int[Array, "E"]
+    longest: int
+    step: int
+    sizes: Int[Array, "E"]
     starts: Int[Array, "E"]
-    large_tiles: Int[Array, "E"]
-    small_tiles: Int[Array, "E"]
+    ends: Int[Array, "E"]
 
-    def pad(self, rows: Float[Array, "T D"]) -> Float[Array, "T+large D"]:
+    def pad(self, rows: Float[Array, "T D"]) -> Float[Array, "T+longest D"]:
         """The rows with room for a tile that begins at the last of them."""
-        return jnp.pad(rows, ((0, self.large), (0, 0)))
+        return jnp.pad(rows, ((0, self.longest), (0, 0)))
 
-    def over_tiles(self, group: Array, body: Callable[[Carry, Array, int], Carry], carry: Carry) -> Carry:
-        """``body(carry, first row, size)`` over the tiles of one group, in the order of the rows."""
-        start, count = self.starts[group], self.large_tiles[group]
-        carry = lax.fori_loop(0, count, lambda i, c: body(c, start + i * self.large, self.large), carry)
-        start, count = start + count * self.large, self.small_tiles[group]
-        return lax.fori_loop(0, count, lambda i, c: body(c, start + i * self.small, self.small), carry)
+    def fill(self, rows: Float[Array, "t F"]) -> Float[Array, "longest F"]:
+        """A tile's results with zeros behind them."""
+        return jnp.pad(rows, ((0, self.longest - rows.shape[0]), (0, 0)))
+
+    def loop(self, body: Callable[[Carry, _Tile], Carry], carry: Carry) -> Carry:
+        """`body` over all tiles in the order of their rows."""
+        return lax.fori_loop(0, self.ends[-1], lambda i, c: body(c, self._tile(i)), carry)
+
+    def fitting(self, tile: _Tile, fn: Callable[..., Tree], *operands: Any) -> Tree:
+        """``fn(size, *operands)`` for the least size, known when compiled, that holds the tile's rows."""
+        sizes = range(self.step, self.longest + 1, self.step)
+        branches = [functools.partial(fn, size) for size in sizes]
+        return lax.switch((tile.rows - 1) // self.step, branches, *operands)
+
+    def _tile(self, index: Array) -> _Tile:
+        group = jnp.searchsorted(self.ends, index, side="right", method="compare_all")
+        before = self.ends[group] - -(-self.sizes[group] // self.longest)
+        skipped = (index - before) * self.longest
+        rows = jnp.minimum(self.sizes[group] - skipped, self.longest)
+        return _Tile(group=group, start=self.starts[group] + skipped, rows=rows)
 
 
 def _tile(sizes: Int[Array, "E"], rows: int) -> _Tiling:
     """The tiling of `rows` rows, of which ``sizes[e]`` belong to group e."""
-    large, small = tile_sizes(rows, sizes.shape[0])
-    large_tiles = (sizes + large // 2) // large
+    longest, step = tile_lengths(rows, sizes.shape[0])
     return _Tiling(
-        large=large,
-        small=small,
-        count=(sizes > 0).sum(),
-        with_rows=jnp.argsort(sizes == 0, stable=True),
+        longest=longest,
+        step=step,
+        sizes=sizes,
         starts=jnp.cumsum(sizes) - sizes,
-        large_tiles=large_tiles,
-        small_tiles=jnp.maximum(-(-(sizes - large_tiles * large) // small), 0),
+        ends=jnp.cumsum(-(-sizes // longest)),
     )
-
-
-def _tile_product(x: Float[Array, "t D"], w: Float[Array, "D F"]) -> Float[Array, "t F"]:
-    """``x @ w``; a single row in halves of the contraction: one thread cannot saturate the memory."""
-    d_in, d_out = w.shape
-    if x.shape[0] > 1 or d_in % 2:
-        return jnp.matmul(x, w)
-    halves = jnp.einsum(
-        "ktd,kdf->ktf", x.reshape(2, 1, d_in // 2), w.reshape(2, d_in // 2, d_out),
-        preferred_element_type=jnp.float32,
-    )  # fmt: skip
-    return halves.sum(0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers.grouped_matmul import grouped_matmul, tile_sizes
+from jaxmodels.layers.grouped_matmul import grouped_matmul, over_groups, tile_lengths
 
 # group sizes, D, F
 CASES = {
@@ -17,6 +17,8 @@ CASES = {
     "few rows of one group": ([0, 5, 2], 6, 4),
     "one group": ([11], 3, 5),
     "all empty": ([0, 0], 3, 2),
+    "longer than a tile": ([0, 70, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9], 3, 2),
+    "split rows": ([2, 1], 200, 400),
 }
 
 
@@ -95,5 +97,18 @@ def test_the_tile_loop_is_for_cpu_alone():
 
 
 def test_tiles_grow_with_the_groups():
-    sizes = [tile_sizes(rows, 32) for rows in (4, 32, 256, 2048, 10**6)]
-    assert sizes == [(1, 1), (4, 1), (8, 2), (64, 16), (64, 16)]
+    lengths = [tile_lengths(rows, 32) for rows in (4, 32, 256, 2048, 10**6)]
+    assert lengths == [(1, 1), (8, 1), (16, 2), (128, 16), (128, 16)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_any_function_of_a_group_and_its_rows(case):
+    x, w, sizes = draw(*CASES[case], spare=2)
+    shift = jnp.arange(1.0, 1 + len(sizes))
+    y = jax.jit(over_groups, static_argnums=0)(
+        lambda g, rows: rows @ g["w"] + g["b"], {"w": w, "b": shift}, x, sizes
+    )
+    used = int(sizes.sum())
+    shifts = np.repeat(np.asarray(shift), np.asarray(sizes))[:, None]
+    np.testing.assert_allclose(y[:used], by_group(x, w, sizes)[:used] + shifts, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(y[used:], 0)

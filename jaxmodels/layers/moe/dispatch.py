@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.moe.experts import Experts, Sorted, Stacked, expert_outputs
+from jaxmodels.layers.moe.experts import Experts, Stacked, expert_outputs, sorted_outputs
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.spec import Params
 
@@ -29,7 +29,7 @@ class Dispatch(Protocol):
 
 @dataclass(frozen=True)
 class Dropless:
-    """Every slot is computed: rows are sorted by expert and multiplied group by group (`grouped_matmul`)."""
+    """Every slot is computed: rows are sorted by expert and computed expert by expert (`sorted_outputs`)."""
 
     causal: ClassVar[bool] = True
 
@@ -45,7 +45,7 @@ class Dropless:
         filled = flat[order]
         sizes = (flat[:, None] == jnp.arange(experts.num_experts)).sum(0, dtype=jnp.int32)
         rows = x.reshape(-1, x.shape[-1])[order // slots]
-        y = expert_outputs(experts, params, rows, Sorted(filled, sizes))
+        y = sorted_outputs(experts, params, rows, filled, sizes)
         return _combine(y[jnp.minimum(inverse, len(order) - 1)], flat, experts, x, routing)
 
 

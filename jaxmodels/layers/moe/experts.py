@@ -1,14 +1,16 @@
 """Stacks of expert feed-forward layers, ``[E, in, out]`` per projection, and how rows find their expert's."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.grouped_matmul import grouped_matmul
+from jaxmodels.layers.grouped_matmul import grouped_matmul, over_groups, row_product
 from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 
@@ -34,6 +36,17 @@ class Sorted:
 
     def bias(self, b: Float[Array, "E F"]) -> Float[Array, "P F"]:
         return b.at[self.experts].get(mode="clip")
+
+
+@dataclass(frozen=True)
+class OfOne:
+    """Rows ``[t, D]`` of one expert, with its own parameters."""
+
+    def matmul(self, x: Float[Array, "t D"], w: Float[Array, "D F"]) -> Float[Array, "t F"]:
+        return row_product(w, x)
+
+    def bias(self, b: Float[Array, "F"]) -> Float[Array, "F"]:
+        return b
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,44 @@ def expert_outputs(
 ) -> Float[Array, "... D"]:
     """Each row through its expert."""
     return project(params, "down", experts.hidden(params, x, rows), rows)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def sorted_outputs(
+    experts: Experts,
+    params: Params,
+    x: Float[Array, "P D"],
+    row_experts: Int[Array, "P"],
+    sizes: Int[Array, "E"],
+) -> Float[Array, "P D"]:
+    """`expert_outputs` of `Sorted` rows; rows of no expert give 0 or a bias, and nobody reads them.
+
+    On CPU one loop takes each expert once, through all of its products. Where the result is differentiated,
+    and elsewhere, each projection is one `grouped_matmul`.
+    """
+
+    def one_by_one(params: Params, x: Array, row_experts: Array, sizes: Array) -> Array:
+        return over_groups(lambda mine, rows: expert_outputs(experts, mine, rows, OfOne()), params, x, sizes)
+
+    def together(params: Params, x: Array, row_experts: Array, sizes: Array) -> Array:
+        return expert_outputs(experts, params, x, Sorted(row_experts, sizes))
+
+    return lax.platform_dependent(params, x, row_experts, sizes, cpu=one_by_one, default=together)
+
+
+def _forward(
+    experts: Experts, params: Params, x: Array, row_experts: Array, sizes: Array
+) -> tuple[Array, Callable[[Array], tuple[Params, Array]]]:
+    return jax.vjp(lambda p, x: expert_outputs(experts, p, x, Sorted(row_experts, sizes)), params, x)
+
+
+def _backward(
+    experts: Experts, pullback: Callable[[Array], tuple[Params, Array]], g: Array
+) -> tuple[Params, Array, None, None]:
+    return *pullback(g), None, None
+
+
+sorted_outputs.defvjp(_forward, _backward)
 
 
 @dataclass(frozen=True, kw_only=True)
