@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.layers.window import Window, take_path
+from jaxmodels.layers.window import Window, accepted
 
 
 def causal_conv(
@@ -37,12 +37,14 @@ def conv_tail(extended: Float[Array, "B E F"], n: Int[Array, "B"], width: int) -
     return jax.vmap(lambda row, start: lax.dynamic_slice_in_dim(row, start, keep))(extended, n)
 
 
-def take_inputs(
-    extended: Float[Array, "B E F"], path: Int[Array, "B P"], width: int
-) -> Float[Array, "B ..."]:
-    """`extended` with the window's inputs along an accepted path in place of the window's."""
-    history, inputs = extended[:, : width - 1], extended[:, width - 1 :]
-    return jnp.concatenate([history, take_path(inputs, path)], axis=1)
+def accepted_tail(
+    extended: Float[Array, "B E F"], n: Int[Array, "B"] | None, path: Int[Array, "B P"] | None, width: int
+) -> Float[Array, "B W-1 F"]:
+    """The last ``width - 1`` inputs after the tokens that a commit of `n` and `path` accepts."""
+    inputs, n = accepted(extended[:, width - 1 :], n, path)
+    if path is not None:
+        extended = jnp.concatenate([extended[:, : width - 1], inputs], axis=1)
+    return conv_tail(extended, n, width)
 
 
 def window_conv(

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.conv import conv_tail, take_inputs, window_conv
+from jaxmodels.layers.conv import accepted_tail, conv_tail, window_conv
 from jaxmodels.layers.delta import delta_replay, delta_tree, delta_window
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import GatedRMSNorm
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
 from jaxmodels.layers.ssd_mixer import InverseSoftplusLogUniform
-from jaxmodels.layers.window import Window, peek, take_path
+from jaxmodels.layers.window import Window, accepted, peek
 
 
 @struct.dataclass
@@ -189,15 +189,10 @@ class GatedDeltaMixer:
     ) -> DeltaState:
         if n is None and path is None:
             return pending.settled
-        extended, k, update, log_decay = pending.extended, pending.k, pending.update, pending.log_decay
-        if path is not None:
-            k, update, log_decay = (take_path(a, path) for a in (k, update, log_decay))
-            extended = take_inputs(extended, path, self.conv_width)
-        if n is None:
-            n = jnp.full((k.shape[0],), k.shape[1], jnp.int32)
         before = pending.before
-        tail = conv_tail(extended, n, self.conv_width).astype(before.conv.dtype)
-        return DeltaState(memory=delta_replay(k, update, log_decay, before.memory, n), conv=tail)
+        tail = accepted_tail(pending.extended, n, path, self.conv_width).astype(before.conv.dtype)
+        inputs, n = accepted((pending.k, pending.update, pending.log_decay), n, path)
+        return DeltaState(memory=delta_replay(*inputs, before.memory, n), conv=tail)
 
     def _split(
         self, convolved: Float[Array, "B S F"]

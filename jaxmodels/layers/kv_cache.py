@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.attend import Allowed, KeyRange
-from jaxmodels.layers.window import Bidirectional, Causal, Window
+from jaxmodels.layers.window import Bidirectional, Causal, Window, accepted
 
 EMPTY = -1
 
@@ -102,11 +102,18 @@ def commit_window(
             for name, buffer in buffers.items()
         }
         state = state.replace(**moved)
-        taken = jnp.take_along_axis(positions, path, axis=1)
-        positions = jnp.pad(taken, ((0, 0), (0, size - path.shape[1])))
-        n = jnp.full(start.shape, path.shape[1], jnp.int32) if n is None else n
-    tags = jnp.where(jnp.arange(size) < jnp.asarray(n)[:, None], positions, EMPTY)
+    tags, _ = accepted_tags(positions, n, path)
     return state.replace(positions=write_slots(state.positions, tags, start, ring))
+
+
+def accepted_tags(
+    positions: Int[Array, "B S"], n: Int[Array, "B"] | None, path: Int[Array, "B P"] | None
+) -> tuple[Int[Array, "B S"], Int[Array, "B"]]:
+    """The tags of the window's slots once `n` tokens (of `path`, if given) are history, and that number."""
+    size = positions.shape[1]
+    positions, n = accepted(positions, n, path)
+    positions = jnp.pad(positions, ((0, 0), (0, size - positions.shape[1])))
+    return jnp.where(jnp.arange(size) < n[:, None], positions, EMPTY), n
 
 
 def window_tags(window: Window) -> Int[Array, "B S"]:

@@ -13,7 +13,7 @@ from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
 from jaxmodels.layers.ssd import ssd_replay, ssd_tree, ssd_window
-from jaxmodels.layers.window import Window, peek, take_path
+from jaxmodels.layers.window import Window, accepted, peek
 
 
 @struct.dataclass
@@ -144,12 +144,8 @@ class LightningMixer:
     ) -> LightningState:
         if n is None and path is None:
             return pending.settled
-        k, v, log_decay = pending.k, pending.v, pending.log_decay
-        if path is not None:
-            k, v, log_decay = (take_path(a, path) for a in (k, v, log_decay))
-        if n is None:
-            n = jnp.full((k.shape[0],), k.shape[1], jnp.int32)
-        return LightningState(ssd_replay(v, log_decay, k, pending.before.memory, n))
+        inputs, n = accepted((pending.v, pending.log_decay, pending.k), n, path)
+        return LightningState(ssd_replay(*inputs, pending.before.memory, n))
 
     def _to_heads(self, x: Float[Array, "B S D"], w: Float[Array, "D N H"]) -> Float[Array, "B S N H"]:
         return linear(x, w.reshape(self.d_model, -1)).reshape(*x.shape[:2], self.num_heads, self.head_dim)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.conv import conv_tail, take_inputs, window_conv
+from jaxmodels.layers.conv import accepted_tail, conv_tail, window_conv
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.linear_recurrence import keep_only
 from jaxmodels.layers.norm import Norm
@@ -21,7 +21,7 @@ from jaxmodels.layers.selective_scan import (
 )
 from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
 from jaxmodels.layers.ssd_mixer import InverseSoftplusLogUniform, LogArange
-from jaxmodels.layers.window import Window, peek, take_path
+from jaxmodels.layers.window import Window, accepted, peek
 
 
 @struct.dataclass
@@ -174,13 +174,9 @@ class MambaMixer:
     ) -> MambaState:
         if n is None and path is None:
             return pending.settled
-        extended, inputs, before = pending.extended, pending.inputs, pending.before
-        if path is not None:
-            inputs = jax.tree.map(lambda a: take_path(a, path), inputs)
-            extended = take_inputs(extended, path, self.conv_width)
-        if n is None:
-            n = jnp.full((inputs.u.shape[0],), inputs.u.shape[1], jnp.int32)
-        tail = conv_tail(extended, n, self.conv_width).astype(before.conv.dtype)
+        before = pending.before
+        tail = accepted_tail(pending.extended, n, path, self.conv_width).astype(before.conv.dtype)
+        inputs, n = accepted(pending.inputs, n, path)
         return MambaState(ssm=selective_replay(inputs, pending.rates, before.ssm, n), conv=tail)
 
     def hidden_attention(

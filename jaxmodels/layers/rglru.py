@@ -18,12 +18,12 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.layers.conv import conv_tail, take_inputs, window_conv
+from jaxmodels.layers.conv import accepted_tail, conv_tail, window_conv
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.linear_recurrence import keep_only, recur, recur_tree, replay
 from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
-from jaxmodels.layers.window import Window, peek, take_path
+from jaxmodels.layers.window import Window, accepted, peek
 
 # Griffin's constant c: how many times the gate can multiply the slowest decay.
 GATE_STRENGTH = 8.0
@@ -217,13 +217,9 @@ class RGLRUMixer:
     ) -> RGLRUState:
         if n is None and path is None:
             return pending.settled
-        extended, inputs, before = pending.extended, pending.inputs, pending.before
-        if path is not None:
-            inputs = jax.tree.map(lambda a: take_path(a, path), inputs)
-            extended = take_inputs(extended, path, self.conv_width)
-        if n is None:
-            n = jnp.full((inputs.u.shape[0],), inputs.u.shape[1], jnp.int32)
-        tail = conv_tail(extended, n, self.conv_width).astype(before.conv.dtype)
+        before = pending.before
+        tail = accepted_tail(pending.extended, n, path, self.conv_width).astype(before.conv.dtype)
+        inputs, n = accepted(pending.inputs, n, path)
         return RGLRUState(h=replay(inputs, before.h, n, _expand, CHUNK), conv=tail)
 
     def _gate(self, params: Params, name: str, x: Float[Array, "B S I"]) -> Float[Array, "B S I"]:

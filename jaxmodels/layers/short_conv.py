@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.conv import conv_tail, take_inputs, window_conv
+from jaxmodels.layers.conv import accepted_tail, conv_tail, window_conv
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 from jaxmodels.layers.window import Window, peek
@@ -104,10 +104,5 @@ class ShortConv:
     ) -> ShortConvState:
         if n is None and path is None:
             return pending.settled
-        extended, before = pending.extended, pending.before
-        if path is not None:
-            extended = take_inputs(extended, path, self.conv_width)
-        if n is None:
-            size = extended.shape[1] - (self.conv_width - 1)
-            n = jnp.full((extended.shape[0],), size, jnp.int32)
-        return ShortConvState(conv_tail(extended, n, self.conv_width).astype(before.conv.dtype))
+        tail = accepted_tail(pending.extended, n, path, self.conv_width)
+        return ShortConvState(tail.astype(pending.before.conv.dtype))

@@ -10,12 +10,12 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.conv import conv_tail, take_inputs, window_conv
+from jaxmodels.layers.conv import accepted_tail, conv_tail, window_conv
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import GatedRMSNorm
 from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
 from jaxmodels.layers.ssd import ssd_matrix, ssd_replay, ssd_tree, ssd_window
-from jaxmodels.layers.window import Window, peek, take_path
+from jaxmodels.layers.window import Window, accepted, peek
 
 
 @struct.dataclass
@@ -193,15 +193,10 @@ class SSDMixer:
     ) -> SSDState:
         if n is None and path is None:
             return pending.settled
-        extended, u, log_decay, b = pending.extended, pending.u, pending.log_decay, pending.b
-        if path is not None:
-            u, log_decay, b = (take_path(a, path) for a in (u, log_decay, b))
-            extended = take_inputs(extended, path, self.conv_width)
-        if n is None:
-            n = jnp.full((u.shape[0],), u.shape[1], jnp.int32)
         before = pending.before
-        tail = conv_tail(extended, n, self.conv_width).astype(before.conv.dtype)
-        return SSDState(ssm=ssd_replay(u, log_decay, b, before.ssm, n), conv=tail)
+        tail = accepted_tail(pending.extended, n, path, self.conv_width).astype(before.conv.dtype)
+        inputs, n = accepted((pending.u, pending.log_decay, pending.b), n, path)
+        return SSDState(ssm=ssd_replay(*inputs, before.ssm, n), conv=tail)
 
     def hidden_attention(
         self, params: Params, x: Float[Array, "B S D"], window: Window

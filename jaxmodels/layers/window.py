@@ -1,7 +1,7 @@
 """What every layer is told about the window of tokens it is shown, and the two verbs it answers with."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.rope import Rope, Rotations
 from jaxmodels.layers.spec import Params, ParamTree
+
+Inputs = TypeVar("Inputs")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,22 @@ def check_mask(mask: Mask, size: int, batch: int | None = None) -> None:
 def take_path(a: Float[Array, "B S ..."], path: Int[Array, "B P"]) -> Float[Array, "B P ..."]:
     """What a window holds for the tokens along an accepted path."""
     return jnp.take_along_axis(a, path.reshape(*path.shape, *(1,) * (a.ndim - 2)), axis=1)
+
+
+def accepted(
+    inputs: Inputs, n: Int[Array, "B"] | None, path: Int[Array, "B P"] | None
+) -> tuple[Inputs, Int[Array, "B"]]:
+    """The window's inputs in the order in which `commit` takes them, and how many of them count.
+
+    `inputs` is a tree of arrays [B, S, ...]. With `path`, entry i becomes that of token ``path[:, i]``;
+    without `n`, all entries count.
+    """
+    if path is not None:
+        inputs = jax.tree.map(lambda a: take_path(a, path), inputs)
+    if n is None:
+        batch, size = jax.tree.leaves(inputs)[0].shape[:2]
+        n = jnp.full((batch,), size, jnp.int32)
+    return inputs, n
 
 
 class Mixer(Protocol):

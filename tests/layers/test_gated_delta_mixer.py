@@ -1,33 +1,14 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from model_helpers import D_MODEL, delta, quick_jit, random_params
+from model_helpers import delta, random_params
+from recurrent_mixers import DELTA, draw, forward
 from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearConfig, KimiLinearDeltaAttention
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextConfig, Qwen3NextGatedDeltaNet
 
-from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
-from jaxmodels.layers.norm import GatedRMSNorm
 from jaxmodels.layers.spec import abstract_params, count_params, init_params, walk
-from jaxmodels.layers.window import fresh_window
-from jaxmodels.layers.window import peek as peek_window
-
-
-def kimi(**changes):
-    norm = GatedRMSNorm(dim=6, eps=1e-5, order="norm_then_gate", activation="sigmoid", axis=None)
-    return delta(num_key_heads=4, key_dim=6, decay_rank=6, gate_rank=6, norm=norm, **changes)
-
-
-VARIANTS = {
-    "qwen3_next": delta(),
-    "qwen3_next_one_key_head": delta(num_key_heads=1, conv_width=2, key_dim=9, chunk_size=8),
-    "qwen3_next_ratio_1": delta(num_key_heads=4, chunk_size=24),
-    "kimi_linear": kimi(chunk_size=16),
-    "kimi_linear_small_chunks": kimi(conv_width=3, chunk_size=3),
-}
 
 
 def qwen3_next_module(mixer, p):
@@ -92,26 +73,9 @@ def reference(name, mixer, params):
     return module.eval()
 
 
-def draw(batch, size, seed=0):
-    return np.random.default_rng(seed).standard_normal((batch, size, D_MODEL)).astype(np.float32)
-
-
-@functools.partial(quick_jit, static_argnums=0)
-def forward(mixer, params, x):
-    return mixer.forward(params, x, fresh_window(jnp.zeros(x.shape[:2], jnp.int32)))
-
-
-@functools.partial(quick_jit, static_argnums=0)
-def peek(mixer, params, x, state, valid=None):
-    return peek_window(mixer, params, x, state, fresh_window(jnp.zeros(x.shape[:2], jnp.int32), valid))
-
-
-commit = quick_jit(GatedDeltaMixer.commit, static_argnums=0)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", DELTA)
 def test_against_transformers(name):
-    mixer = VARIANTS[name]
+    mixer = DELTA[name]
     params, x = random_params(mixer.spec()), draw(2, 19)
     with torch.no_grad():
         expected = reference(name, mixer, params)(torch.tensor(x)).numpy()
@@ -119,59 +83,9 @@ def test_against_transformers(name):
 
 
 @pytest.mark.parametrize("name", ["qwen3_next", "kimi_linear"])
-def test_windows_and_single_tokens_continue_each_other(name):
-    mixer = VARIANTS[name]
-    params, x = random_params(mixer.spec()), draw(2, 13)
-    whole = forward(mixer, params, x)
-    state = mixer.init_state(2, 99, jnp.float32)
-    for start, stop in ((0, 5), (5, 6), (6, 7), (7, 13)):
-        y, pending = peek(mixer, params, x[:, start:stop], state)
-        np.testing.assert_allclose(y, whole[:, start:stop], rtol=1e-4, atol=1e-5)
-        state = commit(mixer, pending)
-
-
-@pytest.mark.parametrize("name", ["qwen3_next", "kimi_linear"])
-def test_committing_n_tokens_is_having_seen_only_those(name):
-    mixer = VARIANTS[name]
-    params = random_params(mixer.spec())
-    _, pending = peek(mixer, params, draw(6, 5, seed=1), mixer.init_state(6, 99, jnp.float32))
-    state, x, n = commit(mixer, pending), draw(6, 5), jnp.arange(6)
-    _, pending = peek(mixer, params, x, state)
-    by_count = commit(mixer, pending, n)
-    by_valid = commit(mixer, peek(mixer, params, x, state, n)[1])
-    # The steps of one token at a time, in all rows; row r is compared after r of them.
-    for count in range(6):
-        for ours in (by_count, by_valid):
-            for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(state), strict=True):
-                np.testing.assert_allclose(a[count], b[count], rtol=1e-4, atol=1e-6)
-        if count == 0:
-            np.testing.assert_array_equal(by_count.memory[0], state.memory[0])
-        if count < 5:
-            state = commit(mixer, peek(mixer, params, x[:, count : count + 1], state)[1])
-
-
-@pytest.mark.parametrize("name", ["qwen3_next", "kimi_linear"])
-@pytest.mark.parametrize(
-    ("params_dtype", "state_dtype"),
-    [("float32", "bfloat16"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")],
-)
-def test_the_state_keeps_its_types(name, params_dtype, state_dtype):
-    mixer = VARIANTS[name]
-    params = abstract_params(mixer.spec(), params_dtype)
-    state = jax.eval_shape(lambda: mixer.init_state(2, 99, state_dtype))
-    n, path = jax.ShapeDtypeStruct((2,), jnp.int32), jax.ShapeDtypeStruct((2, 3), jnp.int32)
-    for size in (1, 4):
-        x = jax.ShapeDtypeStruct((2, size, D_MODEL), params_dtype)
-        y, pending = jax.eval_shape(functools.partial(peek.__wrapped__, mixer), params, x, state)
-        assert y.dtype == params_dtype
-        for arguments in ((), (n,), (n, path)):
-            assert jax.eval_shape(mixer.commit, pending, *arguments) == state
-
-
-@pytest.mark.parametrize("name", ["qwen3_next", "kimi_linear"])
 def test_bfloat16_stays_close_to_transformers(name):
     """Decays and states stay in float32 in both, projections do not."""
-    mixer = VARIANTS[name]
+    mixer = DELTA[name]
     params, x = random_params(mixer.spec()), draw(1, 12)
     module = reference(name, mixer, params).to(torch.bfloat16)
     with torch.no_grad():
@@ -203,7 +117,7 @@ def test_initial_decays():
     [("qwen3_next", 4 + 4 + 6), ("kimi_linear", 4 + 24 + 6)],
 )
 def test_a_token_costs_its_weights_and_its_state(name, not_multiplied):
-    mixer = VARIANTS[name]
+    mixer = DELTA[name]
     weights = 2 * (count_params(mixer.spec()) - not_multiplied)
     assert mixer.flops_per_token(0) == weights
     state = mixer.num_heads * mixer.key_dim * mixer.head_dim

@@ -1,30 +1,13 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from model_helpers import D_MODEL, mamba, quick_jit, random_params
+from model_helpers import D_MODEL, mamba, random_params
+from recurrent_mixers import MAMBA, draw, forward
 
-from jaxmodels.layers.mamba_mixer import MambaMixer
-from jaxmodels.layers.norm import RMSNorm, WeightlessRMSNorm
+from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.spec import abstract_params, count_params, init_params, walk
-from jaxmodels.layers.window import fresh_window
-from jaxmodels.layers.window import peek as peek_window
-
-LEARNED = {
-    "dt_norm": RMSNorm(dim=3, eps=1e-3, axis=None),
-    "b_norm": RMSNorm(dim=5, eps=1e-3, axis=None),
-    "c_norm": RMSNorm(dim=5, eps=1e-3, axis=None),
-}
-# Each variant is one of the published mixers.
-VARIANTS = {
-    "mamba": mamba(),
-    "mamba_biases": mamba(projection_bias=True, conv_bias=False, conv_width=3),
-    "falcon_mamba": mamba(**dict.fromkeys(LEARNED, WeightlessRMSNorm(eps=1e-2))),
-    "jamba": mamba(projection_bias=True, conv_width=2, **LEARNED),
-}
 
 
 def reference(name, mixer):
@@ -82,27 +65,9 @@ def fill(module, params):
     return module.eval()
 
 
-def draw(batch, size, seed=0):
-    return np.random.default_rng(seed).standard_normal((batch, size, D_MODEL)).astype(np.float32)
-
-
-@functools.partial(quick_jit, static_argnums=0)
-def forward(mixer, params, x):
-    return mixer.forward(params, x, fresh_window(jnp.zeros(x.shape[:2], jnp.int32)))
-
-
-@functools.partial(quick_jit, static_argnums=0)
-def peek(mixer, params, x, state, valid=None):
-    window = fresh_window(jnp.zeros(x.shape[:2], jnp.int32), valid)
-    return peek_window(mixer, params, x, state, window)
-
-
-commit = quick_jit(MambaMixer.commit, static_argnums=0)
-
-
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=MAMBA)
 def case(request):
-    mixer = VARIANTS[request.param]
+    mixer = MAMBA[request.param]
     return request.param, mixer, random_params(mixer.spec())
 
 
@@ -114,56 +79,9 @@ def test_against_transformers(case):
     np.testing.assert_allclose(forward(mixer, params, x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_windows_and_single_tokens_continue_each_other(case):
-    _, mixer, params = case
-    x = draw(2, 8)
-    whole = forward(mixer, params, x)
-    state = mixer.init_state(2, 99, jnp.float32)
-    for start, stop in ((0, 5), (5, 6), (6, 7), (7, 8)):
-        y, pending = peek(mixer, params, x[:, start:stop], state)
-        np.testing.assert_allclose(y, whole[:, start:stop], rtol=1e-4, atol=1e-5)
-        state = commit(mixer, pending)
-
-
-def test_committing_n_tokens_is_having_seen_only_those():
-    mixer = VARIANTS["jamba"]
-    params = random_params(mixer.spec())
-    _, pending = peek(mixer, params, draw(6, 3, seed=1), mixer.init_state(6, 99, jnp.float32))
-    state, x, n = commit(mixer, pending), draw(6, 5), jnp.arange(6)
-    _, pending = peek(mixer, params, x, state)
-    by_count = commit(mixer, pending, n)
-    by_valid = commit(mixer, peek(mixer, params, x, state, n)[1])
-    # The steps of one token at a time, in all rows; row r is compared after r of them.
-    for count in range(6):
-        for ours in (by_count, by_valid):
-            for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(state), strict=True):
-                np.testing.assert_allclose(a[count], b[count], rtol=1e-4, atol=1e-6)
-                if count == 0:
-                    np.testing.assert_array_equal(a[0], b[0])
-        if count < 5:
-            state = commit(mixer, peek(mixer, params, x[:, count : count + 1], state)[1])
-
-
-@pytest.mark.parametrize(
-    ("params_dtype", "state_dtype"),
-    [("float32", "bfloat16"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")],
-)
-def test_the_state_keeps_its_types(params_dtype, state_dtype):
-    mixer = VARIANTS["jamba"]
-    params = abstract_params(mixer.spec(), params_dtype)
-    state = jax.eval_shape(lambda: mixer.init_state(2, 99, state_dtype))
-    n, path = jax.ShapeDtypeStruct((2,), jnp.int32), jax.ShapeDtypeStruct((2, 3), jnp.int32)
-    for size in (1, 4):
-        x = jax.ShapeDtypeStruct((2, size, D_MODEL), params_dtype)
-        y, pending = jax.eval_shape(functools.partial(peek.__wrapped__, mixer), params, x, state)
-        assert y.dtype == params_dtype
-        for arguments in ((), (n,), (n, path)):
-            assert jax.eval_shape(mixer.commit, pending, *arguments) == state
-
-
 def test_bfloat16_stays_close_to_transformers():
     """Decays and states stay in float32 in both, projections do not."""
-    mixer = VARIANTS["falcon_mamba"]
+    mixer = MAMBA["falcon_mamba"]
     params, x = random_params(mixer.spec()), draw(1, 12)
     module = fill(reference("falcon_mamba", mixer), params).to(torch.bfloat16)
     with torch.no_grad():

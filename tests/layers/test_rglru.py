@@ -6,17 +6,12 @@ import numpy as np
 import pytest
 import torch
 from model_helpers import D_MODEL, quick_jit, random_params, rglru
+from recurrent_mixers import RGLRU, draw
 
-from jaxmodels.layers.rglru import MAX_SQRT_SLOPE, RGLRUMixer, bounded_sqrt, rglru_inputs
+from jaxmodels.layers.rglru import MAX_SQRT_SLOPE, bounded_sqrt, rglru_inputs
 from jaxmodels.layers.spec import abstract_params, count_params, init_params, walk
 from jaxmodels.layers.window import Window
-from jaxmodels.layers.window import peek as peek_window
 
-VARIANTS = {
-    "four_blocks": rglru(),
-    "wide_one_block": rglru(d_inner=28, num_blocks=1, conv_width=4),
-    "channel_blocks_silu": rglru(d_inner=12, num_blocks=12, conv_width=2, activation="silu"),
-}
 NAMES = {
     "w_x": "linear_x.weight", "b_x": "linear_x.bias", "w_y": "linear_y.weight", "b_y": "linear_y.bias",
     "conv_w": "conv_1d.weight", "conv_b": "conv_1d.bias", "rate": "rg_lru.recurrent_param",
@@ -53,13 +48,9 @@ def reference(mixer, params):
     return module.eval()
 
 
-def draw(batch, size, seed=0):
-    return np.random.default_rng(seed).standard_normal((batch, size, D_MODEL)).astype(np.float32)
-
-
-def window_at(positions, valid=None):
+def window_at(positions):
     positions = jnp.asarray(positions)
-    valid = jnp.full(positions.shape[:1], positions.shape[1]) if valid is None else valid
+    valid = jnp.full(positions.shape[:1], positions.shape[1])
     return Window(start=positions[:, 0], positions=positions, valid=valid)
 
 
@@ -68,17 +59,9 @@ def forward(mixer, params, x, positions):
     return mixer.forward(params, x, window_at(positions))
 
 
-@functools.partial(quick_jit, static_argnums=0)
-def peek(mixer, params, x, state, positions, valid=None):
-    return peek_window(mixer, params, x, state, window_at(positions, valid))
-
-
-commit = quick_jit(RGLRUMixer.commit, static_argnums=0)
-
-
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=RGLRU)
 def case(request):
-    mixer = VARIANTS[request.param]
+    mixer = RGLRU[request.param]
     return mixer, random_params(mixer.spec())
 
 
@@ -102,33 +85,6 @@ def test_against_transformers(case):
     assert np.abs(ours[1] - forward(mixer, params, x, positions[[0, 0]])[1]).max() > 1e-2
 
 
-def test_windows_and_single_tokens_continue_each_other(case):
-    mixer, params = case
-    x, positions = draw(2, 8), np.tile(np.arange(8), (2, 1))
-    whole = forward(mixer, params, x, positions)
-    state = mixer.init_state(2, 99, jnp.float32)
-    for start, stop in ((0, 1), (1, 6), (6, 7), (7, 8)):
-        y, pending = peek(mixer, params, x[:, start:stop], state, positions[:, start:stop])
-        np.testing.assert_allclose(y, whole[:, start:stop], rtol=1e-4, atol=1e-5)
-        state = commit(mixer, pending)
-
-
-def test_committing_n_tokens_is_having_seen_only_those():
-    """From an empty history, so that the first token starts the sequence."""
-    mixer = VARIANTS["four_blocks"]
-    params, state = random_params(mixer.spec()), mixer.init_state(6, 99, jnp.float32)
-    x, positions, n = draw(6, 5), np.tile(np.arange(5), (6, 1)), jnp.arange(6)
-    by_count = commit(mixer, peek(mixer, params, x, state, positions)[1], n)
-    by_valid = commit(mixer, peek(mixer, params, x, state, positions, n)[1])
-    for count in range(6):
-        for ours in (by_count, by_valid):
-            for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(state), strict=True):
-                np.testing.assert_allclose(a[count], b[count], rtol=1e-4, atol=1e-6)
-        if count < 5:
-            at = slice(count, count + 1)
-            state = commit(mixer, peek(mixer, params, x[:, at], state, positions[:, at])[1])
-
-
 def test_decays_near_one_keep_their_digits():
     """Where 1 - a^2 is formed by subtraction in float32, a decay of 1 - 2e-6 loses most of its digits."""
     gate = np.array([[[1e-3, 0.5]]], np.float32)
@@ -146,30 +102,12 @@ def test_the_slope_of_the_square_root_is_bounded():
 
 
 def test_gradients_are_finite_where_a_sequence_starts():
-    mixer = VARIANTS["four_blocks"]
+    mixer = RGLRU["four_blocks"]
     params, x = random_params(mixer.spec()), draw(1, 6)
     params["rate"] = jnp.full_like(params["rate"], -200.0)  # decays of exactly 1
     positions = np.array([[0, 1, 2, 0, 1, 2]])
     gradients = quick_jit(jax.grad(lambda p: (mixer.forward(p, x, window_at(positions)) ** 2).sum()))(params)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
-
-
-@pytest.mark.parametrize(
-    ("params_dtype", "state_dtype"),
-    [("float32", "bfloat16"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")],
-)
-def test_the_state_keeps_its_types(params_dtype, state_dtype):
-    mixer = VARIANTS["four_blocks"]
-    params = abstract_params(mixer.spec(), params_dtype)
-    state = jax.eval_shape(lambda: mixer.init_state(2, 99, state_dtype))
-    n, path = jax.ShapeDtypeStruct((2,), jnp.int32), jax.ShapeDtypeStruct((2, 3), jnp.int32)
-    for size in (1, 4):
-        x = jax.ShapeDtypeStruct((2, size, D_MODEL), params_dtype)
-        positions = jax.ShapeDtypeStruct((2, size), jnp.int32)
-        y, pending = jax.eval_shape(functools.partial(peek.__wrapped__, mixer), params, x, state, positions)
-        assert y.dtype == params_dtype
-        for arguments in ((), (n,), (n, path)):
-            assert jax.eval_shape(mixer.commit, pending, *arguments) == state
 
 
 def test_initial_decays_are_those_of_the_paper():

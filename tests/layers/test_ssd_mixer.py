@@ -1,33 +1,17 @@
 import dataclasses
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import D_MODEL, quick_jit, random_params, ssd
+from model_helpers import quick_jit, random_params, ssd
+from recurrent_mixers import SSD, draw, forward, window_after
 
 from jaxmodels.layers.norm import GatedRMSNorm
 from jaxmodels.layers.spec import abstract_params, init_params, walk
-from jaxmodels.layers.ssd_mixer import SSDMixer
-from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, Window, fresh_window
+from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, fresh_window
 from jaxmodels.layers.window import peek as peek_window
-
-VARIANTS = {
-    "one_group": ssd(num_groups=1, norm=GatedRMSNorm(dim=32)),
-    "two_groups_all_biases": ssd(projection_bias=True, conv_width=3),
-    "eight_groups_limits": ssd(
-        num_groups=8, dt_limit=(0.1, 0.9), conv_bias=False, norm=GatedRMSNorm(dim=32, num_groups=8)
-    ),
-    "norm_first": ssd(norm=GatedRMSNorm(dim=32, num_groups=2, order="norm_then_gate"), conv_width=2),
-    "scaled_inputs": ssd(input_scales=(0.5, 1.5, 0.8, 1.2, 0.9), projection_bias=True),
-    "no_norm": ssd(norm=None, head_dim=2, dt_limit=(0.0, 0.5)),
-}
-
-
-def draw(batch, size, seed=0):
-    return np.random.default_rng(seed).standard_normal((batch, size, D_MODEL)).astype(np.float32)
 
 
 def silu(x):
@@ -74,31 +58,9 @@ def normalise(mixer, p, y, z):
     return y if first else y * silu(z)
 
 
-def window_after(start, size, valid=None, **kwargs):
-    start = jnp.asarray(start, jnp.int32)
-    valid = jnp.full(start.shape, size) if valid is None else jnp.asarray(valid)
-    return Window(start=start, positions=start[:, None] + jnp.arange(size), valid=valid, **kwargs)
-
-
-@functools.partial(quick_jit, static_argnums=0)
-def forward(mixer, params, x):
-    return mixer.forward(params, x, fresh_window(jnp.zeros(x.shape[:2], jnp.int32)))
-
-
-@functools.partial(quick_jit, static_argnums=0)
-def peek(mixer, params, x, state, valid=None, mask=None):
-    window = window_after(
-        jnp.zeros(x.shape[0]), x.shape[1], valid, **({} if mask is None else {"mask": mask})
-    )
-    return peek_window(mixer, params, x, state, window)
-
-
-commit = quick_jit(SSDMixer.commit, static_argnums=0)
-
-
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=SSD)
 def case(request):
-    mixer = VARIANTS[request.param]
+    mixer = SSD[request.param]
     return mixer, random_params(mixer.spec())
 
 
@@ -108,78 +70,6 @@ def test_against_the_definition(case):
     ours = forward(mixer, params, x)
     for row in range(2):
         np.testing.assert_allclose(ours[row], by_hand(mixer, params, x[row]), rtol=1e-4, atol=1e-5)
-
-
-def test_windows_continue_each_other(case):
-    mixer, params = case
-    x = draw(2, 11)
-    whole = forward(mixer, params, x)
-    state = mixer.init_state(2, 99, jnp.float32)
-    for start, stop in ((0, 5), (5, 6), (6, 11)):
-        y, pending = peek(mixer, params, x[:, start:stop], state)
-        np.testing.assert_allclose(y, whole[:, start:stop], rtol=1e-4, atol=1e-5)
-        state = commit(mixer, pending)
-
-
-@pytest.fixture(scope="module")
-def settled():
-    """A mixer, its parameters and a history of three tokens in each of six rows, the same in all."""
-    mixer = VARIANTS["two_groups_all_biases"]
-    params = random_params(mixer.spec())
-    history = jnp.tile(draw(1, 3, seed=1), (6, 1, 1))
-    _, pending = peek(mixer, params, history, mixer.init_state(6, 99, jnp.float32))
-    return mixer, params, commit(mixer, pending)
-
-
-def test_committing_n_tokens_is_having_seen_only_those(settled):
-    mixer, params, state = settled
-    x = jnp.tile(draw(1, 5, seed=2), (6, 1, 1))
-    _, pending = peek(mixer, params, x, state)
-    n = jnp.arange(6)
-    _, by_valid = peek(mixer, params, x, state, n)
-    following = jnp.tile(draw(1, 1, seed=3), (6, 1, 1))
-    ours, _ = peek(mixer, params, following, commit(mixer, pending, n))
-    also, _ = peek(mixer, params, following, commit(mixer, by_valid))
-    for count in range(6):
-        expected, _ = peek(mixer, params, following, state)
-        np.testing.assert_allclose(ours[count], expected[count], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(also[count], expected[count], rtol=1e-4, atol=1e-5)
-        if count < 5:
-            state = commit(mixer, peek(mixer, params, x[:, count : count + 1], state)[1])
-
-
-def test_committing_nothing_gives_the_state_back_bit_for_bit(settled):
-    mixer, params, state = settled
-    _, pending = peek(mixer, params, draw(6, 5), state)
-    for before, after in zip(
-        jax.tree.leaves(state), jax.tree.leaves(commit(mixer, pending, jnp.zeros(6, jnp.int32))), strict=True
-    ):
-        np.testing.assert_array_equal(before, after)
-
-
-def test_a_tree_and_the_path_taken_through_it(settled):
-    mixer, params, state = settled
-    parents = [-1, 0, 0, 1, -1, 3]
-    paths = [[0], [0, 1], [0, 2], [0, 1, 3], [4], [0, 1, 3, 5]]
-    mask = jnp.asarray([[j in path for j in range(6)] for path in paths])
-    assert [path[-2] if len(path) > 1 else -1 for path in paths] == parents
-    x = jnp.tile(draw(1, 6, seed=2), (6, 1, 1))
-    y, pending = peek(mixer, params, x, state, None, mask)
-    # Row r takes the path to token r; shorter ones are padded with any token.
-    path = jnp.asarray([p + [5] * (4 - len(p)) for p in paths])
-    n = jnp.asarray([len(p) for p in paths])
-    following = jnp.tile(draw(1, 1, seed=3), (6, 1, 1))
-    after, _ = peek(mixer, params, following, commit(mixer, pending, n, path))
-    longest, _ = peek(mixer, params, following, commit(mixer, pending, None, path))
-    for row, tokens in enumerate(paths):
-        one = state
-        for token in tokens:
-            expected, step = peek(mixer, params, x[:, token : token + 1], one)
-            one = commit(mixer, step)
-        np.testing.assert_allclose(y[row, tokens[-1]], expected[row, 0], rtol=1e-4, atol=1e-5)
-        expected, _ = peek(mixer, params, following, one)
-        np.testing.assert_allclose(after[row], expected[row], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(longest[5], after[5], rtol=1e-6)
 
 
 def test_a_bidirectional_window_runs_in_order():
@@ -195,28 +85,9 @@ def test_a_bidirectional_window_runs_in_order():
     assert str(program(BIDIRECTIONAL)) == str(program(CAUSAL))
 
 
-@pytest.mark.parametrize(
-    ("params_dtype", "state_dtype"),
-    [("float32", "bfloat16"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")],
-)
-def test_the_state_keeps_its_types(params_dtype, state_dtype):
-    """A loop carries the state: its types must not follow those of a window."""
-    mixer = VARIANTS["one_group"]
-    params = abstract_params(mixer.spec(), params_dtype)
-    state = jax.eval_shape(lambda: mixer.init_state(2, 99, state_dtype))
-    n, path = jax.ShapeDtypeStruct((2,), jnp.int32), jax.ShapeDtypeStruct((2, 3), jnp.int32)
-    for size in (1, 4):
-        x = jax.ShapeDtypeStruct((2, size, D_MODEL), params_dtype)
-        y, pending = jax.eval_shape(functools.partial(peek.__wrapped__, mixer), params, x, state)
-        assert y.dtype == params_dtype
-        for arguments in ((), (n,), (n, path)):
-            after = jax.eval_shape(mixer.commit, pending, *arguments)
-            assert after == state
-
-
 @pytest.mark.parametrize("name", ["two_groups_all_biases", "eight_groups_limits"])
 def test_gradients_are_finite_and_reach_every_parameter(name):
-    mixer = VARIANTS[name]
+    mixer = SSD[name]
     params = random_params(mixer.spec())
     x = draw(1, 6)
 

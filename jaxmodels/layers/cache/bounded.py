@@ -17,7 +17,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers import attend as attend_module
 from jaxmodels.layers.cache.policy import Heads, Projections, grouped, ungrouped
-from jaxmodels.layers.kv_cache import EMPTY, allowed_by_position, read_slots, window_tags, write_slots
+from jaxmodels.layers.kv_cache import (
+    EMPTY,
+    accepted_tags,
+    allowed_by_position,
+    read_slots,
+    window_tags,
+    write_slots,
+)
 from jaxmodels.layers.window import Window
 
 State = TypeVar("State")
@@ -87,11 +94,7 @@ def settle(
             for buffer, window in ((a, read_slots(a, state.used, size)) for a in (state.k, state.v))
         )
         state = replace(state, k=k, v=v)
-        taken = jnp.take_along_axis(positions, path, axis=1)
-        positions = jnp.pad(taken, ((0, 0), (0, size - path.shape[1])))
-        n = jnp.full(state.used.shape, path.shape[1], jnp.int32) if n is None else n
-    n = jnp.asarray(n)
-    tags = jnp.where(jnp.arange(size) < n[:, None], positions, EMPTY)
+    tags, n = accepted_tags(positions, n, path)
     return replace(state, positions=_write_tags(state.positions, tags, state.used), used=state.used + n)
 
 
