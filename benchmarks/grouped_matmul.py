@@ -30,6 +30,7 @@ from benchmarks.common import (
 from jaxmodels.layers.grouped_matmul import grouped_matmul
 
 TOKENS = (1, 8, 64, 512)
+LAYERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +72,28 @@ def check(case: Case, w: jax.Array) -> None:
         start += size
 
 
-def clocks(cases: dict[int, Case], w: jax.Array, with_ragged: bool) -> dict[str, Callable[[], float]]:
-    """For `in_turns`: every case, and the same rows with one matrix, compiled and warm."""
-    grouped, plain = jax.jit(grouped_matmul), jax.jit(jnp.matmul)
+def clocks(
+    cases: dict[int, Case], stacks: list[jax.Array], with_ragged: bool
+) -> dict[str, Callable[[], float]]:
+    """For `in_turns`: seconds per product of every case, and of the same rows with one matrix.
+
+    One call multiplies with each of `stacks` in turn, as a model's layers do: no caches hold them all.
+    """
+
+    def program(product: Callable[..., jax.Array]) -> Callable[..., Any]:
+        return jax.jit(lambda x, stacks, *sizes: [product(x, w, *sizes) for w in stacks])
+
+    grouped, plain, ragged = (program(f) for f in (grouped_matmul, jnp.matmul, lax.ragged_dot))
+    single = [w[0] for w in stacks]
     calls: dict[str, Callable[[], Any]] = {}
     for tokens, case in cases.items():
-        calls[f"grouped {tokens}"] = functools.partial(grouped, case.x, w, case.sizes)
-        calls[f"plain {tokens}"] = functools.partial(plain, case.x, w[0])
+        calls[f"grouped {tokens}"] = functools.partial(grouped, case.x, stacks, case.sizes)
+        calls[f"plain {tokens}"] = functools.partial(plain, case.x, single)
         if with_ragged:
-            calls[f"ragged_dot {tokens}"] = functools.partial(jax.jit(lax.ragged_dot), case.x, w, case.sizes)
+            calls[f"ragged_dot {tokens}"] = functools.partial(ragged, case.x, stacks, case.sizes)
     for call in calls.values():
         jax.block_until_ready(call())
-    return {name: functools.partial(seconds, call) for name, call in calls.items()}
+    return {name: lambda call=call: seconds(call) / len(stacks) for name, call in calls.items()}  # type: ignore[misc]
 
 
 def result(shape: Shape, cases: dict[int, Case], timings: Mapping[str, Timing], gb_s: float) -> Result:
@@ -121,7 +132,8 @@ def result(shape: Shape, cases: dict[int, Case], timings: Mapping[str, Timing], 
         name="grouped_matmul",
         title=f"Grouped products, {shape.experts} experts, top {shape.top_k}",
         method=f"Random float32 matrices {shape.d_in} x {shape.d_out}, random tokens and experts, "
-        f"{len(timings['grouped 1'].runs)} turns. The plain product multiplies the same rows with one "
+        f"{len(timings['grouped 1'].runs)} turns of {LAYERS} such products with different matrices in one "
+        "program. The plain product multiplies the same rows with one "
         f"matrix; reading takes the matrices of the experts in use once, at {gb_s:.3g} GB/s. Results are "
         "checked against one product per expert.",
         values={
@@ -142,11 +154,14 @@ def main() -> None:
     shape, probe = Shape(experts=32, top_k=4, d_in=768, d_out=768), ReadBandwidth(2**28)
     if arguments.quick:
         shape, probe, arguments.rounds = Shape(experts=4, top_k=2, d_in=16, d_out=8), ReadBandwidth(2**20), 2
-    w = jax.random.normal(jax.random.key(0), (shape.experts, shape.d_in, shape.d_out), jnp.float32)
+    stacks = [
+        jax.random.normal(key, (shape.experts, shape.d_in, shape.d_out), jnp.float32)
+        for key in jax.random.split(jax.random.key(0), LAYERS)
+    ]
     cases = {tokens: draw(shape, tokens) for tokens in TOKENS}
     for case in cases.values():
-        check(case, w)
-    timings = in_turns({**clocks(cases, w, arguments.ragged_dot), **probe.clocks()}, arguments.rounds)
+        check(case, stacks[0])
+    timings = in_turns({**clocks(cases, stacks, arguments.ragged_dot), **probe.clocks()}, arguments.rounds)
     publish(result(shape, cases, timings, probe.gb_s(timings)), arguments)
 
 

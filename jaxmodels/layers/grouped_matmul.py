@@ -17,9 +17,9 @@ Tree = TypeVar("Tree")
 
 # The longest tile: a multiple of it would no longer be faster per row.
 _LONGEST_TILE = 128
-# In how many lengths a tile comes. XLA packs a matrix anew for each product, so that a group's rows are worth
-# one product that fits them, and not several.
-_LENGTHS = 8
+# Tiles come in lengths that are at most this many rows apart. XLA packs a matrix anew for each product, so
+# that a group's rows are worth one product that fits them, and not several.
+_STEP = 8
 # Up to this many rows each is multiplied by itself: one token's experts are different ones.
 _ROW_BY_ROW = 8
 
@@ -88,15 +88,21 @@ def tile_lengths(rows: int, groups: int) -> tuple[int, int]:
     """The longest tile, and the step between the lengths that tiles have: twice the mean group fits one."""
     if rows <= _ROW_BY_ROW:
         return 1, 1
-    longest = _LENGTHS
+    longest = 8
     while longest < 2 * rows / groups and longest < _LONGEST_TILE:
         longest *= 2
-    return longest, longest // _LENGTHS
+    return longest, min(longest // 8, _STEP)
 
 
 def row_product(w: Float[Array, "D F"], x: Float[Array, "t D"]) -> Float[Array, "t F"]:
-    """``x @ w``, a single row as `linear` multiplies it on CPUs."""
-    return vector_matrix(x, w) if x.shape[0] == 1 else x @ w
+    """``x @ w`` as CPUs like it for few rows.
+
+    A single row as `linear` multiplies it; up to a tile of them the other way round, which saves XLA's CPU
+    backend a seventh of the time for 64 rows and a 768 x 768 matrix.
+    """
+    if x.shape[0] == 1:
+        return vector_matrix(x, w)
+    return lax.dot_general(w, x, (((0,), (1,)), ((), ()))).T
 
 
 def _product(
