@@ -20,10 +20,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from benchmarks.report import RESULTS, cell
+from jaxmodels.layers.spec import Params, walk
 
 PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "mamba2-jax")
 CPU_INFO = Path("/proc/cpuinfo")
 MEMORY_INFO = Path("/proc/meminfo")
+# Names of projections whose first axis is contracted.
+PROJECTIONS = ("w_in", "w_out", "w_q", "w_k", "w_v", "w_x", "w_y", "w_gate", "w_up", "w_down")
 
 
 @dataclass(frozen=True)
@@ -159,9 +162,14 @@ def in_turns(clocks: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
 
 @dataclass(frozen=True)
 class ReadBandwidth:
-    """How fast memory can be read by all cores, in GB/s: one big sum, and one big matrix-vector product."""
+    """How fast memory can be read by all cores, in GB/s: one big sum, and one big matrix-vector product.
+
+    passes: how often a run reads it all, so that a run takes about as long as what it is compared with. On a
+    machine whose memory is shared, the best moment of a short run is nothing that a long one could keep up.
+    """
 
     num_bytes: int
+    passes: int = 1
 
     def clocks(self) -> dict[str, Callable[[], float]]:
         """For `in_turns`: the two probes, compiled and warm."""
@@ -174,7 +182,10 @@ class ReadBandwidth:
         }
         for probe in probes.values():
             jax.block_until_ready(probe())
-        return {name: functools.partial(seconds, probe) for name, probe in probes.items()}
+        return {name: functools.partial(self._seconds_per_pass, probe) for name, probe in probes.items()}
+
+    def _seconds_per_pass(self, probe: Callable[[], Any]) -> float:
+        return seconds(lambda: [probe() for _ in range(self.passes)]) / self.passes
 
     def gb_s(self, timings: Mapping[str, Timing]) -> float:
         """The better probe's best run."""
@@ -190,6 +201,29 @@ def _sum(matrix: Float[Array, "a b"]) -> Float[Array, ""]:
 @jax.jit
 def _multiply(vector: Float[Array, "a"], matrix: Float[Array, "a b"]) -> Float[Array, "b"]:
     return vector @ matrix
+
+
+def products_alone(params: Params, size: int) -> Callable[[], float]:
+    """A clock for the products of the projections in `params` with `size` rows, and nothing else.
+
+    Experts are left out.
+    """
+    weights = []
+    for path, leaf in walk(params):
+        if "/experts/" in path:
+            continue
+        if path.rsplit("/", 1)[-1] in PROJECTIONS:
+            weights.append(leaf.reshape(leaf.shape[0], -1))
+        elif path.endswith("w_o"):
+            weights.append(leaf.reshape(-1, leaf.shape[-1]))
+    inputs = {width: jnp.ones((size, width), jnp.float32) for width in {w.shape[0] for w in weights}}
+
+    @jax.jit
+    def multiply(weights: list[Array], inputs: dict[int, Array]) -> list[Float[Array, "S F"]]:
+        return [inputs[w.shape[0]] @ w for w in weights]
+
+    jax.block_until_ready(multiply(weights, inputs))
+    return lambda: seconds(lambda: multiply(weights, inputs))
 
 
 def random_tokens(vocab_size: int, *shape: int, seed: int = 0) -> np.ndarray:

@@ -12,17 +12,15 @@ faster; of a mixture of experts it meets those of the experts it is sent to.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
-from jaxtyping import Array, Float
 from safetensors.numpy import load_file
 
 import jaxmodels as jm
@@ -34,14 +32,14 @@ from benchmarks.common import (
     Timing,
     argument_parser,
     in_turns,
+    products_alone,
     publish,
     random_tokens,
-    seconds,
 )
 from benchmarks.peers import Contestant, JaxModels, Mamba2Jax, Speed, Transformers
 from benchmarks.shapes import shape
 from jaxmodels.layers.kv_cache import KVState
-from jaxmodels.layers.spec import Params, walk
+from jaxmodels.layers.spec import walk
 
 # What was aimed at, as multiples of the peers' speed.
 AIMS = {
@@ -107,29 +105,6 @@ def bytes_per_token(model: jm.Model, length: int) -> tuple[int, int]:
         num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(layer))
         states += num_bytes if isinstance(layer, KVState) else 2 * num_bytes
     return weights, weights + states
-
-
-def products_alone(params: Params, size: int) -> Callable[[], float]:
-    """A clock for the matrix products of the blocks' weights with `size` rows, and nothing else.
-
-    Experts are left out.
-    """
-    weights = []
-    for path, leaf in walk(params["blocks"]):
-        if "/experts/" in path:
-            continue
-        if path.endswith(("w_in", "w_out", "w_q", "w_k", "w_v", "w_gate", "w_up", "w_down")):
-            weights.append(leaf.reshape(leaf.shape[0], -1))
-        elif path.endswith("w_o"):
-            weights.append(leaf.reshape(-1, leaf.shape[-1]))
-    inputs = {width: jnp.ones((size, width), jnp.float32) for width in {w.shape[0] for w in weights}}
-
-    @jax.jit
-    def multiply(weights: list[Array], inputs: dict[int, Array]) -> list[Float[Array, "S F"]]:
-        return [inputs[w.shape[0]] @ w for w in weights]
-
-    jax.block_until_ready(multiply(weights, inputs))
-    return lambda: seconds(lambda: multiply(weights, inputs))
 
 
 def contest(
@@ -201,13 +176,13 @@ def main() -> None:
         arguments.prompt, arguments.new, arguments.rounds = 40, 16, 1
     values = shape(arguments.shape, tiny=arguments.quick)
     prompt = random_tokens(values["vocab_size"], arguments.prompt)
-    probe = ReadBandwidth(2**22 if arguments.quick else 2**30)
+    probe = ReadBandwidth(2**22) if arguments.quick else ReadBandwidth(2**30, passes=16)
     with tempfile.TemporaryDirectory() as directory:
         write_checkpoint(values, Path(directory))
         model, contestants = contest(values, prompt, arguments.new, Path(directory))
     tokens, differences = agree(contestants)
     clocks = {f"{who}: {what}": clock for who, c in contestants.items() for what, clock in c.clocks().items()}
-    clocks["matrix products of the prefill alone"] = products_alone(model.params, arguments.prompt)
+    clocks["matrix products of the prefill alone"] = products_alone(model.params["blocks"], arguments.prompt)
     timings = in_turns(clocks | probe.clocks(), arguments.rounds)
 
     by_name = speeds(contestants, timings)
@@ -238,7 +213,7 @@ def main() -> None:
             tables=[
                 show_speeds(by_name, arguments.prompt),
                 Table(
-                    caption="Decoding against the memory's read bandwidth in the same turns",
+                    caption="Decoding against the memory's sustained read bandwidth, in the same turns",
                     columns=["", "GB/s", "share"],
                     rows=[[name, value, value / limit] for name, value in bandwidth.items()],
                 ),
