@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints.errors import CheckpointError, read_json_object
+from jaxmodels.checkpoints.quantized import without_quantization
 from jaxmodels.checkpoints.safetensors_io import (
     TensorInfo,
     TensorReader,
@@ -43,6 +44,7 @@ def read_config(directory: Path) -> tuple[Decoder, dict[str, Any]]:
         raise CheckpointError(f"{file} does not exist; a checkpoint directory holds one")
     values = read_json_object(file)
     try:
+        values = without_quantization(values)
         config = find_family(values).read_config(values)
     except (ConfigError, ValueError) as error:
         raise CheckpointError(f"{file}: {error}") from error

@@ -52,11 +52,12 @@ def read_config(name_or_path: str, revision: str | None = None) -> tuple["Decode
         CheckpointError: there is no such model, or it is not one of the zoo.
     """
     from jaxmodels.checkpoints.errors import CheckpointError, read_json_object
+    from jaxmodels.checkpoints.quantized import without_quantization
     from jaxmodels.models.families import config_from_hf
 
     file = _config_file(name_or_path, revision)
     try:
-        return config_from_hf(read_json_object(file)), file
+        return config_from_hf(without_quantization(read_json_object(file))), file
     except CheckpointError:
         raise
     except ValueError as error:

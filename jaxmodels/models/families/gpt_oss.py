@@ -1,7 +1,7 @@
 """gpt-oss (`model_type` "gpt_oss"): attention sinks, alternating windows, clamped gated experts.
 
-Read from unquantised checkpoints, as transformers writes them; the published ones hold MXFP4 blocks under a
-`quantization_config`, which is refused.
+Published checkpoints hold the experts in MXFP4, which `jaxmodels.checkpoints.quantized` reads; written are
+unquantised ones, as transformers writes them.
 """
 
 from collections.abc import Mapping
@@ -84,7 +84,7 @@ def write_config(config: Decoder) -> dict[str, Any]:
 
 FAMILY = Family(
     model_type="gpt_oss",
-    summary="gpt-oss-20b and -120b, unquantised",
+    summary="gpt-oss-20b and -120b",
     read_config=read_config,
     write_config=write_config,
     weights=WEIGHTS,
