@@ -39,6 +39,7 @@ class Case:
     config: Decoder
     params: dict
     whole: np.ndarray  # the full forward's logits of TOKENS
+    atol: float
 
     def start(self):
         return self.config.init_cache(2, CAPACITY)
@@ -61,7 +62,9 @@ class Case:
 def case(request):
     config = ARCHITECTURES[request.param]
     params = random_params(config.spec())
-    return Case(config, params, np.asarray(forward(config, params, TOKENS)))
+    # Seven layers in a chain, three times what the others have.
+    atol = 1e-5 if request.param == "sharing" else 3e-6
+    return Case(config, params, np.asarray(forward(config, params, TOKENS)), atol)
 
 
 def keeps_slots(block):
@@ -70,10 +73,10 @@ def keeps_slots(block):
     return any(path[-1] == jax.tree_util.GetAttrKey("positions") for path, _ in parts)
 
 
-def close(ours, expected):
+def close(ours, expected, atol=3e-6):
     """Equal but for rounding: float32 through a few layers."""
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(np.asarray(ours) / scale, np.asarray(expected) / scale, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(ours) / scale, np.asarray(expected) / scale, atol=atol)
 
 
 # --- one computation, any split ----------------------------------------------------------------------
@@ -93,18 +96,18 @@ def test_any_split_into_windows_is_the_full_forward(case, parts):
         if start + part > SIZE:
             continue
         logits, pending = case.peek(TOKENS[:, start : start + part], cache)
-        close(logits, case.whole[:, start : start + part])
+        close(logits, case.whole[:, start : start + part], case.atol)
         cache, start = case.commit(pending), start + part
     np.testing.assert_array_equal(cache.length, [start, start])
 
 
 def test_prefill_and_single_steps_are_the_full_forward(case):
     logits, pending = case.peek(TOKENS[:, :4], case.start())
-    close(logits, case.whole[:, :4])
+    close(logits, case.whole[:, :4], case.atol)
     cache = case.commit(pending)
     for i in range(4, SIZE):
         logits, pending = case.peek(TOKENS[:, i : i + 1], cache)
-        close(logits[:, 0], case.whole[:, i])
+        close(logits[:, 0], case.whole[:, i], case.atol)
         cache = case.commit(pending)
 
 
@@ -129,8 +132,8 @@ def test_committing_n_of_a_window_is_having_fed_only_those(case):
         np.testing.assert_array_equal(settled.length, kept.length)
         by_valid, _ = case.peek(following, settled)
         for row, count in enumerate((n, 4 - n)):
-            close(logits[row], expected[count][row])
-            close(by_valid[row], expected[count][row])
+            close(logits[row], expected[count][row], case.atol)
+            close(by_valid[row], expected[count][row], case.atol)
 
 
 def test_committing_nothing_is_looking_without_touching(case):
@@ -156,10 +159,10 @@ def test_a_tree_is_each_of_its_branches(case):
     for path in paths:
         branch = case.after(jnp.concatenate([TOKENS[:, :3], tree_tokens[:, path[:-1]]], axis=1))
         expected, last = case.peek(tree_tokens[:, path[-1:]], branch)
-        close(logits[:, path[-1]], expected[:, 0])
+        close(logits[:, path[-1]], expected[:, 0], case.atol)
         for row, taken in enumerate(([0, 1, 3], [0, 2])):
             if taken == path:
-                close(following[row], case.peek(TOKENS[:, 7:8], case.commit(last))[0][row])
+                close(following[row], case.peek(TOKENS[:, 7:8], case.commit(last))[0][row], case.atol)
     whole_path = case.commit(pending, None, jnp.asarray([[0, 1, 3]] * 2))
     np.testing.assert_array_equal(whole_path.length, [6, 6])
     np.testing.assert_array_equal(case.peek(TOKENS[:, 7:8], whole_path)[0][0], following[0])
@@ -170,7 +173,7 @@ def test_padding_does_not_change_the_real_tokens(case):
     spoiled = jnp.where(jnp.arange(SIZE) < lengths[:, None], TOKENS, 7)
     ours = forward(case.config, case.params, spoiled, valid=lengths)
     for row, n in enumerate(lengths):
-        close(ours[row, :n], case.whole[row, :n])
+        close(ours[row, :n], case.whole[row, :n], case.atol)
 
 
 def test_a_bidirectional_forward_sees_what_follows(case):
@@ -180,7 +183,7 @@ def test_a_bidirectional_forward_sees_what_follows(case):
     has_attention = any(keeps_slots(block) for block in case.config.blocks)
     assert (np.abs(ours[:, 0] - other[:, 0]).max() > 1e-4) == has_attention
     if not has_attention:
-        close(ours, case.whole)
+        close(ours, case.whole, case.atol)
 
 
 # --- as a function among JAX's transformations -------------------------------------------------------
