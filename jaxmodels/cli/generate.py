@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from jaxmodels.checkpoints import Tokenizer
     from jaxmodels.decoding import Autoregressive, LogProbs, Strategy
     from jaxmodels.decoding.generation import Piece
+    from jaxmodels.model import Generation
 
 CHUNK = 8
 
@@ -39,6 +40,37 @@ class Sampling:
     top_k: int | None
     top_p: float | None
     min_p: float | None
+    repetition_penalty: float | None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One generation: who generates, how, and until when. stops: texts, each of which must be one token."""
+
+    model: "Model"
+    tokenizer: "Tokenizer"
+    strategy: "Strategy"
+    _: KW_ONLY
+    max_new_tokens: int
+    stops: list[str]
+    seed: int
+
+    def encode(self, text: str, chat: bool) -> list[int]:
+        """The prompt's tokens; with `chat` it is a user's message."""
+        if chat:
+            return self.tokenizer.encode_chat([{"role": "user", "content": text}])
+        return self.tokenizer.encode(text)
+
+    @property
+    def stop_tokens(self) -> tuple[int, ...]:
+        """The checkpoint's and those asked for."""
+        return (*self.model.generation.eos_token_ids, *(_stop_id(self.tokenizer, one) for one in self.stops))
+
+    def run(self, ids: list[int]) -> "Generation":
+        """All at once."""
+        return self.model.generate(
+            ids, self.max_new_tokens, self.strategy, stop_tokens=self.stop_tokens, seed=self.seed
+        )
 
 
 def generate(
@@ -111,37 +143,36 @@ def generate(
     if logprobs is not None and not as_json:
         raise ValueError("--logprobs needs --json, which prints them")
     text = _read_prompt(prompt, file)
-    import jaxmodels as jm
-
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    sampling = Sampling(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
+    )
     options = StrategyOptions(
         name=strategy_name, draft=draft, guesses=guesses, threshold=threshold, min_layers=min_layers
     )
+    import jaxmodels as jm
+
     base = _base_strategy(sampling, recommended)  # before the weights are read: bad options fail at once
     began = time.perf_counter()
     load = partial(jm.load, dtype=dtype and dtype.value, allow_pickle=allow_pickle)
     loaded = load(model, revision=revision)
-    if base is None:
-        base = loaded.recommended_strategy()
-    if repetition_penalty is not None:
-        base = replace(base, repetition_penalty=repetition_penalty)
+    base = base or _recommended(loaded, sampling)
     strategy = options.build(replace(base, top_logprobs=logprobs), load)
     load_seconds = time.perf_counter() - began
-    tokenizer = _tokenizer(loaded, model)
-    ids = tokenizer.encode_chat([{"role": "user", "content": text}]) if chat else tokenizer.encode(text)
-    stops = (*loaded.generation.eos_token_ids, *(_stop_id(tokenizer, one) for one in stop or ()))
-    if as_json or not stream:
-        out = loaded.generate(ids, max_new_tokens, strategy, stop_tokens=stops, seed=seed)
-        assert out.text is not None
-        new = out.stats.new_tokens
-        if as_json:
-            about = {"model": model, "dtype": str(loaded.params["embed"]["weight"].dtype)}
-            print_json(about | _result(text, out, tokenizer) | {"load_seconds": load_seconds})
-        else:
-            print(out.text[0])
-        timing = f"{new} tokens in {out.stats.seconds:.2f} s: {new / out.stats.seconds:.1f} tokens/s"
+    call = Call(
+        loaded,
+        _tokenizer(loaded, model),
+        strategy,
+        max_new_tokens=max_new_tokens,
+        stops=stop or [],
+        seed=seed,
+    )
+    if as_json:
+        about = {"model": model, "dtype": str(loaded.params["embed"]["weight"].dtype)}
+        timing = _print_json(call, text, chat, about | {"load_seconds": load_seconds})
+    elif stream:
+        timing = _print_stream(call, call.encode(text, chat))
     else:
-        timing = _print_stream(loaded, ids, strategy, max_new_tokens, stops, seed)
+        timing = _print_whole(call, call.encode(text, chat))
     if not quiet:
         tell(f"{timing}, compilation included; model loaded in {load_seconds:.2f} s")
 
@@ -166,12 +197,21 @@ def _base_strategy(sampling: Sampling, recommended: bool) -> "Autoregressive | N
     from jaxmodels.decoding import Autoregressive, Sample
 
     given = {name: value for name, value in asdict(sampling).items() if value is not None}
+    penalty = given.pop("repetition_penalty", None)
     if recommended:
         if given:
             name = next(iter(given)).replace("_", "-")
             raise ValueError(f"--recommended takes the checkpoint's sampling settings; leave out --{name}")
         return None
-    return Autoregressive(sampler=Sample(**given)) if given else Autoregressive()
+    strategy = Autoregressive(sampler=Sample(**given)) if given else Autoregressive()
+    return replace(strategy, repetition_penalty=penalty)
+
+
+def _recommended(model: "Model", sampling: Sampling) -> "Autoregressive":
+    """Sequential decoding as the checkpoint recommends it, with the penalty that was asked for."""
+    own = model.recommended_strategy()
+    penalty = sampling.repetition_penalty
+    return own if penalty is None else replace(own, repetition_penalty=penalty)
 
 
 def _tokenizer(model: "Model", name: str) -> "Tokenizer":
@@ -193,14 +233,32 @@ def _stop_id(tokenizer: "Tokenizer", text: str) -> int:
     )
 
 
-def _print_stream(
-    model: "Model", ids: list[int], strategy: "Strategy", max_new_tokens: int, stops: Any, seed: int
-) -> str:
+def _print_json(call: Call, text: str, chat: bool, about: dict[str, Any]) -> str:
+    """Prints everything as one JSON object, and gives the timing line's beginning."""
+    out = call.run(call.encode(text, chat))
+    print_json(about | _result(text, out, call.tokenizer))
+    return _rate(out)
+
+
+def _print_whole(call: Call, ids: list[int]) -> str:
+    """Prints the text at its end, and gives the timing line's beginning."""
+    out = call.run(ids)
+    assert out.text is not None
+    print(out.text[0])
+    return _rate(out)
+
+
+def _rate(out: "Generation") -> str:
+    new, seconds = out.stats.new_tokens, out.stats.seconds
+    return f"{new} tokens in {seconds:.2f} s: {new / seconds:.1f} tokens/s"
+
+
+def _print_stream(call: Call, ids: list[int]) -> str:
     """Prints text as it comes, and gives the timing line's beginning."""
     began = time.perf_counter()
     times: list[float] = []
     counts: list[int] = []
-    for piece, count in _pieces(model, ids, strategy, max_new_tokens, stops, seed):
+    for piece, count in _pieces(call, ids):
         times.append(time.perf_counter() - began)
         counts.append(count)
         sys.stdout.write(piece)
@@ -214,31 +272,30 @@ def _print_stream(
     return timing
 
 
-def _pieces(
-    model: "Model", ids: list[int], strategy: "Strategy", max_new_tokens: int, stops: Any, seed: int
-) -> "Iterator[Piece]":
+def _pieces(call: Call, ids: list[int]) -> "Iterator[Piece]":
     """Text as it comes, with the number of tokens so far."""
     from jaxmodels.decoding import generation
     from jaxmodels.decoding.prompts import encode_prompts
 
-    assert model.tokenizer is not None
+    config, params = call.model.config, call.model.params
     ready = generation.plan(
-        model.config,
-        model.params,
-        encode_prompts([ids], None, model.config.vocab_size),
-        strategy,
-        max_new_tokens=max_new_tokens,
-        stop_tokens=stops,
+        config,
+        params,
+        encode_prompts([ids], None, config.vocab_size),
+        call.strategy,
+        max_new_tokens=call.max_new_tokens,
+        stop_tokens=call.stop_tokens,
         pad_token=0,  # beyond the end of the only row, where nobody looks
-        seed=seed,
+        seed=call.seed,
         capacity=None,
     )
-    results = generation.stream(model.config, model.params, strategy, ready, CHUNK)
-    return generation.stream_text(results, model.tokenizer.stream())
+    results = generation.stream(config, params, call.strategy, ready, CHUNK)
+    return generation.stream_text(results, call.tokenizer.stream())
 
 
-def _result(prompt: str, out: Any, tokenizer: "Tokenizer") -> dict[str, Any]:
+def _result(prompt: str, out: "Generation", tokenizer: "Tokenizer") -> dict[str, Any]:
     """The JSON object of one generation."""
+    assert out.text is not None
     length = int(out.lengths[0])
     tokens = out.tokens[0, :length].tolist()
     values: dict[str, Any] = {
