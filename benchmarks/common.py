@@ -25,6 +25,7 @@ from jaxmodels.layers.spec import Params, walk
 PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "mamba2-jax")
 CPU_INFO = Path("/proc/cpuinfo")
 MEMORY_INFO = Path("/proc/meminfo")
+PAUSE = 0.05  # seconds between measurements
 # Names of projections whose first axis is contracted.
 PROJECTIONS = ("w_in", "w_out", "w_q", "w_k", "w_v", "w_x", "w_y", "w_gate", "w_up", "w_down")
 
@@ -151,11 +152,13 @@ def in_turns(clocks: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
     """Several measurements `rounds` times over, one after another in each round.
 
     Turns rather than blocks, so that a slow minute of the machine falls on all of them alike. Each clock
-    returns its own seconds and must be warm.
+    returns its own seconds and must be warm. Before each there is a pause, in which the idle threads of the
+    one before stop spinning: they would take the processors from the next.
     """
     runs: dict[str, list[float]] = {name: [] for name in clocks}
     for _ in range(rounds):
         for name, clock in clocks.items():
+            time.sleep(PAUSE)
             runs[name].append(clock())
     return {name: Timing(tuple(values)) for name, values in runs.items()}
 
