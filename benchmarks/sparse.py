@@ -41,16 +41,22 @@ CORRELATION = 0.97  # of neighbouring hidden states
 SHARPNESS = 4.0  # standard deviation of the logits, as of attention that has learnt where to look
 
 
-def policies(budget: int, page: int, streaming: tuple[int, ...] = ()) -> dict[str, CachePolicy]:
+def policies(
+    budget: int, page: int, streaming: tuple[int, ...] = (), longest_peek: int = FILL
+) -> dict[str, CachePolicy]:
     """The policies that read or keep about `budget` tokens."""
     return {
         f"LServe, budget {budget:,}": LServe(
             streaming_heads=streaming, budget=budget, page=page, sinks=2 * page, local=4 * page
         ),
-        f"sinks + recent, {budget:,}": SinkCache(sinks=4, recent=budget - 4, longest_peek=FILL),
-        f"D2O, budget {budget:,}": D2O(budget=budget, recent=budget // 2, longest_peek=FILL),
+        f"sinks + recent, {budget:,}": SinkCache(sinks=4, recent=budget - 4, longest_peek=longest_peek),
+        f"D2O, budget {budget:,}": D2O(budget=budget, recent=budget // 2, longest_peek=longest_peek),
         f"InfiniPot-V, {budget:,} kept": InfiniPotV(
-            budget=budget + FILL, keep=budget, recent=budget // 8, longest_peek=FILL
+            # It compresses once in budget // 8 tokens.
+            budget=budget + budget // 8 + longest_peek,
+            keep=budget,
+            recent=budget // 8,
+            longest_peek=longest_peek,
         ),
     }
 
@@ -249,14 +255,13 @@ def text_tokens(model: jm.Model, rows: int, size: int) -> Int[Array, "B S"]:
 def predictions(
     config: Decoder, params: Params, tokens: Int[Array, "B S"], prompt: int
 ) -> Float[Array, "S B V"]:
-    """Log-probabilities after each token from `prompt` on, which are shown one by one."""
-    _, pending = config.peek(params, tokens[:, :prompt], config.init_cache(*tokens.shape))
+    """Log-probabilities after each token from `prompt` on; all are shown one by one."""
 
     def step(cache: Cache, token: Int[Array, "B"]) -> tuple[Cache, Float[Array, "B V"]]:
         logits, pending = config.peek(params, token[:, None], cache)
         return config.commit(pending), jax.nn.log_softmax(logits[:, 0])
 
-    return lax.scan(step, config.commit(pending), tokens[:, prompt:].T)[1]
+    return lax.scan(step, config.init_cache(*tokens.shape), tokens.T)[1][prompt:]
 
 
 def prediction_errors(budgets: Sequence[int], rows: int, size: int) -> Table:
@@ -268,7 +273,11 @@ def prediction_errors(budgets: Sequence[int], rows: int, size: int) -> Table:
     shown: list[list[Any]] = []
     chosen = {
         "dense": FULL_CACHE,
-        **{name: policy for budget in budgets for name, policy in policies(budget, page=8).items()},
+        **{
+            name: policy
+            for budget in budgets
+            for name, policy in policies(budget, page=8, longest_peek=1).items()
+        },
     }
     for name, policy in chosen.items():
         ours = predictions(with_cache_policy(model.config, policy), model.params, tokens, prompt)
