@@ -216,7 +216,3 @@ CONFIGS = {
         "adapter_rank": 16,
     },
 }
-
-# Families that the TPU compiler itself crashes on (libtpu 0.0.42.1: a segmentation fault).
-CRASHES = ("MoE++",)
-COMPILED = tuple(family for family in CONFIGS if family not in CRASHES)

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxmodels.layers.linear import linear
@@ -64,7 +65,8 @@ class ResidualRouter:
         features = x.astype(jnp.float32)
         if self.hidden is not None:
             features = jnp.tanh(linear(features, params["w_in"]))
-        logits = router_logits({"w": params["w"]}, features)
+        # libtpu 0.0.42 crashes where it fuses this product with the choice that follows.
+        logits = lax.optimization_barrier(router_logits({"w": params["w"]}, features))
         if previous is not None:
             w = params["w_previous"]
             logits = logits + (previous.astype(w.dtype) @ w).astype(jnp.float32)
