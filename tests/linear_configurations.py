@@ -48,7 +48,6 @@ QWEN3_NEXT = (
     _long(
         "qwen3_next",
         "ratio_1_long",
-        seed=1,
         num_key_value_heads=4,
         layer_types=[LINEAR, FULL],
         rms_norm_eps=1e-3,
