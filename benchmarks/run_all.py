@@ -1,4 +1,5 @@
-"""Runs every benchmark, one after another in a process of its own, and writes docs/benchmarks.md.
+"""Runs every benchmark, one after another in a process of its own, and writes docs/benchmarks.md
+and its figure.
 
     python benchmarks/run_all.py            # about fifty minutes on two cores
     python benchmarks/run_all.py --quick    # tiny shapes, results in a temporary directory, report printed
@@ -60,7 +61,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="tiny shapes: try the scripts, measure nothing")
     if not parser.parse_args().quick:
-        sys.exit(run_all([], []))
+        status = run_all([], [])
+        run("figure")
+        sys.exit(status)
     with tempfile.TemporaryDirectory() as directory:
         sys.exit(run_all(["--quick", "--results", directory], ["--results", directory, "--print"]))
 
