@@ -91,7 +91,7 @@ class PickleFiles:
 def open_checkpoint(directory: str | Path, *, allow_pickle: bool = False) -> TensorReader:
     """Opens the weights of a checkpoint directory: safetensors where there are any, else a pickle if allowed.
 
-    Weights in MXFP4 are read as bfloat16 (see `jaxmodels.checkpoints.quantized`).
+    Weights in MXFP4 and FP8 are read as bfloat16 (see `jaxmodels.checkpoints.quantized`).
 
     Raises:
         CheckpointError: there are no weights, or only pickles and `allow_pickle` is False, or whatever
