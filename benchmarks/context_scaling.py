@@ -107,20 +107,20 @@ def recurrent(model: jm.Model, lengths: Sequence[int], steps: int, rounds: int) 
     prefills = []
     for context in contexts:
         context.prefill()  # compiles
-        prefills.append(Timing((context.prefill(), context.prefill())))
+        prefills.append(Timing(tuple(context.prefill() for _ in range(3))))
     decodes = list(decode_in_turns(contexts, rounds).values())
     rows: list[list[float]] = [
         [length, 1e3 * prefill.best, 1e6 * prefill.best / length, 1e3 * decode.best, 1e3 * decode.median]
         for length, prefill, decode in zip(lengths, prefills, decodes, strict=True)
     ]
-    best = [decode.best for decode in decodes]
+    steps = [decode.median for decode in decodes]
     per_token = [prefill.best / length for length, prefill in zip(lengths, prefills, strict=True)]
     # Short prompts pay a share of the fixed costs; linearity is about the long ones.
     long = [cost for length, cost in zip(lengths, per_token, strict=True) if length >= lengths[1]]
     targets = [
         Target(
-            what=f"Mamba-2: slowest over fastest step, contexts {lengths[0]:,} to {lengths[-1]:,}",
-            measured=max(best) / min(best), sense="at most", aim=1.05,
+            what=f"Mamba-2: slowest over fastest step (medians), contexts {lengths[0]:,} to {lengths[-1]:,}",
+            measured=max(steps) / min(steps), sense="at most", aim=1.05,
         ),
         Target(
             what=f"Mamba-2: prefill per token, {lengths[-1]:,} over the cheapest of {lengths[1]:,} and more",

@@ -272,20 +272,21 @@ def main() -> None:
         runs[case.name] = {name: timing.runs for name, timing in timings.items()}
         differences[case.name] = difference
         best = {name: timing.best for name, timing in timings.items()}
-        steps = [best[f"ours: step after {context}"] for context in contexts]
+        names = [f"ours: step after {context}" for context in contexts]
+        steps = [timings[name].median for name in names]
         gain = best["theirs: prefill"] / best["ours: prefill"]
         rows.append(
             [
                 case.name, 1e3 * best["ours: prefill"], 1e3 * best["theirs: prefill"], gain,
                 1e3 * best["products alone"],
-                *(1e3 * step for step in steps),
+                *(1e3 * best[name] for name in names),
                 *(1e3 * best[f"theirs: step after {context}"] for context in contexts),
             ]
         )  # fmt: skip
         targets += [
             Target(what=f"{case.name}: prefill, times Transformers", measured=gain, sense="at least", aim=2),
             Target(
-                what=f"{case.name}: step after {contexts[1]:,} tokens over {contexts[0]:,}",
+                what=f"{case.name}: step after {contexts[1]:,} tokens over {contexts[0]:,}, medians",
                 measured=steps[1] / steps[0], sense="at most", aim=1.05,
             ),
         ]  # fmt: skip
