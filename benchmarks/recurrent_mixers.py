@@ -257,8 +257,8 @@ def measure(
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--width", type=int, default=768, help="model width of all layers")
-    parser.add_argument("--steps", type=int, default=64, help="tokens decoded per turn")
-    parser.add_argument("--rounds", type=int, default=16, help="turns of every measurement")
+    parser.add_argument("--steps", type=int, default=256, help="tokens decoded per turn")
+    parser.add_argument("--rounds", type=int, default=10, help="turns of every measurement")
     arguments = parser.parse_args()
     size, contexts = 512, (128, 8192)
     if arguments.quick:
