@@ -12,7 +12,6 @@ from jaxmodels.checkpoints.atomic import recover, replace_directory
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
-from jaxmodels.checkpoints.pickles import open_checkpoint
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.layers.spec import Params, init_params, walk
 from jaxmodels.model import Model
@@ -51,7 +50,7 @@ def load(
         params = orbax.load_params(config, directory, dtype or _default_dtype(metadata.get("dtype")))
         _report(params, progress)
     else:
-        tensors = open_checkpoint(directory, allow_pickle=allow_pickle)
+        tensors = huggingface.open_weights(directory, allow_pickle=allow_pickle)
         dtype = dtype or _default_dtype(huggingface.stored_dtype(tensors))
         params = huggingface.load_params(config, tensors, dtype, progress=progress)
     return Model(

@@ -43,7 +43,6 @@ def dense_case(
     name: str,
     prompt_lengths: tuple[int, ...] = (5, 17, 33),
     forward_length: int = 33,
-    seed: int = 0,
     cached_reference: bool = True,
     rewritten: tuple[str, ...] = (),
     **changes: Any,
@@ -62,7 +61,6 @@ def dense_case(
         forward_length=forward_length,
         cached_reference=cached_reference,
         rewritten=rewritten,
-        seed=seed,
     )
 
 

@@ -34,10 +34,10 @@ def _mamba(family: str, name: str, seed: int = 0, **changes: Any) -> Case:
     return Case(name=f"{family}-{name}", family=family, config=config, seed=seed, **lengths)
 
 
-def _griffin(name: str, seed: int = 0, **changes: Any) -> Case:
+def _griffin(name: str, **changes: Any) -> Case:
     sizes = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 3}
     config = {"vocab_size": VOCAB, "num_hidden_layers": 3, **sizes, **changes}
-    return Case(name=f"recurrent_gemma-{name}", family="recurrent_gemma", config=config, seed=seed)
+    return Case(name=f"recurrent_gemma-{name}", family="recurrent_gemma", config=config)
 
 
 MAMBA2 = (
@@ -254,7 +254,6 @@ GRANITEMOE = (
     _dense(
         "granitemoe",
         "biases_tied",
-        seed=1,
         num_local_experts=3,
         num_experts_per_tok=1,
         attention_bias=True,

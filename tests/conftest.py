@@ -8,6 +8,7 @@ import functools
 import gc
 import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emit
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}".strip()
 
 NEW_TOKENS = 64
+# Logits may differ by 1e-4 of the largest: a token that leads by less than this tests nothing.
+CLEAR_LEAD = 5e-4
+MOST_DRAWS = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,8 +35,8 @@ class Reference:
     """A model of transformers, and what it computes.
 
     directory: its checkpoint. model: the torch module. tokens, logits: i64[2, S] and f32[2, S, V].
-    prompts, continuations: rows of token ids, and the `NEW_TOKENS` that greedy decoding appends to each.
-    margin: the smallest lead of a chosen token over the second best.
+    prompts, continuations: rows of token ids, and the `NEW_TOKENS` that greedy decoding appends to each, none
+    of which leads the second best by less than `CLEAR_LEAD`.
     """
 
     case: Case
@@ -42,7 +46,6 @@ class Reference:
     logits: np.ndarray
     prompts: list[list[int]]
     continuations: np.ndarray
-    margin: float
 
 
 # Linux allows a process 65,530 memory mappings, each compiled program takes about seven, and the compiler
@@ -101,21 +104,36 @@ def _build(case: Case, directory: Path) -> Reference:
     model.save_pretrained(directory)
     vocab = config.vocab_size
     tokens = rng.integers(vocab, size=(2, case.forward_length))
-    prompts = [rng.integers(vocab, size=length).tolist() for length in case.prompt_lengths]
     logits = _forward(model, tokens)
-    decode = _decode_cached if case.cached_reference else _decode_anew
-    rows = [decode(model, prompt) for prompt in prompts]
-    top = np.sort(np.stack([row_logits for _, row_logits in rows]), axis=-1)
+    decode = functools.partial(_decode_cached if case.cached_reference else _decode_anew, model)
+    rows = [_clear_continuation(decode, vocab, length, rng) for length in case.prompt_lengths]
     return Reference(
         case=case,
         directory=directory,
         model=model,
         tokens=tokens,
         logits=logits,
-        prompts=prompts,
-        continuations=np.stack([row_tokens for row_tokens, _ in rows]),
-        margin=float((top[..., -1] - top[..., -2]).min()),
+        prompts=[prompt for prompt, _ in rows],
+        continuations=np.stack([continuation for _, continuation in rows]),
     )
+
+
+def _clear_continuation(
+    decode: Callable[[list[int]], tuple[np.ndarray, np.ndarray]],
+    vocab: int,
+    length: int,
+    rng: np.random.Generator,
+) -> tuple[list[int], np.ndarray]:
+    """The first random prompt whose continuation has no near tie, and that continuation."""
+    leads = []
+    for _ in range(MOST_DRAWS):
+        prompt = rng.integers(vocab, size=length).tolist()
+        tokens, logits = decode(prompt)
+        second, first = np.sort(logits, axis=-1)[:, -2:].T
+        leads.append(float((first - second).min()))
+        if leads[-1] >= CLEAR_LEAD:
+            return prompt, tokens
+    raise AssertionError(f"{MOST_DRAWS} prompts of {length} tokens all have a near tie; the leads: {leads}")
 
 
 def _perturbed(name: str, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -17,10 +17,10 @@ def _equal_heads(family: str, name: str, **changes: Any) -> Case:
     return replace(case, config={k: v for k, v in case.config.items() if k != "num_key_value_heads"})
 
 
-def _gpt2(name: str, seed: int = 0, **changes: Any) -> Case:
+def _gpt2(name: str, **changes: Any) -> Case:
     sizes = {"n_embd": 24, "n_head": 4, "n_layer": 2, "n_positions": 100}
     config = {"vocab_size": VOCAB, "pad_token_id": 0, **sizes, **changes}
-    return Case(name=f"gpt2-{name}", family="gpt2", config=config, seed=seed)
+    return Case(name=f"gpt2-{name}", family="gpt2", config=config)
 
 
 def _ropes(full: dict[str, Any], sliding: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,6 @@ LLAMA = (
     dense_case(
         "llama",
         "dynamic",
-        seed=2,
         forward_length=48,
         max_position_embeddings=40,
         num_hidden_layers=1,
@@ -177,7 +176,6 @@ OLMO3 = (
     dense_case(
         "olmo3",
         "full_scaled",
-        seed=1,
         num_key_value_heads=4,
         sliding_window=20,
         layer_types=[FULL, SLIDING],
@@ -280,9 +278,7 @@ GPT_NEOX = (
 
 GPT2 = (
     _gpt2("odd_heads", n_embd=21, n_head=3),
-    _gpt2(
-        "untied_scaled", seed=1, tie_word_embeddings=False, scale_attn_by_inverse_layer_idx=True, n_inner=40
-    ),
+    _gpt2("untied_scaled", tie_word_embeddings=False, scale_attn_by_inverse_layer_idx=True, n_inner=40),
     _gpt2("unscaled_relu", scale_attn_weights=False, activation_function="relu", layer_norm_epsilon=1e-3),
 )
 

@@ -97,7 +97,6 @@ NEMOTRON_H = (
     _nemotron_h(
         "mixtures",
         ["linear_attention", "moe", "full_attention", "moe"],
-        seed=1,
         moe_intermediate_size=12,
         moe_shared_expert_intermediate_size=20,
         n_routed_experts=8,

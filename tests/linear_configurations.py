@@ -90,7 +90,6 @@ KIMI_LINEAR = (
     _long(
         "kimi_linear",
         "experts_alone_long",
-        seed=1,
         layer_types=[LINEAR, FULL],
         mlp_layer_types=["sparse", "sparse"],
         n_shared_experts=2,

@@ -12,7 +12,8 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints.errors import CheckpointError, read_json_object
-from jaxmodels.checkpoints.quantized import without_quantization
+from jaxmodels.checkpoints.pickles import open_checkpoint
+from jaxmodels.checkpoints.quantized import dequantized, is_quantized, without_quantization
 from jaxmodels.checkpoints.safetensors_io import (
     TensorInfo,
     TensorReader,
@@ -50,6 +51,16 @@ def read_config(directory: Path) -> tuple[Decoder, dict[str, Any]]:
         raise CheckpointError(f"{file}: {error}") from error
     inert = {key: values[key] for key in sorted(INERT_KEYS & set(values) - {"model_type", "architectures"})}
     return config, inert
+
+
+def open_weights(directory: Path, *, allow_pickle: bool = False) -> TensorReader:
+    """The tensors of a directory, those that ``config.json`` says are quantised as bfloat16.
+
+    Raises:
+        CheckpointError: what `open_checkpoint` and `dequantized` raise.
+    """
+    tensors = open_checkpoint(directory, allow_pickle=allow_pickle)
+    return dequantized(tensors) if is_quantized(read_json_object(directory / CONFIG_FILE)) else tensors
 
 
 def config_dict(config: Decoder, inert: Mapping[str, Any]) -> dict[str, Any]:

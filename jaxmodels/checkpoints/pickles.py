@@ -14,7 +14,6 @@ import ml_dtypes
 import numpy as np
 
 from jaxmodels.checkpoints.errors import CheckpointError
-from jaxmodels.checkpoints.quantized import dequantized
 from jaxmodels.checkpoints.safetensors_io import (
     INDEX_FILE,
     SINGLE_FILE,
@@ -91,8 +90,6 @@ class PickleFiles:
 def open_checkpoint(directory: str | Path, *, allow_pickle: bool = False) -> TensorReader:
     """Opens the weights of a checkpoint directory: safetensors where there are any, else a pickle if allowed.
 
-    Weights in MXFP4 and FP8 are read as bfloat16 (see `jaxmodels.checkpoints.quantized`).
-
     Raises:
         CheckpointError: there are no weights, or only pickles and `allow_pickle` is False, or whatever
             `open_tensors` and `read_pickle` raise.
@@ -101,13 +98,13 @@ def open_checkpoint(directory: str | Path, *, allow_pickle: bool = False) -> Ten
     has_safetensors = any((directory / name).exists() for name in (SINGLE_FILE, INDEX_FILE))
     pickles = [directory / name for name in (PICKLE_FILE, PICKLE_INDEX_FILE) if (directory / name).exists()]
     if has_safetensors or not pickles:
-        return dequantized(open_tensors(directory))
+        return open_tensors(directory)
     if not allow_pickle:
         raise CheckpointError(
             f"{pickles[0]} is a pickle, which can run code when it is read, and there are no safetensors "
             "beside it; pass allow_pickle=True if you trust its source"
         )
-    return dequantized(read_pickle(directory))
+    return read_pickle(directory)
 
 
 def read_pickle(directory: str | Path) -> PickleFiles:

@@ -36,6 +36,11 @@ _SCALE_BIAS = 127
 Infos: TypeAlias = Mapping[str, TensorInfo]
 
 
+def is_quantized(values: Mapping[str, Any]) -> bool:
+    """Whether a configuration says that weights are stored quantised."""
+    return values.get(KEY) is not None
+
+
 def without_quantization(values: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without the key that says how weights are stored.
 

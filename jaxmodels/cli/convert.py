@@ -90,11 +90,10 @@ def _in_family(config: "Decoder", family: str) -> "Decoder":
 
 def _stored_dtype(directory: Path, declared: object, allow_pickle: bool) -> str:
     from jaxmodels.checkpoints import orbax
-    from jaxmodels.checkpoints.huggingface import stored_dtype
-    from jaxmodels.checkpoints.pickles import open_checkpoint
+    from jaxmodels.checkpoints.huggingface import open_weights, stored_dtype
 
     if not orbax.is_orbax(directory):
-        return stored_dtype(open_checkpoint(directory, allow_pickle=allow_pickle))
+        return stored_dtype(open_weights(directory, allow_pickle=allow_pickle))
     if not isinstance(declared, str):
         raise ValueError(f"{directory / 'config.json'}: key 'dtype' is {declared!r}; give --dtype")
     return declared

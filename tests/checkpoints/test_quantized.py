@@ -13,7 +13,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import jaxmodels as jm
 from jaxmodels.checkpoints.errors import CheckpointError
-from jaxmodels.checkpoints.pickles import open_checkpoint
+from jaxmodels.checkpoints.huggingface import open_weights
 from jaxmodels.checkpoints.quantized import from_fp8, from_mxfp4
 from jaxmodels.models.families import config_from_hf
 
@@ -73,7 +73,7 @@ def test_a_checkpoint_is_read_as_if_it_were_not_quantised(checkpoints):
 
 
 def test_its_dtype_is_that_of_its_numbers(checkpoints):
-    infos = open_checkpoint(checkpoints[0]).infos
+    infos = open_weights(checkpoints[0]).infos
     experts = {name: info for name, info in infos.items() if "experts" in name and not name.endswith("bias")}
     assert {info.dtype for info in experts.values()} == {"bfloat16"}
     assert experts["model.layers.1.mlp.experts.gate_up_proj"].shape == (4, 64, 64)
@@ -190,4 +190,14 @@ def test_fp8_without_its_factors_is_refused(fp8_checkpoint):
     del tensors["model.layers.0.mlp.up_proj.weight_scale_inv"]
     save_file(tensors, directory / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"mlp\.up_proj\.weight_scale_inv"):
+        jm.load(directory)
+
+
+def test_tensors_are_left_as_stored_where_no_quantisation_is_declared(fp8_checkpoint):
+    directory, _ = fp8_checkpoint
+    values = {key: value for key, value in FP8_CONFIG.items() if key != "quantization_config"}
+    (directory / "config.json").write_text(json.dumps(values))
+    infos = open_weights(directory).infos
+    assert infos["model.layers.0.mlp.up_proj.weight"].dtype == "float8_e4m3fn"
+    with pytest.raises(CheckpointError, match="weight_scale_inv"):
         jm.load(directory)
