@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Case
 from configurations import CASES
+from configurations.case import Case
 
 # With the TPU compiler installed, jax would look for a TPU. Set before anything imports jax.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cases import hf_dict
 from configurations import CASES, ELSEWHERE
+from configurations.case import hf_dict
 from tpu_model_configs import CONFIGS, TOPOLOGIES
 
 import jaxmodels as jm

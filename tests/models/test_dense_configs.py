@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from cases import hf_dict
-from dense_configurations import (
+from configurations.case import hf_dict
+from configurations.dense import (
     COHERE2,
     FULL,
     GEMMA2,

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from cases import hf_dict
-from configurations import CASES, ELSEWHERE, MAMBA2
-from dense_configurations import LLAMA, MISTRAL, QWEN2, QWEN3
+from configurations import CASES, ELSEWHERE
+from configurations.case import hf_dict
+from configurations.dense import LLAMA, MISTRAL, QWEN2, QWEN3
+from configurations.state_space import MAMBA2
 from model_helpers import commit, peek
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM

@@ -4,17 +4,9 @@ import json
 import math
 
 import pytest
-from cases import hf_dict
-from hybrid_configurations import (
-    BAMBA,
-    DEEPSEEK_V2,
-    DEEPSEEK_V3,
-    FALCON_H1,
-    GRANITEMOEHYBRID,
-    JAMBA,
-    NEMOTRON_H,
-    ZAMBA2,
-)
+from configurations.case import hf_dict
+from configurations.hybrids import BAMBA, FALCON_H1, GRANITEMOEHYBRID, JAMBA, NEMOTRON_H, ZAMBA2
+from configurations.mixtures import DEEPSEEK_V2, DEEPSEEK_V3
 
 import jaxmodels as jm
 from jaxmodels.layers.latent_attention import LatentAttention

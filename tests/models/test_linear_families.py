@@ -1,8 +1,8 @@
 """What the tables of the families with linear attention cannot show: published sizes, defaults, refusals."""
 
 import pytest
-from cases import hf_dict
-from linear_configurations import FULL, KIMI_LINEAR, LINEAR, MINIMAX, QWEN3_NEXT
+from configurations.case import hf_dict
+from configurations.linear import FULL, KIMI_LINEAR, LINEAR, MINIMAX, QWEN3_NEXT
 
 import jaxmodels as jm
 from jaxmodels.layers.attention import Attention

@@ -3,8 +3,8 @@
 import dataclasses
 
 import pytest
-from cases import hf_dict
-from configurations import FALCON_MAMBA, LFM2, MAMBA, RECURRENT_GEMMA
+from configurations.case import hf_dict
+from configurations.state_space import FALCON_MAMBA, LFM2, MAMBA, RECURRENT_GEMMA
 
 import jaxmodels as jm
 from jaxmodels.layers.attention import Attention

@@ -1,11 +1,12 @@
-"""Configurations of the dense Transformer families."""
+"""Dense Transformers."""
 
 from dataclasses import replace
 from typing import Any
 
-from cases import VOCAB, Case, dense_case, rope_keys
+from configurations.case import VOCAB, Case, dense_case, rope_keys
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+
 LLAMA3_ROPE = rope_keys(
     "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
 )
@@ -282,7 +283,6 @@ GPT2 = (
     _gpt2("unscaled_relu", scale_attn_weights=False, activation_function="relu", layer_norm_epsilon=1e-3),
 )
 
-# Experts are few and small, so that some go unused and others take many tokens.
 DENSE = (
     *LLAMA,
     *MISTRAL,

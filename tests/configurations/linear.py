@@ -1,8 +1,8 @@
-"""The part of the table of configurations whose layers are linear attention in part."""
+"""Linear attention beside attention, and mixtures among them."""
 
 from typing import Any
 
-from cases import Case, dense_case
+from configurations.case import Case, dense_case
 
 LINEAR, FULL = "linear_attention", "full_attention"
 

@@ -1,12 +1,50 @@
-"""The part of the table of configurations with several kinds of layers: hybrids, DeepSeek's heirs."""
+"""State space layers beside attention, and mixtures among them."""
 
 from typing import Any
 
-from cases import Case
-from cases import dense_case as _dense
-from cases import rope_keys as _rope
+from configurations.case import Case
+from configurations.case import dense_case as _dense
+from configurations.case import rope_keys as _rope
 
 _SSD = {"mamba_n_heads": 8, "mamba_d_state": 10, "mamba_n_groups": 2, "mamba_chunk_size": 16}
+
+
+def _nemotron_h(name: str, types: list[str], cached_reference: bool = True, **changes: Any) -> Case:
+    sizes = {"mamba_num_heads": 8, "mamba_head_dim": 5, "ssm_state_size": 10, "n_groups": 2, "head_dim": 10}
+    return _dense(
+        "nemotron_h",
+        name,
+        cached_reference=cached_reference,
+        num_hidden_layers=None,
+        layers_block_type=types,
+        **sizes | {"chunk_size": 16} | changes,
+    )
+
+
+def _granite_hybrid(name: str, types: list[str], **changes: Any) -> Case:
+    sizes = {"shared_intermediate_size": 28, "num_local_experts": 5, "attention_multiplier": 0.3}
+    return _dense(
+        "granitemoehybrid",
+        name,
+        num_hidden_layers=len(types),
+        layer_types=types,
+        **_SSD | sizes | changes,
+    )
+
+
+def _zamba2(name: str, types: str, cached_reference: bool = True, **changes: Any) -> Case:
+    kinds = {"m": "linear_attention", "h": "hybrid"}
+    sizes = {"n_mamba_heads": 8, "mamba_d_state": 10, "mamba_ngroups": 2, "chunk_size": 16, "adapter_rank": 3}
+    return _dense(
+        "zamba2",
+        name,
+        cached_reference=cached_reference,
+        num_hidden_layers=len(types),
+        layers_block_type=[kinds[letter] for letter in types],
+        num_key_value_heads=None,
+        **sizes | changes,
+    )
+
 
 BAMBA = (
     _dense("bamba", "attention_between", hidden_size=32, num_hidden_layers=3, attn_layer_indices=[1], **_SSD),
@@ -70,19 +108,6 @@ FALCON_H1 = (
     ),
 )
 
-
-def _nemotron_h(name: str, types: list[str], cached_reference: bool = True, **changes: Any) -> Case:
-    sizes = {"mamba_num_heads": 8, "mamba_head_dim": 5, "ssm_state_size": 10, "n_groups": 2, "head_dim": 10}
-    return _dense(
-        "nemotron_h",
-        name,
-        cached_reference=cached_reference,
-        num_hidden_layers=None,
-        layers_block_type=types,
-        **sizes | {"chunk_size": 16} | changes,
-    )
-
-
 NEMOTRON_H = (
     _nemotron_h("all_kinds", ["linear_attention", "mlp", "full_attention", "mlp"]),
     _nemotron_h(
@@ -116,105 +141,13 @@ NEMOTRON_H = (
     ),
 )
 
-
-_EXPERTS = {
-    "moe_intermediate_size": 12,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "n_shared_experts": 1,
-    "first_k_dense_replace": 1,
-    "n_group": 1,
-    "topk_group": 1,
-}
-_LATENT = {
-    "num_key_value_heads": 4,
-    "kv_lora_rank": 14,
-    "q_lora_rank": 10,
-    "qk_rope_head_dim": 4,
-    "qk_nope_head_dim": 6,
-    "v_head_dim": 5,
-}
-_DEEPSEEK_YARN = _rope(
-    "yarn", factor=4.0, original_max_position_embeddings=32, mscale=0.7, mscale_all_dim=0.9
-)
-
-DEEPSEEK_V3 = (
-    _dense(
-        "deepseek_v3", "groups", num_hidden_layers=3, **_LATENT, **_EXPERTS | {"n_group": 4, "topk_group": 2}
-    ),
-    _dense(
-        "deepseek_v3",
-        "plain_queries_yarn_biases",
-        rope_interleave=False,
-        attention_bias=True,
-        norm_topk_prob=False,
-        routed_scaling_factor=1.0,
-        rms_norm_eps=1e-3,
-        **_DEEPSEEK_YARN,
-        **_LATENT | {"q_lora_rank": None},
-        **_EXPERTS | {"first_k_dense_replace": 0, "n_shared_experts": 2},
-    ),
-    _dense(
-        "deepseek_v3",
-        "one_expert_tied",
-        tie_word_embeddings=True,
-        num_attention_heads=2,
-        **_LATENT | {"num_key_value_heads": 2, "kv_lora_rank": 5, "v_head_dim": 9},
-        **_EXPERTS | {"num_experts_per_tok": 1, "n_routed_experts": 5},
-    ),
-)
-
-DEEPSEEK_V2 = (
-    _dense("deepseek_v2", "plain_queries", **_LATENT | {"q_lora_rank": None}, **_EXPERTS),
-    _dense(
-        "deepseek_v2",
-        "groups_yarn_biases",
-        topk_method="group_limited_greedy",
-        routed_scaling_factor=3.0,
-        attention_bias=True,
-        mlp_bias=True,
-        **_DEEPSEEK_YARN,
-        **_LATENT,
-        **_EXPERTS | {"n_group": 4, "topk_group": 2, "n_shared_experts": 2},
-    ),
-    _dense(
-        "deepseek_v2",
-        "all_mixtures_tied",
-        tie_word_embeddings=True,
-        hidden_act="gelu",
-        **_LATENT | {"kv_lora_rank": 4, "v_head_dim": 8},
-        **_EXPERTS | {"first_k_dense_replace": 0, "num_experts_per_tok": 1},
-    ),
-)
-
-GLM4_MOE = (
-    _dense("glm4_moe", "head_norms", use_qk_norm=True, head_dim=8, **_EXPERTS),
-    _dense(
-        "glm4_moe",
-        "biases_groups",
-        attention_bias=True,
-        head_dim=12,
-        num_key_value_heads=1,
-        routed_scaling_factor=2.5,
-        **_EXPERTS | {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 0},
-    ),
-    _dense(
-        "glm4_moe",
-        "more_dense_tied",
-        num_hidden_layers=3,
-        tie_word_embeddings=True,
-        head_dim=8,
-        norm_topk_prob=False,
-        **_EXPERTS | {"first_k_dense_replace": 2, "n_shared_experts": 3},
-    ),
-)
-
 _PERIODS = {
     "attn_layer_period": 2,
     "attn_layer_offset": 1,
     "expert_layer_period": 3,
     "expert_layer_offset": 1,
 }
+
 _JAMBA = {"num_hidden_layers": 4, "mamba_d_state": 5, "num_experts": 5, "num_experts_per_tok": 2, **_PERIODS}
 
 JAMBA = (
@@ -239,18 +172,6 @@ JAMBA = (
         **_JAMBA | {"num_hidden_layers": 3, "attn_layer_period": 4, "expert_layer_period": 7},
     ),
 )
-
-
-def _granite_hybrid(name: str, types: list[str], **changes: Any) -> Case:
-    sizes = {"shared_intermediate_size": 28, "num_local_experts": 5, "attention_multiplier": 0.3}
-    return _dense(
-        "granitemoehybrid",
-        name,
-        num_hidden_layers=len(types),
-        layer_types=types,
-        **_SSD | sizes | changes,
-    )
-
 
 GRANITEMOEHYBRID = (
     _granite_hybrid(
@@ -281,21 +202,6 @@ GRANITEMOEHYBRID = (
     ),
 )
 
-
-def _zamba2(name: str, types: str, cached_reference: bool = True, **changes: Any) -> Case:
-    kinds = {"m": "linear_attention", "h": "hybrid"}
-    sizes = {"n_mamba_heads": 8, "mamba_d_state": 10, "mamba_ngroups": 2, "chunk_size": 16, "adapter_rank": 3}
-    return _dense(
-        "zamba2",
-        name,
-        cached_reference=cached_reference,
-        num_hidden_layers=len(types),
-        layers_block_type=[kinds[letter] for letter in types],
-        num_key_value_heads=None,
-        **sizes | changes,
-    )
-
-
 ZAMBA2 = (
     _zamba2("two_sets_rope", "mhhmh", num_mem_blocks=2, use_shared_attention_adapter=True, use_mem_rope=True),
     _zamba2("one_set_biases", "hmh", add_bias_linear=True, mamba_ngroups=1),
@@ -313,14 +219,4 @@ ZAMBA2 = (
     ),
 )
 
-HYBRIDS = (
-    *BAMBA,
-    *FALCON_H1,
-    *NEMOTRON_H,
-    *DEEPSEEK_V2,
-    *DEEPSEEK_V3,
-    *GLM4_MOE,
-    *JAMBA,
-    *GRANITEMOEHYBRID,
-    *ZAMBA2,
-)
+HYBRIDS = (*BAMBA, *FALCON_H1, *NEMOTRON_H, *JAMBA, *GRANITEMOEHYBRID, *ZAMBA2)
