@@ -4,7 +4,7 @@ Memory per query block is O(query block x key block), never O(S x S): the runnin
 weighted sum are rescaled as blocks arrive (Rabe and Staats 2021; "Implementing SDPA on Streaming Dataflow").
 Queries are laid out ``[B, K, M, S, H]`` with ``M = N / K`` query heads per key/value head, keys and values
 ``[B, K, T, H]``: heads before slots, so that one head's slots are contiguous. Values may have another
-width, I, than keys.
+width, I, than keys, and both may be stored in another form than they are used in (`Unpack`).
 """
 
 from collections.abc import Callable
@@ -27,6 +27,9 @@ MAX_QUERY_BLOCKS = 16
 Allowed: TypeAlias = Callable[[int | Array, int, int | Array, int], Bool[Array, "B S T"]]
 # The half-open range of key slots that queries [start, start + size) may attend to.
 KeyRange: TypeAlias = Callable[[int, int], tuple[int | Array, int | Array]]
+
+# Makes keys [B, K, T, H] and values [B, K, T, I] of a block of what is stored, [B, C, T, *] each.
+Unpack: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
 
 _FEW_HEADS = 4
 
@@ -51,15 +54,16 @@ class Scores:
 
 def attend(
     q: Float[Array, "B K M S H"],
-    k: Float[Array, "B K T H"],
-    v: Float[Array, "B K T I"],
+    k: Float[Array, "B C T X"],
+    v: Float[Array, "B C T Y"],
     *,
     allowed: Allowed,
     key_range: KeyRange,
     scores: Scores,
     sinks: Float[Array, "K M"] | None = None,
     running: "Running | None" = None,
-    value_dim: int | None = None,
+    unpack: Unpack = lambda k, v: (k, v),
+    query_block: int = QUERY_BLOCK,
 ) -> Float[Array, "B K M S I"]:
     """Attention output of every query, in q's dtype.
 
@@ -67,12 +71,12 @@ def attend(
     slots in use and not the capacity. Where it returns Python integers the loop has a static length and the
     result can be differentiated in reverse. `sinks` adds one logit per head to the softmax's denominator.
     `running` is the softmax over other keys of the same queries (`sinks` included), which these continue.
-    With `value_dim` only so many leading features of `v` are values: `k` and `v` may then be one buffer.
-    A query that may attend to nothing gets zeros.
+    `unpack` is applied to each block of `k` and `v` that is visited, once per block of about `query_block`
+    queries; they may be one buffer. A query that may attend to nothing gets zeros.
     """
     size = q.shape[3]
-    value_dim = v.shape[-1] if value_dim is None else value_dim
-    block = max(QUERY_BLOCK, -(-size // MAX_QUERY_BLOCKS))
+    value_dim = jax.eval_shape(unpack, k, v)[1].shape[-1]
+    block = max(query_block, -(-size // MAX_QUERY_BLOCKS))
     outputs = []
     for start in range(0, size, block):
         stop = min(start + block, size)
@@ -81,7 +85,7 @@ def attend(
             begun = start_softmax(queries, sinks, value_dim)
         else:
             begun = jax.tree.map(lambda leaf, a=start, b=stop: leaf[:, :, :, a:b], running)
-        outputs.append(_attend_block(queries, k, v, value_dim, start, allowed, key_range, scores, begun))
+        outputs.append(_attend_block(queries, k, v, unpack, start, allowed, key_range, scores, begun))
     return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=3)
 
 
@@ -99,9 +103,9 @@ jax.tree_util.register_dataclass(Running, ["maximum", "denominator", "weighted"]
 
 def _attend_block(
     q: Float[Array, "B K M S H"],
-    k: Float[Array, "B K T H"],
-    v: Float[Array, "B K T I"],
-    value_dim: int,
+    k: Float[Array, "B C T X"],
+    v: Float[Array, "B C T Y"],
+    unpack: Unpack,
     start: int,
     allowed: Allowed,
     key_range: KeyRange,
@@ -119,8 +123,8 @@ def _attend_block(
         seen = allowed(start, size, first, block)
         if slots % block:
             seen = seen & (first + jnp.arange(block) >= begin)
-        keys, values = (lax.dynamic_slice_in_dim(a, first, block, axis=2) for a in (k, v))
-        return absorb(running, scores(q, keys, seen), seen, values[..., :value_dim])
+        keys, values = unpack(*(lax.dynamic_slice_in_dim(a, first, block, axis=2) for a in (k, v)))
+        return absorb(running, scores(q, keys, seen), seen, values)
 
     if slots <= block:
         running = step(0, running)

@@ -1,6 +1,8 @@
 """Multi-head latent attention: the cache holds one small latent per token, no keys and values per head."""
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +11,7 @@ from einops import rearrange
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.attend import Scores, attend
+from jaxmodels.layers.attend import QUERY_BLOCK, Scores, attend
 from jaxmodels.layers.kv_cache import (
     KVPending,
     allowed_by_position,
@@ -26,6 +28,9 @@ from jaxmodels.layers.rope import Rope, apply_rope
 from jaxmodels.layers.rope_scaling import YarnScaling
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 from jaxmodels.layers.window import Window
+
+# Each block of queries makes the keys and values that it meets anew: the larger it is, the fewer times.
+EXPANDED_QUERY_BLOCK = 1024
 
 
 @struct.dataclass
@@ -46,11 +51,12 @@ class LatentAttention:
 
         logit[n, s, t] = scale * (q_n[s] . (W_uk[n] c[t]) + rope(p_n[s]) . r[t]),  value[n, t] = c[t] W_uv[n]
 
-    Windows are attended in the absorbed form: ``q_n . (W_uk[n] c) = (q_n W_uk[n]) . c`` moves the product to
-    the queries, and ``(sum_t w c[t]) W_uv[n]`` moves the other behind the sum. What is left is multi-query
-    attention with the cache's entries ``[c, r]`` as keys and the latents among them as values. A sequence
-    without a cache is attended with the keys and values of each head, which are narrower than the latent;
-    where there are as many queries as keys, making them costs no more than the absorbing.
+    Short windows are attended in the absorbed form: ``q_n . (W_uk[n] c) = (q_n W_uk[n]) . c`` moves the
+    product to the queries, and ``(sum_t w c[t]) W_uv[n]`` moves the other behind the sum. What is left is
+    multi-query attention with the cache's entries ``[c, r]`` as keys and the latents among them as values.
+    Where a window has so many queries that making each head's keys and values costs less than they save,
+    being narrower than the latent (`queries_to_expand`), they are made, block by block of the cache. A
+    sequence without a cache has as many queries as keys and is always attended so.
 
     value_dim: features of a head's value. query_rank: queries come from a latent of this width, normalised
     by `query_norm`; None projects them from x. rope: rotates the shared key and the queries' last `rope_dim`
@@ -118,6 +124,17 @@ class LatentAttention:
         shape = (batch, 1, capacity, self.kv_rank + self.rope_dim)
         return LatentState(entries=jnp.zeros(shape, dtype), positions=empty_slots(batch, capacity))
 
+    @property
+    def queries_to_expand(self) -> float:
+        """How many queries the keys and values of each head must serve to be worth making.
+
+        Per head and key, making them takes ``kv_rank * (key_dim + value_dim)`` multiplications, and each
+        query that meets them saves ``2 * kv_rank - key_dim - value_dim``; `inf` where the latent is narrow.
+        """
+        width = self.key_dim + self.value_dim
+        saved = 2 * self.kv_rank - width
+        return self.kv_rank * width / saved if saved > 0 else math.inf
+
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token in the absorbed form that sees `context` tokens, itself included; 0 counts the
         weights alone."""
@@ -128,16 +145,13 @@ class LatentAttention:
         return 2 * (queries + d * entry + heads) + 2 * n * (entry + self.kv_rank) * context
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        q, shared_q = self._queries(params, x, window)
-        latents, shared_k = jnp.split(self._entries(params, x, window), [self.kv_rank], axis=-1)
-        k = jnp.einsum("btr,nhr->bnth", latents, params["w_uk"])
-        v = jnp.einsum("btr,nri->bnti", latents, params["w_uv"])
-        shared_k = jnp.broadcast_to(shared_k[:, None], (*k.shape[:-1], self.rope_dim))
+        k, v = self._keys_and_values(params, self._entries(params, x, window))
+        allowed = allowed_by_position(window, window_tags(window), jnp.zeros_like(window.start), None)
         out = attend(
-            rearrange(jnp.concatenate([q, shared_q], axis=-1), "b s n u -> b n 1 s u"),
-            jnp.concatenate([k, shared_k], axis=-1),
+            self._whole_queries(params, x, window),
+            k,
             v,
-            allowed=allowed_by_position(window, window_tags(window), jnp.zeros_like(window.start), None),
+            allowed=allowed,
             key_range=range_of_sequence(window, None),
             scores=self._scores(),
         )
@@ -152,19 +166,22 @@ class LatentAttention:
     def read(
         self, params: Params, held: Float[Array, "B S D"], pending: KVPending, window: Window
     ) -> Float[Array, "B S D"]:
-        q, shared_q = self._queries(params, held, window)
-        absorbed = jnp.einsum("bsnh,nhr->bsnr", q, params["w_uk"])
         cache = pending.written
-        entries = cache.entries.astype(q.dtype)
+        entries = cache.entries.astype(held.dtype)
+        expands = window.size >= self.queries_to_expand
+        queries = self._whole_queries if expands else self._absorbed_queries
         out = attend(
-            rearrange(jnp.concatenate([absorbed, shared_q], axis=-1), "b s n u -> b 1 n s u"),
+            queries(params, held, window),
             entries,
             entries,
             allowed=allowed_by_position(window, cache.positions, window.start, None),
             key_range=range_in_use(window, cache.positions, None),
             scores=self._scores(),
-            value_dim=self.kv_rank,
+            unpack=partial(self._expanded, params) if expands else self._latents,
+            query_block=EXPANDED_QUERY_BLOCK if expands else QUERY_BLOCK,
         )
+        if expands:
+            return self._output(params, rearrange(out, "b n 1 s i -> b s n i"))
         return self._output(params, jnp.einsum("bnsr,nri->bsni", out[:, 0], params["w_uv"]))
 
     def commit(
@@ -184,6 +201,40 @@ class LatentAttention:
         q = linear(x, rearrange(weight, "d n u -> d (n u)"))
         q, shared = jnp.split(rearrange(q, "b s (n u) -> b s n u", n=self.num_heads), [self.key_dim], axis=-1)
         return q, self._rotate(shared, window)
+
+    def _whole_queries(
+        self, params: Params, x: Float[Array, "B S D"], window: Window
+    ) -> Float[Array, "B N 1 S H+X"]:
+        """Queries for the keys of each head."""
+        both = jnp.concatenate(self._queries(params, x, window), axis=-1)
+        return rearrange(both, "b s n u -> b n 1 s u")
+
+    def _absorbed_queries(
+        self, params: Params, x: Float[Array, "B S D"], window: Window
+    ) -> Float[Array, "B 1 N S R+X"]:
+        """Queries for the entries of the cache, which all heads share."""
+        q, shared = self._queries(params, x, window)
+        absorbed = jnp.einsum("bsnh,nhr->bsnr", q, params["w_uk"])
+        return rearrange(jnp.concatenate([absorbed, shared], axis=-1), "b s n u -> b 1 n s u")
+
+    def _latents(self, entries: Float[Array, "B 1 T R+X"], _: Array) -> tuple[Array, Array]:
+        """Entries as keys, and the latents among them as values."""
+        return entries, entries[..., : self.kv_rank]
+
+    def _expanded(
+        self, params: Params, entries: Float[Array, "B 1 T R+X"], _: Array
+    ) -> tuple[Float[Array, "B N T H+X"], Float[Array, "B N T I"]]:
+        return self._keys_and_values(params, entries[:, 0])
+
+    def _keys_and_values(
+        self, params: Params, entries: Float[Array, "B T R+X"]
+    ) -> tuple[Float[Array, "B N T H+X"], Float[Array, "B N T I"]]:
+        """Those of each head, from what the cache keeps of the tokens."""
+        latents, shared = jnp.split(entries, [self.kv_rank], axis=-1)
+        k = jnp.einsum("btr,nhr->bnth", latents, params["w_uk"])
+        v = jnp.einsum("btr,nri->bnti", latents, params["w_uv"])
+        shared = jnp.broadcast_to(shared[:, None], (*k.shape[:-1], self.rope_dim))
+        return jnp.concatenate([k, shared], axis=-1), v
 
     def _entries(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S R+X"]:
         """What the cache keeps of each token."""

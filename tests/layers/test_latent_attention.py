@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -103,6 +104,20 @@ def test_both_forms_against_the_definition(case):
         close(whole[row, :n], by_hand(layer, params, x[row, :n]))
     state = layer.init_state(2, 13, jnp.float32)
     for start, stop in ((0, 5), (5, 6), (6, 9)):
+        y, pending = peek(layer, params, x[:, start:stop], state, jnp.full((2,), start, jnp.int32))
+        for row in range(2):
+            close(y[row], by_hand(layer, params, x[row])[start:stop])
+        state = layer.commit(pending)
+
+
+def test_windows_of_many_queries_expand_the_cache_to_the_same_result(case):
+    layer, _ = case
+    layer = dataclasses.replace(layer, key_dim=2, value_dim=2, kv_rank=6, latent_norm=RMSNorm(dim=6))
+    assert layer.queries_to_expand == 3
+    params = random_params(layer.spec())
+    x = draw(2, 16)
+    state = layer.init_state(2, 18, jnp.float32)
+    for start, stop in ((0, 4), (4, 6), (6, 7), (7, 16)):  # expanded, absorbed, absorbed, expanded
         y, pending = peek(layer, params, x[:, start:stop], state, jnp.full((2,), start, jnp.int32))
         for row in range(2):
             close(y[row], by_hand(layer, params, x[row])[start:stop])
@@ -273,6 +288,23 @@ def test_a_whole_sequence_is_attended_in_the_narrow_width_of_heads():
     weights = size * layer.flops_per_token(0)
     assert weights + 2 * 16 * (32 + 16 + 24) * size**2 < whole
     assert whole < weights + 2 * 16 * (64 + 16 + 64) * size**2
+
+
+def test_so_is_a_window_with_more_queries_than_the_expansion_costs():
+    layer = big_layer()
+    assert 49 < layer.queries_to_expand < 50
+
+    def flops(size):
+        state = jax.eval_shape(lambda: layer.init_state(1, 256, jnp.float32))
+        x, start = jax.ShapeDtypeStruct((1, size, 128), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+        lowered = peek.lower(layer, abstract_params(layer.spec()), x, state, start)
+        found = lowered.compile().cost_analysis()["flops"]
+        return found - size * 2 * (count_params(layer.spec()) - 16 * 64 * (32 + 24))
+
+    absorbing, absorbed = 2 * 16 * 64 * (32 + 24) * 49, 2 * 16 * (64 + 16 + 64) * 49 * 256
+    assert absorbing + absorbed < flops(49) < 1.1 * (absorbing + absorbed)
+    making, met = 2 * 16 * 64 * (32 + 24) * 256, 2 * 16 * (32 + 16 + 24) * 200 * 256
+    assert making + met < flops(200) < 1.1 * (making + met)
 
 
 @pytest.mark.parametrize(("params_dtype", "state_dtype"), [("float32", "bfloat16"), ("bfloat16", "float32")])
