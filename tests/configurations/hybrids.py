@@ -130,6 +130,16 @@ NEMOTRON_H = (
         topk_group=2,
         routed_scaling_factor=2.5,
     ),
+    _nemotron_h(
+        "latent_experts_biases",
+        ["moe", "full_attention", "moe"],
+        moe_latent_size=10,
+        mlp_bias=True,
+        moe_intermediate_size=12,
+        moe_shared_expert_intermediate_size=20,
+        n_routed_experts=6,
+        num_experts_per_tok=3,
+    ),
     # transformers' one-token step leaves out time_step_min, which its full forward applies.
     _nemotron_h(
         "limit_many_groups",

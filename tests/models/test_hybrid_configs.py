@@ -166,7 +166,7 @@ def test_multipliers_survive_being_multiplied(factor):
         (FALCON_H1[0], {"projectors_bias": True}, r"'projectors_bias' has the value True.*supported: False"),
         (NEMOTRON_H[0], {"layers_block_type": ["conv"]}, r"'layers_block_type' must be a list of .*'conv'"),
         (NEMOTRON_H[0], {"tie_word_embeddings": True}, r"'tie_word_embeddings' has the value True"),
-        (NEMOTRON_H[2], {"moe_latent_size": 8}, r"'moe_latent_size' has the value 8.*supported: None"),
+        (NEMOTRON_H[3], {"moe_latent_size": 0}, r"LatentSpace: dim=0 must be at least 1"),
         (JAMBA[0], {"attn_layer_offset": 2}, r"attn_layer_offset=2 must be below attn_layer_period=2"),
         (JAMBA[0], {"num_experts_per_tok": 6}, r"top_k must be between 1 and num_experts=5, got 6"),
         (GRANITEMOEHYBRID[0], {"position_embedding_type": "alibi"}, r"'position_embedding_type'.*'alibi'"),

@@ -4,6 +4,7 @@ from jaxmodels.layers.moe.dispatch import Capacity, Dense, DenseAbove, Dispatch,
 from jaxmodels.layers.moe.expert_choice import ExpertChoice
 from jaxmodels.layers.moe.experts import ClampedGatedExperts, Experts, GatedExperts, PlainExperts
 from jaxmodels.layers.moe.hyper_router import HyperRouter
+from jaxmodels.layers.moe.latent import LatentSpace
 from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.moe.ranked import Ranked
 from jaxmodels.layers.moe.relu_router import ReLURouter
@@ -24,6 +25,7 @@ __all__ = [
     "FreeExperts",
     "GatedExperts",
     "HyperRouter",
+    "LatentSpace",
     "MoE",
     "PlainExperts",
     "Ranked",

@@ -10,6 +10,7 @@ from jaxmodels.layers.linear import linear
 from jaxmodels.layers.mlp import MLP, GatedMLP
 from jaxmodels.layers.moe.dispatch import DROPLESS, Dispatch
 from jaxmodels.layers.moe.experts import Experts
+from jaxmodels.layers.moe.latent import LatentSpace
 from jaxmodels.layers.moe.residual_router import FreeExperts
 from jaxmodels.layers.moe.routers import Router
 from jaxmodels.layers.moe.routing import Routing
@@ -22,10 +23,11 @@ class MoE:
 
     free: experts without a feed-forward, whose numbers follow those of `experts`. shared: a feed-forward that
     every token passes. shared_gate: it is multiplied by ``sigmoid(x @ w)``, w being one weight vector.
-    input_scale: what x is multiplied by on its way to the routed experts. dispatch: how rows reach `experts`.
+    input_scale: what x is multiplied by on its way to the routed experts. latent: the space that `experts`
+    work in; None is the model's. dispatch: how rows reach `experts`.
 
     Raises:
-        ValueError: router and experts differ in number or width, or `shared_gate` without `shared`.
+        ValueError: parts differ in width, router and experts in number, or `shared_gate` without `shared`.
     """
 
     router: Router
@@ -34,6 +36,7 @@ class MoE:
     shared: GatedMLP | MLP | None = None
     shared_gate: bool = False
     input_scale: float = 1.0
+    latent: LatentSpace | None = None
     dispatch: Dispatch = DROPLESS
 
     def __post_init__(self) -> None:
@@ -45,18 +48,23 @@ class MoE:
                 f"MoE: router.num_experts={chosen} must equal experts.num_experts={present} plus the "
                 f"{self.free.count} of free={self.free}"
             )
+        if self.latent is not None and self.latent.dim != self.experts.d_model:
+            raise ValueError(
+                f"MoE: experts.d_model={self.experts.d_model} must equal latent.dim={self.latent.dim}"
+            )
         for name in ("router", "free", "shared"):
             part = getattr(self, name)
             if part is not None and part.d_model != self.d_model:
+                owner = "experts" if self.latent is None else "latent"
                 raise ValueError(
-                    f"MoE: {name}.d_model={part.d_model} must equal experts.d_model={self.d_model}"
+                    f"MoE: {name}.d_model={part.d_model} must equal {owner}.d_model={self.d_model}"
                 )
         if self.shared_gate and self.shared is None:
             raise ValueError("MoE: shared_gate=True needs a shared feed-forward, got shared=None")
 
     @property
     def d_model(self) -> int:
-        return self.experts.d_model
+        return self.experts.d_model if self.latent is None else self.latent.d_model
 
     @property
     def causal(self) -> bool:
@@ -74,6 +82,8 @@ class MoE:
             tree["free"] = self.free.spec()
         if self.shared is not None:
             tree["shared"] = self.shared.spec()
+        if self.latent is not None:
+            tree["latent"] = self.latent.spec()
         if self.shared_gate:
             tree["shared_gate"] = {"w": Param((self.d_model, 1), ("embed", None), FanIn(self.d_model))}
         return tree
@@ -82,7 +92,8 @@ class MoE:
         """FLOPs of one token, the same for every `context`, as if all its experts had a feed-forward."""
         router = 2 * self.d_model * self.router.num_experts
         shared = 0 if self.shared is None else self.shared.flops_per_token(context)
-        return router + self.router.top_k * self.experts.flops_per_row + shared
+        latent = 0 if self.latent is None else self.latent.flops_per_token
+        return router + self.router.top_k * self.experts.flops_per_row + latent + shared
 
     def __call__(self, params: Params, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         return self.routed(params, x)[0]
@@ -98,7 +109,10 @@ class MoE:
         routing = self.router(params["router"], x, previous, valid)
         filled = routing.drop_padding()
         scaled = x if self.input_scale == 1.0 else x * self.input_scale
-        y = self.dispatch(self.experts, params["experts"], scaled, filled)
+        seen = scaled if self.latent is None else self.latent.down(params["latent"], scaled)
+        y = self.dispatch(self.experts, params["experts"], seen, filled)
+        if self.latent is not None:
+            y = self.latent.up(params["latent"], y)
         if self.free is not None:
             weights = filled.dense_weights()[..., self.experts.num_experts :]
             y = y + self.free(params.get("free", {}), scaled, weights)

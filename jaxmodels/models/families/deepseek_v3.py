@@ -92,7 +92,7 @@ def read_sigmoid_router(reader: ConfigReader, experts: Experts) -> SigmoidTopK:
     reader.expect("scoring_func", "sigmoid")
     reader.expect("topk_method", "noaux_tc")
     return SigmoidTopK(
-        d_model=experts.d_model,
+        d_model=reader.positive("hidden_size"),
         num_experts=experts.num_experts,
         top_k=reader.positive("num_experts_per_tok"),
         renormalise=reader.flag("norm_topk_prob", True),

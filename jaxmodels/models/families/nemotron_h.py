@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import MLP
-from jaxmodels.layers.moe import MoE, PlainExperts
+from jaxmodels.layers.moe import LatentSpace, MoE, PlainExperts
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
 from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.models.block import Block
@@ -49,6 +49,12 @@ WEIGHTS = (
     *hybrid.renamed(
         (*dense.GATED_MLP_WEIGHTS, *deepseek_v3.MIXTURE_WEIGHTS),
         theirs=("model.layers.{i}.mlp", "backbone.layers.{i}.mixer"),
+    ),
+    *dense.affine_rows(
+        "blocks/{i}/ffn/latent/{p}_down", "backbone.layers.{i}.mixer.fc1_latent_proj", "r d -> d r"
+    ),
+    *dense.affine_rows(
+        "blocks/{i}/ffn/latent/{p}_up", "backbone.layers.{i}.mixer.fc2_latent_proj", "d r -> r d"
     ),
 )
 
@@ -120,17 +126,19 @@ def _read_mlp(reader: ConfigReader, d_ff: str) -> MLP:
 
 
 def _read_mixture(reader: ConfigReader) -> MoE:
-    """DeepSeek-V3's routing over experts without gates, which must be as wide as the model."""
-    reader.expect("moe_latent_size", None)
+    """DeepSeek-V3's routing over experts without gates, which may work in a narrower space."""
     reader.expect("n_shared_experts", 1)
     shared = _read_mlp(reader, "moe_shared_expert_intermediate_size")
+    dim = reader.optional("moe_latent_size", int)
+    latent = None if dim is None else LatentSpace(d_model=shared.d_model, dim=dim, bias=shared.bias)
     experts = PlainExperts(
         num_experts=reader.positive("n_routed_experts"),
-        d_model=shared.d_model,
+        d_model=shared.d_model if dim is None else dim,
         d_ff=reader.positive("moe_intermediate_size"),
         activation=shared.activation,
     )
-    return MoE(router=deepseek_v3.read_sigmoid_router(reader, experts), experts=experts, shared=shared)
+    router = deepseek_v3.read_sigmoid_router(reader, experts)
+    return MoE(router=router, experts=experts, shared=shared, latent=latent)
 
 
 def write_config(config: Decoder) -> dict[str, Any]:
@@ -187,6 +195,7 @@ def _write_mixture(mixture: MoE) -> dict[str, Any]:
         raise ConfigError(f"the 'nemotron_h' layout holds a shared MLP beside experts, got {mixture.shared}")
     return {
         "n_routed_experts": mixture.experts.num_experts,
+        "moe_latent_size": None if mixture.latent is None else mixture.latent.dim,
         "moe_intermediate_size": mixture.experts.d_ff,
         "moe_shared_expert_intermediate_size": mixture.shared.d_ff,
         "num_experts_per_tok": mixture.router.top_k,

@@ -17,6 +17,7 @@ from jaxmodels.layers.moe import (
     DenseAbove,
     Dropless,
     GatedExperts,
+    LatentSpace,
     MoE,
     PlainExperts,
     SigmoidTopK,
@@ -77,6 +78,27 @@ def test_shared_expert_and_its_gate_are_added():
     np.testing.assert_allclose(layer(params, x), expected, rtol=1e-5, atol=1e-5)
     ungated = dataclasses.replace(layer, shared_gate=False)(params, x)
     np.testing.assert_allclose(ungated, routed + shared(params["shared"], x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_experts_may_work_in_a_narrower_space(bias):
+    latent = LatentSpace(d_model=D, dim=4, bias=bias)
+    experts = GatedExperts(num_experts=E, d_model=4, d_ff=F)
+    layer = MoE(router=ROUTER, experts=experts, shared=GatedMLP(d_model=D, d_ff=9), latent=latent)
+    params, x = draw(layer)
+    y, routing = layer.routed(params, x)
+    p = moe_oracle.in_float64(params)
+    inner = moe_oracle.mixture(
+        moe_oracle.gated_expert,
+        p["experts"],
+        np.asarray(x, np.float64) @ p["latent"]["w_down"] + p["latent"].get("b_down", 0),
+        np.asarray(routing.experts),
+        np.asarray(routing.weights),
+        E,
+    )
+    outer = inner @ p["latent"]["w_up"] + p["latent"].get("b_up", 0)
+    np.testing.assert_allclose(y, outer + layer.shared(params["shared"], x), rtol=1e-4, atol=1e-5)
+    assert layer.flops_per_token(3) == 2 * D * E + 2 * (6 * 4 * F) + 4 * D * 4 + 6 * D * 9
 
 
 @pytest.mark.parametrize("dispatch", [Dropless(), Capacity(factor=1.0)])
@@ -152,6 +174,10 @@ def test_router_and_experts_must_agree():
         MoE(router=ROUTER, experts=GatedExperts(num_experts=4, d_model=D, d_ff=F))
     with pytest.raises(ValueError, match=r"d_model=10.*d_model=8"):
         MoE(router=ROUTER, experts=GatedExperts(num_experts=E, d_model=8, d_ff=F))
+    with pytest.raises(ValueError, match=r"experts\.d_model=10 must equal latent\.dim=4"):
+        MoE(router=ROUTER, experts=EXPERTS["gated"][0], latent=LatentSpace(d_model=D, dim=4))
+    with pytest.raises(ValueError, match=r"router\.d_model=10 must equal latent\.d_model=8"):
+        MoE(router=ROUTER, experts=EXPERTS["gated"][0], latent=LatentSpace(d_model=8, dim=D))
     with pytest.raises(ValueError, match=r"shared_gate=True.*shared=None"):
         MoE(router=ROUTER, experts=EXPERTS["gated"][0], shared_gate=True)
     with pytest.raises(ValueError, match="factor must be positive, got 0"):
