@@ -8,6 +8,7 @@ import functools
 import gc
 import itertools
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,21 @@ from configurations.case import Case
 
 # With the TPU compiler installed, jax would look for a TPU. Set before anything imports jax.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the suite's time is compilation. Less optimisation by LLVM halves it and changes no numbers beyond
-# rounding, and nothing of what XLA decides: operations, buffers, aliases.
-FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}".strip()
+# Most of the suite's time is compilation. Less optimisation by LLVM, of a program in one piece, halves it and
+# changes no numbers beyond rounding, and nothing of what XLA decides: operations, buffers, aliases.
+FAST_COMPILATION = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
+if FAST_COMPILATION not in (given := os.environ.get("XLA_FLAGS", "")):
+    os.environ["XLA_FLAGS"] = f"{given} {FAST_COMPILATION}".strip()
+# What one test compiled another finds again, in whichever process: the first to come here, which starts the
+# others, makes the directory and removes it at its end.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="jaxmodels-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 NEW_TOKENS = 64
 # Logits may differ by 1e-4 of the largest: a token that leads by less than this tests nothing.

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from einops import rearrange
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.attend import QUERY_BLOCK, Scores, attend
+from jaxmodels.layers.attend import QUERY_BLOCK, Scores, Unpack, attend
 from jaxmodels.layers.kv_cache import (
     KVPending,
     allowed_by_position,
@@ -166,23 +165,8 @@ class LatentAttention:
     def read(
         self, params: Params, held: Float[Array, "B S D"], pending: KVPending, window: Window
     ) -> Float[Array, "B S D"]:
-        cache = pending.written
-        entries = cache.entries.astype(held.dtype)
-        expands = window.size >= self.queries_to_expand
-        queries = self._whole_queries if expands else self._absorbed_queries
-        out = attend(
-            queries(params, held, window),
-            entries,
-            entries,
-            allowed=allowed_by_position(window, cache.positions, window.start, None),
-            key_range=range_in_use(window, cache.positions, None),
-            scores=self._scores(),
-            unpack=partial(self._expanded, params) if expands else self._latents,
-            query_block=EXPANDED_QUERY_BLOCK if expands else QUERY_BLOCK,
-        )
-        if expands:
-            return self._output(params, rearrange(out, "b n 1 s i -> b s n i"))
-        return self._output(params, jnp.einsum("bnsr,nri->bsni", out[:, 0], params["w_uv"]))
+        form = self._expanded if window.size >= self.queries_to_expand else self._absorbed
+        return self._output(params, form(params, held, pending.written, window))
 
     def commit(
         self, pending: KVPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
@@ -202,29 +186,58 @@ class LatentAttention:
         q, shared = jnp.split(rearrange(q, "b s (n u) -> b s n u", n=self.num_heads), [self.key_dim], axis=-1)
         return q, self._rotate(shared, window)
 
+    def _absorbed(
+        self, params: Params, x: Float[Array, "B S D"], cache: LatentState, window: Window
+    ) -> Float[Array, "B S N I"]:
+        """One key head for all queries: the entries are its keys, the latents among them its values."""
+        q, shared = self._queries(params, x, window)
+        absorbed = jnp.einsum("bsnh,nhr->bsnr", q, params["w_uk"])
+        queries = rearrange(jnp.concatenate([absorbed, shared], axis=-1), "b s n u -> b 1 n s u")
+
+        def unpack(entries: Array, _: Array) -> tuple[Array, Array]:
+            return entries, entries[..., : self.kv_rank]
+
+        out = self._attend_cache(queries, cache, window, unpack, QUERY_BLOCK)
+        return jnp.einsum("bnsr,nri->bsni", out[:, 0], params["w_uv"])
+
+    def _expanded(
+        self, params: Params, x: Float[Array, "B S D"], cache: LatentState, window: Window
+    ) -> Float[Array, "B S N I"]:
+        """Keys and values of each head, made of one block of the cache after the other."""
+
+        def unpack(entries: Array, _: Array) -> tuple[Array, Array]:
+            return self._keys_and_values(params, entries[:, 0])
+
+        queries = self._whole_queries(params, x, window)
+        out = self._attend_cache(queries, cache, window, unpack, EXPANDED_QUERY_BLOCK)
+        return rearrange(out, "b n 1 s i -> b s n i")
+
+    def _attend_cache(
+        self,
+        queries: Float[Array, "B K M S H"],
+        cache: LatentState,
+        window: Window,
+        unpack: Unpack,
+        query_block: int,
+    ) -> Float[Array, "B K M S I"]:
+        entries = cache.entries.astype(queries.dtype)
+        return attend(
+            queries,
+            entries,
+            entries,
+            allowed=allowed_by_position(window, cache.positions, window.start, None),
+            key_range=range_in_use(window, cache.positions, None),
+            scores=self._scores(),
+            unpack=unpack,
+            query_block=query_block,
+        )
+
     def _whole_queries(
         self, params: Params, x: Float[Array, "B S D"], window: Window
     ) -> Float[Array, "B N 1 S H+X"]:
         """Queries for the keys of each head."""
         both = jnp.concatenate(self._queries(params, x, window), axis=-1)
         return rearrange(both, "b s n u -> b n 1 s u")
-
-    def _absorbed_queries(
-        self, params: Params, x: Float[Array, "B S D"], window: Window
-    ) -> Float[Array, "B 1 N S R+X"]:
-        """Queries for the entries of the cache, which all heads share."""
-        q, shared = self._queries(params, x, window)
-        absorbed = jnp.einsum("bsnh,nhr->bsnr", q, params["w_uk"])
-        return rearrange(jnp.concatenate([absorbed, shared], axis=-1), "b s n u -> b 1 n s u")
-
-    def _latents(self, entries: Float[Array, "B 1 T R+X"], _: Array) -> tuple[Array, Array]:
-        """Entries as keys, and the latents among them as values."""
-        return entries, entries[..., : self.kv_rank]
-
-    def _expanded(
-        self, params: Params, entries: Float[Array, "B 1 T R+X"], _: Array
-    ) -> tuple[Float[Array, "B N T H+X"], Float[Array, "B N T I"]]:
-        return self._keys_and_values(params, entries[:, 0])
 
     def _keys_and_values(
         self, params: Params, entries: Float[Array, "B T R+X"]

@@ -22,7 +22,13 @@ from jaxmodels.decoding import driver
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.tpu_configs.programs import Arguments, ProgramName, Workload, abstract_arguments
+from jaxmodels.tpu_configs.programs import (
+    PROGRAMS,
+    Arguments,
+    ProgramName,
+    Workload,
+    abstract_arguments,
+)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -55,15 +61,18 @@ def export_programs(
     *,
     strategy: Strategy = Autoregressive(),
     platforms: Sequence[str] = PLATFORMS,
+    programs: Sequence[ProgramName] = PROGRAMS,
 ) -> dict[ProgramName, export.Exported]:
-    """The three programs of a model as one artefact each, for all of `platforms` at once.
+    """The programs of a model as one artefact each, for all of `platforms` at once.
 
     The cache and the carry are donated if the caller donates them:
     ``jax.jit(artefact.call, donate_argnums=2)``. The strategy's numbers are constants of the artefact.
 
     Raises:
-        ValueError: an unknown platform, or none.
+        ValueError: an unknown platform or program, or no platform.
     """
+    if unlisted := set(programs) - set(PROGRAMS):
+        raise ValueError(f"programs: got {sorted(unlisted)}; known are {', '.join(PROGRAMS)}")
     if not platforms or (unknown := set(platforms) - {*PLATFORMS, "rocm"}):
         got = sorted(unknown) if platforms else list(platforms)
         raise ValueError(f"platforms: got {got}; known are {', '.join(PLATFORMS)} and rocm")
@@ -77,7 +86,7 @@ def export_programs(
     }
     return {
         name: export.export(jax.jit(function, donate_argnums=2), platforms=list(platforms))(*abstract)
-        for name, (function, *abstract) in arguments.items()
+        for name, (function, *abstract) in ((name, arguments[name]) for name in programs)
     }
 
 

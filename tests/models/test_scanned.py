@@ -45,8 +45,8 @@ def test_equals_the_unrolled_decoder(blocks):
     def loss(model):
         return lambda p: (model.forward(p, TOKENS) ** 2).mean()
 
-    expected, expected_grads = jax.value_and_grad(loss(plain))(params)
-    value, grads = jax.value_and_grad(loss(scanned))(stacked)
+    expected, expected_grads = jax.jit(jax.value_and_grad(loss(plain)))(params)
+    value, grads = jax.jit(jax.value_and_grad(loss(scanned)))(stacked)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     for (path, a), (_, b) in zip(walk(scanned.unstack(grads)), walk(expected_grads), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6, err_msg=path)

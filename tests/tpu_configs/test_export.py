@@ -25,13 +25,33 @@ def ready(model, strategy=GREEDY, seed=0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", jm.list_families())
-def test_the_artefact_for_all_platforms_generates_the_same_tokens(family):
-    model = jm.init(jm.config_from_hf(CONFIGS[family]), seed=1)
-    artefacts = export_programs(model.config, WORKLOAD)
+def test_the_programs_of_every_family_lower_for_all_platforms(family):
+    artefacts = export_programs(jm.config_from_hf(CONFIGS[family]), WORKLOAD)
     assert tuple(artefacts) == PROGRAMS
     for artefact in artefacts.values():
         assert artefact.platforms == PLATFORMS
         assert host_transfers(artefact.mlir_module()) == ()
+
+
+# One family for each kind of state that a cache can hold.
+STATES = (
+    "qwen3",
+    "gpt_oss",
+    "deepseek_v2",
+    "mamba",
+    "mamba2",
+    "qwen3_next",
+    "recurrent_gemma",
+    "lfm2",
+    "minimax",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", STATES)
+def test_the_artefact_for_all_platforms_generates_the_same_tokens(family):
+    model = jm.init(jm.config_from_hf(CONFIGS[family]), seed=1)
+    artefacts = export_programs(model.config, WORKLOAD, programs=("generate",))
     artefact = jax.export.deserialize(artefacts["generate"].serialize())
     result = jax.jit(artefact.call)(model.params, *ready(model))
     expected = model.generate(PROMPTS, WORKLOAD.new_tokens, stop_tokens=(), capacity=WORKLOAD.capacity)
@@ -62,7 +82,7 @@ def test_prefill_and_decode_artefacts_chain_to_the_same_draws():
 
 def test_the_cache_is_updated_in_place_when_it_is_donated():
     config = jm.config_from_hf(CONFIGS["mamba2"])
-    artefact = export_programs(config, WORKLOAD, platforms=("cpu",))["decode"]
+    artefact = export_programs(config, WORKLOAD, platforms=("cpu",), programs=("decode",))["decode"]
     given = abstract_arguments(config, WORKLOAD, GREEDY)
     arguments = (given.params, pack(given.request), pack(given.carry), given.steps)
     compiled = jax.jit(artefact.call, donate_argnums=2).lower(*arguments).compile()
@@ -74,7 +94,8 @@ def test_branches_by_platform_survive():
     config = jm.config_from_hf(CONFIGS["mamba2"])
 
     def chunk_lengths(*platforms):
-        text = export_programs(config, WORKLOAD, platforms=platforms)["prefill"].mlir_module()
+        artefacts = export_programs(config, WORKLOAD, platforms=platforms, programs=("prefill",))
+        text = artefacts["prefill"].mlir_module()
         scores = {32: "tensor<2x4x1x32x32xf32>", 128: "tensor<2x1x1x128x128xf32>"}
         return {length for length, shape in scores.items() if shape in text}
 
@@ -86,7 +107,7 @@ def test_branches_by_platform_survive():
 
 def test_an_artefact_names_its_platform_and_refuses_others():
     config = jm.config_from_hf(CONFIGS["llama"])
-    artefact = export_programs(config, WORKLOAD, platforms=("cuda",))["prefill"]
+    artefact = export_programs(config, WORKLOAD, platforms=("cuda",), programs=("prefill",))["prefill"]
     assert artefact.platforms == ("cuda",)
     given = abstract_arguments(config, WORKLOAD, GREEDY)
     with pytest.raises(ValueError, match="cuda"):
@@ -98,6 +119,11 @@ def test_unknown_platforms_are_refused(platforms):
     config = jm.config_from_hf(CONFIGS["llama"])
     with pytest.raises(ValueError, match=r"platforms: got .*cpu, cuda, tpu"):
         export_programs(config, WORKLOAD, platforms=platforms)
+
+
+def test_unknown_programs_are_refused():
+    with pytest.raises(ValueError, match=r"programs: got \['train'\]; known are prefill, decode, generate"):
+        export_programs(jm.config_from_hf(CONFIGS["llama"]), WORKLOAD, programs=("train",))
 
 
 def test_pack_and_unpack_are_inverse():
