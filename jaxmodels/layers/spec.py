@@ -4,6 +4,7 @@ A layer's `spec()` returns a `ParamTree`, a nested dict whose leaves are `Param`
 nested dict with arrays at the leaves. A path such as ``"blocks/3/mixer/w_in"`` names a leaf.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -112,10 +113,17 @@ def init_params(spec: ParamTree, key: jax.Array, dtype: DTypeLike = jnp.float32)
     """Draws every parameter of `spec`. Each leaf's key depends on its path alone, not on its siblings."""
 
     def draw(path: str, param: Param) -> jax.Array:
-        leaf_key = jax.random.fold_in(key, _stable_hash(path))
-        return param.init(leaf_key, param.shape, param_dtype(param, dtype))
+        return _draw(key, np.uint32(_stable_hash(path)), param.init, param.shape, param_dtype(param, dtype))
 
     return unflatten({path: draw(path, param) for path, param in walk(spec)})
+
+
+# One program for all parameters of a kind: a single one for a deep model would take long to compile.
+@functools.partial(jax.jit, static_argnames=("init", "shape", "dtype"))
+def _draw(
+    key: jax.Array, number: np.uint32, init: Initializer, shape: tuple[int, ...], dtype: np.dtype
+) -> jax.Array:
+    return init(jax.random.fold_in(key, number), shape, dtype)
 
 
 def abstract_params(spec: ParamTree, dtype: DTypeLike = jnp.float32) -> Params:

@@ -1,5 +1,6 @@
 """Giving the attention layers of a model a cache policy, and measuring what policies by layer depend on."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -59,6 +60,7 @@ def with_cache_policy(
     return replace(config, blocks=tuple(blocks))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def attention_variances(config: Decoder, params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "L"]:
     """How unevenly each attention layer spreads its attention over `tokens`, from 0 (evenly) to 1.
 
@@ -91,7 +93,7 @@ def d2o_by_layer(
         raise ValueError(
             f"d2o_by_layer: dense={dense} and the last one leave none of {len(layers)} attention layers"
         )
-    variances = jax.jit(attention_variances, static_argnums=0)(config, params, tokens)
+    variances = attention_variances(config, params, tokens)
     policies = []
     for budget in layer_budgets([float(variances[i]) for i in chosen], policy.budget, least=policy.sinks + 1):
         recent = round(policy.recent * budget / policy.budget)

@@ -66,8 +66,7 @@ def test_blocks_are_their_definition(name):
     block = BLOCKS[name]
     params = random_params(block.spec())
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, D_MODEL)), jnp.float32)
-    window = fresh_window(TOKENS)
-    expected = by_definition(block, params, x, window)
+    expected = quick_jit(lambda p, x: by_definition(block, p, x, fresh_window(TOKENS)))(params, x)
     stream = Stream(hidden=x, embedded=x)
 
     ours = quick_jit(lambda p, s: block.forward(p, s, fresh_window(TOKENS)))(params, stream)

@@ -38,21 +38,33 @@ def test_each_mixture_sees_the_logits_of_the_one_before(parallel):
     assert list(routings) == ["0", "2"]
     np.testing.assert_allclose(logits, quick_jit(config.forward)(params, tokens), atol=1e-6)
 
-    window = fresh_window(tokens)
-    stream = config.embed(params, tokens, window)
-    assert not np.asarray(stream.router_logits).any()
-    for i, block in enumerate(config.blocks):
-        inside, before = params["blocks"][str(i)], stream.router_logits
-        stream = block.forward(inside, stream, window)
+    before, *carried = carried_logits(config, params, tokens)
+    assert not before.any()
+    for i, after in enumerate(carried):
         if str(i) in routings:
-            np.testing.assert_allclose(stream.router_logits, routings[str(i)].logits, atol=1e-5)
-            own = routings[str(i)].logits - before @ inside["ffn"]["router"]["w_previous"]
+            np.testing.assert_allclose(after, routings[str(i)].logits, atol=1e-5)
+            router = params["blocks"][str(i)]["ffn"]["router"]
+            own = routings[str(i)].logits - before @ np.asarray(router["w_previous"])
             if i == 0:
                 np.testing.assert_allclose(own, routings["0"].logits, atol=1e-5)
             else:
                 assert np.abs(own - routings[str(i)].logits).max() > 1e-3
         else:
-            np.testing.assert_array_equal(stream.router_logits, before)
+            np.testing.assert_array_equal(after, before)
+        before = after
+
+
+def carried_logits(config, params, tokens):
+    """What the stream carries in front of each block and behind the last, block by block."""
+
+    def by_hand(params, tokens):
+        window = fresh_window(tokens)
+        streams = [config.embed(params, tokens, window)]
+        for i, block in enumerate(config.blocks):
+            streams.append(block.forward(params["blocks"][str(i)], streams[-1], window))
+        return [stream.router_logits for stream in streams]
+
+    return [np.asarray(logits) for logits in quick_jit(by_hand)(params, tokens)]
 
 
 def test_scanned_blocks_route_alike_and_stack_their_routing():
@@ -69,9 +81,8 @@ def test_scanned_blocks_route_alike_and_stack_their_routing():
 
 def test_padding_is_marked_in_the_routing():
     config = decoder(MIXTURE)
-    _, routings = config.forward_with_routing(
-        random_params(config.spec()), draw_tokens(2, 4), valid=jnp.asarray([4, 1])
-    )
+    routed = quick_jit(config.forward_with_routing)
+    _, routings = routed(random_params(config.spec()), draw_tokens(2, 4), valid=jnp.asarray([4, 1]))
     np.testing.assert_array_equal(routings["0"].valid, [[True] * 4, [True, False, False, False]])
 
 
@@ -80,7 +91,7 @@ def test_models_without_mixtures_carry_nothing():
     params, tokens = random_params(config.spec()), draw_tokens(1, 3)
     stream = config.embed(params, tokens, fresh_window(tokens))
     assert stream.router_logits is stream.routings is None
-    assert config.forward_with_routing(params, tokens)[1] == {}
+    assert quick_jit(config.forward_with_routing)(params, tokens)[1] == {}
 
 
 @pytest.mark.parametrize(

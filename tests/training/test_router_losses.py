@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import random_params
+from model_helpers import quick_jit, random_params
 
 from jaxmodels.layers.moe import GatedExperts, HyperRouter, MoE, SigmoidTopK
 from jaxmodels.layers.moe.losses import (
@@ -33,6 +33,7 @@ MIXTURE = MoE(
 BLOCK = Block(ffn_norm=RMSNorm(dim=D), ffn=MIXTURE)
 MODEL = Decoder(vocab_size=VOCAB, d_model=D, blocks=(BLOCK,) * 2, final_norm=RMSNorm(dim=D))
 TOKENS = jax.random.randint(jax.random.key(0), (4, 6), 0, VOCAB)
+routed = quick_jit(MODEL.forward_with_routing)
 
 
 def step(losses, model=MODEL, accumulate=1, params=None, **adam):
@@ -53,17 +54,21 @@ def test_the_loss_is_the_weighted_mean_over_the_mixtures():
         load_balance=0.3, z=0.02, locality=0.1, chunk=0.2, chunk_size=4, coupling=0.5, coupling_alpha=0.7
     )
     params = random_params(MODEL.spec())
-    logits, routings = MODEL.forward_with_routing(params, TOKENS)
-    key = jax.random.fold_in(jax.random.key(0), 0)
-    expected = 0.0
-    for i, (name, routing) in enumerate(routings.items()):
-        layer = params["blocks"][name]["ffn"]
-        noise = jax.random.fold_in(key, i)
-        expected += 0.3 * load_balance_loss(routing) + 0.02 * router_z_loss(routing)
-        expected += 0.1 * locality_loss(routing) + 0.2 * chunk_sparsity_loss(routing, 4)
-        expected += 0.5 * coupling_loss(layer["router"]["w"], layer["experts"]["w_gate"], noise, 0.7)
+    logits, routings = routed(params, TOKENS)
+
+    @quick_jit
+    def expected(params, routings):
+        total = 0.0
+        for i, (name, routing) in enumerate(routings.items()):
+            layer = params["blocks"][name]["ffn"]
+            noise = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), i)
+            total += 0.3 * load_balance_loss(routing) + 0.02 * router_z_loss(routing)
+            total += 0.1 * locality_loss(routing) + 0.2 * chunk_sparsity_loss(routing, 4)
+            total += 0.5 * coupling_loss(layer["router"]["w"], layer["experts"]["w_gate"], noise, 0.7)
+        return total / 2
+
     _, metrics = step(losses)
-    np.testing.assert_allclose(metrics["router_loss"], expected / 2, rtol=1e-5)
+    np.testing.assert_allclose(metrics["router_loss"], expected(params, routings), rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"], language_model_loss(logits, TOKENS)[0], rtol=1e-5)
     load = np.stack([np.asarray(r.assigned().sum((0, 1))) for r in routings.values()])
     np.testing.assert_allclose(metrics["busiest_expert"], (load.max(1) / load.mean(1)).max(), rtol=1e-6)
@@ -71,7 +76,7 @@ def test_the_loss_is_the_weighted_mean_over_the_mixtures():
 
 def test_selection_biases_move_against_the_load_of_the_whole_batch():
     params = random_params(MODEL.spec())
-    _, routings = MODEL.forward_with_routing(params, TOKENS)
+    _, routings = routed(params, TOKENS)
     state, _ = step(RouterLosses(bias_rate=0.1), accumulate=2)
     for name, routing in routings.items():
         load = np.asarray(routing.assigned().sum((0, 1)))
@@ -83,7 +88,7 @@ def test_selection_biases_move_against_the_load_of_the_whole_batch():
 
 def test_later_micro_batches_count_the_load_of_earlier_ones():
     params = random_params(MODEL.spec())
-    (_, first), (_, second) = (MODEL.forward_with_routing(params, TOKENS[i : i + 2]) for i in (0, 2))
+    (_, first), (_, second) = (routed(params, TOKENS[i : i + 2]) for i in (0, 2))
     expected = {"micro_batch": 0.0, "batch": 0.0}
     for name in first:
         before = first[name].assigned().sum((0, 1))
