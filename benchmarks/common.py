@@ -27,7 +27,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 MEMORY_INFO = Path("/proc/meminfo")
 PAUSE = 0.05  # seconds between measurements
 # Names of projections whose first axis is contracted.
-PROJECTIONS = ("w_in", "w_out", "w_q", "w_k", "w_v", "w_x", "w_y", "w_gate", "w_up", "w_down")
+PROJECTIONS = ("w_in", "w_out", "w_q", "w_k", "w_v", "w_x", "w_y", "w_gate", "w_up", "w_down", "w_kv_down")
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def products_alone(params: Params, size: int) -> Callable[[], float]:
             continue
         if path.rsplit("/", 1)[-1] in PROJECTIONS:
             weights.append(leaf.reshape(leaf.shape[0], -1))
-        elif path.endswith("w_o"):
+        elif path.endswith(("w_o", "w_uk", "w_uv")):
             weights.append(leaf.reshape(-1, leaf.shape[-1]))
     inputs = {width: jnp.ones((size, width), jnp.float32) for width in {w.shape[0] for w in weights}}
 

@@ -4,6 +4,7 @@
     python -m benchmarks.decode_prefill --shape qwen3-100m
     python -m benchmarks.decode_prefill --shape qwen3-moe-200m
     python -m benchmarks.decode_prefill --shape bamba-130m
+    python -m benchmarks.decode_prefill --shape deepseek-v2-120m
 
 A checkpoint with random float32 weights is written by `transformers` and read by everyone. The contestants
 must agree on the first greedy tokens, then are measured in turns. The machine's read bandwidth is measured in
@@ -39,6 +40,7 @@ from benchmarks.common import (
 from benchmarks.peers import Contestant, JaxModels, Mamba2Jax, Speed, Transformers
 from benchmarks.shapes import shape
 from jaxmodels.layers.kv_cache import KVState
+from jaxmodels.layers.latent_attention import LatentState
 from jaxmodels.layers.spec import walk
 
 # What was aimed at, as multiples of the peers' speed.
@@ -52,10 +54,11 @@ AIMS = {
     "qwen3": {("Transformers", "decode"): 2.0, ("Transformers", "prefill"): 1.2},
     "qwen3_moe": {("Transformers", "decode"): 2.0, ("Transformers", "prefill"): 1.5},
     "bamba": {},
+    "deepseek_v2": {},
 }
 BANDWIDTH_AIMS = {"mamba2": 0.9, "bamba": 0.85}
 LABELS = {"JaxModels": "jaxmodels", "Transformers": "transformers, PyTorch", "Mamba2Jax": "mamba2-jax"}
-CONTESTED = ("mamba2-130m", "qwen3-100m", "qwen3-moe-200m", "bamba-130m")
+CONTESTED = ("mamba2-130m", "qwen3-100m", "qwen3-moe-200m", "bamba-130m", "deepseek-v2-120m")
 AGREE = 8  # greedy tokens that all contestants must have in common
 
 
@@ -103,7 +106,7 @@ def bytes_per_token(model: jm.Model, length: int) -> tuple[int, int]:
     states = 0
     for layer in model.config.init_cache(1, length).layers:
         num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(layer))
-        states += num_bytes if isinstance(layer, KVState) else 2 * num_bytes
+        states += num_bytes if isinstance(layer, KVState | LatentState) else 2 * num_bytes
     return weights, weights + states
 
 

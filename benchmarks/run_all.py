@@ -21,6 +21,7 @@ BENCHMARKS = (
     ("decode_prefill", "--shape", "qwen3-100m"),
     ("decode_prefill", "--shape", "qwen3-moe-200m"),
     ("decode_prefill", "--shape", "bamba-130m"),
+    ("decode_prefill", "--shape", "deepseek-v2-120m"),
     ("context_scaling",),
     ("recurrent_mixers",),
     ("grouped_matmul",),

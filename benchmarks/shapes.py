@@ -84,6 +84,28 @@ BAMBA_130M = {
     "pad_token_id": 0,
 }
 
+# Heads and latent of DeepSeek-V2-Lite, without its experts.
+DEEPSEEK_V2_120M = {
+    "model_type": "deepseek_v2",
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 10,
+    "first_k_dense_replace": 10,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "q_lora_rank": None,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "max_position_embeddings": 32768,
+    "vocab_size": 50288,
+    "tie_word_embeddings": True,
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": 0,
+}
+
 LLAMA_500M = {
     "model_type": "llama",
     "hidden_size": 1280,
@@ -103,6 +125,7 @@ SHAPES: Mapping[str, dict[str, Any]] = {
     "qwen3-100m": QWEN3_100M,
     "qwen3-moe-200m": QWEN3_MOE_200M,
     "bamba-130m": BAMBA_130M,
+    "deepseek-v2-120m": DEEPSEEK_V2_120M,
     "llama-500m": LLAMA_500M,
 }
 
@@ -124,6 +147,11 @@ _TINY = {
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "attn_layer_indices": [1],
         "num_attention_heads": 4, "num_key_value_heads": 2, "mamba_n_heads": 8, "mamba_d_head": 16,
         "mamba_d_state": 32, "vocab_size": 999,
+    },
+    "deepseek_v2": {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8,
+        "v_head_dim": 16, "vocab_size": 999,
     },
     "llama": {
         "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 3, "num_attention_heads": 8,

@@ -84,6 +84,13 @@ class RouterLosses:
             raise ValueError(
                 f"router_losses: bias_rate={self.bias_rate}, but no router of the model has a selection bias"
             )
+        for name in routings if self.coupling else ():
+            layer = _ffn(spec, name)
+            if "latent" in layer or not {"w_gate", "w_up"} & layer["experts"].keys():
+                raise ValueError(
+                    f"router_losses: coupling={self.coupling} compares the router's columns with the experts' "
+                    f"w_gate or w_up on the same input, which those of block {name} do not have"
+                )
 
     def total(
         self, params: Params, routings: Mapping[str, Routing], loads_before: Loads, key: jax.Array

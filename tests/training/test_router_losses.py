@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from model_helpers import quick_jit, random_params
 
-from jaxmodels.layers.moe import GatedExperts, HyperRouter, MoE, SigmoidTopK
+from jaxmodels.layers.moe import GatedExperts, HyperRouter, LatentSpace, MoE, SigmoidTopK
 from jaxmodels.layers.moe.losses import (
     chunk_sparsity_loss,
     coupling_loss,
@@ -140,6 +140,11 @@ def test_losses_that_apply_to_nothing_are_refused():
     model = dataclasses.replace(MODEL, blocks=(dataclasses.replace(BLOCK, ffn=unbiased),))
     with pytest.raises(ValueError, match=r"bias_rate=0\.1, but no router"):
         step(RouterLosses(bias_rate=0.1), model)
+    narrow = GatedExperts(num_experts=E, d_model=3, d_ff=6)
+    mixture = dataclasses.replace(MIXTURE, experts=narrow, latent=LatentSpace(d_model=D, dim=3))
+    model = dataclasses.replace(MODEL, blocks=(dataclasses.replace(BLOCK, ffn=mixture),))
+    with pytest.raises(ValueError, match=r"coupling=0\.5 .* which those of block 0 do not have"):
+        step(RouterLosses(coupling=0.5), model)
     with pytest.raises(ValueError, match="no block of the model is a mixture"):
         RouterLosses(z=1.0).check(MODEL.spec(), {})
     with pytest.raises(ValueError, match="z must not be negative, got -1"):
