@@ -13,6 +13,7 @@ from jaxmodels.decoding import BlockDenoiser, Sample
 from jaxmodels.layers.window import BIDIRECTIONAL
 
 MASK, LENGTH, NEW = VOCAB - 1, 4, 10
+CAPACITY = 3 * LENGTH + max(map(len, PROMPTS))
 STRATEGY = BlockDenoiser(mask_token=MASK, block_length=LENGTH, threshold=0.2)
 
 
@@ -20,17 +21,17 @@ class Reference:
     """A row's blocks, with the history built up again for every look at a block."""
 
     def __init__(self, config, params):
-        def last_logits(windows):
-            cache = config.init_cache(1, sum(window.shape[1] for window in windows))
-            for window in windows:
-                logits, pending = config.peek(params, window, cache, mask=BIDIRECTIONAL)
-                cache = config.commit(pending)
-            return logits
+        def feed(window, cache):
+            logits, pending = config.peek(params, window, cache, mask=BIDIRECTIONAL)
+            return logits, config.commit(pending)
 
-        self.look = quick_jit(last_logits)
+        self.empty, self.feed = config.init_cache(1, CAPACITY), quick_jit(feed)
 
     def probabilities(self, windows):
-        logits = np.asarray(self.look(windows), np.float64)[0]
+        cache = self.empty
+        for window in windows:
+            logits, cache = self.feed(window, cache)
+        logits = np.asarray(logits, np.float64)[0]
         logits[:, MASK] = -np.inf
         probability = np.exp(logits - logits.max(-1, keepdims=True))
         return probability / probability.sum(-1, keepdims=True)

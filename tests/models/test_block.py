@@ -3,6 +3,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import model_helpers
 import numpy as np
 import pytest
 from model_helpers import D_MODEL, attention, decoder, draw_tokens, forward, quick_jit, random_params, ssd
@@ -121,6 +122,6 @@ def test_learned_positions_follow_the_history():
     whole = forward(config, params, TOKENS)
     swapped = {**params, "positions": {"weight": params["positions"]["weight"][::-1]}}
     assert np.abs(forward(config, swapped, TOKENS) - whole).max() > 1e-2
-    _, pending = config.peek(params, TOKENS[:, :3], config.init_cache(2, 9))
-    logits, _ = config.peek(params, TOKENS[:, 3:], config.commit(pending))
+    _, pending = model_helpers.peek(config, params, TOKENS[:, :3], config.init_cache(2, 9))
+    logits, _ = model_helpers.peek(config, params, TOKENS[:, 3:], model_helpers.commit(config, pending))
     np.testing.assert_allclose(logits, whole[:, 3:], rtol=1e-4, atol=1e-4)
