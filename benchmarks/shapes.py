@@ -90,7 +90,10 @@ DEEPSEEK_V2_120M = {
     "hidden_size": 768,
     "intermediate_size": 2048,
     "num_hidden_layers": 10,
-    "first_k_dense_replace": 10,
+    "first_k_dense_replace": 10,  # no layer has experts; the family wants their sizes all the same
+    "num_experts_per_tok": 2,
+    "n_routed_experts": 8,
+    "moe_intermediate_size": 256,
     "num_attention_heads": 8,
     "num_key_value_heads": 8,
     "q_lora_rank": None,
