@@ -1,7 +1,7 @@
 """Runs every benchmark, one after another in a process of its own, and writes docs/benchmarks.md
 and its figure.
 
-    python benchmarks/run_all.py            # about forty minutes on two cores
+    python benchmarks/run_all.py            # about three quarters of an hour on two cores
     python benchmarks/run_all.py --quick    # tiny shapes, results in a temporary directory, report printed
 
 Do not use the machine for anything else meanwhile. Needs `pip install -e .[bench]`.
