@@ -197,12 +197,12 @@ class ReadBandwidth:
 
 
 @jax.jit
-def _sum(matrix: Float[Array, "a b"]) -> Float[Array, ""]:
+def _sum(matrix: Float[Array, "D F"]) -> Float[Array, ""]:
     return matrix.sum()
 
 
 @jax.jit
-def _multiply(vector: Float[Array, "a"], matrix: Float[Array, "a b"]) -> Float[Array, "b"]:
+def _multiply(vector: Float[Array, "D"], matrix: Float[Array, "D F"]) -> Float[Array, "F"]:
     return vector @ matrix
 
 
