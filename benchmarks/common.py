@@ -209,7 +209,7 @@ def _multiply(vector: Float[Array, "D"], matrix: Float[Array, "D F"]) -> Float[A
 def products_alone(params: Params, size: int) -> Callable[[], float]:
     """A clock for the products of the projections in `params` with `size` rows, and nothing else.
 
-    Experts are left out.
+    Experts are left out; what latent attention does head by head counts as one product of as many operations.
     """
     weights = []
     for path, leaf in walk(params):

@@ -307,6 +307,23 @@ def test_so_is_a_window_with_more_queries_than_the_expansion_costs():
     assert making + met < flops(200) < 1.1 * (making + met)
 
 
+def test_expanding_makes_a_block_of_keys_at_a_time():
+    """Keys and values of all heads are never there for the whole cache."""
+    layer, size = big_layer(), 512
+
+    def temporary(capacity):
+        state = jax.eval_shape(lambda: layer.init_state(1, capacity, jnp.float32))
+        x, start = jax.ShapeDtypeStruct((1, size, 128), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+        lowered = jax.jit(lambda p, x, s, at: peek.__wrapped__(layer, p, x, s, at)[0]).lower(
+            abstract_params(layer.spec()), x, state, start
+        )
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    growth = (temporary(16384) - temporary(4096)) / (16384 - 4096)
+    entry, all_heads = 4 * (64 + 16), 4 * 16 * (32 + 16 + 24)
+    assert growth < 2 * entry + 64 < all_heads / 4  # the entries themselves may be copied
+
+
 @pytest.mark.parametrize(("params_dtype", "state_dtype"), [("float32", "bfloat16"), ("bfloat16", "float32")])
 def test_the_state_keeps_its_types(params_dtype, state_dtype):
     layer = VARIANTS["query_latent_biases"]
