@@ -94,7 +94,6 @@ STRATEGY = jm.decoding.Autoregressive()
 
 
 @needs_libtpu
-@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 @pytest.mark.parametrize("family", CONFIGS)
@@ -105,7 +104,6 @@ def test_the_tpu_compiler_takes_every_program_and_keeps_the_cache_in_place(
 
 
 @needs_libtpu
-@pytest.mark.slow
 @pytest.mark.parametrize("family", RECURRENT)
 def test_so_it_does_with_prompts_of_several_chunks(long_reports, family):
     assert_sound(long_reports[family, TOPOLOGIES[0], "prefill"], working_memory(family, LONG_PROMPT))
@@ -121,7 +119,6 @@ def assert_sound(report, memory):
 
 
 @needs_libtpu
-@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("family", ["qwen3", "mistral"])
 def test_working_memory_does_not_grow_with_the_capacity(reports, small_reports, family, program):
@@ -150,7 +147,6 @@ def small_reports(config_files):
 
 
 @needs_libtpu
-@pytest.mark.slow
 def test_a_model_too_large_for_the_device_is_reported_as_such(tmp_path):
     huge = {**CONFIGS["qwen3"], "vocab_size": 2**20, "hidden_size": 2**14}
     (tmp_path / "huge.json").write_text(json.dumps(huge))
@@ -160,7 +156,6 @@ def test_a_model_too_large_for_the_device_is_reported_as_such(tmp_path):
 
 
 @needs_libtpu
-@pytest.mark.slow
 def test_an_unknown_topology_is_named(config_files):
     done = run_aot("--config", config_files["llama"], "--topology", "v99:2x2")
     assert done.returncode == 1

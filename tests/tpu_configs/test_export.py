@@ -23,7 +23,6 @@ def ready(model, strategy=GREEDY, seed=0):
     return pack(plan.request), pack(plan.cache)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", jm.list_families())
 def test_the_programs_of_every_family_lower_for_all_platforms(family):
     artefacts = export_programs(jm.config_from_hf(CONFIGS[family]), WORKLOAD)
@@ -47,7 +46,6 @@ STATES = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", STATES)
 def test_the_artefact_for_all_platforms_generates_the_same_tokens(family):
     model = jm.init(jm.config_from_hf(CONFIGS[family]), seed=1)
@@ -59,7 +57,6 @@ def test_the_artefact_for_all_platforms_generates_the_same_tokens(family):
     np.testing.assert_array_equal(result["output"]["lengths"], expected.lengths)
 
 
-@pytest.mark.slow
 def test_prefill_and_decode_artefacts_chain_to_the_same_draws():
     model = jm.init(jm.config_from_hf(CONFIGS["qwen3"]), seed=1)
     strategy = jm.decoding.Autoregressive(sampler=Sample(temperature=0.8, top_k=20))
