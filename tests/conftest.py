@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from configurations import CASES
+from configurations import CASES, case_param
 from configurations.case import Case
 
 # With the TPU compiler installed, jax would look for a TPU. Set before anything imports jax.
@@ -90,9 +90,7 @@ def build_reference(tmp_path_factory):
     return build
 
 
-@pytest.fixture(
-    params=[pytest.param(case, id=case.name, marks=pytest.mark.xdist_group(case.name)) for case in CASES]
-)
+@pytest.fixture(params=[case_param(case) for case in CASES])
 def reference(request, build_reference):
     """Every case of the table in turn."""
     return build_reference(request.param)

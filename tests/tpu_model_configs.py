@@ -1,5 +1,10 @@
 """One small ``config.json`` per family, in sizes that fill TPU tiles."""
 
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
 TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
 
 _DENSE = {
@@ -216,3 +221,11 @@ CONFIGS = {
         "adapter_rank": 16,
     },
 }
+
+# Their programs are compiled in every run of the tests, those of the other families in the sweep.
+ESSENTIAL = ("qwen3", "mamba2", "qwen3_moe")
+
+
+def by_tier(families: Iterable[str]) -> list[Any]:
+    """Families as parameters of a test, in their tiers."""
+    return [pytest.param(f, marks=() if f in ESSENTIAL else pytest.mark.sweep) for f in families]

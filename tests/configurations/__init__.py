@@ -3,6 +3,9 @@
 Each case is built by transformers with random weights; see the `reference` fixture.
 """
 
+import pytest
+
+from configurations.case import Case
 from configurations.dense import DENSE
 from configurations.hybrids import HYBRIDS
 from configurations.linear import LINEAR_HYBRIDS
@@ -10,6 +13,16 @@ from configurations.mixtures import MIXTURES
 from configurations.state_space import STATE_SPACE
 
 CASES = (*DENSE, *STATE_SPACE, *MIXTURES, *LINEAR_HYBRIDS, *HYBRIDS)
+
+# The first of each family is in every run of the tests, the others are in the sweep.
+ONE_OF_EACH_FAMILY = tuple({case.family: case for case in reversed(CASES)}.values())
+
+
+def case_param(case: Case):
+    """The case as a test's parameter: in its tier, in one process with the other tests of its model."""
+    tier = () if case in ONE_OF_EACH_FAMILY else (pytest.mark.sweep,)
+    return pytest.param(case, id=case.name, marks=(pytest.mark.xdist_group(case.name), *tier))
+
 
 # Families that transformers does not have, and the modules of tests/models that check them instead.
 ELSEWHERE = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from configurations import CASES, ELSEWHERE
+from configurations import CASES, ELSEWHERE, ONE_OF_EACH_FAMILY, case_param
 from configurations.case import hf_dict
 from configurations.dense import LLAMA, MISTRAL, QWEN2, QWEN3
 from configurations.state_space import MAMBA2
@@ -24,7 +24,6 @@ from jaxmodels.models.families.dense import UNUSED
 
 TOLERANCE = 1e-4
 NEW_TOKENS = 64
-ONE_OF_EACH_FAMILY = {case.family: case for case in reversed(CASES)}.values()
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +73,7 @@ def test_an_exported_model_is_the_same_in_transformers(reference, loaded, tmp_pa
     }
 
 
-@pytest.mark.parametrize("case", ONE_OF_EACH_FAMILY, ids=lambda case: case.family)
+@pytest.mark.parametrize("case", [case_param(case) for case in ONE_OF_EACH_FAMILY])
 def test_any_split_into_windows_gives_the_logits_of_transformers(case, build_reference, loaded):
     reference = build_reference(case)
     model, ours = loaded(reference), []

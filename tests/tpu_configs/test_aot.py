@@ -13,7 +13,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from tpu_model_configs import CONFIGS, TOPOLOGIES
+from tpu_model_configs import CONFIGS, TOPOLOGIES, by_tier
 
 import jaxmodels as jm
 from jaxmodels.layers.attend import KEY_BLOCK
@@ -70,9 +70,15 @@ def config_files(tmp_path_factory):
     return {family: directory / f"{family}.json" for family in CONFIGS}
 
 
+def asked_for(request, fixture):
+    """The families of the tests in this run that use a fixture."""
+    items = [item for item in request.session.items if fixture in item.fixturenames]
+    return sorted({item.callspec.params["family"] for item in items})
+
+
 @pytest.fixture(scope="module")
-def reports(config_files):
-    files = list(config_files.values())
+def reports(config_files, request):
+    files = [config_files[family] for family in asked_for(request, "reports")]
     return compile_in_subprocess(files, "--topology", *TOPOLOGIES, "--capacity", CAPACITY)
 
 
@@ -96,7 +102,7 @@ STRATEGY = jm.decoding.Autoregressive()
 @needs_libtpu
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", by_tier(CONFIGS))
 def test_the_tpu_compiler_takes_every_program_and_keeps_the_cache_in_place(
     reports, family, topology, program
 ):
@@ -104,7 +110,7 @@ def test_the_tpu_compiler_takes_every_program_and_keeps_the_cache_in_place(
 
 
 @needs_libtpu
-@pytest.mark.parametrize("family", RECURRENT)
+@pytest.mark.parametrize("family", by_tier(RECURRENT))
 def test_so_it_does_with_prompts_of_several_chunks(long_reports, family):
     assert_sound(long_reports[family, TOPOLOGIES[0], "prefill"], working_memory(family, LONG_PROMPT))
 
@@ -120,7 +126,7 @@ def assert_sound(report, memory):
 
 @needs_libtpu
 @pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("family", ["qwen3", "mistral"])
+@pytest.mark.parametrize("family", by_tier(("qwen3", "mistral")))
 def test_working_memory_does_not_grow_with_the_capacity(reports, small_reports, family, program):
     large = reports[family, TOPOLOGIES[0], program]
     small = small_reports[family, TOPOLOGIES[0], program]
@@ -134,15 +140,15 @@ def test_working_memory_does_not_grow_with_the_capacity(reports, small_reports, 
 
 
 @pytest.fixture(scope="module")
-def long_reports(config_files):
-    files = [config_files[family] for family in RECURRENT]
+def long_reports(config_files, request):
+    files = [config_files[family] for family in asked_for(request, "long_reports")]
     arguments = ("--topology", TOPOLOGIES[0], "--programs", "prefill", "--capacity", SMALL_CAPACITY)
     return compile_in_subprocess(files, *arguments, prompt=LONG_PROMPT)
 
 
 @pytest.fixture(scope="module")
-def small_reports(config_files):
-    files = [config_files["qwen3"], config_files["mistral"]]
+def small_reports(config_files, request):
+    files = [config_files[family] for family in asked_for(request, "small_reports")]
     return compile_in_subprocess(files, "--topology", TOPOLOGIES[0], "--capacity", SMALL_CAPACITY)
 
 
