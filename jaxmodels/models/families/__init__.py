@@ -48,6 +48,7 @@ from jaxmodels.models.families import (
 )
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError
+from jaxmodels.models.text_part import holds_other_parts, text_part
 
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family
@@ -109,18 +110,27 @@ def find_family(values: Mapping[str, Any]) -> Family:
     model_type = values.get("model_type")
     if model_type is None and "ssm_cfg" in values:
         model_type = "mamba2-original"
-    if model_type not in FAMILIES:
+    if holds_other_parts(values):
+        raise ConfigError(
+            f"config: a model of model_type {model_type!r} holds a vision part beside its language model; "
+            "load the language model with text_only=True"
+        )
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(
             f"config: key 'model_type' is {model_type!r}; the families are: {', '.join(list_families())}"
         )
-    return FAMILIES[str(model_type)]
+    return FAMILIES[model_type]
 
 
-def config_from_hf(values: Mapping[str, Any]) -> Decoder:
+def config_from_hf(values: Mapping[str, Any], *, text_only: bool = False) -> Decoder:
     """The model that a Hugging Face ``config.json`` dictionary describes.
+
+    With `text_only` it is the language model of a configuration that also holds a vision part.
 
     Raises ConfigError naming the key and the value for anything missing, unknown or not supported.
     """
+    if text_only:
+        values, _ = text_part(values)
     family = find_family(values)
     try:
         return family.read_config(values)

@@ -1,0 +1,134 @@
+"""The language model inside the configuration of a model that also sees images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxmodels.models.hf_config import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapper:
+    """How the configurations of one multimodal `model_type` hold their language model.
+
+    Attributes:
+        families: the family that computes the same, by the `model_type` of the ``text_config``. The first
+            is that of a ``text_config`` without `model_type`, and of configurations without ``text_config``.
+        defaults: what transformers' class for the ``text_config`` assumes where a key is absent. Files leave
+            out what equals it.
+        tied: the same for `tie_word_embeddings`, which stands beside the ``text_config``.
+    """
+
+    families: Mapping[str, str]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    tied: bool = False
+
+
+_QWEN_VL = {
+    "hidden_size": 8192, "intermediate_size": 29568, "max_position_embeddings": 32768, "max_window_layers": 80,
+    "num_attention_heads": 64, "num_hidden_layers": 80, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+    "vocab_size": 152064,
+}  # fmt: skip
+
+WRAPPERS: Mapping[str, Wrapper] = {
+    "gemma3": Wrapper(
+        families={"gemma3_text": "gemma3_text"},
+        defaults={
+            "head_dim": 256, "hidden_size": 2304, "intermediate_size": 9216, "max_position_embeddings": 131072,
+            "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4,
+            "query_pre_attn_scalar": 256, "sliding_window": 4096, "vocab_size": 262208,
+        },
+        tied=True,
+    ),
+    "mistral3": Wrapper(
+        families={"mistral": "mistral"},
+        defaults={
+            "head_dim": 128, "hidden_size": 4096, "intermediate_size": 14336,
+            "max_position_embeddings": 131072, "num_attention_heads": 32, "num_hidden_layers": 32,
+            "num_key_value_heads": 8, "sliding_window": 4096, "vocab_size": 32000,
+        },
+        tied=True,
+    ),
+    "qwen2_vl": Wrapper(families={"qwen2_vl_text": "qwen2"}, defaults=_QWEN_VL),
+    "qwen2_5_vl": Wrapper(families={"qwen2_5_vl_text": "qwen2"}, defaults=_QWEN_VL),
+    "qwen3_vl": Wrapper(
+        families={"qwen3_vl_text": "qwen3"},
+        defaults={
+            "head_dim": 128, "hidden_size": 4096, "intermediate_size": 22016,
+            "max_position_embeddings": 128000, "num_attention_heads": 32, "num_hidden_layers": 32,
+            "num_key_value_heads": 32, "rope_theta": 500000.0, "vocab_size": 151936,
+        },
+    ),
+    "qwen3_vl_moe": Wrapper(
+        families={"qwen3_vl_moe_text": "qwen3_moe"},
+        defaults={
+            "head_dim": 128, "hidden_size": 2048, "intermediate_size": 5632,
+            "max_position_embeddings": 128000, "moe_intermediate_size": 1408, "norm_topk_prob": True,
+            "num_attention_heads": 16, "num_experts_per_tok": 4, "num_hidden_layers": 24,
+            "num_key_value_heads": 16, "rope_theta": 500000.0, "vocab_size": 151936,
+        },
+    ),
+}  # fmt: skip
+
+# How the tensors of a language model begin in checkpoints of such models, and how they begin in its own.
+TEXT_PREFIXES = (("language_model.", ""), ("model.language_model.", "model."))
+
+# Keys of the language model that stand beside the ``text_config``, which may repeat them.
+_SHARED = ("bos_token_id", "dtype", "eos_token_id", "pad_token_id", "torch_dtype", "transformers_version")
+
+# Keys of the other parts, in configurations that hold the language model's own keys beside them.
+_OTHERS = (
+    "image_token_id", "video_token_id", "vision_config", "vision_end_token_id", "vision_start_token_id",
+    "vision_token_id",
+)  # fmt: skip
+
+
+def holds_other_parts(values: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of a model whose language model `text_part` gives."""
+    model_type = values.get("model_type")
+    return isinstance(model_type, str) and model_type in WRAPPERS
+
+
+def text_part(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:
+    """The configuration of the language model that a configuration holds, and its tensors' prefixes.
+
+    Each prefix is given with what stands in its place in a checkpoint of the language model alone. A
+    configuration that is a language model's is given back, without prefixes.
+
+    The positions of text tokens are equal along all axes of a multimodal rotary embedding (`mrope_section`),
+    whose rotations are then those of a plain one (https://arxiv.org/abs/2409.12191, section 2.1), so that
+    those keys are dropped.
+
+    Raises:
+        ConfigError: the ``text_config`` is no mapping, or of a `model_type` that no family has.
+    """
+    if not holds_other_parts(values):
+        return dict(values), ()
+    model_type = values["model_type"]
+    wrapper = WRAPPERS[model_type]
+    given = values.get("text_config")
+    if given is None:
+        given = {key: value for key, value in values.items() if key not in ("model_type", *_OTHERS)}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"config of model_type {model_type!r}: key 'text_config' must be a mapping")
+    kind = given.get("model_type", next(iter(wrapper.families)))
+    if not isinstance(kind, str) or kind not in wrapper.families:
+        raise ConfigError(
+            f"config of model_type {model_type!r}: key 'text_config' holds the model_type {kind!r}; "
+            f"supported: {', '.join(wrapper.families)}"
+        )
+    shared = {key: values[key] for key in _SHARED if key in values}
+    text = {**wrapper.defaults, **shared, **given, "model_type": wrapper.families[kind]}
+    text["tie_word_embeddings"] = values.get("tie_word_embeddings", wrapper.tied)
+    for key in ("rope_parameters", "rope_scaling"):
+        if isinstance(text.get(key), Mapping):
+            text[key] = _plain_rope(text[key])
+    if text.get("rope_parameters") is not None:
+        text = {key: value for key, value in text.items() if key != "rope_theta" or key in given}
+    return text, TEXT_PREFIXES
+
+
+def _plain_rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary parameters as those of a model that reads text alone."""
+    plain = {key: value for key, value in parameters.items() if not key.startswith("mrope_")}
+    return {key: "default" if value == "mrope" else value for key, value in plain.items()}

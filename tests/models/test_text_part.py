@@ -1,0 +1,113 @@
+"""The language models of configurations that also hold a vision part, against transformers' own text models."""
+
+import json
+
+import numpy as np
+import pytest
+
+import jaxmodels as jm
+from jaxmodels.models.hf_config import ConfigError
+from jaxmodels.models.text_part import WRAPPERS, text_part
+
+VISION = {
+    "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "out_hidden_size": 24, "embed_dim": 16,
+}  # fmt: skip
+TEXT = {
+    "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 4, "head_dim": 8,
+    "num_key_value_heads": 2, "num_hidden_layers": 2, "max_position_embeddings": 128, "pad_token_id": 0,
+}  # fmt: skip
+MROPE = {"rope_type": "default", "rope_theta": 500.0, "mrope_section": [2, 1, 1]}
+CHANGES = {
+    "gemma3": {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]},
+    "mistral3": {"sliding_window": None},
+    "qwen2_vl": {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 1]}},
+    "qwen2_5_vl": {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 1]}},
+    "qwen3_vl": {"rope_parameters": {**MROPE, "mrope_interleaved": True}},
+    "qwen3_vl_moe": {"rope_parameters": MROPE, "num_experts": 6, "moe_intermediate_size": 12},
+}
+
+
+def wrapper_config(model_type):
+    """transformers' configuration of a tiny model of this kind."""
+    from transformers import AutoConfig
+
+    text = {key: value for key, value in TEXT.items() if "qwen2" not in model_type or key != "head_dim"}
+    text |= CHANGES[model_type]
+    return AutoConfig.for_model(model_type, text_config=text, vision_config=dict(VISION))
+
+
+@pytest.mark.parametrize("model_type", WRAPPERS)
+@pytest.mark.parametrize("use_diff", [True])
+def test_the_text_model_computes_what_transformers_does(model_type, use_diff, tmp_path):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    torch.manual_seed(0)
+    config = wrapper_config(model_type)
+    whole = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    for parameter in whole.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    ids = np.arange(1, 21)[None]
+    with torch.no_grad():
+        wanted = whole(input_ids=torch.tensor(ids)).logits.numpy()
+
+    values = json.loads(config.to_json_string(use_diff=use_diff))
+    decoder = jm.config_from_hf(values, text_only=True)
+    # The same weights under the names of the language model alone.
+    prefixes = text_part(values)[1]
+    tensors = {}
+    for name, tensor in whole.state_dict().items():
+        for before, after in prefixes:
+            if name.startswith(before) or name.startswith("lm_head."):
+                tensors[name.replace(before, after, 1) if name.startswith(before) else name] = tensor
+    _save(decoder, tensors, tmp_path)
+    got = np.asarray(jm.load(tmp_path)(ids))
+    np.testing.assert_allclose(got, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def _save(decoder, tensors, directory):
+    """A checkpoint of the language model alone, with the experts' stacks taken apart as files hold them."""
+    from safetensors.numpy import save_file
+
+    arrays = {}
+    for name, tensor in tensors.items():
+        array = np.ascontiguousarray(tensor.numpy())
+        if name.endswith("experts.gate_up_proj"):
+            for e, both in enumerate(array):
+                gate, up = np.split(both, 2, axis=0)
+                base = name.removesuffix("gate_up_proj")
+                arrays[f"{base}{e}.gate_proj.weight"] = np.ascontiguousarray(gate)
+                arrays[f"{base}{e}.up_proj.weight"] = np.ascontiguousarray(up)
+        elif name.endswith("experts.down_proj"):
+            for e, down in enumerate(array):
+                arrays[f"{name.removesuffix('down_proj')}{e}.down_proj.weight"] = np.ascontiguousarray(down)
+        else:
+            arrays[name] = array
+    if decoder.tie_embeddings:
+        arrays.pop("lm_head.weight", None)
+    (directory / "config.json").write_text(json.dumps(jm.config_to_hf(decoder)))
+    save_file(arrays, directory / "model.safetensors")
+
+
+def test_without_being_asked_for_the_text_alone_such_a_model_is_refused():
+    with pytest.raises(ConfigError, match=r"'gemma3' holds a vision part.*text_only=True"):
+        jm.config_from_hf({"model_type": "gemma3", "text_config": {}})
+
+
+@pytest.mark.parametrize("text", [[], {"model_type": "gpt2"}, {"model_type": ["x"]}])
+def test_a_text_config_that_is_none_is_refused_by_name(text):
+    with pytest.raises(ConfigError, match="text_config"):
+        jm.config_from_hf({"model_type": "gemma3", "text_config": text}, text_only=True)
+
+
+def test_the_flat_configurations_of_older_releases_read():
+    flat = {
+        "model_type": "qwen2_5_vl", "vision_config": {"depth": 32}, "image_token_id": 5, "vision_token_id": 6,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}, "rope_theta": 1e6,
+        "hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "num_hidden_layers": 2, "vocab_size": 61, "tie_word_embeddings": True, "rms_norm_eps": 1e-6,
+    }  # fmt: skip
+    decoder = jm.config_from_hf(flat, text_only=True)
+    assert decoder.family == "qwen2" and decoder.tie_embeddings and len(decoder.blocks) == 2
+    assert decoder.blocks[0].mixer.rope.theta == 1e6
