@@ -25,8 +25,9 @@ class Wrapper:
 
 
 _QWEN_VL = {
-    "hidden_size": 8192, "intermediate_size": 29568, "max_position_embeddings": 32768, "max_window_layers": 80,
-    "num_attention_heads": 64, "num_hidden_layers": 80, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+    "hidden_size": 8192, "intermediate_size": 29568, "max_position_embeddings": 32768,
+    "max_window_layers": 80, "num_attention_heads": 64, "num_hidden_layers": 80, "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
     "vocab_size": 152064,
 }  # fmt: skip
 
@@ -34,8 +35,9 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "gemma3": Wrapper(
         families={"gemma3_text": "gemma3_text"},
         defaults={
-            "head_dim": 256, "hidden_size": 2304, "intermediate_size": 9216, "max_position_embeddings": 131072,
-            "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4,
+            "head_dim": 256, "hidden_size": 2304, "intermediate_size": 9216,
+            "max_position_embeddings": 131072, "num_attention_heads": 8,
+            "num_hidden_layers": 26, "num_key_value_heads": 4,
             "query_pre_attn_scalar": 256, "sliding_window": 4096, "vocab_size": 262208,
         },
         tied=True,

@@ -1,4 +1,4 @@
-"""The language models of configurations that also hold a vision part, against transformers' own text models."""
+"""The language models of configurations that also hold a vision part, against transformers."""
 
 import json
 
