@@ -57,7 +57,7 @@ def load(
         config=config,
         params=params,
         tokenizer=Tokenizer.load(directory),
-        generation=GenerationDefaults.load(directory),
+        generation=GenerationDefaults.load(directory).within(config.vocab_size, directory),
         metadata=metadata,
     )
 

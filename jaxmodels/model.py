@@ -164,9 +164,9 @@ class Model:
         """Sequential decoding with the sampling settings that the checkpoint recommends."""
         defaults = self.generation
         sampler: Greedy | Sample = Greedy()
-        if defaults.do_sample:
+        if defaults.do_sample and defaults.temperature != 0:  # dividing by ever less ends in the likeliest
             sampler = Sample(
-                temperature=defaults.temperature or 1.0,
+                temperature=1.0 if defaults.temperature is None else defaults.temperature,
                 top_k=defaults.top_k or None,
                 top_p=defaults.top_p,
                 min_p=defaults.min_p,
@@ -190,7 +190,7 @@ class Model:
             encode_prompts(prompts, self.tokenizer, self.config.vocab_size),
             strategy,
             max_new_tokens=max_new_tokens,
-            stop_tokens=[token for token in stop if token >= 0],
+            stop_tokens=stop,
             pad_token=pad if pad is not None else next(iter(stop), 0),
             seed=seed,
             capacity=capacity,

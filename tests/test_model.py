@@ -1,6 +1,9 @@
 """`Model`: calling it, text in and out, streaming, recommended settings."""
 
 import dataclasses
+import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,3 +94,24 @@ def test_the_recommended_strategy_follows_the_checkpoint(model):
     )
     greedy = dataclasses.replace(model, generation=dataclasses.replace(defaults, do_sample=False))
     assert greedy.recommended_strategy().sampler == Greedy()
+
+
+def test_sampling_at_temperature_zero_is_greedy(model):
+    defaults = jm.checkpoints.GenerationDefaults(do_sample=True, temperature=0.0, top_k=20)
+    assert dataclasses.replace(model, generation=defaults).recommended_strategy() == Autoregressive()
+
+
+def test_token_ids_that_the_vocabulary_lacks_are_the_checkpoints_fault_and_not_the_callers(tmp_path):
+    shutil.copytree(Path(jm.__file__).parent / "bundled" / "tiny-mamba2", tmp_path / "model")
+    plain = jm.load(tmp_path / "model")
+    size, first = plain.config.vocab_size, int(plain.generate("def f(", 1).tokens[0, 0])
+    settings = {"eos_token_id": [first, size, -1], "pad_token_id": -1}
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(settings))
+    with pytest.warns(UserWarning, match=f"model: .* 0 to {size - 1} are ignored: pad_token_id -1, eos"):
+        loaded = jm.load(tmp_path / "model")
+    assert loaded.generation.eos_token_ids == (first,)
+    assert loaded.generate("def f(", 3).lengths.tolist() == [1]
+    assert "".join(loaded.stream("def f(", 3)) == loaded.generate("def f(", 3).text[0]
+    for token in (size, -1):
+        with pytest.raises(ValueError, match=f"stop_tokens: {token} lies outside the vocabulary"):
+            loaded.generate("def f(", 3, stop_tokens=[token])

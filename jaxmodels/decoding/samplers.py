@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.checks import is_traced, number, whole
+
 
 class Sampler(Protocol):
     """Picks one token per row. Implementations are pytrees: their numbers may be traced."""
@@ -52,8 +54,8 @@ class Sample:
         check_number("temperature", self.temperature, low=0.0, low_included=False)
         check_number("top_p", self.top_p, low=0.0, low_included=False, high=1.0)
         check_number("min_p", self.min_p, low=0.0, high=1.0)
-        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
-            raise ValueError(f"top_k must be a whole number of at least 1, or None; got {self.top_k!r}")
+        if self.top_k is not None:  # static, so that it must be hashable
+            object.__setattr__(self, "top_k", whole("top_k", self.top_k, low=1))
 
     def __call__(self, logits: Float[Array, "B V"], keys: Array) -> Int[Array, "B"]:
         ids, filtered = self.candidates(logits)
@@ -110,11 +112,6 @@ def mark_seen(
 def check_number(
     name: str, value: Any, *, low: float, low_included: bool = True, high: float = math.inf
 ) -> None:
-    """Raises ValueError where a concrete number lies outside its range; traced values and None pass."""
-    if value is None or not isinstance(value, int | float):
-        return
-    too_low = value < low if low_included else value <= low
-    if not math.isfinite(value) or too_low or value > high:
-        sign = ">=" if low_included else ">"
-        upper = "" if math.isinf(high) else f" and <= {high:g}"
-        raise ValueError(f"{name} must be a finite number {sign} {low:g}{upper}, got {value!r}")
+    """Raises ValueError where a number is none or lies outside its range; traced values and None pass."""
+    if value is not None and not is_traced(value):
+        number(name, value, low=low, high=high, low_included=low_included)

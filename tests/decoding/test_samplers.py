@@ -100,7 +100,11 @@ def test_padding_is_not_seen():
         (lambda: Sample(top_p=0.0), "top_p .* > 0 and <= 1, got 0.0"),
         (lambda: Sample(top_p=1.5), "top_p .* got 1.5"),
         (lambda: Sample(min_p=-0.1), "min_p .* >= 0 and <= 1, got -0.1"),
+        (lambda: Sample(temperature=np.float32("nan")), "temperature .* finite number > 0, got .*nan"),
+        (lambda: Sample(top_p=jnp.asarray(2.0)), "top_p .* got"),
+        (lambda: Sample(temperature="hot"), "temperature must be a number, got 'hot'"),
         (lambda: Sample(top_k=0), "top_k .* got 0"),
+        (lambda: Sample(top_k=True), "top_k .* got True"),
         (lambda: Sample(top_k=2.5), "top_k .* got 2.5"),
         (lambda: Autoregressive(repetition_penalty=0.0), "repetition_penalty .* got 0.0"),
         (lambda: Autoregressive(repetition_penalty=float("nan")), "repetition_penalty .* got nan"),
@@ -111,3 +115,11 @@ def test_padding_is_not_seen():
 def test_values_outside_their_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_numbers_of_numpy_and_jax_are_numbers():
+    sample = Sample(temperature=np.float32(0.5), top_k=np.int64(3), top_p=jnp.asarray(0.5))
+    plain = Sample(temperature=0.5, top_k=3, top_p=0.5)
+    np.testing.assert_array_equal(sample.probabilities(LOGITS), plain.probabilities(LOGITS))
+    assert hash(sample.top_k) == hash(3) and type(sample.top_k) is int
+    assert jax.tree.structure(sample) == jax.tree.structure(plain)
