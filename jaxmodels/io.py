@@ -1,5 +1,6 @@
 """`load`, `save` and `init`: models from and to checkpoint directories."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints import huggingface, orbax
-from jaxmodels.checkpoints.atomic import recover, replace_directory
+from jaxmodels.checkpoints.atomic import replace_directory
+from jaxmodels.checkpoints.consistent import read_consistently
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
+from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.layers.spec import Params, init_params, walk
 from jaxmodels.model import Model
@@ -43,23 +46,31 @@ def load(
     Raises:
         CheckpointError: anything missing, corrupt or not understood; the message names it.
     """
-    recover(name_or_path)
     directory = resolve(name_or_path, revision, allow_pickle=allow_pickle)
-    config, metadata = huggingface.read_config(directory)
-    if orbax.is_orbax(directory):
-        params = orbax.load_params(config, directory, dtype or _default_dtype(metadata.get("dtype")))
-        _report(params, progress)
-    else:
-        tensors = huggingface.open_weights(directory, allow_pickle=allow_pickle)
-        dtype = dtype or _default_dtype(huggingface.stored_dtype(tensors))
-        params = huggingface.load_params(config, tensors, dtype, progress=progress)
-    return Model(
-        config=config,
-        params=params,
-        tokenizer=Tokenizer.load(directory),
-        generation=GenerationDefaults.load(directory).within(config.vocab_size, directory),
-        metadata=metadata,
-    )
+
+    def open_all() -> tuple[Model, TensorReader | None]:
+        config, metadata = huggingface.read_config(directory)
+        tensors, params = None, {}
+        if orbax.is_orbax(directory):
+            params = orbax.load_params(config, directory, dtype or _default_dtype(metadata.get("dtype")))
+        else:
+            tensors = huggingface.open_weights(directory, allow_pickle=allow_pickle)
+        model = Model(
+            config=config,
+            params=params,
+            tokenizer=Tokenizer.load(directory),
+            generation=GenerationDefaults.load(directory).within(config.vocab_size, directory),
+            metadata=metadata,
+        )
+        return model, tensors
+
+    model, tensors = read_consistently(directory, open_all)
+    if tensors is None:
+        _report(model.params, progress)
+        return model
+    dtype = dtype or _default_dtype(huggingface.stored_dtype(tensors))
+    params = huggingface.load_params(model.config, tensors, dtype, progress=progress)
+    return replace(model, params=params)
 
 
 def save(

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxmodels.checkpoints.errors import CheckpointError, read_json_object
+from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checkpoints.pickles import open_checkpoint
 from jaxmodels.checkpoints.quantized import dequantized, is_quantized, without_quantization
 from jaxmodels.checkpoints.safetensors_io import (
@@ -41,8 +42,6 @@ def read_config(directory: Path) -> tuple[Decoder, dict[str, Any]]:
             names the file, the key and the value.
     """
     file = directory / CONFIG_FILE
-    if not file.is_file():
-        raise CheckpointError(f"{file} does not exist; a checkpoint directory holds one")
     values = read_json_object(file)
     try:
         values = without_quantization(values)
