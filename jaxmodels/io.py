@@ -1,6 +1,5 @@
 """`load`, `save` and `init`: models from and to checkpoint directories."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,16 +7,25 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxmodels.checkpoints import huggingface, orbax
-from jaxmodels.checkpoints.atomic import replace_directory
-from jaxmodels.checkpoints.consistent import read_consistently
+from jaxmodels.checkpoints import extra, huggingface, orbax
+from jaxmodels.checkpoints.arguments import (
+    check_boolean,
+    check_optional_text,
+    check_path,
+    check_progress,
+    floating_dtype,
+)
+from jaxmodels.checkpoints.atomic import recover, replace_directory
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
-from jaxmodels.checkpoints.safetensors_io import TensorReader
+from jaxmodels.checkpoints.placement import check_layers, place
 from jaxmodels.checkpoints.tokenizer import Tokenizer
-from jaxmodels.layers.spec import Params, init_params, walk
+from jaxmodels.checks import shown, whole
+from jaxmodels.layers.spec import Params, check_params, init_params, walk
+from jaxmodels.memory import check_fits
 from jaxmodels.model import Model
+from jaxmodels.models.costs import weight_bytes
 from jaxmodels.models.decoder import Decoder
 
 Format = Literal["hf", "orbax"]
@@ -29,48 +37,63 @@ def load(
     *,
     revision: str | None = None,
     allow_pickle: bool = False,
+    text_only: bool = False,
     progress: huggingface.Progress | None = None,
 ) -> Model:
     """Reads a checkpoint: a directory in Hugging Face's or our Orbax form, a bundled name, or a hub id.
 
     Args:
         name_or_path: ``"./dir"``, ``"tiny-mamba2"`` or ``"org/name"``.
-        dtype: of the parameters. By default float32 on CPU, where bfloat16 is slower, and the stored dtype
-            elsewhere.
+        dtype: of the parameters: float32, bfloat16 or float16. By default float32 on CPU, where bfloat16 is
+            slower, and the stored dtype elsewhere.
         revision: branch, tag or commit of a hub id.
         allow_pickle: read PyTorch pickles where there are no safetensors. Only for sources that you trust;
             needs the extra ``jaxmodels[torch]``.
+        text_only: of a model that also sees or hears, load the language model alone.
         progress: called with the name and bytes of each parameter that has been read; Orbax reads all at
             once.
 
+    Names may have another prefix than the family's, as those of a base model or of a part of a larger model
+    have. A head that is stored and differs from the embedding is kept, with a warning, whether or not the
+    configuration ties them. Tensors of modules that predict further tokens go to `Model.extra_tensors`.
+
     Raises:
         CheckpointError: anything missing, corrupt or not understood; the message names it.
+        ValueError: an argument of a wrong kind, or more memory needed than there is.
     """
+    check_path("name_or_path", name_or_path)
+    wanted = None if dtype is None else floating_dtype("dtype", dtype)
+    check_optional_text("revision", revision)
+    check_boolean("allow_pickle", allow_pickle)
+    check_boolean("text_only", text_only)
+    check_progress(progress)
+    recover(name_or_path)
     directory = resolve(name_or_path, revision, allow_pickle=allow_pickle)
-
-    def open_all() -> tuple[Model, TensorReader | None]:
-        config, metadata = huggingface.read_config(directory)
-        tensors, params = None, {}
-        if orbax.is_orbax(directory):
-            params = orbax.load_params(config, directory, dtype or _default_dtype(metadata.get("dtype")))
-        else:
-            tensors = huggingface.open_weights(directory, allow_pickle=allow_pickle)
-        model = Model(
-            config=config,
-            params=params,
-            tokenizer=Tokenizer.load(directory),
-            generation=GenerationDefaults.load(directory).within(config.vocab_size, directory),
-            metadata=metadata,
-        )
-        return model, tensors
-
-    model, tensors = read_consistently(directory, open_all)
-    if tensors is None:
-        _report(model.params, progress)
-        return model
-    dtype = dtype or _default_dtype(huggingface.stored_dtype(tensors))
-    params = huggingface.load_params(model.config, tensors, dtype, progress=progress)
-    return replace(model, params=params)
+    if orbax.is_orbax(directory):
+        config, metadata = huggingface.read_config(directory, text_only=text_only)
+        held = wanted or _default_dtype(metadata.get("dtype"))
+        _check_fits(config, held)
+        params = orbax.load_params(config, directory, held)
+        extra_tensors = extra.load(directory)
+        _report(params, progress)
+    else:
+        values = huggingface.read_values(directory, text_only=text_only)
+        tensors = huggingface.open_weights(directory, allow_pickle=allow_pickle)
+        check_layers(values, tensors, str(directory / huggingface.CONFIG_FILE))
+        config, metadata = huggingface.read_config(directory, text_only=text_only)
+        placed = place(config, tensors, values, text_only=text_only)
+        config, extra_tensors = placed.config, placed.extra
+        held = wanted or _default_dtype(huggingface.stored_dtype(placed.tensors))
+        _check_fits(config, held)
+        params = huggingface.load_params(config, placed.tensors, held, progress=progress)
+    return Model(
+        config=config,
+        params=params,
+        tokenizer=Tokenizer.load(directory),
+        generation=GenerationDefaults.load(directory).within(config.vocab_size, directory),
+        metadata=metadata,
+        extra_tensors=extra_tensors,
+    )
 
 
 def save(
@@ -95,12 +118,20 @@ def save(
 
     Raises:
         CheckpointError: the model has no Hugging Face form, or the directory cannot be written.
-        ValueError: an unknown `format`, or `max_shard_bytes` for one that it does not apply to.
+        ValueError: an argument of a wrong kind, parameters that are not those of ``model.config``, or
+            `max_shard_bytes` for a format that it does not apply to.
     """
-    if format not in ("hf", "orbax"):
+    if not isinstance(model, Model):
+        raise ValueError(f"model must be a Model, as load and init give, got {shown(model)}")
+    check_path("path", path)
+    if not isinstance(format, str) or format not in ("hf", "orbax"):
         raise ValueError(f"format must be 'hf' or 'orbax', got {format!r}")
+    if max_shard_bytes is not None:
+        max_shard_bytes = whole("max_shard_bytes", max_shard_bytes, low=1, high=2**63)
     if format == "orbax" and max_shard_bytes is not None:
         raise ValueError(f"max_shard_bytes={max_shard_bytes}: Orbax chooses its own files; leave it out")
+    check_progress(progress)
+    check_params(model.config.spec(), model.params)
     dtype = str(model.params["embed"]["weight"].dtype)
     values = huggingface.config_dict(model.config, {**model.metadata, "dtype": dtype})
     with replace_directory(path) as directory:
@@ -110,16 +141,41 @@ def save(
             model.tokenizer.save(directory)
         if format == "hf":
             huggingface.save_params(
-                model.config, model.params, directory, max_shard_bytes=max_shard_bytes, progress=progress
+                model.config,
+                model.params,
+                directory,
+                extra=model.extra_tensors,
+                max_shard_bytes=max_shard_bytes,
+                progress=progress,
             )
         else:
             orbax.save_params(model.params, directory)
+            extra.save(model.extra_tensors, directory)
             _report(model.params, progress)
 
 
 def init(config: Decoder, seed: int = 0, dtype: DTypeLike = jnp.float32) -> Model:
-    """A model with random weights."""
-    return Model(config=config, params=init_params(config.spec(), jax.random.key(seed), dtype))
+    """A model with random weights.
+
+    Raises:
+        ValueError: an argument of a wrong kind, or weights that do not fit into the free memory.
+    """
+    if not isinstance(config, Decoder):
+        raise ValueError(
+            f"config must be a Decoder, as config_from_hf gives for a dictionary, got {shown(config)}"
+        )
+    seed = whole("seed", seed)
+    held = floating_dtype("dtype", dtype)
+    _check_fits(config, held)
+    return Model(config=config, params=init_params(config.spec(), jax.random.key(seed), held))
+
+
+def _check_fits(config: Decoder, dtype: DTypeLike) -> None:
+    check_fits(
+        f"a {jnp.dtype(dtype).name} model of {len(config.blocks)} layers (num_hidden_layers) of width "
+        f"{config.d_model} (hidden_size) with {config.vocab_size} tokens (vocab_size)",
+        weight_bytes(config, dtype),
+    )
 
 
 def _report(params: Params, progress: huggingface.Progress | None) -> None:

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
+from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.generation import Plan, plan, run, stream, stream_text
@@ -63,7 +64,9 @@ class Model:
 
     config: static, with `peek`, `commit`, `init_cache` and `forward` as pure functions. params: nested dict
     of arrays. tokenizer: None where the checkpoint had none. generation: what the checkpoint recommends.
-    metadata: keys of its ``config.json`` that do not describe the model.
+    metadata: keys of its ``config.json`` that do not describe the model. extra_tensors: what the checkpoint
+    holds beyond `params`, modules that predict further tokens, for `jaxmodels.save` to write again; None
+    where it holds nothing else. They stay in the files they came from and are read when they are saved.
     """
 
     config: Decoder
@@ -71,6 +74,7 @@ class Model:
     tokenizer: Tokenizer | None = None
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    extra_tensors: TensorReader | None = field(default=None, repr=False)
 
     def __call__(self, tokens: ArrayLike) -> Float[Array, "B S V"]:
         """Float32 logits of int[B, S] token ids.

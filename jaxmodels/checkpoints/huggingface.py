@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,22 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxmodels.checkpoints.errors import CheckpointError
-from jaxmodels.checkpoints.files import read_json_object
+from jaxmodels.checkpoints.errors import CheckpointError, read_json_object
+from jaxmodels.checkpoints.extra import as_stored
 from jaxmodels.checkpoints.pickles import open_checkpoint
+from jaxmodels.checkpoints.placement import FURTHER_TOKENS_KEY
 from jaxmodels.checkpoints.quantized import dequantized, is_quantized, without_quantization
+from jaxmodels.checkpoints.ranges import check_range
 from jaxmodels.checkpoints.safetensors_io import (
-    TensorInfo,
     TensorReader,
     TensorToWrite,
-    missing_tensor_message,
     write_tensors,
 )
 from jaxmodels.layers.spec import Params, param_dtype, unflatten, walk
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import FAMILIES, config_to_hf, find_family
-from jaxmodels.models.family import Family, Part, Tensor, Weight
+from jaxmodels.models.family import Part, Tensor, Weight
 from jaxmodels.models.hf_config import INERT_KEYS, ConfigError
+from jaxmodels.models.text_part import text_part
 
 CONFIG_FILE = "config.json"
 
@@ -34,22 +36,46 @@ CONFIG_FILE = "config.json"
 Progress: TypeAlias = Callable[[str, int], None]
 
 
-def read_config(directory: Path) -> tuple[Decoder, dict[str, Any]]:
+def read_config(directory: Path, *, text_only: bool = False) -> tuple[Decoder, dict[str, Any]]:
     """The model of a directory's ``config.json``, and the keys of it that do not describe the model.
+
+    With `text_only` it is the language model of one that also sees images.
 
     Raises:
         CheckpointError: the file is missing or no JSON object, or describes no model of the zoo; the message
             names the file, the key and the value.
     """
-    file = directory / CONFIG_FILE
-    values = read_json_object(file)
+    values = read_values(directory, text_only=text_only)
     try:
-        values = without_quantization(values)
         config = find_family(values).read_config(values)
     except (ConfigError, ValueError) as error:
-        raise CheckpointError(f"{file}: {error}") from error
-    inert = {key: values[key] for key in sorted(INERT_KEYS & set(values) - {"model_type", "architectures"})}
+        raise CheckpointError(f"{directory / CONFIG_FILE}: {error}") from error
+    carried = {key for key in values if key in INERT_KEYS or is_about_further_tokens(key)}
+    inert = {key: values[key] for key in sorted(carried - {"model_type", "architectures"})}
     return config, inert
+
+
+def read_values(directory: Path, *, text_only: bool = False) -> dict[str, Any]:
+    """The contents of a directory's ``config.json`` but for how the weights are stored, or those of its
+    language model alone.
+
+    Raises:
+        CheckpointError: the file is missing or no JSON object, the weights are stored in an unknown way, or
+            the language model that it holds is of no known family.
+    """
+    file = directory / CONFIG_FILE
+    if not file.is_file():
+        raise CheckpointError(f"{file} does not exist; a checkpoint directory holds one")
+    try:
+        values = without_quantization(read_json_object(file))
+        return text_part(values)[0] if text_only else values
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def is_about_further_tokens(key: str) -> bool:
+    """Whether a key describes modules that predict further tokens; it is carried, as their tensors are."""
+    return key == FURTHER_TOKENS_KEY or key.startswith("mtp_")
 
 
 def open_weights(directory: Path, *, allow_pickle: bool = False) -> TensorReader:
@@ -91,21 +117,21 @@ def load_params(
 ) -> Params:
     """All parameters of `config`, read in file order; at most one tensor is held twice.
 
-    Parameters whose spec pins a dtype keep that one. `progress` hears of each tensor, in bytes of memory.
+    Parameters whose spec pins a dtype keep that one. `tensors` are those that `place` gives. `progress` hears
+    of each tensor, in bytes of memory.
 
     Raises:
-        CheckpointError: a tensor is missing, has a wrong shape, or is not part of the model.
+        CheckpointError: a tensor cannot be read, or holds numbers beyond the range of `dtype`.
     """
-    family = FAMILIES[str(config.family)]
-    expected = family.tensors(config)
-    stored = {family.name_in_table(name): name for name in tensors.infos}
-    _check_names(config, family, {name: tensors.infos[stored[name]] for name in stored}, expected)
+    expected = FAMILIES[str(config.family)].tensors(config)
     leaves: dict[str, jax.Array] = {}
-    for name, stored_name in stored.items():
-        if name in expected:
-            num_bytes = _fill(leaves, expected[name].parts, tensors.read(stored_name), dtype)
-            if progress is not None:
-                progress(stored_name, num_bytes)
+    for name, info in tensors.infos.items():
+        tensor = tensors.read(name)
+        for wanted in {param_dtype(part.param, dtype) for part in expected[name].parts}:
+            check_range(info.name, tensor, wanted)
+        num_bytes = _fill(leaves, expected[name].parts, tensor, dtype)
+        if progress is not None:
+            progress(info.name, num_bytes)
     return unflatten({path: leaves[path] for path, _ in walk(config.spec())})
 
 
@@ -114,17 +140,18 @@ def save_params(
     params: Params,
     directory: Path,
     *,
+    extra: TensorReader | None = None,
     max_shard_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[Path, ...]:
-    """Writes all parameters under the family's names, in the dtypes they are held in.
+    """Writes all parameters under the family's names, in the dtypes they are held in, and `extra` as it is.
 
     `progress` hears of each tensor as it is handed to the file.
 
     Raises:
         CheckpointError: see `write_tensors`.
     """
-    to_write = _to_write(config, params, progress)
+    to_write = chain(_to_write(config, params, progress), as_stored(extra))
     if max_shard_bytes is None:
         return write_tensors(directory, to_write)
     return write_tensors(directory, to_write, max_shard_bytes)
@@ -178,27 +205,3 @@ def _to_write(config: Decoder, params: Params, progress: Progress | None) -> Ite
 
         dtype = leaves[tensor.parts[0].row.ours].dtype
         yield TensorToWrite(name=tensor.name, shape=tensor.shape, dtype=dtype, read=export)
-
-
-def _check_names(
-    config: Decoder,
-    family: Family,
-    infos: Mapping[str, TensorInfo],
-    expected: Mapping[str, Tensor],
-) -> None:
-    for name, tensor in expected.items():
-        info = infos.get(name)
-        if info is None:
-            raise CheckpointError(missing_tensor_message(name, infos))
-        if tuple(info.shape) != tensor.shape:
-            raise CheckpointError(
-                f"{info.file}: tensor {name!r} has shape {list(info.shape)}, "
-                f"the configuration asks for {list(tensor.shape)}"
-            )
-    for name, info in infos.items():
-        tied_head = config.tie_embeddings and family.is_head(name)
-        if name not in expected and not tied_head and not family.is_unused(name):
-            raise CheckpointError(
-                f"{info.file}: tensor {name!r} of shape {list(info.shape)} is not part of the model that "
-                f"{CONFIG_FILE} describes (family {family.model_type!r}); refusing to ignore it"
-            )

@@ -126,6 +126,30 @@ def _draw(
     return init(jax.random.fold_in(key, number), shape, dtype)
 
 
+def check_params(spec: ParamTree, params: Params) -> None:
+    """Raises ValueError, with the parameter named, where `params` are not those of `spec`: one is missing,
+    unknown, no array, of another shape or of no floating dtype."""
+    if not isinstance(params, Mapping):
+        raise ValueError(f"params must be a nested dict of arrays, got {type(params).__name__}")
+    expected, given = dict(walk(spec)), dict(walk(params))
+    missing = [path for path in expected if path not in given]
+    unknown = [path for path in given if path not in expected]
+    if missing or unknown:
+        parts = [f"{what} {names[:3]}" for what, names in (("lack", missing), ("have", unknown)) if names]
+        raise ValueError(
+            f"the parameters are not those of the model: they {' and '.join(parts)}, {len(missing)} missing "
+            f"and {len(unknown)} unknown of {len(expected)}"
+        )
+    for path, param in expected.items():
+        leaf = given[path]
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            raise ValueError(f"parameter {path!r} must be an array, got {type(leaf).__name__}")
+        if leaf.shape != param.shape:
+            raise ValueError(f"parameter {path!r} has shape {list(leaf.shape)}, expected {list(param.shape)}")
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"parameter {path!r} has dtype {leaf.dtype}, expected a floating one")
+
+
 def abstract_params(spec: ParamTree, dtype: DTypeLike = jnp.float32) -> Params:
     """`jax.ShapeDtypeStruct` leaves: what ahead-of-time compilation and restoring need."""
     return unflatten({path: jax.ShapeDtypeStruct(p.shape, param_dtype(p, dtype)) for path, p in walk(spec)})

@@ -203,9 +203,18 @@ class Family:
         """Whether a tensor of this name may be left unread."""
         return any(re.fullmatch(pattern, name) for pattern in self.unused)
 
-    def is_head(self, name: str) -> bool:
-        """Whether a tensor of this name is the head, which some store though it is tied."""
-        return any(row.ours == "head/weight" and row.theirs == name for row in self.weights)
+    @property
+    def embedding_name(self) -> str:
+        """The table's name of the tensor that holds the token embeddings."""
+        return self._name_of("embed/weight")
+
+    @property
+    def head_name(self) -> str:
+        """The table's name of the head, which some store though it is tied."""
+        return self._name_of("head/weight")
+
+    def _name_of(self, path: str) -> str:
+        return next(row.theirs for row in self.weights if row.ours == path)
 
     def table(self, config: Decoder) -> list[Weight]:
         """The table with a row per layer."""

@@ -205,5 +205,5 @@ FAMILY = Family(
     read_config=read_config,
     write_config=write_config,
     weights=(*FRAME_WEIGHTS, *LATENT_ATTENTION_WEIGHTS),
-    unused=(*dense.UNUSED, r"model\.layers\.61\..*"),
+    unused=dense.UNUSED,
 )

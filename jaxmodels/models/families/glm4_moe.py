@@ -43,5 +43,5 @@ FAMILY = Family(
     read_config=read_config,
     write_config=write_config,
     weights=(*deepseek_v3.FRAME_WEIGHTS, *dense.ATTENTION_WEIGHTS),
-    unused=(*dense.UNUSED, r"model\.layers\.(46|92)\..*"),
+    unused=dense.UNUSED,
 )

@@ -77,5 +77,4 @@ FAMILY = Family(
     write_config=write_config,
     weights=WEIGHTS,
     unused=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
-    renamed=((r"^(?=(wte|wpe|ln_f|h\.\d+)\.)", "transformer."),),
 )

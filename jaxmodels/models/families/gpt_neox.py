@@ -68,5 +68,4 @@ FAMILY = Family(
     write_config=write_config,
     weights=WEIGHTS,
     unused=(r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",),
-    renamed=((r"^lm_head\.", "embed_out."),),
 )

@@ -218,5 +218,4 @@ FAMILY = Family(
     read_config=read_config,
     write_config=write_config,
     weights=WEIGHTS,
-    unused=(r"mtp\..*",),
 )

@@ -155,5 +155,5 @@ FAMILY = Family(
     read_config=read_config,
     write_config=write_config,
     weights=WEIGHTS,
-    unused=(*dense.UNUSED, r"mtp\..*"),
+    unused=dense.UNUSED,
 )

@@ -1,0 +1,43 @@
+"""Whether numbers survive a cast to a dtype of smaller range."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxmodels.checkpoints.errors import CheckpointError
+
+
+def is_narrower(stored: DTypeLike, wanted: DTypeLike) -> bool:
+    """Whether a dtype's largest number is beyond that of the other, as bfloat16's is beyond float16's."""
+    return float(jnp.finfo(stored).max) > float(jnp.finfo(wanted).max)
+
+
+def check_range(name: str, tensor: Any, dtype: DTypeLike) -> None:
+    """Raises `CheckpointError` if finite numbers of a tensor become infinite as `dtype`.
+
+    It costs a pass over the tensor where `dtype` has a smaller range, and nothing elsewhere.
+    """
+    if not is_narrower(tensor.dtype, dtype):
+        return
+    is_wide = tensor.dtype == np.float64  # which JAX would narrow before it looks
+    beyond, largest = (_beyond if is_wide else _beyond_on_device)(tensor, np.dtype(dtype))
+    if int(beyond):
+        raise CheckpointError(
+            f"tensor {name!r} holds {int(beyond)} numbers of up to {float(largest):g}, which are infinite as "
+            f"{np.dtype(dtype).name} (at most {float(jnp.finfo(dtype).max):g}); load it with "
+            "dtype='bfloat16' or 'float32'"
+        )
+
+
+def _beyond(tensor: Any, dtype: np.dtype) -> tuple[Any, Any]:
+    """How many finite numbers become infinite, and the largest size of a finite number."""
+    finite = abs(tensor) < float("inf")
+    count = (finite & ~(abs(tensor.astype(dtype)) < float("inf"))).sum()
+    return count, abs(tensor).max(initial=0, where=finite)
+
+
+_beyond_on_device = functools.partial(jax.jit, static_argnames=("dtype",))(_beyond)
