@@ -1,10 +1,14 @@
 """`load`, `save` and `init`: models from and to checkpoint directories."""
 
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints import extra, huggingface, orbax
@@ -15,11 +19,14 @@ from jaxmodels.checkpoints.arguments import (
     check_progress,
     floating_dtype,
 )
-from jaxmodels.checkpoints.atomic import recover, replace_directory
+from jaxmodels.checkpoints.atomic import replace_directory
+from jaxmodels.checkpoints.consistent import read_consistently
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
+from jaxmodels.checkpoints.manifest import Verification, open_verification
 from jaxmodels.checkpoints.placement import check_layers, place
+from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
 from jaxmodels.layers.spec import Params, check_params, init_params, walk
@@ -38,6 +45,7 @@ def load(
     revision: str | None = None,
     allow_pickle: bool = False,
     text_only: bool = False,
+    verify: bool = True,
     progress: huggingface.Progress | None = None,
 ) -> Model:
     """Reads a checkpoint: a directory in Hugging Face's or our Orbax form, a bundled name, or a hub id.
@@ -50,6 +58,7 @@ def load(
         allow_pickle: read PyTorch pickles where there are no safetensors. Only for sources that you trust;
             needs the extra ``jaxmodels[torch]``.
         text_only: of a model that also sees or hears, load the language model alone.
+        verify: compare the files with the checksums that `save` wrote beside them, where there are such.
         progress: called with the name and bytes of each parameter that has been read; Orbax reads all at
             once.
 
@@ -66,34 +75,21 @@ def load(
     check_optional_text("revision", revision)
     check_boolean("allow_pickle", allow_pickle)
     check_boolean("text_only", text_only)
+    check_boolean("verify", verify)
     check_progress(progress)
-    recover(name_or_path)
     directory = resolve(name_or_path, revision, allow_pickle=allow_pickle)
-    if orbax.is_orbax(directory):
-        config, metadata = huggingface.read_config(directory, text_only=text_only)
-        held = wanted or _default_dtype(metadata.get("dtype"))
-        _check_fits(config, held)
-        params = orbax.load_params(config, directory, held)
-        extra_tensors = extra.load(directory)
-        _report(params, progress)
-    else:
-        values = huggingface.read_values(directory, text_only=text_only)
-        tensors = huggingface.open_weights(directory, allow_pickle=allow_pickle)
-        check_layers(values, tensors, str(directory / huggingface.CONFIG_FILE))
-        config, metadata = huggingface.read_config(directory, text_only=text_only)
-        placed = place(config, tensors, values, text_only=text_only)
-        config, extra_tensors = placed.config, placed.extra
-        held = wanted or _default_dtype(huggingface.stored_dtype(placed.tensors))
-        _check_fits(config, held)
-        params = huggingface.load_params(config, placed.tensors, held, progress=progress)
-    return Model(
-        config=config,
-        params=params,
-        tokenizer=Tokenizer.load(directory),
-        generation=GenerationDefaults.load(directory).within(config.vocab_size, directory),
-        metadata=metadata,
-        extra_tensors=extra_tensors,
-    )
+
+    def open_all() -> tuple[_Opened, Verification]:
+        verification = open_verification(directory) if verify else Verification(())
+        verification.check_small()
+        if orbax.is_orbax(directory):
+            with verification.checking_large():
+                return _read_orbax(directory, wanted, text_only, progress), Verification(())
+        return _open_hf(directory, wanted, allow_pickle, text_only, progress), verification
+
+    opened, verification = read_consistently(directory, open_all)
+    with verification.checking_large():
+        return replace(opened.model, params=opened.read_params())
 
 
 def save(
@@ -168,6 +164,58 @@ def init(config: Decoder, seed: int = 0, dtype: DTypeLike = jnp.float32) -> Mode
     held = floating_dtype("dtype", dtype)
     _check_fits(config, held)
     return Model(config=config, params=init_params(config.spec(), jax.random.key(seed), held))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A checkpoint whose files are open: all of the model but the parameters, and what reads those."""
+
+    model: Model
+    read_params: Callable[[], Params]
+
+
+def _open_hf(
+    directory: Path,
+    wanted: np.dtype | None,
+    allow_pickle: bool,
+    text_only: bool,
+    progress: huggingface.Progress | None,
+) -> _Opened:
+    values = huggingface.read_values(directory, text_only=text_only)
+    tensors = huggingface.open_weights(directory, allow_pickle=allow_pickle)
+    check_layers(values, tensors, str(directory / huggingface.CONFIG_FILE))
+    config, metadata = huggingface.read_config(directory, text_only=text_only)
+    placed = place(config, tensors, values, text_only=text_only)
+    held = wanted or _default_dtype(huggingface.stored_dtype(placed.tensors))
+    _check_fits(placed.config, held)
+    return _Opened(
+        _without_params(directory, placed.config, metadata, placed.extra),
+        functools.partial(huggingface.load_params, placed.config, placed.tensors, held, progress=progress),
+    )
+
+
+def _read_orbax(
+    directory: Path, wanted: np.dtype | None, text_only: bool, progress: huggingface.Progress | None
+) -> _Opened:
+    config, metadata = huggingface.read_config(directory, text_only=text_only)
+    held = wanted or _default_dtype(metadata.get("dtype"))
+    _check_fits(config, held)
+    params = orbax.load_params(config, directory, held)
+    _report(params, progress)
+    return _Opened(_without_params(directory, config, metadata, extra.load(directory)), lambda: params)
+
+
+def _without_params(
+    directory: Path, config: Decoder, metadata: Mapping[str, Any], extra_tensors: TensorReader | None
+) -> Model:
+    return Model(
+        config=config,
+        params={},
+        tokenizer=Tokenizer.load(directory),
+        generation=GenerationDefaults.load(directory).within(config.vocab_size, directory),
+        metadata=metadata,
+        extra_tensors=extra_tensors,
+    )
 
 
 def _check_fits(config: Decoder, dtype: DTypeLike) -> None:

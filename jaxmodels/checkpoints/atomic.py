@@ -22,11 +22,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from jaxmodels.checkpoints.errors import CheckpointError
-
-try:
-    import fcntl
-except ImportError:  # Windows: without locks, every temporary of an earlier save counts as abandoned
-    fcntl = None  # type: ignore[assignment]
+from jaxmodels.checkpoints.locks import exclusive_lock, has_locks, try_lock
 
 # What belongs to a checkpoint, at the top of its directory.
 CHECKPOINT_FILES = (
@@ -44,12 +40,16 @@ CHECKPOINT_FILES = (
     "chat_template.jinja",
     "chat_template.json",
     "chat_templates",
+    "extra_tensors",
+    "checksums.json",
 )
 # The parameters in Orbax's form: a directory of this name with one of its own files in it. Any other such
 # directory is the user's, a step of a training run for instance.
 ORBAX_DIRECTORY = "params"
 ORBAX_MARKERS = ("_CHECKPOINT_METADATA", "_METADATA")
 
+# How long a save waits for loads of the directory that it replaces; those that take longer read again.
+_READERS_SECONDS = 10.0
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}  # the file system cannot
@@ -86,16 +86,16 @@ def replace_directory(path: str | os.PathLike[str], also_replaced: Collection[st
         try:
             _sync_tree(temporary)
             if target.is_dir():
-                _carry_over(target, temporary, also_replaced)
-                shutil.copymode(target, temporary)
-            _swap(temporary, target)
+                _take_over(temporary, target, also_replaced)
+            else:
+                os.rename(temporary, target)
             _sync_directory(target.parent)
         except OSError as error:
             raise CheckpointError(f"{target} cannot be replaced: {error}") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # what was written, or after the swap what was replaced
-        if lock is not None:
+        if lock is not None:  # after the swap it is on the new directory, for which readers wait
             os.close(lock)
+        shutil.rmtree(temporary, ignore_errors=True)  # what a failed save has written
 
 
 def recover(path: str | os.PathLike[str]) -> None:
@@ -128,13 +128,14 @@ def _locked_sibling(target: Path) -> tuple[Path, int | None]:
     while True:
         made = target.with_name(f".{target.name}.tmp-{secrets.token_hex(6)}")
         made.mkdir()
-        if fcntl is None:
+        if not has_locks():
             return made, None
         with suppress(FileNotFoundError):  # another save took it for abandoned before the lock: make another
             lock = os.open(made, os.O_RDONLY)
+            is_ours = True
             with suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if made.exists():
+                is_ours = try_lock(lock)
+            if is_ours and made.exists():
                 return made, lock
             os.close(lock)
 
@@ -149,22 +150,32 @@ def _remove_abandoned(target: Path) -> None:
 
 
 def _is_abandoned(temporary: Path) -> bool:
-    if fcntl is None:
+    if not has_locks():  # every temporary of an earlier save counts as such
         return True
     try:
         lock = os.open(temporary, os.O_RDONLY)
     except OSError:
         return False
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held by a running save, or the file system has no locks: leave it
+        return try_lock(lock)
+    except OSError:  # the file system has no locks: leave it
         return False
     finally:
         os.close(lock)
-    return True
 
 
-def _carry_over(old: Path, new: Path, also_replaced: Collection[str]) -> None:
+def _take_over(new: Path, target: Path, also_replaced: Collection[str]) -> None:
+    """Swaps the directories, with the user's own entries in both, also those that appear meanwhile."""
+    written = {entry.name for entry in new.iterdir()}
+    shutil.copymode(target, new)
+    with exclusive_lock(target, _READERS_SECONDS):
+        _carry_over(target, new, written, also_replaced)
+        replaced = _swap(new, target)
+        _carry_over(replaced, target, written, also_replaced)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _carry_over(old: Path, new: Path, written: Collection[str], also_replaced: Collection[str]) -> None:
     """Links the user's own entries of `old` into `new`; what the save wrote wins over what is there."""
     patterns = [*CHECKPOINT_FILES, *also_replaced]
     for entry in old.iterdir():
@@ -172,12 +183,25 @@ def _carry_over(old: Path, new: Path, also_replaced: Collection[str]) -> None:
         is_orbax = entry.name == ORBAX_DIRECTORY and any(
             (entry / marker).exists() for marker in ORBAX_MARKERS
         )
-        if is_checkpoint or is_orbax or (new / entry.name).exists():
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=_link_or_copy)
-        else:
-            _link_or_copy(entry, new / entry.name)
+        if not is_checkpoint and not is_orbax and entry.name not in written:
+            _link_newer(entry, new / entry.name)
+
+
+def _link_newer(source: Path, destination: Path) -> None:
+    """Links a file, or all files of a directory, where there is no such file or an older one."""
+    with suppress(FileNotFoundError):  # its owner removed it: then there is nothing to link
+        if source.is_dir() and not source.is_symlink():
+            if not destination.exists():
+                destination.mkdir()
+                shutil.copystat(source, destination)
+            for entry in source.iterdir():
+                _link_newer(entry, destination / entry.name)
+            return
+        if os.path.lexists(destination):
+            if os.lstat(source).st_mtime_ns <= os.lstat(destination).st_mtime_ns:
+                return
+            os.unlink(destination)
+        _link_or_copy(source, destination)
 
 
 def _link_or_copy(source: str | Path, destination: str | Path) -> None:
@@ -187,13 +211,10 @@ def _link_or_copy(source: str | Path, destination: str | Path) -> None:
         shutil.copy2(source, destination, follow_symlinks=False)
 
 
-def _swap(new: Path, target: Path) -> None:
-    """Puts `new` at `target`; the old directory, if any, is then at `new` or gone."""
-    if not target.exists():
-        os.rename(new, target)
-        return
+def _swap(new: Path, target: Path) -> Path:
+    """Puts `new` at `target`; gives the path that the old directory has then."""
     if _exchange(new, target):
-        return
+        return new
     previous = _previous(target)
     os.rename(target, previous)
     try:
@@ -201,7 +222,7 @@ def _swap(new: Path, target: Path) -> None:
     except OSError:
         recover(target)
         raise
-    shutil.rmtree(previous, ignore_errors=True)
+    return previous
 
 
 def _exchange(first: Path, second: Path) -> bool:

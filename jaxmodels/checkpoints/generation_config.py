@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from jaxmodels.checkpoints.errors import CheckpointError, read_json_object
+from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checks import number, shown, whole
 
 GENERATION_FILE = "generation_config.json"

@@ -3,10 +3,12 @@
 import importlib.resources
 import os
 import re
+import stat
 from pathlib import Path
 
 from jaxmodels.checkpoints.atomic import recover
 from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.files import told_by_name
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
@@ -40,14 +42,21 @@ def resolve(
         CheckpointError: it is none of the three, or the repository cannot be fetched.
     """
     name = os.fspath(name_or_path)
-    path = Path(name).expanduser()
-    recover(path)  # a save may have been killed just while it replaced the directory
+    if not name:
+        raise CheckpointError("the name of the model is empty; give a directory, a bundled name or a hub id")
     is_bundled = name in list_bundled()
-    if path.is_dir() or is_bundled:
+    may_be_elsewhere = isinstance(name_or_path, str) and (is_bundled or _HUB_ID.fullmatch(name))
+    with told_by_name(name):
+        path = _expanded(name)
+        if not may_be_elsewhere:  # a save may have been killed just while it replaced the directory
+            recover(path)
+        mode = _mode(path)
+    is_directory = stat.S_ISDIR(mode)
+    if is_directory or is_bundled:
         if revision is not None:
             raise CheckpointError(f"revision is {revision!r}, but {name!r} is not a Hugging Face repository")
-        return path if path.is_dir() else _bundled_root() / name
-    if path.is_file():
+        return path if is_directory else _bundled_root() / name
+    if mode:
         raise CheckpointError(f"{path} is a file; give the directory {path.parent} that holds the checkpoint")
     if isinstance(name_or_path, str) and _HUB_ID.fullmatch(name):
         return _download(name, revision, allow_pickle)
@@ -56,6 +65,21 @@ def resolve(
         f"({', '.join(list_bundled()) or 'none are installed'}), and it does not have the form "
         "'organisation/name' of a Hugging Face repository"
     )
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise CheckpointError(f"{name!r} is no path: {error}") from error
+
+
+def _mode(path: Path) -> int:
+    """Type and permissions of what a path leads to; 0 where there is nothing."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def _bundled_root() -> Path:

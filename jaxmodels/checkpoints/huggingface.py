@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxmodels.checkpoints.errors import CheckpointError, read_json_object
+from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.extra import as_stored
+from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checkpoints.pickles import open_checkpoint
 from jaxmodels.checkpoints.placement import FURTHER_TOKENS_KEY
 from jaxmodels.checkpoints.quantized import dequantized, is_quantized, without_quantization
@@ -64,8 +65,6 @@ def read_values(directory: Path, *, text_only: bool = False) -> dict[str, Any]:
             the language model that it holds is of no known family.
     """
     file = directory / CONFIG_FILE
-    if not file.is_file():
-        raise CheckpointError(f"{file} does not exist; a checkpoint directory holds one")
     try:
         values = without_quantization(read_json_object(file))
         return text_part(values)[0] if text_only else values

@@ -2,22 +2,24 @@
 
 The format is an 8-byte little-endian header length, a JSON header, then the tensors' bytes
 (https://github.com/huggingface/safetensors). The `safetensors` library checks every header; tensors are read
-with `pread` into buffers of their own, because pages of a memory map stay in the process' resident set and
+into buffers of their own, because pages of a memory map stay in the process' resident set and
 would make loading peak at twice the model.
 """
 
 import json
 import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxmodels.checkpoints.errors import CheckpointError, read_json_object
+from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.files import lasting_path, open_file, read_json_object, told_by_name
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -83,13 +85,21 @@ class TensorReader(Protocol):
 class TensorFiles:
     """The tensors of one or many safetensors files; made by `open_tensors`.
 
+    The files stay open: what is read is of the files that were there then, whatever takes their names.
+
     Attributes:
         infos: every tensor, ordered by file and then by position in it.
         offsets: first byte of each tensor in its file.
+        files: the open files, closed with this object.
     """
 
     infos: Mapping[str, TensorInfo]
     offsets: Mapping[str, int]
+    files: Mapping[Path, BinaryIO] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for file in self.files.values():
+            weakref.finalize(self, file.close)
 
     def read(self, name: str) -> np.ndarray:
         """The tensor `name`, in a new 64-byte-aligned buffer that nothing else refers to.
@@ -108,7 +118,7 @@ class TensorFiles:
                 f"{info.file}: tensor {name!r} has dtype {info.dtype!r}; readable are {sorted(_DTYPES)}"
             ) from error
         array = _aligned_empty(info.shape, dtype)
-        _read_into(info, self.offsets[name], array)
+        _read_into(info, self.files[info.file], self.offsets[name], array)
         return array
 
 
@@ -157,10 +167,10 @@ def weight_files(directory: Path, single: str, index: str) -> tuple[dict[str, Pa
     Raises:
         CheckpointError: the index is corrupt, or a shard that it names is absent.
     """
-    if (directory / single).is_file():
+    if os.path.lexists(directory / single):
         return {single: directory / single}, {}
     index_path = directory / index
-    if not index_path.exists():
+    if not os.path.lexists(index_path):
         return {}, {}
     weight_map = read_json_object(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -174,7 +184,7 @@ def weight_files(directory: Path, single: str, index: str) -> tuple[dict[str, Pa
             )
     files = {file: directory / file for file in sorted(set(weight_map.values()))}
     for file, path in files.items():
-        if not path.is_file():
+        if not path.exists():
             raise CheckpointError(
                 f"{path} is missing: {index} names {len(files)} shards, one of them {file}; fetch it again"
             )
@@ -209,7 +219,12 @@ def open_tensors(directory: Path) -> TensorFiles:
             sorted(path.name for path in directory.iterdir())[:20] if directory.is_dir() else "no directory"
         )
         raise CheckpointError(f"{directory} holds neither {SINGLE_FILE} nor {INDEX_FILE}; found {found}")
-    headers = {file: _read_header(path) for file, path in files.items()}
+    opened: dict[Path, BinaryIO] = {}
+    headers = {}
+    for file, path in files.items():
+        with told_by_name(path):
+            opened[path] = open_file(path)
+            headers[file] = _read_header(path, opened[path])
     check_weight_map(weight_map, headers, directory / INDEX_FILE)
     infos: dict[str, TensorInfo] = {}
     offsets: dict[str, int] = {}
@@ -223,7 +238,7 @@ def open_tensors(directory: Path) -> TensorFiles:
                     "does not say which is meant"
                 )
             infos[name], offsets[name] = info, offset
-    return TensorFiles(infos=infos, offsets=offsets)
+    return TensorFiles(infos=infos, offsets=offsets, files=opened)
 
 
 def write_tensors(
@@ -281,37 +296,34 @@ def _bytes_of(array: np.ndarray) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def _read_into(info: TensorInfo, offset: int, array: np.ndarray) -> None:
+def _read_into(info: TensorInfo, file: BinaryIO, offset: int, array: np.ndarray) -> None:
     data = _bytes_of(array)
     done = 0
     try:
-        with open(info.file, "rb", buffering=0) as file:
-            file.seek(offset)
-            while done < len(data):
-                got = file.readinto(data[done:])
-                if not got:
-                    raise CheckpointError(
-                        f"{info.file}: tensor {info.name!r} has {done} of its {len(data)} bytes; the file "
-                        "was truncated after it was opened"
-                    )
-                done += got
+        file.seek(offset)
+        while done < len(data):
+            got = file.readinto(data[done:])  # type: ignore[attr-defined]
+            if not got:
+                raise CheckpointError(
+                    f"{info.file}: tensor {info.name!r} has {done} of its {len(data)} bytes; the file "
+                    "was truncated after it was opened"
+                )
+            done += got
     except OSError as error:
         raise CheckpointError(f"{info.file}: tensor {info.name!r} cannot be read: {error}") from error
 
 
-def _read_header(path: Path) -> dict[str, tuple[TensorInfo, int]]:
+def _read_header(path: Path, file: BinaryIO) -> dict[str, tuple[TensorInfo, int]]:
     """Each tensor's description and its first byte in the file, in file order."""
     try:
-        size = path.stat().st_size
-        with safe_open(path, framework="np"):  # checks the header: JSON, dtypes, shapes, offsets, file size
+        # This checks the header: JSON, dtypes, shapes, offsets, file size.
+        with safe_open(lasting_path(file, path), framework="np"):
             pass
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
     except SafetensorError as error:
-        raise CheckpointError(_describe_bad_file(path, size, error)) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be opened: {error}") from error
+        raise CheckpointError(_describe_bad_file(path, file, error)) from error
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
     header.pop("__metadata__", None)
     described = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
@@ -326,30 +338,29 @@ def _read_header(path: Path) -> dict[str, tuple[TensorInfo, int]]:
     return described
 
 
-def _describe_bad_file(path: Path, size: int, error: SafetensorError) -> str:
+def _describe_bad_file(path: Path, file: BinaryIO, error: SafetensorError) -> str:
     """Says what is wrong with a file that the library refused: truncated, or not safetensors at all."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8:
-            return f"{path} is truncated: it has {size} bytes, and a safetensors header alone needs 8 or more"
-        if 8 + length > size:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8:
+        return f"{path} is truncated: it has {size} bytes, and a safetensors header alone needs 8 or more"
+    if 8 + length > size:
+        return (
+            f"{path} is truncated or not a safetensors file: its header should have {length} bytes and "
+            f"the file has {size}"
+        )
+    try:
+        header = json.loads(file.read(length))
+        ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
+        last = max(ends, key=lambda name: ends[name])
+        if 8 + length + ends[last] > size:
             return (
-                f"{path} is truncated or not a safetensors file: its header should have {length} bytes and "
-                f"the file has {size}"
+                f"{path} is truncated: tensor {last!r} ends at byte {8 + length + ends[last]} and the "
+                f"file has {size}"
             )
-        try:
-            header = json.loads(file.read(length))
-            ends = {
-                name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"
-            }
-            last = max(ends, key=lambda name: ends[name])
-            if 8 + length + ends[last] > size:
-                return (
-                    f"{path} is truncated: tensor {last!r} ends at byte {8 + length + ends[last]} and the "
-                    f"file has {size}"
-                )
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            pass  # the library's own message says which part of the header is wrong
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        pass  # the library's own message says which part of the header is wrong
     return f"{path} has a corrupt safetensors header ({error}); fetch or write it again"
 
 

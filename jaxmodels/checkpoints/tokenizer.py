@@ -13,7 +13,8 @@ import numpy as np
 import tokenizers
 
 from jaxmodels.checkpoints.chat import Message, render_chat
-from jaxmodels.checkpoints.errors import CheckpointError, read_json_object
+from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.files import read_json_object, read_text
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -58,7 +59,7 @@ class Tokenizer:
         names = [TOKENIZER_FILE, CONFIG_FILE, SPECIAL_TOKENS_FILE, TEMPLATE_FILE, TEMPLATE_JSON_FILE]
         named_templates = sorted((directory / TEMPLATES_DIRECTORY).glob("*.jinja"))
         names += [f"{TEMPLATES_DIRECTORY}/{path.name}" for path in named_templates]
-        files = {name: _read_text(directory / name) for name in names if (directory / name).is_file()}
+        files = {name: read_text(directory / name) for name in names if (directory / name).is_file()}
         try:
             backend = tokenizers.Tokenizer.from_str(files[TOKENIZER_FILE])
         except Exception as error:  # the library raises bare Exception
@@ -328,13 +329,6 @@ def _unbounded(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
 
 def _as_ids(ids: TokenIds) -> list[int]:
     return np.asarray(ids).tolist()
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} cannot be read as UTF-8 text: {error}") from error
 
 
 def _special_tokens(config: Mapping[str, Any], file: Path) -> dict[str, str]:

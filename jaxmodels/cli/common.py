@@ -51,7 +51,8 @@ def read_config(name_or_path: str, revision: str | None = None) -> tuple["Decode
     Raises:
         CheckpointError: there is no such model, or it is not one of the zoo.
     """
-    from jaxmodels.checkpoints.errors import CheckpointError, read_json_object
+    from jaxmodels.checkpoints.errors import CheckpointError
+    from jaxmodels.checkpoints.files import read_json_object
     from jaxmodels.checkpoints.quantized import without_quantization
     from jaxmodels.models.families import config_from_hf
 

@@ -315,3 +315,44 @@ def test_killed_at_every_instant(tmp_path: Path, swap_kind: str) -> None:
     kept_old, found_new = map(int, done.stdout.split())
     assert kept_old > 30  # killed before the swap
     assert found_new > 3  # killed after it
+
+
+def put_new(path: Path) -> None:
+    with replace_directory(path) as directory:
+        (directory / "config.json").write_text("new")
+
+
+@pytest.mark.usefixtures("swap")
+def test_what_appears_during_a_save_stays(tmp_path: Path) -> None:
+    path = tmp_path / "ckpt"
+    (path / "logs").mkdir(parents=True)
+    with replace_directory(path) as directory:
+        (directory / "config.json").write_text("new")
+        (path / "README.md").write_text("mine")
+        (path / "logs" / "events").write_text("mine")
+    assert (path / "README.md").read_text() == "mine"
+    assert (path / "logs" / "events").read_text() == "mine"
+    assert leftovers(path) == []
+
+
+@pytest.mark.usefixtures("swap")
+def test_what_appears_at_the_swap_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ckpt"
+    (path / "logs").mkdir(parents=True)
+    (path / "notes").write_text("old")
+    swap = atomic._swap
+
+    def late(new: Path, target: Path) -> Path:
+        (target / "README.md").write_text("mine")
+        (target / "logs" / "events").write_text("mine")
+        (target / "notes.new").write_text("replaced")
+        os.replace(target / "notes.new", target / "notes")
+        return swap(new, target)
+
+    monkeypatch.setattr(atomic, "_swap", late)
+    put_new(path)
+    assert (path / "config.json").read_text() == "new"
+    for file in ("README.md", "logs/events"):
+        assert (path / file).read_text() == "mine"
+    assert (path / "notes").read_text() == "replaced"
+    assert leftovers(path) == []

@@ -105,10 +105,13 @@ def test_other_names_are_never_sent_to_the_hub(
     name: str, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub, "list_bundled", lambda: ("tiny-transformer",))
-    if name in ("", "."):
+    if name == ".":
         assert resolve(name).is_dir()
     else:
-        with pytest.raises(CheckpointError, match=r"is no model.*\(tiny-transformer\).*'organisation/name'"):
+        message = (
+            r"is no model.*\(tiny-transformer\).*'organisation/name'" if name else "the name .* is empty"
+        )
+        with pytest.raises(CheckpointError, match=message):
             resolve(name)
     assert fake_hub.calls == []
 
@@ -155,3 +158,15 @@ def test_offline_without_a_cached_copy(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="cannot fetch the Hugging Face repository 'org/name'"):
         resolve("org/name")
+
+
+def test_names_of_other_things_adopt_no_killed_replacement(
+    tmp_path: Path, fake_hub: FakeHub, bundled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("org/.name.previous", ".tiny-mamba2.previous", ".mine.previous"):
+        (tmp_path / name).mkdir(parents=True)
+    assert resolve("org/name") == fake_hub.directory
+    assert resolve("tiny-mamba2") == bundled / "tiny-mamba2"
+    assert resolve("mine") == Path("mine")
+    assert resolve(Path("org/name")) == Path("org/name")
