@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels.decoding.prefill import prefill
 from jaxmodels.decoding.samplers import Greedy, Sampler, check_number, mark_seen, penalise_repetition
 from jaxmodels.decoding.strategy import Output, Request, check_options, emit, record_also, row_keys
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder, Pending
 from jaxmodels.models.depth import ALL_LAYERS, Depth
+from jaxmodels.models.prefill import prefill
 
 
 @struct.dataclass

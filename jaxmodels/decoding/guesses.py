@@ -9,11 +9,11 @@ from dataclasses import replace
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.decoding.prefill import prefill
 from jaxmodels.decoding.samplers import Sampler
 from jaxmodels.decoding.strategy import Output, Request, emit, record_also, row_keys, tally
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder, Pending
+from jaxmodels.models.prefill import prefill
 
 COUNTERS = ("calls", "drafted", "accepted")
 

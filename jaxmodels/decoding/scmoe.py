@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels.decoding.prefill import prefill
 from jaxmodels.decoding.samplers import Greedy, Sampler, check_number
 from jaxmodels.decoding.strategy import Output, Request, check_options, emit, record_also, row_keys
 from jaxmodels.layers.moe import MoE, Ranked
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.models.prefill import prefill
 
 
 @struct.dataclass

@@ -10,11 +10,11 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw
 from jaxmodels.decoding.guesses import first_token, in_rows_that_run, settle
-from jaxmodels.decoding.prefill import prefill
 from jaxmodels.decoding.samplers import Greedy, Sampler
 from jaxmodels.decoding.strategy import Output, Request, check_options, row_keys
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder, Pending
+from jaxmodels.models.prefill import prefill
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +91,13 @@ class Speculative:
         keys = row_keys(request, output.lengths)
         window, proposed, draft_pending = self._propose(carry, keys)
         valid = in_rows_that_run(output, self.gamma + 1)
-        logits, pending = config.peek(params, window, carry.cache, valid=valid)
+        logits, pending = config.peek(params, window, carry.cache, valid=valid, known=carry.cache.length + 1)
         target = self.sampler.probabilities(logits)
         outcomes = self.acceptance.outcomes(target, proposed, window[:, 1:])
         accepted, last = draw(outcomes, _fold(keys, self.gamma))
         # The verdict: the drafted tokens one place to the left, then the token that follows the accepted.
         tokens = jnp.where(jnp.arange(self.gamma + 1) == accepted[:, None], last[:, None], _shifted(window))
-        count = jnp.where(output.done, 0, accepted + 1)
+        count = jnp.minimum(accepted + 1, pending.valid)
         token, cache, output = settle(config, request, output, pending, tokens, count, logits)
         draft_cache = self.draft.config.commit(draft_pending, count)
         return SpeculativeCarry(cache=cache, draft_cache=draft_cache, token=token, output=output)
@@ -119,7 +119,7 @@ class Speculative:
         def extend(i: Array, state: tuple[Array, Array, Cache]) -> tuple[Array, Array, Cache]:
             window, proposed, cache = state
             valid = in_rows_that_run(carry.output, i + 1)
-            hidden, pending = config.peek_hidden(params, window, cache, valid=valid)
+            hidden, pending = config.peek_hidden(params, window, cache, valid=valid, known=cache.length + 1)
             logits = config.logits(params, lax.dynamic_slice_in_dim(hidden, i, 1, axis=1))[:, 0]
             token = self.sampler(logits, _fold(keys, i))
             window = lax.dynamic_update_slice_in_dim(window, token[:, None], i + 1, axis=1)
@@ -128,7 +128,8 @@ class Speculative:
             return window, proposed, config.commit(pending, jnp.zeros((batch,), jnp.int32))
 
         window, proposed, cache = lax.fori_loop(0, self.gamma, extend, (window, proposed, carry.draft_cache))
-        _, pending = config.peek_hidden(params, window, cache, valid=in_rows_that_run(carry.output, size))
+        valid = in_rows_that_run(carry.output, size)
+        _, pending = config.peek_hidden(params, window, cache, valid=valid, known=cache.length + 1)
         return window, proposed, pending
 
 

@@ -64,14 +64,17 @@ class Rope:
             raise ValueError(f"Rope: theta must be more than 1, got {self.theta}")
         _check_style(self.style)
 
-    def rotations(self, positions: Int[Array, "B S"], lengths: Int[Array, " B"]) -> Rotations:
+    def rotations(
+        self, positions: Int[Array, "B S"], lengths: Int[Array, " B"] | Int[Array, "B S"]
+    ) -> Rotations:
         """The rotations of a window of tokens at `positions`.
 
-        `lengths[b]` counts the tokens of row b so far, this window included. With a scaling that depends on
-        it, keys already in a cache keep the rotation of the length at which they were written.
+        `lengths` counts the tokens of the sequence that a row, or a token, belongs to. With a scaling that
+        depends on it, keys already in a cache keep the rotation of the length at which they were written.
         """
         inv_freq, attention_factor = self.scaling.frequencies(self.rotary_dim, self.theta, lengths)
-        angles = positions.astype(jnp.float32)[..., None] * inv_freq[:, None, :]
+        by_token = inv_freq if inv_freq.ndim == 3 else inv_freq[:, None, :]
+        angles = positions.astype(jnp.float32)[..., None] * by_token
         cos, sin = jnp.cos(angles), jnp.sin(angles)
         if attention_factor != 1.0:
             cos, sin = cos * attention_factor, sin * attention_factor

@@ -1,7 +1,7 @@
 """The frequencies of rotary position embeddings: the original ones and the ways to stretch them.
 
-Those that depend on the sequence length (`DynamicNTKScaling`, `LongRopeScaling`) read it per row, as data, so
-that one compiled program serves every length. The others are constants.
+Those that depend on the sequence length (`DynamicNTKScaling`, `LongRopeScaling`) read it as data, so that one
+compiled program serves every length. The others are constants.
 
 Feature dimension R below is `rotary_dim`. Arithmetic is in float32, in the order of the code that trained the
 checkpoints, because a rounding of a frequency grows with the position it is multiplied by.
@@ -15,16 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-Frequencies: TypeAlias = "tuple[Float[np.ndarray | Array, '#B R/2'], float]"
+Frequencies: TypeAlias = "tuple[Float[np.ndarray | Array, '*#L R/2'], float]"
 
 
 class RopeScaling(Protocol):
     """Chooses the angular frequencies of the feature pairs."""
 
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
+    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, "*L"]) -> Frequencies:
         """Radians per position of each feature pair, and the factor that multiplies cosines and sines.
 
-        `lengths[b]` is the number of tokens of row b so far. Scalings that ignore it give one row for all.
+        `lengths` are numbers of tokens of sequences, each of which has frequencies of its own. Scalings that
+        ignore them give one row for all.
         """
         ...
 
@@ -38,7 +39,7 @@ def unscaled_frequencies(rotary_dim: int, theta: float) -> Float[np.ndarray, " R
 class Unscaled:
     """The original frequencies."""
 
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
+    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, "*L"]) -> Frequencies:
         return unscaled_frequencies(rotary_dim, theta)[None], 1.0
 
 
@@ -51,7 +52,7 @@ class LinearScaling:
 
     factor: float
 
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
+    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, "*L"]) -> Frequencies:
         return unscaled_frequencies(rotary_dim, theta)[None] / np.float32(self.factor), 1.0
 
 
@@ -66,14 +67,14 @@ class DynamicNTKScaling:
     factor: float
     max_position_embeddings: int
 
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
+    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, "*L"]) -> Frequencies:
         if rotary_dim <= 2:
             raise ValueError(f"DynamicNTKScaling: rotary_dim must be more than 2, got {rotary_dim}")
         longest = jnp.maximum(lengths, self.max_position_embeddings).astype(jnp.float32)
         growth = self.factor * longest / self.max_position_embeddings - (self.factor - 1.0)
         # theta' ** -e = theta ** -e * growth ** (-e R / (R - 2)): exact for rows that are not too long.
         exponents = _exponents(rotary_dim) * np.float32(-rotary_dim / (rotary_dim - 2))
-        return unscaled_frequencies(rotary_dim, theta)[None] * growth[:, None] ** exponents, 1.0
+        return unscaled_frequencies(rotary_dim, theta)[None] * growth[..., None] ** exponents, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ class Llama3Scaling:
                 f"Llama3Scaling: high_freq_factor must differ from low_freq_factor={self.low_freq_factor}"
             )
 
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
+    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, "*L"]) -> Frequencies:
         inv_freq = unscaled_frequencies(rotary_dim, theta)
         context = self.original_max_position_embeddings
         low, high = self.low_freq_factor, self.high_freq_factor
@@ -131,7 +132,7 @@ class YarnScaling:
             if getattr(self, key) <= 0:
                 raise ValueError(f"YarnScaling: {key} must be positive, got {getattr(self, key)}")
 
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
+    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, "*L"]) -> Frequencies:
         factor = _extension(self.factor, self.max_position_embeddings, self.original_max_position_embeddings)
         wavelengths = _wavelengths(rotary_dim, theta)
         low, high = self._ramp_bounds(rotary_dim, theta)
@@ -187,7 +188,7 @@ class LongRopeScaling:
     def __post_init__(self) -> None:
         _check_extension("LongRopeScaling", self.factor, self.max_position_embeddings)
 
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
+    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, "*L"]) -> Frequencies:
         wavelengths = _wavelengths(rotary_dim, theta)
         for key in ("short_factor", "long_factor"):
             if len(getattr(self, key)) != rotary_dim // 2:
@@ -197,7 +198,7 @@ class LongRopeScaling:
                 )
         short = 1 / (np.asarray(self.short_factor, np.float32) * wavelengths)
         long = 1 / (np.asarray(self.long_factor, np.float32) * wavelengths)
-        is_long = lengths[:, None] > self.original_max_position_embeddings
+        is_long = lengths[..., None] > self.original_max_position_embeddings
         return jnp.where(is_long, long, short), self._attention_factor()
 
     def _attention_factor(self) -> float:
@@ -218,7 +219,7 @@ class ProportionalScaling:
     partial_rotary_factor: float = 1.0
     factor: float = 1.0
 
-    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, " B"]) -> Frequencies:
+    def frequencies(self, rotary_dim: int, theta: float, lengths: Int[Array, "*L"]) -> Frequencies:
         turning = int(self.partial_rotary_factor * rotary_dim // 2)
         inv_freq = unscaled_frequencies(rotary_dim, theta) / np.float32(self.factor)
         return np.where(np.arange(rotary_dim // 2) < turning, inv_freq, np.float32(0))[None], 1.0

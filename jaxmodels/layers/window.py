@@ -39,12 +39,15 @@ class Window:
     positions: logical position of each window token (what rotary embeddings and masks read).
     valid: how many leading tokens of each row are real; the rest is padding.
     mask: who sees whom inside the window.
+    known: how many tokens of each row's sequence are certain, see `lengths`; None: those up to the window's
+        end.
     """
 
     start: Int[Array, "B"]
     positions: Int[Array, "B S"]
     valid: Int[Array, "B"]
     mask: Mask = CAUSAL
+    known: Int[Array, "B"] | None = None
     _rotations: dict[Rope, Rotations] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -55,6 +58,16 @@ class Window:
     def is_valid(self) -> Bool[Array, "B S"]:
         """Which window slots hold real tokens."""
         return jnp.arange(self.size)[None, :] < self.valid[:, None]
+
+    @property
+    def lengths(self) -> Int[Array, "B"] | Int[Array, "B S"]:
+        """How long the sequence is, for rotary embeddings that depend on it: of each row or each token.
+
+        A token that is no more than a guess counts those up to itself, as if it were the newest one.
+        """
+        if self.known is None:
+            return self.start + self.valid
+        return jnp.maximum(self.known[:, None], self.positions + 1)
 
     @property
     def ancestors(self) -> Bool[Array, "B S S"] | None:
@@ -70,7 +83,7 @@ class Window:
     def rotations(self, rope: Rope) -> Rotations:
         """Cosines and sines of the window under `rope`, computed once per trace for all layers."""
         if rope not in self._rotations:
-            self._rotations[rope] = rope.rotations(self.positions, self.start + self.valid)
+            self._rotations[rope] = rope.rotations(self.positions, self.lengths)
         return self._rotations[rope]
 
 
@@ -85,6 +98,23 @@ def fresh_window(
         valid=jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32),
         mask=mask,
     )
+
+
+def next_window(
+    tokens: Int[Array, "B S"],
+    start: Int[Array, "B"],
+    *,
+    positions: Int[Array, "B S"] | None = None,
+    valid: Int[Array, "B"] | None = None,
+    mask: Mask = CAUSAL,
+    known: Int[Array, "B"] | None = None,
+) -> Window:
+    """The window behind `start` committed tokens: by default at the positions that follow, and all real."""
+    batch, size = tokens.shape
+    if positions is None:
+        positions = start[:, None] + jnp.arange(size, dtype=jnp.int32)
+    valid = jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32)
+    return Window(start=start, positions=positions, valid=valid, mask=mask, known=known)
 
 
 def check_mask(mask: Mask, size: int, batch: int | None = None) -> None:

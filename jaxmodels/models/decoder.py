@@ -19,17 +19,22 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.spec import Normal, Param, Params, ParamTree
-from jaxmodels.layers.window import CAUSAL, Mask, Window, check_mask, fresh_window
+from jaxmodels.layers.window import CAUSAL, Mask, Window, check_mask, fresh_window, next_window
 from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream
 from jaxmodels.models.depth import ALL_LAYERS, Depth, Walk
+from jaxmodels.models.transcript import Transcript, begin, follow, note, recoded, slots_to_recode
 
 
 @struct.dataclass
 class Cache:
-    """A batch of histories. length: i32[B], tokens committed per row. layers: one state per block."""
+    """A batch of histories. length: i32[B], tokens committed per row. layers: one state per block.
+
+    transcript: the histories' tokens, None where they are never encoded anew.
+    """
 
     length: jax.Array
     layers: tuple[Any, ...]
+    transcript: Transcript | None = None
 
 
 @struct.dataclass
@@ -38,12 +43,14 @@ class Pending:
 
     start: i32[B], tokens committed before it. valid: i32[B], how many of its tokens are real.
     layers: what each block's mixer needs to settle or drop the window. depth: i32, blocks that were read.
+    transcript: the cache's, with the window's tokens behind the history.
     """
 
     start: jax.Array
     valid: jax.Array
     layers: tuple[Any, ...]
     depth: jax.Array
+    transcript: Transcript | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,8 @@ class Decoder:
     softcap)``. residual_dtype: dtype of the residual stream where it is wider than the parameters.
     max_positions: longest sequence it was trained for, None if unbounded (advisory: it is kept for the
     checkpoint's sake).
+    recode_beyond: a sequence of more tokens than this has other rotations for all of them, so that a history
+    which grows beyond it is encoded anew, once; None: never.
     """
 
     vocab_size: int
@@ -70,9 +79,12 @@ class Decoder:
     logit_softcap: float | None = None
     residual_dtype: str | None = None
     max_positions: int | None = None
+    recode_beyond: int | None = None
     family: str | None = None
 
     def __post_init__(self) -> None:
+        if self.recode_beyond is not None and self.recode_beyond < 1:
+            raise ValueError(f"Decoder: recode_beyond must be at least 1 or None, got {self.recode_beyond}")
         for block in self.blocks:
             if (
                 isinstance(block, SharingBlock)
@@ -115,9 +127,11 @@ class Decoder:
         """Empty histories with room for `capacity` tokens each, pending windows included."""
         if batch < 1 or capacity < 1:
             raise ValueError(f"init_cache: batch={batch} and capacity={capacity} must be at least 1")
+        slots = slots_to_recode(self, capacity)
         return Cache(
             length=jnp.zeros((batch,), jnp.int32),
-            layers=tuple(block.init_state(batch, capacity, dtype) for block in self.blocks),
+            layers=tuple(block.init_state(batch, slots, dtype) for block in self.blocks),
+            transcript=begin(self, batch, slots),
         )
 
     def forward(
@@ -179,17 +193,21 @@ class Decoder:
         positions: Int[Array, "B S"] | None = None,
         mask: Mask = CAUSAL,
         valid: Int[Array, "B"] | None = None,
+        known: Int[Array, "B"] | None = None,
         depth: Depth = ALL_LAYERS,
     ) -> tuple[Float[Array, "B S V"], Pending]:
         """Float32 logits of a window that follows the history in `cache`; the cache is spent.
 
         positions: logical positions, by default the ones after the history. mask: who sees whom inside the
         window. valid: how many leading tokens of each row are real, by default all; what stands at padded
-        positions of the result is meaningless. depth: which blocks the window is read through; all are
-        written. ``cache.length + S`` must not exceed the capacity.
+        positions of the result is meaningless. known: how many tokens of each row's sequence are certain, by
+        default those up to the window's last real one: what follows in the window is a guess. Rotations that
+        depend on a sequence's length go by it; guesses they cannot serve yet become padding, so that no more
+        than ``pending.valid`` tokens may be committed. depth: which blocks the window is read through; all
+        are written. ``cache.length + S`` must not exceed the capacity.
         """
         hidden, pending = self.peek_hidden(
-            params, tokens, cache, positions=positions, mask=mask, valid=valid, depth=depth
+            params, tokens, cache, positions=positions, mask=mask, valid=valid, known=known, depth=depth
         )
         return self.logits(params, hidden), pending
 
@@ -202,6 +220,7 @@ class Decoder:
         positions: Int[Array, "B S"] | None = None,
         mask: Mask = CAUSAL,
         valid: Int[Array, "B"] | None = None,
+        known: Int[Array, "B"] | None = None,
         depth: Depth = ALL_LAYERS,
     ) -> tuple[Float[Array, "B S D"], Pending]:
         """`peek` up to and including the final norm, for callers who need the head at few positions."""
@@ -209,10 +228,21 @@ class Decoder:
         check_mask(mask, size, batch)
         if cache.length.shape[0] != batch:
             raise ValueError(f"peek: tokens have {batch} rows, the cache has {cache.length.shape[0]}")
-        if positions is None:
-            positions = cache.length[:, None] + jnp.arange(size, dtype=jnp.int32)
-        valid = jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32)
-        window = Window(start=cache.length, positions=positions, valid=valid, mask=mask)
+        window = next_window(tokens, cache.length, positions=positions, valid=valid, mask=mask, known=known)
+        return self.score_hidden(params, tokens, recoded(self, params, cache, window), window, depth)
+
+    def score_hidden(
+        self,
+        params: Params,
+        tokens: Int[Array, "B S"],
+        cache: Cache,
+        window: Window,
+        depth: Depth = ALL_LAYERS,
+    ) -> tuple[Float[Array, "B S D"], Pending]:
+        """`peek_hidden` of a window whose history, if there is one, needs not be encoded anew for it."""
+        transcript = cache.transcript
+        if transcript is not None:
+            transcript, window = note(transcript, tokens, window)
         stream = self.embed(params, tokens, window)
         walk = Walk.begin(
             window, len(self.blocks), lambda stream: self.logits(params, self.normalise(params, stream))
@@ -225,7 +255,7 @@ class Decoder:
             stream, walk = depth.read(i, read, stream, walk)
             pending.append(layer)
         hidden = self.normalise(params, stream)
-        return hidden, Pending(cache.length, valid, tuple(pending), walk.depth)
+        return hidden, Pending(window.start, window.valid, tuple(pending), walk.depth, transcript)
 
     def commit(
         self,
@@ -244,7 +274,8 @@ class Decoder:
         layers = tuple(
             block.commit(layer, n, path) for block, layer in zip(self.blocks, pending.layers, strict=True)
         )
-        return Cache(length=pending.start + taken, layers=layers)
+        transcript = None if pending.transcript is None else follow(pending.transcript, pending.start, path)
+        return Cache(length=pending.start + taken, layers=layers, transcript=transcript)
 
     def embed(self, params: Params, tokens: Int[Array, "B S"], window: Window) -> Stream:
         """The stream in front of the first block."""

@@ -147,5 +147,5 @@ class SinkCache:
         """Rotated to `positions`, by the frequencies of a sequence that never outgrows the cache."""
         if heads.rope is None:
             return x
-        lengths = jnp.minimum(window.start + window.valid, self.sinks + self.recent)
+        lengths = jnp.minimum(window.lengths, self.sinks + self.recent)
         return apply_rope(x, heads.rope.rotations(positions, lengths), heads.rope.style)

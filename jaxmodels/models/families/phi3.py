@@ -1,9 +1,11 @@
 """Phi-3, Phi-3.5 and Phi-4 (`model_type` "phi3"): fused projections; positions in a part of each head."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.rope_scaling import LongRopeScaling
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family, Weight
@@ -31,7 +33,11 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
     attention = Attention(**heads, rope=rope, window=dense.read_window(reader, None))
     norm, ffn = dense.read_norm(reader, default_eps=1e-5), dense.read_gated_mlp(reader)
     mixers = [attention] * reader.positive("num_hidden_layers")
-    return dense.finish_decoder(reader, dense.pre_norm_blocks(norm, mixers, ffn), norm)
+    config = dense.finish_decoder(reader, dense.pre_norm_blocks(norm, mixers, ffn), norm)
+    scaling = rope.scaling
+    if not isinstance(scaling, LongRopeScaling):
+        return config
+    return replace(config, recode_beyond=scaling.original_max_position_embeddings)
 
 
 def write_config(config: Decoder) -> dict[str, Any]:
