@@ -248,10 +248,10 @@ GRANITE = (
     dense_case("granite", "llama3", num_key_value_heads=4, residual_multiplier=0.5, **LLAMA3_ROPE),
 )
 
-# 100 tokens are the trained length: no continuation is longer, since transformers would recompute its cache.
+# 40 tokens are the original length: continuations cross it at different steps, at once, or start beyond it.
 _PHI3_LONGROPE = {
     "max_position_embeddings": 160,
-    "original_max_position_embeddings": 100,
+    "original_max_position_embeddings": 40,
     "rope_parameters": {
         "rope_type": "longrope",
         "rope_theta": 500.0,
@@ -264,7 +264,14 @@ _PHI3_LONGROPE = {
 PHI3 = (
     dense_case("phi3", "ratio_2_window", sliding_window=7, rms_norm_eps=1e-3),
     dense_case("phi3", "ratio_4_tied", num_key_value_heads=1, tie_word_embeddings=True, hidden_act="gelu"),
-    dense_case("phi3", "longrope_partial", forward_length=108, hidden_size=32, **_PHI3_LONGROPE),
+    dense_case(
+        "phi3",
+        "longrope_partial",
+        prompt_lengths=(8, 33, 39, 40, 41, 70),
+        forward_length=48,
+        hidden_size=32,
+        **_PHI3_LONGROPE,
+    ),
 )
 
 _HALF, _WHOLE = (rope_keys("default", partial_rotary_factor=factor) for factor in (0.5, 1.0))
