@@ -37,9 +37,10 @@ CHECKPOINT_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
-    "chat_templates",
+    "additional_chat_templates",
     "extra_tensors",
     "checksums.json",
 )

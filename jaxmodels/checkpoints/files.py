@@ -88,12 +88,21 @@ def read_json_object(path: Path) -> dict[str, Any]:
         CheckpointError: the file is absent, not UTF-8 JSON, or holds something other than an object.
     """
     try:
-        value = json.loads(read_text(path))
+        text = read_text(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; it must hold a JSON object") from error
+    return parse_json_object(text, path)
+
+
+def parse_json_object(text: str, path: Path) -> dict[str, Any]:
+    """The JSON object in `text`, which was read from `path`.
+
+    Raises:
+        CheckpointError: it is not JSON, or something other than an object.
+    """
+    try:
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:  # a number of too many digits is a plain ValueError
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"{path} is not valid JSON ({error}); fetch or write it again") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; it must hold an object")

@@ -1,29 +1,43 @@
 """Tokenizers of Hugging Face checkpoints: text and chats to ids, ids to text at once or as they come."""
 
-import codecs
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
-import jax
-import numpy as np
 import tokenizers
 
 from jaxmodels.checkpoints.chat import Message, render_chat
+from jaxmodels.checkpoints.chat_templates import (
+    TEMPLATE_FILE,
+    TEMPLATE_JSON_FILE,
+    TEMPLATES_DIRECTORY,
+    choose_template,
+    read_chat_templates,
+)
 from jaxmodels.checkpoints.errors import CheckpointError
-from jaxmodels.checkpoints.files import read_json_object, read_text
+from jaxmodels.checkpoints.files import parse_json_object, read_text
+from jaxmodels.checkpoints.special_tokens import (
+    ADDED_TOKENS_FILE,
+    CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    add_named_tokens,
+    read_named_tokens,
+)
+from jaxmodels.checkpoints.stream_decoder import StreamDecoder, bytes_of_tokens, clean_up
+from jaxmodels.checkpoints.token_inputs import TokenIds, as_ids, check_text
+from jaxmodels.checkpoints.tokenizer_limits import backend_failures, check_growth
 
 TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
-SPECIAL_TOKENS_FILE = "special_tokens_map.json"
-TEMPLATE_FILE = "chat_template.jinja"
-TEMPLATE_JSON_FILE = "chat_template.json"
-TEMPLATES_DIRECTORY = "chat_templates"
-
-TokenIds: TypeAlias = Sequence[int] | np.ndarray | jax.Array
+_FILES = (
+    TOKENIZER_FILE,
+    CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    ADDED_TOKENS_FILE,
+    TEMPLATE_FILE,
+    TEMPLATE_JSON_FILE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +45,20 @@ class Tokenizer:
     """A tokenizer and what its checkpoint says about it; made by `load` or `from_backend`.
 
     Attributes:
-        backend: the `tokenizers.Tokenizer`, without truncation and padding.
+        backend: the `tokenizers.Tokenizer`, without truncation and padding, with the tokens that the
+            checkpoint's other files name.
         special_tokens: text of the special tokens by role ("bos_token", "eos_token", "pad_token",
             "unk_token", and what else the checkpoint names), for those that it has.
         chat_templates: Jinja sources by name; the usual one is "default".
         files: the tokenizer's files, by path relative to the checkpoint, as `save` writes them.
+        cleans_up_spaces: decoded text has no space before punctuation.
     """
 
     backend: tokenizers.Tokenizer
     special_tokens: Mapping[str, str]
     chat_templates: Mapping[str, str]
     files: Mapping[str, str] = field(repr=False)
+    cleans_up_spaces: bool = False
 
     @classmethod
     def load(cls, directory: str | Path) -> Self | None:
@@ -51,31 +68,15 @@ class Tokenizer:
             None when the directory has no `tokenizer.json`; `why_no_tokenizer` says what it has instead.
 
         Raises:
-            CheckpointError: a tokenizer file is corrupt.
+            CheckpointError: a tokenizer file is corrupt, or asks for more than any real one.
         """
         directory = Path(directory)
         if not (directory / TOKENIZER_FILE).is_file():
             return None
-        names = [TOKENIZER_FILE, CONFIG_FILE, SPECIAL_TOKENS_FILE, TEMPLATE_FILE, TEMPLATE_JSON_FILE]
-        named_templates = sorted((directory / TEMPLATES_DIRECTORY).glob("*.jinja"))
-        names += [f"{TEMPLATES_DIRECTORY}/{path.name}" for path in named_templates]
+        templates = sorted((directory / TEMPLATES_DIRECTORY).glob("*.jinja"))
+        names = [*_FILES, *(f"{TEMPLATES_DIRECTORY}/{path.name}" for path in templates)]
         files = {name: read_text(directory / name) for name in names if (directory / name).is_file()}
-        try:
-            backend = tokenizers.Tokenizer.from_str(files[TOKENIZER_FILE])
-        except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(
-                f"{directory / TOKENIZER_FILE} is not a tokenizer that `tokenizers` {tokenizers.__version__} "
-                f"reads: {error}"
-            ) from error
-        config = read_json_object(directory / CONFIG_FILE) if CONFIG_FILE in files else {}
-        legacy = read_json_object(directory / SPECIAL_TOKENS_FILE) if SPECIAL_TOKENS_FILE in files else {}
-        return cls(
-            backend=_unbounded(backend),
-            special_tokens=_special_tokens(legacy, directory / SPECIAL_TOKENS_FILE)
-            | _special_tokens(config, directory / CONFIG_FILE),
-            chat_templates=_chat_templates(config, files, directory),
-            files=files,
-        )
+        return cls._from_files(files, directory)
 
     @classmethod
     def from_backend(
@@ -89,14 +90,17 @@ class Tokenizer:
 
         Args:
             backend: the tokenizer; a copy is kept.
-            special_tokens: text by role, such as ``{"eos_token": "<|endoftext|>"}``.
+            special_tokens: text by role, such as ``{"eos_token": "<|endoftext|>"}``; they leave no text when
+                decoded.
             chat_template: Jinja source.
 
         Raises:
             CheckpointError: a special token is not in the vocabulary.
+            ValueError: a special token or the template is no text.
         """
         special_tokens = dict(special_tokens or {})
         for role, token in special_tokens.items():
+            check_text(token, f"special_tokens[{role!r}]")
             if backend.token_to_id(token) is None:
                 raise CheckpointError(f"{role} {token!r} is not in the tokenizer's vocabulary; add it first")
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **special_tokens}
@@ -105,12 +109,34 @@ class Tokenizer:
             CONFIG_FILE: json.dumps(config, indent=2, ensure_ascii=False) + "\n",
         }
         if chat_template is not None:
+            check_text(chat_template, "chat_template")
             files[TEMPLATE_FILE] = chat_template
+        return cls._from_files(files, Path())
+
+    @classmethod
+    def _from_files(cls, files: Mapping[str, str], directory: Path) -> Self:
+        """The tokenizer that the files make; `directory` is where they are, for messages."""
+        place = directory / TOKENIZER_FILE
+        check_growth(parse_json_object(files[TOKENIZER_FILE], place), str(place))
+        with backend_failures(f"{place} is not a tokenizer that `tokenizers` {tokenizers.__version__} reads"):
+            backend = tokenizers.Tokenizer.from_str(files[TOKENIZER_FILE])
+        configs = {
+            name: parse_json_object(files[name], directory / name)
+            for name in (CONFIG_FILE, TEMPLATE_JSON_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE)
+            if name in files
+        }
+        named = read_named_tokens(configs, directory)
+        add_named_tokens(backend, named)
+        config = configs.get(CONFIG_FILE, {})
+        backend.no_truncation()  # some checkpoints were saved with the lengths of their training
+        backend.no_padding()
+        backend.encode_special_tokens = config.get("split_special_tokens") is True
         return cls(
-            backend=_unbounded(tokenizers.Tokenizer.from_str(files[TOKENIZER_FILE])),
-            special_tokens=special_tokens,
-            chat_templates={} if chat_template is None else {"default": chat_template},
+            backend=backend,
+            special_tokens=named.texts,
+            chat_templates=read_chat_templates(files, configs, directory),
             files=files,
+            cleans_up_spaces=_cleans_up_spaces(config, backend),
         )
 
     def save(self, directory: str | Path) -> None:
@@ -146,8 +172,14 @@ class Tokenizer:
         return self._id("unk_token")
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, with the special tokens that the checkpoint puts around every text."""
-        return self.backend.encode(text).ids
+        """Ids of `text`, with the special tokens that the checkpoint puts around every text.
+
+        Raises:
+            ValueError: it is not a string, or has half of a surrogate pair.
+        """
+        check_text(text, "text")
+        with backend_failures("this tokenizer cannot encode this text"):
+            return self.backend.encode(text).ids
 
     def encode_chat(
         self,
@@ -164,137 +196,70 @@ class Tokenizer:
             messages: the conversation.
             add_generation_prompt: end with the header of the assistant's next message.
             tools: JSON schemas of the functions that the model may call.
-            template: name of one of `chat_templates`; by default "tool_use" if there are tools and the
-                checkpoint has it, else "default".
+            template: name of one of `chat_templates`, or a Jinja source of one's own; by default "tool_use"
+                if tools are given and the checkpoint has it, else "default".
             variables: further names that the template may use.
 
         Raises:
             CheckpointError: the checkpoint has no such template, or the template rejects the messages.
         """
-        if template is None:
-            template = "tool_use" if tools and "tool_use" in self.chat_templates else "default"
-        if template not in self.chat_templates:
-            raise CheckpointError(
-                f"this tokenizer has no chat template {template!r}, only {sorted(self.chat_templates)}; "
-                f"encode a prompt instead, or load it with a {TEMPLATE_FILE}"
-            )
+        name, source = choose_template(self.chat_templates, template, for_tools=tools is not None)
         text = render_chat(
-            self.chat_templates[template],
+            source,
             messages,
             add_generation_prompt=add_generation_prompt,
             tools=tools,
             variables={**self.special_tokens, **(variables or {})},
         )
-        return self.backend.encode(text, add_special_tokens=False).ids  # the template writes them itself
+        check_text(text, f"what chat template {name!r} wrote")
+        with backend_failures("this tokenizer cannot encode this conversation"):
+            # The template writes the special tokens itself.
+            return self.backend.encode(text, add_special_tokens=False).ids
 
-    def decode(self, ids: TokenIds) -> str:
-        """Text of `ids` without special tokens. Ids outside the vocabulary have no text."""
-        return self.backend.decode(_as_ids(ids), skip_special_tokens=True)
+    def decode(self, ids: TokenIds, *, hidden: Collection[int] = ()) -> str:
+        """Text of `ids` without special tokens. Ids outside the vocabulary have no text.
 
-    def stream(self) -> "StreamDecoder":
-        """A decoder for ids that come a few at a time."""
-        return StreamDecoder(self)
+        Args:
+            ids: the token ids.
+            hidden: further ids without text: those at which generation ends, for instance, which not every
+                checkpoint flags as special.
+
+        Raises:
+            ValueError: an id is no integer, negative, or beyond int32.
+        """
+        kept = [number for number in as_ids(ids) if number not in hidden]
+        with backend_failures("this tokenizer cannot decode these ids"):
+            text = self.backend.decode(kept, skip_special_tokens=True)
+        return clean_up(text) if self.cleans_up_spaces else text
+
+    def stream(self, *, hidden: Collection[int] = ()) -> StreamDecoder:
+        """A decoder for ids that come a few at a time; `hidden` as for `decode`."""
+        skipped = self._special_ids() | set(hidden)
+        return StreamDecoder(self.backend, skipped=skipped, cleans_up_spaces=self.cleans_up_spaces)
+
+    def token_bytes(self) -> list[bytes]:
+        """The UTF-8 bytes that each id adds to a text that has begun and goes on; none for special tokens.
+
+        Bytes, because a token may be part of a character. A text's first and last token may add less.
+        """
+        table = bytes_of_tokens(self.backend)
+        for number in self._special_ids():
+            table[number] = b""
+        return table
+
+    def _special_ids(self) -> set[int]:
+        added = self.backend.get_added_tokens_decoder()
+        return {number for number, token in added.items() if token.special}
 
     def _id(self, role: str) -> int | None:
         token = self.special_tokens.get(role)
         return None if token is None else self.backend.token_to_id(token)
 
 
-class StreamDecoder:
-    """Decodes ids as they come: the pieces from `push` and `finish` join to `Tokenizer.decode` of them all.
-
-    A piece is held back while later ids can still change it: the bytes of an unfinished character, or a run
-    of byte-fallback tokens. The work per id does not grow with the number of ids before it.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        backend = tokenizer.backend
-        self._backend = backend
-        self._skipped = {
-            number for number, token in backend.get_added_tokens_decoder().items() if token.special
-        }
-        kinds = _decoder_kinds(backend)
-        self._text = _ByteLevelText() if kinds == ["ByteLevel"] else _WindowText(backend, kinds)
-
-    def push(self, ids: TokenIds) -> str:
-        """The text that `ids` complete; possibly empty."""
-        pieces = []
-        for token in _as_ids(ids):
-            text = None if token in self._skipped else self._backend.id_to_token(token)
-            if text is not None:
-                pieces.append(self._text.push(text))
-        return "".join(pieces)
-
-    def finish(self) -> str:
-        """The text held back until now; call it once, after the last id."""
-        return self._text.finish()
-
-
-class _ByteLevelText:
-    """Text of byte-level tokens, each of which stands for bytes that may be part of a character."""
-
-    def __init__(self) -> None:
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, token: str) -> str:
-        try:
-            data = bytes(_BYTE_OF[character] for character in token)
-        except KeyError:  # an added token, whose text stands for itself
-            data = token.encode()
-        return self._utf8.decode(data)
-
-    def finish(self) -> str:
-        return self._utf8.decode(b"", final=True)
-
-
-class _WindowText:
-    """Text of tokens whose spelling depends on the one before: what each adds to its predecessor's text."""
-
-    def __init__(self, backend: tokenizers.Tokenizer, kinds: Sequence[str]) -> None:
-        decoder = backend.decoder
-        self._decode: Callable[[list[str]], str] = " ".join if decoder is None else decoder.decode
-        self._has_byte_tokens = "ByteFallback" in kinds
-        self._may_split_characters = "ByteLevel" in kinds
-        self._last: list[str] = []
-        self._held: list[str] = []
-
-    def push(self, token: str) -> str:
-        self._held.append(token)
-        # A run of byte tokens becomes text as a whole: one invalid byte spoils its neighbours too.
-        if self._has_byte_tokens and _BYTE_TOKEN.fullmatch(token):
-            return ""
-        before, text = self._decode(self._last), self._decode(self._last + self._held)
-        unfinished = self._may_split_characters and text.endswith("\N{REPLACEMENT CHARACTER}")
-        if not text.startswith(before) or (unfinished and len(self._held) < _LONGEST_SPLIT):
-            return ""
-        self._last, self._held = [token], []
-        return text[len(before) :]
-
-    def finish(self) -> str:
-        before, text = self._decode(self._last), self._decode(self._last + self._held)
-        self._held = []
-        return text[len(before) :]
-
-
-# A byte-level token is at least one byte, and no character has more than four.
-_LONGEST_SPLIT = 4
-_BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
-
-
-def _byte_level_alphabet() -> dict[str, int]:
-    """Character to byte in byte-level vocabularies: printable Latin-1 is itself, the rest starts at 256."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_level_alphabet()
-
-
 def why_no_tokenizer(directory: str | Path) -> str:
     """Why `Tokenizer.load` gave None for `directory`, and what to do, for an error message."""
     directory = Path(directory)
-    known = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+    known = ("tokenizer.model", "spiece.model", "tiktoken.model", "tekken.json", "vocab.json", "vocab.txt")
     others = [name for name in known if (directory / name).exists()]
     if not others:
         return f"{directory} has no {TOKENIZER_FILE}; pass token ids instead of text"
@@ -306,70 +271,8 @@ def why_no_tokenizer(directory: str | Path) -> str:
     )
 
 
-def _decoder_kinds(backend: tokenizers.Tokenizer) -> list[str]:
-    """Types of the tokenizer's decoders in order, sequences flattened."""
-    if backend.decoder is None:
-        return []
-    waiting, kinds = [json.loads(backend.decoder.__getstate__())], []
-    while waiting:
-        state = waiting.pop(0)
-        if state["type"] == "Sequence":
-            waiting = state["decoders"] + waiting
-        else:
-            kinds.append(state["type"])
-    return kinds
-
-
-def _unbounded(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Turns off the truncation and padding that some checkpoints were saved with."""
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
-def _as_ids(ids: TokenIds) -> list[int]:
-    return np.asarray(ids).tolist()
-
-
-def _special_tokens(config: Mapping[str, Any], file: Path) -> dict[str, str]:
-    """The special tokens that a configuration names, each as a string or as an object with "content"."""
-    found = {}
-    for role, value in config.items():
-        token = value.get("content") if isinstance(value, Mapping) else value
-        if not role.endswith("_token") or token is None or isinstance(token, bool):
-            continue  # another setting, no such token, or a switch such as add_bos_token
-        if not isinstance(token, str):
-            raise CheckpointError(f"{file}: {role} is {value!r}; it must be a string or hold 'content'")
-        found[role] = token
-    return found
-
-
-def _chat_templates(config: Mapping[str, Any], files: Mapping[str, str], directory: Path) -> dict[str, str]:
-    """Chat templates by name: from files of their own where there are any, else from a configuration."""
-    prefix = f"{TEMPLATES_DIRECTORY}/"
-    own = {Path(name).stem: text for name, text in files.items() if name.startswith(prefix)}
-    if TEMPLATE_FILE in files:
-        own["default"] = files[TEMPLATE_FILE]
-    if own:
-        return own
-    file, value = CONFIG_FILE, config.get("chat_template")
-    if value is None and TEMPLATE_JSON_FILE in files:
-        file = TEMPLATE_JSON_FILE
-        value = read_json_object(directory / file).get("chat_template")
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        return {"default": value}
-    try:  # the older form: a list of names and templates
-        return {entry["name"]: _text(entry["template"]) for entry in value}
-    except (TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{directory / file}: chat_template is {value!r}; it must be a string or a list of objects with "
-            "'name' and 'template'"
-        ) from error
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(value)
-    return value
+def _cleans_up_spaces(config: Mapping[str, Any], backend: tokenizers.Tokenizer) -> bool:
+    """As `transformers` decides since its version 5: never for byte-pair encoding, unless forced to."""
+    forced = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+    is_bpe = isinstance(backend.model, tokenizers.models.BPE)
+    return config.get("clean_up_tokenization_spaces") is True and (not is_bpe or config.get(forced) is True)
