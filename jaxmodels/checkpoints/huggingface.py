@@ -17,7 +17,7 @@ from jaxmodels.checkpoints.extra import as_stored
 from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checkpoints.pickles import open_checkpoint
 from jaxmodels.checkpoints.placement import FURTHER_TOKENS_KEY
-from jaxmodels.checkpoints.quantized import dequantized, is_quantized, without_quantization
+from jaxmodels.checkpoints.quantized import dequantized, without_quantization
 from jaxmodels.checkpoints.ranges import check_range
 from jaxmodels.checkpoints.safetensors_io import (
     TensorReader,
@@ -78,13 +78,17 @@ def is_about_further_tokens(key: str) -> bool:
 
 
 def open_weights(directory: Path, *, allow_pickle: bool = False) -> TensorReader:
-    """The tensors of a directory, those that ``config.json`` says are quantised as bfloat16.
+    """The tensors of a directory, decoded where ``config.json`` says that weights are quantised.
 
     Raises:
         CheckpointError: what `open_checkpoint` and `dequantized` raise.
     """
     tensors = open_checkpoint(directory, allow_pickle=allow_pickle)
-    return dequantized(tensors) if is_quantized(read_json_object(directory / CONFIG_FILE)) else tensors
+    file = directory / CONFIG_FILE
+    try:
+        return dequantized(tensors, directory, read_json_object(file))
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: {error}") from error
 
 
 def config_dict(config: Decoder, inert: Mapping[str, Any]) -> dict[str, Any]:

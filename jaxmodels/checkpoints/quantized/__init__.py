@@ -1,0 +1,123 @@
+"""Checkpoints whose weights are stored in few bits, read as if they had never been quantised.
+
+`config.json` says by which method (`METHODS`, one file each); which weights are quantised shows in the
+tensors. A weight is decoded when it is read, to the dtype that `config.json` gives the model. Models are
+always saved unquantised.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from jaxmodels.checkpoints.errors import read_json_object
+from jaxmodels.checkpoints.quantized.awq import read_awq
+from jaxmodels.checkpoints.quantized.bitsandbytes import read_bitsandbytes
+from jaxmodels.checkpoints.quantized.compressed_tensors import read_compressed_tensors
+from jaxmodels.checkpoints.quantized.format import Format, decoded
+from jaxmodels.checkpoints.quantized.gptq import read_gptq
+from jaxmodels.checkpoints.quantized.modelopt import read_modelopt
+from jaxmodels.checkpoints.quantized.mxfp4 import read_mxfp4
+from jaxmodels.checkpoints.quantized.scaled import read_fbgemm, read_fp8
+from jaxmodels.checkpoints.safetensors_io import TensorReader
+from jaxmodels.checks import shown
+from jaxmodels.models.hf_config import ConfigError
+
+KEY = "quantization_config"
+# The key under which older files of compressed-tensors have it.
+_OTHER_KEY = "compression_config"
+
+# Makes the format from its settings and the dtype of the model.
+ReadSettings: TypeAlias = Callable[[Mapping[str, Any], str], Format]
+
+METHODS: Mapping[str, ReadSettings] = {
+    "awq": read_awq,
+    "bitsandbytes": read_bitsandbytes,
+    "compressed-tensors": read_compressed_tensors,
+    "fbgemm_fp8": read_fbgemm,
+    "fp8": read_fp8,
+    "gptq": read_gptq,
+    "modelopt": read_modelopt,
+    "mxfp4": read_mxfp4,
+}
+
+# Files that hold the settings where `config.json` does not: the method, and the key they are under, if any.
+_OTHER_FILES: Mapping[str, tuple[str, str | None]] = {
+    "hf_quant_config.json": ("modelopt", "quantization"),
+    "quantize_config.json": ("gptq", None),
+}
+_DTYPES = ("float32", "bfloat16", "float16")
+_DEFAULT_DTYPE = "bfloat16"
+
+
+def without_quantization(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the key that says how weights are stored.
+
+    Raises:
+        ConfigError: they are stored in a way that is not read.
+    """
+    format_of(values)
+    return {key: value for key, value in values.items() if key not in (KEY, _OTHER_KEY)}
+
+
+def dequantized(tensors: TensorReader, directory: Path, values: Mapping[str, Any]) -> TensorReader:
+    """The tensors of a checkpoint, with one weight in place of the parts of each that is quantised.
+
+    Args:
+        tensors: as they are stored.
+        directory: that they are in.
+        values: of its ``config.json``.
+
+    Raises:
+        ConfigError: they are stored in a way that is not read.
+        CheckpointError: a part of a weight is missing, or parts do not fit each other.
+    """
+    form = format_of(with_settings(directory, values))
+    return tensors if form is None else decoded(tensors, form)
+
+
+def with_settings(directory: Path, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A configuration with the key that says how weights are stored, from another file where it lacks it."""
+    if values.get(KEY) is not None or values.get(_OTHER_KEY) is not None:
+        return values
+    for name, (method, key) in _OTHER_FILES.items():
+        if (directory / name).is_file():
+            found = read_json_object(directory / name)
+            settings = found if key is None else found.get(key, {})
+            return {**values, KEY: {**settings, "quant_method": method}}
+    return values
+
+
+def format_of(values: Mapping[str, Any]) -> Format | None:
+    """How the weights of a configuration are quantised; None where they are not.
+
+    Raises:
+        ConfigError: in a way that is not read.
+    """
+    settings = values.get(KEY) if values.get(KEY) is not None else values.get(_OTHER_KEY)
+    if settings is None:
+        return None
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"key {KEY!r} must be an object with 'quant_method', got {shown(settings)}")
+    method = _method(settings)
+    if not isinstance(method, str) or method not in METHODS:
+        raise ConfigError(
+            f"key {KEY!r}: weights quantised by quant_method {shown(method)} are not read; use a checkpoint "
+            f"that is not quantised (many libraries can save one dequantised), or by one of {list(METHODS)}"
+        )
+    dtype = values.get("dtype") or values.get("torch_dtype")
+    try:
+        return METHODS[method](settings, str(dtype) if dtype in _DTYPES else _DEFAULT_DTYPE)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"key {KEY!r}, quant_method {method!r}: {error}") from error
+
+
+def _method(settings: Mapping[str, Any]) -> Any:
+    """The method; files from before the key `quant_method` name it otherwise."""
+    if "quant_method" not in settings and (settings.get("load_in_8bit") or settings.get("load_in_4bit")):
+        return "bitsandbytes"
+    if "quant_method" not in settings and "config_groups" in settings:
+        return "compressed-tensors"
+    return settings.get("quant_method")
+
+
+__all__ = ["KEY", "METHODS", "dequantized", "format_of", "with_settings", "without_quantization"]
