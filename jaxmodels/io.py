@@ -26,6 +26,7 @@ from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.checkpoints.manifest import Verification, open_verification
 from jaxmodels.checkpoints.placement import check_layers, place
+from jaxmodels.checkpoints.ranges import check_infinities
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
@@ -201,6 +202,7 @@ def _read_orbax(
     held = wanted or _default_dtype(metadata.get("dtype"))
     _check_fits(config, held)
     params = orbax.load_params(config, directory, held)
+    check_infinities(params, held)
     _report(params, progress)
     return _Opened(_without_params(directory, config, metadata, extra.load(directory)), lambda: params)
 

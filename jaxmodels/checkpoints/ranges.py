@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.layers.spec import Params, walk
 
 
 def is_narrower(stored: DTypeLike, wanted: DTypeLike) -> bool:
@@ -31,6 +32,21 @@ def check_range(name: str, tensor: Any, dtype: DTypeLike) -> None:
             f"{np.dtype(dtype).name} (at most {float(jnp.finfo(dtype).max):g}); load it with "
             "dtype='bfloat16' or 'float32'"
         )
+
+
+def check_infinities(params: Params, dtype: DTypeLike) -> None:
+    """Raises `CheckpointError` if parameters that were cast to `dtype` while they were read are infinite.
+
+    It costs a pass over them where `dtype` has a smaller range than float32, and nothing elsewhere.
+    """
+    if not is_narrower(np.float32, dtype):
+        return
+    for path, leaf in walk(params):
+        if leaf.dtype == np.dtype(dtype) and bool(jnp.isinf(leaf).any()):
+            raise CheckpointError(
+                f"parameter {path!r} holds numbers that are infinite as {np.dtype(dtype).name}; load it with "
+                "dtype='bfloat16' or 'float32'"
+            )
 
 
 def _beyond(tensor: Any, dtype: np.dtype) -> tuple[Any, Any]:
