@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from jaxmodels.checkpoints.errors import read_json_object
+from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checkpoints.quantized.awq import read_awq
 from jaxmodels.checkpoints.quantized.bitsandbytes import read_bitsandbytes
 from jaxmodels.checkpoints.quantized.compressed_tensors import read_compressed_tensors
