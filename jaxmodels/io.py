@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxmodels.checkpoints import extra, huggingface, orbax
+from jaxmodels.checkpoints import extra, gguf, huggingface, orbax
 from jaxmodels.checkpoints.arguments import (
     check_boolean,
     check_optional_text,
@@ -49,10 +49,11 @@ def load(
     verify: bool = True,
     progress: huggingface.Progress | None = None,
 ) -> Model:
-    """Reads a checkpoint: a directory in Hugging Face's or our Orbax form, a bundled name, or a hub id.
+    """Reads a checkpoint: a directory in Hugging Face's or our Orbax form, a GGUF file, a bundled name, or a
+    hub id.
 
     Args:
-        name_or_path: ``"./dir"``, ``"tiny-mamba2"`` or ``"org/name"``.
+        name_or_path: ``"./dir"``, ``"./model.gguf"``, ``"tiny-mamba2"`` or ``"org/name"``.
         dtype: of the parameters: float32, bfloat16 or float16. By default float32 on CPU, where bfloat16 is
             slower, and the stored dtype elsewhere.
         revision: branch, tag or commit of a hub id.
@@ -79,6 +80,10 @@ def load(
     check_boolean("verify", verify)
     check_progress(progress)
     directory = resolve(name_or_path, revision, allow_pickle=allow_pickle)
+    gguf_file = gguf.find_gguf(directory)
+    if gguf_file is not None:
+        opened = _open_gguf(gguf_file, wanted, progress)
+        return replace(opened.model, params=opened.read_params())
 
     def open_all() -> tuple[_Opened, Verification]:
         verification = open_verification(directory) if verify else Verification(())
@@ -192,6 +197,24 @@ def _open_hf(
     return _Opened(
         _without_params(directory, placed.config, metadata, placed.extra),
         functools.partial(huggingface.load_params, placed.config, placed.tensors, held, progress=progress),
+    )
+
+
+def _open_gguf(path: Path, wanted: np.dtype | None, progress: huggingface.Progress | None) -> _Opened:
+    file = gguf.open_gguf(path)
+    values, config, tensors = gguf.open_model(file)
+    placed = place(config, tensors, values)
+    held = wanted or _default_dtype(huggingface.stored_dtype(tensors) if gguf.is_plain(file) else None)
+    _check_fits(placed.config, held)
+    model = Model(
+        config=placed.config,
+        params={},
+        tokenizer=gguf.load_tokenizer(file),
+        generation=gguf.generation_defaults(file).within(config.vocab_size, path),
+        extra_tensors=placed.extra,
+    )
+    return _Opened(
+        model, functools.partial(huggingface.load_params, config, placed.tensors, held, progress=progress)
     )
 
 

@@ -90,6 +90,7 @@ CONFIGS = {
         "n_groups": 1,
     },
     "cohere2": {"model_type": "cohere2", **_SLIDING},
+    "gemma": {"model_type": "gemma", **_DENSE},
     "gemma2": {"model_type": "gemma2", **_SLIDING, "query_pre_attn_scalar": 128},
     "gemma3_text": {
         "model_type": "gemma3_text",

@@ -9,6 +9,7 @@ from pathlib import Path
 from jaxmodels.checkpoints.atomic import recover
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.files import told_by_name
+from jaxmodels.checkpoints.gguf.file import SUFFIX as GGUF_SUFFIX
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
@@ -28,13 +29,13 @@ def list_bundled() -> tuple[str, ...]:
 def resolve(
     name_or_path: str | os.PathLike[str], revision: str | None = None, *, allow_pickle: bool = False
 ) -> Path:
-    """The directory of a model.
+    """The directory of a model, or its GGUF file.
 
     Args:
-        name_or_path: in this order, an existing directory, the name of a bundled model (`list_bundled`), or a
-            Hugging Face repository "organisation/name", which is downloaded, or taken from the local cache.
-            What looks like a path (it begins with ".", "/" or "~", or has more than one separator) is never
-            sent to the hub.
+        name_or_path: in this order, an existing directory or GGUF file, the name of a bundled model
+            (`list_bundled`), or a Hugging Face repository "organisation/name", which is downloaded, or taken
+            from the local cache. What looks like a path (it begins with ".", "/" or "~", or has more than one
+            separator) is never sent to the hub.
         revision: branch, tag or commit of a repository.
         allow_pickle: download `pytorch_model*.bin` from a repository without safetensors.
 
@@ -56,6 +57,8 @@ def resolve(
         if revision is not None:
             raise CheckpointError(f"revision is {revision!r}, but {name!r} is not a Hugging Face repository")
         return path if is_directory else _bundled_root() / name
+    if mode and path.suffix == GGUF_SUFFIX:
+        return path
     if mode:
         raise CheckpointError(f"{path} is a file; give the directory {path.parent} that holds the checkpoint")
     if isinstance(name_or_path, str) and _HUB_ID.fullmatch(name):

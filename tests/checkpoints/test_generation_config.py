@@ -144,7 +144,7 @@ def test_token_ids_that_the_model_never_meets_are_dropped_with_one_warning() -> 
         forced_bos_token_id=10,
         top_k=99,
     )
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="are ignored: ") as told:
         kept = defaults.within(10, "some/model")
     assert kept == GenerationDefaults(
         eos_token_ids=(0, 9),

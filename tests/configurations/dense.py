@@ -111,6 +111,12 @@ QWEN3 = (
     ),
 )
 
+GEMMA = (
+    dense_case("gemma", "wide_heads", head_dim=10, num_key_value_heads=1),
+    dense_case("gemma", "untied_biases", head_dim=6, tie_word_embeddings=False, attention_bias=True),
+    dense_case("gemma", "equal_heads_silu", head_dim=6, num_key_value_heads=4, hidden_act="silu"),
+)
+
 GEMMA2 = (
     dense_case("gemma2", "short_window", head_dim=10, sliding_window=7, query_pre_attn_scalar=24),
     dense_case(
@@ -295,6 +301,7 @@ DENSE = (
     *MISTRAL,
     *QWEN2,
     *QWEN3,
+    *GEMMA,
     *GEMMA2,
     *GEMMA3_TEXT,
     *OLMO2,
