@@ -162,7 +162,8 @@ def test_numpy_numbers_and_dtypes_will_do(model, tmp_path):
 
 GARBAGE = {
     "nothing": b"", "half an object": b"{", "a list": b"[]", "null": b"null", "text": b'"x"',
-    "no UTF-8": b"\xff\xfe", "deep lists": b"[" * 100_000, "deep objects": b'{"a":' * 50_000, "an empty object": b"{}",
+    "no UTF-8": b"\xff\xfe",
+    "deep lists": b"[" * 100_000, "deep objects": b'{"a":' * 50_000, "an empty object": b"{}",
     "half a template": b"{% for x in %}", "a division by zero": b"{{ 1 // 0 }}",
     "a wrong kind": b'{"model": 3}',
 }  # fmt: skip
