@@ -16,7 +16,6 @@ from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.extra import as_stored
 from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checkpoints.pickles import open_checkpoint
-from jaxmodels.checkpoints.placement import FURTHER_TOKENS_KEY
 from jaxmodels.checkpoints.quantized import dequantized, without_quantization
 from jaxmodels.checkpoints.ranges import check_range
 from jaxmodels.checkpoints.safetensors_io import (
@@ -26,9 +25,9 @@ from jaxmodels.checkpoints.safetensors_io import (
 )
 from jaxmodels.layers.spec import Params, param_dtype, unflatten, walk
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import FAMILIES, config_to_hf, find_family
+from jaxmodels.models.families import FAMILIES, config_to_hf, read_hf_config
 from jaxmodels.models.family import Part, Tensor, Weight
-from jaxmodels.models.hf_config import INERT_KEYS, ConfigError
+from jaxmodels.models.hf_config import ConfigError
 from jaxmodels.models.text_part import text_part
 
 CONFIG_FILE = "config.json"
@@ -37,10 +36,12 @@ CONFIG_FILE = "config.json"
 Progress: TypeAlias = Callable[[str, int], None]
 
 
-def read_config(directory: Path, *, text_only: bool = False) -> tuple[Decoder, dict[str, Any]]:
+def read_config(
+    directory: Path, *, strict: bool = False, text_only: bool = False
+) -> tuple[Decoder, dict[str, Any]]:
     """The model of a directory's ``config.json``, and the keys of it that do not describe the model.
 
-    With `text_only` it is the language model of one that also sees images.
+    `strict` and `text_only` are those of `config_from_hf`.
 
     Raises:
         CheckpointError: the file is missing or no JSON object, or describes no model of the zoo; the message
@@ -48,12 +49,9 @@ def read_config(directory: Path, *, text_only: bool = False) -> tuple[Decoder, d
     """
     values = read_values(directory, text_only=text_only)
     try:
-        config = find_family(values).read_config(values)
-    except (ConfigError, ValueError) as error:
+        return read_hf_config(values, strict=strict)
+    except ConfigError as error:
         raise CheckpointError(f"{directory / CONFIG_FILE}: {error}") from error
-    carried = {key for key in values if key in INERT_KEYS or is_about_further_tokens(key)}
-    inert = {key: values[key] for key in sorted(carried - {"model_type", "architectures"})}
-    return config, inert
 
 
 def read_values(directory: Path, *, text_only: bool = False) -> dict[str, Any]:
@@ -70,11 +68,6 @@ def read_values(directory: Path, *, text_only: bool = False) -> dict[str, Any]:
         return text_part(values)[0] if text_only else values
     except ConfigError as error:
         raise CheckpointError(f"{file}: {error}") from error
-
-
-def is_about_further_tokens(key: str) -> bool:
-    """Whether a key describes modules that predict further tokens; it is carried, as their tensors are."""
-    return key == FURTHER_TOKENS_KEY or key.startswith("mtp_")
 
 
 def open_weights(directory: Path, *, allow_pickle: bool = False) -> TensorReader:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.checks import number, shown, whole
 from jaxmodels.layers.rope_scaling import (
     UNSCALED,
     DynamicNTKScaling,
@@ -127,10 +128,13 @@ def rope_from_hf(
         default_theta: stands in for a missing `rope_theta`, which is otherwise an error.
         default_partial_rotary_factor: stands in for a missing `partial_rotary_factor`.
 
+    Keys of the mapping that transformers does not read are left unread here too; `unread_rope_keys` names
+    those that are not known to be such.
+
     Raises:
-        ValueError: a key is unknown or missing, or a value is not of its kind. The message names it.
+        ValueError: a key is missing, or a value is not of its kind or out of range. The message names it.
     """
-    inner = _rope_parameters(config)
+    _, inner = _rope_parameters(config)
     rope_type = _rope_type(inner)
     theta = _first(inner.get("rope_theta"), config.get("rope_theta"), default_theta)
     if theta is None:
@@ -140,11 +144,17 @@ def rope_from_hf(
         config.get("partial_rotary_factor"),
         default_partial_rotary_factor,
     )
-    if not 0 < _convert("partial_rotary_factor", fraction) <= 1:
-        raise ValueError(f"partial_rotary_factor must be in (0, 1], got {fraction}")
+    fraction = _convert("partial_rotary_factor", fraction)
     values = _scaling_values(config, {**inner, "partial_rotary_factor": fraction}, rope_type)
+    rotary_dim = head_dim if rope_type == "proportional" else int(head_dim * fraction)
+    if rotary_dim < 2 or rotary_dim % 2:
+        raise ValueError(
+            f"head_dim={head_dim} with partial_rotary_factor={fraction} gives {rotary_dim} features to "
+            "rotate, whose number must be even and positive"
+        )
+    _check_fit(rope_type, values, rotary_dim)
     return Rope(
-        rotary_dim=head_dim if rope_type == "proportional" else int(head_dim * fraction),
+        rotary_dim=rotary_dim,
         theta=_convert("rope_theta", theta),
         scaling=_SCALINGS[rope_type](**values),
         style=style,
@@ -177,6 +187,32 @@ def rope_to_hf(rope: Rope, head_dim: int) -> dict[str, Any]:
     return {"rope_parameters": inner, **outer}
 
 
+def unread_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a configuration's rotary mapping that `rope_from_hf` does not read, as ``mapping/key``.
+
+    Left out are those known to change nothing, as transformers does not read them in the families here
+    (`IGNORED_KEYS`).
+    """
+    name, inner = _rope_parameters(config)
+    fields = {f.name for f in dataclasses.fields(_SCALINGS[_rope_type(inner)])}  # type: ignore[arg-type]
+    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *fields, *IGNORED_KEYS}
+    return {f"{name}/{key}": value for key, value in inner.items() if key not in known}
+
+
+# What files carry in the mapping although transformers' code computes the same without it.
+IGNORED_KEYS = frozenset(
+    {
+        "attn_factor",  # of other engines' YaRN; transformers warns and derives the factor from `factor`
+        "finetuned",  # of the first YaRN models: a note on how they were made
+        "long_mscale",  # of Phi-3's first code; transformers reads `attention_factor`
+        "max_position_embeddings",  # a copy of the configuration's own key, which is the one that is read
+        "mrope_interleaved",  # of axes whose positions are equal for text
+        "mrope_section",
+        "original_max_position_embeddings",  # also in mappings of types that do not scale by it
+        "short_mscale",
+    }
+)
+
 _SCALINGS: Mapping[str, Callable[..., RopeScaling]] = MappingProxyType(
     {
         "default": Unscaled,
@@ -190,19 +226,19 @@ _SCALINGS: Mapping[str, Callable[..., RopeScaling]] = MappingProxyType(
 )
 
 
-def _rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The one mapping of rotary parameters in `config`, under either of its names, without its nulls."""
+def _rope_parameters(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The one mapping of rotary parameters in `config` and its name, without its nulls."""
     given = {k: config[k] for k in ("rope_parameters", "rope_scaling") if config.get(k) is not None}
     for key, value in given.items():
         if not isinstance(value, Mapping):
-            raise ValueError(f"{key} must be a mapping or null, got {value!r}")
+            raise ValueError(f"{key} must be a mapping or null, got {shown(value)}")
         nested = [k for k, v in value.items() if isinstance(v, Mapping)]
         if nested:
             raise ValueError(f"{key} is nested by layer type; pass one of {nested} as {key!r} instead")
     if len(given) == 2 and given["rope_parameters"] != given["rope_scaling"]:
         raise ValueError(f"rope_parameters and rope_scaling contradict each other: {given}")
-    inner: Mapping[str, Any] = next(iter(given.values()), {})
-    return {key: value for key, value in inner.items() if value is not None}
+    name, inner = next(iter(given.items()), ("rope_parameters", {}))
+    return name, {key: value for key, value in inner.items() if value is not None}
 
 
 def _rope_type(inner: Mapping[str, Any]) -> str:
@@ -210,8 +246,8 @@ def _rope_type(inner: Mapping[str, Any]) -> str:
     # "su" is what the first Phi-3 checkpoints call longrope.
     types = {k: "longrope" if v == "su" else v for k, v in named.items()} or {"rope_type": "default"}
     for key, value in types.items():
-        if value not in _SCALINGS:
-            raise ValueError(f"{key} {value!r} is not known; accepted are {', '.join(_SCALINGS)}")
+        if not isinstance(value, str) or value not in _SCALINGS:
+            raise ValueError(f"{key} {shown(value)} is not known; accepted are {', '.join(_SCALINGS)}")
     if len(set(types.values())) > 1:
         raise ValueError(f"rope_type and type contradict each other: {named}")
     return next(iter(types.values()))
@@ -220,13 +256,6 @@ def _rope_type(inner: Mapping[str, Any]) -> str:
 def _scaling_values(config: Mapping[str, Any], inner: Mapping[str, Any], rope_type: str) -> dict[str, Any]:
     """The fields of the scaling of `rope_type`, with transformers' precedence between the maximal lengths."""
     fields = {f.name: f for f in dataclasses.fields(_SCALINGS[rope_type])}  # type: ignore[arg-type]
-    accepted = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *fields} - {
-        "max_position_embeddings"
-    }
-    unknown = {key: value for key, value in inner.items() if key not in accepted}
-    if unknown:
-        raise ValueError(f"rope_type {rope_type!r} does not take {unknown}; accepted are {sorted(accepted)}")
-
     found = {key: inner[key] for key in fields if key in inner}
     longest = config.get("max_position_embeddings")
     if "original_max_position_embeddings" in fields:
@@ -246,25 +275,43 @@ def _scaling_values(config: Mapping[str, Any], inner: Mapping[str, Any], rope_ty
     return {key: _convert(key, value) for key, value in found.items() if value is not None}
 
 
-def _convert(key: str, value: Any) -> Any:
-    def number(v: Any) -> float:
-        if isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v):
-            raise ValueError(f"{key} must be a finite number, got {v!r}")
-        return float(v)
+def _check_fit(rope_type: str, values: Mapping[str, Any], rotary_dim: int) -> None:
+    """Raises ValueError where a scaling's values do not fit the number of features that are rotated."""
+    if rope_type == "dynamic" and rotary_dim == 2:
+        raise ValueError("rope_type 'dynamic' needs more than 2 features to rotate in each head")
+    for key in ("short_factor", "long_factor"):
+        if key in values and len(values[key]) != rotary_dim // 2:
+            raise ValueError(
+                f"{key} must hold a number for each of {rotary_dim // 2} pairs of rotated features, "
+                f"got {len(values[key])}"
+            )
 
+
+def _convert(key: str, value: Any) -> Any:
     if key == "truncate":
         if not isinstance(value, bool):
-            raise ValueError(f"{key} must be true or false, got {value!r}")
+            raise ValueError(f"{key} must be true or false, got {shown(value)}")
         return value
     if key in ("short_factor", "long_factor"):
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{key} must be a list of numbers, got {value!r}")
-        return tuple(number(v) for v in value)
+            raise ValueError(f"{key} must be a list of numbers, got {shown(value)}")
+        return tuple(number(key, v, low=0.0, low_included=False) for v in value)
     if key.endswith("max_position_embeddings"):
-        if number(value) != int(value) or value < 1:
-            raise ValueError(f"{key} must be a positive integer, got {value!r}")
-        return int(value)
-    return number(value)
+        given = int(value) if isinstance(value, float) and value.is_integer() else value
+        return whole(key, given, low=1)
+    low, high = _RANGES.get(key, (0.0, math.inf))
+    return number(key, value, low=low, high=high, low_included=False)
+
+
+# What rotary parameters are above, and at most; the others are above 0.
+_RANGES = MappingProxyType(
+    {
+        "mscale": (-math.inf, math.inf),
+        "mscale_all_dim": (-math.inf, math.inf),
+        "partial_rotary_factor": (0.0, 1.0),
+        "rope_theta": (1.0, math.inf),
+    }
+)
 
 
 def _first(*values: Any) -> Any:

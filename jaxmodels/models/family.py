@@ -11,6 +11,7 @@ from einops import rearrange
 
 from jaxmodels.layers.spec import Param, walk
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.hf_config import ConfigReader
 
 
 @dataclass(frozen=True)
@@ -143,17 +144,19 @@ class Family:
     read_config and write_config are inverse to each other up to inert keys. weights is the table. unused
     holds regular expressions of tensors that checkpoints may carry and the model does not need. renamed holds
     pairs of a regular expression and what to put in its place, which turn names that some checkpoints have
-    into those of the table. named_weights gives the rows, without placeholders, whose names depend on more
-    of the model than a layer's index.
+    into those of the table. inert names keys of the family's configurations, beside those of all families,
+    that do not change a forward pass. named_weights gives the rows, without placeholders, whose names depend
+    on more of the model than a layer's index.
     """
 
     model_type: str
     summary: str
-    read_config: Callable[[Mapping[str, Any]], Decoder]
+    read_config: Callable[[ConfigReader], Decoder]
     write_config: Callable[[Decoder], dict[str, Any]]
     weights: tuple[Weight, ...]
     unused: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    inert: tuple[str, ...] = ()
     named_weights: Callable[[Decoder], tuple[Weight, ...]] = lambda config: ()
 
     def rows(self, config: Decoder) -> Iterator[tuple[Weight, Param]]:

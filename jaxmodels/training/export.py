@@ -9,8 +9,8 @@ from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.io import save
 from jaxmodels.layers.spec import param_dtype, unflatten, walk
 from jaxmodels.model import Model
+from jaxmodels.models.config_keys import INERT_KEYS
 from jaxmodels.models.families import config_from_hf
-from jaxmodels.models.hf_config import INERT_KEYS
 from jaxmodels.models.scanned import ScannedDecoder
 from jaxmodels.training.data import end_of_text_id
 from jaxmodels.training.loop import load_run

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from jaxmodels.checks import shown
+from jaxmodels.models.config_keys import INERT_KEYS, check_unknown, unknown_keys
+from jaxmodels.models.config_size import check_size
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import (
     bamba,
@@ -48,7 +51,8 @@ from jaxmodels.models.families import (
     zamba2,
 )
 from jaxmodels.models.family import Family
-from jaxmodels.models.hf_config import ConfigError
+from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.layer_errors import in_their_words
 from jaxmodels.models.text_part import holds_other_parts, text_part
 
 FAMILIES: Mapping[str, Family] = {
@@ -119,27 +123,51 @@ def find_family(values: Mapping[str, Any]) -> Family:
         )
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(
-            f"config: key 'model_type' is {model_type!r}; the families are: {', '.join(list_families())}"
+            f"config: key 'model_type' is {shown(model_type)}; the families are: {', '.join(list_families())}"
         )
     return FAMILIES[model_type]
 
 
-def config_from_hf(values: Mapping[str, Any], *, text_only: bool = False) -> Decoder:
+def config_from_hf(values: Mapping[str, Any], *, strict: bool = False, text_only: bool = False) -> Decoder:
     """The model that a Hugging Face ``config.json`` dictionary describes.
 
-    With `text_only` it is the language model of a configuration that also holds a vision part.
+    Keys that no forward pass reads are accepted. Those that the family does not know warn with
+    `ConfigWarning` where they cannot change the model (see `jaxmodels.models.config_keys`).
 
-    Raises ConfigError naming the key and the value for anything missing, unknown or not supported.
+    Args:
+        values: the dictionary.
+        strict: refuse every unknown key.
+        text_only: of a model that also holds a vision part, read the language model.
+
+    Raises:
+        ConfigError: a key is missing, has a value that is not supported, or is unknown and may change the
+            model; the message names it and the value.
     """
+    return read_hf_config(values, strict=strict, text_only=text_only)[0]
+
+
+def read_hf_config(
+    values: Mapping[str, Any], *, strict: bool = False, text_only: bool = False
+) -> tuple[Decoder, dict[str, Any]]:
+    """What `config_from_hf` gives, and the keys that do not describe the model, to be written back."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"config: must be a dictionary, got {shown(values)}")
     if text_only:
         values, _ = text_part(values)
     family = find_family(values)
+    reader = ConfigReader({**values, "model_type": family.model_type})
     try:
-        return family.read_config(values)
+        config = family.read_config(reader)
+        check_size(config, values)
     except ConfigError:
         raise
     except ValueError as error:  # a layer refuses its sizes
-        raise ConfigError(f"config of model_type {family.model_type!r}: {error}") from error
+        raise ConfigError(f"{reader.name}: {in_their_words(str(error), values)}") from error
+    unread = reader.unread()
+    unknown = unknown_keys(unread, family.inert)
+    check_unknown(reader.name, unknown, strict=strict)
+    carried = {key for key in unread if key in values and key in INERT_KEYS | set(unknown)}
+    return config, {key: values[key] for key in sorted(carried - {"model_type", "architectures"})}
 
 
 def config_to_hf(config: Decoder) -> dict[str, Any]:

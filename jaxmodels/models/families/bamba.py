@@ -1,8 +1,8 @@
 """Bamba (`model_type` "bamba"): Mamba-2 and attention layers, each with a gated feed-forward."""
 
-from collections.abc import Mapping
 from typing import Any
 
+from jaxmodels.checks import shown
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.ssd_mixer import SSDMixer
@@ -20,19 +20,18 @@ WEIGHTS = (
 )
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, hybrid.INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     reader.expect("hidden_act", "silu", "swish")  # it is also the convolution's
     norm, layers = dense.read_norm(reader, default_eps=1e-5), reader.positive("num_hidden_layers")
     # transformers' code turns half of each head, whatever older configurations say.
     attention = hybrid.read_attention(reader, default_partial_rotary_factor=0.5)
     reader.expect("attn_rotary_emb", attention.rope and attention.rope.rotary_dim)
     ssd, ffn = hybrid.read_ssd(reader, norm), dense.read_gated_mlp(reader, reader.flag("mlp_bias", False))
-    attended = set(reader.take_or("attn_layer_indices", list, []))
-    if not attended < set(range(layers)) or not attended:
+    attended = set(reader.indices("attn_layer_indices", layers, []))
+    if not 0 < len(attended) < layers:
         raise ConfigError(
-            f"config: key 'attn_layer_indices' must name some, not all, of the layers 0 to {layers - 1}, "
-            f"got {sorted(attended)}"
+            f"{reader.name}: key 'attn_layer_indices' must name some, not all, of the layers 0 to "
+            f"{layers - 1}, got {shown(sorted(attended))}"
         )
     blocks = [
         Block(mixer_norm=norm, mixer=attention if i in attended else ssd, ffn_norm=norm, ffn=ffn)

@@ -21,25 +21,24 @@ FIXED: Mapping[str, Any] = {
     "use_parallel_block": True,
     "use_qk_norm": False,
 }
-INERT = ("cache_implementation", "layer_switch", "use_embedding_sharing", "use_parallel_embedding")
+INERT = ("layer_switch", "use_embedding_sharing", "use_parallel_embedding")
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     for key, value in FIXED.items():
         reader.expect(key, value)
     bias = reader.flag("attention_bias", False)
     heads = dense.read_heads(reader)
     rope = dense.read_rope(reader, heads["head_dim"], style="interleaved")
     attention = Attention(**heads, qkv_bias=bias, out_bias=bias)
-    period = reader.take_or("sliding_window_pattern", int, 4)
+    period = reader.positive_or("sliding_window_pattern", 4)
     types = dense.read_layer_types(reader, dense.full_every(period, reader.positive("num_hidden_layers")))
     windows = dense.windows_of(types, dense.read_window(reader))
-    eps = reader.take_or("layer_norm_eps", float, 1e-5)
+    eps = reader.epsilon("layer_norm_eps", 1e-5)
     norm, ffn = LayerNorm(dim=attention.d_model, eps=eps, bias=False), dense.read_gated_mlp(reader)
     mixers = [replace(attention, window=w, rope=None if w is None else rope) for w in windows]
     blocks = [ParallelBlock(mixer_norm=norm, mixer=mixer, ffn=ffn) for mixer in mixers]
-    scale = reader.take_or("logit_scale", float, 0.0625)
+    scale = reader.factor("logit_scale", 0.0625)
     return replace(dense.finish_decoder(reader, blocks, norm, default_tie=True), logit_scale=scale)
 
 
@@ -60,6 +59,7 @@ FAMILY = Family(
     summary="Command R7B, Command A",
     read_config=read_config,
     write_config=write_config,
+    inert=INERT,
     weights=dense.WEIGHTS,
     unused=dense.UNUSED,
 )

@@ -1,6 +1,5 @@
 """DeepSeek-V2 (`model_type` "deepseek_v2"): latent attention, softmax routing, perhaps in groups."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.layers.latent_attention import LatentAttention
@@ -13,8 +12,7 @@ from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, deepseek_v3.INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     attention, norm = deepseek_v3.read_latent_attention(reader, "interleaved"), dense.read_norm(reader)
     experts, bias = deepseek_v3.read_experts(reader), reader.flag("mlp_bias", False)
     layers = deepseek_v3.read_feed_forwards(reader, _read_router(reader, experts), experts, 0, bias)
@@ -33,7 +31,7 @@ def _read_router(reader: ConfigReader, experts: GatedExperts) -> SoftmaxTopK:
         num_experts=experts.num_experts,
         top_k=reader.positive("num_experts_per_tok"),
         renormalise=False,
-        scale=reader.take_or("routed_scaling_factor", float, 1.0),
+        scale=reader.factor("routed_scaling_factor", 1.0),
         num_groups=groups if in_groups else 1,
         top_groups=kept if in_groups else 1,
     )

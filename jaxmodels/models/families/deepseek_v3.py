@@ -3,7 +3,6 @@
 Also what the families that took over a part of it read alike: `deepseek_v2` and `glm4_moe`.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.layers.latent_attention import LatentAttention
@@ -16,9 +15,6 @@ from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import dense, hybrid, mixture
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
-
-# Losses of training, the layout of expert parallelism, and the module that predicts further tokens.
-INERT = (*mixture.INERT, "aux_loss_alpha", "ep_size", "num_nextn_predict_layers", "seq_aux")
 
 ATTENTION = "model.layers.{i}.self_attn"
 LATENT_ATTENTION_WEIGHTS = (
@@ -96,7 +92,7 @@ def read_sigmoid_router(reader: ConfigReader, experts: Experts) -> SigmoidTopK:
         num_experts=experts.num_experts,
         top_k=reader.positive("num_experts_per_tok"),
         renormalise=reader.flag("norm_topk_prob", True),
-        scale=reader.take_or("routed_scaling_factor", float, 1.0),
+        scale=reader.factor("routed_scaling_factor", 1.0),
         num_groups=reader.take_or("n_group", int, 1),
         top_groups=reader.take_or("topk_group", int, 1),
     )
@@ -128,8 +124,7 @@ def read_feed_forwards(
     return [plain if i < first else mixed for i in range(layers)]
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     style: RopeStyle = "interleaved" if reader.flag("rope_interleave", True) else "half_split"
     attention, norm, experts = (
         read_latent_attention(reader, style),

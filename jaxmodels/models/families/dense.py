@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from jaxmodels.checks import shown
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import ACTIVATIONS, MLP, FeedForward, GatedMLP
 from jaxmodels.layers.moe import ClampedGatedExperts, GatedExperts, MoE, PlainExperts
 from jaxmodels.layers.norm import LayerNorm, Norm, RMSNorm
-from jaxmodels.layers.rope import Rope, RopeStyle, rope_from_hf, rope_to_hf
+from jaxmodels.layers.rope import Rope, RopeStyle, rope_from_hf, rope_to_hf, unread_rope_keys
 from jaxmodels.layers.window import Mixer
 from jaxmodels.models.block import Block, DecoderBlock
 from jaxmodels.models.decoder import Decoder
@@ -118,20 +119,24 @@ def read_rope(
     turns whole heads whatever `partial_rotary_factor` says.
     """
     reader.consume(*ROPE_KEYS, "max_position_embeddings")
-    return _whole_head_rope(reader.values, head_dim, default_theta, style)
+    return _whole_head_rope(reader, reader.values, head_dim, default_theta, style)
 
 
 def read_partial_rope(
-    reader: ConfigReader, head_dim: int, *, default_theta: float = DEFAULT_THETA, default_factor: float = 1.0
+    reader: ConfigReader,
+    head_dim: int,
+    *,
+    default_theta: float = DEFAULT_THETA,
+    default_factor: float = 1.0,
+    default_original: int | None = None,
 ) -> Rope:
-    """`read_rope` for families that turn `partial_rotary_factor` of each head."""
+    """`read_rope` for families that turn `partial_rotary_factor` of each head.
+
+    `default_original` stands for a missing `original_max_position_embeddings`.
+    """
     reader.consume(*ROPE_KEYS, "max_position_embeddings")
-    return _rope(
-        reader.values,
-        head_dim,
-        default_theta=default_theta,
-        default_partial_rotary_factor=default_factor,
-    )
+    values = {"original_max_position_embeddings": default_original, **reader.values}
+    return _rope(reader, values, head_dim, default_theta, "half_split", default_factor)
 
 
 def read_ropes(
@@ -147,34 +152,50 @@ def read_ropes(
     scaling = reader.take_or("rope_scaling", dict, {})
     if not set(given) <= set(thetas) or (given and scaling):
         raise ConfigError(
-            f"config: key 'rope_parameters' must hold {sorted(thetas)} and exclude 'rope_scaling', "
-            f"got {given!r} and {scaling!r}"
+            f"{reader.name}: key 'rope_parameters' must hold {sorted(thetas)} and exclude 'rope_scaling', "
+            f"got {shown(given)} and {shown(scaling)}"
         )
+    if not all(isinstance(inner, dict | None) for inner in given.values()):
+        raise ConfigError(f"{reader.name}: key 'rope_parameters' must hold dictionaries, got {shown(given)}")
     ropes = {}
     for kind, (key, default) in thetas.items():
         inner = given.get(kind) or (scaling if kind == FULL else {})
         theta = reader.take_or(key, float, default)
         values = {**reader.values, "rope_parameters": inner, "rope_scaling": None, "rope_theta": theta}
-        ropes[kind] = _whole_head_rope(values, head_dim, default, "half_split")
+        ropes[kind] = _whole_head_rope(reader, values, head_dim, default, "half_split")
     return ropes
 
 
-def _whole_head_rope(values: Mapping[str, Any], head_dim: int, theta: float, style: RopeStyle) -> Rope:
+def _whole_head_rope(
+    reader: ConfigReader, values: Mapping[str, Any], head_dim: int, theta: float, style: RopeStyle
+) -> Rope:
     for holder in (values, values.get("rope_parameters"), values.get("rope_scaling")):
         factor = holder.get("partial_rotary_factor") if isinstance(holder, Mapping) else None
         if factor not in (None, 1.0):
             raise ConfigError(
-                f"config of model_type {values.get('model_type')!r}: key 'partial_rotary_factor' must be 1.0 "
-                f"or absent, got {factor!r}"
+                f"{reader.name}: key 'partial_rotary_factor' must be 1.0 or absent, got {shown(factor)}"
             )
-    return _rope(values, head_dim, style=style, default_theta=theta)
+    return _rope(reader, values, head_dim, theta, style, 1.0)
 
 
-def _rope(values: Mapping[str, Any], head_dim: int, **defaults: Any) -> Rope:
+def _rope(
+    reader: ConfigReader,
+    values: Mapping[str, Any],
+    head_dim: int,
+    theta: float,
+    style: RopeStyle,
+    factor: float,
+) -> Rope:
+    """The rotary embedding that `values` describe; what it does not read of them `reader` hears of."""
     try:
-        return rope_from_hf(values, head_dim, **defaults)
+        rope = rope_from_hf(
+            values, head_dim, style=style, default_theta=theta, default_partial_rotary_factor=factor
+        )
     except ValueError as error:
-        raise ConfigError(f"config of model_type {values.get('model_type')!r}: {error}") from error
+        raise ConfigError(f"{reader.name}: {error}") from error
+    for key, value in unread_rope_keys(values).items():
+        reader.report(key, value)
+    return rope
 
 
 def write_rope(config: Decoder) -> dict[str, Any]:
@@ -203,12 +224,19 @@ def read_heads(reader: ConfigReader, default_head_dim: int | None = None) -> dic
     """The sizes of attention that every dense family spells alike, as `Attention` arguments."""
     d_model = reader.positive("hidden_size")
     num_heads = reader.positive("num_attention_heads")
-    return {
-        "d_model": d_model,
-        "num_heads": num_heads,
-        "num_kv_heads": reader.take_or("num_key_value_heads", int, num_heads),
-        "head_dim": reader.take_or("head_dim", int, default_head_dim or d_model // num_heads),
-    }
+    num_kv_heads = reader.positive_or("num_key_value_heads", num_heads)
+    if num_heads % num_kv_heads:
+        raise ConfigError(
+            f"{reader.name}: key 'num_key_value_heads' must divide 'num_attention_heads' = {num_heads}, "
+            f"got {num_kv_heads}"
+        )
+    head_dim = reader.positive_or("head_dim", default_head_dim or d_model // num_heads)
+    if head_dim < 1:
+        raise ConfigError(
+            f"{reader.name}: key 'num_attention_heads' must be at most 'hidden_size' = {d_model} "
+            f"without a key 'head_dim', got {num_heads}"
+        )
+    return {"d_model": d_model, "num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
 
 
 def read_equal_heads(reader: ConfigReader, width: str, heads: str) -> dict[str, Any]:
@@ -237,27 +265,19 @@ def read_attention(
 
 def read_window(reader: ConfigReader, default: int | None = DEFAULT_WINDOW) -> int | None:
     """The `sliding_window` key; null is full attention."""
-    window = reader.nullable("sliding_window", int, default)
-    if window == 0:
-        raise ConfigError("config: key 'sliding_window' must be at least 1 or null, got 0")
-    return window
+    if "sliding_window" not in reader.values:
+        return default
+    return None if reader.optional("sliding_window", int) is None else reader.positive("sliding_window")
 
 
 def full_every(period: int, layers: int) -> list[str]:
     """The layer types of models whose every `period`-th layer attends fully and whose others slide."""
-    if period < 1:
-        raise ConfigError(f"config: the period of layer types must be at least 1, got {period}")
     return [SLIDING if (i + 1) % period else FULL for i in range(layers)]
 
 
 def read_layer_types(reader: ConfigReader, default: list[str]) -> list[str]:
     """The `layer_types` key: one of full_attention and sliding_attention for each layer."""
-    types = reader.take_or("layer_types", list, default)
-    if len(types) != len(default) or not set(types) <= {FULL, SLIDING}:
-        raise ConfigError(
-            f"config: key 'layer_types' must hold {len(default)} of {[FULL, SLIDING]}, got {types!r}"
-        )
-    return types
+    return reader.pattern("layer_types", (FULL, SLIDING), len(default), default)
 
 
 def windows_of(types: list[str], window: int | None) -> list[int | None]:
@@ -312,7 +332,7 @@ def write_windows(config: Decoder) -> dict[str, Any]:
 
 def read_norm(reader: ConfigReader, *, default_eps: float = DEFAULT_EPS, offset: float = 0.0) -> RMSNorm:
     """The RMSNorm over the features of a token."""
-    eps = reader.take_or("rms_norm_eps", float, default_eps)
+    eps = reader.epsilon("rms_norm_eps", default_eps)
     return RMSNorm(dim=reader.positive("hidden_size"), eps=eps, offset=offset)
 
 
@@ -345,8 +365,8 @@ def finish_decoder(
     default_tie: bool = False,
     positions: str = "max_position_embeddings",
 ) -> Decoder:
-    """The decoder around `blocks`, and the end of the reading; `positions` is the longest length's key."""
-    config = Decoder(
+    """The decoder around `blocks`; `positions` is the longest length's key."""
+    return Decoder(
         vocab_size=reader.positive("vocab_size"),
         d_model=final_norm.dim,
         blocks=tuple(blocks),
@@ -355,14 +375,12 @@ def finish_decoder(
         max_positions=reader.optional(positions, int),
         family=str(reader.values["model_type"]),
     )
-    reader.finish()
-    return config
 
 
 def read_decoder(
     reader: ConfigReader, mixers: list[Attention], mlp_bias: bool, *, default_tie: bool = False
 ) -> Decoder:
-    """The decoder of pre-norm blocks, one per attention layer, and the end of the reading."""
+    """The decoder of pre-norm blocks, one per attention layer."""
     norm, ffn = read_norm(reader), read_gated_mlp(reader, mlp_bias)
     return finish_decoder(reader, pre_norm_blocks(norm, mixers, ffn), norm, default_tie=default_tie)
 

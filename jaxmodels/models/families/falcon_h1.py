@@ -1,6 +1,5 @@
 """Falcon-H1 (`model_type` "falcon_h1"): attention and Mamba-2 side by side, with multipliers."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,17 +22,16 @@ WEIGHTS = (
 )
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, hybrid.INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     reader.expect("hidden_act", "silu", "swish")  # it is also the convolution's
     norm = dense.read_norm(reader, default_eps=1e-5)
     branches = (_read_attention(reader), _read_ssd(reader, norm))
-    gate_scale, out_scale = _multipliers(reader, "mlp_multipliers", 2)
+    gate_scale, out_scale = reader.numbers("mlp_multipliers", (1.0,) * 2)
     ffn = dense.read_gated_mlp(reader, reader.flag("mlp_bias", False))
     ffn = replace(ffn, gate_scale=gate_scale, out_scale=out_scale)
     block = Block(mixer_norm=norm, mixer=SumMixer(branches=branches), ffn_norm=norm, ffn=ffn)
-    embed_scale = reader.take_or("embedding_multiplier", float, 1.0)
-    logit_scale = reader.take_or("lm_head_multiplier", float, 1.0)
+    embed_scale = reader.factor("embedding_multiplier", 1.0)
+    logit_scale = reader.factor("lm_head_multiplier", 1.0)
     config = dense.finish_decoder(reader, [block] * reader.positive("num_hidden_layers"), norm)
     return replace(config, embed_scale=embed_scale, logit_scale=logit_scale)
 
@@ -41,12 +39,12 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
 def _read_attention(reader: ConfigReader) -> Branch:
     attention = hybrid.read_attention(reader)
     # Keys enter the logits as a factor, rotated or not, so that their multiplier is one of the logits.
-    scale = attention.head_dim**-0.5 * reader.take_or("key_multiplier", float, 1.0)
+    scale = attention.head_dim**-0.5 * reader.factor("key_multiplier", 1.0)
     return Branch(
         name="attention",
         mixer=replace(attention, scale=scale),
-        in_scale=reader.take_or("attention_in_multiplier", float, 1.0),
-        out_scale=reader.take_or("attention_out_multiplier", float, 1.0),
+        in_scale=reader.factor("attention_in_multiplier", 1.0),
+        out_scale=reader.factor("attention_out_multiplier", 1.0),
     )
 
 
@@ -56,20 +54,13 @@ def _read_ssd(reader: ConfigReader, norm: Any) -> Branch:
     order: GateOrder = "norm_then_gate" if reader.flag("mamba_norm_before_gate", True) else "gate_then_norm"
     gated = replace(ssd.norm, order=order) if reader.flag("mamba_rms_norm", False) else None
     reader.expect("projectors_bias", ssd.projection_bias)
-    z, x, b, c, dt = _multipliers(reader, "ssm_multipliers", 5)
+    z, x, b, c, dt = reader.numbers("ssm_multipliers", (1.0,) * 5)
     return Branch(
         name="ssd",
         mixer=replace(ssd, norm=gated, input_scales=(z, x, b, c, dt)),
-        in_scale=reader.take_or("ssm_in_multiplier", float, 1.0),
-        out_scale=reader.take_or("ssm_out_multiplier", float, 1.0),
+        in_scale=reader.factor("ssm_in_multiplier", 1.0),
+        out_scale=reader.factor("ssm_out_multiplier", 1.0),
     )
-
-
-def _multipliers(reader: ConfigReader, key: str, count: int) -> tuple[float, ...]:
-    values = reader.numbers(key, (1.0,) * count)
-    if len(values) != count:
-        raise ConfigError(f"config: key {key!r} must hold {count} numbers, got {values!r}")
-    return values
 
 
 def write_config(config: Decoder) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Falcon Mamba (`model_type` "falcon_mamba"): Mamba with step size, B and C normalised without weights."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.layers.mamba_mixer import MambaMixer
@@ -11,9 +10,8 @@ from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, mamba.INERT)
-    return mamba.read_decoder(reader, WeightlessRMSNorm(eps=reader.take_or("mixer_rms_eps", float, 1e-6)))
+def read_config(reader: ConfigReader) -> Decoder:
+    return mamba.read_decoder(reader, WeightlessRMSNorm(eps=reader.epsilon("mixer_rms_eps", 1e-6)))
 
 
 def write_config(config: Decoder) -> dict[str, Any]:
@@ -30,5 +28,6 @@ FAMILY = Family(
     summary="Falcon Mamba",
     read_config=read_config,
     write_config=write_config,
+    inert=mamba.INERT,
     weights=mamba.WEIGHTS,
 )

@@ -13,7 +13,7 @@ from jaxmodels.models.families import dense
 from jaxmodels.models.hf_config import ConfigReader
 
 # Gemma's code reads `hidden_activation`; its first checkpoints carry `hidden_act` as well.
-INERT = ("cache_implementation", "hidden_act", "sliding_window_size")
+INERT = ("hidden_act", "sliding_window_size")
 DEFAULT_HEAD_DIM = 256
 
 
@@ -21,19 +21,19 @@ def read_logits(reader: ConfigReader, default_softcap: float | None) -> dict[str
     """How attention makes its logits, and its biases, as `Attention` arguments."""
     bias = reader.flag("attention_bias", False)
     scalar = reader.positive("query_pre_attn_scalar")
-    softcap = reader.nullable("attn_logit_softcapping", float, default_softcap)
+    softcap = reader.cap("attn_logit_softcapping", default_softcap)
     return {"qkv_bias": bias, "out_bias": bias, "scale": scalar**-0.5, "softcap": softcap}
 
 
 def read_decoder(reader: ConfigReader, mixers: Iterable[Attention], default_softcap: float | None) -> Decoder:
-    """The decoder around the attention layers, and the end of the reading."""
+    """The decoder around the attention layers."""
     norm = dense.read_norm(reader, offset=1.0)
     activation = dense.read_activation(reader, "hidden_activation", "gelu_pytorch_tanh")
     ffn = GatedMLP(d_model=norm.dim, d_ff=reader.positive("intermediate_size"), activation=activation)
     around = Block(ffn=ffn, ffn_norm=norm, ffn_post_norm=norm)
     blocks = [replace(around, mixer_norm=norm, mixer=mixer, mixer_post_norm=norm) for mixer in mixers]
     reader.expect("use_bidirectional_attention", False, None)
-    softcap = reader.nullable("final_logit_softcapping", float, default_softcap)
+    softcap = reader.cap("final_logit_softcapping", default_softcap)
     config = dense.finish_decoder(reader, blocks, norm, default_tie=True)
     return replace(config, embed_scale=norm.dim**0.5, logit_softcap=softcap)
 

@@ -1,6 +1,5 @@
 """Gemma 2 (`model_type` "gemma2"): capped logits in attention and head; every other layer slides."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +10,7 @@ from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, gemma.INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     shared = dense.read_attention(reader, gemma.DEFAULT_HEAD_DIM)
     attention = Attention(**shared, **gemma.read_logits(reader, default_softcap=50.0))
     types = dense.read_layer_types(reader, dense.full_every(2, reader.positive("num_hidden_layers")))
@@ -30,6 +28,7 @@ FAMILY = Family(
     summary="Gemma 2",
     read_config=read_config,
     write_config=write_config,
+    inert=gemma.INERT,
     weights=dense.POST_NORM_TABLE,
     unused=dense.UNUSED,
 )

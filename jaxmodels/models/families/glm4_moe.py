@@ -1,6 +1,5 @@
 """GLM-4.5 and 4.6 (`model_type` "glm4_moe"): partly rotated attention, DeepSeek-V3's mixtures of experts."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +12,7 @@ from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, deepseek_v3.INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     norm = dense.read_norm(reader, default_eps=1e-5)
     attention = hybrid.read_attention(reader, default_partial_rotary_factor=0.5)
     head_norm = RMSNorm(dim=attention.head_dim, eps=norm.eps, axis=None)

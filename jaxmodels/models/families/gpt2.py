@@ -1,6 +1,5 @@
 """GPT-2 (`model_type` "gpt2"): learned positions; weights that are stored input-major."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from jaxmodels.models.hf_config import ConfigReader
 
 # Dropout, what only classifiers read, and a precision that does not change the arithmetic in float32.
 INERT = (
-    "attn_pdrop", "embd_pdrop", "n_ctx", "reorder_and_upcast_attn", "resid_pdrop", "summary_activation",
+    "n_ctx", "n_special", "predict_special_tokens", "reorder_and_upcast_attn", "summary_activation",
     "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
 )  # fmt: skip
 
@@ -33,15 +32,14 @@ WEIGHTS = (
 )
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     reader.expect("add_cross_attention", False)
     attention = Attention(**dense.read_equal_heads(reader, "n_embd", "n_head"), qkv_bias=True, out_bias=True)
     scale = attention.head_dim**-0.5 if reader.flag("scale_attn_weights", True) else 1.0
     falls = reader.flag("scale_attn_by_inverse_layer_idx", False)
     layers = range(1, reader.positive("n_layer") + 1)
     mixers = [replace(attention, scale=scale / i if falls else scale) for i in layers]
-    norm = LayerNorm(dim=attention.d_model, eps=reader.take_or("layer_norm_epsilon", float, 1e-5))
+    norm = LayerNorm(dim=attention.d_model, eps=reader.epsilon("layer_norm_epsilon", 1e-5))
     d_ff = reader.take_or("n_inner", int, 4 * norm.dim)
     activation = dense.read_activation(reader, "activation_function", "gelu_new")
     blocks = dense.pre_norm_blocks(norm, mixers, MLP(d_model=norm.dim, d_ff=d_ff, activation=activation))
@@ -75,6 +73,7 @@ FAMILY = Family(
     summary="GPT-2",
     read_config=read_config,
     write_config=write_config,
+    inert=INERT,
     weights=WEIGHTS,
     unused=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
 )

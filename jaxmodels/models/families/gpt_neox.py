@@ -1,6 +1,5 @@
 """GPT-NeoX and Pythia (`model_type` "gpt_neox"): parallel blocks with two norms, heads fused one by one."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
@@ -11,8 +10,6 @@ from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigReader
-
-INERT = ("classifier_dropout", "hidden_dropout", "is_decoder")
 
 LAYER = "gpt_neox.layers.{i}."
 WEIGHTS = (
@@ -28,20 +25,19 @@ WEIGHTS = (
 )
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     heads = dense.read_equal_heads(reader, "hidden_size", "num_attention_heads")
     rope = dense.read_partial_rope(
         reader,
         heads["head_dim"],
-        default_theta=reader.take_or("rotary_emb_base", float, dense.DEFAULT_THETA),
+        default_theta=reader.factor("rotary_emb_base", dense.DEFAULT_THETA),
         default_factor=reader.take_or("rotary_pct", float, 0.25),
     )
     bias = reader.flag("attention_bias", True)
     attention = Attention(**heads, rope=rope, qkv_bias=bias, out_bias=bias)
     d_ff, activation = reader.positive("intermediate_size"), dense.read_activation(reader, default="gelu")
     ffn = MLP(d_model=attention.d_model, d_ff=d_ff, activation=activation)
-    norm = LayerNorm(dim=attention.d_model, eps=reader.take_or("layer_norm_eps", float, 1e-5))
+    norm = LayerNorm(dim=attention.d_model, eps=reader.epsilon("layer_norm_eps", 1e-5))
     kind = ParallelBlock if reader.flag("use_parallel_residual", True) else Block
     block = kind(mixer_norm=norm, mixer=attention, ffn_norm=norm, ffn=ffn)
     return dense.finish_decoder(reader, [block] * reader.positive("num_hidden_layers"), norm)

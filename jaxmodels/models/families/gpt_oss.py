@@ -4,7 +4,6 @@ Published checkpoints hold the experts in MXFP4, which `jaxmodels.checkpoints.qu
 unquantised ones, as transformers writes them.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,8 +32,7 @@ WEIGHTS = (
 )
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, (*mixture.INERT, "initial_context_length"))
+def read_config(reader: ConfigReader) -> Decoder:
     bias = reader.flag("attention_bias", True)
     heads = dense.read_attention(reader, default_head_dim=HEAD_DIM, default_theta=THETA)
     attention = Attention(**heads, qkv_bias=bias, out_bias=bias, sinks=True)
@@ -47,8 +45,8 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
         num_experts=mixture.read_expert_count(reader),
         d_model=attention.d_model,
         d_ff=reader.positive("intermediate_size"),
-        alpha=reader.take_or("swiglu_alpha", float, 1.702),
-        limit=reader.take_or("swiglu_limit", float, 7.0),
+        alpha=reader.factor("swiglu_alpha", 1.702),
+        limit=reader.factor("swiglu_limit", 7.0),
     )
     top_k = reader.take_or("num_experts_per_tok", int, 4)
     reader.expect("experts_per_token", top_k)
@@ -87,6 +85,7 @@ FAMILY = Family(
     summary="gpt-oss-20b and -120b",
     read_config=read_config,
     write_config=write_config,
+    inert=("initial_context_length",),
     weights=WEIGHTS,
     unused=dense.UNUSED,
 )

@@ -1,6 +1,5 @@
 """Granite 3 (`model_type` "granite"): Llama's shape with four multipliers."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,16 +12,15 @@ from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values)
+def read_config(reader: ConfigReader) -> Decoder:
     bias = reader.flag("attention_bias", False)
-    scale = reader.take_or("attention_multiplier", float, 1.0)
+    scale = reader.factor("attention_multiplier", 1.0)
     attention = Attention(**dense.read_attention(reader), qkv_bias=bias, out_bias=bias, scale=scale)
     norm, ffn = dense.read_norm(reader), dense.read_gated_mlp(reader, reader.flag("mlp_bias", False))
-    residual = reader.take_or("residual_multiplier", float, 1.0)
+    residual = reader.factor("residual_multiplier", 1.0)
     block = Block(mixer_norm=norm, mixer=attention, ffn_norm=norm, ffn=ffn, residual_scale=residual)
-    embed_scale = reader.take_or("embedding_multiplier", float, 1.0)
-    logit_scale = dense.reciprocal(reader.take_or("logits_scaling", float, 1.0))
+    embed_scale = reader.factor("embedding_multiplier", 1.0)
+    logit_scale = dense.reciprocal(reader.factor("logits_scaling", 1.0))
     config = dense.finish_decoder(reader, [block] * reader.positive("num_hidden_layers"), norm)
     return replace(config, embed_scale=embed_scale, logit_scale=logit_scale)
 

@@ -1,6 +1,5 @@
 """Granite 3 mixtures of experts (`model_type` "granitemoe"): Granite's multipliers, top-k before softmax."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +20,9 @@ EXPERT_WEIGHTS = (
 )
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, mixture.INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     bias = reader.flag("attention_bias", False)
-    scale = reader.take_or("attention_multiplier", float, 1.0)
+    scale = reader.factor("attention_multiplier", 1.0)
     attention = Attention(**dense.read_attention(reader), qkv_bias=bias, out_bias=bias, scale=scale)
     experts = mixture.read_experts(reader, "intermediate_size")
     router = mixture.read_router(reader, experts, 2, renormalise=True)
@@ -34,10 +32,10 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
         mixer=attention,
         ffn_norm=norm,
         ffn=MoE(router=router, experts=experts),
-        residual_scale=reader.take_or("residual_multiplier", float, 1.0),
+        residual_scale=reader.factor("residual_multiplier", 1.0),
     )
-    embed_scale = reader.take_or("embedding_multiplier", float, 1.0)
-    logit_scale = dense.reciprocal(reader.take_or("logits_scaling", float, 1.0))
+    embed_scale = reader.factor("embedding_multiplier", 1.0)
+    logit_scale = dense.reciprocal(reader.factor("logits_scaling", 1.0))
     config = dense.finish_decoder(reader, [block] * reader.positive("num_hidden_layers"), norm)
     return replace(config, embed_scale=embed_scale, logit_scale=logit_scale)
 

@@ -1,6 +1,5 @@
 """Granite 4 (`model_type` "granitemoehybrid"): Mamba-2 and attention, one expert shared."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -36,8 +35,7 @@ WEIGHTS = (
 )
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, (*hybrid.INERT, *mixture.INERT))
+def read_config(reader: ConfigReader) -> Decoder:
     reader.expect("hidden_act", "silu", "swish")  # it is also the convolution's
     norm, ffn = dense.read_norm(reader), _read_feed_forward(reader)
     mixers: dict[str, Mixer] = {
@@ -46,14 +44,15 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
     }
     layers = reader.positive("num_hidden_layers")
     types = hybrid.read_layer_types(reader, mixers, default=["linear_attention"] * layers)
-    reader.expect("num_hidden_layers", len(types))
-    residual = reader.take_or("residual_multiplier", float, 1.0)
+    reader.consume("init_method")
+    reader.expect("normalization_function", "rmsnorm", None)
+    residual = reader.factor("residual_multiplier", 1.0)
     blocks = [
         Block(mixer_norm=norm, mixer=mixers[kind], ffn_norm=norm, ffn=ffn, residual_scale=residual)
         for kind in types
     ]
-    embed_scale = reader.take_or("embedding_multiplier", float, 1.0)
-    logit_scale = dense.reciprocal(reader.take_or("logits_scaling", float, 1.0))
+    embed_scale = reader.factor("embedding_multiplier", 1.0)
+    logit_scale = dense.reciprocal(reader.factor("logits_scaling", 1.0))
     config = dense.finish_decoder(reader, blocks, norm)
     return replace(config, embed_scale=embed_scale, logit_scale=logit_scale)
 
@@ -62,7 +61,7 @@ def _read_attention(reader: ConfigReader) -> Attention:
     reader.expect("position_embedding_type", "rope", "nope", None)
     attention = hybrid.read_attention(reader)
     has_rope = reader.values.get("position_embedding_type") == "rope"
-    scale = reader.take_or("attention_multiplier", float, 1.0)
+    scale = reader.factor("attention_multiplier", 1.0)
     return replace(attention, scale=scale, rope=attention.rope if has_rope else None)
 
 

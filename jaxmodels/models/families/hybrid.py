@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
-from jaxmodels.layers.rope import rope_from_hf, rope_to_hf
+from jaxmodels.layers.rope import rope_to_hf
 from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import dense, mamba2
@@ -15,9 +15,6 @@ from jaxmodels.models.family import Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader, json_number
 
 T = TypeVar("T")
-
-# How many logits a prompt gives, and where losses or faster kernels are asked for.
-INERT = ("num_logits_to_keep", "use_mamba_kernels", "z_loss_coefficient")
 
 OLD_LAYER_TYPES = {"mamba": "linear_attention", "attention": "full_attention"}
 
@@ -52,13 +49,7 @@ GATED_MLP_WEIGHTS = renamed(dense.GATED_MLP_WEIGHTS, theirs=(".mlp.", ".feed_for
 def read_attention(reader: ConfigReader, default_partial_rotary_factor: float = 1.0) -> Attention:
     """Attention with the keys of Llama, its rotary embedding of the whole head or a part of it."""
     heads, bias = dense.read_heads(reader), reader.flag("attention_bias", False)
-    reader.consume(*dense.ROPE_KEYS)
-    rope = rope_from_hf(
-        reader.values,
-        heads["head_dim"],
-        default_theta=dense.DEFAULT_THETA,
-        default_partial_rotary_factor=default_partial_rotary_factor,
-    )
+    rope = dense.read_partial_rope(reader, heads["head_dim"], default_factor=default_partial_rotary_factor)
     return Attention(**heads, rope=rope, qkv_bias=bias, out_bias=bias)
 
 
@@ -75,14 +66,16 @@ def write_attention(attention: Attention) -> dict[str, Any]:
 
 
 def read_layer_types(
-    reader: ConfigReader, known: Collection[str], default: list[str], key: str = "layer_types"
+    reader: ConfigReader, known: Collection[str], default: list[str] | None = None, key: str = "layer_types"
 ) -> list[str]:
-    """The kind of each layer, one of those `known`, under their present names or those of older releases."""
-    listed = reader.take_or(key, list, default)
-    types = [OLD_LAYER_TYPES.get(kind, kind) for kind in listed]
-    if not types or not set(types) <= set(known):
-        raise ConfigError(f"config: key {key!r} must be a list of {sorted(known)}, got {listed!r}")
-    return types
+    """The kind of each layer, one of those `known`, under their present names or those of older releases.
+
+    There are `num_hidden_layers` of them; where that key is absent, as many as the list has.
+    """
+    layers = reader.layers(len(reader.take_or(key, list, default or [])))
+    old = [name for name, kind in OLD_LAYER_TYPES.items() if kind in known]
+    types = reader.pattern(key, [*known, *old], layers, default)
+    return [OLD_LAYER_TYPES.get(kind, kind) for kind in types]
 
 
 def read_ssd(reader: ConfigReader, norm: RMSNorm, d_inner: int | None = None) -> SSDMixer:
@@ -110,7 +103,7 @@ def read_ssd(reader: ConfigReader, norm: RMSNorm, d_inner: int | None = None) ->
         num_groups=groups,
         conv_width=reader.take_or("mamba_d_conv", int, 4),
         chunk_size=reader.take_or("mamba_chunk_size", int, 256),
-        dt_limit=mamba2.read_dt_limit(reader, "time_step_limit"),
+        dt_limit=reader.limits("time_step_limit", (0.0, math.inf)),
         projection_bias=reader.flag("mamba_proj_bias", False),
         conv_bias=reader.flag("mamba_conv_bias", True),
         norm=GatedRMSNorm(dim=d_inner, eps=norm.eps, num_groups=max(groups, 1)),

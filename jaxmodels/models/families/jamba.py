@@ -1,7 +1,6 @@
 """Jamba (`model_type` "jamba"): Mamba-1 and attention, some feed-forwards mixtures of experts."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
@@ -15,7 +14,7 @@ from jaxmodels.models.families import dense, hybrid, mamba, mixture
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
-INERT = (*hybrid.INERT, *mixture.INERT, "use_associative_scan", "use_mambapy")
+INERT = ("use_associative_scan", "use_mambapy")
 
 MAMBA = "model.layers.{i}.mamba"
 WEIGHTS = (
@@ -35,8 +34,7 @@ WEIGHTS = (
 )
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     reader.expect("hidden_act", "silu", "swish")  # it is also the convolution's
     norm, layers = dense.read_norm(reader), reader.positive("num_hidden_layers")
     attention, ssm, ffn = _read_attention(reader), _read_mamba(reader, norm), dense.read_gated_mlp(reader)
@@ -146,5 +144,6 @@ FAMILY = Family(
     summary="Jamba: Mamba, a few attention layers, mixtures of experts",
     read_config=read_config,
     write_config=write_config,
+    inert=INERT,
     weights=WEIGHTS,
 )

@@ -1,9 +1,9 @@
 """Kimi Linear (`model_type` "kimi_linear"): Kimi Delta Attention and latent attention without positions."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from jaxmodels.checks import shown
 from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
 from jaxmodels.layers.latent_attention import LatentAttention
 from jaxmodels.layers.mlp import GatedMLP
@@ -16,8 +16,8 @@ from jaxmodels.models.families import deepseek_v3, dense, hybrid, linear_hybrid,
 from jaxmodels.models.family import Family, Weight, for_mixer
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
-# Widths that follow from others; rotary settings, which no layer reads; a module for further tokens.
-INERT = (*mixture.INERT, *dense.ROPE_KEYS, "head_dim", "num_nextn_predict_layers", "qk_head_dim")
+# Widths that follow from others; rotary settings, which no layer reads.
+INERT = (*dense.ROPE_KEYS, "head_dim", "qk_head_dim")
 
 SPARSE, DENSE = "sparse", "dense"
 DELTA, MOE = "model.layers.{i}.self_attn", "model.layers.{i}.block_sparse_moe"
@@ -102,12 +102,12 @@ def _read_delta(reader: ConfigReader, inner: ConfigReader, eps: float) -> GatedD
 def _read_layer_types(reader: ConfigReader, inner: ConfigReader, layers: int) -> list[str]:
     """`layer_types`; without it the layers of each kind, counted from 1, in `linear_attn_config`."""
     default = [dense.FULL if i and i % 4 == 0 else linear_hybrid.LINEAR for i in range(layers)]
-    full, linear = (inner.take_or(key, list, []) for key in ("full_attn_layers", "kda_layers"))
+    full, linear = (inner.indices(key, layers + 1, []) for key in ("full_attn_layers", "kda_layers"))
     if full or linear:
         if sorted(full + linear) != list(range(1, layers + 1)):
             raise ConfigError(
-                f"config: linear_attn_config.full_attn_layers={full} and kda_layers={linear} must together "
-                f"hold each of 1 to {layers} once"
+                f"{inner.name}: keys 'full_attn_layers' = {shown(full)} and 'kda_layers' = {shown(linear)} "
+                f"must together hold each of 1 to {layers} once"
             )
         default = [dense.FULL if i + 1 in full else linear_hybrid.LINEAR for i in range(layers)]
     return linear_hybrid.read_layer_types(reader, default)
@@ -123,7 +123,7 @@ def _read_mixture(reader: ConfigReader) -> MoE:
         num_experts=experts.num_experts,
         top_k=reader.take_or("num_experts_per_token", int, 8),
         renormalise=reader.flag("moe_renormalize", True),
-        scale=reader.take_or("routed_scaling_factor", float, 2.446),
+        scale=reader.factor("routed_scaling_factor", 2.446),
         num_groups=reader.take_or("num_expert_group", int, 1),
         top_groups=reader.take_or("topk_group", int, 1),
     )
@@ -138,11 +138,7 @@ def _read_mixture(reader: ConfigReader) -> MoE:
 def _read_feed_forwards(reader: ConfigReader, layers: int) -> list[MoE | GatedMLP]:
     first = reader.take_or("first_k_dense_replace", int, 1)
     default = [DENSE if i < first else SPARSE for i in range(layers)]
-    types = reader.take_or("mlp_layer_types", list, default)
-    if len(types) != layers or not set(types) <= {DENSE, SPARSE}:
-        raise ConfigError(
-            f"config: key 'mlp_layer_types' must hold {layers} of {[DENSE, SPARSE]}, got {types!r}"
-        )
+    types = reader.pattern("mlp_layer_types", (DENSE, SPARSE), layers, default)
     mixed = _read_mixture(reader)
     if DENSE not in types:
         reader.consume("intermediate_size")  # the size of layers that there are none of
@@ -151,18 +147,14 @@ def _read_feed_forwards(reader: ConfigReader, layers: int) -> list[MoE | GatedML
     return [mixed if kind == SPARSE else plain for kind in types]
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, INERT)
-    inner = ConfigReader(
-        {"model_type": "kimi_linear (linear_attn_config)"} | reader.take_or("linear_attn_config", dict, {})
-    )
+def read_config(reader: ConfigReader) -> Decoder:
+    inner = reader.section("linear_attn_config")
     norm, layers = dense.read_norm(reader, default_eps=1e-5), reader.positive("num_hidden_layers")
     mixers: dict[str, Mixer] = {
         dense.FULL: _read_latent_attention(reader),
         linear_hybrid.LINEAR: _read_delta(reader, inner, norm.eps),
     }
     types = _read_layer_types(reader, inner, layers)
-    inner.finish()
     blocks = [
         Block(mixer_norm=norm, mixer=mixers[kind], ffn_norm=norm, ffn=ffn)
         for kind, ffn in zip(types, _read_feed_forwards(reader, layers), strict=True)
@@ -209,6 +201,7 @@ FAMILY = Family(
     summary="Kimi Linear: delta attention with decays per channel, latent attention, mixtures of experts",
     read_config=read_config,
     write_config=write_config,
+    inert=INERT,
     weights=WEIGHTS,
     unused=dense.UNUSED,
     renamed=RENAMED,

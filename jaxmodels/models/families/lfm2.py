@@ -63,13 +63,10 @@ def read_mixers(reader: ConfigReader, eps: float) -> list[Mixer]:
         bias=reader.flag("conv_bias", False),
     )
     layers = reader.positive("num_hidden_layers")
-    attending = reader.take_or("full_attn_idxs", list, list(range(layers)))
+    attending = reader.indices("full_attn_idxs", layers, list(range(layers)))
     default = ["full_attention" if i in attending else "conv" for i in range(layers)]
-    types = reader.take_or("layer_types", list, default)
     kinds: Mapping[str, Mixer] = {"conv": conv, "full_attention": attention}
-    if len(types) != layers or not set(types) <= set(kinds):
-        raise ConfigError(f"config: key 'layer_types' must hold {layers} of {sorted(kinds)}, got {types!r}")
-    return [kinds[kind] for kind in types]
+    return [kinds[kind] for kind in reader.pattern("layer_types", kinds, layers, default)]
 
 
 def read_d_ff(reader: ConfigReader) -> int:
@@ -85,9 +82,8 @@ def read_d_ff(reader: ConfigReader) -> int:
     return -(-int(multiplier * width) // multiple) * multiple
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, INERT)
-    eps = reader.take_or("norm_eps", float, 1e-5)
+def read_config(reader: ConfigReader) -> Decoder:
+    eps = reader.epsilon("norm_eps", 1e-5)
     mixers = read_mixers(reader, eps)
     norm = RMSNorm(dim=reader.positive("hidden_size"), eps=eps)
     ffn = GatedMLP(d_model=norm.dim, d_ff=read_d_ff(reader))
@@ -140,6 +136,7 @@ FAMILY = Family(
     summary="LFM2, dense",
     read_config=read_config,
     write_config=write_config,
+    inert=INERT,
     weights=(*ENDS_AND_NORMS, *MIXERS, *FFN),
     unused=dense.UNUSED,
 )

@@ -6,19 +6,14 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.latent_attention import LatentAttention
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families.dense import FULL
-from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.hf_config import ConfigReader
 
 LINEAR = "linear_attention"
 
 
 def read_layer_types(reader: ConfigReader, default: list[str]) -> list[str]:
     """The `layer_types` key: one of full_attention and linear_attention for each layer."""
-    types = reader.take_or("layer_types", list, default)
-    if len(types) != len(default) or not set(types) <= {FULL, LINEAR}:
-        raise ConfigError(
-            f"config: key 'layer_types' must hold {len(default)} of {[FULL, LINEAR]}, got {types!r}"
-        )
-    return types
+    return reader.pattern("layer_types", (FULL, LINEAR), len(default), default)
 
 
 def write_layer_types(config: Decoder) -> dict[str, Any]:

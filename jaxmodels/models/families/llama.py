@@ -1,6 +1,5 @@
 """Llama 1-3 (`model_type` "llama"): pre-norm, grouped-query attention, gated feed-forward."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
@@ -11,8 +10,7 @@ from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values)
+def read_config(reader: ConfigReader) -> Decoder:
     bias = reader.flag("attention_bias", False)
     attention = Attention(**dense.read_attention(reader), qkv_bias=bias, out_bias=bias)
     layers = reader.positive("num_hidden_layers")

@@ -1,7 +1,6 @@
 """Mamba (`model_type` "mamba"), the first one, in the layout of transformers."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
 # How weights are drawn, which kernel runs, and what remains of the authors' own configuration.
 INERT = (
-    "d_inner", "d_model", "fused_add_norm", "layer_types", "n_layer", "pad_vocab_size_multiple",
+    "d_inner", "d_model", "layer_types", "n_layer", "pad_vocab_size_multiple",
     "rescale_prenorm_residual", "ssm_cfg", "time_step_floor", "time_step_init_scheme", "time_step_max",
     "time_step_min", "time_step_scale", "use_associative_scan", "use_falcon_mambapy", "use_mambapy",
 )  # fmt: skip
@@ -61,7 +60,7 @@ def read_decoder(reader: ConfigReader, selected_norm: Norm | None) -> Decoder:
         b_norm=selected_norm,
         c_norm=selected_norm,
     )
-    norm = RMSNorm(dim=d_model, eps=reader.take_or("layer_norm_epsilon", float, 1e-5))
+    norm = RMSNorm(dim=d_model, eps=reader.epsilon("layer_norm_epsilon", 1e-5))
     wide = reader.flag("residual_in_fp32", True)
     blocks = [Block(mixer_norm=norm, mixer=mixer)] * reader.positive("num_hidden_layers")
     config = dense.finish_decoder(reader, blocks, norm, default_tie=True)
@@ -91,8 +90,8 @@ def write_decoder(config: Decoder) -> dict[str, Any]:
     }
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    return read_decoder(ConfigReader(values, INERT), None)
+def read_config(reader: ConfigReader) -> Decoder:
+    return read_decoder(reader, None)
 
 
 def write_config(config: Decoder) -> dict[str, Any]:
@@ -104,5 +103,6 @@ FAMILY = Family(
     summary="Mamba, the first one, the transformers layout",
     read_config=read_config,
     write_config=write_config,
+    inert=INERT,
     weights=WEIGHTS,
 )

@@ -5,7 +5,6 @@ The original layout is the one of the authors' own package: its ``config.json`` 
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -42,15 +41,7 @@ WEIGHTS = (
 )
 
 
-def read_dt_limit(reader: ConfigReader, key: str) -> tuple[float, float]:
-    limits = reader.numbers(key, (0.0, math.inf))
-    if len(limits) != 2:
-        raise ConfigError(f"config: key {key!r} must be [low, high], got {limits!r}")
-    return limits[0], limits[1]
-
-
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     d_model = reader.positive("hidden_size")
     num_heads, head_dim = reader.positive("num_heads"), reader.positive("head_dim")
     expand = reader.take_or("expand", int, 2)
@@ -61,7 +52,7 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
         )
     reader.expect("hidden_act", "silu", "swish")
     reader.expect("rms_norm", True)
-    groups, eps = reader.positive("n_groups"), reader.take_or("layer_norm_epsilon", float, 1e-5)
+    groups, eps = reader.positive("n_groups"), reader.epsilon("layer_norm_epsilon", 1e-5)
     mixer = SSDMixer(
         d_model=d_model,
         num_heads=num_heads,
@@ -70,14 +61,14 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
         num_groups=groups,
         conv_width=reader.take_or("conv_kernel", int, 4),
         chunk_size=reader.take_or("chunk_size", int, 256),
-        dt_limit=read_dt_limit(reader, "time_step_limit"),
+        dt_limit=reader.limits("time_step_limit", (0.0, math.inf)),
         projection_bias=reader.flag("use_bias", False),
         conv_bias=reader.flag("use_conv_bias", True),
         norm=GatedRMSNorm(dim=num_heads * head_dim, eps=eps, num_groups=groups),
     )
     norm = RMSNorm(dim=d_model, eps=eps)
     layers = reader.positive("num_hidden_layers")
-    config = Decoder(
+    return Decoder(
         vocab_size=reader.positive("vocab_size"),
         d_model=d_model,
         blocks=(Block(mixer_norm=norm, mixer=mixer),) * layers,
@@ -86,8 +77,6 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
         residual_dtype="float32" if reader.flag("residual_in_fp32", True) else None,
         family="mamba2",
     )
-    reader.finish()
-    return config
 
 
 def write_config(config: Decoder) -> dict[str, Any]:
@@ -118,18 +107,16 @@ def write_config(config: Decoder) -> dict[str, Any]:
     }
 
 
-def read_original_config(values: Mapping[str, Any]) -> Decoder:
-    # The kernels' fusion settings do not change results; Mamba-1 stacks lack the "layer" key.
-    reader = ConfigReader(values, ("fused_add_norm",))
+def read_original_config(reader: ConfigReader) -> Decoder:
     reader.expect("rms_norm", True)
     reader.expect("d_intermediate", 0)
     reader.expect("attn_layer_idx", [])
     reader.expect("attn_cfg", {})
-    ssm = reader.take("ssm_cfg", dict)
-    inner = ConfigReader({"model_type": "mamba2-original (ssm_cfg)"} | ssm, ORIGINAL_INERT)
-    inner.expect("layer", "Mamba2")
-    if ssm.get("layer") != "Mamba2":
-        raise ConfigError(f"config: ssm_cfg.layer must be 'Mamba2', got {ssm.get('layer')!r}")
+    reader.take("ssm_cfg", dict)
+    inner = reader.section("ssm_cfg")
+    inner.consume(*ORIGINAL_INERT)
+    if inner.take_or("layer", str, "Mamba1") != "Mamba2":  # stacks of Mamba-1 lack the key
+        raise ConfigError(f"{inner.name}: key 'layer' must be 'Mamba2', got {inner.values.get('layer')!r}")
     inner.expect("d_ssm", None)
     inner.expect("D_has_hdim", False)
     d_model = reader.positive("d_model")
@@ -147,16 +134,15 @@ def read_original_config(values: Mapping[str, Any]) -> Decoder:
         num_groups=groups,
         conv_width=inner.take_or("d_conv", int, 4),
         chunk_size=inner.take_or("chunk_size", int, 256),
-        dt_limit=read_dt_limit(inner, "dt_limit"),
+        dt_limit=inner.limits("dt_limit", (0.0, math.inf)),
         projection_bias=inner.flag("bias", False),
         conv_bias=inner.flag("conv_bias", True),
         norm=gated if inner.flag("rmsnorm", True) else None,
     )
-    inner.finish()
     norm = RMSNorm(dim=d_model, eps=1e-5)
-    multiple = reader.take_or("pad_vocab_size_multiple", int, 8)
+    multiple = reader.positive_or("pad_vocab_size_multiple", 8)
     vocab = reader.positive("vocab_size")
-    config = Decoder(
+    return Decoder(
         vocab_size=-(-vocab // multiple) * multiple,
         d_model=d_model,
         blocks=(Block(mixer_norm=norm, mixer=mixer),) * reader.positive("n_layer"),
@@ -165,8 +151,6 @@ def read_original_config(values: Mapping[str, Any]) -> Decoder:
         residual_dtype="float32" if reader.flag("residual_in_fp32", True) else None,
         family="mamba2-original",
     )
-    reader.finish()
-    return config
 
 
 def write_original_config(config: Decoder) -> dict[str, Any]:
@@ -210,6 +194,7 @@ FAMILY = Family(
     summary="Mamba-2, the transformers layout",
     read_config=read_config,
     write_config=write_config,
+    inert=INERT,
     weights=WEIGHTS,
 )
 

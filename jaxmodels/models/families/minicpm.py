@@ -5,7 +5,7 @@ The layout of https://github.com/thunlp/BlockFFN with `ffn_type` "block_linear" 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -49,14 +49,13 @@ def _read_mixture(reader: ConfigReader) -> MoE:
         d_model=experts.d_model,
         num_experts=experts.num_experts,
         norm=norm,
-        norm_scale=reader.take_or("norm_scale", float, 1.0),
+        norm_scale=reader.factor("norm_scale", 1.0),
         eps=dense.read_norm(reader).eps,
     )
     return MoE(router=router, experts=experts, dispatch=DenseAbove(tokens=8))
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     reader.expect("attention_type", "vanilla")
     reader.expect("ffn_type", "vanilla", "block_linear")
     bias = reader.flag("attention_bias", False)
@@ -66,9 +65,10 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
         reader.consume("expert_size", "num_experts", "router_act", "norm_after_router", "norm_scale")
     ffn = _read_mixture(reader) if is_block else dense.read_gated_mlp(reader)
     layers, norm = reader.positive("num_hidden_layers"), dense.read_norm(reader)
-    residual = reader.take_or("scale_depth", float, 1.0) / math.sqrt(layers)
+    reader.expect("mup_denominator", layers, None)  # drafters alone have another depth than their own
+    residual = reader.factor("scale_depth", 1.0) / math.sqrt(layers)
     block = Block(mixer_norm=norm, mixer=attention, ffn_norm=norm, ffn=ffn, residual_scale=residual)
-    embed_scale = reader.take_or("scale_emb", float, 1.0)
+    embed_scale = reader.factor("scale_emb", 1.0)
     logit_scale = reader.take_or("dim_model_base", int, 1) / attention.d_model
     config = dense.finish_decoder(reader, [block] * layers, norm, default_tie=True)
     return replace(config, embed_scale=embed_scale, logit_scale=logit_scale)
@@ -121,6 +121,7 @@ FAMILY = Family(
     summary="BlockFFN and MiniCPM, the layout of BlockFFN's authors",
     read_config=read_config,
     write_config=write_config,
+    inert=INERT,
     weights=WEIGHTS,
     unused=dense.UNUSED,
 )

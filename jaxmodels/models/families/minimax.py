@@ -1,6 +1,5 @@
 """MiniMax-Text-01 (`model_type` "minimax"): lightning and full attention, mixtures of experts."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -40,12 +39,11 @@ UNUSED = r"model\.layers\.\d+\.self_attn\.(slope_rate|query_decay|key_decay|diag
 
 def _factors(reader: ConfigReader, name: str) -> tuple[float, float]:
     """The factors of what is carried past a layer and of what the layer gives."""
-    alpha, beta = (reader.take_or(f"{name}_{kind}_factor", float, 1.0) for kind in ("alpha", "beta"))
+    alpha, beta = (reader.factor(f"{name}_{kind}_factor", 1.0) for kind in ("alpha", "beta"))
     return alpha, beta
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, mixture.INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     norm, layers = dense.read_norm(reader, default_eps=1e-5), reader.positive("num_hidden_layers")
     heads = dense.read_attention(reader, default_theta=1e6)
     attention = Attention(**heads, window=reader.optional("sliding_window", int))

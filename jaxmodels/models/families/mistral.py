@@ -1,6 +1,5 @@
 """Mistral (`model_type` "mistral"): Llama's shape with one sliding window for all layers."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
@@ -10,8 +9,7 @@ from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values)
+def read_config(reader: ConfigReader) -> Decoder:
     attention = Attention(**dense.read_attention(reader), window=dense.read_window(reader))
     return dense.read_decoder(reader, [attention] * reader.positive("num_hidden_layers"), mlp_bias=False)
 

@@ -1,6 +1,5 @@
 """Mixtral (`model_type` "mixtral"): Mistral's shape with a mixture of experts in every layer."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
@@ -22,9 +21,8 @@ EXPERT_WEIGHTS = (
 )
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, mixture.INERT)
-    window = dense.read_window(reader) if "sliding_window" in values else None
+def read_config(reader: ConfigReader) -> Decoder:
+    window = dense.read_window(reader) if "sliding_window" in reader.values else None
     attention = Attention(**dense.read_attention(reader, default_theta=THETA), window=window)
     experts = mixture.read_experts(reader, "intermediate_size")
     router = mixture.read_router(reader, experts, top_k=2, renormalise=True)

@@ -9,9 +9,6 @@ from jaxmodels.models.families import dense
 from jaxmodels.models.family import Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
-# What only training reads.
-INERT = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
-
 PROJECTIONS = (("gate", "f d -> d f"), ("up", "f d -> d f"), ("down", "d f -> f d"))
 
 ROUTER_WEIGHTS = (Weight("blocks/{i}/ffn/router/w", "model.layers.{i}.mlp.gate.weight", "e d -> d e"),)
@@ -71,14 +68,8 @@ def read_router(reader: ConfigReader, experts: GatedExperts, top_k: int, renorma
 
 def sparse_layers(reader: ConfigReader) -> list[bool]:
     """Which layers are mixtures under the `decoder_sparse_step` and `mlp_only_layers` keys of Qwen."""
-    layers, step = reader.positive("num_hidden_layers"), reader.take_or("decoder_sparse_step", int, 1)
-    if step < 1:
-        raise ConfigError(f"config: key 'decoder_sparse_step' must be at least 1, got {step}")
-    plain = reader.take_or("mlp_only_layers", list, [])
-    if not all(isinstance(i, int) and 0 <= i < layers for i in plain):
-        raise ConfigError(
-            f"config: key 'mlp_only_layers' must hold layers from 0 to {layers - 1}, got {plain!r}"
-        )
+    layers, step = reader.positive("num_hidden_layers"), reader.positive_or("decoder_sparse_step", 1)
+    plain = reader.indices("mlp_only_layers", layers, [])
     return [i not in plain and (i + 1) % step == 0 for i in range(layers)]
 
 

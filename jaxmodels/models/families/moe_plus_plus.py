@@ -3,7 +3,6 @@
 The layout of https://github.com/SkyworkAI/MoE-plus-plus, with a mixture in every layer.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
@@ -35,8 +34,7 @@ WEIGHTS = (
 )
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, mixture.INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     reader.expect("moe_expert_interval", 1)
     reader.expect("moe_2layer_gate", True)
     reader.expect("hidden_act", "silu")
@@ -55,7 +53,7 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
     mixtral = reader.flag("moe_use_mixtral_gating", False)
     unscaled = reader.flag("moe_feature_no_mul_topk", False) or mixtral
     normalised = reader.flag("moe_use_logits_norm", False)
-    std = reader.take_or("moe_gate_norm_std", float, 1.0)
+    std = reader.factor("moe_gate_norm_std", 1.0)
     router = ResidualRouter(
         d_model=attention.d_model,
         num_experts=counts[0],

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxmodels.checks import shown
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import MLP
 from jaxmodels.layers.moe import LatentSpace, MoE, PlainExperts
@@ -15,13 +16,13 @@ from jaxmodels.models.families import deepseek_v3, dense, hybrid
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
-# Beside how weights are drawn: `expand`, whose product the heads spell out; `residual_in_fp32` and
-# `time_step_limit`, which transformers' code does not read; how caches are kept; heads for further tokens.
+# Beside how weights are drawn: `expand`, whose product the heads spell out; how caches are kept; and what
+# transformers' code does not read: rotary settings, `residual_in_fp32`, `time_step_limit`, other names of
+# sizes and epsilons.
 INERT = (
-    *hybrid.INERT, "expand", "hidden_dropout", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap",
-    "mtp_hybrid_override_pattern", "mtp_layers_block_type", "num_nextn_predict_layers",
-    "output_router_logits", "rescale_prenorm_residual", "residual_in_fp32", "time_step_floor",
-    "time_step_limit", "time_step_max",
+    "attention_head_dim", "expand", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "norm_eps",
+    "partial_rotary_factor", "rescale_prenorm_residual", "residual_in_fp32", "rms_norm_eps", "rope_theta",
+    "time_step_floor", "time_step_limit", "time_step_max", "time_step_rank",
 )  # fmt: skip
 # Keys of layers, which are read where the model has such layers.
 LAYER_KEYS = (
@@ -59,9 +60,8 @@ WEIGHTS = (
 )
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, INERT)
-    eps = reader.take_or("layer_norm_epsilon", float, 1e-5)
+def read_config(reader: ConfigReader) -> Decoder:
+    eps = reader.epsilon("layer_norm_epsilon", 1e-5)
     norm = RMSNorm(dim=reader.positive("hidden_size"), eps=eps)
     makers: dict[str, Callable[[], Block]] = {
         "linear_attention": lambda: Block(mixer_norm=norm, mixer=_read_ssd(reader, norm)),
@@ -77,10 +77,18 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
 
 
 def _read_layer_types(reader: ConfigReader, known: Mapping[str, Any]) -> list[str]:
-    pattern = reader.take_or("hybrid_override_pattern", str, "")
-    default = [LETTERS.get(letter, letter) for letter in pattern]
+    """The key `layers_block_type`, or the letters of the older `hybrid_override_pattern`."""
+    letters = reader.optional("hybrid_override_pattern", str)
+    if letters is None:
+        return hybrid.read_layer_types(reader, known, key="layers_block_type")
+    spelled = reader.pattern("hybrid_override_pattern", LETTERS, reader.layers(len(letters)))
+    default = [LETTERS[letter] for letter in spelled]
     types = hybrid.read_layer_types(reader, known, default, key="layers_block_type")
-    reader.expect("num_hidden_layers", len(types))
+    if types != default:
+        raise ConfigError(
+            f"{reader.name}: key 'hybrid_override_pattern' says {letters!r}, which 'layers_block_type' "
+            f"contradicts: {shown(types)}"
+        )
     return types
 
 
@@ -217,5 +225,6 @@ FAMILY = Family(
     summary="Nemotron-H: one Mamba-2, attention or feed-forward layer per block",
     read_config=read_config,
     write_config=write_config,
+    inert=INERT,
     weights=WEIGHTS,
 )

@@ -1,6 +1,6 @@
 """OLMo 2 (`model_type` "olmo2"): norms behind each layer, and across all heads of queries and keys."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -36,8 +36,7 @@ def read_olmo(reader: ConfigReader, mixers: Iterable[Attention]) -> Decoder:
     return dense.finish_decoder(reader, blocks, norm)
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values)
+def read_config(reader: ConfigReader) -> Decoder:
     attention = read_olmo_attention(reader)
     attention = replace(attention, rope=dense.read_rope(reader, attention.head_dim))
     return read_olmo(reader, [attention] * reader.positive("num_hidden_layers"))

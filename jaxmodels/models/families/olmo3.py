@@ -1,6 +1,5 @@
 """OLMo 3 (`model_type` "olmo3"): OLMo 2, sliding but for every fourth layer."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +11,7 @@ from jaxmodels.models.hf_config import ConfigReader
 THETAS = {dense.FULL: ("rope_theta", 5e5), dense.SLIDING: ("rope_theta", 5e5)}
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values)
+def read_config(reader: ConfigReader) -> Decoder:
     attention = olmo2.read_olmo_attention(reader)
     types = dense.read_layer_types(reader, dense.full_every(4, reader.positive("num_hidden_layers")))
     windows = dense.windows_of(types, dense.read_window(reader))

@@ -1,6 +1,5 @@
 """OLMoE (`model_type` "olmoe"): norms across all heads of queries and keys, 64 experts."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +12,7 @@ from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, mixture.INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     reader.expect("clip_qkv", None)
     attention = read_olmo_attention(reader)
     attention = replace(attention, rope=dense.read_rope(reader, attention.head_dim))

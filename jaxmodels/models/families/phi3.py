@@ -1,6 +1,5 @@
 """Phi-3, Phi-3.5 and Phi-4 (`model_type` "phi3"): fused projections; positions in a part of each head."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigReader
 
-INERT = ("embd_pdrop", "full_attn_mod", "interpolate_factor", "resid_pdrop")
+INERT = ("full_attn_mod", "interpolate_factor")
 ORIGINAL = "original_max_position_embeddings"
 
 QKV, GATE_UP = "model.layers.{i}.self_attn.qkv_proj.weight", "model.layers.{i}.mlp.gate_up_proj.weight"
@@ -24,12 +23,11 @@ FUSED = (
 )
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader({ORIGINAL: 4096, **values}, INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
         reader.expect(key, False)
     heads = dense.read_heads(reader)
-    rope = dense.read_partial_rope(reader, heads["head_dim"])
+    rope = dense.read_partial_rope(reader, heads["head_dim"], default_original=4096)
     attention = Attention(**heads, rope=rope, window=dense.read_window(reader, None))
     norm, ffn = dense.read_norm(reader, default_eps=1e-5), dense.read_gated_mlp(reader)
     mixers = [attention] * reader.positive("num_hidden_layers")
@@ -53,6 +51,7 @@ FAMILY = Family(
     summary="Phi-3, Phi-3.5 mini, Phi-4 and Phi-4 mini",
     read_config=read_config,
     write_config=write_config,
+    inert=INERT,
     weights=dense.replace_rows(dense.WEIGHTS, FUSED),
     unused=dense.UNUSED,
 )

@@ -1,6 +1,5 @@
 """Qwen2 and Qwen2.5 (`model_type` "qwen2"): biases on q, k and v; sliding windows in the upper layers."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +10,7 @@ from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values)
+def read_config(reader: ConfigReader) -> Decoder:
     attention = Attention(**dense.read_attention(reader), qkv_bias=True)
     windows = dense.layer_windows(reader, reader.positive("num_hidden_layers"))
     return dense.read_decoder(reader, [replace(attention, window=w) for w in windows], mlp_bias=False)

@@ -1,6 +1,5 @@
 """Qwen1.5-MoE and Qwen2-57B-A14B (`model_type` "qwen2_moe"): a shared expert behind a gate."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +22,7 @@ def _windows(reader: ConfigReader, layers: int) -> list[int | None]:
     return dense.windows_of(dense.read_layer_types(reader, default), window if slides else None)
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, mixture.INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     attention = Attention(**dense.read_attention(reader), qkv_bias=reader.flag("qkv_bias", True))
     windows = _windows(reader, reader.positive("num_hidden_layers"))
     experts = mixture.read_experts(reader, "moe_intermediate_size")

@@ -1,6 +1,5 @@
 """Qwen3 dense models (`model_type` "qwen3"): per-head RMSNorm on queries and keys."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +11,10 @@ from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values)
+def read_config(reader: ConfigReader) -> Decoder:
     bias = reader.flag("attention_bias", False)
     shared = dense.read_attention(reader, default_head_dim=128)
-    norm = RMSNorm(dim=shared["head_dim"], eps=reader.take_or("rms_norm_eps", float, 1e-6), axis=None)
+    norm = RMSNorm(dim=shared["head_dim"], eps=reader.epsilon("rms_norm_eps", 1e-6), axis=None)
     attention = Attention(**shared, query_norm=norm, key_norm=norm, qkv_bias=bias, out_bias=bias)
     windows = dense.layer_windows(reader, reader.positive("num_hidden_layers"))
     return dense.read_decoder(reader, [replace(attention, window=w) for w in windows], mlp_bias=False)

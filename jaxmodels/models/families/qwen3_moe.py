@@ -1,6 +1,5 @@
 """Qwen3 mixtures of experts (`model_type` "qwen3_moe"): Qwen3's attention, many small experts."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
@@ -13,8 +12,7 @@ from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, (*mixture.INERT, "max_window_layers"))
+def read_config(reader: ConfigReader) -> Decoder:
     bias, norm = reader.flag("attention_bias", False), dense.read_norm(reader)
     heads = dense.read_attention(reader)
     head_norm = RMSNorm(dim=heads["head_dim"], eps=norm.eps, axis=None)
@@ -28,6 +26,8 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
         window=window if reader.flag("use_sliding_window", False) else None,
     )
     experts = mixture.read_experts(reader, "moe_intermediate_size")
+    reader.expect("shared_expert_intermediate_size", 0, None)
+    reader.expect("use_qk_norm", True)
     router = mixture.read_router(reader, experts, 8, reader.flag("norm_topk_prob", False))
     layers = mixture.read_feed_forwards(reader, MoE(router=router, experts=experts))
     blocks = [Block(mixer_norm=norm, mixer=attention, ffn_norm=norm, ffn=ffn) for ffn in layers]
@@ -56,6 +56,7 @@ FAMILY = Family(
     summary="Qwen3-30B-A3B, Qwen3-235B-A22B",
     read_config=read_config,
     write_config=write_config,
+    inert=("max_window_layers",),
     weights=mixture.WEIGHTS,
     unused=dense.UNUSED,
 )

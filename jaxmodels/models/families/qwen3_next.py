@@ -1,6 +1,5 @@
 """Qwen3-Next (`model_type` "qwen3_next"): Gated DeltaNet and gated attention, with mixtures of experts."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
@@ -8,13 +7,13 @@ from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.moe import MoE
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
-from jaxmodels.layers.rope import rope_from_hf, rope_to_hf
+from jaxmodels.layers.rope import rope_to_hf
 from jaxmodels.layers.window import Mixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import dense, hybrid, linear_hybrid, mixture
 from jaxmodels.models.family import Family, Weight, for_mixer
-from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.hf_config import ConfigReader
 
 DELTA = "model.layers.{i}.linear_attn"
 QKVZ, BA, CONV = f"{DELTA}.in_proj_qkvz.weight", f"{DELTA}.in_proj_ba.weight", f"{DELTA}.conv1d.weight"
@@ -62,13 +61,7 @@ WEIGHTS = (
 
 def _read_attention(reader: ConfigReader, eps: float) -> Attention:
     heads = dense.read_heads(reader, default_head_dim=256)
-    reader.consume(*dense.ROPE_KEYS, "max_position_embeddings")
-    rope = rope_from_hf(
-        reader.values,
-        heads["head_dim"],
-        default_theta=dense.DEFAULT_THETA,
-        default_partial_rotary_factor=0.25,
-    )
+    rope = dense.read_partial_rope(reader, heads["head_dim"], default_factor=0.25)
     norm = RMSNorm(dim=heads["head_dim"], eps=eps, axis=None, offset=1.0)
     bias = reader.flag("attention_bias", False)
     return Attention(
@@ -101,16 +94,13 @@ def _read_mixture(reader: ConfigReader) -> MoE:
     return MoE(router=router, experts=experts, shared=shared, shared_gate=True)
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, mixture.INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     norm = dense.read_norm(reader, offset=1.0)
     mixers: dict[str, Mixer] = {
         dense.FULL: _read_attention(reader, norm.eps),
         linear_hybrid.LINEAR: _read_delta(reader, norm.eps),
     }
-    layers, period = reader.positive("num_hidden_layers"), reader.take_or("full_attention_interval", int, 4)
-    if period < 1:
-        raise ConfigError(f"config: key 'full_attention_interval' must be at least 1, got {period}")
+    layers, period = reader.positive("num_hidden_layers"), reader.positive_or("full_attention_interval", 4)
     default = [linear_hybrid.LINEAR if (i + 1) % period else dense.FULL for i in range(layers)]
     types = linear_hybrid.read_layer_types(reader, default)
     ffns = mixture.read_feed_forwards(reader, _read_mixture(reader))

@@ -10,7 +10,7 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.rglru import RGLRUMixer
-from jaxmodels.layers.rope import Rope, rope_from_hf, rope_to_hf
+from jaxmodels.layers.rope import Rope, rope_to_hf
 from jaxmodels.layers.rope_scaling import UNSCALED
 from jaxmodels.layers.window import Mixer
 from jaxmodels.models.block import Block
@@ -62,8 +62,7 @@ WEIGHTS = (
 )
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     reader.expect("embeddings_scale_by_sqrt_dim", True)
     activation = dense.read_activation(reader, "hidden_activation", "gelu_pytorch_tanh")
     heads = dense.read_heads(reader)
@@ -89,7 +88,7 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
     if d_ff % 2:
         raise ConfigError(f"config: key 'intermediate_size' must be even, got {d_ff}")
     ffn = GatedMLP(d_model=norm.dim, d_ff=d_ff // 2, activation=activation, bias=True)
-    softcap = reader.take_or("logits_soft_cap", float, 30.0)
+    softcap = reader.factor("logits_soft_cap", 30.0)
     blocks = [
         Block(mixer_norm=norm, mixer=kinds[types[i % len(types)]], ffn_norm=norm, ffn=ffn)
         for i in range(reader.positive("num_hidden_layers"))
@@ -100,8 +99,7 @@ def read_config(values: Mapping[str, Any]) -> Decoder:
 
 
 def _read_rope(reader: ConfigReader, head_dim: int) -> Rope:
-    reader.consume(*dense.ROPE_KEYS)
-    rope = rope_from_hf(reader.values, head_dim, default_theta=1e4, default_partial_rotary_factor=0.5)
+    rope = dense.read_partial_rope(reader, head_dim, default_factor=0.5)
     if rope.scaling != UNSCALED:
         raise ConfigError(f"config: 'rope_parameters' must be of rope_type 'default', got {rope.scaling}")
     return rope
@@ -148,6 +146,7 @@ FAMILY = Family(
     summary="RecurrentGemma (Griffin)",
     read_config=read_config,
     write_config=write_config,
+    inert=INERT,
     weights=WEIGHTS,
     unused=(r"model\.layers\.\d+\.temporal_block\.rotary_emb\.inv_freq",),
 )

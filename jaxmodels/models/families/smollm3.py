@@ -1,6 +1,5 @@
 """SmolLM3 (`model_type` "smollm3"): Llama's shape, every fourth layer without positions."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,21 +8,18 @@ from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family
-from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.hf_config import ConfigReader
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, ("max_window_layers",))
+def read_config(reader: ConfigReader) -> Decoder:
     bias = reader.flag("attention_bias", False)
     heads = dense.read_attention(reader, default_theta=2e6)
     attention = Attention(**heads, qkv_bias=bias, out_bias=bias)
     layers = reader.positive("num_hidden_layers")
-    period = reader.take_or("no_rope_layer_interval", int, 4)
+    period = reader.positive_or("no_rope_layer_interval", 4)
     usual = [int(kind != dense.FULL) for kind in dense.full_every(period, layers)]
-    turned = reader.take_or("no_rope_layers", list, usual)
-    if len(turned) != layers or not set(turned) <= {0, 1}:
-        raise ConfigError(f"config: key 'no_rope_layers' must hold {layers} of [0, 1], got {turned!r}")
-    window = reader.optional("sliding_window", int) if reader.flag("use_sliding_window", False) else None
+    turned = reader.pattern("no_rope_layers", (0, 1), layers, usual)
+    window = dense.read_window(reader, None) if reader.flag("use_sliding_window", False) else None
     default = [dense.SLIDING if window and not turns else dense.FULL for turns in turned]
     windows = dense.windows_of(dense.read_layer_types(reader, default), window)
     mixers = [
@@ -54,6 +50,7 @@ FAMILY = Family(
     summary="SmolLM3",
     read_config=read_config,
     write_config=write_config,
+    inert=("max_window_layers",),
     weights=dense.WEIGHTS,
     unused=dense.UNUSED,
 )

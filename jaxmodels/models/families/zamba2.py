@@ -1,9 +1,9 @@
 """Zamba2 (`model_type` "zamba2"): Mamba-2 layers, some behind a transformer layer that they share."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
+from jaxmodels.checks import shown
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
@@ -16,30 +16,29 @@ from jaxmodels.models.families import dense, hybrid
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
-# Beside how weights are drawn: sizes that follow from others, `use_conv_bias`, which transformers' code does
-# not read, and `use_long_context`, which acts through the rotary parameters and `max_position_embeddings`.
+# Beside how weights are drawn: sizes that follow from others or are named anew, and what transformers' code
+# does not read, such as `use_conv_bias` and switches of low-rank adapters under older names.
 INERT = (
-    *hybrid.INERT, "attention_head_dim", "attention_hidden_size", "hybrid_layer_ids", "kv_channels",
-    "mamba_headdim", "num_query_groups", "rescale_prenorm_residual", "time_step_floor", "time_step_max",
-    "use_conv_bias", "use_mem_eff_path",
+    "attention_head_dim", "attention_hidden_size", "conv_dimension", "expansion_factor", "ffn_hidden_size",
+    "ft_lora", "hybrid_layer_ids", "kv_channels", "lora_rank", "mamba_headdim", "num_query_groups",
+    "rescale_prenorm_residual", "state_size", "time_step_floor", "time_step_max", "use_conv_bias",
+    "use_mem_eff_path", "use_shared_attention_lora", "use_shared_block_lora",
 )  # fmt: skip
 
 MAMBA, DETOUR = "linear_attention", "hybrid"
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values, INERT)
+def read_config(reader: ConfigReader) -> Decoder:
     reader.expect("use_long_context", False)
+    reader.expect("gated_linear_unit", True)
     reader.expect("tie_word_embeddings", True)  # without, transformers' code shares no layers either
     norm = dense.read_norm(reader, default_eps=1e-5)
     ssd = _read_ssd(reader)
-    types = hybrid.read_layer_types(reader, (MAMBA, DETOUR), default=[], key="layers_block_type")
-    reader.expect("num_hidden_layers", len(types))
-    sets = reader.take_or("num_mem_blocks", int, 1)
-    if sets < 1 or DETOUR not in types:
+    types = hybrid.read_layer_types(reader, (MAMBA, DETOUR), key="layers_block_type")
+    sets = reader.positive_or("num_mem_blocks", 1)
+    if DETOUR not in types:
         raise ConfigError(
-            f"config: 'num_mem_blocks' must be at least 1 and 'layers_block_type' hold a {DETOUR!r}, got "
-            f"{sets} and {types}"
+            f"{reader.name}: key 'layers_block_type' must hold a {DETOUR!r}, got {shown(types)}"
         )
     attention, ffn = _read_transformer(reader)
     wide = RMSNorm(dim=2 * norm.dim, eps=norm.eps)
@@ -199,6 +198,7 @@ FAMILY = Family(
     summary="Zamba2: Mamba-2 around shared transformer layers",
     read_config=read_config,
     write_config=write_config,
+    inert=INERT,
     weights=hybrid.FRAME_WEIGHTS[:3],
     named_weights=named_weights,
 )
