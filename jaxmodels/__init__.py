@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from jaxmodels.io import init, load, save
     from jaxmodels.model import Generation, Model, Stats
     from jaxmodels.models.families import config_from_hf, config_to_hf, list_families
-    from jaxmodels.models.hf_config import ConfigError
+    from jaxmodels.models.hf_config import ConfigError, ConfigWarning
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "ConfigWarning",
     "Generation",
     "Model",
     "Stats",
@@ -41,7 +42,7 @@ _HOME = {
     "io": ("init", "load", "save"),
     "model": ("Generation", "Model", "Stats"),
     "models.families": ("config_from_hf", "config_to_hf", "list_families"),
-    "models.hf_config": ("ConfigError",),
+    "models.hf_config": ("ConfigError", "ConfigWarning"),
 }
 
 

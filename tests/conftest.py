@@ -9,6 +9,7 @@ import gc
 import itertools
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,16 @@ class Reference:
     logits: np.ndarray
     prompts: list[list[int]]
     continuations: np.ndarray
+
+
+@pytest.fixture(autouse=True)
+def strict_configurations():
+    """Fails a test that reads a configuration with a key that the family does not know."""
+    from jaxmodels.models.hf_config import ConfigWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConfigWarning)
+        yield
 
 
 # Linux allows a process 65,530 memory mappings, each compiled program takes about seven, and the compiler

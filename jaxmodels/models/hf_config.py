@@ -82,6 +82,10 @@ class ConfigReader:
         """`positive`, or `default` where the key is absent or null."""
         return default if self.optional(key, int) is None else self.positive(key)
 
+    def count(self, key: str) -> int | None:
+        """`positive`, or None where the key is absent or null."""
+        return None if self.optional(key, int) is None else self.positive(key)
+
     def factor(self, key: str, default: float) -> float:
         """A number above 0 that something is multiplied with, divided by or capped at."""
         value = self.take_or(key, float, default)
@@ -144,6 +148,11 @@ class ConfigReader:
         """An optional list of numbers of layers, from 0 to ``below - 1``."""
         given = self.take_or(key, list, default)
         return [self._whole(key, item, low=0, high=below - 1) for item in given]
+
+    def check_divides(self, key: str, value: int, other: str, total: int) -> None:
+        """Requires the `value` of `key` to divide the `total` that the key `other` stands for."""
+        if total % value:
+            raise ConfigError(f"{self._key(key)} must divide {other!r} = {total}, got {value}")
 
     def expect(self, key: str, *accepted: Any) -> None:
         """Requires an optional key, if it is present, to have one of the `accepted` values."""

@@ -14,7 +14,7 @@ from transformers.models.glm.modeling_glm import apply_rotary_pos_emb as glm_app
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as llama_apply
 
-from jaxmodels.layers.rope import Rope, apply_rope, rope_from_hf, rope_to_hf
+from jaxmodels.layers.rope import Rope, apply_rope, rope_from_hf, rope_to_hf, unread_rope_keys
 from jaxmodels.layers.rope_scaling import (
     DynamicNTKScaling,
     LinearScaling,
@@ -331,23 +331,28 @@ def test_every_partial_dimension_survives_the_round_trip():
         ({"rope_scaling": {"type": "mrope"}}, r"type 'mrope'.*linear.*longrope"),
         ({"rope_scaling": {"rope_type": "linear", "type": "yarn", "factor": 2.0}}, "contradict"),
         ({"rope_scaling": {"type": "linear"}}, r"'linear' needs \['factor'\]"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0, "alpha": 3}}, r"\{'alpha': 3\}.*'factor'"),
-        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor must be a finite number, got '2'"),
-        ({"rope_scaling": {"type": "linear", "factor": True}}, "factor must be a finite number, got True"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor must be a number, got '2'"),
+        ({"rope_scaling": {"type": "linear", "factor": True}}, "factor must be a number, got True"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r"needs \['max_position_embeddings'\]"),
         ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, r"low_freq_factor.*high_freq_factor.*original"),
         ({"rope_scaling": {**YARN, "factor": None}}, "exactly one of factor and max_position_embeddings"),
         ({"rope_scaling": {**YARN, "truncate": 1}}, "truncate must be true or false, got 1"),
-        ({"rope_scaling": {**YARN, "beta_fast": 0}}, "beta_fast must be positive, got 0"),
+        ({"rope_scaling": {**YARN, "beta_fast": 0}}, "beta_fast must be a finite number > 0, got 0"),
         ({"rope_scaling": {**LONGROPE, "short_factor": 2.0}}, "short_factor must be a list"),
-        ({"rope_scaling": {**YARN, "original_max_position_embeddings": 2.5}}, "positive integer, got 2.5"),
+        (
+            {"rope_scaling": {**YARN, "original_max_position_embeddings": 2.5}},
+            r"embeddings must be a whole number, got 2\.5",
+        ),
         ({"rope_scaling": "linear"}, "rope_scaling must be a mapping or null, got 'linear'"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, r"nested.*\['full_attention'\]"),
         ({"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "default"}}, "contradict"),
-        ({"partial_rotary_factor": 0.0}, r"partial_rotary_factor must be in \(0, 1\], got 0.0"),
-        ({"partial_rotary_factor": 0.5}, "rotary_dim must be a positive even number, got 3"),
+        (
+            {"partial_rotary_factor": 0.0},
+            r"partial_rotary_factor must be .* > 0 and <= 1, got 0",
+        ),
+        ({"partial_rotary_factor": 0.5}, "head_dim=6 with partial_rotary_factor=0.5 gives 3 features"),
         ({"rope_theta": None}, "rope_theta is missing"),
-        ({"rope_theta": 0.5}, "theta must be more than 1, got 0.5"),
+        ({"rope_theta": 0.5}, "rope_theta must be a finite number > 1, got 0.5"),
     ],
 )
 def test_bad_configurations_are_refused_by_name(config, message):
@@ -356,9 +361,21 @@ def test_bad_configurations_are_refused_by_name(config, message):
 
 
 def test_longrope_factors_must_fit_the_heads():
-    rope = rope_from_hf({"rope_theta": 1e4, "rope_scaling": {**LONGROPE, "factor": 2.0}}, 8)
-    with pytest.raises(ValueError, match="short_factor must have rotary_dim / 2 = 4 entries, got 3"):
-        rope.rotations(jnp.zeros((1, 1), jnp.int32), jnp.ones(1, jnp.int32))
+    with pytest.raises(ValueError, match=r"short_factor must hold a number for each of 4 pairs.*got 3"):
+        rope_from_hf({"rope_theta": 1e4, "rope_scaling": {**LONGROPE, "factor": 2.0}}, 8)
+
+
+def test_keys_of_the_mapping_that_are_not_read_are_named():
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+    plain = rope_from_hf({"rope_theta": 1e4, "rope_scaling": yarn}, 8)
+    # As in transformers, which warns of these and computes the same.
+    noted = {"attn_factor": 0.878, "finetuned": True, "short_mscale": 1.1, "long_mscale": 1.2}
+    config = {"rope_theta": 1e4, "rope_scaling": {**yarn, **noted, "mrope_section": [2, 1, 1], "alpha": 3}}
+    assert rope_from_hf(config, 8) == plain
+    assert unread_rope_keys(config) == {"rope_scaling/alpha": 3}
+    assert unread_rope_keys({"rope_parameters": {"rope_type": "default", "factor": 8.0}}) == {
+        "rope_parameters/factor": 8.0
+    }
 
 
 def test_what_does_not_fit_is_refused():

@@ -349,8 +349,16 @@ def test_more_tokens_than_learned_positions_are_refused(build_reference):
             r"'use_bidirectional_attention'.*True",
         ),
         (GEMMA2[0], {"hidden_activation": "gleu"}, r"'hidden_activation' has the value 'gleu'"),
-        (GEMMA2[0], {"query_pre_attn_scalar": 0}, r"'query_pre_attn_scalar' must be at least 1, got 0"),
-        (GEMMA2[0], {"attn_logit_softcapping": -1.0}, r"softcap=-1.0 must be positive"),
+        (
+            GEMMA2[0],
+            {"query_pre_attn_scalar": 0},
+            r"'query_pre_attn_scalar' must be .* >= 1.*got 0",
+        ),
+        (
+            GEMMA2[0],
+            {"attn_logit_softcapping": -1.0},
+            r"'attn_logit_softcapping' must be .* > 0, got -1",
+        ),
         (GEMMA2[0], {"sliding_window": None}, r"'layer_types' asks for sliding_attention but no sliding"),
         (GEMMA3_TEXT[0], {"attn_logit_softcapping": 50.0}, r"'attn_logit_softcapping' has the value 50.0"),
         (
@@ -366,19 +374,23 @@ def test_more_tokens_than_learned_positions_are_refused(build_reference):
         (
             GEMMA3_TEXT[0],
             {"layer_types": None, "sliding_window_pattern": 0},
-            r"period of layer types must be at least 1, got 0",
+            r"'sliding_window_pattern' must be a whole number >= 1.*got 0",
         ),
         (OLMO2[0], {"clip_qkv": 8.0}, r"unknown config keys \{'clip_qkv': 8.0\}"),
         (OLMO2[0], {"partial_rotary_factor": 0.5}, r"'partial_rotary_factor' must be 1.0 or absent, got 0.5"),
-        (OLMO3[0], {"layer_types": [FULL, SLIDING]}, r"'layer_types' must hold 4 of .*, got \["),
+        (OLMO3[0], {"layer_types": [FULL, SLIDING]}, r"'layer_types' must hold 4 of .*, got .*\["),
         (
             OLMO3[0],
             {"rope_parameters": {FULL: {"rope_type": "default", "partial_rotary_factor": 0.5}}},
             r"'partial_rotary_factor' must be 1.0 or absent, got 0.5",
         ),
-        (SMOLLM3[0], {"no_rope_layers": [1]}, r"'no_rope_layers' must hold 2 of \[0, 1\], got \[1\]"),
-        (SMOLLM3[0], {"no_rope_layers": [1, 2]}, r"'no_rope_layers' must hold 2 of \[0, 1\], got \[1, 2\]"),
-        (SMOLLM3[0], {"no_rope_layers": None, "no_rope_layer_interval": 0}, r"at least 1, got 0"),
+        (SMOLLM3[0], {"no_rope_layers": [1]}, r"'no_rope_layers' must hold 2 of \[0, 1\].*got 1: \[1\]"),
+        (
+            SMOLLM3[0],
+            {"no_rope_layers": [1, 2]},
+            r"'no_rope_layers' must hold 2 of .*got 2: \[1, 2\]",
+        ),
+        (SMOLLM3[0], {"no_rope_layers": None, "no_rope_layer_interval": 0}, r">= 1.*got 0"),
         (SMOLLM3[0], {"layer_types": [FULL, SLIDING]}, r"asks for sliding_attention but no sliding window"),
         (COHERE2[0], {"use_qk_norm": True}, r"'use_qk_norm' has the value True.*supported: False"),
         (
@@ -399,7 +411,7 @@ def test_more_tokens_than_learned_positions_are_refused(build_reference):
             r"must divide 'hidden_size' = 32, got 5",
         ),
         (GPT_NEOX[0], {"num_key_value_heads": 2}, r"unknown config keys \{'num_key_value_heads': 2\}"),
-        (GPT_NEOX[0], {"rotary_pct": "all"}, r"'rotary_pct' must be float, got 'all'"),
+        (GPT_NEOX[0], {"rotary_pct": "all"}, r"'rotary_pct' must be a number, got 'all'"),
         (GPT2[0], {"n_head": 2}, r"'n_head' must divide 'n_embd' = 21, got 2"),
         (GPT2[0], {"n_positions": None}, r"key 'n_positions' is missing; expected int"),
         (
@@ -407,8 +419,8 @@ def test_more_tokens_than_learned_positions_are_refused(build_reference):
             {"add_cross_attention": True},
             r"'add_cross_attention' has the value True",
         ),
-        (GRANITE[0], {"logits_scaling": 0}, r"a divisor must not be 0"),
-        (GRANITE[0], {"residual_multiplier": "1"}, r"'residual_multiplier' must be float, got '1'"),
+        (GRANITE[0], {"logits_scaling": 0}, r"'logits_scaling' must be a finite number > 0, got 0"),
+        (GRANITE[0], {"residual_multiplier": "1"}, r"'residual_multiplier' must be a number, got '1'"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(case, changes, message):

@@ -103,13 +103,13 @@ def test_lfm2_attends_in_the_named_layers():
     [
         (MAMBA[0], {"hidden_act": "gelu"}, "'hidden_act' has the value 'gelu'.*'silu'"),
         (MAMBA[0], {"rms_norm": False}, "'rms_norm' has the value False"),
-        (MAMBA[0], {"time_step_rank": "half"}, "'time_step_rank' must be int, got 'half'"),
-        (MAMBA[0], {"time_step_rank": 0}, "dt_rank=0 must be at least 1"),
+        (MAMBA[0], {"time_step_rank": "half"}, "'time_step_rank' must be a whole number, got 'half'"),
+        (MAMBA[0], {"time_step_rank": 0}, "'time_step_rank' must be a whole number >= 1"),
         (MAMBA[0], {"mixer_rms_eps": 1e-6}, r"unknown config keys \{'mixer_rms_eps': 1e-06\}"),
         (RECURRENT_GEMMA[0], {"block_types": ["mamba"]}, r"'block_types' must hold some of .*\['mamba'\]"),
         (RECURRENT_GEMMA[0], {"block_types": []}, r"'block_types' must hold some of .*got \[\]"),
         (RECURRENT_GEMMA[0], {"intermediate_size": 41}, "'intermediate_size' must be even, got 41"),
-        (RECURRENT_GEMMA[0], {"lru_width": 25}, "num_blocks=3 must divide d_inner=25"),
+        (RECURRENT_GEMMA[0], {"lru_width": 25}, "num_attention_heads=3 must divide .*lru_width=25"),
         (
             RECURRENT_GEMMA[0],
             {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},

@@ -38,7 +38,7 @@ def wrapper_config(model_type):
 
 
 @pytest.mark.parametrize("model_type", WRAPPERS)
-@pytest.mark.parametrize("use_diff", [True])
+@pytest.mark.parametrize("use_diff", [True, False])
 def test_the_text_model_computes_what_transformers_does(model_type, use_diff, tmp_path):
     import torch
     from transformers import AutoModelForImageTextToText

@@ -25,7 +25,7 @@ def _read_router(reader: ConfigReader, experts: GatedExperts) -> SoftmaxTopK:
     reader.expect("norm_topk_prob", False)  # transformers' code does not read it
     reader.expect("topk_method", "greedy", "group_limited_greedy", None)
     in_groups = reader.values.get("topk_method") == "group_limited_greedy"
-    groups, kept = reader.take_or("n_group", int, 1), reader.take_or("topk_group", int, 1)
+    groups, kept = reader.positive_or("n_group", 1), reader.positive_or("topk_group", 1)
     return SoftmaxTopK(
         d_model=experts.d_model,
         num_experts=experts.num_experts,

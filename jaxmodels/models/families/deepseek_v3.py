@@ -51,9 +51,9 @@ FRAME_WEIGHTS = (
 
 def read_latent_attention(reader: ConfigReader, style: RopeStyle) -> LatentAttention:
     """Latent attention; its own norms have an epsilon of 1e-6 whatever that of the others is."""
-    kv_rank, rope_dim = reader.take_or("kv_lora_rank", int, 512), reader.take_or("qk_rope_head_dim", int, 64)
-    key_dim = reader.take_or("qk_nope_head_dim", int, 128)
-    query_rank = reader.nullable("q_lora_rank", int, 1536)
+    kv_rank, rope_dim = reader.positive_or("kv_lora_rank", 512), reader.positive_or("qk_rope_head_dim", 64)
+    key_dim = reader.positive_or("qk_nope_head_dim", 128)
+    query_rank = reader.count("q_lora_rank") if "q_lora_rank" in reader.values else 1536
     num_heads = reader.positive("num_attention_heads")
     reader.expect("num_key_value_heads", num_heads, None)
     reader.expect("head_dim", rope_dim, None)
@@ -64,7 +64,7 @@ def read_latent_attention(reader: ConfigReader, style: RopeStyle) -> LatentAtten
         kv_rank=kv_rank,
         key_dim=key_dim,
         rope_dim=rope_dim,
-        value_dim=reader.take_or("v_head_dim", int, 128),
+        value_dim=reader.positive_or("v_head_dim", 128),
         latent_norm=RMSNorm(dim=kv_rank, axis=None),
         query_rank=query_rank,
         query_norm=None if query_rank is None else RMSNorm(dim=query_rank, axis=None),
@@ -93,8 +93,8 @@ def read_sigmoid_router(reader: ConfigReader, experts: Experts) -> SigmoidTopK:
         top_k=reader.positive("num_experts_per_tok"),
         renormalise=reader.flag("norm_topk_prob", True),
         scale=reader.factor("routed_scaling_factor", 1.0),
-        num_groups=reader.take_or("n_group", int, 1),
-        top_groups=reader.take_or("topk_group", int, 1),
+        num_groups=reader.positive_or("n_group", 1),
+        top_groups=reader.positive_or("topk_group", 1),
     )
 
 

@@ -225,11 +225,7 @@ def read_heads(reader: ConfigReader, default_head_dim: int | None = None) -> dic
     d_model = reader.positive("hidden_size")
     num_heads = reader.positive("num_attention_heads")
     num_kv_heads = reader.positive_or("num_key_value_heads", num_heads)
-    if num_heads % num_kv_heads:
-        raise ConfigError(
-            f"{reader.name}: key 'num_key_value_heads' must divide 'num_attention_heads' = {num_heads}, "
-            f"got {num_kv_heads}"
-        )
+    reader.check_divides("num_key_value_heads", num_kv_heads, "num_attention_heads", num_heads)
     head_dim = reader.positive_or("head_dim", default_head_dim or d_model // num_heads)
     if head_dim < 1:
         raise ConfigError(
@@ -245,8 +241,7 @@ def read_equal_heads(reader: ConfigReader, width: str, heads: str) -> dict[str, 
     `width` and `heads` are the keys. Raises ConfigError where the one is no multiple of the other.
     """
     d_model, num_heads = reader.positive(width), reader.positive(heads)
-    if d_model % num_heads:
-        raise ConfigError(f"config: key {heads!r} must divide {width!r} = {d_model}, got {num_heads}")
+    reader.check_divides(heads, num_heads, width, d_model)
     return {
         "d_model": d_model,
         "num_heads": num_heads,
@@ -265,9 +260,7 @@ def read_attention(
 
 def read_window(reader: ConfigReader, default: int | None = DEFAULT_WINDOW) -> int | None:
     """The `sliding_window` key; null is full attention."""
-    if "sliding_window" not in reader.values:
-        return default
-    return None if reader.optional("sliding_window", int) is None else reader.positive("sliding_window")
+    return reader.count("sliding_window") if "sliding_window" in reader.values else default
 
 
 def full_every(period: int, layers: int) -> list[str]:
@@ -372,7 +365,7 @@ def finish_decoder(
         blocks=tuple(blocks),
         final_norm=final_norm,
         tie_embeddings=reader.flag("tie_word_embeddings", default_tie),
-        max_positions=reader.optional(positions, int),
+        max_positions=reader.count(positions),
         family=str(reader.values["model_type"]),
     )
 

@@ -49,7 +49,7 @@ def _read_attention(reader: ConfigReader) -> Branch:
 
 
 def _read_ssd(reader: ConfigReader, norm: Any) -> Branch:
-    ssd = hybrid.read_ssd(reader, norm, reader.optional("mamba_d_ssm", int))
+    ssd = hybrid.read_ssd(reader, norm, reader.count("mamba_d_ssm"))
     assert ssd.norm is not None
     order: GateOrder = "norm_then_gate" if reader.flag("mamba_norm_before_gate", True) else "gate_then_norm"
     gated = replace(ssd.norm, order=order) if reader.flag("mamba_rms_norm", False) else None

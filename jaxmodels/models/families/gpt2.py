@@ -40,7 +40,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     layers = range(1, reader.positive("n_layer") + 1)
     mixers = [replace(attention, scale=scale / i if falls else scale) for i in layers]
     norm = LayerNorm(dim=attention.d_model, eps=reader.epsilon("layer_norm_epsilon", 1e-5))
-    d_ff = reader.take_or("n_inner", int, 4 * norm.dim)
+    d_ff = reader.positive_or("n_inner", 4 * norm.dim)
     activation = dense.read_activation(reader, "activation_function", "gelu_new")
     blocks = dense.pre_norm_blocks(norm, mixers, MLP(d_model=norm.dim, d_ff=d_ff, activation=activation))
     reader.positive("n_positions")

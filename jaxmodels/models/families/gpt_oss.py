@@ -38,7 +38,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     attention = Attention(**heads, qkv_bias=bias, out_bias=bias, sinks=True)
     layers = reader.positive("num_hidden_layers")
     default = [dense.FULL if i % 2 else dense.SLIDING for i in range(layers)]
-    window = reader.nullable("sliding_window", int, WINDOW)
+    window = dense.read_window(reader, WINDOW)
     windows = dense.windows_of(dense.read_layer_types(reader, default), window)
     reader.expect("hidden_act", "silu")
     experts = ClampedGatedExperts(
@@ -48,7 +48,7 @@ def read_config(reader: ConfigReader) -> Decoder:
         alpha=reader.factor("swiglu_alpha", 1.702),
         limit=reader.factor("swiglu_limit", 7.0),
     )
-    top_k = reader.take_or("num_experts_per_tok", int, 4)
+    top_k = reader.positive_or("num_experts_per_tok", 4)
     reader.expect("experts_per_token", top_k)
     router = SoftmaxTopK(
         d_model=experts.d_model, num_experts=experts.num_experts, top_k=top_k, renormalise=True, bias=True

@@ -1,5 +1,6 @@
 """Granite 4 (`model_type` "granitemoehybrid"): Mamba-2 and attention, one expert shared."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,12 @@ SHARED_WEIGHTS = tuple(
     )
 )
 
+# Keys of attention, which are read where the model has such layers.
+ATTENTION_KEYS = (
+    *dense.ROPE_KEYS, "attention_bias", "attention_multiplier", "head_dim", "num_attention_heads",
+    "num_key_value_heads", "position_embedding_type",
+)  # fmt: skip
+
 WEIGHTS = (
     *dense.ENDS_WEIGHTS,
     *dense.PRE_NORM_WEIGHTS,
@@ -38,13 +45,14 @@ WEIGHTS = (
 def read_config(reader: ConfigReader) -> Decoder:
     reader.expect("hidden_act", "silu", "swish")  # it is also the convolution's
     norm, ffn = dense.read_norm(reader), _read_feed_forward(reader)
-    mixers: dict[str, Mixer] = {
-        "linear_attention": hybrid.read_ssd(reader, norm),
-        "full_attention": _read_attention(reader),
+    makers: dict[str, Callable[[], Mixer]] = {
+        "linear_attention": lambda: hybrid.read_ssd(reader, norm),
+        "full_attention": lambda: _read_attention(reader),
     }
     layers = reader.positive("num_hidden_layers")
-    types = hybrid.read_layer_types(reader, mixers, default=["linear_attention"] * layers)
-    reader.consume("init_method")
+    types = hybrid.read_layer_types(reader, makers, default=["linear_attention"] * layers)
+    mixers = {kind: make() for kind, make in makers.items() if kind in types}
+    reader.consume(*hybrid.SSD_KEYS, *ATTENTION_KEYS)
     reader.expect("normalization_function", "rmsnorm", None)
     residual = reader.factor("residual_multiplier", 1.0)
     blocks = [
@@ -68,7 +76,7 @@ def _read_attention(reader: ConfigReader) -> Attention:
 def _read_feed_forward(reader: ConfigReader) -> GatedMLP | MoE:
     shared = GatedMLP(
         d_model=reader.positive("hidden_size"),
-        d_ff=reader.take_or("shared_intermediate_size", int, 1024),
+        d_ff=reader.positive_or("shared_intermediate_size", 1024),
         activation=dense.read_activation(reader),
     )
     if reader.take_or("num_local_experts", int, 8) == 0:
@@ -80,7 +88,6 @@ def _read_feed_forward(reader: ConfigReader) -> GatedMLP | MoE:
 
 
 def write_config(config: Decoder) -> dict[str, Any]:
-    attention, ssd = hybrid.first_of(config, Attention), hybrid.first_of(config, SSDMixer)
     block = config.blocks[0]
     assert isinstance(block, Block) and isinstance(block.ffn, GatedMLP | MoE)
     shared = block.ffn.shared if isinstance(block.ffn, MoE) else block.ffn
@@ -94,8 +101,7 @@ def write_config(config: Decoder) -> dict[str, Any]:
         }
     return (
         hybrid.write_decoder(config)
-        | hybrid.write_attention(attention)
-        | hybrid.write_ssd(ssd)
+        | _write_mixers(config)
         | experts
         | {
             "architectures": ["GraniteMoeHybridForCausalLM"],
@@ -103,16 +109,27 @@ def write_config(config: Decoder) -> dict[str, Any]:
                 "full_attention" if isinstance(block.mixer, Attention) else "linear_attention"
                 for block in config.blocks
             ],
-            "position_embedding_type": None if attention.rope is None else "rope",
             "shared_intermediate_size": shared.d_ff,
             "hidden_act": shared.activation,
-            "mamba_expand": ssd.d_inner // ssd.d_model,
-            "attention_multiplier": attention.scale,
             "residual_multiplier": block.residual_scale,
             "embedding_multiplier": config.embed_scale,
             "logits_scaling": dense.reciprocal(config.logit_scale),
         }
     )
+
+
+def _write_mixers(config: Decoder) -> dict[str, Any]:
+    """The keys of the kinds of layers that the model has."""
+    written: dict[str, Any] = {}
+    for block in config.blocks:
+        mixer = block.mixer
+        if isinstance(mixer, SSDMixer):
+            written |= hybrid.write_ssd(mixer) | {"mamba_expand": mixer.d_inner // mixer.d_model}
+        elif isinstance(mixer, Attention):
+            written |= hybrid.write_attention(mixer)
+            written["attention_multiplier"] = mixer.scale
+            written["position_embedding_type"] = None if mixer.rope is None else "rope"
+    return written
 
 
 FAMILY = Family(

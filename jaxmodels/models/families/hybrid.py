@@ -16,6 +16,12 @@ from jaxmodels.models.hf_config import ConfigError, ConfigReader, json_number
 
 T = TypeVar("T")
 
+# What `read_ssd` reads; for families whose models may lack such layers.
+SSD_KEYS = (
+    "mamba_chunk_size", "mamba_conv_bias", "mamba_d_conv", "mamba_d_head", "mamba_d_state", "mamba_expand",
+    "mamba_n_groups", "mamba_n_heads", "mamba_proj_bias", "time_step_limit",
+)  # fmt: skip
+
 OLD_LAYER_TYPES = {"mamba": "linear_attention", "attention": "full_attention"}
 
 # Ends and norms as Bamba, Falcon-H1, Jamba and Zamba2 name them.
@@ -84,25 +90,25 @@ def read_ssd(reader: ConfigReader, norm: RMSNorm, d_inner: int | None = None) ->
     `d_inner` is the width inside, by default ``mamba_expand * hidden_size``.
     """
     d_model, num_heads = reader.positive("hidden_size"), reader.positive("mamba_n_heads")
-    expanded = reader.take_or("mamba_expand", int, 2) * d_model
+    expanded = reader.positive_or("mamba_expand", 2) * d_model
     d_inner = expanded if d_inner is None else d_inner
     given = reader.values.get("mamba_d_head")
     reader.consume("mamba_d_head")
-    head_dim = d_inner // num_heads if given in (None, "auto") else reader.take("mamba_d_head", int)
+    head_dim = d_inner // num_heads if given in (None, "auto") else reader.positive("mamba_d_head")
     if head_dim * num_heads != d_inner:
         raise ConfigError(
             f"config: mamba_n_heads * mamba_d_head = {num_heads} * {head_dim} must equal the inner width "
             f"{d_inner}"
         )
-    groups = reader.take_or("mamba_n_groups", int, 1)
+    groups = reader.positive_or("mamba_n_groups", 1)
     return SSDMixer(
         d_model=d_model,
         num_heads=num_heads,
         head_dim=head_dim,
         state_dim=reader.positive("mamba_d_state"),
         num_groups=groups,
-        conv_width=reader.take_or("mamba_d_conv", int, 4),
-        chunk_size=reader.take_or("mamba_chunk_size", int, 256),
+        conv_width=reader.positive_or("mamba_d_conv", 4),
+        chunk_size=reader.positive_or("mamba_chunk_size", 256),
         dt_limit=reader.limits("time_step_limit", (0.0, math.inf)),
         projection_bias=reader.flag("mamba_proj_bias", False),
         conv_bias=reader.flag("mamba_conv_bias", True),

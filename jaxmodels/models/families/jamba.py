@@ -55,7 +55,7 @@ def read_config(reader: ConfigReader) -> Decoder:
 
 def _every(reader: ConfigReader, name: str, layers: int, period: int, offset: int) -> list[bool]:
     """Which layers are of the kind that comes once in each period."""
-    period = reader.take_or(f"{name}_period", int, period)
+    period = reader.positive_or(f"{name}_period", period)
     offset = reader.take_or(f"{name}_offset", int, offset)
     if offset >= period:
         raise ConfigError(f"config: {name}_offset={offset} must be below {name}_period={period}")
@@ -70,15 +70,15 @@ def _read_attention(reader: ConfigReader) -> Attention:
 def _read_mamba(reader: ConfigReader, norm: RMSNorm) -> MambaMixer:
     given, default = reader.values.get("mamba_dt_rank"), math.ceil(norm.dim / 16)
     reader.consume("mamba_dt_rank")
-    dt_rank = default if given in (None, "auto") else reader.take("mamba_dt_rank", int)
-    state_dim = reader.take_or("mamba_d_state", int, 16)
+    dt_rank = default if given in (None, "auto") else reader.positive("mamba_dt_rank")
+    state_dim = reader.positive_or("mamba_d_state", 16)
     state_norm = RMSNorm(dim=state_dim, eps=norm.eps, axis=None)
     return MambaMixer(
         d_model=norm.dim,
-        d_inner=reader.take_or("mamba_expand", int, 2) * norm.dim,
+        d_inner=reader.positive_or("mamba_expand", 2) * norm.dim,
         state_dim=state_dim,
         dt_rank=dt_rank,
-        conv_width=reader.take_or("mamba_d_conv", int, 4),
+        conv_width=reader.positive_or("mamba_d_conv", 4),
         projection_bias=reader.flag("mamba_proj_bias", False),
         conv_bias=reader.flag("mamba_conv_bias", True),
         dt_norm=RMSNorm(dim=dt_rank, eps=norm.eps, axis=None),
@@ -89,7 +89,7 @@ def _read_mamba(reader: ConfigReader, norm: RMSNorm) -> MambaMixer:
 
 def _read_mixture(reader: ConfigReader, ffn: GatedMLP) -> MoE | None:
     """Experts of the dense feed-forward's size; none where there would be only one."""
-    count, top_k = reader.take_or("num_experts", int, 16), reader.take_or("num_experts_per_tok", int, 2)
+    count, top_k = reader.positive_or("num_experts", 16), reader.positive_or("num_experts_per_tok", 2)
     reader.expect("num_local_experts", count)
     if count <= 1:
         return None

@@ -63,16 +63,16 @@ RENAMED = ((r"\.block_sparse_moe\.(gate|up|down)_proj\.", r".mlp.\1_proj."),)
 def _read_latent_attention(reader: ConfigReader) -> LatentAttention:
     """Latent attention; its own norms have an epsilon of 1e-6 whatever that of the others is."""
     reader.expect("mla_use_nope", True)
-    num_heads, kv_rank = reader.positive("num_attention_heads"), reader.take_or("kv_lora_rank", int, 512)
-    query_rank = reader.optional("q_lora_rank", int)
+    num_heads, kv_rank = reader.positive("num_attention_heads"), reader.positive_or("kv_lora_rank", 512)
+    query_rank = reader.count("q_lora_rank")
     reader.expect("num_key_value_heads", num_heads, None)
     return LatentAttention(
         d_model=reader.positive("hidden_size"),
         num_heads=num_heads,
         kv_rank=kv_rank,
-        key_dim=reader.take_or("qk_nope_head_dim", int, 128),
-        rope_dim=reader.take_or("qk_rope_head_dim", int, 64),
-        value_dim=reader.take_or("v_head_dim", int, 128),
+        key_dim=reader.positive_or("qk_nope_head_dim", 128),
+        rope_dim=reader.positive_or("qk_rope_head_dim", 64),
+        value_dim=reader.positive_or("v_head_dim", 128),
         latent_norm=RMSNorm(dim=kv_rank, axis=None),
         query_rank=query_rank,
         query_norm=None if query_rank is None else RMSNorm(dim=query_rank, axis=None),
@@ -83,16 +83,16 @@ def _read_latent_attention(reader: ConfigReader) -> LatentAttention:
 def _read_delta(reader: ConfigReader, inner: ConfigReader, eps: float) -> GatedDeltaMixer:
     """The sizes stand in the dictionary `linear_attn_config`, or among the other keys."""
     reader.expect("hidden_act", "silu", "swish")
-    heads = inner.take_or("num_heads", int, reader.take_or("linear_num_heads", int, 32))
-    head_dim = inner.take_or("head_dim", int, reader.take_or("linear_head_dim", int, 128))
-    width = reader.take_or("linear_conv_kernel_dim", int, 4)
+    heads = inner.positive_or("num_heads", reader.positive_or("linear_num_heads", 32))
+    head_dim = inner.positive_or("head_dim", reader.positive_or("linear_head_dim", 128))
+    width = reader.positive_or("linear_conv_kernel_dim", 4)
     return GatedDeltaMixer(
         d_model=reader.positive("hidden_size"),
         num_heads=heads,
         num_key_heads=heads,
         head_dim=head_dim,
         key_dim=head_dim,
-        conv_width=inner.take_or("short_conv_kernel_size", int, width),
+        conv_width=inner.positive_or("short_conv_kernel_size", width),
         decay_rank=head_dim,
         gate_rank=head_dim,
         norm=GatedRMSNorm(dim=head_dim, eps=eps, order="norm_then_gate", activation="sigmoid", axis=None),
@@ -121,15 +121,15 @@ def _read_mixture(reader: ConfigReader) -> MoE:
     router = SigmoidTopK(
         d_model=experts.d_model,
         num_experts=experts.num_experts,
-        top_k=reader.take_or("num_experts_per_token", int, 8),
+        top_k=reader.positive_or("num_experts_per_token", 8),
         renormalise=reader.flag("moe_renormalize", True),
         scale=reader.factor("routed_scaling_factor", 2.446),
-        num_groups=reader.take_or("num_expert_group", int, 1),
-        top_groups=reader.take_or("topk_group", int, 1),
+        num_groups=reader.positive_or("num_expert_group", 1),
+        top_groups=reader.positive_or("topk_group", 1),
     )
     shared = GatedMLP(
         d_model=experts.d_model,
-        d_ff=experts.d_ff * reader.take_or("num_shared_experts", int, 1),
+        d_ff=experts.d_ff * reader.positive_or("num_shared_experts", 1),
         activation=experts.activation,
     )
     return MoE(router=router, experts=experts, shared=shared)
@@ -160,7 +160,7 @@ def read_config(reader: ConfigReader) -> Decoder:
         for kind, ffn in zip(types, _read_feed_forwards(reader, layers), strict=True)
     ]
     reader.expect("tie_word_embeddings", False)  # transformers' code has a head whatever the key says
-    limit = reader.optional("model_max_length", int)
+    limit = reader.count("model_max_length")
     return replace(dense.finish_decoder(reader, blocks, norm), max_positions=limit)
 
 

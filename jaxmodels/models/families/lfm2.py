@@ -59,7 +59,7 @@ def read_mixers(reader: ConfigReader, eps: float) -> list[Mixer]:
     attention = Attention(**shared, query_norm=norm, key_norm=norm)
     conv = ShortConv(
         d_model=shared["d_model"],
-        conv_width=reader.take_or("conv_L_cache", int, 3),
+        conv_width=reader.positive_or("conv_L_cache", 3),
         bias=reader.flag("conv_bias", False),
     )
     layers = reader.positive("num_hidden_layers")
@@ -71,9 +71,9 @@ def read_mixers(reader: ConfigReader, eps: float) -> list[Mixer]:
 
 def read_d_ff(reader: ConfigReader) -> int:
     """The feed-forward's width: two thirds of the key's value, scaled and rounded up, unless told not to."""
-    width = reader.take_or("block_ff_dim", int, reader.take_or("intermediate_size", int, 12288))
+    width = reader.positive_or("block_ff_dim", reader.positive_or("intermediate_size", 12288))
     multiplier = reader.optional("block_ffn_dim_multiplier", float)
-    multiple = reader.take_or("block_multiple_of", int, 256)
+    multiple = reader.positive_or("block_multiple_of", 256)
     if not reader.flag("block_auto_adjust_ff_dim", True):
         return width
     width = int(2 * width / 3)

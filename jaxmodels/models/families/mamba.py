@@ -47,13 +47,13 @@ def read_decoder(reader: ConfigReader, selected_norm: Norm | None) -> Decoder:
         reader.consume("time_step_rank")
         dt_rank = math.ceil(d_model / 16)
     else:
-        dt_rank = reader.take_or("time_step_rank", int, math.ceil(d_model / 16))
+        dt_rank = reader.positive_or("time_step_rank", math.ceil(d_model / 16))
     mixer = MambaMixer(
         d_model=d_model,
-        d_inner=reader.take_or("intermediate_size", int, reader.take_or("expand", int, 2) * d_model),
-        state_dim=reader.take_or("state_size", int, 16),
+        d_inner=reader.positive_or("intermediate_size", reader.positive_or("expand", 2) * d_model),
+        state_dim=reader.positive_or("state_size", 16),
         dt_rank=dt_rank,
-        conv_width=reader.take_or("conv_kernel", int, 4),
+        conv_width=reader.positive_or("conv_kernel", 4),
         projection_bias=reader.flag("use_bias", False),
         conv_bias=reader.flag("use_conv_bias", True),
         dt_norm=selected_norm,

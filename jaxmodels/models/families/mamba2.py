@@ -44,7 +44,7 @@ WEIGHTS = (
 def read_config(reader: ConfigReader) -> Decoder:
     d_model = reader.positive("hidden_size")
     num_heads, head_dim = reader.positive("num_heads"), reader.positive("head_dim")
-    expand = reader.take_or("expand", int, 2)
+    expand = reader.positive_or("expand", 2)
     if d_model * expand != num_heads * head_dim:
         raise ConfigError(
             f"config: hidden_size * expand = {d_model} * {expand} must equal "
@@ -59,8 +59,8 @@ def read_config(reader: ConfigReader) -> Decoder:
         head_dim=head_dim,
         state_dim=reader.positive("state_size"),
         num_groups=groups,
-        conv_width=reader.take_or("conv_kernel", int, 4),
-        chunk_size=reader.take_or("chunk_size", int, 256),
+        conv_width=reader.positive_or("conv_kernel", 4),
+        chunk_size=reader.positive_or("chunk_size", 256),
         dt_limit=reader.limits("time_step_limit", (0.0, math.inf)),
         projection_bias=reader.flag("use_bias", False),
         conv_bias=reader.flag("use_conv_bias", True),
@@ -120,8 +120,8 @@ def read_original_config(reader: ConfigReader) -> Decoder:
     inner.expect("d_ssm", None)
     inner.expect("D_has_hdim", False)
     d_model = reader.positive("d_model")
-    d_inner = d_model * inner.take_or("expand", int, 2)
-    head_dim, groups = inner.take_or("headdim", int, 64), inner.take_or("ngroups", int, 1)
+    d_inner = d_model * inner.positive_or("expand", 2)
+    head_dim, groups = inner.positive_or("headdim", 64), inner.positive_or("ngroups", 1)
     if head_dim < 1 or d_inner % head_dim:
         raise ConfigError(f"config: ssm_cfg.headdim={head_dim} must divide expand * d_model = {d_inner}")
     order: GateOrder = "norm_then_gate" if inner.flag("norm_before_gate", False) else "gate_then_norm"
@@ -130,10 +130,10 @@ def read_original_config(reader: ConfigReader) -> Decoder:
         d_model=d_model,
         num_heads=d_inner // head_dim,
         head_dim=head_dim,
-        state_dim=inner.take_or("d_state", int, 128),
+        state_dim=inner.positive_or("d_state", 128),
         num_groups=groups,
-        conv_width=inner.take_or("d_conv", int, 4),
-        chunk_size=inner.take_or("chunk_size", int, 256),
+        conv_width=inner.positive_or("d_conv", 4),
+        chunk_size=inner.positive_or("chunk_size", 256),
         dt_limit=inner.limits("dt_limit", (0.0, math.inf)),
         projection_bias=inner.flag("bias", False),
         conv_bias=inner.flag("conv_bias", True),

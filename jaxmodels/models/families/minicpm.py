@@ -69,7 +69,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     residual = reader.factor("scale_depth", 1.0) / math.sqrt(layers)
     block = Block(mixer_norm=norm, mixer=attention, ffn_norm=norm, ffn=ffn, residual_scale=residual)
     embed_scale = reader.factor("scale_emb", 1.0)
-    logit_scale = reader.take_or("dim_model_base", int, 1) / attention.d_model
+    logit_scale = reader.positive_or("dim_model_base", 1) / attention.d_model
     config = dense.finish_decoder(reader, [block] * layers, norm, default_tie=True)
     return replace(config, embed_scale=embed_scale, logit_scale=logit_scale)
 

@@ -46,7 +46,7 @@ def _factors(reader: ConfigReader, name: str) -> tuple[float, float]:
 def read_config(reader: ConfigReader) -> Decoder:
     norm, layers = dense.read_norm(reader, default_eps=1e-5), reader.positive("num_hidden_layers")
     heads = dense.read_attention(reader, default_theta=1e6)
-    attention = Attention(**heads, window=reader.optional("sliding_window", int))
+    attention = Attention(**heads, window=reader.count("sliding_window"))
     experts = mixture.read_experts(reader, "intermediate_size")
     ffn = MoE(router=mixture.read_router(reader, experts, 2, renormalise=True), experts=experts)
     lightning = LightningMixer(
@@ -55,7 +55,7 @@ def read_config(reader: ConfigReader) -> Decoder:
         head_dim=attention.head_dim,
         norm=RMSNorm(dim=attention.num_heads * attention.head_dim, axis="heads"),
         activation=experts.activation,
-        chunk_size=reader.take_or("block_size", int, 256),
+        chunk_size=reader.positive_or("block_size", 256),
     )
     factors = {
         kind: _factors(reader, f"{kind.split('_')[0]}_attn") for kind in (dense.FULL, linear_hybrid.LINEAR)

@@ -61,7 +61,7 @@ def read_router(reader: ConfigReader, experts: GatedExperts, top_k: int, renorma
     return SoftmaxTopK(
         d_model=experts.d_model,
         num_experts=experts.num_experts,
-        top_k=reader.take_or("num_experts_per_tok", int, top_k),
+        top_k=reader.positive_or("num_experts_per_tok", top_k),
         renormalise=renormalise,
     )
 

@@ -103,8 +103,8 @@ def _read_ssd(reader: ConfigReader, norm: RMSNorm) -> SSDMixer:
         head_dim=head_dim,
         state_dim=reader.positive("ssm_state_size"),
         num_groups=groups,
-        conv_width=reader.take_or("conv_kernel", int, 4),
-        chunk_size=reader.take_or("chunk_size", int, 128),
+        conv_width=reader.positive_or("conv_kernel", 4),
+        chunk_size=reader.positive_or("chunk_size", 128),
         dt_limit=(reader.take_or("time_step_min", float, 0.001), math.inf),
         projection_bias=reader.flag("use_bias", False),
         conv_bias=reader.flag("use_conv_bias", True),
@@ -120,7 +120,7 @@ def _read_attention(reader: ConfigReader) -> Attention:
         d_model=reader.positive("hidden_size"),
         num_heads=reader.positive("num_attention_heads"),
         num_kv_heads=reader.positive("num_key_value_heads"),
-        head_dim=reader.take_or("head_dim", int, 128),
+        head_dim=reader.positive_or("head_dim", 128),
     )
 
 
@@ -137,7 +137,7 @@ def _read_mixture(reader: ConfigReader) -> MoE:
     """DeepSeek-V3's routing over experts without gates, which may work in a narrower space."""
     reader.expect("n_shared_experts", 1)
     shared = _read_mlp(reader, "moe_shared_expert_intermediate_size")
-    dim = reader.optional("moe_latent_size", int)
+    dim = reader.count("moe_latent_size")
     latent = None if dim is None else LatentSpace(d_model=shared.d_model, dim=dim, bias=shared.bias)
     experts = PlainExperts(
         num_experts=reader.positive("n_routed_experts"),

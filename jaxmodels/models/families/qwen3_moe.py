@@ -16,7 +16,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     bias, norm = reader.flag("attention_bias", False), dense.read_norm(reader)
     heads = dense.read_attention(reader)
     head_norm = RMSNorm(dim=heads["head_dim"], eps=norm.eps, axis=None)
-    window = reader.nullable("sliding_window", int, dense.DEFAULT_WINDOW)
+    window = dense.read_window(reader)
     attention = Attention(
         **heads,
         query_norm=head_norm,

@@ -71,14 +71,19 @@ def _read_attention(reader: ConfigReader, eps: float) -> Attention:
 
 def _read_delta(reader: ConfigReader, eps: float) -> GatedDeltaMixer:
     reader.expect("hidden_act", "silu", "swish")
-    head_dim = reader.take_or("linear_value_head_dim", int, 128)
+    head_dim = reader.positive_or("linear_value_head_dim", 128)
+    heads, key_heads = (
+        reader.positive_or("linear_num_value_heads", 32),
+        reader.positive_or("linear_num_key_heads", 16),
+    )
+    reader.check_divides("linear_num_key_heads", key_heads, "linear_num_value_heads", heads)
     return GatedDeltaMixer(
         d_model=reader.positive("hidden_size"),
-        num_heads=reader.take_or("linear_num_value_heads", int, 32),
-        num_key_heads=reader.take_or("linear_num_key_heads", int, 16),
+        num_heads=heads,
+        num_key_heads=key_heads,
         head_dim=head_dim,
-        key_dim=reader.take_or("linear_key_head_dim", int, 128),
-        conv_width=reader.take_or("linear_conv_kernel_dim", int, 4),
+        key_dim=reader.positive_or("linear_key_head_dim", 128),
+        conv_width=reader.positive_or("linear_conv_kernel_dim", 4),
         norm=GatedRMSNorm(dim=head_dim, eps=eps, order="norm_then_gate", axis=None),
     )
 
@@ -87,7 +92,7 @@ def _read_mixture(reader: ConfigReader) -> MoE:
     experts = mixture.read_experts(reader, "moe_intermediate_size")
     shared = GatedMLP(
         d_model=experts.d_model,
-        d_ff=reader.take_or("shared_expert_intermediate_size", int, 512),
+        d_ff=reader.positive_or("shared_expert_intermediate_size", 512),
         activation=experts.activation,
     )
     router = mixture.read_router(reader, experts, 10, reader.flag("norm_topk_prob", True))

@@ -69,15 +69,15 @@ def read_config(reader: ConfigReader) -> Decoder:
     attention = Attention(
         **heads,
         rope=_read_rope(reader, heads["head_dim"]),
-        window=reader.take_or("attention_window_size", int, 2048),
+        window=reader.positive_or("attention_window_size", 2048),
         qkv_bias=reader.flag("attention_bias", False),
         out_bias=True,
     )
     recurrent = RGLRUMixer(
         d_model=heads["d_model"],
-        d_inner=reader.take_or("lru_width", int, heads["d_model"]),
+        d_inner=reader.positive_or("lru_width", heads["d_model"]),
         num_blocks=heads["num_heads"],
-        conv_width=reader.take_or("conv1d_width", int, 4),
+        conv_width=reader.positive_or("conv1d_width", 4),
         activation=activation,
     )
     kinds: Mapping[str, Mixer] = {"recurrent": recurrent, "attention": attention}

@@ -63,19 +63,19 @@ def read_config(reader: ConfigReader) -> Decoder:
 
 
 def _read_ssd(reader: ConfigReader) -> SSDMixer:
-    d_model, num_heads = reader.positive("hidden_size"), reader.take_or("n_mamba_heads", int, 8)
-    d_inner = reader.take_or("mamba_expand", int, 2) * d_model
-    groups = reader.take_or("mamba_ngroups", int, 1)
+    d_model, num_heads = reader.positive("hidden_size"), reader.positive_or("n_mamba_heads", 8)
+    d_inner = reader.positive_or("mamba_expand", 2) * d_model
+    groups = reader.positive_or("mamba_ngroups", 1)
     if num_heads < 1 or d_inner % num_heads:
         raise ConfigError(f"config: n_mamba_heads={num_heads} must divide the inner width {d_inner}")
     return SSDMixer(
         d_model=d_model,
         num_heads=num_heads,
         head_dim=d_inner // num_heads,
-        state_dim=reader.take_or("mamba_d_state", int, 64),
+        state_dim=reader.positive_or("mamba_d_state", 64),
         num_groups=groups,
-        conv_width=reader.take_or("mamba_d_conv", int, 4),
-        chunk_size=reader.take_or("chunk_size", int, 256),
+        conv_width=reader.positive_or("mamba_d_conv", 4),
+        chunk_size=reader.positive_or("chunk_size", 256),
         dt_limit=(reader.take_or("time_step_min", float, 0.001), math.inf),
         projection_bias=reader.flag("add_bias_linear", False),
         norm=GatedRMSNorm(dim=d_inner, eps=1e-5, num_groups=max(groups, 1)),
@@ -85,7 +85,7 @@ def _read_ssd(reader: ConfigReader) -> SSDMixer:
 def _read_transformer(reader: ConfigReader) -> tuple[Attention, GatedMLP]:
     """The layers that are shared; heads are twice as wide as usual, logits scaled as if they were not."""
     d_model, num_heads = reader.positive("hidden_size"), reader.positive("num_attention_heads")
-    rank = reader.take_or("adapter_rank", int, 128)
+    rank = reader.positive_or("adapter_rank", 128)
     adapted = reader.flag("use_shared_attention_adapter", False)
     head_dim = 2 * d_model // num_heads
     rope = dense.read_rope(reader, head_dim)
@@ -93,7 +93,7 @@ def _read_transformer(reader: ConfigReader) -> tuple[Attention, GatedMLP]:
         d_model=d_model,
         input_dim=2 * d_model,
         num_heads=num_heads,
-        num_kv_heads=reader.take_or("num_key_value_heads", int, num_heads),
+        num_kv_heads=reader.positive_or("num_key_value_heads", num_heads),
         head_dim=head_dim,
         rope=rope if reader.flag("use_mem_rope", False) else None,
         scale=(head_dim / 2) ** -0.5,
@@ -101,7 +101,7 @@ def _read_transformer(reader: ConfigReader) -> tuple[Attention, GatedMLP]:
     )
     ffn = GatedMLP(
         d_model=d_model,
-        d_ff=reader.take_or("intermediate_size", int, 4 * d_model),
+        d_ff=reader.positive_or("intermediate_size", 4 * d_model),
         activation=dense.read_activation(reader, default="gelu"),
         bias=reader.flag("add_bias_linear", False),
         adapter_rank=rank,

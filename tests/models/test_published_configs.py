@@ -1,0 +1,133 @@
+"""Configurations as published, and as transformers writes them in full: read, or refused by name."""
+
+import json
+import warnings
+
+import pytest
+from configurations import CASES
+from published_configs import NAMES, model_type, published
+
+import jaxmodels as jm
+from jaxmodels.checkpoints.huggingface import config_dict, read_config
+from jaxmodels.models.config_keys import BASE_KEYS, GENERATION_KEYS, INERT_KEYS, SWITCHES
+from jaxmodels.models.hf_config import ConfigError, ConfigWarning
+from jaxmodels.models.text_part import WRAPPERS
+
+LISTED = [name for name in NAMES if model_type(name) in jm.list_families()]
+WITH_VISION = [name for name in NAMES if model_type(name) in WRAPPERS]
+OTHERS = [name for name in NAMES if name not in LISTED and name not in WITH_VISION]
+
+# transformers reads this one as a causal model, which its authors' own code is not.
+WARNS = {"qwen2--gte-Qwen2-7B-instruct": "'is_causal' is unknown and ignored; its value is False"}
+
+LLAMA = {
+    "model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 32,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+
+
+def test_there_are_files_of_each_kind():
+    assert (len(LISTED), len(WITH_VISION), len(OTHERS)) == (85, 2, 27)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_published_configuration_of_a_listed_family_reads(name, tmp_path):
+    values = published(name)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    if name in WARNS:
+        with pytest.warns(ConfigWarning, match=WARNS[name]):
+            config, carried = read_config(tmp_path)
+    else:
+        assert jm.config_from_hf(values, strict=True) == jm.config_from_hf(values)
+        config, carried = read_config(tmp_path)
+    assert len(config.blocks) == values.get("num_hidden_layers", values.get("n_layer"))
+    # What is written back is read as the same, and holds the marks that describe no model.
+    written = json.loads(json.dumps(config_dict(config, carried)))
+    for key in ("eos_token_id", "torch_dtype", "id2label", "transformers.js_config"):
+        assert written.get(key) == values.get(key)
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default" if name in WARNS else "error", ConfigWarning)
+        assert read_config(tmp_path) == (config, carried)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_published_configuration_of_another_family_is_refused_by_name(name):
+    for text_only in (False, True):
+        with pytest.raises(ConfigError, match=f"'model_type' is '{model_type(name)}'; the families are"):
+            jm.config_from_hf(published(name), text_only=text_only)
+
+
+@pytest.mark.parametrize("name", WITH_VISION)
+def test_a_published_configuration_with_a_vision_part_asks_for_the_text(name):
+    values = published(name)
+    with pytest.raises(ConfigError, match=f"'{model_type(name)}' holds a vision part.*text_only=True"):
+        jm.config_from_hf(values)
+    config = jm.config_from_hf(values, strict=True, text_only=True)
+    assert len(config.blocks) == values["text_config"]["num_hidden_layers"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_all_keys_that_transformers_writes_read(case):
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(case.family, **case.config)
+    short, full = (json.loads(config.to_json_string(use_diff=use_diff)) for use_diff in (True, False))
+    assert jm.config_from_hf(full, strict=True) == jm.config_from_hf(short)
+
+
+def test_all_keys_of_any_model_and_of_generation_are_known():
+    from transformers import GenerationConfig, PretrainedConfig
+
+    base = set(json.loads(PretrainedConfig().to_json_string(use_diff=False)))
+    assert base <= BASE_KEYS | set(SWITCHES)
+    old = published("mistral--Mistral-7B-Instruct-v0.3")  # transformers 4 wrote all keys of both kinds
+    settings = set(old) & set(vars(GenerationConfig()))
+    assert settings <= GENERATION_KEYS | BASE_KEYS and len(settings) > 20
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        {"use_mrope": False, "rope_interleaved": False, "is_llama_config": True},
+        {"unsloth_fixed": True, "max_sequence_length": 2048, "pad_token_id": -1},
+        {"id2label": {"0": "a"}, "label2id": {"a": 0}, "num_labels": 1, "problem_type": None},
+        {"max_length": 4096, "do_sample": True, "temperature": 0.6, "quantization_config": None},
+        {"sliding_window": None, "partial_rotary_factor": 1.0, "clip_qkv": None, "is_causal": True},
+    ],
+)
+def test_known_marks_and_switches_that_are_off_are_accepted(marks):
+    assert jm.config_from_hf(LLAMA | marks, strict=True) == jm.config_from_hf(LLAMA)
+
+
+@pytest.mark.parametrize("extra", [{"use_foo": False}, {"foo_layers": []}, {"foo_dropout": 0.1}, {"_foo": 3}])
+def test_an_unknown_key_that_cannot_matter_warns_and_is_carried(extra, tmp_path):
+    (key, value), values = *extra.items(), LLAMA | extra
+    with pytest.warns(ConfigWarning, match=f"key '{key}' is unknown and ignored; its value is"):
+        assert jm.config_from_hf(values) == jm.config_from_hf(LLAMA)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.warns(ConfigWarning, match="unknown"):
+        assert read_config(tmp_path)[1] == {key: value}
+    with pytest.raises(ConfigError, match=f"unknown config keys {{'{key}'"):
+        jm.config_from_hf(values, strict=True)
+
+
+@pytest.mark.parametrize(
+    "extra", [{"use_foo": True}, {"use_mrope": True}, {"is_encoder_decoder": True}, {"foo": "bar"}]
+)
+def test_an_unknown_key_that_may_matter_is_refused(extra):
+    with pytest.raises(ConfigError, match=f"unknown config keys {{'{next(iter(extra))}'"):
+        jm.config_from_hf(LLAMA | extra)
+
+
+def test_unknown_rotary_keys_are_decided_alike():
+    linear = {"rope_type": "linear", "factor": 2.0}
+    with pytest.raises(ConfigError, match=r"unknown config keys {'rope_scaling/alpha': 3}"):
+        jm.config_from_hf(LLAMA | {"rope_scaling": linear | {"alpha": 3}})
+    with pytest.warns(ConfigWarning, match="'rope_scaling/alpha' is unknown"):
+        config = jm.config_from_hf(LLAMA | {"rope_scaling": linear | {"alpha": 0}})
+    assert config == jm.config_from_hf(LLAMA | {"rope_scaling": linear})
+
+
+def test_no_key_is_both_inert_and_a_switch():
+    assert not INERT_KEYS & set(SWITCHES)
