@@ -175,7 +175,7 @@ def test_a_corrupt_header_is_named(saved):
         ({"num_key_value_heads": 2}, "'num_key_value_heads' must divide 'num_attention_heads' = 3, got 2"),
         ({"hidden_size": None}, "'hidden_size' is missing"),
         ({"hidden_size": "24"}, "'hidden_size' must be a whole number, got '24'"),
-        ({"num_hidden_layers": -1}, "'num_hidden_layers' must be a whole number >= 0 and <= 4096, got -1"),
+        ({"num_hidden_layers": -1}, "'num_hidden_layers' must be a whole number >= 1 and <= 4096, got -1"),
         ({"num_hidden_layers": 0}, "'num_hidden_layers' must be a whole number >= 1"),
         ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, "spiral"),
         ({"flash_mode": 3}, "unknown config keys {'flash_mode': 3}"),

@@ -47,7 +47,7 @@ class ConfigReader:
         """The value of a required key."""
         value = self.optional(key, kind)
         if value is None:
-            raise ConfigError(f"{self.name}: key {key!r} is missing; expected {kind.__name__}")
+            raise ConfigError(f"{self._key(key)} is missing; expected {kind.__name__}")
         return value
 
     def take_or(self, key: str, kind: type[T], default: T) -> T:
@@ -57,11 +57,9 @@ class ConfigReader:
 
     def optional(self, key: str, kind: type[T]) -> T | None:
         """The value of a key, or None where it is absent or null. Integers must not be negative."""
-        self.consume(key)
-        value = self.values.get(key)
+        value = checked = self._given(key)
         if value is None:
             return None
-        checked: Any = value
         if kind is int:
             checked = self._whole(key, value, low=0)
         elif kind is float:
@@ -76,15 +74,20 @@ class ConfigReader:
 
     def positive(self, key: str) -> int:
         """The value of a required key that counts something, at least 1."""
-        return self._whole(key, self.take(key, int), low=1)
+        count = self.count(key)
+        if count is None:
+            raise ConfigError(f"{self._key(key)} is missing; expected a whole number >= 1")
+        return count
 
     def positive_or(self, key: str, default: int) -> int:
         """`positive`, or `default` where the key is absent or null."""
-        return default if self.optional(key, int) is None else self.positive(key)
+        count = self.count(key)
+        return default if count is None else count
 
     def count(self, key: str) -> int | None:
         """`positive`, or None where the key is absent or null."""
-        return None if self.optional(key, int) is None else self.positive(key)
+        value = self._given(key)
+        return None if value is None else self._whole(key, value, low=1)
 
     def factor(self, key: str, default: float) -> float:
         """A number above 0 that something is multiplied with, divided by or capped at."""
@@ -186,6 +189,10 @@ class ConfigReader:
             for key, value in section.unread().items()
         }
         return self._unread | inner
+
+    def _given(self, key: str) -> Any:
+        self.consume(key)
+        return self.values.get(key)
 
     def _whole(self, key: str, value: Any, *, low: int, high: int = MOST_INT32) -> int:
         try:

@@ -413,7 +413,7 @@ def test_more_tokens_than_learned_positions_are_refused(build_reference):
         (GPT_NEOX[0], {"num_key_value_heads": 2}, r"unknown config keys \{'num_key_value_heads': 2\}"),
         (GPT_NEOX[0], {"rotary_pct": "all"}, r"'rotary_pct' must be a number, got 'all'"),
         (GPT2[0], {"n_head": 2}, r"'n_head' must divide 'n_embd' = 21, got 2"),
-        (GPT2[0], {"n_positions": None}, r"key 'n_positions' is missing; expected int"),
+        (GPT2[0], {"n_positions": None}, r"key 'n_positions' is missing; expected a whole number"),
         (
             GPT2[0],
             {"add_cross_attention": True},

@@ -278,7 +278,7 @@ ORIGINAL = {"d_model": 16, "n_layer": 1, "vocab_size": 8, "ssm_cfg": {"layer": "
         ({**DENSE, "hidden_size": "24"}, r"key 'hidden_size' must be a whole number, got '24'"),
         ({**DENSE, "hidden_size": True}, r"key 'hidden_size' must be a whole number, got True"),
         ({**DENSE, "num_hidden_layers": 0}, r"key 'num_hidden_layers' must be .* >= 1.*got 0"),
-        ({**DENSE, "num_hidden_layers": -1}, r"key 'num_hidden_layers' must be a whole number >= 0.*got -1"),
+        ({**DENSE, "num_hidden_layers": -1}, r"key 'num_hidden_layers' must be a whole number >= 1.*got -1"),
         ({**DENSE, "num_key_value_heads": 3}, r"'num_key_value_heads' must divide 'num_attention_heads' = 4"),
         ({**DENSE, "attention_bias": "yes"}, r"key 'attention_bias' must be bool, got 'yes'"),
         ({**DENSE, "rope_parameters": {"rope_type": "mrope"}}, r"'llama'.*rope_type 'mrope' is not known"),
@@ -291,7 +291,10 @@ ORIGINAL = {"d_model": 16, "n_layer": 1, "vocab_size": 8, "ssm_cfg": {"layer": "
             r"must be a mapping or null, got 'linear'",
         ),
         ({**DENSE, "partial_rotary_factor": 0.5}, r"'partial_rotary_factor'.*0\.5"),
-        ({k: v for k, v in DENSE.items() if k != "vocab_size"}, r"key 'vocab_size' is missing; expected int"),
+        (
+            {k: v for k, v in DENSE.items() if k != "vocab_size"},
+            r"key 'vocab_size' is missing; expected a whole number",
+        ),
         ({**hf_dict(MISTRAL[0]), "sliding_window": 0}, r"'sliding_window' must be a whole number >= 1"),
         (
             {**hf_dict(QWEN2[1]), "layer_types": ["full_attention"]},
