@@ -1,6 +1,5 @@
 """Gemma (`model_type` "gemma"): Llama's blocks with wide heads, scaled embeddings and norms that add 1."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +12,7 @@ from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
 
 
-def read_config(values: Mapping[str, Any]) -> Decoder:
-    reader = ConfigReader(values)
+def read_config(reader: ConfigReader) -> Decoder:
     bias = reader.flag("attention_bias", False)
     shared = dense.read_attention(reader, DEFAULT_HEAD_DIM)
     attention = Attention(**shared, qkv_bias=bias, out_bias=bias)
