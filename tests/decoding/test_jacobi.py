@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import quick_jit
+from model_helpers import attention, decoder, quick_jit, random_params
 from strategy_helpers import (
     MODELS,
     NEW,
@@ -19,7 +19,9 @@ from strategy_helpers import (
     stop_inside,
 )
 
-from jaxmodels.decoding import Jacobi, driver
+from jaxmodels.decoding import Autoregressive, Jacobi, driver
+from jaxmodels.layers.rope import Rope
+from jaxmodels.layers.rope_scaling import DynamicNTKScaling, LongRopeScaling
 
 STRATEGY = Jacobi(window=5, top_logprobs=2)
 
@@ -41,6 +43,32 @@ def test_it_equals_autoregressive_decoding(name):
 def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
     ours = decode(*architecture(name), STRATEGY, PROMPTS[2:3])
     assert_same_generation(ours, expected(name), row=2)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        DynamicNTKScaling(factor=4.0, max_position_embeddings=8),
+        LongRopeScaling(
+            short_factor=(1.0, 1.5, 2.0),
+            long_factor=(4.0, 5.0, 9.0),
+            original_max_position_embeddings=8,
+            factor=4.0,
+        ),
+    ],
+    ids=["dynamic", "longrope"],
+)
+def test_a_guess_is_rotated_as_when_its_turn_has_come(scaling):
+    """Where keys keep the rotations of the length at which they were written."""
+    layer = attention(rope=Rope(rotary_dim=6, theta=50.0, scaling=scaling))
+    config = decoder(layer, layer)
+    params = random_params(config.spec())
+    plain = decode(config, params, Autoregressive(top_logprobs=2))
+    ours = decode(config, params, STRATEGY)
+    assert ours.counters["accepted"].sum() > 0
+    assert_same_generation(ours, plain)
+    fed = decode(config, params, Autoregressive(top_logprobs=2, prefill_window=4))
+    assert_same_generation(fed, plain)
 
 
 def test_steps_and_counters_are_those_of_the_iteration():

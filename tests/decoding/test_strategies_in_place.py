@@ -8,17 +8,19 @@ import pytest
 from model_helpers import VOCAB
 from strategy_helpers import MODELS
 
-from jaxmodels.decoding import BlockDenoiser, Draft, EarlyExit, Jacobi, Speculative, driver
+from jaxmodels.decoding import Autoregressive, BlockDenoiser, Draft, EarlyExit, Jacobi, Speculative, driver
 from jaxmodels.layers.spec import abstract_params
 from jaxmodels.tpu_configs.programs import Workload, abstract_arguments, host_transfers
 
 CONFIG = MODELS["attention"]
+# Whether the frequencies change, no program can tell: a history of more than eight tokens is encoded anew.
+ANEW = dataclasses.replace(CONFIG, recode_beyond=8)
 QUICK = {"xla_backend_optimization_level": 0}
 
 
-def with_capacity(carry, capacity):
+def with_capacity(config, carry, capacity):
     """The carry with all its caches of a capacity, whatever they were planned for."""
-    cache = jax.eval_shape(lambda: CONFIG.init_cache(2, capacity))
+    cache = jax.eval_shape(lambda: config.init_cache(2, capacity))
     caches = {name: cache for name in ("cache", "draft_cache") if hasattr(carry, name)}
     return dataclasses.replace(carry, **caches)
 
@@ -28,24 +30,29 @@ def cache_bytes(carry):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(caches))
 
 
+def speculative(config):
+    return Speculative(draft=Draft(config, abstract_params(config.spec())), gamma=2)
+
+
 @pytest.mark.parametrize(
-    "strategy",
+    ("config", "strategy"),
     [
-        Speculative(draft=Draft(CONFIG, abstract_params(CONFIG.spec())), gamma=2),
-        Jacobi(window=3),
-        EarlyExit(),
-        BlockDenoiser(mask_token=VOCAB - 1, block_length=4),
+        pytest.param(CONFIG, speculative(CONFIG), id="Speculative"),
+        pytest.param(CONFIG, Jacobi(window=3), id="Jacobi"),
+        pytest.param(CONFIG, EarlyExit(), id="EarlyExit"),
+        pytest.param(CONFIG, BlockDenoiser(mask_token=VOCAB - 1, block_length=4), id="BlockDenoiser"),
+        pytest.param(ANEW, Autoregressive(), id="encoded_anew"),
+        pytest.param(ANEW, speculative(ANEW), id="encoded_anew-Speculative", marks=pytest.mark.sweep),
     ],
-    ids=lambda strategy: type(strategy).__name__,
 )
-def test_temporary_memory_does_not_grow_with_the_caches(strategy):
+def test_temporary_memory_does_not_grow_with_the_caches(config, strategy):
     workload = Workload(batch=2, prompt=16, new_tokens=16, dtype="float32")
     numbers = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.float32), strategy)
-    given, temporary = abstract_arguments(CONFIG, workload, numbers), []
+    given, temporary = abstract_arguments(config, workload, numbers), []
     for capacity in (1024, 8192):
-        carry = with_capacity(given.carry, capacity)
+        carry = with_capacity(config, given.carry, capacity)
         lowered = driver.advance.lower(
-            given.params, given.request, carry, numbers, given.steps, config=CONFIG
+            given.params, given.request, carry, numbers, given.steps, config=config
         )
         compiled = lowered.compile(compiler_options=QUICK)
         memory = compiled.memory_analysis()

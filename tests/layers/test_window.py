@@ -5,7 +5,15 @@ import pytest
 
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.rope_scaling import DynamicNTKScaling
-from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, Window, check_mask, fresh_window, take_path
+from jaxmodels.layers.window import (
+    BIDIRECTIONAL,
+    CAUSAL,
+    Window,
+    check_mask,
+    fresh_window,
+    next_window,
+    take_path,
+)
 
 
 def test_a_fresh_window_starts_at_nothing():
@@ -32,6 +40,17 @@ def test_rotations_are_computed_once_and_count_the_real_tokens():
     plain = Rope(rotary_dim=4).rotations(window.positions, jnp.asarray([8, 8]))
     np.testing.assert_allclose(first.cos[0], plain.cos[0], rtol=1e-6)
     assert np.abs(first.cos[1] - plain.cos[1]).max() > 1e-3
+
+
+def test_a_guess_is_rotated_as_if_it_were_the_newest_token():
+    rope = Rope(rotary_dim=4, scaling=DynamicNTKScaling(factor=2.0, max_position_embeddings=8))
+    tokens, start = jnp.zeros((2, 3), jnp.int32), jnp.asarray([7, 9])
+    window = next_window(tokens, start, known=jnp.asarray([8, 15]))
+    np.testing.assert_array_equal(window.lengths, [[8, 9, 10], [15, 15, 15]])
+    for i, lengths in enumerate(np.transpose(window.lengths)):
+        alone = rope.rotations(window.positions[:, i : i + 1], jnp.asarray(lengths))
+        np.testing.assert_array_equal(window.rotations(rope).cos[:, i], alone.cos[:, 0])
+    np.testing.assert_array_equal(next_window(tokens, start).lengths, [10, 12])
 
 
 def test_only_arrays_make_a_tree():
