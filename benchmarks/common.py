@@ -20,13 +20,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from benchmarks.report import RESULTS, cell
+from jaxmodels.layers.linear import linear
 from jaxmodels.layers.spec import Params, walk
 
 PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "mamba2-jax")
 CPU_INFO = Path("/proc/cpuinfo")
 MEMORY_INFO = Path("/proc/meminfo")
 PAUSE = 0.05  # seconds between measurements
-# Names of projections whose first axis is contracted.
+# Names of projections whose last axis is contracted.
 PROJECTIONS = ("w_in", "w_out", "w_q", "w_k", "w_v", "w_x", "w_y", "w_gate", "w_up", "w_down", "w_kv_down")
 
 
@@ -216,14 +217,16 @@ def products_alone(params: Params, size: int) -> Callable[[], float]:
         if "/experts/" in path:
             continue
         if path.rsplit("/", 1)[-1] in PROJECTIONS:
-            weights.append(leaf.reshape(leaf.shape[0], -1))
-        elif path.endswith(("w_o", "w_uk", "w_uv")):
             weights.append(leaf.reshape(-1, leaf.shape[-1]))
-    inputs = {width: jnp.ones((size, width), jnp.float32) for width in {w.shape[0] for w in weights}}
+        elif path.endswith("w_o"):
+            weights.append(leaf.reshape(leaf.shape[0], -1))
+        elif path.endswith(("w_uk", "w_uv")):
+            weights.append(leaf.reshape(-1, leaf.shape[-1]))
+    inputs = {width: jnp.ones((size, width), jnp.float32) for width in {w.shape[1] for w in weights}}
 
     @jax.jit
     def multiply(weights: list[Array], inputs: dict[int, Array]) -> list[Float[Array, "S F"]]:
-        return [inputs[w.shape[0]] @ w for w in weights]
+        return [linear(inputs[w.shape[1]], w) for w in weights]
 
     jax.block_until_ready(multiply(weights, inputs))
     return lambda: seconds(lambda: multiply(weights, inputs))

@@ -44,7 +44,7 @@ def by_hand(layer, params, x, parts, evict):
         outputs.append(out)
         begin += part
     out = np.concatenate(outputs)
-    return np.einsum("snh,nhd->sd", out, np.asarray(params["w_o"], np.float64)), heads
+    return np.einsum("snh,dnh->sd", out, np.asarray(params["w_o"], np.float64)), heads
 
 
 def cosines(a, b):

@@ -65,7 +65,7 @@ def start(layer, params, batch=2, capacity=64, dtype=jnp.float32):
 def project_by_hand(layer, params, x):
     """q, k, v of one sequence [S, D] before rope, in float64, keys and values once for each query head."""
     p = {path: np.asarray(leaf, np.float64) for path, leaf in walk(params)}
-    q, k, v = (np.einsum("sd,dnh->snh", x, p[f"w_{n}"]) for n in "qkv")
+    q, k, v = (np.einsum("sd,nhd->snh", x, p[f"w_{n}"]) for n in "qkv")
     return q, *(np.repeat(a, layer.num_heads // layer.num_kv_heads, axis=1) for a in (k, v))
 
 

@@ -51,7 +51,8 @@ def random_params(spec, seed=0):
         elif path == "embed/weight" or len(param.shape) == 1:
             leaf = 0.5 * noise
         else:
-            fan_in = np.prod(param.shape[:-1]) if path.endswith("w_o") else param.shape[0]
+            contracted = {"w_o": param.shape[1:], "conv_w": param.shape[:1]}
+            fan_in = np.prod(contracted.get(path.rsplit("/", 1)[-1], param.shape[-1:]))
             leaf = noise / np.sqrt(fan_in)
         leaves[path] = jnp.asarray(leaf, jnp.float32)
     return unflatten(leaves)

@@ -26,11 +26,11 @@ class Attention:
     each head, or with `norm_across_heads` to all heads as one vector. window: a token sees itself and the
     ``window - 1`` positions before it; None sees all. softcap: see `Scores`. scale: multiplies the logits,
     ``head_dim ** -0.5`` if None. sinks: one learned logit per head in the softmax's denominator. output_gate:
-    what the heads give is multiplied by ``sigmoid(x @ w_gate)`` (https://arxiv.org/abs/2505.06708). qkv_bias,
+    what the heads give is multiplied by ``sigmoid(w_gate x)`` (https://arxiv.org/abs/2505.06708). qkv_bias,
     out_bias: whether the projections have biases; the gate's goes with the queries'. cache: where keys and
     values are kept between windows and which of them are read; `forward` is what it approximates. input_dim:
     width of the input where it is not that of the output. adapter_rank: of what is added to the weights of
-    queries, keys and values, ``w + a @ b`` each, None for nothing.
+    queries, keys and values, ``w + b @ a`` each, None for nothing.
     """
 
     d_model: int
@@ -90,10 +90,10 @@ class Attention:
     def spec(self) -> ParamTree:
         d, n, k, h = self.d_in, self.num_heads, self.num_kv_heads, self.head_dim
         tree: ParamTree = {
-            "w_q": Param((d, n, h), ("embed", "heads", "head_dim"), FanIn(d)),
-            "w_k": Param((d, k, h), ("embed", "kv_heads", "head_dim"), FanIn(d)),
-            "w_v": Param((d, k, h), ("embed", "kv_heads", "head_dim"), FanIn(d)),
-            "w_o": Param((n, h, self.d_model), ("heads", "head_dim", "embed"), FanIn(n * h)),
+            "w_q": Param((n, h, d), ("heads", "head_dim", "embed"), FanIn(d)),
+            "w_k": Param((k, h, d), ("kv_heads", "head_dim", "embed"), FanIn(d)),
+            "w_v": Param((k, h, d), ("kv_heads", "head_dim", "embed"), FanIn(d)),
+            "w_o": Param((self.d_model, n, h), ("embed", "heads", "head_dim"), FanIn(n * h)),
         }
         if self.adapter_rank is not None:
             r = self.adapter_rank
@@ -101,8 +101,8 @@ class Attention:
                 name: part
                 for x, heads, axis in (("q", n, "heads"), ("k", k, "kv_heads"), ("v", k, "kv_heads"))
                 for name, part in (
-                    (f"a_{x}", Param((d, r), ("embed", None), FanIn(d))),
-                    (f"b_{x}", Param((r, heads, h), (None, axis, "head_dim"), ZEROS)),
+                    (f"a_{x}", Param((r, d), (None, "embed"), FanIn(d))),
+                    (f"b_{x}", Param((heads, h, r), (axis, "head_dim", None), ZEROS)),
                 )
             }
         if self.qkv_bias:
@@ -110,7 +110,7 @@ class Attention:
             tree["b_k"] = Param((k, h), ("kv_heads", "head_dim"), ZEROS)
             tree["b_v"] = Param((k, h), ("kv_heads", "head_dim"), ZEROS)
         if self.output_gate:
-            tree["w_gate"] = Param((d, n, h), ("embed", "heads", "head_dim"), FanIn(d))
+            tree["w_gate"] = Param((n, h, d), ("heads", "head_dim", "embed"), FanIn(d))
             if self.qkv_bias:
                 tree["b_gate"] = Param((n, h), ("heads", "head_dim"), ZEROS)
         if self.out_bias:
@@ -164,11 +164,11 @@ class Attention:
         return self.cache.commit(self.heads, pending, n, path)
 
     def _project(self, params: Params, x: Float[Array, "B S D"]) -> Projections:
-        q, k, v = (_to_heads(x, params[name]) for name in ("w_q", "w_k", "w_v"))
+        q, k, v = (linear(x, params[name]) for name in ("w_q", "w_k", "w_v"))
         if self.adapter_rank is not None:
             adapter = params["adapter"]
             low = (linear(x, adapter[name]) for name in ("a_q", "a_k", "a_v"))
-            added = (_to_heads(a, adapter[b]) for a, b in zip(low, ("b_q", "b_k", "b_v"), strict=True))
+            added = (linear(a, adapter[b]) for a, b in zip(low, ("b_q", "b_k", "b_v"), strict=True))
             q, k, v = (old + new for old, new in zip((q, k, v), added, strict=True))
         if self.qkv_bias:
             q, k, v = q + params["b_q"], k + params["b_k"], v + params["b_v"]
@@ -187,16 +187,12 @@ class Attention:
     def _gate(self, params: Params, x: Float[Array, "B S D"]) -> Float[Array, "B S N H"] | None:
         if not self.output_gate:
             return None
-        gate = _to_heads(x, params["w_gate"])
+        gate = linear(x, params["w_gate"])
         return jax.nn.sigmoid(gate + params["b_gate"] if self.qkv_bias else gate)
 
     def _output(
         self, params: Params, out: Float[Array, "B S N H"], gate: Float[Array, "B S N H"] | None
     ) -> Float[Array, "B S D"]:
         flat = (out if gate is None else out * gate).reshape(*out.shape[:2], -1)
-        y = linear(flat, params["w_o"].reshape(flat.shape[-1], self.d_model))
+        y = linear(flat, params["w_o"].reshape(self.d_model, -1))
         return y + params["b_o"] if self.out_bias else y
-
-
-def _to_heads(x: Float[Array, "B S D"], w: Float[Array, "D N H"]) -> Float[Array, "B S N H"]:
-    return linear(x, w.reshape(w.shape[0], -1)).reshape(*x.shape[:2], *w.shape[1:])

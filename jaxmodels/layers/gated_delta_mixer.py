@@ -63,7 +63,7 @@ class GatedDeltaMixer:
 
     Queries and keys [G, R] and values [N, P] pass through a causal convolution and ``silu``; queries and keys
     are then normalised to length 1, and queries divided by ``sqrt(R)``. Each of the ``G = num_key_heads``
-    serves ``N / G`` consecutive value heads. ``beta = sigmoid(x @ w_beta)``, and the decay's logarithm is
+    serves ``N / G`` consecutive value heads. ``beta = sigmoid(w_beta x)``, and the decay's logarithm is
     ``-exp(a_log) * softplus(features + dt_bias)``.
 
     decay_rank: None for one decay per head, whose features are a projection of x (Gated DeltaNet,
@@ -132,7 +132,7 @@ class GatedDeltaMixer:
         tree["a_log"] = Param((self.num_heads,), ("heads",), LogUniform(), "float32")
         tree["norm"] = self.norm.spec()
         fan_in = self.num_heads * self.head_dim
-        tree["w_o"] = Param((*values, d), ("heads", "head_dim", "embed"), FanIn(fan_in))
+        tree["w_o"] = Param((d, *values), ("embed", "heads", "head_dim"), FanIn(fan_in))
         return tree
 
     def init_state(self, batch: int, capacity: int, dtype: Any) -> DeltaState:
@@ -182,7 +182,7 @@ class GatedDeltaMixer:
         y, x = held
         gate = _project(params, "gate", x).reshape(y.shape)
         gated = self.norm(params["norm"], y, gate).astype(x.dtype).reshape(*x.shape[:2], -1)
-        return linear(gated, params["w_o"].reshape(-1, self.d_model))
+        return linear(gated, params["w_o"].reshape(self.d_model, -1))
 
     def commit(
         self, pending: DeltaPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
@@ -225,17 +225,19 @@ def _flat(w: Float[Array, "D ..."]) -> Float[Array, "D F"]:
 
 
 def _projection(name: str, d_model: int, rank: int | None, shape: tuple[int, ...]) -> ParamTree:
-    """The weights of ``x @ w`` or, with a rank, of ``(x @ w_down) @ w_up``, for each key head together."""
+    """The weights of ``w x`` or, with a rank, of ``w_up (w_down x)``, for each key head together."""
     axes = ("kv_heads", *(None,) * (len(shape) - 1))
     if rank is None:
-        return {f"w_{name}": Param((d_model, *shape), ("embed", *axes), FanIn(d_model))}
+        return {f"w_{name}": Param((*shape, d_model), (*axes, "embed"), FanIn(d_model))}
     return {
-        f"w_{name}_down": Param((d_model, rank), ("embed", None), FanIn(d_model)),
-        f"w_{name}_up": Param((rank, *shape), (None, *axes), FanIn(rank)),
+        f"w_{name}_down": Param((rank, d_model), (None, "embed"), FanIn(d_model)),
+        f"w_{name}_up": Param((*shape, rank), (*axes, None), FanIn(rank)),
     }
 
 
 def _project(params: Params, name: str, x: Float[Array, "B S D"]) -> Float[Array, "B S F"]:
     if f"w_{name}" in params:
-        return linear(x, _flat(params[f"w_{name}"]))
-    return linear(linear(x, params[f"w_{name}_down"]), _flat(params[f"w_{name}_up"]))
+        y = linear(x, params[f"w_{name}"])
+    else:
+        y = linear(linear(x, params[f"w_{name}_down"]), params[f"w_{name}_up"])
+    return y.reshape(*x.shape[:2], -1)

@@ -99,19 +99,19 @@ class LatentAttention:
         d, n, r, h, i = self.d_model, self.num_heads, self.kv_rank, self.key_dim, self.value_dim
         width = h + self.rope_dim
         tree: ParamTree = {
-            "w_kv_down": Param((d, r + self.rope_dim), ("embed", "latent"), FanIn(d)),
+            "w_kv_down": Param((r + self.rope_dim, d), ("latent", "embed"), FanIn(d)),
             "latent_norm": self.latent_norm.spec(),
             "w_uk": Param((n, h, r), ("heads", "head_dim", "latent"), FanIn(r)),
             "w_uv": Param((n, r, i), ("heads", "latent", "head_dim"), FanIn(r)),
-            "w_o": Param((n, i, d), ("heads", "head_dim", "embed"), FanIn(n * i)),
+            "w_o": Param((d, n, i), ("embed", "heads", "head_dim"), FanIn(n * i)),
         }
         if self.query_rank is None or self.query_norm is None:
-            tree["w_q"] = Param((d, n, width), ("embed", "heads", "head_dim"), FanIn(d))
+            tree["w_q"] = Param((n, width, d), ("heads", "head_dim", "embed"), FanIn(d))
         else:
             j = self.query_rank
-            tree["w_q_down"] = Param((d, j), ("embed", "latent"), FanIn(d))
+            tree["w_q_down"] = Param((j, d), ("latent", "embed"), FanIn(d))
             tree["query_norm"] = self.query_norm.spec()
-            tree["w_q_up"] = Param((j, n, width), ("latent", "heads", "head_dim"), FanIn(j))
+            tree["w_q_up"] = Param((n, width, j), ("heads", "head_dim", "latent"), FanIn(j))
         if self.bias:
             tree["b_kv_down"] = Param((r + self.rope_dim,), ("latent",), ZEROS)
             tree["b_o"] = Param((d,), ("embed",), ZEROS)
@@ -182,8 +182,7 @@ class LatentAttention:
         if self.query_norm is not None:
             x = linear(x, params["w_q_down"])
             x = self.query_norm(params["query_norm"], x + params["b_q_down"] if self.bias else x)
-        q = linear(x, rearrange(weight, "d n u -> d (n u)"))
-        q, shared = jnp.split(rearrange(q, "b s (n u) -> b s n u", n=self.num_heads), [self.key_dim], axis=-1)
+        q, shared = jnp.split(linear(x, weight), [self.key_dim], axis=-1)
         return q, self._rotate(shared, window)
 
     def _absorbed(
@@ -260,7 +259,7 @@ class LatentAttention:
         return x if self.rope is None else apply_rope(x, window.rotations(self.rope), self.rope.style)
 
     def _output(self, params: Params, out: Float[Array, "B S N I"]) -> Float[Array, "B S D"]:
-        y = linear(rearrange(out, "b s n i -> b s (n i)"), rearrange(params["w_o"], "n i d -> (n i) d"))
+        y = linear(rearrange(out, "b s n i -> b s (n i)"), rearrange(params["w_o"], "d n i -> d (n i)"))
         return y + params["b_o"] if self.bias else y
 
     def _scores(self) -> Scores:

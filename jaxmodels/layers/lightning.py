@@ -45,9 +45,9 @@ def lightning_slope_scale(layer: int, num_layers: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class LightningMixer:
-    """``y = out(sigmoid(x @ w_gate) * norm(attention))`` with a decay per head that does not depend on x.
+    """``y = out(sigmoid(gate(x)) * norm(attention))`` with a decay per head that does not depend on x.
 
-    Queries, keys and values are ``activation(x @ w)``; per head,
+    Queries, keys and values are ``activation(w x)``; per head,
 
         memory_t = exp(-slope) * memory_{t-1} + k_t (outer) v_t,    attention_t = q_t . memory_t
 
@@ -85,11 +85,11 @@ class LightningMixer:
     def spec(self) -> ParamTree:
         d, n, h = self.d_model, self.num_heads, self.head_dim
         tree: ParamTree = {
-            f"w_{name}": Param((d, n, h), ("embed", "heads", "head_dim"), FanIn(d))
+            f"w_{name}": Param((n, h, d), ("heads", "head_dim", "embed"), FanIn(d))
             for name in ("q", "k", "v", "gate")
         }
         tree["norm"] = self.norm.spec()
-        tree["w_o"] = Param((n, h, d), ("heads", "head_dim", "embed"), FanIn(n * h))
+        tree["w_o"] = Param((d, n, h), ("embed", "heads", "head_dim"), FanIn(n * h))
         return tree
 
     def init_state(self, batch: int, capacity: int, dtype: Any) -> LightningState:
@@ -111,8 +111,7 @@ class LightningMixer:
     ) -> tuple[tuple[Float[Array, "B S N H"], Float[Array, "B S D"]], LightningPending]:
         """Held are the attention's output and x, from which the gate is computed."""
         q, k, v = (
-            activate(self.activation, self._to_heads(x, params[f"w_{name}"])).astype(jnp.float32)
-            for name in "qkv"
+            activate(self.activation, linear(x, params[f"w_{name}"])).astype(jnp.float32) for name in "qkv"
         )
         valid = window.is_valid[..., None]
         v = jnp.where(valid[..., None], v, 0.0)
@@ -133,8 +132,8 @@ class LightningMixer:
     ) -> Float[Array, "B S D"]:
         y, x = held
         normalised = self.norm(params["norm"], y.astype(x.dtype).reshape(*x.shape[:2], -1))
-        gate = jax.nn.sigmoid(linear(x, params["w_gate"].reshape(self.d_model, -1)))
-        return linear(gate * normalised, params["w_o"].reshape(-1, self.d_model))
+        gate = jax.nn.sigmoid(linear(x, params["w_gate"]).reshape(normalised.shape))
+        return linear(gate * normalised, params["w_o"].reshape(self.d_model, -1))
 
     def commit(
         self,
@@ -146,6 +145,3 @@ class LightningMixer:
             return pending.settled
         inputs, n = accepted((pending.v, pending.log_decay, pending.k), n, path)
         return LightningState(ssd_replay(*inputs, pending.before.memory, n))
-
-    def _to_heads(self, x: Float[Array, "B S D"], w: Float[Array, "D N H"]) -> Float[Array, "B S N H"]:
-        return linear(x, w.reshape(self.d_model, -1)).reshape(*x.shape[:2], self.num_heads, self.head_dim)

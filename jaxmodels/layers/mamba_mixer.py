@@ -58,7 +58,7 @@ class MambaMixer:
     One input projection holds x [I] and the gate z [I], with inner width ``I = d_inner``; x then passes
     through the convolution and ``silu``. Of it a second projection makes, in this order, the step size's
     features [dt_rank], B [R] and C [R]; each is normalised where `dt_norm`, `b_norm` or `c_norm` is given.
-    The step size is ``softplus(features @ w_dt + dt_bias)``.
+    The step size is ``softplus(w_dt features + dt_bias)``.
 
     Raises:
         ValueError: a size is not positive, or a norm's width is not that of what it normalises.
@@ -95,14 +95,14 @@ class MambaMixer:
     def spec(self) -> ParamTree:
         d, inner = self.d_model, self.d_inner
         tree: ParamTree = {
-            "w_in": Param((d, 2 * inner), ("embed", "ssm_inner"), FanIn(d)),
+            "w_in": Param((2 * inner, d), ("ssm_inner", "embed"), FanIn(d)),
             "conv_w": Param((self.conv_width, inner), (None, "ssm_inner"), FanIn(self.conv_width)),
-            "w_select": Param((inner, self.d_selected), ("ssm_inner", None), FanIn(inner)),
-            "w_dt": Param((self.dt_rank, inner), (None, "ssm_inner"), FanIn(self.dt_rank)),
+            "w_select": Param((self.d_selected, inner), (None, "ssm_inner"), FanIn(inner)),
+            "w_dt": Param((inner, self.dt_rank), ("ssm_inner", None), FanIn(self.dt_rank)),
             "dt_bias": Param((inner,), ("ssm_inner",), InverseSoftplusLogUniform(), "float32"),
             "a_log": Param((self.state_dim, inner), (None, "ssm_inner"), LogArange(), "float32"),
             "d_skip": Param((inner,), ("ssm_inner",), ONES, "float32"),
-            "w_out": Param((inner, d), ("ssm_inner", "embed"), FanIn(inner)),
+            "w_out": Param((d, inner), ("embed", "ssm_inner"), FanIn(inner)),
         }
         if self.conv_bias:
             tree["conv_b"] = Param((inner,), ("ssm_inner",), ZEROS)

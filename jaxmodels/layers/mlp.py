@@ -1,7 +1,4 @@
-"""Position-wise feed-forward layers and their activations.
-
-Weights are stored input-major, ``[in, out]``, so that a projection is ``x @ w``.
-"""
+"""Position-wise feed-forward layers and their activations."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -88,11 +85,11 @@ def check_activation(name: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class GatedMLP:
-    """``(activation(x @ w_gate) * (x @ w_up)) @ w_down``, the gated linear unit of https://arxiv.org/abs/2002.05202.
+    """``down(activation(gate(x)) * up(x))``, the gated linear unit of https://arxiv.org/abs/2002.05202.
 
     `bias` adds a bias to each of the three projections. `gate_scale` multiplies what the activation is given,
     `out_scale` the result. `adapter_rank` is that of what is added to the weights of gate and up,
-    ``w + a @ b`` with one `a` for both; None for nothing.
+    ``w + b @ a`` with one `a` for both; None for nothing.
 
     Raises:
         ValueError: `activation` is not in `ACTIVATIONS`.
@@ -111,15 +108,15 @@ class GatedMLP:
 
     def spec(self) -> ParamTree:
         tree: ParamTree = {
-            **_projection("gate", self.d_model, self.d_ff, ("embed", "mlp"), self.bias),
-            **_projection("up", self.d_model, self.d_ff, ("embed", "mlp"), self.bias),
-            **_projection("down", self.d_ff, self.d_model, ("mlp", "embed"), self.bias),
+            **_projection("gate", self.d_ff, self.d_model, ("mlp", "embed"), self.bias),
+            **_projection("up", self.d_ff, self.d_model, ("mlp", "embed"), self.bias),
+            **_projection("down", self.d_model, self.d_ff, ("embed", "mlp"), self.bias),
         }
         if self.adapter_rank is not None:
             tree["adapter"] = {
-                "a": Param((self.d_model, self.adapter_rank), ("embed", None), FanIn(self.d_model)),
-                "b_gate": Param((self.adapter_rank, self.d_ff), (None, "mlp"), ZEROS),
-                "b_up": Param((self.adapter_rank, self.d_ff), (None, "mlp"), ZEROS),
+                "a": Param((self.adapter_rank, self.d_model), (None, "embed"), FanIn(self.d_model)),
+                "b_gate": Param((self.d_ff, self.adapter_rank), ("mlp", None), ZEROS),
+                "b_up": Param((self.d_ff, self.adapter_rank), ("mlp", None), ZEROS),
             }
         return tree
 
@@ -141,7 +138,7 @@ class GatedMLP:
 
 @dataclass(frozen=True, kw_only=True)
 class MLP:
-    """``activation(x @ w_up) @ w_down``; `bias` adds a bias to both projections.
+    """``down(activation(up(x)))``; `bias` adds a bias to both projections.
 
     Raises:
         ValueError: `activation` is not in `ACTIVATIONS`.
@@ -157,8 +154,8 @@ class MLP:
 
     def spec(self) -> ParamTree:
         return {
-            **_projection("up", self.d_model, self.d_ff, ("embed", "mlp"), self.bias),
-            **_projection("down", self.d_ff, self.d_model, ("mlp", "embed"), self.bias),
+            **_projection("up", self.d_ff, self.d_model, ("mlp", "embed"), self.bias),
+            **_projection("down", self.d_model, self.d_ff, ("embed", "mlp"), self.bias),
         }
 
     def flops_per_token(self, context: int) -> int:
@@ -169,10 +166,10 @@ class MLP:
         return _project(params, "down", activate(self.activation, _project(params, "up", x)))
 
 
-def _projection(name: str, fan_in: int, fan_out: int, axes: tuple[str, str], bias: bool) -> ParamTree:
-    tree: ParamTree = {f"w_{name}": Param((fan_in, fan_out), axes=axes, init=FanIn(fan_in))}
+def _projection(name: str, fan_out: int, fan_in: int, axes: tuple[str, str], bias: bool) -> ParamTree:
+    tree: ParamTree = {f"w_{name}": Param((fan_out, fan_in), axes=axes, init=FanIn(fan_in))}
     if bias:
-        tree[f"b_{name}"] = Param((fan_out,), axes=(axes[1],), init=ZEROS)
+        tree[f"b_{name}"] = Param((fan_out,), axes=(axes[0],), init=ZEROS)
     return tree
 
 

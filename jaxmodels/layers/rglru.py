@@ -146,9 +146,9 @@ class RGLRUMixer:
         gate = Param((blocks, width, width), ("ssm_heads", None, None), FanIn(width))
         gate_bias = Param((blocks, width), ("ssm_heads", None), ZEROS)
         return {
-            "w_x": Param((d, inner), ("embed", "ssm_inner"), FanIn(d)),
+            "w_x": Param((inner, d), ("ssm_inner", "embed"), FanIn(d)),
             "b_x": Param((inner,), ("ssm_inner",), ZEROS),
-            "w_y": Param((d, inner), ("embed", "ssm_inner"), FanIn(d)),
+            "w_y": Param((inner, d), ("ssm_inner", "embed"), FanIn(d)),
             "b_y": Param((inner,), ("ssm_inner",), ZEROS),
             "conv_w": Param((self.conv_width, inner), (None, "ssm_inner"), FanIn(self.conv_width)),
             "conv_b": Param((inner,), ("ssm_inner",), ZEROS),
@@ -157,7 +157,7 @@ class RGLRUMixer:
             "w_recurrence_gate": gate,
             "b_recurrence_gate": gate_bias,
             "rate": Param((inner,), ("ssm_inner",), UniformSquaredDecay(), "float32"),
-            "w_out": Param((inner, d), ("ssm_inner", "embed"), FanIn(inner)),
+            "w_out": Param((d, inner), ("embed", "ssm_inner"), FanIn(inner)),
             "b_out": Param((d,), ("embed",), ZEROS),
         }
 

@@ -56,9 +56,9 @@ class ShortConv:
     def spec(self) -> ParamTree:
         d = self.d_model
         tree: ParamTree = {
-            "w_in": Param((d, 3 * d), ("embed", "ssm_inner"), FanIn(d)),
+            "w_in": Param((3 * d, d), ("ssm_inner", "embed"), FanIn(d)),
             "conv_w": Param((self.conv_width, d), (None, "ssm_inner"), FanIn(self.conv_width)),
-            "w_out": Param((d, d), ("ssm_inner", "embed"), FanIn(d)),
+            "w_out": Param((d, d), ("embed", "ssm_inner"), FanIn(d)),
         }
         if self.bias:
             tree["b_in"] = Param((3 * d,), ("ssm_inner",), ZEROS)

@@ -120,12 +120,12 @@ class SSDMixer:
     def spec(self) -> ParamTree:
         d_in = self.d_inner + self.d_conv + self.num_heads
         tree: ParamTree = {
-            "w_in": Param((self.d_model, d_in), ("embed", "ssm_inner"), FanIn(self.d_model)),
+            "w_in": Param((d_in, self.d_model), ("ssm_inner", "embed"), FanIn(self.d_model)),
             "conv_w": Param((self.conv_width, self.d_conv), (None, "ssm_inner"), FanIn(self.conv_width)),
             "dt_bias": Param((self.num_heads,), ("ssm_heads",), InverseSoftplusLogUniform(), "float32"),
             "a_log": Param((self.num_heads,), ("ssm_heads",), LogArange(), "float32"),
             "d_skip": Param((self.num_heads,), ("ssm_heads",), ONES, "float32"),
-            "w_out": Param((self.d_inner, self.d_model), ("ssm_inner", "embed"), FanIn(self.d_inner)),
+            "w_out": Param((self.d_model, self.d_inner), ("embed", "ssm_inner"), FanIn(self.d_inner)),
         }
         if self.conv_bias:
             tree["conv_b"] = Param((self.d_conv,), ("ssm_inner",), ZEROS)

@@ -20,7 +20,7 @@ ADAPTER = "adapter"
 
 @dataclass(frozen=True, kw_only=True)
 class DetourBlock:
-    """``x + mixer(mixer_norm(x + t @ w_detour))``, ``t = ffn(ffn_norm(attention(attention_norm([x, e]))))``.
+    """``x + mixer(mixer_norm(x + w_detour t))``, ``t = ffn(ffn_norm(attention(attention_norm([x, e]))))``.
 
     e are the token embeddings (Zamba2, https://arxiv.org/abs/2411.15242, figure 2). The layers of t are found
     in the decoder's shared parameters number `shared`, but for their adapters, which are the block's own.
@@ -56,7 +56,7 @@ class DetourBlock:
         }
         return {
             **adapters,
-            "w_detour": Param((d, d), ("embed", None), FanIn(d)),
+            "w_detour": Param((d, d), (None, "embed"), FanIn(d)),
             **layer_specs(mixer_norm=self.mixer_norm, mixer=self.mixer),
         }
 

@@ -56,7 +56,7 @@ def rotate(x, positions, rope):
 def by_hand(layer, params, x, positions, seen):
     """One sequence [S, D] with its table of who sees whom, over the whole score matrix in float64."""
     p = {path: np.asarray(leaf, np.float64) for path, leaf in walk(params)}
-    q, k, v = (np.einsum("sd,dnh->snh", x, p[f"w_{n}"]) + p.get(f"b_{n}", 0) for n in "qkv")
+    q, k, v = (np.einsum("sd,nhd->snh", x, p[f"w_{n}"]) + p.get(f"b_{n}", 0) for n in "qkv")
     if layer.query_norm is not None:
         together = (-2, -1) if layer.norm_across_heads else -1
         q, k = (
@@ -77,8 +77,8 @@ def by_hand(layer, params, x, positions, seen):
         total = total + np.exp(p["sinks"])[:, None, None]
     out = np.einsum("nst,tnh->snh", weights / total, v)
     if layer.output_gate:
-        out = out / (1 + np.exp(-np.einsum("sd,dnh->snh", x, p["w_gate"]) - p.get("b_gate", 0)))
-    return np.einsum("snh,nhd->sd", out, p["w_o"]) + p.get("b_o", 0)
+        out = out / (1 + np.exp(-np.einsum("sd,nhd->snh", x, p["w_gate"]) - p.get("b_gate", 0)))
+    return np.einsum("snh,dnh->sd", out, p["w_o"]) + p.get("b_o", 0)
 
 
 def close(ours, expected):

@@ -25,14 +25,14 @@ def qwen3_next_module(mixer, p):
         num_hidden_layers=1,
     )
     by_group = {
-        name: p[name].reshape(mixer.d_model, mixer.num_key_heads, -1) for name in p if name[:2] == "w_"
+        name: p[name].reshape(mixer.num_key_heads, -1, mixer.d_model) for name in p if name[:2] == "w_"
     }
     tensors = {
         "in_proj_qkvz.weight": [by_group[f"w_{name}"] for name in ("q", "k", "v", "gate")],
         "in_proj_ba.weight": [by_group["w_beta"], by_group["w_decay"]],
     }
     tensors = {
-        name: np.concatenate(parts, axis=-1).reshape(mixer.d_model, -1).T for name, parts in tensors.items()
+        name: np.concatenate(parts, axis=1).reshape(-1, mixer.d_model) for name, parts in tensors.items()
     }
     tensors["norm.weight"] = p["norm/scale"]
     return Qwen3NextGatedDeltaNet(config, 0), tensors, "out_proj.weight", ""
@@ -53,7 +53,7 @@ def kimi_linear_module(mixer, p):
         "w_decay_down": "forget_gate.f_a_proj", "w_decay_up": "forget_gate.f_b_proj",
         "w_gate_down": "g_a_proj", "w_gate_up": "g_b_proj",
     }  # fmt: skip
-    tensors = {f"{theirs}.weight": p[ours].reshape(p[ours].shape[0], -1).T for ours, theirs in names.items()}
+    tensors = {f"{theirs}.weight": p[ours].reshape(-1, p[ours].shape[-1]) for ours, theirs in names.items()}
     tensors["o_norm.weight"] = p["norm/scale"]
     return KimiLinearDeltaAttention(config, 0), tensors, "o_proj.weight", "forget_gate."
 
@@ -65,7 +65,7 @@ def reference(name, mixer, params):
     module, tensors, out, prefix = build(mixer, p)
     conv = np.concatenate([p[f"conv_{name}"].reshape(mixer.conv_width, -1) for name in "qkv"], axis=-1)
     tensors["conv1d.weight"] = conv.T[:, None]
-    tensors[out] = p["w_o"].reshape(-1, mixer.d_model).T
+    tensors[out] = p["w_o"].reshape(mixer.d_model, -1)
     tensors[prefix + "dt_bias"] = p["dt_bias"].reshape(-1)
     shape = dict(module.named_parameters())[prefix + "A_log"].shape
     tensors[prefix + "A_log"] = p["a_log"].reshape(shape)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers.grouped_matmul import grouped_matmul, over_groups, tile_lengths
+from jaxmodels.layers.grouped_matmul import grouped_matmul, over_groups, tile_lengths, vector_matrix
 
 # group sizes, D, F
 CASES = {
@@ -112,3 +112,12 @@ def test_any_function_of_a_group_and_its_rows(case):
     shifts = np.repeat(np.asarray(shift), np.asarray(sizes))[:, None]
     np.testing.assert_allclose(y[:used], by_group(x, w, sizes)[:used] + shifts, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(y[used:], 0)
+
+
+@pytest.mark.parametrize(("d_in", "pieces"), [(1536, 8), (640, 4), (200, 2), (190, 1), (257, 1)])
+def test_pieces_of_one_row_are_even_and_not_too_small(d_in, pieces):
+    x, w = jnp.ones((1, d_in)), jnp.ones((d_in, 400))
+    text = jax.jit(vector_matrix).lower(x, w).as_text()
+    assert (f"tensor<{pieces}x{d_in // pieces}x400xf32>" in text) == (pieces > 1)
+    assert ("batching_dims = [0] x [0]" in text) == (pieces > 1)
+    np.testing.assert_array_equal(vector_matrix(x, w), x @ w)

@@ -51,13 +51,13 @@ def rotate(x, rope):
 def by_hand(layer, params, x):
     """One causal sequence [S, D] with the keys and values of every head written out, in float64."""
     p = {path: np.asarray(leaf, np.float64) for path, leaf in walk(params)}
-    down = x.astype(np.float64) @ p["w_kv_down"] + p.get("b_kv_down", 0)
+    down = x.astype(np.float64) @ p["w_kv_down"].T + p.get("b_kv_down", 0)
     c, r = rms(down[:, : layer.kv_rank], p["latent_norm/scale"]), down[:, None, layer.kv_rank :]
     if layer.query_rank is None:
-        q = np.einsum("sd,dnu->snu", x, p["w_q"])
+        q = np.einsum("sd,nud->snu", x, p["w_q"])
     else:
-        queries = rms(x @ p["w_q_down"] + p.get("b_q_down", 0), p["query_norm/scale"])
-        q = np.einsum("sj,jnu->snu", queries, p["w_q_up"])
+        queries = rms(x @ p["w_q_down"].T + p.get("b_q_down", 0), p["query_norm/scale"])
+        q = np.einsum("sj,nuj->snu", queries, p["w_q_up"])
     q, shared = q[..., : layer.key_dim], q[..., layer.key_dim :]
     scale = layer.scale or (layer.key_dim + layer.rope_dim) ** -0.5
     if layer.rope is not None:
@@ -68,7 +68,7 @@ def by_hand(layer, params, x):
     logits = np.einsum("snh,tnh->nst", q, k) + np.einsum("snx,tx->nst", shared, r[:, 0])
     weights = np.exp(scale * logits) * np.tril(np.ones((len(x), len(x))))
     out = np.einsum("nst,tni->sni", weights / weights.sum(-1, keepdims=True), v)
-    return np.einsum("sni,nid->sd", out, p["w_o"]) + p.get("b_o", 0)
+    return np.einsum("sni,dni->sd", out, p["w_o"]) + p.get("b_o", 0)
 
 
 @functools.partial(quick_jit, static_argnums=0)
@@ -209,18 +209,18 @@ def params_of(module):
     tensors = {name: tensor.detach().numpy() for name, tensor in module.named_parameters()}
     heads = tensors["kv_b_proj.weight"].reshape(3, 8 + 4, 10)
     params = {
-        "w_kv_down": tensors["kv_a_proj_with_mqa.weight"].T,
+        "w_kv_down": tensors["kv_a_proj_with_mqa.weight"],
         "latent_norm": {"scale": tensors["kv_a_layernorm.weight"]},
         "w_uk": heads[:, :8],
         "w_uv": heads[:, 8:].swapaxes(1, 2),
-        "w_o": tensors["o_proj.weight"].T.reshape(3, 4, D_MODEL),
+        "w_o": tensors["o_proj.weight"].reshape(D_MODEL, 3, 4),
     }
     if "q_proj.weight" in tensors:
-        params["w_q"] = tensors["q_proj.weight"].T.reshape(D_MODEL, 3, 14)
+        params["w_q"] = tensors["q_proj.weight"].reshape(3, 14, D_MODEL)
     else:
-        params["w_q_down"] = tensors["q_a_proj.weight"].T
+        params["w_q_down"] = tensors["q_a_proj.weight"]
         params["query_norm"] = {"scale": tensors["q_a_layernorm.weight"]}
-        params["w_q_up"] = tensors["q_b_proj.weight"].T.reshape(10, 3, 14)
+        params["w_q_up"] = tensors["q_b_proj.weight"].reshape(3, 14, 10)
     theirs = {"b_q_down": "q_a_proj.bias", "b_kv_down": "kv_a_proj_with_mqa.bias", "b_o": "o_proj.bias"}
     params |= {ours: tensors[name] for ours, name in theirs.items() if name in tensors}
     return jax.tree.map(jnp.asarray, params)

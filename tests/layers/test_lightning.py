@@ -22,11 +22,11 @@ def reference(mixer, params, layer, layers):
     )
     module = MiniMaxLightningAttention(config, layer)
     p = {name: np.asarray(leaf) for name, leaf in params.items() if name != "norm"}
-    fused = np.stack([p["w_q"], p["w_k"], p["w_v"]], axis=2).reshape(D_MODEL, -1)
+    fused = np.stack([p["w_q"], p["w_k"], p["w_v"]], axis=1).reshape(-1, D_MODEL)
     tensors = {
-        "qkv_proj.weight": fused.T,
-        "output_gate.weight": p["w_gate"].reshape(D_MODEL, -1).T,
-        "out_proj.weight": p["w_o"].reshape(-1, D_MODEL).T,
+        "qkv_proj.weight": fused,
+        "output_gate.weight": p["w_gate"].reshape(-1, D_MODEL),
+        "out_proj.weight": p["w_o"].reshape(D_MODEL, -1),
         "norm.weight": np.asarray(params["norm"]["scale"]),
     }
     tensors = {name: torch.tensor(np.ascontiguousarray(a)) for name, a in tensors.items()}

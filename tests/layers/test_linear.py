@@ -1,54 +1,81 @@
-"""The split matrix-vector product equals the plain one, and is only used on CPU for single tokens."""
+"""The product in pieces equals the plain one, and is only used on CPU for few rows."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers.linear import linear, vector_matrix
+from jaxmodels.layers.linear import by_outputs, linear
 
 
-@pytest.mark.parametrize("shape", [(256,), (1, 256), (1, 1, 256), (2, 256), (1, 3, 256)])
+@pytest.mark.parametrize(
+    "shape", [(256,), (1, 256), (1, 1, 256), (2, 256), (1, 3, 256), (4, 5, 256), (33, 256)]
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_equals_the_product(shape, dtype):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=shape), dtype)
-    w = jnp.asarray(rng.normal(size=(256, 320)) / 16, dtype)
+    w = jnp.asarray(rng.normal(size=(320, 256)) / 16, dtype)
     y = jax.jit(linear)(x, w)
     assert y.dtype == x.dtype
     assert y.shape == (*shape[:-1], 320)
-    expected = np.asarray(x, np.float64) @ np.asarray(w, np.float64)
+    expected = np.asarray(x, np.float64) @ np.asarray(w, np.float64).T
     np.testing.assert_allclose(np.asarray(y, np.float64), expected, atol=1e-5 if dtype == "float32" else 0.05)
 
 
-@pytest.mark.parametrize(("size", "d_in"), [(1, 257), (1, 8)])
-def test_odd_and_small_products_are_left_alone(size, d_in):
-    x, w = jnp.ones((size, d_in)), jnp.ones((d_in, 320))
-    np.testing.assert_array_equal(linear(x, w), x @ w)
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_output_axes_are_those_of_the_weight(rows):
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(rows, 7, 256)), rng.normal(size=(4, 80, 256)) / 16
+    y = linear(jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32))
+    np.testing.assert_allclose(y, np.einsum("bsd,nhd->bsnh", x, w), atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "d_out"), [(1, 257), (1, 8), (0, 320)])
+def test_odd_and_small_products_are_left_alone(size, d_out):
+    x, w = jnp.ones((size, 320)), jnp.ones((d_out, 320))
+    np.testing.assert_array_equal(linear(x, w), x @ w.T)
 
 
 def batched_products(tokens: int, platform: str) -> int:
     x = jax.ShapeDtypeStruct((tokens, 256), jnp.float32)
-    w = jax.ShapeDtypeStruct((256, 320), jnp.float32)
+    w = jax.ShapeDtypeStruct((320, 256), jnp.float32)
     text = jax.jit(linear).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
     return text.count("batching_dims = [0] x [0]")
 
 
-def test_only_single_tokens_on_cpu_are_split():
+def test_only_few_rows_on_cpu_are_split():
     assert batched_products(1, "cpu") == 1
-    assert batched_products(2, "cpu") == 0
+    assert batched_products(32, "cpu") == 1
+    assert batched_products(33, "cpu") == 0
     assert batched_products(1, "tpu") == 0
-    assert batched_products(1, "cuda") == 0
+    assert batched_products(2, "cuda") == 0
 
 
-@pytest.mark.parametrize(("d_in", "pieces"), [(1536, 8), (640, 4), (200, 2), (190, 1), (257, 1)])
-def test_pieces_are_even_and_not_too_small(d_in, pieces):
-    text = jax.jit(vector_matrix).lower(jnp.ones((1, d_in)), jnp.ones((d_in, 400))).as_text()
-    assert (f"tensor<{pieces}x{d_in // pieces}x400xf32>" in text) == (pieces > 1)
+@pytest.mark.parametrize(
+    ("rows", "d_out", "cores", "pieces"),
+    [
+        (1, 1536, 2, 8),
+        (1, 160, 2, 4),
+        (1, 62, 2, 1),
+        (1, 257, 2, 1),
+        (8, 1536, 2, 4),
+        (9, 1536, 2, 2),
+        (32, 1536, 12, 16),
+        (1, 1536, 16, 16),
+    ],
+)
+def test_pieces_are_even_and_not_too_small(monkeypatch, rows, d_out, cores, pieces):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    jax.clear_caches()  # of programs for another number of cores
+    text = jax.jit(by_outputs).lower(jnp.ones((rows, 400)), jnp.ones((d_out, 400))).as_text()
+    assert (f"tensor<{pieces}x{d_out // pieces}x400xf32>" in text) == (pieces > 1)
     assert ("batching_dims = [0] x [0]" in text) == (pieces > 1)
 
 
-def test_gradients_pass_through():
-    w = jnp.ones((256, 320))
-    grad = jax.grad(lambda x: linear(x, w).sum())(jnp.ones((1, 256)))
-    np.testing.assert_allclose(grad, 320.0)
+@pytest.mark.parametrize("rows", [1, 5])
+def test_gradients_pass_through(rows):
+    x, w = jnp.ones((rows, 256)), jnp.ones((320, 256))
+    of_x, of_w = jax.grad(lambda x, w: linear(x, w).sum(), argnums=(0, 1))(x, w)
+    np.testing.assert_allclose(of_x, np.full(x.shape, 320.0))
+    np.testing.assert_allclose(of_w, np.full(w.shape, float(rows)))

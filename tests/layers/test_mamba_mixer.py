@@ -59,7 +59,7 @@ def fill(module, params):
     """Gives a module our parameters; both have the same ones."""
     tensors = {}
     for path, leaf in walk(params):
-        tensor = torch.tensor(np.asarray(leaf).T.copy())
+        tensor = torch.tensor(np.array(leaf.T if path in ("conv_w", "a_log") else leaf))
         tensors[NAMES[path]] = tensor[:, None] if path == "conv_w" else tensor
     module.load_state_dict(tensors)
     return module.eval()

@@ -64,7 +64,7 @@ def test_gated_mlp_matches_llama(bias):
     params = random_params(layer.spec())
     for name in ("gate", "up", "down"):
         linear = getattr(module, f"{name}_proj")
-        linear.weight.data = torch.tensor(np.asarray(params[f"w_{name}"]).T.copy())
+        linear.weight.data = torch.tensor(np.array(params[f"w_{name}"]))
         if bias:
             linear.bias.data = torch.tensor(np.asarray(params[f"b_{name}"]))
     assert set(params) == {f"{k}_{n}" for k in ("wb" if bias else "w") for n in ("gate", "up", "down")}
@@ -90,7 +90,7 @@ def test_mlp_matches_torch(bias):
         torch.nn.Linear(7, 19, bias=bias), ACT2FN["relu2"], torch.nn.Linear(19, 7, bias=bias)
     )
     for name, linear in (("up", module[0]), ("down", module[2])):
-        linear.weight.data = torch.tensor(np.asarray(params[f"w_{name}"]).T.copy())
+        linear.weight.data = torch.tensor(np.array(params[f"w_{name}"]))
         if bias:
             linear.bias.data = torch.tensor(np.asarray(params[f"b_{name}"]))
     x = np.random.default_rng(1).standard_normal((5, 7)).astype(np.float32)

@@ -41,8 +41,6 @@ def reference(mixer, params):
         tensor = torch.tensor(np.asarray(leaf))
         if path == "conv_w":
             tensor = tensor.T[:, None]
-        elif path in ("w_x", "w_y", "w_out"):
-            tensor = tensor.T
         tensors[NAMES[path]] = tensor.contiguous()
     module.load_state_dict(tensors)
     return module.eval()

@@ -26,7 +26,7 @@ def reference(mixer, params):
     module = Lfm2ShortConv(config, 0)
     tensors = {}
     for path, leaf in walk(params):
-        tensor = torch.tensor(np.asarray(leaf).T.copy())
+        tensor = torch.tensor(np.array(leaf.T if path == "conv_w" else leaf))
         tensors[NAMES[path]] = tensor[:, None] if path == "conv_w" else tensor
     module.load_state_dict(tensors)
     return module.eval()

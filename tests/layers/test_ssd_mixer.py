@@ -26,7 +26,7 @@ def by_hand(mixer, params, x):
     state = np.zeros((mixer.num_heads, state_dim, mixer.head_dim))
     outputs = []
     for token in x.astype(np.float64):
-        projected = token @ p["w_in"] + p.get("b_in", 0)
+        projected = token @ p["w_in"].T + p.get("b_in", 0)
         group_width = groups * state_dim
         projected = projected * np.repeat(
             mixer.input_scales, (inner, inner, group_width, group_width, mixer.num_heads)
@@ -43,7 +43,7 @@ def by_hand(mixer, params, x):
             g = n // (mixer.num_heads // groups)
             state[n] = np.exp(-np.exp(p["a_log"][n]) * dt[n]) * state[n] + dt[n] * np.outer(b[g], xs[n])
             y[n] = c[g] @ state[n] + p["d_skip"][n] * xs[n]
-        outputs.append(normalise(mixer, p, y.reshape(-1), z) @ p["w_out"] + p.get("b_out", 0))
+        outputs.append(normalise(mixer, p, y.reshape(-1), z) @ p["w_out"].T + p.get("b_out", 0))
     return np.stack(outputs)
 
 

@@ -50,10 +50,10 @@ def test_adapters_add_to_the_shared_weights():
     params = random_params(one.spec())
     heads, low = merged(params, "attention")
     summed = {
-        f"w_{x}": heads[f"w_{x}"] + np.einsum("dr,rnh->dnh", low[f"a_{x}"], low[f"b_{x}"]) for x in "qkv"
+        f"w_{x}": heads[f"w_{x}"] + np.einsum("rd,nhr->nhd", low[f"a_{x}"], low[f"b_{x}"]) for x in "qkv"
     }
     mlp, low = merged(params, "ffn")
-    mlp |= {f"w_{x}": mlp[f"w_{x}"] + low["a"] @ low[f"b_{x}"] for x in ("gate", "up")}
+    mlp |= {f"w_{x}": mlp[f"w_{x}"] + low[f"b_{x}"] @ low["a"] for x in ("gate", "up")}
     own = {k: v for k, v in params["blocks"]["0"].items() if k not in ("attention", "ffn")}
     shared = {**params["shared"]["0"], "attention": heads | summed, "ffn": mlp}
     same = {**params, "blocks": {**params["blocks"], "0": own}, "shared": {"0": shared}}

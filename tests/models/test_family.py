@@ -36,7 +36,7 @@ def qkv(along, axes):
 
 
 @pytest.mark.parametrize(
-    ("along", "axes"), [(0, "({heads}) d -> d {heads}"), (1, "d ({heads}) -> d {heads}")]
+    ("along", "axes"), [(0, "({heads}) d -> {heads} d"), (1, "d ({heads}) -> {heads} d")]
 )
 def test_rows_of_one_tensor_are_joined_in_the_tables_order(along, axes):
     ours = leaves()
@@ -44,9 +44,9 @@ def test_rows_of_one_tensor_are_joined_in_the_tables_order(along, axes):
     fused = tensors["layers.0.qkv"]
     heads = 4 + 2 + 2
     assert fused.shape == ((heads * 6, D_MODEL) if along == 0 else (D_MODEL, heads * 6))
-    flat = [ours[f"blocks/0/mixer/w_{name}"].reshape(D_MODEL, -1) for name in "qkv"]
-    expected = np.concatenate(flat, axis=1)
-    np.testing.assert_array_equal(fused.export(ours), expected.T if along == 0 else expected)
+    flat = [ours[f"blocks/0/mixer/w_{name}"].reshape(-1, D_MODEL) for name in "qkv"]
+    expected = np.concatenate(flat)
+    np.testing.assert_array_equal(fused.export(ours), expected if along == 0 else expected.T)
     for part, name in zip(fused.parts, "qkv", strict=True):
         back = part.row.load(part.cut(fused.export(ours)), part.shape)
         np.testing.assert_array_equal(back, ours[f"blocks/0/mixer/w_{name}"])
@@ -54,13 +54,13 @@ def test_rows_of_one_tensor_are_joined_in_the_tables_order(along, axes):
 
 def test_parts_can_follow_one_another_head_by_head():
     config = decoder(attention(num_kv_heads=4))
-    axes = "(n h) d -> d n h"
+    axes = "(n h) d -> n h d"
     rows = [Weight(f"blocks/{{i}}/mixer/w_{name}", FUSED, axes, per="n") for name in "qkv"]
     ours = leaves(config)
     fused = family(*rows).tensors(config)["layers.0.qkv"]
     assert fused.shape == (3 * 4 * 6, D_MODEL)
-    by_head = np.concatenate([ours[f"blocks/0/mixer/w_{name}"] for name in "qkv"], axis=-1)
-    np.testing.assert_array_equal(fused.export(ours), by_head.reshape(D_MODEL, -1).T)
+    by_head = np.concatenate([ours[f"blocks/0/mixer/w_{name}"] for name in "qkv"], axis=1)
+    np.testing.assert_array_equal(fused.export(ours), by_head.reshape(-1, D_MODEL))
     for part, name in zip(fused.parts, "qkv", strict=True):
         back = part.row.load(part.cut(fused.export(ours)), part.shape)
         np.testing.assert_array_equal(back, ours[f"blocks/0/mixer/w_{name}"])
@@ -102,7 +102,7 @@ def test_rows_can_be_for_one_kind_of_layer():
     others = [row for row in WEIGHTS if "/mixer/" not in row.ours]
     table = (*others, *for_mixer(GatedDeltaMixer, *rows), *for_mixer(Attention, *of_attention))
     tensors = dataclasses.replace(family(), weights=table).tensors(config)
-    assert tensors["blocks/0/mixer/w_q"].shape == (D_MODEL, 2, 5)
+    assert tensors["blocks/0/mixer/w_q"].shape == (2, 5, D_MODEL)
     assert tensors["model.layers.1.self_attn.q_proj.weight"].shape == (24, D_MODEL)
     assert not any(name.startswith("blocks/1/mixer/w_") for name in tensors)
 

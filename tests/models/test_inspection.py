@@ -20,7 +20,7 @@ def silu(x):
 
 def convolved(mixer, params, x, first, width):
     """The recurrence's inputs: projected, convolved, activated."""
-    inputs = (np.asarray(x) @ np.asarray(params["w_in"]))[..., first : first + width]
+    inputs = (np.asarray(x) @ np.asarray(params["w_in"]).T)[..., first : first + width]
     padded = np.pad(inputs, ((0, 0), (mixer.conv_width - 1, 0), (0, 0)))
     return silu(np.asarray(causal_conv(padded, params["conv_w"], params.get("conv_b"))))
 

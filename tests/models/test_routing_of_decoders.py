@@ -44,7 +44,7 @@ def test_each_mixture_sees_the_logits_of_the_one_before(parallel):
         if str(i) in routings:
             np.testing.assert_allclose(after, routings[str(i)].logits, atol=1e-5)
             router = params["blocks"][str(i)]["ffn"]["router"]
-            own = routings[str(i)].logits - before @ np.asarray(router["w_previous"])
+            own = routings[str(i)].logits - before @ np.asarray(router["w_previous"]).T
             if i == 0:
                 np.testing.assert_allclose(own, routings["0"].logits, atol=1e-5)
             else:

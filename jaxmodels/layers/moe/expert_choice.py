@@ -17,7 +17,7 @@ from jaxmodels.layers.spec import Params, ParamTree
 class ExpertChoice:
     """Every expert picks the ``ceil(experts_per_token * n / E)`` tokens of a row that it scores highest.
 
-    Scores, which are also the weights, are ``softmax(x @ w)`` over the experts; n counts the row's real
+    Scores, which are also the weights, are ``softmax(w x)`` over the experts; n counts the row's real
     tokens. A token may be picked by any number of experts. Since a pick depends on the tokens that follow, it
     is no router for text that is generated token by token. Source: https://arxiv.org/abs/2202.09368; picks
     are made within a row, so that rows do not compete.

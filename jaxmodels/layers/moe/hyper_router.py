@@ -15,7 +15,7 @@ from jaxmodels.layers.spec import FanIn, Normal, Param, Params, ParamTree
 
 @dataclass(frozen=True, kw_only=True)
 class HyperRouter:
-    """`SoftmaxTopK` with ``w = relu(embedding @ hyper_in) @ hyper_out``, reshaped to ``[D, E]``.
+    """`SoftmaxTopK` with ``w = relu(embedding @ hyper_in) @ hyper_out``, reshaped to ``[E, D]``.
 
     The two hypernetwork matrices are drawn once and never trained: no gradient reaches them. Only the
     embedding is. After training the router is a constant: see `fold`. Source: https://arxiv.org/abs/2312.07035;
@@ -49,11 +49,11 @@ class HyperRouter:
             ),
         }
 
-    def weights(self, params: Params) -> Float[Array, "D E"]:
+    def weights(self, params: Params) -> Float[Array, "E D"]:
         """The router's matrix."""
         hyper_in, hyper_out = (lax.stop_gradient(params[name]) for name in ("hyper_in", "hyper_out"))
         made = jax.nn.relu(params["embedding"] @ hyper_in) @ hyper_out
-        return made.reshape(self.d_model, self.num_experts)
+        return made.reshape(self.num_experts, self.d_model)
 
     def fold(self, params: Params) -> tuple[SoftmaxTopK, Params]:
         """The plain router with the same outputs, and its parameters: what a trained model is exported as."""

@@ -30,8 +30,8 @@ class LatentSpace:
     def spec(self) -> ParamTree:
         d, r = self.d_model, self.dim
         tree: ParamTree = {
-            "w_down": Param((d, r), ("embed", "latent"), FanIn(d)),
-            "w_up": Param((r, d), ("latent", "embed"), FanIn(r)),
+            "w_down": Param((r, d), ("latent", "embed"), FanIn(d)),
+            "w_up": Param((d, r), ("embed", "latent"), FanIn(r)),
         }
         if self.bias:
             tree |= {"b_down": Param((r,), ("latent",), ZEROS), "b_up": Param((d,), ("embed",), ZEROS)}

@@ -84,17 +84,17 @@ def chunk_sparsity_loss(routing: Routing, size: int = 64) -> Float[Array, ""]:
 
 
 def coupling_loss(
-    w_router: Float[Array, "*layers D E"],
+    w_router: Float[Array, "*layers E D"],
     w_in: Float[Array, "*layers E D F"],
     key: jax.Array | None = None,
     alpha: float = 1.0,
 ) -> Float[Array, ""]:
-    """The expert-router coupling (ERC) loss: each router column should excite its own expert most.
+    """The expert-router coupling (ERC) loss: each router row should excite its own expert most.
 
     With ``M[i, j] = |r_i @ w_in[j]|``, r_i being the router's weights for expert i, it is the mean over i and
     j of ``max(M[i, j] - alpha * M[i, i], 0) + max(M[j, i] - alpha * M[i, i], 0)``, i and j different. With a
     key each r_i is multiplied by noise in ``1 - eps_i .. 1 + eps_i``, where eps_i is half the distance to the
-    nearest other column over its own length, so that it stays in its own cell. Source:
+    nearest other row over its own length, so that it stays in its own cell. Source:
     https://arxiv.org/abs/2512.23447.
 
     Args:
@@ -103,15 +103,15 @@ def coupling_loss(
         key: for the noise; None adds none.
         alpha: how much weaker than its own the other activations must be, 0 to 1.
     """
-    columns = jnp.swapaxes(w_router, -1, -2).astype(jnp.float32)
+    rows = w_router.astype(jnp.float32)
     if key is not None:
-        fixed = lax.stop_gradient(columns)
+        fixed = lax.stop_gradient(rows)
         apart = jnp.linalg.norm(fixed[..., :, None, :] - fixed[..., None, :, :], axis=-1)
         apart = apart + jnp.where(jnp.eye(apart.shape[-1], dtype=bool), jnp.inf, 0.0)
         eps = apart.min(-1) / (2 * jnp.maximum(jnp.linalg.norm(fixed, axis=-1), 1e-20))
-        noise = jax.random.uniform(key, columns.shape, minval=-1.0, maxval=1.0)
-        columns = columns * (1.0 + eps[..., None] * noise)
-    excited = jnp.einsum("...id,...jdf->...ijf", columns, w_in.astype(jnp.float32))
+        noise = jax.random.uniform(key, rows.shape, minval=-1.0, maxval=1.0)
+        rows = rows * (1.0 + eps[..., None] * noise)
+    excited = jnp.einsum("...id,...jdf->...ijf", rows, w_in.astype(jnp.float32))
     norms = jnp.sqrt(jnp.square(excited).sum(-1) + 1e-20)
     own = jnp.diagonal(norms, axis1=-2, axis2=-1)[..., :, None]
     excess = jax.nn.relu(norms - alpha * own) + jax.nn.relu(jnp.swapaxes(norms, -1, -2) - alpha * own)

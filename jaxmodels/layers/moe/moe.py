@@ -22,7 +22,7 @@ class MoE:
     """``sum of weight * expert(x)`` over the experts that the router chooses per token, plus ``shared(x)``.
 
     free: experts without a feed-forward, whose numbers follow those of `experts`. shared: a feed-forward that
-    every token passes. shared_gate: it is multiplied by ``sigmoid(x @ w)``, w being one weight vector.
+    every token passes. shared_gate: it is multiplied by ``sigmoid(w x)``, w being one weight vector.
     input_scale: what x is multiplied by on its way to the routed experts. latent: the space that `experts`
     work in; None is the model's. dispatch: how rows reach `experts`.
 
@@ -85,7 +85,7 @@ class MoE:
         if self.latent is not None:
             tree["latent"] = self.latent.spec()
         if self.shared_gate:
-            tree["shared_gate"] = {"w": Param((self.d_model, 1), ("embed", None), FanIn(self.d_model))}
+            tree["shared_gate"] = {"w": Param((1, self.d_model), (None, "embed"), FanIn(self.d_model))}
         return tree
 
     def flops_per_token(self, context: int) -> int:

@@ -17,7 +17,7 @@ RouterNorm = Literal["none", "sum", "rms"]
 
 @dataclass(frozen=True, kw_only=True)
 class ReLURouter:
-    """``s = relu(x @ w)``, normalised over the experts; those with ``s = 0`` are left out.
+    """``s = relu(w x)``, normalised over the experts; those with ``s = 0`` are left out.
 
     norm: "rms" divides by the root mean square and multiplies by a learned scale per expert; as no mean is
     taken off, 0 stays 0. "sum" divides by ``norm_scale * sum(s) + 1e-5``. "none" leaves s as it is.

@@ -16,9 +16,9 @@ from jaxmodels.layers.spec import FanIn, Normal, Param, Params, ParamTree
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualRouter:
-    """``logits = gate(x) + previous @ w_previous``, top-k of their softmax, renormalised.
+    """``logits = gate(x) + w_previous previous``, top-k of their softmax, renormalised.
 
-    hidden: the gate is ``tanh(x @ w_in) @ w`` with that many hidden features; None: it is ``x @ w``.
+    hidden: the gate is ``w tanh(w_in x)`` with that many hidden features; None: it is ``w x``.
     logit_std: the logits of each token are scaled to this standard deviation before the softmax; None leaves
     them. zero_expert: the last expert is a zero expert, whose weight is set to 0 before the chosen weights
     are renormalised, so that the token's other experts take it over. Source: MoE++
@@ -48,10 +48,10 @@ class ResidualRouter:
     def spec(self) -> ParamTree:
         fan_in = self.d_model if self.hidden is None else self.hidden
         count = self.num_experts
-        tree: ParamTree = {"w": Param((fan_in, count), (None, None), FanIn(fan_in), dtype="float32")}
+        tree: ParamTree = {"w": Param((count, fan_in), (None, None), FanIn(fan_in), dtype="float32")}
         if self.hidden is not None:
-            shape = (self.d_model, self.hidden)
-            tree["w_in"] = Param(shape, ("embed", None), FanIn(self.d_model), dtype="float32")
+            shape = (self.hidden, self.d_model)
+            tree["w_in"] = Param(shape, (None, "embed"), FanIn(self.d_model), dtype="float32")
         tree["w_previous"] = Param((count, count), (None, None), FanIn(count))
         return tree
 
@@ -69,7 +69,7 @@ class ResidualRouter:
         logits = lax.optimization_barrier(router_logits({"w": params["w"]}, features))
         if previous is not None:
             w = params["w_previous"]
-            logits = logits + (previous.astype(w.dtype) @ w).astype(jnp.float32)
+            logits = logits + linear(previous.astype(w.dtype), w).astype(jnp.float32)
         scaled = logits
         if self.logit_std is not None:
             scaled = logits / (jnp.std(logits, axis=-1, keepdims=True, ddof=1) / self.logit_std)

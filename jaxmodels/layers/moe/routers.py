@@ -49,7 +49,7 @@ class Router(Protocol):
 
 
 def router_logits(params: Params, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
-    """``x @ w``, plus a bias if there is one, in float32."""
+    """``w x``, plus a bias if there is one, in float32."""
     logits = linear(x.astype(jnp.float32), params["w"].astype(jnp.float32))
     return logits + params["b"].astype(jnp.float32) if "b" in params else logits
 
@@ -76,7 +76,7 @@ def keep_groups(
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxTopK:
-    """``p = softmax(x @ w)``; the `top_k` most probable experts, each weighted by ``scale * p``.
+    """``p = softmax(w x)``; the `top_k` most probable experts, each weighted by ``scale * p``.
 
     renormalise: the chosen weights sum to `scale`. That is the softmax over the chosen logits alone, which
     some call top-k before softmax. bias: of the logits. num_groups, top_groups: experts are chosen within the
@@ -127,7 +127,7 @@ class SoftmaxTopK:
 
 @dataclass(frozen=True, kw_only=True)
 class SigmoidTopK:
-    """``s = sigmoid(x @ w)``; `top_k` experts of highest ``s + selection_bias``, weighted by ``scale * s``.
+    """``s = sigmoid(w x)``; `top_k` experts of highest ``s + selection_bias``, weighted by ``scale * s``.
 
     renormalise: the chosen s are divided by their sum (plus `eps`). selection_bias: a parameter that decides
     who is chosen but not with what weight; training moves it against the load, outside the gradient (see
@@ -187,7 +187,7 @@ class SigmoidTopK:
 
 def router_spec(d_model: int, num_experts: int, *, bias: bool = False) -> ParamTree:
     """The parameters that `router_logits` reads."""
-    tree: ParamTree = {"w": Param((d_model, num_experts), ("embed", None), FanIn(d_model))}
+    tree: ParamTree = {"w": Param((num_experts, d_model), (None, "embed"), FanIn(d_model))}
     if bias:
         tree["b"] = Param((num_experts,), (None,), ZEROS)
     return tree

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from jaxmodels.layers.linear import linear
@@ -20,7 +21,7 @@ class VersatileFFN:
 
     wide: a mixture of `num_experts` virtual experts of which `top_k` are chosen; expert e is the feed-forward
     with its hidden features ``e * d_ff / num_experts ..`` alone. deep: ``sum over l of p[l] * ffn^l(x)``,
-    where ``p = softmax(x @ w_depth)`` predicts how often, from 1 to `max_depth`, the feed-forward should be
+    where ``p = softmax(w_depth x)`` predicts how often, from 1 to `max_depth`, the feed-forward should be
     applied. easy: ``(max_depth - mean depth) / max_depth``.
 
     Source: https://arxiv.org/abs/2512.14531. Inferred, as the code was not at hand: slices are contiguous,
@@ -48,7 +49,7 @@ class VersatileFFN:
         self._router()  # refuses what it cannot choose
 
     def spec(self) -> ParamTree:
-        depth = Param((self.d_model, self.max_depth), ("embed", None), FanIn(self.d_model))
+        depth = Param((self.max_depth, self.d_model), (None, "embed"), FanIn(self.d_model))
         return {"ffn": self._ffn().spec(), "router": self._router().spec(), "depth": {"w": depth}}
 
     def flops_per_token(self, context: int) -> int:
@@ -72,15 +73,18 @@ class VersatileFFN:
     def _wide(self, params: Params, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         routing = self._router()(params["router"], x)
         width = self.d_ff // self.num_experts
-        columns = {
-            name: params["ffn"][name].reshape(self.d_model, self.num_experts, width).swapaxes(0, 1)
-            for name in ("w_gate", "w_up")
+        slices = {
+            name: rearrange(params["ffn"][name], axes, e=self.num_experts)
+            for name, axes in (
+                ("w_gate", "(e f) d -> e d f"),
+                ("w_up", "(e f) d -> e d f"),
+                ("w_down", "d (e f) -> e f d"),
+            )
         }
-        rows = params["ffn"]["w_down"].reshape(self.num_experts, width, self.d_model)
         experts = GatedExperts(
             num_experts=self.num_experts, d_model=self.d_model, d_ff=width, activation=self.activation
         )
-        return self.dispatch(experts, {**columns, "w_down": rows}, x, routing)
+        return self.dispatch(experts, slices, x, routing)
 
     def _ffn(self) -> GatedMLP:
         return GatedMLP(d_model=self.d_model, d_ff=self.d_ff, activation=self.activation)

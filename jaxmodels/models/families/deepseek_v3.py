@@ -18,17 +18,17 @@ from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
 ATTENTION = "model.layers.{i}.self_attn"
 LATENT_ATTENTION_WEIGHTS = (
-    Weight("blocks/{i}/mixer/w_q", f"{ATTENTION}.q_proj.weight", "(n h) d -> d n h"),
-    Weight("blocks/{i}/mixer/w_q_down", f"{ATTENTION}.q_a_proj.weight", "r d -> d r"),
+    Weight("blocks/{i}/mixer/w_q", f"{ATTENTION}.q_proj.weight", "(n h) d -> n h d"),
+    Weight("blocks/{i}/mixer/w_q_down", f"{ATTENTION}.q_a_proj.weight"),
     Weight("blocks/{i}/mixer/b_q_down", f"{ATTENTION}.q_a_proj.bias"),
     Weight("blocks/{i}/mixer/query_norm/scale", f"{ATTENTION}.q_a_layernorm.weight"),
-    Weight("blocks/{i}/mixer/w_q_up", f"{ATTENTION}.q_b_proj.weight", "(n h) r -> r n h"),
-    Weight("blocks/{i}/mixer/w_kv_down", f"{ATTENTION}.kv_a_proj_with_mqa.weight", "u d -> d u"),
+    Weight("blocks/{i}/mixer/w_q_up", f"{ATTENTION}.q_b_proj.weight", "(n h) r -> n h r"),
+    Weight("blocks/{i}/mixer/w_kv_down", f"{ATTENTION}.kv_a_proj_with_mqa.weight"),
     Weight("blocks/{i}/mixer/b_kv_down", f"{ATTENTION}.kv_a_proj_with_mqa.bias"),
     Weight("blocks/{i}/mixer/latent_norm/scale", f"{ATTENTION}.kv_a_layernorm.weight"),
     Weight("blocks/{i}/mixer/w_uk", f"{ATTENTION}.kv_b_proj.weight", "(n h) r -> n h r", per="n"),
     Weight("blocks/{i}/mixer/w_uv", f"{ATTENTION}.kv_b_proj.weight", "(n v) r -> n r v", per="n"),
-    Weight("blocks/{i}/mixer/w_o", f"{ATTENTION}.o_proj.weight", "d (n v) -> n v d"),
+    Weight("blocks/{i}/mixer/w_o", f"{ATTENTION}.o_proj.weight", "d (n v) -> d n v"),
     Weight("blocks/{i}/mixer/b_o", f"{ATTENTION}.o_proj.bias"),
 )
 

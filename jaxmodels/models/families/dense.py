@@ -21,10 +21,10 @@ ROPE_KEYS = (
 )  # fmt: skip
 
 ATTENTION_WEIGHTS = (
-    Weight("blocks/{i}/mixer/w_q", "model.layers.{i}.self_attn.q_proj.weight", "(n h) d -> d n h"),
-    Weight("blocks/{i}/mixer/w_k", "model.layers.{i}.self_attn.k_proj.weight", "(k h) d -> d k h"),
-    Weight("blocks/{i}/mixer/w_v", "model.layers.{i}.self_attn.v_proj.weight", "(k h) d -> d k h"),
-    Weight("blocks/{i}/mixer/w_o", "model.layers.{i}.self_attn.o_proj.weight", "d (n h) -> n h d"),
+    Weight("blocks/{i}/mixer/w_q", "model.layers.{i}.self_attn.q_proj.weight", "(n h) d -> n h d"),
+    Weight("blocks/{i}/mixer/w_k", "model.layers.{i}.self_attn.k_proj.weight", "(k h) d -> k h d"),
+    Weight("blocks/{i}/mixer/w_v", "model.layers.{i}.self_attn.v_proj.weight", "(k h) d -> k h d"),
+    Weight("blocks/{i}/mixer/w_o", "model.layers.{i}.self_attn.o_proj.weight", "d (n h) -> d n h"),
     Weight("blocks/{i}/mixer/b_q", "model.layers.{i}.self_attn.q_proj.bias", "(n h) -> n h"),
     Weight("blocks/{i}/mixer/b_k", "model.layers.{i}.self_attn.k_proj.bias", "(k h) -> k h"),
     Weight("blocks/{i}/mixer/b_v", "model.layers.{i}.self_attn.v_proj.bias", "(k h) -> k h"),
@@ -34,9 +34,9 @@ ATTENTION_WEIGHTS = (
 )
 
 GATED_MLP_WEIGHTS = (
-    Weight("blocks/{i}/ffn/w_gate", "model.layers.{i}.mlp.gate_proj.weight", "f d -> d f"),
-    Weight("blocks/{i}/ffn/w_up", "model.layers.{i}.mlp.up_proj.weight", "f d -> d f"),
-    Weight("blocks/{i}/ffn/w_down", "model.layers.{i}.mlp.down_proj.weight", "d f -> f d"),
+    Weight("blocks/{i}/ffn/w_gate", "model.layers.{i}.mlp.gate_proj.weight"),
+    Weight("blocks/{i}/ffn/w_up", "model.layers.{i}.mlp.up_proj.weight"),
+    Weight("blocks/{i}/ffn/w_down", "model.layers.{i}.mlp.down_proj.weight"),
     Weight("blocks/{i}/ffn/b_gate", "model.layers.{i}.mlp.gate_proj.bias"),
     Weight("blocks/{i}/ffn/b_up", "model.layers.{i}.mlp.up_proj.bias"),
     Weight("blocks/{i}/ffn/b_down", "model.layers.{i}.mlp.down_proj.bias"),

@@ -25,10 +25,10 @@ WEIGHTS = (
     *dense.layer_norm_rows("final_norm", "transformer.ln_f"),
     *dense.layer_norm_rows("blocks/{i}/mixer_norm", LAYER + "ln_1"),
     *dense.layer_norm_rows("blocks/{i}/ffn_norm", LAYER + "ln_2"),
-    *dense.fused_rows(LAYER + "attn.c_attn", "d (n h) -> d n h", along=1),
-    *dense.affine_rows("blocks/{i}/mixer/{p}_o", LAYER + "attn.c_proj", "(n h) d -> n h d"),
-    *dense.affine_rows("blocks/{i}/ffn/{p}_up", LAYER + "mlp.c_fc"),
-    *dense.affine_rows("blocks/{i}/ffn/{p}_down", LAYER + "mlp.c_proj"),
+    *dense.fused_rows(LAYER + "attn.c_attn", "d (n h) -> n h d", along=1),
+    *dense.affine_rows("blocks/{i}/mixer/{p}_o", LAYER + "attn.c_proj", "(n h) d -> d n h"),
+    *dense.affine_rows("blocks/{i}/ffn/{p}_up", LAYER + "mlp.c_fc", "d f -> f d"),
+    *dense.affine_rows("blocks/{i}/ffn/{p}_down", LAYER + "mlp.c_proj", "f d -> d f"),
 )
 
 

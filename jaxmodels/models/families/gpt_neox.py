@@ -18,10 +18,10 @@ WEIGHTS = (
     *dense.layer_norm_rows("final_norm", "gpt_neox.final_layer_norm"),
     *dense.layer_norm_rows("blocks/{i}/mixer_norm", LAYER + "input_layernorm"),
     *dense.layer_norm_rows("blocks/{i}/ffn_norm", LAYER + "post_attention_layernorm"),
-    *dense.fused_rows(LAYER + "attention.query_key_value", "(n h) d -> d n h", along=0, per="n"),
-    *dense.affine_rows("blocks/{i}/mixer/{p}_o", LAYER + "attention.dense", "d (n h) -> n h d"),
-    *dense.affine_rows("blocks/{i}/ffn/{p}_up", LAYER + "mlp.dense_h_to_4h", "f d -> d f"),
-    *dense.affine_rows("blocks/{i}/ffn/{p}_down", LAYER + "mlp.dense_4h_to_h", "d f -> f d"),
+    *dense.fused_rows(LAYER + "attention.query_key_value", "(n h) d -> n h d", along=0, per="n"),
+    *dense.affine_rows("blocks/{i}/mixer/{p}_o", LAYER + "attention.dense", "d (n h) -> d n h"),
+    *dense.affine_rows("blocks/{i}/ffn/{p}_up", LAYER + "mlp.dense_h_to_4h"),
+    *dense.affine_rows("blocks/{i}/ffn/{p}_down", LAYER + "mlp.dense_4h_to_h"),
 )
 
 

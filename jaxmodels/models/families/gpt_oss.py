@@ -23,7 +23,7 @@ WEIGHTS = (
     *dense.PRE_NORM_WEIGHTS,
     *dense.ATTENTION_WEIGHTS,
     Weight("blocks/{i}/mixer/sinks", "model.layers.{i}.self_attn.sinks"),
-    Weight("blocks/{i}/ffn/router/w", "model.layers.{i}.mlp.router.weight", "e d -> d e"),
+    Weight("blocks/{i}/ffn/router/w", "model.layers.{i}.mlp.router.weight"),
     Weight("blocks/{i}/ffn/router/b", "model.layers.{i}.mlp.router.bias"),
     Weight("blocks/{i}/ffn/experts/w_gate_up", f"{EXPERTS}.gate_up_proj"),
     Weight("blocks/{i}/ffn/experts/b_gate_up", f"{EXPERTS}.gate_up_proj_bias"),

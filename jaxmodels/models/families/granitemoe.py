@@ -13,7 +13,7 @@ from jaxmodels.models.hf_config import ConfigReader
 
 EXPERTS = "model.layers.{i}.block_sparse_moe"
 EXPERT_WEIGHTS = (
-    Weight("blocks/{i}/ffn/router/w", f"{EXPERTS}.router.layer.weight", "e d -> d e"),
+    Weight("blocks/{i}/ffn/router/w", f"{EXPERTS}.router.layer.weight"),
     Weight("blocks/{i}/ffn/experts/w_gate", f"{EXPERTS}.input_linear.weight", "e f d -> e d f", along=1),
     Weight("blocks/{i}/ffn/experts/w_up", f"{EXPERTS}.input_linear.weight", "e f d -> e d f", along=1),
     Weight("blocks/{i}/ffn/experts/w_down", f"{EXPERTS}.output_linear.weight", "e d f -> e f d"),

@@ -17,13 +17,9 @@ from jaxmodels.models.hf_config import ConfigReader
 
 # Under `ffn` where there is no mixture, under `ffn/shared` beside one.
 SHARED_WEIGHTS = tuple(
-    Weight(f"blocks/{{i}}/{ffn}/w_{name}", f"model.layers.{{i}}.shared_mlp.{theirs}.weight", axes)
+    Weight(f"blocks/{{i}}/{ffn}/w_{name}", f"model.layers.{{i}}.shared_mlp.{theirs}.weight")
     for ffn in ("ffn", "ffn/shared")
-    for name, theirs, axes in (
-        ("gate", "input_linear", "f d -> d f"),
-        ("up", "input_linear", "f d -> d f"),
-        ("down", "output_linear", "d f -> f d"),
-    )
+    for name, theirs in (("gate", "input_linear"), ("up", "input_linear"), ("down", "output_linear"))
 )
 
 # Keys of attention, which are read where the model has such layers.

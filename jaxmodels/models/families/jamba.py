@@ -21,7 +21,7 @@ WEIGHTS = (
     *hybrid.FRAME_WEIGHTS,
     *hybrid.GATED_MLP_WEIGHTS,
     *hybrid.renamed(mixture.EXPERT_WEIGHTS, theirs=(".mlp.", ".feed_forward.")),
-    Weight("blocks/{i}/ffn/router/w", "model.layers.{i}.feed_forward.router.weight", "e d -> d e"),
+    Weight("blocks/{i}/ffn/router/w", "model.layers.{i}.feed_forward.router.weight"),
     *dense.ATTENTION_WEIGHTS,
     *hybrid.renamed(
         [row for row in mamba.WEIGHTS if row.ours.startswith("blocks/{i}/mixer/")],

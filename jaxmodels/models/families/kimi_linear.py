@@ -24,21 +24,21 @@ DELTA, MOE = "model.layers.{i}.self_attn", "model.layers.{i}.block_sparse_moe"
 
 DELTA_WEIGHTS = for_mixer(
     GatedDeltaMixer,
-    Weight("blocks/{i}/mixer/w_q", f"{DELTA}.q_proj.weight", "(g r) d -> d g r"),
-    Weight("blocks/{i}/mixer/w_k", f"{DELTA}.k_proj.weight", "(g r) d -> d g r"),
-    Weight("blocks/{i}/mixer/w_v", f"{DELTA}.v_proj.weight", "(g m p) d -> d g m p"),
+    Weight("blocks/{i}/mixer/w_q", f"{DELTA}.q_proj.weight", "(g r) d -> g r d"),
+    Weight("blocks/{i}/mixer/w_k", f"{DELTA}.k_proj.weight", "(g r) d -> g r d"),
+    Weight("blocks/{i}/mixer/w_v", f"{DELTA}.v_proj.weight", "(g m p) d -> g m p d"),
     Weight("blocks/{i}/mixer/conv_q", f"{DELTA}.q_conv1d.weight", "(g r) 1 w -> w g r"),
     Weight("blocks/{i}/mixer/conv_k", f"{DELTA}.k_conv1d.weight", "(g r) 1 w -> w g r"),
     Weight("blocks/{i}/mixer/conv_v", f"{DELTA}.v_conv1d.weight", "(n p) 1 w -> w n p"),
-    Weight("blocks/{i}/mixer/w_beta", f"{DELTA}.b_proj.weight", "(g m) d -> d g m"),
-    Weight("blocks/{i}/mixer/w_decay_down", f"{DELTA}.f_a_proj.weight", "j d -> d j"),
-    Weight("blocks/{i}/mixer/w_decay_up", f"{DELTA}.f_b_proj.weight", "(g m r) j -> j g m r"),
+    Weight("blocks/{i}/mixer/w_beta", f"{DELTA}.b_proj.weight", "(g m) d -> g m d"),
+    Weight("blocks/{i}/mixer/w_decay_down", f"{DELTA}.f_a_proj.weight"),
+    Weight("blocks/{i}/mixer/w_decay_up", f"{DELTA}.f_b_proj.weight", "(g m r) j -> g m r j"),
     Weight("blocks/{i}/mixer/dt_bias", f"{DELTA}.dt_bias", "(n r) -> n r"),
     Weight("blocks/{i}/mixer/a_log", f"{DELTA}.A_log", "1 1 n 1 -> n"),
-    Weight("blocks/{i}/mixer/w_gate_down", f"{DELTA}.g_a_proj.weight", "j d -> d j"),
-    Weight("blocks/{i}/mixer/w_gate_up", f"{DELTA}.g_b_proj.weight", "(g m p) j -> j g m p"),
+    Weight("blocks/{i}/mixer/w_gate_down", f"{DELTA}.g_a_proj.weight"),
+    Weight("blocks/{i}/mixer/w_gate_up", f"{DELTA}.g_b_proj.weight", "(g m p) j -> g m p j"),
     Weight("blocks/{i}/mixer/norm/scale", f"{DELTA}.o_norm.weight"),
-    Weight("blocks/{i}/mixer/w_o", f"{DELTA}.o_proj.weight", "d (n p) -> n p d"),
+    Weight("blocks/{i}/mixer/w_o", f"{DELTA}.o_proj.weight", "d (n p) -> d n p"),
 )
 
 WEIGHTS = (

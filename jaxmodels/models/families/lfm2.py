@@ -31,24 +31,24 @@ ENDS_AND_NORMS = (
 )
 
 MIXERS = (
-    Weight("blocks/{i}/mixer/w_in", "model.layers.{i}.conv.in_proj.weight", "f d -> d f"),
+    Weight("blocks/{i}/mixer/w_in", "model.layers.{i}.conv.in_proj.weight"),
     Weight("blocks/{i}/mixer/b_in", "model.layers.{i}.conv.in_proj.bias"),
     Weight("blocks/{i}/mixer/conv_w", "model.layers.{i}.conv.conv.weight", "f 1 w -> w f"),
     Weight("blocks/{i}/mixer/conv_b", "model.layers.{i}.conv.conv.bias"),
-    Weight("blocks/{i}/mixer/w_out", "model.layers.{i}.conv.out_proj.weight", "d f -> f d"),
+    Weight("blocks/{i}/mixer/w_out", "model.layers.{i}.conv.out_proj.weight"),
     Weight("blocks/{i}/mixer/b_out", "model.layers.{i}.conv.out_proj.bias"),
-    Weight("blocks/{i}/mixer/w_q", "model.layers.{i}.self_attn.q_proj.weight", "(n h) d -> d n h"),
-    Weight("blocks/{i}/mixer/w_k", "model.layers.{i}.self_attn.k_proj.weight", "(k h) d -> d k h"),
-    Weight("blocks/{i}/mixer/w_v", "model.layers.{i}.self_attn.v_proj.weight", "(k h) d -> d k h"),
-    Weight("blocks/{i}/mixer/w_o", "model.layers.{i}.self_attn.out_proj.weight", "d (n h) -> n h d"),
+    Weight("blocks/{i}/mixer/w_q", "model.layers.{i}.self_attn.q_proj.weight", "(n h) d -> n h d"),
+    Weight("blocks/{i}/mixer/w_k", "model.layers.{i}.self_attn.k_proj.weight", "(k h) d -> k h d"),
+    Weight("blocks/{i}/mixer/w_v", "model.layers.{i}.self_attn.v_proj.weight", "(k h) d -> k h d"),
+    Weight("blocks/{i}/mixer/w_o", "model.layers.{i}.self_attn.out_proj.weight", "d (n h) -> d n h"),
     Weight("blocks/{i}/mixer/query_norm/scale", "model.layers.{i}.self_attn.q_layernorm.weight"),
     Weight("blocks/{i}/mixer/key_norm/scale", "model.layers.{i}.self_attn.k_layernorm.weight"),
 )
 
 FFN = (
-    Weight("blocks/{i}/ffn/w_gate", "model.layers.{i}.feed_forward.w1.weight", "f d -> d f"),
-    Weight("blocks/{i}/ffn/w_up", "model.layers.{i}.feed_forward.w3.weight", "f d -> d f"),
-    Weight("blocks/{i}/ffn/w_down", "model.layers.{i}.feed_forward.w2.weight", "d f -> f d"),
+    Weight("blocks/{i}/ffn/w_gate", "model.layers.{i}.feed_forward.w1.weight"),
+    Weight("blocks/{i}/ffn/w_up", "model.layers.{i}.feed_forward.w3.weight"),
+    Weight("blocks/{i}/ffn/w_down", "model.layers.{i}.feed_forward.w2.weight"),
 )
 
 

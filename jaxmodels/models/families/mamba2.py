@@ -28,7 +28,7 @@ WEIGHTS = (
     Weight("final_norm/scale", "backbone.norm_f.weight"),
     Weight("head/weight", "lm_head.weight"),
     Weight("blocks/{i}/mixer_norm/scale", "backbone.layers.{i}.norm.weight"),
-    Weight("blocks/{i}/mixer/w_in", "backbone.layers.{i}.mixer.in_proj.weight", "f d -> d f"),
+    Weight("blocks/{i}/mixer/w_in", "backbone.layers.{i}.mixer.in_proj.weight"),
     Weight("blocks/{i}/mixer/b_in", "backbone.layers.{i}.mixer.in_proj.bias"),
     Weight("blocks/{i}/mixer/conv_w", "backbone.layers.{i}.mixer.conv1d.weight", "f 1 w -> w f"),
     Weight("blocks/{i}/mixer/conv_b", "backbone.layers.{i}.mixer.conv1d.bias"),
@@ -36,7 +36,7 @@ WEIGHTS = (
     Weight("blocks/{i}/mixer/a_log", "backbone.layers.{i}.mixer.A_log"),
     Weight("blocks/{i}/mixer/d_skip", "backbone.layers.{i}.mixer.D"),
     Weight("blocks/{i}/mixer/norm/scale", "backbone.layers.{i}.mixer.norm.weight"),
-    Weight("blocks/{i}/mixer/w_out", "backbone.layers.{i}.mixer.out_proj.weight", "d f -> f d"),
+    Weight("blocks/{i}/mixer/w_out", "backbone.layers.{i}.mixer.out_proj.weight"),
     Weight("blocks/{i}/mixer/b_out", "backbone.layers.{i}.mixer.out_proj.bias"),
 )
 

@@ -27,7 +27,7 @@ INERT = (
 
 WEIGHTS = (
     *dense.WEIGHTS,
-    Weight("blocks/{i}/ffn/router/w", "model.layers.{i}.mlp.router_proj.weight", "e d -> d e"),
+    Weight("blocks/{i}/ffn/router/w", "model.layers.{i}.mlp.router_proj.weight"),
     Weight("blocks/{i}/ffn/router/scale", "model.layers.{i}.mlp.router_norm.weight"),
     Weight("blocks/{i}/ffn/experts/w_up", "model.layers.{i}.mlp.up_proj", "(e f) d -> e d f"),
     Weight("blocks/{i}/ffn/experts/w_down", "model.layers.{i}.mlp.down_proj", "d (e f) -> e f d"),

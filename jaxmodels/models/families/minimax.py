@@ -23,12 +23,12 @@ WEIGHTS = (
     *for_mixer(Attention, *dense.ATTENTION_WEIGHTS),
     *for_mixer(
         LightningMixer,
-        Weight("blocks/{i}/mixer/w_q", QKV, "(n h) d -> d n h", per="n"),
-        Weight("blocks/{i}/mixer/w_k", QKV, "(n h) d -> d n h", per="n"),
-        Weight("blocks/{i}/mixer/w_v", QKV, "(n h) d -> d n h", per="n"),
-        Weight("blocks/{i}/mixer/w_gate", f"{LIGHTNING}.output_gate.weight", "(n h) d -> d n h"),
+        Weight("blocks/{i}/mixer/w_q", QKV, "(n h) d -> n h d", per="n"),
+        Weight("blocks/{i}/mixer/w_k", QKV, "(n h) d -> n h d", per="n"),
+        Weight("blocks/{i}/mixer/w_v", QKV, "(n h) d -> n h d", per="n"),
+        Weight("blocks/{i}/mixer/w_gate", f"{LIGHTNING}.output_gate.weight", "(n h) d -> n h d"),
         Weight("blocks/{i}/mixer/norm/scale", f"{LIGHTNING}.norm.weight"),
-        Weight("blocks/{i}/mixer/w_o", f"{LIGHTNING}.out_proj.weight", "d (n h) -> n h d"),
+        Weight("blocks/{i}/mixer/w_o", f"{LIGHTNING}.out_proj.weight", "d (n h) -> d n h"),
     ),
     *mixtral.EXPERT_WEIGHTS,
 )

@@ -14,7 +14,7 @@ EPS, THETA = 1e-5, 1e6
 
 EXPERTS = "model.layers.{i}.block_sparse_moe"
 EXPERT_WEIGHTS = (
-    Weight("blocks/{i}/ffn/router/w", f"{EXPERTS}.gate.weight", "e d -> d e"),
+    Weight("blocks/{i}/ffn/router/w", f"{EXPERTS}.gate.weight"),
     Weight("blocks/{i}/ffn/experts/w_gate", EXPERTS + ".experts.{e}.w1.weight", "f d -> d f"),
     Weight("blocks/{i}/ffn/experts/w_up", EXPERTS + ".experts.{e}.w3.weight", "f d -> d f"),
     Weight("blocks/{i}/ffn/experts/w_down", EXPERTS + ".experts.{e}.w2.weight", "d f -> f d"),

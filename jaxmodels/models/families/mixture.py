@@ -9,9 +9,7 @@ from jaxmodels.models.families import dense
 from jaxmodels.models.family import Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
-PROJECTIONS = (("gate", "f d -> d f"), ("up", "f d -> d f"), ("down", "d f -> f d"))
-
-ROUTER_WEIGHTS = (Weight("blocks/{i}/ffn/router/w", "model.layers.{i}.mlp.gate.weight", "e d -> d e"),)
+ROUTER_WEIGHTS = (Weight("blocks/{i}/ffn/router/w", "model.layers.{i}.mlp.gate.weight"),)
 
 EXPERT_WEIGHTS = tuple(
     Weight(
@@ -19,7 +17,7 @@ EXPERT_WEIGHTS = tuple(
         f"model.layers.{{i}}.mlp.experts.{{e}}.{name}_proj.weight",
         axes,
     )
-    for name, axes in PROJECTIONS
+    for name, axes in (("gate", "f d -> d f"), ("up", "f d -> d f"), ("down", "d f -> f d"))
 )
 
 SHARED_EXPERT_WEIGHTS = (
@@ -27,11 +25,10 @@ SHARED_EXPERT_WEIGHTS = (
         Weight(
             f"blocks/{{i}}/ffn/shared/w_{name}",
             f"model.layers.{{i}}.mlp.shared_expert.{name}_proj.weight",
-            axes,
         )
-        for name, axes in PROJECTIONS
+        for name in ("gate", "up", "down")
     ),
-    Weight("blocks/{i}/ffn/shared_gate/w", "model.layers.{i}.mlp.shared_expert_gate.weight", "g d -> d g"),
+    Weight("blocks/{i}/ffn/shared_gate/w", "model.layers.{i}.mlp.shared_expert_gate.weight"),
 )
 
 WEIGHTS = (*dense.WEIGHTS, *ROUTER_WEIGHTS, *EXPERT_WEIGHTS)

@@ -51,12 +51,8 @@ WEIGHTS = (
         (*dense.GATED_MLP_WEIGHTS, *deepseek_v3.MIXTURE_WEIGHTS),
         theirs=("model.layers.{i}.mlp", "backbone.layers.{i}.mixer"),
     ),
-    *dense.affine_rows(
-        "blocks/{i}/ffn/latent/{p}_down", "backbone.layers.{i}.mixer.fc1_latent_proj", "r d -> d r"
-    ),
-    *dense.affine_rows(
-        "blocks/{i}/ffn/latent/{p}_up", "backbone.layers.{i}.mixer.fc2_latent_proj", "d r -> r d"
-    ),
+    *dense.affine_rows("blocks/{i}/ffn/latent/{p}_down", "backbone.layers.{i}.mixer.fc1_latent_proj"),
+    *dense.affine_rows("blocks/{i}/ffn/latent/{p}_up", "backbone.layers.{i}.mixer.fc2_latent_proj"),
 )
 
 

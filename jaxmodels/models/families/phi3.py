@@ -15,11 +15,11 @@ ORIGINAL = "original_max_position_embeddings"
 
 QKV, GATE_UP = "model.layers.{i}.self_attn.qkv_proj.weight", "model.layers.{i}.mlp.gate_up_proj.weight"
 FUSED = (
-    Weight("blocks/{i}/mixer/w_q", QKV, "(n h) d -> d n h"),
-    Weight("blocks/{i}/mixer/w_k", QKV, "(k h) d -> d k h"),
-    Weight("blocks/{i}/mixer/w_v", QKV, "(k h) d -> d k h"),
-    Weight("blocks/{i}/ffn/w_gate", GATE_UP, "f d -> d f"),
-    Weight("blocks/{i}/ffn/w_up", GATE_UP, "f d -> d f"),
+    Weight("blocks/{i}/mixer/w_q", QKV, "(n h) d -> n h d"),
+    Weight("blocks/{i}/mixer/w_k", QKV, "(k h) d -> k h d"),
+    Weight("blocks/{i}/mixer/w_v", QKV, "(k h) d -> k h d"),
+    Weight("blocks/{i}/ffn/w_gate", GATE_UP),
+    Weight("blocks/{i}/ffn/w_up", GATE_UP),
 )
 
 

@@ -22,26 +22,26 @@ QUERY = "model.layers.{i}.self_attn.q_proj"
 DELTA_WEIGHTS = for_mixer(
     GatedDeltaMixer,
     # A key head's query, key, values and gates stand together, and so do its betas and decays.
-    Weight("blocks/{i}/mixer/w_q", QKVZ, "(g r) d -> d g r", per="g"),
-    Weight("blocks/{i}/mixer/w_k", QKVZ, "(g r) d -> d g r", per="g"),
-    Weight("blocks/{i}/mixer/w_v", QKVZ, "(g m p) d -> d g m p", per="g"),
-    Weight("blocks/{i}/mixer/w_gate", QKVZ, "(g m p) d -> d g m p", per="g"),
-    Weight("blocks/{i}/mixer/w_beta", BA, "(g m) d -> d g m", per="g"),
-    Weight("blocks/{i}/mixer/w_decay", BA, "(g m) d -> d g m", per="g"),
+    Weight("blocks/{i}/mixer/w_q", QKVZ, "(g r) d -> g r d", per="g"),
+    Weight("blocks/{i}/mixer/w_k", QKVZ, "(g r) d -> g r d", per="g"),
+    Weight("blocks/{i}/mixer/w_v", QKVZ, "(g m p) d -> g m p d", per="g"),
+    Weight("blocks/{i}/mixer/w_gate", QKVZ, "(g m p) d -> g m p d", per="g"),
+    Weight("blocks/{i}/mixer/w_beta", BA, "(g m) d -> g m d", per="g"),
+    Weight("blocks/{i}/mixer/w_decay", BA, "(g m) d -> g m d", per="g"),
     Weight("blocks/{i}/mixer/conv_q", CONV, "(g r) 1 w -> w g r"),
     Weight("blocks/{i}/mixer/conv_k", CONV, "(g r) 1 w -> w g r"),
     Weight("blocks/{i}/mixer/conv_v", CONV, "(n p) 1 w -> w n p"),
     Weight("blocks/{i}/mixer/dt_bias", f"{DELTA}.dt_bias"),
     Weight("blocks/{i}/mixer/a_log", f"{DELTA}.A_log"),
     Weight("blocks/{i}/mixer/norm/scale", f"{DELTA}.norm.weight"),
-    Weight("blocks/{i}/mixer/w_o", f"{DELTA}.out_proj.weight", "d (n p) -> n p d"),
+    Weight("blocks/{i}/mixer/w_o", f"{DELTA}.out_proj.weight", "d (n p) -> d n p"),
 )
 
 ATTENTION_WEIGHTS = for_mixer(
     Attention,
     # A head's gates follow its query.
-    Weight("blocks/{i}/mixer/w_q", f"{QUERY}.weight", "(n h) d -> d n h", per="n"),
-    Weight("blocks/{i}/mixer/w_gate", f"{QUERY}.weight", "(n h) d -> d n h", per="n"),
+    Weight("blocks/{i}/mixer/w_q", f"{QUERY}.weight", "(n h) d -> n h d", per="n"),
+    Weight("blocks/{i}/mixer/w_gate", f"{QUERY}.weight", "(n h) d -> n h d", per="n"),
     Weight("blocks/{i}/mixer/b_q", f"{QUERY}.bias", "(n h) -> n h", per="n"),
     Weight("blocks/{i}/mixer/b_gate", f"{QUERY}.bias", "(n h) -> n h", per="n"),
     *(row for row in dense.ATTENTION_WEIGHTS if not row.theirs.startswith(QUERY)),

@@ -31,9 +31,9 @@ WEIGHTS = (
     *(
         Weight(f"blocks/{{i}}/mixer/{ours}", f"model.layers.{{i}}.temporal_block.{theirs}", axes)
         for ours, theirs, axes in (
-            ("w_x", "linear_x.weight", "f d -> d f"),
+            ("w_x", "linear_x.weight", None),
             ("b_x", "linear_x.bias", None),
-            ("w_y", "linear_y.weight", "f d -> d f"),
+            ("w_y", "linear_y.weight", None),
             ("b_y", "linear_y.bias", None),
             ("conv_w", "conv_1d.weight", "f 1 w -> w f"),
             ("conv_b", "conv_1d.bias", None),
@@ -42,12 +42,12 @@ WEIGHTS = (
             ("w_recurrence_gate", "rg_lru.recurrent_gate_weight", None),
             ("b_recurrence_gate", "rg_lru.recurrent_gate_bias", None),
             ("rate", "rg_lru.recurrent_param", None),
-            ("w_out", "linear_out.weight", "d f -> f d"),
+            ("w_out", "linear_out.weight", None),
             ("b_out", "linear_out.bias", None),
-            ("w_q", "q_proj.weight", "(n h) d -> d n h"),
-            ("w_k", "k_proj.weight", "(k h) d -> d k h"),
-            ("w_v", "v_proj.weight", "(k h) d -> d k h"),
-            ("w_o", "o_proj.weight", "d (n h) -> n h d"),
+            ("w_q", "q_proj.weight", "(n h) d -> n h d"),
+            ("w_k", "k_proj.weight", "(k h) d -> k h d"),
+            ("w_v", "v_proj.weight", "(k h) d -> k h d"),
+            ("w_o", "o_proj.weight", "d (n h) -> d n h"),
             ("b_q", "q_proj.bias", "(n h) -> n h"),
             ("b_k", "k_proj.bias", "(k h) -> k h"),
             ("b_v", "v_proj.bias", "(k h) -> k h"),
@@ -55,9 +55,9 @@ WEIGHTS = (
         )
     ),
     *(
-        Weight(f"blocks/{{i}}/ffn/{kind}_{part}", f"model.layers.{{i}}.mlp_block.{part}_proj.{theirs}", axes)
+        Weight(f"blocks/{{i}}/ffn/{kind}_{part}", f"model.layers.{{i}}.mlp_block.{part}_proj.{theirs}")
         for part in ("gate", "up", "down")
-        for kind, theirs, axes in (("w", "weight", "f d -> d f"), ("b", "bias", None))
+        for kind, theirs in (("w", "weight"), ("b", "bias"))
     ),
 )
 

@@ -150,7 +150,7 @@ def named_weights(config: Decoder) -> tuple[Weight, ...]:
             if first[block.shared] == i:
                 rows += _shared_rows(f"shared/{block.shared}", owner)
             rows += _adapter_rows(f"blocks/{i}", owner, count)
-            rows.append(Weight(f"blocks/{i}/w_detour", f"{layer}.linear.weight", "f d -> d f"))
+            rows.append(Weight(f"blocks/{i}/w_detour", f"{layer}.linear.weight"))
             layer, count = f"{layer}.mamba_decoder", count + 1
         rows.append(Weight(f"blocks/{i}/mixer_norm/scale", f"{layer}.input_layernorm.weight"))
         rows += hybrid.ssd_weights(f"blocks/{i}/mixer", f"{layer}.mamba")
@@ -168,9 +168,9 @@ def _shared_rows(ours: str, theirs: str) -> list[Weight]:
         *attention,
         Weight(f"{ours}/attention_norm/scale", f"{theirs}.input_layernorm.weight"),
         Weight(f"{ours}/ffn_norm/scale", f"{theirs}.pre_ff_layernorm.weight"),
-        Weight(f"{ours}/ffn/w_gate", f"{mlp}.gate_up_proj.weight", "f d -> d f"),
-        Weight(f"{ours}/ffn/w_up", f"{mlp}.gate_up_proj.weight", "f d -> d f"),
-        Weight(f"{ours}/ffn/w_down", f"{mlp}.down_proj.weight", "d f -> f d"),
+        Weight(f"{ours}/ffn/w_gate", f"{mlp}.gate_up_proj.weight"),
+        Weight(f"{ours}/ffn/w_up", f"{mlp}.gate_up_proj.weight"),
+        Weight(f"{ours}/ffn/w_down", f"{mlp}.down_proj.weight"),
         Weight(f"{ours}/ffn/b_gate", f"{mlp}.gate_up_proj.bias"),
         Weight(f"{ours}/ffn/b_up", f"{mlp}.gate_up_proj.bias"),
         Weight(f"{ours}/ffn/b_down", f"{mlp}.down_proj.bias"),
@@ -182,14 +182,14 @@ def _adapter_rows(ours: str, theirs: str, use: int) -> list[Weight]:
     rows = []
     for x, heads in (("q", "n"), ("k", "k"), ("v", "k")):
         name, adapter = f"{theirs}.self_attn.linear_{x}_adapter_list.{use}", f"{ours}/attention/adapter"
-        rows.append(Weight(f"{adapter}/a_{x}", f"{name}.0.weight", "r d -> d r"))
-        rows.append(Weight(f"{adapter}/b_{x}", f"{name}.1.weight", f"({heads} h) r -> r {heads} h"))
+        rows.append(Weight(f"{adapter}/a_{x}", f"{name}.0.weight"))
+        rows.append(Weight(f"{adapter}/b_{x}", f"{name}.1.weight", f"({heads} h) r -> {heads} h r"))
     name, adapter = f"{theirs}.feed_forward.gate_up_proj_adapter_list.{use}", f"{ours}/ffn/adapter"
     return [
         *rows,
-        Weight(f"{adapter}/a", f"{name}.0.weight", "r d -> d r"),
-        Weight(f"{adapter}/b_gate", f"{name}.1.weight", "f r -> r f"),
-        Weight(f"{adapter}/b_up", f"{name}.1.weight", "f r -> r f"),
+        Weight(f"{adapter}/a", f"{name}.0.weight"),
+        Weight(f"{adapter}/b_gate", f"{name}.1.weight"),
+        Weight(f"{adapter}/b_up", f"{name}.1.weight"),
     ]
 
 

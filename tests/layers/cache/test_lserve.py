@@ -58,7 +58,7 @@ def by_hand(layer, params, x, parts):
     logits = np.einsum("snh,tnh->nst", q, k) * layer.head_dim**-0.5
     weights = softmax_by_hand(np.where(seen, logits, -np.inf).swapaxes(0, 1), params["sinks"])
     out = np.einsum("snt,tnh->snh", weights, v)
-    return np.einsum("snh,nhd->sd", out, np.asarray(params["w_o"], np.float64))
+    return np.einsum("snh,dnh->sd", out, np.asarray(params["w_o"], np.float64))
 
 
 @pytest.mark.parametrize(

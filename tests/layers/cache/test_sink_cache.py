@@ -30,7 +30,7 @@ def by_hand(layer, params, x):
         logits = np.einsum("nh,tnh->nt", turned[0][0], turned[1]) * layer.head_dim**-0.5
         weights = softmax_by_hand(logits, params["sinks"] if layer.sinks else None)
         outputs.append(np.einsum("nt,tnh->nh", weights, v[kept]))
-    return np.einsum("snh,nhd->sd", np.array(outputs), np.asarray(params["w_o"], np.float64))
+    return np.einsum("snh,dnh->sd", np.array(outputs), np.asarray(params["w_o"], np.float64))
 
 
 EXPECTED = np.stack([by_hand(LAYER, PARAMS, row) for row in X])

@@ -35,7 +35,7 @@ def test_every_expert_picks_its_best_real_tokens_of_each_row():
     y, routing = quick_jit(LAYER.routed)(params, jnp.asarray(x), None, jnp.asarray(valid))
     assert routing.max_pairs == 3 * E * 4 < 3 * 9 * E
     for row, length in enumerate(lengths):
-        weights = picks_of_row(x[row].astype(np.float64), p["router"]["w"], length)
+        weights = picks_of_row(x[row].astype(np.float64), p["router"]["w"].T, length)
         np.testing.assert_allclose(routing.dense_weights()[row], weights, rtol=1e-5, atol=1e-6)
         experts = np.broadcast_to(np.arange(E), (1, 9, E))
         expected = moe_oracle.mixture(

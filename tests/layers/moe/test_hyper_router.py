@@ -13,7 +13,7 @@ X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 6)), jnp.float32
 def test_the_weights_come_from_the_embedding():
     params = random_params(ROUTER.spec())
     hidden = np.maximum(params["embedding"] @ params["hyper_in"], 0)
-    w = (hidden @ params["hyper_out"]).reshape(6, 5)
+    w = (hidden @ params["hyper_out"]).reshape(5, 6).T
     np.testing.assert_allclose(ROUTER(params, X).logits, np.asarray(X) @ w, rtol=1e-5, atol=1e-5)
 
 

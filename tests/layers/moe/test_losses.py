@@ -86,8 +86,8 @@ def test_z_loss_is_the_mean_square_of_the_normaliser_over_real_tokens():
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
 def test_coupling_loss_equals_loops_over_pairs(alpha):
     rng = np.random.default_rng(0)
-    w_router, w_in = rng.standard_normal((D, E)), rng.standard_normal((E, D, 5))
-    m = [[np.linalg.norm(w_router[:, i] @ w_in[j]) for j in range(E)] for i in range(E)]
+    w_router, w_in = rng.standard_normal((E, D)), rng.standard_normal((E, D, 5))
+    m = [[np.linalg.norm(w_router[i] @ w_in[j]) for j in range(E)] for i in range(E)]
     expected = 0.0
     for i in range(E):
         for j in range(E):
@@ -97,18 +97,18 @@ def test_coupling_loss_equals_loops_over_pairs(alpha):
     np.testing.assert_allclose(ours, expected / E**2, rtol=1e-5)
 
 
-def test_coupling_noise_stays_within_half_the_distance_to_the_nearest_column():
-    w_router = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)))
+def test_coupling_noise_stays_within_half_the_distance_to_the_nearest_row():
+    w_router = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)))
     # Experts that let one feature through show what the noise did to it.
     picks_feature = jnp.stack([jnp.eye(4)[:, :1]] * 3)
     plain = coupling_loss(w_router, picks_feature)
     noisy = [coupling_loss(w_router, picks_feature, jax.random.key(i)) for i in range(20)]
     assert np.std(noisy) > 0
     spread = np.abs(np.asarray(noisy) - plain).max()
-    columns = np.asarray(w_router).T
-    gaps = np.linalg.norm(columns[:, None] - columns[None], axis=-1) + np.where(np.eye(3), np.inf, 0)
-    eps = gaps.min(1) / 2 / np.linalg.norm(columns, axis=1)
-    assert spread <= 4 * np.abs(columns[:, 0] * eps).sum()
+    rows = np.asarray(w_router)
+    gaps = np.linalg.norm(rows[:, None] - rows[None], axis=-1) + np.where(np.eye(3), np.inf, 0)
+    eps = gaps.min(1) / 2 / np.linalg.norm(rows, axis=1)
+    assert spread <= 4 * np.abs(rows[:, 0] * eps).sum()
 
 
 def relu_routing(valid=None):
@@ -156,5 +156,5 @@ def test_only_the_scores_have_a_gradient():
     load = np.asarray(expert_load(ROUTER(params, x)), np.float64)
     p = np.asarray(ROUTER(params, x).scores, np.float64)
     f = E * load / load.sum() / 18
-    expected = np.einsum("bsd,bse->de", x, p * (f - (p * f).sum(-1, keepdims=True)))
+    expected = np.einsum("bsd,bse->ed", x, p * (f - (p * f).sum(-1, keepdims=True)))
     np.testing.assert_allclose(grads["w"], expected, rtol=1e-3, atol=1e-6)

@@ -73,7 +73,7 @@ def test_shared_expert_and_its_gate_are_added():
     layer = MoE(router=ROUTER, experts=EXPERTS["gated"][0], shared=shared, shared_gate=True)
     params, x = draw(layer)
     routed = dataclasses.replace(layer, shared=None, shared_gate=False)(params, x)
-    gate = moe_oracle.sigmoid(np.asarray(x) @ np.asarray(params["shared_gate"]["w"]))
+    gate = moe_oracle.sigmoid(np.asarray(x) @ np.asarray(params["shared_gate"]["w"]).T)
     expected = routed + gate * shared(params["shared"], x)
     np.testing.assert_allclose(layer(params, x), expected, rtol=1e-5, atol=1e-5)
     ungated = dataclasses.replace(layer, shared_gate=False)(params, x)
@@ -91,12 +91,12 @@ def test_experts_may_work_in_a_narrower_space(bias):
     inner = moe_oracle.mixture(
         moe_oracle.gated_expert,
         p["experts"],
-        np.asarray(x, np.float64) @ p["latent"]["w_down"] + p["latent"].get("b_down", 0),
+        np.asarray(x, np.float64) @ p["latent"]["w_down"].T + p["latent"].get("b_down", 0),
         np.asarray(routing.experts),
         np.asarray(routing.weights),
         E,
     )
-    outer = inner @ p["latent"]["w_up"] + p["latent"].get("b_up", 0)
+    outer = inner @ p["latent"]["w_up"].T + p["latent"].get("b_up", 0)
     np.testing.assert_allclose(y, outer + layer.shared(params["shared"], x), rtol=1e-4, atol=1e-5)
     assert layer.flops_per_token(3) == 2 * D * E + 2 * (6 * 4 * F) + 4 * D * 4 + 6 * D * 9
 

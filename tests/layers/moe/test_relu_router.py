@@ -31,7 +31,7 @@ def test_equals_blockffn_as_one_big_feed_forward(norm, dispatch):
     x = np.random.default_rng(1).standard_normal((2, 5, D)).astype(np.float32)
     y, routing = quick_jit(layer.routed)(params, jnp.asarray(x))
     p = moe_oracle.in_float64(params)
-    scores = expected_scores(x @ p["router"]["w"], norm, params["router"].get("scale"))
+    scores = expected_scores(x @ p["router"]["w"].T, norm, params["router"].get("scale"))
     up = np.einsum("bsd,edf->bsef", x, p["experts"]["w_up"])
     hidden = up * moe_oracle.sigmoid(up) * scores[..., None]
     np.testing.assert_allclose(

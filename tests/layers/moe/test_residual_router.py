@@ -24,8 +24,8 @@ def layer(**options):
 def one_token(p, x, previous, hidden, std):
     """Logits and output of one token."""
     router = p["router"]
-    logits = np.tanh(x @ router["w_in"]) @ router["w"] if hidden else x @ router["w"]
-    logits = logits + previous @ router["w_previous"]
+    logits = np.tanh(x @ router["w_in"].T) @ router["w"].T if hidden else x @ router["w"].T
+    logits = logits + previous @ router["w_previous"].T
     gates = moe_oracle.softmax(logits / (logits.std(ddof=1) / std) if std else logits)
     chosen = np.argsort(-gates)[:2]
     weights = np.where(chosen == E - 1, 0.0, gates[chosen])

@@ -31,7 +31,7 @@ def dense(experts, weights):
 def compare(router, module, *arguments):
     """Logits, choices and weights of our router and theirs on the same tokens."""
     params = random_params(router.spec())
-    module.weight.data = tensor(params["w"].T)
+    module.weight.data = tensor(params["w"])
     if "b" in params:
         module.bias.data = tensor(params["b"])
     if "selection_bias" in params and hasattr(module, "e_score_correction_bias"):

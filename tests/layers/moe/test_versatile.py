@@ -11,18 +11,18 @@ LAYER = VersatileFFN(d_model=6, d_ff=12, num_experts=4, top_k=2, max_depth=3)
 
 
 def ffn(p, x, hidden=slice(None)):
-    gate = x @ p["w_gate"][:, hidden]
-    return (gate * moe_oracle.sigmoid(gate) * (x @ p["w_up"][:, hidden])) @ p["w_down"][hidden]
+    gate = x @ p["w_gate"][hidden].T
+    return (gate * moe_oracle.sigmoid(gate) * (x @ p["w_up"][hidden].T)) @ p["w_down"][:, hidden].T
 
 
 def one_token(p, x):
     """Slices chosen for the token, and the feed-forward over and over."""
-    probabilities = moe_oracle.softmax(x @ p["router"]["w"])
+    probabilities = moe_oracle.softmax(x @ p["router"]["w"].T)
     chosen = np.argsort(-probabilities)[:2]
     weights = probabilities[chosen] / probabilities[chosen].sum()
     pairs = zip(chosen, weights, strict=True)
     wide = sum(w * ffn(p["ffn"], x, slice(3 * e, 3 * e + 3)) for e, w in pairs)
-    chances = moe_oracle.softmax(x @ p["depth"]["w"])
+    chances = moe_oracle.softmax(x @ p["depth"]["w"].T)
     deep, hidden = 0, x
     for chance in chances:
         hidden = ffn(p["ffn"], hidden)
@@ -43,7 +43,7 @@ def test_blends_slices_and_repetitions_of_one_feed_forward():
 
 
 def test_it_has_the_parameters_of_one_feed_forward_and_two_gates():
-    assert LAYER.spec()["ffn"]["w_up"].shape == (6, 12)
+    assert LAYER.spec()["ffn"]["w_up"].shape == (12, 6)
     assert LAYER.flops_per_token(1) == 2 * 6 * 7 + 6 * 6 * 12 // 2 + 3 * 6 * 6 * 12
 
 
