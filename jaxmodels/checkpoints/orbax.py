@@ -16,6 +16,11 @@ from jaxmodels.models.decoder import Decoder
 # Files of Orbax's own, of which each version that could write ours leaves one at least.
 _MARKERS = (*ORBAX_MARKERS, "_sharding", "manifest.ocdbt")
 
+_OLD_LAYOUT = (
+    ". Checkpoints in this form from before projections were stored [out, in] have transposed shapes: convert "
+    "the model again from its Hugging Face form"
+)
+
 
 def is_orbax(directory: Path) -> bool:
     """Whether a checkpoint directory holds its parameters in Orbax's form; a directory ``params`` of the
@@ -48,6 +53,7 @@ def load_params(config: Decoder, directory: Path, dtype: DTypeLike) -> Params:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(path, wanted)
     except Exception as error:  # Orbax, TensorStore and the codecs below raise many kinds
+        advice = _OLD_LAYOUT if "shape" in str(error) else ""
         raise CheckpointError(
-            f"{path} does not hold the parameters of this model, or is damaged: {shown(error, 400)}"
+            f"{path} does not hold the parameters of this model, or is damaged: {shown(error, 400)}{advice}"
         ) from error
