@@ -17,8 +17,8 @@ from jaxmodels.models.decoder import Decoder
 _MARKERS = (*ORBAX_MARKERS, "_sharding", "manifest.ocdbt")
 
 _OLD_LAYOUT = (
-    ". Checkpoints in this form from before projections were stored [out, in] have transposed shapes: convert "
-    "the model again from its Hugging Face form"
+    ". Checkpoints of this form that were written before projections were stored [out, in] have other shapes: "
+    "convert the model again from its Hugging Face form"
 )
 
 
