@@ -17,7 +17,7 @@ from jaxmodels.models.decoder import Decoder
 _MARKERS = (*ORBAX_MARKERS, "_sharding", "manifest.ocdbt")
 
 _OLD_LAYOUT = (
-    ". Checkpoints of this form that were written before projections were stored [out, in] have other shapes: "
+    ". Checkpoints of this form from before projections were stored [out, in] have other shapes: "
     "convert the model again from its Hugging Face form"
 )
 
