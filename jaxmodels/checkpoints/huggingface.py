@@ -65,7 +65,7 @@ def read_values(directory: Path, *, text_only: bool = False) -> dict[str, Any]:
     file = directory / CONFIG_FILE
     try:
         values = without_quantization(read_json_object(file))
-        return text_part(values)[0] if text_only else values
+        return text_part(values) if text_only else values
     except ConfigError as error:
         raise CheckpointError(f"{file}: {error}") from error
 

@@ -17,6 +17,7 @@ from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.leftovers import describe, is_other_sense, predicts_further_tokens
 from jaxmodels.checkpoints.names import TableNames, find_names
 from jaxmodels.checkpoints.safetensors_io import TensorInfo, TensorReader, missing_tensor_message
+from jaxmodels.checkpoints.stacked import single_experts
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import FAMILIES, find_family
 from jaxmodels.models.family import Tensor
@@ -124,6 +125,7 @@ def place(
         CheckpointError: a tensor is missing, has a wrong shape or no floating dtype, is stored twice, or is
             not part of the model.
     """
+    tensors = single_experts(tensors, config)
     names = find_names(FAMILIES[str(config.family)], tensors.infos)
     in_table: dict[str, str] = {}
     for stored in tensors.infos:

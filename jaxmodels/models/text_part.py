@@ -72,9 +72,6 @@ WRAPPERS: Mapping[str, Wrapper] = {
     ),
 }  # fmt: skip
 
-# How the tensors of a language model begin in checkpoints of such models, and how they begin in its own.
-TEXT_PREFIXES = (("language_model.", ""), ("model.language_model.", "model."))
-
 # Keys of the language model that stand beside the ``text_config``, which may repeat them.
 _SHARED = ("bos_token_id", "dtype", "eos_token_id", "pad_token_id", "torch_dtype", "transformers_version")
 
@@ -91,11 +88,9 @@ def holds_other_parts(values: Mapping[str, Any]) -> bool:
     return isinstance(model_type, str) and model_type in WRAPPERS
 
 
-def text_part(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:
-    """The configuration of the language model that a configuration holds, and its tensors' prefixes.
-
-    Each prefix is given with what stands in its place in a checkpoint of the language model alone. A
-    configuration that is a language model's is given back, without prefixes.
+def text_part(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the language model that a configuration holds; one that is a language model's is
+    given back.
 
     The positions of text tokens are equal along all axes of a multimodal rotary embedding (`mrope_section`),
     whose rotations are then those of a plain one (https://arxiv.org/abs/2409.12191, section 2.1), so that
@@ -105,7 +100,7 @@ def text_part(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[tuple[st
         ConfigError: the ``text_config`` is no mapping, or of a `model_type` that no family has.
     """
     if not holds_other_parts(values):
-        return dict(values), ()
+        return dict(values)
     model_type = values["model_type"]
     wrapper = WRAPPERS[model_type]
     given = values.get("text_config")
@@ -127,7 +122,7 @@ def text_part(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[tuple[st
             text[key] = _plain_rope(text[key])
     if text.get("rope_parameters") is not None:
         text = {key: value for key, value in text.items() if key != "rope_theta" or key in given}
-    return text, TEXT_PREFIXES
+    return text
 
 
 def _plain_rope(parameters: Mapping[str, Any]) -> dict[str, Any]:

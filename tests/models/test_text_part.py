@@ -1,13 +1,12 @@
 """The language models of configurations that also hold a vision part, against transformers."""
 
-import json
-
 import numpy as np
 import pytest
 
 import jaxmodels as jm
+from jaxmodels.layers.spec import walk
 from jaxmodels.models.hf_config import ConfigError
-from jaxmodels.models.text_part import WRAPPERS, text_part
+from jaxmodels.models.text_part import WRAPPERS
 
 VISION = {
     "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "num_hidden_layers": 1,
@@ -52,42 +51,33 @@ def test_the_text_model_computes_what_transformers_does(model_type, use_diff, tm
     with torch.no_grad():
         wanted = whole(input_ids=torch.tensor(ids)).logits.numpy()
 
-    values = json.loads(config.to_json_string(use_diff=use_diff))
-    decoder = jm.config_from_hf(values, text_only=True)
-    # The same weights under the names of the language model alone.
-    prefixes = text_part(values)[1]
-    tensors = {}
-    for name, tensor in whole.state_dict().items():
-        for before, after in prefixes:
-            if name.startswith(before) or name.startswith("lm_head."):
-                tensors[name.replace(before, after, 1) if name.startswith(before) else name] = tensor
-    _save(decoder, tensors, tmp_path)
-    got = np.asarray(jm.load(tmp_path)(ids))
+    whole.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(config.to_json_string(use_diff=use_diff))
+    got = np.asarray(jm.load(tmp_path, text_only=True)(ids))
     np.testing.assert_allclose(got, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
-def _save(decoder, tensors, directory):
-    """A checkpoint of the language model alone, with the experts' stacks taken apart as files hold them."""
-    from safetensors.numpy import save_file
+def test_stacks_of_experts_are_read_either_way_round(tmp_path):
+    """As the published files have them, [in, out], and as transformers 5 writes them."""
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForImageTextToText
 
-    arrays = {}
-    for name, tensor in tensors.items():
-        array = np.ascontiguousarray(tensor.numpy())
-        if name.endswith("experts.gate_up_proj"):
-            for e, both in enumerate(array):
-                gate, up = np.split(both, 2, axis=0)
-                base = name.removesuffix("gate_up_proj")
-                arrays[f"{base}{e}.gate_proj.weight"] = np.ascontiguousarray(gate)
-                arrays[f"{base}{e}.up_proj.weight"] = np.ascontiguousarray(up)
-        elif name.endswith("experts.down_proj"):
-            for e, down in enumerate(array):
-                arrays[f"{name.removesuffix('down_proj')}{e}.down_proj.weight"] = np.ascontiguousarray(down)
-        else:
-            arrays[name] = array
-    if decoder.tie_embeddings:
-        arrays.pop("lm_head.weight", None)
-    (directory / "config.json").write_text(json.dumps(jm.config_to_hf(decoder)))
-    save_file(arrays, directory / "model.safetensors")
+    config = wrapper_config("qwen3_vl_moe")
+    config.text_config.moe_intermediate_size = 10
+    whole = AutoModelForImageTextToText.from_config(config)
+    for directory in ("written", "published"):
+        whole.save_pretrained(tmp_path / directory)
+    file = tmp_path / "published" / "model.safetensors"
+    tensors = load_file(file)
+    for name in [name for name in tensors if ".experts." in name]:
+        tensors[name] = tensors[name].mT.contiguous()
+    save_file(tensors, file, metadata={"format": "pt"})
+    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "published").state_dict()
+    assert all((theirs[name] == tensor).all() for name, tensor in whole.state_dict().items())
+
+    written, published = (jm.load(tmp_path / name, text_only=True) for name in ("written", "published"))
+    for (path, leaf), (_, other) in zip(walk(written.params), walk(published.params), strict=True):
+        np.testing.assert_array_equal(leaf, other, err_msg=path)
 
 
 def test_without_being_asked_for_the_text_alone_such_a_model_is_refused():

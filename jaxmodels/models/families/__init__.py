@@ -153,7 +153,7 @@ def read_hf_config(
     if not isinstance(values, Mapping):
         raise ConfigError(f"config: must be a dictionary, got {shown(values)}")
     if text_only:
-        values, _ = text_part(values)
+        values = text_part(values)
     family = find_family(values)
     reader = ConfigReader({**values, "model_type": family.model_type})
     try:
