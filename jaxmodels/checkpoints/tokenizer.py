@@ -186,7 +186,9 @@ class Tokenizer:
         messages: Sequence[Message],
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool | str = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
@@ -195,20 +197,26 @@ class Tokenizer:
         Args:
             messages: the conversation.
             add_generation_prompt: end with the header of the assistant's next message.
+            continue_final_message: end with the last message's text instead, for the model to go on with.
             tools: JSON schemas of the functions that the model may call.
+            documents: for templates that answer from documents.
             template: name of one of `chat_templates`, or a Jinja source of one's own; by default "tool_use"
                 if tools are given and the checkpoint has it, else "default".
             variables: further names that the template may use.
 
         Raises:
             CheckpointError: the checkpoint has no such template, or the template rejects the messages.
+            ValueError: a text has half of a surrogate pair.
         """
         name, source = choose_template(self.chat_templates, template, for_tools=tools is not None)
         text = render_chat(
             source,
             messages,
+            name=name,
             add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
             tools=tools,
+            documents=documents,
             variables={**self.special_tokens, **(variables or {})},
         )
         check_text(text, f"what chat template {name!r} wrote")

@@ -98,6 +98,8 @@ def test_chats_choose_their_template(tmp_path: Path) -> None:
     assert loaded.decode(loaded.encode_chat(messages)) == "the"
     assert loaded.decode(loaded.encode_chat(messages, tools=[{"name": "f"}])) == "cat"
     assert loaded.decode(loaded.encode_chat(messages, template="tool_use")) == "cat"
+    assert loaded.decode(loaded.encode_chat(messages, tools=[])) == "cat"  # as in transformers
+    assert loaded.decode(loaded.encode_chat(messages, template="{{ 'mat' }}")) == "mat"
     with pytest.raises(CheckpointError, match=r"no chat template 'rag', only \['default', 'tool_use'\]"):
         loaded.encode_chat(messages, template="rag")
 
@@ -114,6 +116,10 @@ def test_arrays_decode_as_lists_do() -> None:
         assert byte_level().decode(array) == "the cat"
         assert byte_level().stream().push(array) == "the cat"
     assert byte_level().decode([]) == ""
+    assert (
+        byte_level().decode(np.int64(ids[1])) == byte_level().decode(ids[1]) == byte_level().decode([ids[1]])
+    )
+    assert byte_level().decode([np.int32(number) for number in ids]) == "the cat"
     assert byte_level().decode([*ids, 10_000]) == "the cat"
 
 
@@ -169,3 +175,63 @@ def test_refuses_corrupt_files(tmp_path: Path, name: str, content: bytes, messag
 def test_refuses_a_special_token_outside_the_vocabulary() -> None:
     with pytest.raises(CheckpointError, match="eos_token '<nowhere>' is not in"):
         Tokenizer.from_backend(byte_level().backend, special_tokens={"eos_token": "<nowhere>"})
+
+
+def test_named_templates_as_transformers_saves_them(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    templates = {
+        "default": "the {{ messages[0].content }}",
+        "tool_use": "cat {{ tools[0].name }}",
+        "rag": "mat",
+    }
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=byte_level().backend, **ROLES, chat_template=templates
+    ).save_pretrained(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded is not None
+    assert loaded.chat_templates == templates
+    loaded.save(tmp_path)
+    reference = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert reference.chat_template == templates
+    messages, tools = [{"role": "user", "content": "sat"}], [{"name": "on"}]
+    for given in (None, tools):
+        expected = reference.apply_chat_template(messages, tools=given)["input_ids"]
+        assert loaded.encode_chat(messages, tools=given) == expected
+    expected = reference.apply_chat_template(messages, chat_template="rag")["input_ids"]
+    assert loaded.encode_chat(messages, template="rag") == expected
+
+
+@pytest.mark.parametrize("text", [3, None, b"the cat", ["the"]])
+def test_refuses_what_is_no_text(text: object) -> None:
+    with pytest.raises(ValueError, match="text must be a string, got"):
+        byte_level().encode(text)
+
+
+def test_refuses_half_of_a_surrogate_pair() -> None:
+    with pytest.raises(ValueError, match=r"text has half of a surrogate pair, '\\udc80', at position 3"):
+        byte_level().encode("the\udc80")
+    with pytest.raises(ValueError, match=r"special_tokens\['eos_token'\] has half"):
+        Tokenizer.from_backend(byte_level().backend, special_tokens={"eos_token": "\ud800"})
+    with pytest.raises(ValueError, match=r"what chat template .* wrote has half"):
+        byte_level().encode_chat([{"role": "user", "content": "x"}], template="{{ '\\ud800' }}")
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1, -1], "at position 1 must be a whole number >= 0"),
+        ([1.5], "at position 0 must be a whole number, got 1.5"),
+        ([2**31], "at position 0 must be a whole number >= 0 and <= 2147483647"),
+        ([10**30], "at position 0 must be a whole number"),
+        ([True], "at position 0 must be a whole number, got True"),
+        ("12", "at position 0 must be a whole number, got '1'"),
+        (None, "at position 0 must be a whole number, got None"),
+        ([[1, 2]], r"at position 0 must be a whole number, got \[1, 2\]"),
+        (np.ones((2, 2), np.int32), r"at position 0 must be a whole number, got \[1, 1\]"),
+    ],
+)
+def test_refuses_what_are_no_ids(ids: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        byte_level().decode(ids)
+    with pytest.raises(ValueError, match=message):
+        byte_level().stream().push(ids)
