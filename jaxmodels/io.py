@@ -24,7 +24,7 @@ from jaxmodels.checkpoints.consistent import read_consistently
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
-from jaxmodels.checkpoints.manifest import Verification, open_verification
+from jaxmodels.checkpoints.manifest import Verification, open_verification, write_manifest
 from jaxmodels.checkpoints.placement import check_layers, place
 from jaxmodels.checkpoints.ranges import check_infinities
 from jaxmodels.checkpoints.safetensors_io import TensorReader
@@ -154,6 +154,7 @@ def save(
             orbax.save_params(model.params, directory)
             extra.save(model.extra_tensors, directory)
             _report(model.params, progress)
+        write_manifest(directory)
 
 
 def init(config: Decoder, seed: int = 0, dtype: DTypeLike = jnp.float32) -> Model:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkpoint_helpers import save_to_change
 from safetensors.numpy import load_file, save_file
 
 import jaxmodels as jm
@@ -67,7 +68,7 @@ def llama():
 
 @pytest.fixture
 def saved(llama, tmp_path):
-    jm.save(llama, tmp_path / "model")
+    save_to_change(llama, tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -107,7 +108,7 @@ def test_the_original_layout_becomes_the_transformers_layout(tmp_path):
 def test_published_pickles_are_read_only_on_request(tmp_path):
     torch = pytest.importorskip("torch")
     model = jm.init(jm.config_from_hf(ORIGINAL))
-    jm.save(model, tmp_path / "m")
+    save_to_change(model, tmp_path / "m")
     tensors = load_file(tmp_path / "m" / "model.safetensors")
     tensors["lm_head.weight"] = tensors["backbone.embedding.weight"]  # stored although tied
     torch.save(

@@ -20,6 +20,10 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a H
 AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="Read PyTorch pickles, which can run code, from this source.")
 ]
+Verify = Annotated[
+    bool,
+    typer.Option("--verify/--no-verify", help="Compare the files with the checksums saved beside them."),
+]
 
 
 class DType(StrEnum):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxmodels.cli.common import MODEL_HELP, AllowPickle, DType, Revision, tell
+from jaxmodels.cli.common import MODEL_HELP, AllowPickle, DType, Revision, Verify, tell
 
 if TYPE_CHECKING:
     from jaxmodels.checkpoints.huggingface import Progress
@@ -41,6 +41,7 @@ def convert(
         bool, typer.Option("--overwrite", help="Replace the checkpoint that DST holds.")
     ] = False,
     allow_pickle: AllowPickle = False,
+    verify: Verify = True,
     revision: Revision = None,
 ) -> None:
     """Convert a checkpoint between Hugging Face and Orbax, between layouts, or to another dtype.
@@ -64,7 +65,7 @@ def convert(
     wanted = dtype.value if dtype else _stored_dtype(directory, metadata.get("dtype"), allow_pickle)
     total = weight_bytes(config, wanted)
     with _progress("reading", total) as progress:
-        model = jm.load(directory, wanted, allow_pickle=allow_pickle, progress=progress)
+        model = jm.load(directory, wanted, allow_pickle=allow_pickle, verify=verify, progress=progress)
     with _progress("writing", total) as progress:
         shard = None if max_shard_gb is None else max(1, round(max_shard_gb * 1e9))
         jm.save(

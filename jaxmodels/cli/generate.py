@@ -17,6 +17,7 @@ from jaxmodels.cli.common import (
     AsJson,
     DType,
     Revision,
+    Verify,
     print_json,
     tell,
 )
@@ -133,6 +134,7 @@ def generate(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No timing line on standard error.")] = False,
     allow_pickle: AllowPickle = False,
+    verify: Verify = True,
     revision: Revision = None,
 ) -> None:
     """Continue a prompt.
@@ -153,7 +155,7 @@ def generate(
 
     base = _base_strategy(sampling, recommended)  # before the weights are read: bad options fail at once
     began = time.perf_counter()
-    load = partial(jm.load, dtype=dtype and dtype.value, allow_pickle=allow_pickle)
+    load = partial(jm.load, dtype=dtype and dtype.value, allow_pickle=allow_pickle, verify=verify)
     loaded = load(model, revision=revision)
     base = base or _recommended(loaded, sampling)
     strategy = options.build(replace(base, top_logprobs=logprobs), load)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxmodels.cli.common import DEFAULT_MODEL, AsJson, ConfigName, DType, Revision, print_json
+from jaxmodels.cli.common import DEFAULT_MODEL, AsJson, ConfigName, DType, Revision, Verify, print_json
 
 if TYPE_CHECKING:
     from jaxmodels.models.decoder import Decoder
@@ -35,6 +35,7 @@ def inspect(
     ] = None,
     plot: Annotated[Path, typer.Option(help="The plot's image file.")] = Path("hidden_attention.png"),
     as_json: AsJson = False,
+    verify: Verify = True,
     revision: Revision = None,
 ) -> None:
     """Show a model's blocks, parameters, memory and FLOPs. No weights are read unless there is a text.
@@ -51,20 +52,22 @@ def inspect(
     config, config_file = read_config(model, revision)
     report = {"config": str(config_file), **describe(config, context, dtype.value)}
     if shown is not None:
-        report |= _with_text(model, revision, shown, hidden_attention, plot)
+        report |= _with_text(model, revision, verify, shown, hidden_attention, plot)
     if as_json:
         print_json(report)
     else:
         _print_report(report)
 
 
-def _with_text(model: str, revision: str | None, text: str, block: int | None, image: Path) -> dict[str, Any]:
+def _with_text(
+    model: str, revision: str | None, verify: bool, text: str, block: int | None, image: Path
+) -> dict[str, Any]:
     """What a report says beyond the configuration."""
     import jaxmodels as jm
     from jaxmodels.cli.inspect_text import expert_report, plot_hidden_attention
     from jaxmodels.layers.moe import RoutedFeedForward
 
-    loaded = jm.load(model, revision=revision)
+    loaded = jm.load(model, revision=revision, verify=verify)
     report: dict[str, Any] = {}
     if block is not None:
         plot_hidden_attention(loaded, text, block, image)

@@ -1,11 +1,62 @@
-"""Parameters in Orbax's form."""
+"""Parameters in Orbax's form: from any device to any other, and every error by name."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from model_helpers import attention, decoder, random_params
 
+import jaxmodels as jm
 from jaxmodels.checkpoints import orbax
 from jaxmodels.checkpoints.errors import CheckpointError
+
+# Two devices that are not here: one holds some of the parameters, the others are cut over both.
+SAVE_ELSEWHERE = """
+import sys, dataclasses, jax, jaxmodels as jm
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+model = jm.load("tiny-mamba2")
+mesh = Mesh(jax.devices(), ("all",))
+
+def put(leaf):
+    if leaf.ndim == 2 and leaf.shape[0] % 2 == 0:
+        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec("all")))
+    return jax.device_put(leaf, jax.devices()[1])
+
+jm.save(dataclasses.replace(model, params=jax.tree.map(put, model.params)), sys.argv[1], "orbax")
+"""
+
+
+def test_what_other_devices_saved_loads_on_the_default_one(tmp_path: Path) -> None:
+    flags = "--xla_force_host_platform_device_count=2"
+    subprocess.run(
+        [sys.executable, "-c", SAVE_ELSEWHERE, tmp_path / "model"],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        check=True,
+    )
+    loaded, wanted = jm.load(tmp_path / "model"), jm.load("tiny-mamba2")
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, wanted.params)
+    assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(loaded.params))
+
+
+def test_a_directory_of_the_users_own_is_not_taken_for_one(tmp_path: Path) -> None:
+    jm.save(jm.load("tiny-mamba2"), tmp_path / "model")
+    (tmp_path / "model" / "params").mkdir()
+    (tmp_path / "model" / "params" / "notes").write_text("mine")
+    assert not orbax.is_orbax(tmp_path / "model")
+    jm.load(tmp_path / "model")
+
+
+def test_parameters_of_another_model_are_refused(tmp_path: Path) -> None:
+    jm.save(jm.load("tiny-mamba2"), tmp_path / "model", "orbax")
+    jm.save(jm.load("tiny-qwen3"), tmp_path / "other", "orbax")
+    config = (tmp_path / "other" / "config.json").read_text()
+    (tmp_path / "model" / "config.json").write_text(config)
+    with pytest.raises(CheckpointError, match=r"model/params does not hold the parameters of this model"):
+        jm.load(tmp_path / "model", verify=False)
 
 
 def test_projections_stored_inputs_first_are_refused_with_advice(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -104,3 +105,17 @@ def test_progress_counts_every_byte_once(model_dir, tmp_path, form):
 def test_orbax_takes_no_shard_size(model_dir, tmp_path):
     with pytest.raises(ValueError, match="max_shard_bytes=5: Orbax"):
         jm.save(jm.load(model_dir), tmp_path / "orbax", "orbax", max_shard_bytes=5)
+
+
+def test_checksums_are_compared_unless_asked_not_to(run, model_dir, tmp_path):
+    copy = shutil.copytree(model_dir, tmp_path / "copy")
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    for command in (
+        ("convert", copy, tmp_path / "out", "--to", "hf"),
+        ("generate", "x", "--model", copy, "-n", 1),
+    ):
+        assert f"{weights} is not the file that was saved" in run(*command, code=2).stderr
+        run(*command, "--no-verify")
