@@ -17,6 +17,7 @@ from jaxmodels.checkpoints.arguments import (
     check_optional_text,
     check_path,
     check_progress,
+    closest_dtype,
     floating_dtype,
 )
 from jaxmodels.checkpoints.atomic import replace_directory
@@ -261,9 +262,7 @@ def _report(params: Params, progress: huggingface.Progress | None) -> None:
 def _default_dtype(stored: str | None) -> str:
     if jax.default_backend() == "cpu":
         return "float32"
-    if stored is None or not jnp.issubdtype(jnp.dtype(stored), jnp.floating):
-        return "bfloat16"
-    return stored
+    return "bfloat16" if stored is None else closest_dtype(stored)
 
 
 __all__ = ["CheckpointError", "Format", "init", "load", "save"]

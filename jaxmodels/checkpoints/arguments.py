@@ -35,6 +35,11 @@ def floating_dtype(name: str, value: Any) -> np.dtype:
     return dtype
 
 
+def closest_dtype(stored: str) -> str:
+    """The dtype of those that models compute with which holds numbers of a checkpoint's dtype."""
+    return stored if stored in _DTYPES else "float32" if stored == "float64" else "bfloat16"
+
+
 def check_optional_text(name: str, value: Any) -> None:
     """Raises ValueError unless `value` is text or None."""
     if value is not None and (not isinstance(value, str) or not value):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxmodels.cli.common import DEFAULT_MODEL, AsJson, ConfigName, DType, Revision, print_json
+from jaxmodels.cli.common import DEFAULT_MODEL, AsJson, ConfigName, DType, Revision, TextOnly, print_json
 
 if TYPE_CHECKING:
     from jaxmodels.models.decoder import Decoder
@@ -46,6 +46,7 @@ def bench(
         DType | None, typer.Option(help="Of the parameters; by default float32 on CPU, else bfloat16.")
     ] = None,
     as_json: AsJson = False,
+    text_only: TextOnly = False,
     revision: Revision = None,
 ) -> None:
     """Time prefill and decoding of a model's shape.
@@ -59,7 +60,7 @@ def bench(
 
     from jaxmodels.cli.common import read_config
 
-    config, file = read_config(model, revision)
+    config, file = read_config(model, revision, text_only=text_only)
     on_cpu = jax.default_backend() == "cpu"
     chosen = dtype.value if dtype else "float32" if on_cpu else "bfloat16"
     report = {

@@ -24,6 +24,9 @@ Verify = Annotated[
     bool,
     typer.Option("--verify/--no-verify", help="Compare the files with the checksums saved beside them."),
 ]
+TextOnly = Annotated[
+    bool, typer.Option("--text-only", help="Of a model that also sees or hears, the language model alone.")
+]
 
 
 class DType(StrEnum):
@@ -44,13 +47,16 @@ def tell(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def read_config(name_or_path: str, revision: str | None = None) -> tuple["Decoder", Path]:
+def read_config(
+    name_or_path: str, revision: str | None = None, *, text_only: bool = False
+) -> tuple["Decoder", Path]:
     """The configuration of a model, without its weights, and the file that it came from.
 
     Args:
         name_or_path: what `jaxmodels.load` takes, or a ``config.json`` itself. Of a Hugging Face id only
             that file is fetched.
         revision: of a Hugging Face id.
+        text_only: the language model of one that also sees images.
 
     Raises:
         CheckpointError: there is no such model, or it is not one of the zoo.
@@ -62,7 +68,8 @@ def read_config(name_or_path: str, revision: str | None = None) -> tuple["Decode
 
     file = _config_file(name_or_path, revision)
     try:
-        return config_from_hf(without_quantization(read_json_object(file))), file
+        values = without_quantization(read_json_object(file))
+        return config_from_hf(values, text_only=text_only), file
     except CheckpointError:
         raise
     except ValueError as error:

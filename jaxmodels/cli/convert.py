@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxmodels.cli.common import MODEL_HELP, AllowPickle, DType, Revision, Verify, tell
+from jaxmodels.cli.common import MODEL_HELP, AllowPickle, DType, Revision, TextOnly, Verify, tell
 
 if TYPE_CHECKING:
     from jaxmodels.checkpoints.huggingface import Progress
@@ -41,6 +41,7 @@ def convert(
         bool, typer.Option("--overwrite", help="Replace the checkpoint that DST holds.")
     ] = False,
     allow_pickle: AllowPickle = False,
+    text_only: TextOnly = False,
     verify: Verify = True,
     revision: Revision = None,
 ) -> None:
@@ -60,12 +61,21 @@ def convert(
     from jaxmodels.models.costs import weight_bytes
 
     directory = resolve(source, revision, allow_pickle=allow_pickle)
-    config, metadata = read_config(directory)
-    target = config if family is None else _in_family(config, family)
+    config, metadata = read_config(directory, text_only=text_only)
+    if family is not None:
+        _in_family(config, family)  # before the weights are read: what has no such form fails at once
     wanted = dtype.value if dtype else _stored_dtype(directory, metadata.get("dtype"), allow_pickle)
     total = weight_bytes(config, wanted)
     with _progress("reading", total) as progress:
-        model = jm.load(directory, wanted, allow_pickle=allow_pickle, verify=verify, progress=progress)
+        model = jm.load(
+            directory,
+            wanted,
+            allow_pickle=allow_pickle,
+            text_only=text_only,
+            verify=verify,
+            progress=progress,
+        )
+    target = model.config if family is None else _in_family(model.config, family)
     with _progress("writing", total) as progress:
         shard = None if max_shard_gb is None else max(1, round(max_shard_gb * 1e9))
         jm.save(
@@ -91,10 +101,11 @@ def _in_family(config: "Decoder", family: str) -> "Decoder":
 
 def _stored_dtype(directory: Path, declared: object, allow_pickle: bool) -> str:
     from jaxmodels.checkpoints import orbax
+    from jaxmodels.checkpoints.arguments import closest_dtype
     from jaxmodels.checkpoints.huggingface import open_weights, stored_dtype
 
     if not orbax.is_orbax(directory):
-        return stored_dtype(open_weights(directory, allow_pickle=allow_pickle))
+        return closest_dtype(stored_dtype(open_weights(directory, allow_pickle=allow_pickle)))
     if not isinstance(declared, str):
         raise ValueError(f"{directory / 'config.json'}: key 'dtype' is {declared!r}; give --dtype")
     return declared

@@ -17,6 +17,7 @@ from jaxmodels.cli.common import (
     AsJson,
     DType,
     Revision,
+    TextOnly,
     Verify,
     print_json,
     tell,
@@ -134,6 +135,7 @@ def generate(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No timing line on standard error.")] = False,
     allow_pickle: AllowPickle = False,
+    text_only: TextOnly = False,
     verify: Verify = True,
     revision: Revision = None,
 ) -> None:
@@ -156,7 +158,7 @@ def generate(
     base = _base_strategy(sampling, recommended)  # before the weights are read: bad options fail at once
     began = time.perf_counter()
     load = partial(jm.load, dtype=dtype and dtype.value, allow_pickle=allow_pickle, verify=verify)
-    loaded = load(model, revision=revision)
+    loaded = load(model, revision=revision, text_only=text_only)
     base = base or _recommended(loaded, sampling)
     strategy = options.build(replace(base, top_logprobs=logprobs), load)
     load_seconds = time.perf_counter() - began

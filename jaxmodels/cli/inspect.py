@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxmodels.cli.common import DEFAULT_MODEL, AsJson, ConfigName, DType, Revision, Verify, print_json
+from jaxmodels.cli.common import (
+    DEFAULT_MODEL,
+    AsJson,
+    ConfigName,
+    DType,
+    Revision,
+    TextOnly,
+    Verify,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from jaxmodels.models.decoder import Decoder
@@ -35,6 +44,7 @@ def inspect(
     ] = None,
     plot: Annotated[Path, typer.Option(help="The plot's image file.")] = Path("hidden_attention.png"),
     as_json: AsJson = False,
+    text_only: TextOnly = False,
     verify: Verify = True,
     revision: Revision = None,
 ) -> None:
@@ -49,10 +59,10 @@ def inspect(
     shown = file.read_text("utf-8") if file is not None else text
     if hidden_attention is not None and shown is None:
         raise ValueError("--hidden-attention needs a text: give --text or --file")
-    config, config_file = read_config(model, revision)
+    config, config_file = read_config(model, revision, text_only=text_only)
     report = {"config": str(config_file), **describe(config, context, dtype.value)}
     if shown is not None:
-        report |= _with_text(model, revision, verify, shown, hidden_attention, plot)
+        report |= _with_text(model, revision, verify, text_only, shown, hidden_attention, plot)
     if as_json:
         print_json(report)
     else:
@@ -60,14 +70,14 @@ def inspect(
 
 
 def _with_text(
-    model: str, revision: str | None, verify: bool, text: str, block: int | None, image: Path
+    model: str, revision: str | None, verify: bool, text_only: bool, text: str, block: int | None, image: Path
 ) -> dict[str, Any]:
     """What a report says beyond the configuration."""
     import jaxmodels as jm
     from jaxmodels.cli.inspect_text import expert_report, plot_hidden_attention
     from jaxmodels.layers.moe import RoutedFeedForward
 
-    loaded = jm.load(model, revision=revision, verify=verify)
+    loaded = jm.load(model, revision=revision, verify=verify, text_only=text_only)
     report: dict[str, Any] = {}
     if block is not None:
         plot_hidden_attention(loaded, text, block, image)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from model_helpers import attention, decoder
+from safetensors.numpy import load_file, save_file
 
 import jaxmodels as jm
 from jaxmodels.cli.convert import _in_family
@@ -53,6 +54,30 @@ def test_dtype_and_shards(run, model_dir, tmp_path):
     assert json.loads((tmp_path / "orbax" / "config.json").read_text())["dtype"] == "bfloat16"
     run("convert", tmp_path / "orbax", tmp_path / "hf", "--to", "hf")
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_head_that_differs_from_the_tied_embedding_stays(run, model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "both")
+    file = tmp_path / "both" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["lm_head.weight"] = tensors["backbone.embeddings.weight"] + 1
+    save_file(tensors, file, {"format": "pt"})
+    run("convert", tmp_path / "both", tmp_path / "converted", "--to", "hf")
+    written = load_file(tmp_path / "converted" / "model.safetensors")
+    np.testing.assert_array_equal(written["lm_head.weight"], tensors["lm_head.weight"])
+    assert json.loads((tmp_path / "converted" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_the_language_model_of_one_that_sees(run, model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "sees")
+    file = tmp_path / "sees" / "model.safetensors"
+    tensors = {f"language_model.{name}": tensor for name, tensor in load_file(file).items()}
+    save_file({**tensors, "vision_tower.weight": np.ones(3, np.float32)}, file, {"format": "pt"})
+    destination = tmp_path / "text"
+    error = run("convert", tmp_path / "sees", destination, "--to", "hf", code=2).stderr
+    assert "vision_tower.weight" in error and "--text-only" in error
+    run("convert", tmp_path / "sees", destination, "--to", "hf", "--text-only")
+    same_params(jm.load(destination), jm.load(model_dir))
 
 
 def test_a_checkpoint_is_not_overwritten_unasked(run, model_dir, tmp_path):
