@@ -1,7 +1,7 @@
 """`load`, `save` and `init`: models from and to checkpoint directories."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints import extra, gguf, huggingface, orbax
+from jaxmodels.checkpoints.adapters import Adapter, merged, read_adapter
 from jaxmodels.checkpoints.arguments import (
     check_boolean,
     check_optional_text,
@@ -48,6 +49,7 @@ def load(
     allow_pickle: bool = False,
     text_only: bool = False,
     verify: bool = True,
+    adapter: str | Path | Sequence[str | Path] = (),
     progress: huggingface.Progress | None = None,
 ) -> Model:
     """Reads a checkpoint: a directory in Hugging Face's or our Orbax form, a GGUF file, a bundled name, or a
@@ -62,6 +64,8 @@ def load(
             needs the extra ``jaxmodels[torch]``.
         text_only: of a model that also sees or hears, load the language model alone.
         verify: compare the files with the checksums that `save` wrote beside them, where there are such.
+        adapter: a LoRA adapter as `peft` saves it, a directory or a hub id, to merge into the weights; or
+            several, merged in this order. `Model.with_adapter` keeps one apart instead.
         progress: called with the name and bytes of each parameter that has been read; Orbax reads all at
             once.
 
@@ -81,10 +85,10 @@ def load(
     check_boolean("verify", verify)
     check_progress(progress)
     directory = resolve(name_or_path, revision, allow_pickle=allow_pickle)
+    adapters = [read_adapter(one, allow_pickle=allow_pickle) for one in _names_of_adapters(adapter)]
     gguf_file = gguf.find_gguf(directory)
     if gguf_file is not None:
-        opened = _open_gguf(gguf_file, wanted, progress)
-        return replace(opened.model, params=opened.read_params())
+        return _adapted(_open_gguf(gguf_file, wanted, progress), adapters)
 
     def open_all() -> tuple[_Opened, Verification]:
         verification = open_verification(directory) if verify else Verification(())
@@ -96,7 +100,7 @@ def load(
 
     opened, verification = read_consistently(directory, open_all)
     with verification.checking_large():
-        return replace(opened.model, params=opened.read_params())
+        return _adapted(opened, adapters)
 
 
 def save(
@@ -243,6 +247,22 @@ def _without_params(
         metadata=metadata,
         extra_tensors=extra_tensors,
     )
+
+
+def _adapted(opened: _Opened, adapters: Sequence[Adapter]) -> Model:
+    """The model with its parameters, in which adapters are merged."""
+    leaves = dict(walk(opened.read_params()))
+    config, params = merged(opened.model.config, leaves, adapters)
+    return replace(opened.model, config=config, params=params)
+
+
+def _names_of_adapters(adapter: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    names = [adapter] if isinstance(adapter, str | Path) else adapter
+    if not isinstance(names, Sequence):
+        raise ValueError(f"adapter must be a path or a name, or a list of them, got {shown(adapter)}")
+    for name in names:
+        check_path("adapter", name)
+    return list(names)
 
 
 def _check_fits(config: Decoder, dtype: DTypeLike) -> None:

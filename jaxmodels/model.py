@@ -3,7 +3,8 @@
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxmodels.checkpoints.adapters import KeptAdapters, read_adapter
+from jaxmodels.checkpoints.arguments import check_optional_text, check_path
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
@@ -67,6 +70,7 @@ class Model:
     metadata: keys of its ``config.json`` that do not describe the model. extra_tensors: what the checkpoint
     holds beyond `params`, modules that predict further tokens, for `jaxmodels.save` to write again; None
     where it holds nothing else. They stay in the files they came from and are read when they are saved.
+    kept: the base and the adapters of a model that `with_adapter` gave, None for others.
     """
 
     config: Decoder
@@ -75,6 +79,53 @@ class Model:
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     extra_tensors: TensorReader | None = field(default=None, repr=False)
+    kept: KeptAdapters | None = field(default=None, repr=False)
+
+    def with_adapter(
+        self,
+        adapter: str | Path,
+        name: str | None = None,
+        *,
+        revision: str | None = None,
+        allow_pickle: bool = False,
+    ) -> "Model":
+        """This model with a LoRA adapter as `peft` saves it, put in use in place of any other.
+
+        The base stays as it is: the two share all arrays that the adapter leaves alone, and those that it
+        changes are held in both forms. `use_adapter` changes between the adapters that a model has been given
+        without reading them again, and `without_adapter` gives the base back. `jaxmodels.save` writes the
+        weights in use.
+
+        Args:
+            adapter: a directory or a hub id.
+            name: for `use_adapter`; by default the last part of `adapter`.
+            revision: branch, tag or commit of a hub id.
+            allow_pickle: read an adapter that is a PyTorch pickle. Only for sources that you trust.
+
+        Raises:
+            CheckpointError: there is no such adapter, it is of a kind that is not read, or it does not fit.
+        """
+        check_path("adapter", adapter)
+        check_optional_text("name", name)
+        read = read_adapter(adapter, revision, allow_pickle=allow_pickle)
+        kept = self.kept or KeptAdapters(config=self.config, params=self.params)
+        name = name or Path(adapter).name
+        return self._using(kept.with_adapter(name, read), name)
+
+    def use_adapter(self, name: str) -> "Model":
+        """This model with another of the adapters that `with_adapter` gave it.
+
+        Raises ValueError if it has none of this name.
+        """
+        return self._using(self.kept or KeptAdapters(config=self.config, params=self.params), name)
+
+    def without_adapter(self) -> "Model":
+        """The model that adapters were given to, with its own arrays; it still has the adapters to use."""
+        return self if self.kept is None else self._using(self.kept, None)
+
+    def _using(self, kept: KeptAdapters, name: str | None) -> "Model":
+        kept, config, params = kept.use(name)
+        return replace(self, kept=kept, config=config, params=params)
 
     def __call__(self, tokens: ArrayLike) -> Float[Array, "B S V"]:
         """Float32 logits of int[B, S] token ids.

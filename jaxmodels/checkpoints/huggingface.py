@@ -35,6 +35,9 @@ CONFIG_FILE = "config.json"
 # Called with each tensor's name and bytes, once it is read or written.
 Progress: TypeAlias = Callable[[str, int], None]
 
+# Another tensor of the same shape, for one in float32 that is laid out as a checkpoint stores it.
+TensorEdit: TypeAlias = Callable[[np.ndarray], np.ndarray]
+
 
 def read_config(
     directory: Path, *, strict: bool = False, text_only: bool = False
@@ -129,6 +132,41 @@ def load_params(
         if progress is not None:
             progress(info.name, num_bytes)
     return unflatten({path: leaves[path] for path, _ in walk(config.spec())})
+
+
+def edit_leaves(
+    config: Decoder, leaves: dict[str, jax.Array], edits: Mapping[str, Sequence[TensorEdit]]
+) -> None:
+    """Changes some of a checkpoint's tensors in parameters that are in memory, one tensor at a time.
+
+    Args:
+        config: the model.
+        leaves: its parameters by path. Those that change are replaced in this dictionary by other arrays of
+            the same dtype and sharding; no array is written to.
+        edits: the changes of each tensor of the family's table, by its name, made one after another.
+
+    Raises:
+        CheckpointError: a changed tensor holds numbers beyond the range of the dtype.
+    """
+    tensors = FAMILIES[str(config.family)].tensors(config)
+    dtype = leaves["embed/weight"].dtype
+    copied: set[str] = set()
+    for name, changes in edits.items():
+        parts = tensors[name].parts
+        shardings = {
+            part.row.ours: leaves[part.row.ours].sharding for part in parts if part.row.ours in leaves
+        }
+        tensor = tensors[name].export(leaves).astype(np.float32)
+        for change in changes:
+            tensor = change(tensor)
+        for wanted in {param_dtype(part.param, dtype) for part in parts}:
+            check_range(name, tensor, wanted)
+        for path in {part.row.ours for part in parts if part.expert is not None} - copied:
+            leaves[path] = jnp.copy(leaves[path])  # one expert at a time is put in place below
+            copied.add(path)
+        _fill(leaves, parts, np.ascontiguousarray(tensor), dtype)
+        for path, sharding in shardings.items():
+            leaves[path] = jax.device_put(leaves[path], sharding)
 
 
 def save_params(

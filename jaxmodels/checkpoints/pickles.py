@@ -107,17 +107,17 @@ def open_checkpoint(directory: str | Path, *, allow_pickle: bool = False) -> Ten
     return read_pickle(directory)
 
 
-def read_pickle(directory: str | Path) -> PickleFiles:
-    """Opens `pytorch_model.bin`, or its index and shards. Only for files from a source that you trust.
+def read_pickle(directory: str | Path, single: str = PICKLE_FILE) -> PickleFiles:
+    """Opens the pickle `single`, or an index and its shards. Only for files from a source that you trust.
 
     Raises:
         CheckpointError: torch is not installed, there is no such file, a shard is missing, truncated or holds
             anything but named tensors, or the index disagrees with the shards.
     """
     directory = Path(directory)
-    files, weight_map = weight_files(directory, PICKLE_FILE, PICKLE_INDEX_FILE)
+    files, weight_map = weight_files(directory, single, PICKLE_INDEX_FILE)
     if not files:
-        raise CheckpointError(f"{directory} holds neither {PICKLE_FILE} nor {PICKLE_INDEX_FILE}")
+        raise CheckpointError(f"{directory} holds neither {single} nor {PICKLE_INDEX_FILE}")
     held = {}
     infos: dict[str, TensorInfo] = {}
     for file, path in files.items():

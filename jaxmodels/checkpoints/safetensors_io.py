@@ -202,8 +202,8 @@ def check_weight_map(weight_map: Mapping[str, str], held: Mapping[str, Iterable[
             )
 
 
-def open_tensors(directory: Path) -> TensorFiles:
-    """Opens the safetensors of a checkpoint directory: `model.safetensors`, or an index and its shards.
+def open_tensors(directory: Path, single: str = SINGLE_FILE) -> TensorFiles:
+    """Opens the safetensors of a checkpoint directory: the file `single`, or an index and its shards.
 
     Only headers are read. Tensors that a shard holds and the index does not list are kept, so that a caller
     notices them.
@@ -213,12 +213,12 @@ def open_tensors(directory: Path) -> TensorFiles:
             is missing, truncated or has a corrupt header, or two shards hold the same tensor.
     """
     directory = Path(directory)
-    files, weight_map = weight_files(directory, SINGLE_FILE, INDEX_FILE)
+    files, weight_map = weight_files(directory, single, INDEX_FILE)
     if not files:
         found = (
             sorted(path.name for path in directory.iterdir())[:20] if directory.is_dir() else "no directory"
         )
-        raise CheckpointError(f"{directory} holds neither {SINGLE_FILE} nor {INDEX_FILE}; found {found}")
+        raise CheckpointError(f"{directory} holds neither {single} nor {INDEX_FILE}; found {found}")
     opened: dict[Path, BinaryIO] = {}
     headers = {}
     for file, path in files.items():

@@ -27,6 +27,12 @@ Verify = Annotated[
 TextOnly = Annotated[
     bool, typer.Option("--text-only", help="Of a model that also sees or hears, the language model alone.")
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter", help="Merge this LoRA adapter into the weights: a directory or an id. Repeatable."
+    ),
+]
 
 
 class DType(StrEnum):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxmodels.cli.common import MODEL_HELP, AllowPickle, DType, Revision, TextOnly, Verify, tell
+from jaxmodels.cli.common import MODEL_HELP, Adapters, AllowPickle, DType, Revision, TextOnly, Verify, tell
 
 if TYPE_CHECKING:
     from jaxmodels.checkpoints.huggingface import Progress
@@ -40,6 +40,7 @@ def convert(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the checkpoint that DST holds.")
     ] = False,
+    adapter: Adapters = None,
     allow_pickle: AllowPickle = False,
     text_only: TextOnly = False,
     verify: Verify = True,
@@ -73,6 +74,7 @@ def convert(
             allow_pickle=allow_pickle,
             text_only=text_only,
             verify=verify,
+            adapter=adapter or (),
             progress=progress,
         )
     target = model.config if family is None else _in_family(model.config, family)

@@ -13,6 +13,7 @@ import typer
 from jaxmodels.cli.common import (
     DEFAULT_MODEL,
     MODEL_HELP,
+    Adapters,
     AllowPickle,
     AsJson,
     DType,
@@ -134,6 +135,7 @@ def generate(
         typer.Option(help="With --json: log-probabilities of the tokens and of this many alternatives."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No timing line on standard error.")] = False,
+    adapter: Adapters = None,
     allow_pickle: AllowPickle = False,
     text_only: TextOnly = False,
     verify: Verify = True,
@@ -158,7 +160,7 @@ def generate(
     base = _base_strategy(sampling, recommended)  # before the weights are read: bad options fail at once
     began = time.perf_counter()
     load = partial(jm.load, dtype=dtype and dtype.value, allow_pickle=allow_pickle, verify=verify)
-    loaded = load(model, revision=revision, text_only=text_only)
+    loaded = load(model, revision=revision, text_only=text_only, adapter=adapter or ())
     base = base or _recommended(loaded, sampling)
     strategy = options.build(replace(base, top_logprobs=logprobs), load)
     load_seconds = time.perf_counter() - began

@@ -59,3 +59,15 @@ def run():
         return result
 
     return call
+
+
+@pytest.fixture(scope="session")
+def adapter_dir(model_dir, tmp_path_factory) -> Path:
+    """A LoRA adapter for the tiny model that changes what it says."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    directory = tmp_path_factory.mktemp("adapter")
+    settings = LoraConfig(r=2, lora_alpha=64, target_modules=["in_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model_dir), settings).save_pretrained(directory)
+    return directory

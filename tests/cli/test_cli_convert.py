@@ -31,6 +31,11 @@ def test_to_orbax_and_back_is_the_same_file(run, model_dir, tmp_path):
         assert (tmp_path / "hf" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+def test_adapters_are_merged(run, model_dir, adapter_dir, tmp_path):
+    run("convert", model_dir, tmp_path / "merged", "--to", "hf", "--adapter", adapter_dir)
+    same_params(jm.load(tmp_path / "merged"), jm.load(model_dir, adapter=adapter_dir))
+
+
 def test_between_the_layouts_of_mamba2(run, model_dir, tmp_path):
     run("convert", model_dir, tmp_path / "original", "--to", "hf", "--family", "mamba2-original")
     assert "ssm_cfg" in json.loads((tmp_path / "original" / "config.json").read_text())

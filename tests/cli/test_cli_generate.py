@@ -39,6 +39,11 @@ def test_streamed_and_whole_text_are_the_models(generate, model):
     assert generate(PROMPT, "--no-stream").stdout == expected
 
 
+def test_adapters_are_merged(generate, model, model_dir, adapter_dir):
+    adapted = text_of(jm.load(model_dir, adapter=adapter_dir))
+    assert generate(PROMPT, "--adapter", adapter_dir).stdout == adapted + "\n" != text_of(model) + "\n"
+
+
 def test_json_holds_the_generation(generate, model, model_dir):
     values = json.loads(generate(PROMPT, "--json", "--logprobs", 2).stdout)
     out = model.generate(PROMPT, NEW, Autoregressive(top_logprobs=2))

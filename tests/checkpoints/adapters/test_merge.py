@@ -1,0 +1,157 @@
+"""Adapters that peft wrote, merged on load, against what peft computes with them."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+from adapters_of_peft import TOKENS, adapt, assert_logits, base_model, logits_of
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import jaxmodels as jm
+from jaxmodels.checkpoints.errors import CheckpointError
+
+SWEEP = pytest.mark.sweep
+QKV = ["q_proj", "k_proj", "v_proj"]
+LINEAR = "all-linear"
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("llama", {"r": 4, "lora_alpha": 12, "target_modules": LINEAR}),
+        pytest.param("qwen2", {"r": 4, "target_modules": QKV, "bias": "all"}, marks=SWEEP),
+        ("qwen2", {"r": 4, "target_modules": QKV, "bias": "lora_only", "lora_bias": True}),
+        ("phi3", {"r": 4, "target_modules": LINEAR}),
+        ("gpt2", {"r": 4, "target_modules": ["c_attn", "c_proj", "c_fc"]}),
+        ("mamba2", {"r": 4, "target_modules": ["in_proj"]}),
+        pytest.param(
+            "llama", {"r": 4, "target_modules": ["q_proj", "down_proj"], "use_rslora": True}, marks=SWEEP
+        ),
+        (
+            "llama",
+            {
+                "r": 4,
+                "target_modules": ["q_proj", "o_proj", "up_proj"],
+                "rank_pattern": {"o_proj": 2, r"layers\.1\.mlp\.up_proj": 6},
+                "alpha_pattern": {r"layers\.0\.self_attn\.q_proj": 32},
+            },
+        ),
+        ("llama", {"r": 4, "target_modules": ["q_proj", "down_proj"], "use_dora": True}),
+        pytest.param("gpt2", {"r": 4, "target_modules": ["c_attn", "c_proj"], "use_dora": True}, marks=SWEEP),
+        ("llama", {"r": 4, "target_modules": ["embed_tokens", "lm_head"], "use_dora": True}),
+        ("llama", {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]}),
+        pytest.param(
+            "llama",
+            {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["input_layernorm"]},
+            marks=SWEEP,
+        ),
+        pytest.param(
+            "llama", {"r": 4, "target_modules": ["q_proj"], "trainable_token_indices": [3, 8]}, marks=SWEEP
+        ),
+        pytest.param(
+            "llama", {"r": 4, "target_modules": ["q_proj"], "layers_to_transform": [1]}, marks=SWEEP
+        ),
+    ],
+    ids=str,
+)
+def test_logits_are_those_of_peft(tmp_path, family, settings):
+    adapted = adapt(tmp_path, family, **settings)
+    assert np.abs(logits_of(base_model(family)) - adapted.logits).max() > 1e-2
+    assert_logits(jm.load(adapted.base, adapter=adapted.adapter)(TOKENS), adapted.logits)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tied"),
+    [
+        ({"target_modules": ["embed_tokens"]}, False),
+        pytest.param({"target_modules": ["lm_head"]}, False, marks=SWEEP),
+        pytest.param({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, False, marks=SWEEP),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}, False),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": [3, 8]}, True),
+        pytest.param({"target_modules": ["q_proj"]}, True, marks=SWEEP),
+    ],
+    ids=str,
+)
+def test_a_tied_pair_is_parted_where_it_was_in_training(tmp_path, settings, tied):
+    adapted = adapt(tmp_path, "qwen2", r=4, **settings)
+    model = jm.load(adapted.base, adapter=adapted.adapter)
+    assert model.config.tie_embeddings is tied
+    assert_logits(model(TOKENS), adapted.logits)
+    jm.save(model, tmp_path / "saved")
+    assert_logits(logits_of(AutoModelForCausalLM.from_pretrained(tmp_path / "saved")), adapted.logits)
+
+
+def test_several_adapters_are_merged_in_turn(tmp_path):
+    first = adapt(tmp_path, "llama", r=4, target_modules=["q_proj", "up_proj"])
+    second = adapt(tmp_path, "llama", seed=2, r=2, target_modules=["q_proj", "lm_head"])
+    model = AutoModelForCausalLM.from_pretrained(first.base)
+    for one in (first, second):
+        model = PeftModel.from_pretrained(model, one.adapter).merge_and_unload()
+    assert_logits(jm.load(first.base, adapter=[first.adapter, second.adapter])(TOKENS), logits_of(model))
+
+
+def test_orbax_checkpoints_take_adapters(tmp_path):
+    adapted = adapt(tmp_path, "llama", r=4, target_modules=["q_proj", "up_proj"])
+    jm.save(jm.load(adapted.base), tmp_path / "orbax", "orbax")
+    assert_logits(jm.load(tmp_path / "orbax", adapter=str(adapted.adapter))(TOKENS), adapted.logits)
+
+
+def test_weights_keep_their_dtype(tmp_path):
+    adapted = adapt(tmp_path, "llama", r=4, target_modules=["q_proj"])
+    model = jm.load(adapted.base, "bfloat16", adapter=adapted.adapter)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(model.params)} == {"bfloat16"}
+
+
+def test_pickles_are_read_on_request(tmp_path):
+    adapted = adapt(tmp_path, "llama", r=4, target_modules=["q_proj"])
+    weights = adapted.adapter / "adapter_model.safetensors"
+    torch.save(load_file(weights), adapted.adapter / "adapter_model.bin")
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"adapter_model\.bin is a pickle.*allow_pickle=True"):
+        jm.load(adapted.base, adapter=adapted.adapter)
+    assert_logits(jm.load(adapted.base, adapter=adapted.adapter, allow_pickle=True)(TOKENS), adapted.logits)
+
+
+def edit(adapted, change):
+    file = adapted.adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        (f"{LAYER}.lora_A.weight", (4, 31), r"q_proj: .* pair has shape \[32, 31\].*ask for \[32, 32\]"),
+        (f"{LAYER}.lora_A.weight", (3, 32), r"lora_A has shape \[3, 32\].*ask for \[4, 32\]"),
+        (f"{LAYER}.lora_A.weight", (4, 32, 1), "those of convolutions are not read"),
+        (LAYER.replace("q_proj", "x_proj") + ".lora_A.weight", (4, 32), r"x_proj\.weight'.*does not have"),
+        ("base_model.model.lm_head.weight", (31, 32), r"lm_head.* has shape \[31, 32\].*tokens were added"),
+        ("base_model.model.score.weight", (2, 32), r"changes 'score\.weight', which the model does not have"),
+        (f"{LAYER}.lora_E", (4, 1), r"lora_E' of shape \[4, 1\] is no part of a LoRA adapter"),
+        (f"{LAYER}.lora_B.bias", (32,), r"q_proj\.bias', which the model does not have"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(tmp_path, name, shape, message):
+    adapted = adapt(tmp_path, "llama", r=4, target_modules=["q_proj"])
+    edit(adapted, lambda tensors: tensors.update({name: torch.ones(shape)}))
+    with pytest.raises(CheckpointError, match=rf"adapter_model\.safetensors.*{message}"):
+        jm.load(adapted.base, adapter=adapted.adapter)
+
+
+def test_half_a_pair_is_refused(tmp_path):
+    adapted = adapt(tmp_path, "llama", r=4, target_modules=["q_proj"])
+    edit(adapted, lambda tensors: tensors.pop(f"{LAYER}.lora_B.weight"))
+    with pytest.raises(CheckpointError, match=r"q_proj' has one half of a low-rank pair"):
+        jm.load(adapted.base, adapter=adapted.adapter)
+
+
+@pytest.mark.parametrize("adapter", [3, [3], {"a": 1}, ""])
+def test_what_is_no_name_is_refused(adapter):
+    with pytest.raises(ValueError, match="adapter must be a path or a name"):
+        jm.load("tiny-mamba2", adapter=adapter)
