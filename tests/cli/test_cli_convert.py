@@ -62,7 +62,7 @@ def test_dtype_and_shards(run, model_dir, tmp_path):
 
 
 def test_a_head_that_differs_from_the_tied_embedding_stays(run, model_dir, tmp_path):
-    shutil.copytree(model_dir, tmp_path / "both")
+    shutil.copytree(model_dir, tmp_path / "both", ignore=shutil.ignore_patterns("checksums.json"))
     file = tmp_path / "both" / "model.safetensors"
     tensors = load_file(file)
     tensors["lm_head.weight"] = tensors["backbone.embeddings.weight"] + 1
@@ -74,7 +74,7 @@ def test_a_head_that_differs_from_the_tied_embedding_stays(run, model_dir, tmp_p
 
 
 def test_the_language_model_of_one_that_sees(run, model_dir, tmp_path):
-    shutil.copytree(model_dir, tmp_path / "sees")
+    shutil.copytree(model_dir, tmp_path / "sees", ignore=shutil.ignore_patterns("checksums.json"))
     file = tmp_path / "sees" / "model.safetensors"
     tensors = {f"language_model.{name}": tensor for name, tensor in load_file(file).items()}
     save_file({**tensors, "vision_tower.weight": np.ones(3, np.float32)}, file, {"format": "pt"})
