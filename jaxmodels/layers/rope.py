@@ -134,8 +134,8 @@ def rope_from_hf(
     Raises:
         ValueError: a key is missing, or a value is not of its kind or out of range. The message names it.
     """
-    _, inner = _rope_parameters(config)
-    rope_type = _rope_type(inner)
+    name, inner = _rope_parameters(config)
+    rope_type = _rope_type(name, inner)
     theta = _first(inner.get("rope_theta"), config.get("rope_theta"), default_theta)
     if theta is None:
         raise ValueError("rope_theta is missing, from rope_parameters and from the configuration")
@@ -145,12 +145,15 @@ def rope_from_hf(
         default_partial_rotary_factor,
     )
     fraction = _convert("partial_rotary_factor", fraction)
-    values = _scaling_values(config, {**inner, "partial_rotary_factor": fraction}, rope_type)
+    try:
+        values = _scaling_values(config, {**inner, "partial_rotary_factor": fraction}, rope_type)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     rotary_dim = head_dim if rope_type == "proportional" else int(head_dim * fraction)
     if rotary_dim < 2 or rotary_dim % 2:
         raise ValueError(
             f"head_dim={head_dim} with partial_rotary_factor={fraction} gives {rotary_dim} features to "
-            "rotate, whose number must be even and positive"
+            f"rotate, whose number must be even and positive; {_FEATURES}"
         )
     _check_fit(rope_type, values, rotary_dim)
     return Rope(
@@ -194,7 +197,7 @@ def unread_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     (`IGNORED_KEYS`).
     """
     name, inner = _rope_parameters(config)
-    fields = {f.name for f in dataclasses.fields(_SCALINGS[_rope_type(inner)])}  # type: ignore[arg-type]
+    fields = {f.name for f in dataclasses.fields(_SCALINGS[_rope_type(name, inner)])}  # type: ignore[arg-type]
     known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *fields, *IGNORED_KEYS}
     return {f"{name}/{key}": value for key, value in inner.items() if key not in known}
 
@@ -241,15 +244,17 @@ def _rope_parameters(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return name, {key: value for key, value in inner.items() if value is not None}
 
 
-def _rope_type(inner: Mapping[str, Any]) -> str:
+def _rope_type(name: str, inner: Mapping[str, Any]) -> str:
     named = {k: inner[k] for k in ("rope_type", "type") if k in inner}
     # "su" is what the first Phi-3 checkpoints call longrope.
     types = {k: "longrope" if v == "su" else v for k, v in named.items()} or {"rope_type": "default"}
     for key, value in types.items():
         if not isinstance(value, str) or value not in _SCALINGS:
-            raise ValueError(f"{key} {shown(value)} is not known; accepted are {', '.join(_SCALINGS)}")
+            raise ValueError(
+                f"{name}: {key} {shown(value)} is not known; accepted are {', '.join(_SCALINGS)}"
+            )
     if len(set(types.values())) > 1:
-        raise ValueError(f"rope_type and type contradict each other: {named}")
+        raise ValueError(f"{name}: rope_type and type contradict each other: {named}")
     return next(iter(types.values()))
 
 
@@ -275,6 +280,10 @@ def _scaling_values(config: Mapping[str, Any], inner: Mapping[str, Any], rope_ty
     return {key: _convert(key, value) for key, value in found.items() if value is not None}
 
 
+# Where the number of rotated features comes from, for messages.
+_FEATURES = "these are head_dim (hidden_size / num_attention_heads) * partial_rotary_factor"
+
+
 def _check_fit(rope_type: str, values: Mapping[str, Any], rotary_dim: int) -> None:
     """Raises ValueError where a scaling's values do not fit the number of features that are rotated."""
     if rope_type == "dynamic" and rotary_dim == 2:
@@ -282,8 +291,8 @@ def _check_fit(rope_type: str, values: Mapping[str, Any], rotary_dim: int) -> No
     for key in ("short_factor", "long_factor"):
         if key in values and len(values[key]) != rotary_dim // 2:
             raise ValueError(
-                f"{key} must hold a number for each of {rotary_dim // 2} pairs of rotated features, "
-                f"got {len(values[key])}"
+                f"{key} must hold a number for each of {rotary_dim // 2} pairs of rotated features, got "
+                f"{len(values[key])}; {_FEATURES}"
             )
 
 

@@ -94,6 +94,11 @@ class ConfigReader:
         value = self.take_or(key, float, default)
         return self._number(key, value, low=0.0, low_included=False)
 
+    def base(self, key: str, default: float) -> float:
+        """The base of a geometric series of frequencies, above 1."""
+        value = self.take_or(key, float, default)
+        return self._number(key, value, low=1.0, low_included=False)
+
     def epsilon(self, key: str, default: float) -> float:
         """A small number that keeps a norm from dividing by 0: from 0 to below 1."""
         return self._number(key, self.take_or(key, float, default), low=0.0, high=1.0)
@@ -138,8 +143,8 @@ class ConfigReader:
         given = list(self.take(key, kind) if default is None else self.take_or(key, kind, default))
         if len(given) != layers or not all(item in list(known) for item in given):
             raise ConfigError(
-                f"{self._key(key)} must hold {layers} of {list(known)}, one for each layer, "
-                f"got {len(given)}: {shown(given)}"
+                f"{self._key(key)} must hold {layers} of {list(known)}, one for each layer "
+                f"(num_hidden_layers), got {len(given)}: {shown(given)}"
             )
         return given
 
@@ -156,6 +161,12 @@ class ConfigReader:
         """Requires the `value` of `key` to divide the `total` that the key `other` stands for."""
         if total % value:
             raise ConfigError(f"{self._key(key)} must divide {other!r} = {total}, got {value}")
+
+    def expect_same(self, key: str, other: str, value: Any) -> None:
+        """Requires an optional key, if it is present, to have the `value` of the key `other`."""
+        if self._given(key) not in (None, value):
+            given = shown(self.values[key])
+            raise ConfigError(f"{self._key(key)} must equal {other!r} = {value} or be absent, got {given}")
 
     def expect(self, key: str, *accepted: Any) -> None:
         """Requires an optional key, if it is present, to have one of the `accepted` values."""

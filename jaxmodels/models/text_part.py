@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxmodels.checks import shown
 from jaxmodels.models.hf_config import ConfigError
 
 
@@ -13,13 +14,16 @@ class Wrapper:
 
     Attributes:
         families: the family that computes the same, by the `model_type` of the ``text_config``. The first
-            is that of a ``text_config`` without `model_type`, and of configurations without ``text_config``.
+            is that of configurations without it.
+        beside: keys of the other parts in the configurations of older releases, which hold the language
+            model's keys among them instead of a ``text_config``. None where there are no such.
         defaults: what transformers' class for the ``text_config`` assumes where a key is absent. Files leave
             out what equals it.
         tied: the same for `tie_word_embeddings`, which stands beside the ``text_config``.
     """
 
     families: Mapping[str, str]
+    beside: tuple[str, ...] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tied: bool = False
 
@@ -27,9 +31,13 @@ class Wrapper:
 _QWEN_VL = {
     "hidden_size": 8192, "intermediate_size": 29568, "max_position_embeddings": 32768,
     "max_window_layers": 80, "num_attention_heads": 64, "num_hidden_layers": 80, "num_key_value_heads": 8,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": 152064,
+    "rms_norm_eps": 1e-5, "vocab_size": 152064,
 }  # fmt: skip
+
+_BESIDE_QWEN = (
+    "image_token_id", "video_token_id", "vision_config", "vision_end_token_id", "vision_start_token_id",
+    "vision_token_id",
+)  # fmt: skip
 
 WRAPPERS: Mapping[str, Wrapper] = {
     "gemma3": Wrapper(
@@ -51,8 +59,8 @@ WRAPPERS: Mapping[str, Wrapper] = {
         },
         tied=True,
     ),
-    "qwen2_vl": Wrapper(families={"qwen2_vl_text": "qwen2"}, defaults=_QWEN_VL),
-    "qwen2_5_vl": Wrapper(families={"qwen2_5_vl_text": "qwen2"}, defaults=_QWEN_VL),
+    "qwen2_vl": Wrapper(families={"qwen2_vl_text": "qwen2"}, beside=_BESIDE_QWEN, defaults=_QWEN_VL),
+    "qwen2_5_vl": Wrapper(families={"qwen2_5_vl_text": "qwen2"}, beside=_BESIDE_QWEN, defaults=_QWEN_VL),
     "qwen3_vl": Wrapper(
         families={"qwen3_vl_text": "qwen3"},
         defaults={
@@ -74,12 +82,6 @@ WRAPPERS: Mapping[str, Wrapper] = {
 
 # Keys of the language model that stand beside the ``text_config``, which may repeat them.
 _SHARED = ("bos_token_id", "dtype", "eos_token_id", "pad_token_id", "torch_dtype", "transformers_version")
-
-# Keys of the other parts, in configurations that hold the language model's own keys beside them.
-_OTHERS = (
-    "image_token_id", "video_token_id", "vision_config", "vision_end_token_id", "vision_start_token_id",
-    "vision_token_id",
-)  # fmt: skip
 
 
 def holds_other_parts(values: Mapping[str, Any]) -> bool:
@@ -104,14 +106,16 @@ def text_part(values: Mapping[str, Any]) -> dict[str, Any]:
     model_type = values["model_type"]
     wrapper = WRAPPERS[model_type]
     given = values.get("text_config")
-    if given is None:
-        given = {key: value for key, value in values.items() if key not in ("model_type", *_OTHERS)}
+    if given is None and wrapper.beside is not None:
+        given = {key: value for key, value in values.items() if key not in ("model_type", *wrapper.beside)}
     if not isinstance(given, Mapping):
-        raise ConfigError(f"config of model_type {model_type!r}: key 'text_config' must be a mapping")
+        raise ConfigError(
+            f"config of model_type {model_type!r}: key 'text_config' must be a mapping, got {shown(given)}"
+        )
     kind = given.get("model_type", next(iter(wrapper.families)))
     if not isinstance(kind, str) or kind not in wrapper.families:
         raise ConfigError(
-            f"config of model_type {model_type!r}: key 'text_config' holds the model_type {kind!r}; "
+            f"config of model_type {model_type!r}: key 'text_config' holds the model_type {shown(kind)}; "
             f"supported: {', '.join(wrapper.families)}"
         )
     shared = {key: values[key] for key in _SHARED if key in values}

@@ -154,8 +154,12 @@ def test_multipliers_survive_being_multiplied(factor):
     [
         (DEEPSEEK_V3[0], {"moe_layer_freq": 2}, r"'moe_layer_freq' has the value 2.*supported: 1"),
         (DEEPSEEK_V3[0], {"scoring_func": "softmax"}, r"'scoring_func' has the value 'softmax'"),
-        (DEEPSEEK_V3[0], {"num_key_value_heads": 2}, r"'num_key_value_heads' has the value 2.*supported: 4"),
-        (DEEPSEEK_V3[0], {"n_group": 3}, r"n_group must divide n_routed_experts=8, got 3"),
+        (
+            DEEPSEEK_V3[0],
+            {"num_key_value_heads": 2},
+            r"'num_key_value_heads' must equal 'num_attention_heads' = 4.*got 2",
+        ),
+        (DEEPSEEK_V3[0], {"n_group": 3}, r"'n_group' must divide 'n_routed_experts' = 8, got 3"),
         (
             DEEPSEEK_V3[0],
             {"quantization_config": {"bits": 4}},

@@ -159,7 +159,7 @@ def test_slopes_fall_with_the_layer():
         ),
         (QWEN3_NEXT[0], {"hidden_act": "gelu"}, "'hidden_act' has the value 'gelu'"),
         (KIMI_LINEAR[0], {"mla_use_nope": False}, "'mla_use_nope' has the value False"),
-        (KIMI_LINEAR[0], {"num_key_value_heads": 2}, "'num_key_value_heads' has the value 2"),
+        (KIMI_LINEAR[0], {"num_key_value_heads": 2}, "'num_key_value_heads' must equal"),
         (KIMI_LINEAR[0], {"mlp_layer_types": ["sparse"]}, "'mlp_layer_types' must hold 2 of"),
         (
             KIMI_LINEAR[0],

@@ -152,10 +152,12 @@ def read_hf_config(
     """What `config_from_hf` gives, and the keys that do not describe the model, to be written back."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"config: must be a dictionary, got {shown(values)}")
-    if text_only:
+    name = None
+    if text_only and holds_other_parts(values):
+        name = f"config of model_type {values['model_type']!r}: text_config"
         values = text_part(values)
     family = find_family(values)
-    reader = ConfigReader({**values, "model_type": family.model_type})
+    reader = ConfigReader({**values, "model_type": family.model_type}, name)
     try:
         config = family.read_config(reader)
         check_size(config, values)

@@ -25,7 +25,7 @@ def _read_router(reader: ConfigReader, experts: GatedExperts) -> SoftmaxTopK:
     reader.expect("norm_topk_prob", False)  # transformers' code does not read it
     reader.expect("topk_method", "greedy", "group_limited_greedy", None)
     in_groups = reader.values.get("topk_method") == "group_limited_greedy"
-    groups, kept = reader.positive_or("n_group", 1), reader.positive_or("topk_group", 1)
+    groups, kept = deepseek_v3.read_groups(reader, experts)
     return SoftmaxTopK(
         d_model=experts.d_model,
         num_experts=experts.num_experts,

@@ -55,7 +55,9 @@ def read_latent_attention(reader: ConfigReader, style: RopeStyle) -> LatentAtten
     key_dim = reader.positive_or("qk_nope_head_dim", 128)
     query_rank = reader.count("q_lora_rank") if "q_lora_rank" in reader.values else 1536
     num_heads = reader.positive("num_attention_heads")
-    reader.expect("num_key_value_heads", num_heads, None)
+    reader.expect_same("num_key_value_heads", "num_attention_heads", num_heads)
+    if rope_dim % 2:
+        raise ConfigError(f"{reader.name}: key 'qk_rope_head_dim' must be even, got {rope_dim}")
     reader.expect("head_dim", rope_dim, None)
     reader.expect("qk_head_dim", key_dim + rope_dim)
     return LatentAttention(
@@ -83,18 +85,28 @@ def read_experts(reader: ConfigReader) -> GatedExperts:
     )
 
 
+def read_groups(reader: ConfigReader, experts: Experts) -> tuple[int, int]:
+    """In how many groups the experts are, and of how many of them a token may choose."""
+    groups, kept = reader.positive_or("n_group", 1), reader.positive_or("topk_group", 1)
+    reader.check_divides("n_group", groups, "n_routed_experts", experts.num_experts)
+    if kept > groups:
+        raise ConfigError(f"{reader.name}: key 'topk_group' must be at most 'n_group' = {groups}, got {kept}")
+    return groups, kept
+
+
 def read_sigmoid_router(reader: ConfigReader, experts: Experts) -> SigmoidTopK:
     """Sigmoid scores, chosen within groups with a bias."""
     reader.expect("scoring_func", "sigmoid")
     reader.expect("topk_method", "noaux_tc")
+    groups, kept = read_groups(reader, experts)
     return SigmoidTopK(
         d_model=reader.positive("hidden_size"),
         num_experts=experts.num_experts,
         top_k=reader.positive("num_experts_per_tok"),
         renormalise=reader.flag("norm_topk_prob", True),
         scale=reader.factor("routed_scaling_factor", 1.0),
-        num_groups=reader.positive_or("n_group", 1),
-        top_groups=reader.positive_or("topk_group", 1),
+        num_groups=groups,
+        top_groups=kept,
     )
 
 

@@ -159,9 +159,12 @@ def read_ropes(
         raise ConfigError(f"{reader.name}: key 'rope_parameters' must hold dictionaries, got {shown(given)}")
     ropes = {}
     for kind, (key, default) in thetas.items():
-        inner = given.get(kind) or (scaling if kind == FULL else {})
-        theta = reader.take_or(key, float, default)
-        values = {**reader.values, "rope_parameters": inner, "rope_scaling": None, "rope_theta": theta}
+        holder, inner = ("rope_parameters", given.get(kind))
+        if scaling and kind == FULL:
+            holder, inner = ("rope_scaling", scaling)
+        theta = reader.base(key, default)
+        values = {**reader.values, "rope_parameters": None, "rope_scaling": None, "rope_theta": theta}
+        values[holder] = inner
         ropes[kind] = _whole_head_rope(reader, values, head_dim, default, "half_split")
     return ropes
 
@@ -226,12 +229,14 @@ def read_heads(reader: ConfigReader, default_head_dim: int | None = None) -> dic
     num_heads = reader.positive("num_attention_heads")
     num_kv_heads = reader.positive_or("num_key_value_heads", num_heads)
     reader.check_divides("num_key_value_heads", num_kv_heads, "num_attention_heads", num_heads)
-    head_dim = reader.positive_or("head_dim", default_head_dim or d_model // num_heads)
-    if head_dim < 1:
-        raise ConfigError(
-            f"{reader.name}: key 'num_attention_heads' must be at most 'hidden_size' = {d_model} "
-            f"without a key 'head_dim', got {num_heads}"
-        )
+    head_dim = reader.count("head_dim") or default_head_dim
+    if head_dim is None:
+        if d_model % num_heads:
+            raise ConfigError(
+                f"{reader.name}: key 'num_attention_heads' must divide 'hidden_size' = {d_model} where there "
+                f"is no key 'head_dim', got {num_heads}"
+            )
+        head_dim = d_model // num_heads
     return {"d_model": d_model, "num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
 
 

@@ -30,7 +30,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     rope = dense.read_partial_rope(
         reader,
         heads["head_dim"],
-        default_theta=reader.factor("rotary_emb_base", dense.DEFAULT_THETA),
+        default_theta=reader.base("rotary_emb_base", dense.DEFAULT_THETA),
         default_factor=reader.take_or("rotary_pct", float, 0.25),
     )
     bias = reader.flag("attention_bias", True)

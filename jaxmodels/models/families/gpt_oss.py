@@ -49,7 +49,7 @@ def read_config(reader: ConfigReader) -> Decoder:
         limit=reader.factor("swiglu_limit", 7.0),
     )
     top_k = reader.positive_or("num_experts_per_tok", 4)
-    reader.expect("experts_per_token", top_k)
+    reader.expect_same("experts_per_token", "num_experts_per_tok", top_k)
     router = SoftmaxTopK(
         d_model=experts.d_model, num_experts=experts.num_experts, top_k=top_k, renormalise=True, bias=True
     )

@@ -65,7 +65,7 @@ def _read_latent_attention(reader: ConfigReader) -> LatentAttention:
     reader.expect("mla_use_nope", True)
     num_heads, kv_rank = reader.positive("num_attention_heads"), reader.positive_or("kv_lora_rank", 512)
     query_rank = reader.count("q_lora_rank")
-    reader.expect("num_key_value_heads", num_heads, None)
+    reader.expect_same("num_key_value_heads", "num_attention_heads", num_heads)
     return LatentAttention(
         d_model=reader.positive("hidden_size"),
         num_heads=num_heads,

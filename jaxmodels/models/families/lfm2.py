@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from jaxmodels.checks import MOST_INT32, shown
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import RMSNorm
@@ -71,15 +72,20 @@ def read_mixers(reader: ConfigReader, eps: float) -> list[Mixer]:
 
 def read_d_ff(reader: ConfigReader) -> int:
     """The feed-forward's width: two thirds of the key's value, scaled and rounded up, unless told not to."""
-    width = reader.positive_or("block_ff_dim", reader.positive_or("intermediate_size", 12288))
-    multiplier = reader.optional("block_ffn_dim_multiplier", float)
+    given = reader.positive_or("block_ff_dim", reader.positive_or("intermediate_size", 12288))
+    multiplier = reader.cap("block_ffn_dim_multiplier", None)
     multiple = reader.positive_or("block_multiple_of", 256)
     if not reader.flag("block_auto_adjust_ff_dim", True):
-        return width
-    width = int(2 * width / 3)
-    if multiplier is None:
-        return width
-    return -(-int(multiplier * width) // multiple) * multiple
+        return given
+    width = int(2 * given / 3)
+    if multiplier is not None:
+        width = -(-int(multiplier * width) // multiple) * multiple
+    if not 1 <= width <= MOST_INT32:
+        raise ConfigError(
+            f"{reader.name}: keys 'block_ff_dim' or 'intermediate_size' = {given} and "
+            f"'block_ffn_dim_multiplier' = {multiplier} give a width of {shown(width)}"
+        )
+    return width
 
 
 def read_config(reader: ConfigReader) -> Decoder:

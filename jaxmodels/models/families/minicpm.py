@@ -65,7 +65,7 @@ def read_config(reader: ConfigReader) -> Decoder:
         reader.consume("expert_size", "num_experts", "router_act", "norm_after_router", "norm_scale")
     ffn = _read_mixture(reader) if is_block else dense.read_gated_mlp(reader)
     layers, norm = reader.positive("num_hidden_layers"), dense.read_norm(reader)
-    reader.expect("mup_denominator", layers, None)  # drafters alone have another depth than their own
+    reader.expect_same("mup_denominator", "num_hidden_layers", layers)  # another one is a drafter's
     residual = reader.factor("scale_depth", 1.0) / math.sqrt(layers)
     block = Block(mixer_norm=norm, mixer=attention, ffn_norm=norm, ffn=ffn, residual_scale=residual)
     embed_scale = reader.factor("scale_emb", 1.0)

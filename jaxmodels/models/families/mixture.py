@@ -36,11 +36,12 @@ WEIGHTS = (*dense.WEIGHTS, *ROUTER_WEIGHTS, *EXPERT_WEIGHTS)
 
 def read_expert_count(reader: ConfigReader) -> int:
     """The number of experts, under its authors' key or the one transformers writes it back as."""
-    given = [key for key in ("num_experts", "num_local_experts") if reader.values.get(key) is not None]
-    counts = {key: reader.positive(key) for key in given or ["num_experts"]}
-    if len(set(counts.values())) > 1:
-        raise ConfigError(f"config: keys {counts} must have the same value")
-    return next(iter(counts.values()))
+    ours, theirs = reader.count("num_experts"), reader.count("num_local_experts")
+    count = theirs if ours is None else ours
+    if count is None:
+        raise ConfigError(f"{reader.name}: key 'num_experts' or 'num_local_experts' is missing")
+    reader.expect_same("num_local_experts", "num_experts", count)
+    return count
 
 
 def read_experts(reader: ConfigReader, d_ff: str) -> GatedExperts:

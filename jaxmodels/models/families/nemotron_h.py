@@ -75,6 +75,8 @@ def read_config(reader: ConfigReader) -> Decoder:
 def _read_layer_types(reader: ConfigReader, known: Mapping[str, Any]) -> list[str]:
     """The key `layers_block_type`, or the letters of the older `hybrid_override_pattern`."""
     letters = reader.optional("hybrid_override_pattern", str)
+    if letters is None and reader.values.get("layers_block_type") is None:
+        raise ConfigError(f"{reader.name}: key 'layers_block_type' or 'hybrid_override_pattern' is missing")
     if letters is None:
         return hybrid.read_layer_types(reader, known, key="layers_block_type")
     spelled = reader.pattern("hybrid_override_pattern", LETTERS, reader.layers(len(letters)))
