@@ -23,6 +23,7 @@ from jaxmodels.checkpoints.safetensors_io import (
     TensorToWrite,
     write_tensors,
 )
+from jaxmodels.checkpoints.unreadable import check_readable
 from jaxmodels.layers.spec import Params, param_dtype, unflatten, walk
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import FAMILIES, config_to_hf, read_hf_config
@@ -65,6 +66,7 @@ def read_values(directory: Path, *, text_only: bool = False) -> dict[str, Any]:
         CheckpointError: the file is missing or no JSON object, the weights are stored in an unknown way, or
             the language model that it holds is of no known family.
     """
+    check_readable(directory)
     file = directory / CONFIG_FILE
     try:
         values = without_quantization(read_json_object(file))

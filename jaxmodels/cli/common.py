@@ -86,13 +86,16 @@ def _config_file(name_or_path: str, revision: str | None) -> Path:
     from jaxmodels.checkpoints.errors import CheckpointError
     from jaxmodels.checkpoints.hub import list_bundled, resolve
     from jaxmodels.checkpoints.huggingface import CONFIG_FILE
+    from jaxmodels.checkpoints.unreadable import check_readable
 
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
     looks_like_an_id = name_or_path.count("/") == 1 and name_or_path[0] not in "./~"
     if path.is_dir() or name_or_path in list_bundled() or not looks_like_an_id:
-        return resolve(name_or_path, revision) / CONFIG_FILE
+        directory = resolve(name_or_path, revision)
+        check_readable(directory)
+        return directory / CONFIG_FILE
     import huggingface_hub
 
     try:

@@ -140,7 +140,8 @@ def _reader(file: Path) -> Any:
         return gguf.GGUFReader(file)
     except Exception as error:  # whatever NumPy says of bytes that are not there, or the package of others
         raise CheckpointError(
-            f"{file} is not a complete GGUF file ({type(error).__name__}: {error}); fetch it again"
+            f"{file} is not a complete GGUF file ({type(error).__name__}: {error}); fetch it "
+            "again, or use safetensors of the same model"
         ) from error
 
 
