@@ -15,7 +15,7 @@ MOST_INT32 = 2**31 - 1
 
 def is_traced(value: object) -> bool:
     """Whether a value is known only inside a compiled program, or stands for such a value in a pytree."""
-    if isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct):
+    if isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct | jax.stages.ArgInfo):
         return True
     return type(value) is object  # what JAX rebuilds a pytree with to look at its structure
 

@@ -48,8 +48,7 @@ class BoundedPeek(Protocol):
 
 
 def slots_to_recode(config: "Decoder", capacity: int) -> int:
-    """The slots of a cache for `capacity` tokens per row that can encode its rows anew, if they outgrow
-    `recode_beyond` at all."""
+    """The slots of a cache for `capacity` tokens per row: more than these where a row may be encoded anew."""
     if config.recode_beyond is None or capacity <= config.recode_beyond:
         return capacity
     window = _window(config, config.recode_beyond)
@@ -151,6 +150,5 @@ def _known(window: Window) -> Int[Array, "B"]:
 def _window(config: "Decoder", limit: int) -> int:
     """How many tokens are encoded anew at a time: no more than any layer keeps room for."""
     policies = [getattr(block.mixer, "cache", None) for block in config.blocks]
-    return min(
-        WINDOW, limit, *(policy.longest_peek for policy in policies if isinstance(policy, BoundedPeek))
-    )
+    rooms = [policy.longest_peek for policy in policies if isinstance(policy, BoundedPeek)]
+    return min(WINDOW, limit, *rooms)

@@ -194,7 +194,7 @@ def assert_generates(phi3, strategy, rows=slice(None)):
     return ours
 
 
-def test_published_limits_are_read(phi3):
+def test_prompts_lie_around_the_original_length(phi3):
     model, reference = phi3
     assert model.config.recode_beyond == 40
     lengths = [len(prompt) for prompt in reference.prompts]
