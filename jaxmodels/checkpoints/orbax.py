@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxmodels.checkpoints.atomic import ORBAX_DIRECTORY, ORBAX_MARKERS
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checks import shown
-from jaxmodels.layers.spec import Params, abstract_params
+from jaxmodels.layers.spec import Params, abstract_params, walk
 from jaxmodels.models.decoder import Decoder
 
 # Files of Orbax's own, of which each version that could write ours leaves one at least.
@@ -44,6 +44,7 @@ def load_params(config: Decoder, directory: Path, dtype: DTypeLike) -> Params:
         CheckpointError: the stored tree or a shape differs from the configuration's, or a file is corrupt.
     """
     path = (directory / ORBAX_DIRECTORY).absolute()
+    _check_stored(config, path)
     default_device = jnp.zeros(()).sharding
     wanted = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=default_device),
@@ -53,7 +54,38 @@ def load_params(config: Decoder, directory: Path, dtype: DTypeLike) -> Params:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(path, wanted)
     except Exception as error:  # Orbax, TensorStore and the codecs below raise many kinds
-        advice = _OLD_LAYOUT if "shape" in str(error) else ""
+        raise CheckpointError(_damaged(path, error)) from error
+
+
+def _check_stored(config: Decoder, path: Path) -> None:
+    """Compares what the checkpoint says of its parameters with the model, before one is read."""
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            stored = dict(walk(checkpointer.metadata(path).item_metadata.tree))
+    except Exception as error:  # as in `load_params`
+        raise CheckpointError(_damaged(path, error)) from error
+    layers = 1 + max((int(name.split("/")[1]) for name in stored if name.startswith("blocks/")), default=-1)
+    if layers != len(config.blocks):
         raise CheckpointError(
-            f"{path} does not hold the parameters of this model, or is damaged: {shown(error, 400)}{advice}"
-        ) from error
+            f"{path} holds {layers} layers, the configuration beside it describes {len(config.blocks)} "
+            "(num_hidden_layers); they are of different models"
+        )
+    expected = dict(walk(config.spec()))
+    for name in (*expected, *stored):
+        if name not in stored or name not in expected:
+            what = "lacks the parameter" if name in expected else "has a parameter that the model lacks,"
+            raise CheckpointError(f"{path} {what} {name!r}; the configuration beside it is of another model")
+    for name, param in expected.items():
+        if tuple(stored[name].shape) != param.shape:
+            raise CheckpointError(
+                f"{path}: parameter {name!r} has shape {list(stored[name].shape)}, the configuration asks for "
+                f"{list(param.shape)}{_OLD_LAYOUT}"
+            )
+        if not jnp.issubdtype(stored[name].dtype, jnp.floating):
+            raise CheckpointError(
+                f"{path}: parameter {name!r} has dtype {stored[name].dtype}, but weights are floating-point"
+            )
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return f"{path} does not hold the parameters of this model, or is damaged: {shown(error, 400)}"

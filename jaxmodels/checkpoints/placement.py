@@ -144,10 +144,11 @@ def place(
         for name, stored in in_table.items()
         if names.family.is_unused(name) or (text_only and _is_not_text(stored, names))
     }
+    carried = set(extra.values())
     left = {
         name: stored
         for name, stored in in_table.items()
-        if name not in expected and name not in skipped and stored not in extra.values()
+        if name not in expected and name not in skipped and stored not in carried
     }
     _check_complete(names, expected, in_table, tensors, left)
     filled = {name: stored for name, stored in in_table.items() if name in expected}

@@ -1,5 +1,6 @@
 """Parameters in Orbax's form: from any device to any other, and every error by name."""
 
+import json
 import os
 import subprocess
 import sys
@@ -50,12 +51,26 @@ def test_a_directory_of_the_users_own_is_not_taken_for_one(tmp_path: Path) -> No
     jm.load(tmp_path / "model")
 
 
-def test_parameters_of_another_model_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 80}, r"holds 5 layers, .* describes 80 \(num_hidden_layers\)"),
+        ({"num_hidden_layers": 1}, r"holds 5 layers, .* describes 1 \(num_hidden_layers\)"),
+        ({"tie_word_embeddings": False}, r"model/params lacks the parameter 'head/weight'"),
+        ({"use_bias": True}, r"model/params lacks the parameter 'blocks/0/mixer/b_in'"),
+        ({"use_conv_bias": False}, r"has a parameter that the model lacks, 'blocks/0/mixer/conv_b'"),
+        (
+            {"vocab_size": 5000},
+            r"'embed/weight' has shape \[4096, 256\], the configuration asks for \[5000, 256",
+        ),
+    ],
+    ids=str,
+)
+def test_parameters_of_another_model_are_refused(changes: dict, message: str, tmp_path: Path) -> None:
     jm.save(jm.load("tiny-mamba2"), tmp_path / "model", "orbax")
-    jm.save(jm.load("tiny-qwen3"), tmp_path / "other", "orbax")
-    config = (tmp_path / "other" / "config.json").read_text()
-    (tmp_path / "model" / "config.json").write_text(config)
-    with pytest.raises(CheckpointError, match=r"model/params does not hold the parameters of this model"):
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(CheckpointError, match=message):
         jm.load(tmp_path / "model", verify=False)
 
 
