@@ -78,8 +78,8 @@ def _check_stored(config: Decoder, path: Path) -> None:
     for name, param in expected.items():
         if tuple(stored[name].shape) != param.shape:
             raise CheckpointError(
-                f"{path}: parameter {name!r} has shape {list(stored[name].shape)}, the configuration asks for "
-                f"{list(param.shape)}{_OLD_LAYOUT}"
+                f"{path}: parameter {name!r} has shape {list(stored[name].shape)}, the configuration asks "
+                f"for {list(param.shape)}{_OLD_LAYOUT}"
             )
         if not jnp.issubdtype(stored[name].dtype, jnp.floating):
             raise CheckpointError(
