@@ -12,7 +12,7 @@ from jaxmodels.checkpoints.files import told_by_name
 from jaxmodels.checkpoints.gguf.file import SUFFIX as GGUF_SUFFIX
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
-_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 _PICKLES = ["pytorch_model*.bin", "adapter_model.bin"]
 # The same weights in other layouts.
 _DUPLICATES = ["consolidated*", "original/*", "onnx/*"]

@@ -12,12 +12,11 @@ from jaxmodels.checkpoints.chat import Message, render_chat
 from jaxmodels.checkpoints.chat_templates import (
     TEMPLATE_FILE,
     TEMPLATE_JSON_FILE,
-    TEMPLATES_DIRECTORY,
     choose_template,
     read_chat_templates,
 )
 from jaxmodels.checkpoints.errors import CheckpointError
-from jaxmodels.checkpoints.files import parse_json_object, read_text
+from jaxmodels.checkpoints.files import parse_json_object
 from jaxmodels.checkpoints.special_tokens import (
     ADDED_TOKENS_FILE,
     CONFIG_FILE,
@@ -27,17 +26,9 @@ from jaxmodels.checkpoints.special_tokens import (
 )
 from jaxmodels.checkpoints.stream_decoder import StreamDecoder, bytes_of_tokens, clean_up
 from jaxmodels.checkpoints.token_inputs import TokenIds, as_ids, check_text
+from jaxmodels.checkpoints.tokenizer_conversion import converted_files, source_of, why_not_converted
+from jaxmodels.checkpoints.tokenizer_files import TOKENIZER_FILE, read_tokenizer_files
 from jaxmodels.checkpoints.tokenizer_limits import backend_failures, check_growth
-
-TOKENIZER_FILE = "tokenizer.json"
-_FILES = (
-    TOKENIZER_FILE,
-    CONFIG_FILE,
-    SPECIAL_TOKENS_FILE,
-    ADDED_TOKENS_FILE,
-    TEMPLATE_FILE,
-    TEMPLATE_JSON_FILE,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +55,19 @@ class Tokenizer:
     def load(cls, directory: str | Path) -> Self | None:
         """Reads the tokenizer of a checkpoint directory.
 
+        Without `tokenizer.json` it is made of the vocabulary files that there are: those of GPT-2 and BERT
+        directly, SentencePiece models and others with the extra ``jaxmodels[convert]``.
+
         Returns:
-            None when the directory has no `tokenizer.json`; `why_no_tokenizer` says what it has instead.
+            None when there is no tokenizer, or it cannot be made here; `why_no_tokenizer` says why.
 
         Raises:
             CheckpointError: a tokenizer file is corrupt, or asks for more than any real one.
         """
         directory = Path(directory)
-        if not (directory / TOKENIZER_FILE).is_file():
-            return None
-        templates = sorted((directory / TEMPLATES_DIRECTORY).glob("*.jinja"))
-        names = [*_FILES, *(f"{TEMPLATES_DIRECTORY}/{path.name}" for path in templates)]
-        files = {name: read_text(directory / name) for name in names if (directory / name).is_file()}
-        return cls._from_files(files, directory)
+        is_there = (directory / TOKENIZER_FILE).is_file()
+        files = read_tokenizer_files(directory) if is_there else converted_files(directory)
+        return None if files is None else cls._from_files(files, directory)
 
     @classmethod
     def from_backend(
@@ -267,16 +258,9 @@ class Tokenizer:
 def why_no_tokenizer(directory: str | Path) -> str:
     """Why `Tokenizer.load` gave None for `directory`, and what to do, for an error message."""
     directory = Path(directory)
-    known = ("tokenizer.model", "spiece.model", "tiktoken.model", "tekken.json", "vocab.json", "vocab.txt")
-    others = [name for name in known if (directory / name).exists()]
-    if not others:
+    if source_of(directory) is None:
         return f"{directory} has no {TOKENIZER_FILE}; pass token ids instead of text"
-    place = repr(str(directory))
-    return (
-        f"{directory} has no {TOKENIZER_FILE}, only {others[0]}, which is read by converting it once: "
-        f"transformers.AutoTokenizer.from_pretrained({place}).save_pretrained({place}); "
-        "or pass token ids instead of text"
-    )
+    return f"{why_not_converted(directory)}; or pass token ids instead of text"
 
 
 def _cleans_up_spaces(config: Mapping[str, Any], backend: tokenizers.Tokenizer) -> bool:

@@ -73,7 +73,7 @@ def test_a_repository_is_downloaded_without_pickles(fake_hub: FakeHub) -> None:
     (call,) = fake_hub.calls
     assert (call["repository"], call["revision"]) == ("org/name-1.5B_x", "v2")
     patterns = call["allow_patterns"]
-    assert patterns == ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+    assert patterns == ["*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 
 
 def test_pickles_only_when_allowed_and_needed(fake_hub: FakeHub) -> None:
