@@ -42,7 +42,8 @@ BASES: dict[str, dict[str, Any]] = {
         "eos_token_id": 2,
     },
     "mixtral": _SMALL | {"num_local_experts": 4},
-    "qwen3_moe": _SMALL | {"head_dim": 8, "moe_intermediate_size": 24, "num_experts": 4},
+    "qwen3_moe": _SMALL
+    | {"head_dim": 8, "moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2},
     "gpt_oss": _SMALL | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 

@@ -3,6 +3,5 @@
 from jaxmodels.checkpoints.adapters.kept import KeptAdapters
 from jaxmodels.checkpoints.adapters.merge import merged
 from jaxmodels.checkpoints.adapters.reader import Adapter, read_adapter
-from jaxmodels.checkpoints.adapters.settings import is_adapter, lone_adapter_message
 
-__all__ = ["Adapter", "KeptAdapters", "is_adapter", "lone_adapter_message", "merged", "read_adapter"]
+__all__ = ["Adapter", "KeptAdapters", "merged", "read_adapter"]

@@ -11,8 +11,8 @@ class LowRank:
     """Adds the product of a low-rank pair (LoRA, https://arxiv.org/abs/2106.09685).
 
     Attributes:
-        down: float32[rank, inputs].
-        up: float32[outputs, rank].
+        down: float32[..., rank, inputs]; leading axes are those of experts.
+        up: float32[..., outputs, rank].
         scale: of the product.
         inputs_first: the weight is stored [inputs, outputs].
         magnitudes: float32[outputs], the norms that the weights of each output get after the addition
@@ -27,7 +27,9 @@ class LowRank:
 
     def __call__(self, tensor: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """The changed tensor."""
-        left, right = (self.down.T, self.up.T) if self.inputs_first else (self.up, self.down)
+        left, right = self.up, self.down
+        if self.inputs_first:
+            left, right = np.swapaxes(right, -1, -2), np.swapaxes(left, -1, -2)
         weight = left @ (np.float32(self.scale) * right)
         weight += tensor
         if self.magnitudes is not None:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxmodels.checkpoints.adapters.edits import LowRank, Replace, ReplaceRows, Shift
+from jaxmodels.checkpoints.adapters.experts import are_experts, expert_edits
 from jaxmodels.checkpoints.adapters.reader import Adapter
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.huggingface import TensorEdit, edit_leaves
@@ -53,15 +54,24 @@ def _merge(config: Decoder, leaves: dict[str, jax.Array], adapter: Adapter) -> D
     """Merges one adapter into the leaves; gives the model that they are of."""
     family = FAMILIES[str(config.family)]
     names = find_names(family, (f"{module}.weight" for module in adapter.modules))
-    own = {module: parts for module, parts in adapter.modules.items() if not module.endswith(_BASE)}
-    wrapped = {
-        module.removesuffix(_BASE): parts for module, parts in adapter.modules.items() if module not in own
-    }
+    own: dict[str, Mapping[str, np.ndarray]] = {}
+    wrapped: dict[str, Mapping[str, np.ndarray]] = {}
+    experts: list[tuple[str, Mapping[str, np.ndarray]]] = []
+    for name, parts in adapter.modules.items():
+        module = name.split(_BASE, 1)[0]
+        if are_experts(module, parts):
+            experts.append((module, parts))
+        else:
+            (own if module == name else wrapped)[module] = parts
     # What the adapter wraps comes first: it belongs to the base, and to both of a tied pair.
     edit_leaves(config, leaves, _edits(config, names, adapter, wrapped))
     if config.tie_embeddings and _parts_the_pair(names, adapter, own):
         config = _untied(config, leaves)
-    edit_leaves(config, leaves, _edits(config, names, adapter, own))
+    edits = _edits(config, names, adapter, own)
+    tensors = family.tensors(config)
+    for module, parts in experts:
+        edits |= {name: [edit] for name, edit in expert_edits(tensors, names, adapter, module, parts)}
+    edit_leaves(config, leaves, edits)
     return config
 
 

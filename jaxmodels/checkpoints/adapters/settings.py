@@ -102,20 +102,6 @@ def read_settings(directory: Path) -> LoraSettings:
         raise CheckpointError(f"{file}: {error}") from error
 
 
-def is_adapter(directory: Path) -> bool:
-    """Whether a directory holds an adapter and no model."""
-    return (directory / CONFIG_FILE).is_file() and not (directory / "config.json").is_file()
-
-
-def lone_adapter_message(directory: Path) -> str:
-    """What to say of a directory that holds an adapter alone, where a model was asked for."""
-    base = _base(read_json_object(directory / CONFIG_FILE)) or "BASE"
-    return (
-        f"{directory} holds an adapter ({CONFIG_FILE}) and no model; load the model that it was trained for "
-        f"with it: jm.load({base!r}, adapter={str(directory)!r}), or --model {base} --adapter {directory}"
-    )
-
-
 def _base(values: Mapping[str, Any]) -> str | None:
     base = values.get("base_model_name_or_path")
     return base if isinstance(base, str) and base else None

@@ -51,4 +51,5 @@ FAMILY = Family(
     write_config=write_config,
     weights=(*dense.ENDS_WEIGHTS, *dense.PRE_NORM_WEIGHTS, *dense.ATTENTION_WEIGHTS, *EXPERT_WEIGHTS),
     unused=dense.UNUSED,
+    renamed=((r"\.mlp\.(gate|experts)\.", r".block_sparse_moe.\1."),),  # its name within transformers
 )

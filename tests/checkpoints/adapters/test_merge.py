@@ -14,6 +14,7 @@ from jaxmodels.checkpoints.errors import CheckpointError
 
 SWEEP = pytest.mark.sweep
 QKV = ["q_proj", "k_proj", "v_proj"]
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 LINEAR = "all-linear"
 
 
@@ -26,6 +27,19 @@ LINEAR = "all-linear"
         ("phi3", {"r": 4, "target_modules": LINEAR}),
         ("gpt2", {"r": 4, "target_modules": ["c_attn", "c_proj", "c_fc"]}),
         ("mamba2", {"r": 4, "target_modules": ["in_proj"]}),
+        ("mixtral", {"r": 4, "target_modules": LINEAR}),
+        ("qwen3_moe", {"r": 4, "target_modules": ["q_proj"], "target_parameters": EXPERTS}),
+        pytest.param(
+            "qwen3_moe",
+            {
+                "r": 4,
+                "target_parameters": EXPERTS[1:],
+                "target_modules": [],
+                "rank_pattern": {"down_proj": 2},
+            },
+            marks=SWEEP,
+        ),
+        ("gpt_oss", {"r": 4, "target_modules": ["o_proj"], "target_parameters": EXPERTS}),
         pytest.param(
             "llama", {"r": 4, "target_modules": ["q_proj", "down_proj"], "use_rslora": True}, marks=SWEEP
         ),

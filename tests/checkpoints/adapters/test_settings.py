@@ -6,7 +6,6 @@ import peft
 import pytest
 from adapters_of_peft import base_model
 
-from jaxmodels.checkpoints.adapters import is_adapter, lone_adapter_message
 from jaxmodels.checkpoints.adapters.settings import read_settings
 from jaxmodels.checkpoints.errors import CheckpointError
 
@@ -59,11 +58,3 @@ def test_other_types_are_refused_by_name(tmp_path, kind):
 def test_values_that_are_not_read_are_refused(tmp_path, values, message):
     with pytest.raises(CheckpointError, match=rf"adapter_config\.json: .*{message}"):
         read_settings(write(tmp_path, PLAIN | values))
-
-
-def test_a_lone_adapter_says_how_to_load_it(tmp_path):
-    write(tmp_path, PLAIN)
-    assert is_adapter(tmp_path)
-    assert f"jm.load('org/base', adapter={str(tmp_path)!r})" in lone_adapter_message(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    assert not is_adapter(tmp_path)
