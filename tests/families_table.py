@@ -45,6 +45,7 @@ ATTENTION_OPTIONS = {
     "output_gate": "output gate",
     "query_norm": "normalised queries and keys",
     "norm_across_heads": "norms across heads",
+    "clip": "clipped queries, keys and values",
     "qkv_bias": "biases",
 }
 

@@ -23,7 +23,8 @@ class Attention:
     """Softmax attention with ``num_heads`` query and ``num_kv_heads`` key/value heads.
 
     rope: rotary embedding of queries and keys, or None. query_norm, key_norm: norms applied before it, to
-    each head, or with `norm_across_heads` to all heads as one vector. window: a token sees itself and the
+    each head, or with `norm_across_heads` to all heads as one vector. clip: what queries, keys and values are
+    clipped to, behind the norms and before `rope`, None for nothing. window: a token sees itself and the
     ``window - 1`` positions before it; None sees all. softcap: see `Scores`. scale: multiplies the logits,
     ``head_dim ** -0.5`` if None. sinks: one learned logit per head in the softmax's denominator. output_gate:
     what the heads give is multiplied by ``sigmoid(w_gate x)`` (https://arxiv.org/abs/2505.06708). qkv_bias,
@@ -41,6 +42,7 @@ class Attention:
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     norm_across_heads: bool = False
+    clip: float | None = None
     window: int | None = None
     softcap: float | None = None
     scale: float | None = None
@@ -62,6 +64,8 @@ class Attention:
             raise ValueError(f"window={self.window} must be at least 1, or None for full attention")
         if self.softcap is not None and self.softcap <= 0:
             raise ValueError(f"softcap={self.softcap} must be positive, or None")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip={self.clip} must be positive, or None")
         if self.norm_across_heads and self.query_norm is None and self.key_norm is None:
             raise ValueError(
                 "norm_across_heads is set without a query_norm or key_norm that it could apply to"
@@ -176,6 +180,8 @@ class Attention:
             q = self._normalise(self.query_norm, params["query_norm"], q)
         if self.key_norm is not None:
             k = self._normalise(self.key_norm, params["key_norm"], k)
+        if self.clip is not None:
+            q, k, v = (jnp.clip(a, -self.clip, self.clip) for a in (q, k, v))
         sinks = params["sinks"].reshape(self.num_kv_heads, -1) if self.sinks else None
         return Projections(q, k, v, sinks)
 

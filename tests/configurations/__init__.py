@@ -27,6 +27,7 @@ def case_param(case: Case):
 # Families that transformers does not have, and the modules of tests/models that check them instead.
 ELSEWHERE = {
     "MoE++": "test_published_layouts.py",
+    "kimi_k2": "test_hybrid_configs.py",
     "mamba2-original": "test_families.py",
     "minicpm": "test_published_layouts.py",
 }

@@ -73,11 +73,12 @@ OLMOE = (
     _dense("olmoe", "plain_weights", num_experts=6, num_experts_per_tok=2),
     _dense(
         "olmoe",
-        "renormalised_biases",
+        "renormalised_biases_clipped",
         num_experts=5,
         num_experts_per_tok=3,
         norm_topk_prob=True,
         attention_bias=True,
+        clip_qkv=0.8,
     ),
     _dense(
         "olmoe",

@@ -1,8 +1,10 @@
 """Configurations of hybrids and of DeepSeek's heirs: published ones, and what is refused."""
 
+import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 from configurations.case import hf_dict
 from configurations.hybrids import BAMBA, FALCON_H1, GRANITEMOEHYBRID, JAMBA, NEMOTRON_H, ZAMBA2
@@ -123,6 +125,16 @@ def test_the_layers_of_deepseek_v3():
         d_model=7168, num_experts=256, top_k=8, scale=2.5, num_groups=8, top_groups=4
     )
     assert mixture.shared.d_ff == 2048
+
+
+def test_kimi_k2_is_deepseek_v3_by_another_name(tmp_path):
+    values = hf_dict(DEEPSEEK_V3[0])
+    model = jm.init(jm.config_from_hf({**values, "model_type": "kimi_k2"}))
+    assert dataclasses.replace(model.config, family="deepseek_v3") == jm.config_from_hf(values)
+    jm.save(model, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "kimi_k2"
+    tokens = np.arange(1, 9)[None]
+    np.testing.assert_array_equal(jm.load(tmp_path)(tokens), model(tokens))
 
 
 def test_deepseek_v2_chooses_within_groups_only_where_it_says_so():

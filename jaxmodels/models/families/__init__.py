@@ -62,6 +62,7 @@ FAMILIES: Mapping[str, Family] = {
         cohere2.FAMILY,
         deepseek_v2.FAMILY,
         deepseek_v3.FAMILY,
+        deepseek_v3.KIMI_K2,
         falcon_h1.FAMILY,
         falcon_mamba.FAMILY,
         gemma1.FAMILY,

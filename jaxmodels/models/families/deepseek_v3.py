@@ -3,6 +3,7 @@
 Also what the families that took over a part of it read alike: `deepseek_v2` and `glm4_moe`.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from jaxmodels.layers.latent_attention import LatentAttention
@@ -214,3 +215,6 @@ FAMILY = Family(
     weights=(*FRAME_WEIGHTS, *LATENT_ATTENTION_WEIGHTS),
     unused=dense.UNUSED,
 )
+
+# The same architecture under another `model_type`, with more experts and fewer heads.
+KIMI_K2 = replace(FAMILY, model_type="kimi_k2", summary="Kimi K2")

@@ -13,9 +13,8 @@ from jaxmodels.models.hf_config import ConfigReader
 
 
 def read_config(reader: ConfigReader) -> Decoder:
-    reader.expect("clip_qkv", None)
-    attention = read_olmo_attention(reader)
-    attention = replace(attention, rope=dense.read_rope(reader, attention.head_dim))
+    attention, clip = read_olmo_attention(reader), reader.cap("clip_qkv", None)
+    attention = replace(attention, rope=dense.read_rope(reader, attention.head_dim), clip=clip)
     experts = mixture.read_experts(reader, "intermediate_size")
     router = mixture.read_router(reader, experts, 8, reader.flag("norm_topk_prob", False))
     norm = dense.read_norm(reader, default_eps=EPS)
@@ -24,12 +23,14 @@ def read_config(reader: ConfigReader) -> Decoder:
 
 
 def write_config(config: Decoder) -> dict[str, Any]:
+    attention = dense.attentions(config)[0]
     return (
         dense.write_decoder(config)
         | mixture.write_qwen(config)
         | {
             "architectures": ["OlmoeForCausalLM"],
-            "attention_bias": dense.attentions(config)[0].qkv_bias,
+            "attention_bias": attention.qkv_bias,
+            "clip_qkv": attention.clip,
         }
     )
 
