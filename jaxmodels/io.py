@@ -220,7 +220,8 @@ def _open_gguf(path: Path, wanted: np.dtype | None, progress: huggingface.Progre
         extra_tensors=placed.extra,
     )
     return _Opened(
-        model, functools.partial(huggingface.load_params, config, placed.tensors, held, progress=progress)
+        model,
+        functools.partial(huggingface.load_params, placed.config, placed.tensors, held, progress=progress),
     )
 
 

@@ -25,6 +25,11 @@ _KINDS = (
         "a value head, which training by reinforcement adds; save the language model alone "
         "(with trl: model.pretrained_model.save_pretrained)",
     ),
+    (
+        r".*\.(qweight|qzeros|scales|weight_packed|weight_scale|weight_scale_inv|weight\.absmax)",
+        "part of a quantised weight, which no quantization_config in the configuration says how to decode; "
+        "fetch the config.json that belongs to the weights",
+    ),
     (r"qa_outputs\..+", "the head of a model that marks answers in a text, not of a language model"),
     (
         r".*\.(lora_[AB]|lora_embedding_[AB]|base_layer|modules_to_save)\..+",

@@ -77,6 +77,7 @@ def test_a_model_that_scores_texts_is_named(build_reference, tmp_path):
         ("classifier.dense.weight", "is the head of a reward model or classifier"),
         ("qa_outputs.weight", "is the head of a model that marks answers"),
         ("model.layers.0.self_attn.q_proj.lora_A.default.weight", "is part of an adapter; merge it"),
+        ("model.layers.0.mlp.up_proj.qweight", "is part of a quantised weight, which no quantiz"),
         ("vision_tower.patch.weight", "sees or hears with; load.*text_only=True.*--text-only"),
         ("model.visual.blocks.0.attn.qkv.weight", "sees or hears with"),
         ("model.layers.0.extra.weight", r"of shape \[2\] is not part of the model .* \(family 'llama'\)"),
