@@ -1,20 +1,21 @@
 """Parameters of Hugging Face checkpoint directories, both ways, one tensor at a time."""
 
-import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.extra import as_stored
 from jaxmodels.checkpoints.files import read_json_object
+from jaxmodels.checkpoints.host_arrays import adoptable, aligned_empty, copy_into, copying_threads
 from jaxmodels.checkpoints.pickles import open_checkpoint
 from jaxmodels.checkpoints.quantized import dequantized, without_quantization
 from jaxmodels.checkpoints.ranges import check_range
@@ -27,7 +28,7 @@ from jaxmodels.checkpoints.unreadable import check_readable
 from jaxmodels.layers.spec import Params, param_dtype, unflatten, walk
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import FAMILIES, config_to_hf, read_hf_config
-from jaxmodels.models.family import Part, Tensor, Weight
+from jaxmodels.models.family import Part, Tensor
 from jaxmodels.models.hf_config import ConfigError
 from jaxmodels.models.text_part import text_part
 
@@ -125,15 +126,16 @@ def load_params(
         CheckpointError: a tensor cannot be read, or holds numbers beyond the range of `dtype`.
     """
     expected = FAMILIES[str(config.family)].tensors(config)
-    leaves: dict[str, jax.Array] = {}
-    for name, info in tensors.infos.items():
-        tensor = tensors.read(name)
-        for wanted in {param_dtype(part.param, dtype) for part in expected[name].parts}:
-            check_range(info.name, tensor, wanted)
-        num_bytes = _fill(leaves, expected[name].parts, tensor, dtype)
-        if progress is not None:
-            progress(info.name, num_bytes)
-    return unflatten({path: leaves[path] for path, _ in walk(config.spec())})
+    with copying_threads() as threads:
+        leaves = _Leaves(dtype, threads)
+        for name, info in tensors.infos.items():
+            tensor = tensors.read(name)
+            for wanted in {param_dtype(part.param, dtype) for part in expected[name].parts}:
+                check_range(info.name, tensor, wanted)
+            num_bytes = sum(leaves.fill(part, tensor) for part in expected[name].parts)
+            if progress is not None:
+                progress(info.name, num_bytes)
+    return unflatten({path: leaves.done[path] for path, _ in walk(config.spec())})
 
 
 def edit_leaves(
@@ -152,23 +154,22 @@ def edit_leaves(
     """
     tensors = FAMILIES[str(config.family)].tensors(config)
     dtype = leaves["embed/weight"].dtype
-    copied: set[str] = set()
-    for name, changes in edits.items():
-        parts = tensors[name].parts
-        shardings = {
-            part.row.ours: leaves[part.row.ours].sharding for part in parts if part.row.ours in leaves
-        }
-        tensor = tensors[name].export(leaves).astype(np.float32)
-        for change in changes:
-            tensor = change(tensor)
-        for wanted in {param_dtype(part.param, dtype) for part in parts}:
-            check_range(name, tensor, wanted)
-        for path in {part.row.ours for part in parts if part.expert is not None} - copied:
-            leaves[path] = jnp.copy(leaves[path])  # one expert at a time is put in place below
-            copied.add(path)
-        _fill(leaves, parts, np.ascontiguousarray(tensor), dtype)
-        for path, sharding in shardings.items():
-            leaves[path] = jax.device_put(leaves[path], sharding)
+    with copying_threads() as threads:
+        edited = _Leaves(dtype, threads)
+        for name, changes in edits.items():
+            parts = tensors[name].parts
+            tensor = tensors[name].export(leaves).astype(np.float32)
+            for change in changes:
+                tensor = change(tensor)
+            for wanted in {param_dtype(part.param, dtype) for part in parts}:
+                check_range(name, tensor, wanted)
+            for part in parts:
+                if part.expert is not None:
+                    edited.begin_stack(part.row.ours, leaves[part.row.ours])
+                edited.fill(part, tensor)
+        edited.finish_stacks()
+    for path, leaf in edited.done.items():
+        leaves[path] = jax.device_put(leaf, leaves[path].sharding)
 
 
 def save_params(
@@ -193,40 +194,55 @@ def save_params(
     return write_tensors(directory, to_write, max_shard_bytes)
 
 
-def _fill(leaves: dict[str, jax.Array], parts: Sequence[Part], tensor: np.ndarray, dtype: DTypeLike) -> int:
-    """Puts a tensor's parts into the parameters they belong to; gives their bytes."""
-    num_bytes = 0
-    for part in parts:
-        wanted = param_dtype(part.param, dtype)
-        arranged = _arrange(part.cut(tensor), part.row.axes, part.shape, wanted)
-        num_bytes += arranged.nbytes
-        path = part.row.ours
+@dataclass(frozen=True)
+class _Leaves:
+    """Parameters by path, as a checkpoint's tensors fill them.
+
+    Attributes:
+        dtype: of the model.
+        threads: for what must be copied.
+        done: parameters on the device.
+        stacks: those that hold an expert in each slice, in host memory until all slices are filled.
+        missing: the experts that a stack waits for.
+    """
+
+    dtype: DTypeLike
+    threads: Executor
+    done: dict[str, jax.Array] = field(default_factory=dict)
+    stacks: dict[str, np.ndarray] = field(default_factory=dict)
+    missing: dict[str, set[int]] = field(default_factory=dict)
+
+    def fill(self, part: Part, tensor: np.ndarray) -> int:
+        """Puts a part of a tensor where it belongs; gives its bytes."""
+        path, dtype = part.row.ours, param_dtype(part.param, self.dtype)
+        ours = part.row.load(part.cut(tensor), part.shape)
         if part.expert is None:
-            leaf = arranged
+            self._finish(path, adoptable(ours, dtype, self.threads))
         else:
-            stack = leaves.get(path)
-            stack = jnp.zeros(part.param.shape, wanted) if stack is None else stack
-            leaf = _put(stack, arranged, part.expert)
-        # Waiting bounds the memory: several tensors would be on their way otherwise.
-        leaves[path] = jax.block_until_ready(leaf)
-    return num_bytes
+            if path not in self.stacks:
+                self.stacks[path] = aligned_empty(part.param.shape, dtype)
+                self.missing[path] = set(range(part.param.shape[0]))
+            copy_into(self.stacks[path][part.expert], ours, self.threads)
+            self.missing[path].discard(part.expert)
+            if not self.missing[path]:
+                self._finish(path, self.stacks.pop(path))
+        return ours.size * dtype.itemsize
 
+    def begin_stack(self, path: str, values: jax.Array) -> None:
+        """Lets a stack begin with these values; only the experts that are filled change."""
+        if path not in self.stacks:
+            stack = aligned_empty(values.shape, values.dtype)
+            copy_into(stack, np.asarray(values), self.threads)
+            self.stacks[path], self.missing[path] = stack, {-1}  # until `finish_stacks`
 
-@functools.partial(jax.jit, donate_argnames=("stack",))
-def _put(stack: jax.Array, one: jax.Array, index: int) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(stack, one, index, 0)
+    def finish_stacks(self) -> None:
+        """Ends all stacks as they are."""
+        while self.stacks:
+            self._finish(*self.stacks.popitem())
 
-
-def _arrange(tensor: np.ndarray, axes: str | None, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
-    """A checkpoint's tensor with our axes in `dtype`, on the device."""
-    there = jax.device_put(tensor)  # on CPU without a copy: `TensorReader.read` gives the buffer away
-    return there if axes is None and tensor.dtype == dtype else _rearrange(there, axes, shape, dtype)
-
-
-# Axes and type are changed on the device, where it is many times faster than strided copies by numpy.
-@functools.partial(jax.jit, static_argnames=("axes", "shape", "dtype"))
-def _rearrange(tensor: Any, axes: str | None, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-    return Weight("", "", axes).load(tensor, shape).astype(dtype)
+    def _finish(self, path: str, array: np.ndarray) -> None:
+        # On CPU JAX adopts the array. Elsewhere waiting bounds the memory: several would be on their way.
+        self.done[path] = jax.block_until_ready(jax.device_put(array))
 
 
 def _to_write(config: Decoder, params: Params, progress: Progress | None) -> Iterator[TensorToWrite]:

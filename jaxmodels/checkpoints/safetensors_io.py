@@ -1,12 +1,19 @@
 """Safetensors files: one or many shards, read and written one tensor at a time.
 
 The format is an 8-byte little-endian header length, a JSON header, then the tensors' bytes
-(https://github.com/huggingface/safetensors). The `safetensors` library checks every header; tensors are read
-into buffers of their own, because pages of a memory map stay in the process' resident set and
-would make loading peak at twice the model.
+(https://github.com/huggingface/safetensors). The `safetensors` library checks every header. Each tensor is
+read through a memory map of its own, which ends with the array: what a caller keeps is in memory once, as
+pages that the system shares with the file, and what it copies and drops is not.
+
+Maps are private, so that writing to an array changes the array alone. They are of the file that was opened,
+and stay whole when another takes its name, as with our own saves. A file that somebody else shortens in
+place takes the pages with it: using them then ends the process (SIGBUS), as does a disk that fails. Systems
+without such maps, and Windows, where a mapped file cannot be replaced, read into buffers.
 """
 
 import json
+import math
+import mmap
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.files import lasting_path, open_file, read_json_object, told_by_name
+from jaxmodels.checkpoints.host_arrays import ALIGNMENT, aligned_empty
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -47,9 +55,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "C64": np.dtype(np.complex64),
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
-
-# XLA's CPU client adopts a host buffer without a copy only when it starts on such a boundary.
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +107,7 @@ class TensorFiles:
             weakref.finalize(self, file.close)
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor `name`, in a new 64-byte-aligned buffer that nothing else refers to.
+        """The tensor `name` as a map of its file; see above. Nothing else refers to it.
 
         Raises:
             CheckpointError: there is no such tensor, its dtype has no numpy equivalent, or its file cannot be
@@ -117,8 +122,11 @@ class TensorFiles:
             raise CheckpointError(
                 f"{info.file}: tensor {name!r} has dtype {info.dtype!r}; readable are {sorted(_DTYPES)}"
             ) from error
-        array = _aligned_empty(info.shape, dtype)
-        _read_into(info, self.files[info.file], self.offsets[name], array)
+        file, offset = self.files[info.file], self.offsets[name]
+        array = _mapped(file, offset, info.shape, dtype)
+        if array is None:
+            array = aligned_empty(info.shape, dtype)
+            _read_into(info, file, offset, array)
         return array
 
 
@@ -285,11 +293,19 @@ def write_tensors(
     return (*paths, directory / INDEX_FILE)
 
 
-def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    buffer = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -buffer.ctypes.data % _ALIGNMENT
-    return buffer[start : start + size].view(dtype).reshape(shape)
+def _mapped(file: BinaryIO, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray | None:
+    """Part of a file as an array, or None where it cannot be mapped or ends before."""
+    size = math.prod(shape) * dtype.itemsize
+    if not size or os.name == "nt":
+        return None
+    before = offset % mmap.ALLOCATIONGRANULARITY
+    try:
+        pages = mmap.mmap(file.fileno(), before + size, access=mmap.ACCESS_COPY, offset=offset - before)
+    except (OSError, ValueError):
+        return None
+    if hasattr(mmap, "MADV_WILLNEED"):
+        pages.madvise(mmap.MADV_WILLNEED)
+    return np.frombuffer(pages, np.uint8, size, before).view(dtype).reshape(shape)
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:
@@ -393,8 +409,11 @@ def _split(tensors: Iterable[TensorToWrite], max_shard_bytes: int) -> list[list[
 
 
 def _write_file(path: Path, tensors: Sequence[TensorToWrite]) -> None:
-    # Wide dtypes first keeps every tensor aligned to its own item size.
-    ordered = sorted(tensors, key=lambda tensor: -np.dtype(tensor.dtype).itemsize)
+    # The format has no gaps between tensors. Those of odd sizes last, and wide dtypes first, keeps all others
+    # where maps can be adopted without a copy, and every tensor aligned to its own item size.
+    ordered = sorted(
+        tensors, key=lambda tensor: (tensor.num_bytes % ALIGNMENT != 0, -np.dtype(tensor.dtype).itemsize)
+    )
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
     end = 0
     for tensor in ordered:
@@ -402,7 +421,7 @@ def _write_file(path: Path, tensors: Sequence[TensorToWrite]) -> None:
         code = _CODES[np.dtype(tensor.dtype)]
         header[tensor.name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [start, end]}
     encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    encoded += b" " * (-len(encoded) % 8)
+    encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT)
     with open(path, "wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for tensor in ordered:
