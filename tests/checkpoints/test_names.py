@@ -64,7 +64,7 @@ def test_one_of_a_tied_pair_is_enough_and_equal_ones_are_one(reference):
     config, values, tensors = config_and_tensors(reference.directory)
     family, config = FAMILIES[config.family], dataclasses.replace(config, tie_embeddings=True)
     names = {name: name for name in tensors.infos if name != family.head_name}
-    expected = place(config, TensorView(tensors=tensors, names=names), values)
+    expected = place(config, TensorView(tensors=tensors, names=dict(names)), values)
     embedding = names.pop(family.embedding_name)
     for head in {family.head_name, *HEADS}:
         only_head = TensorView(tensors=tensors, names={**names, head: embedding})
