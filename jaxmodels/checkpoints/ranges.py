@@ -13,14 +13,14 @@ from jaxmodels.layers.spec import Params, walk
 
 
 def is_narrower(stored: DTypeLike, wanted: DTypeLike) -> bool:
-    """Whether a dtype's largest number is beyond that of the other, as bfloat16's is beyond float16's."""
-    return float(jnp.finfo(stored).max) > float(jnp.finfo(wanted).max)
+    """Whether a dtype has larger exponents than the other, as bfloat16 has than float16."""
+    return int(jnp.finfo(stored).maxexp) > int(jnp.finfo(wanted).maxexp)
 
 
 def check_range(name: str, tensor: Any, dtype: DTypeLike) -> None:
     """Raises `CheckpointError` if finite numbers of a tensor become infinite as `dtype`.
 
-    It costs a pass over the tensor where `dtype` has a smaller range, and nothing elsewhere.
+    It costs a pass over the tensor where `dtype` has smaller exponents, and nothing elsewhere.
     """
     if not is_narrower(tensor.dtype, dtype):
         return
@@ -29,7 +29,7 @@ def check_range(name: str, tensor: Any, dtype: DTypeLike) -> None:
     if int(beyond):
         raise CheckpointError(
             f"tensor {name!r} holds {int(beyond)} numbers of up to {float(largest):g}, which are infinite as "
-            f"{np.dtype(dtype).name} (at most {float(jnp.finfo(dtype).max):g}); load it with "
+            f"{np.dtype(dtype).name} (at most {float(jnp.finfo(dtype).max):g}); take "
             "dtype='bfloat16' or 'float32'"
         )
 
@@ -37,7 +37,7 @@ def check_range(name: str, tensor: Any, dtype: DTypeLike) -> None:
 def check_infinities(params: Params, dtype: DTypeLike) -> None:
     """Raises `CheckpointError` if parameters that were cast to `dtype` while they were read are infinite.
 
-    It costs a pass over them where `dtype` has a smaller range than float32, and nothing elsewhere.
+    It costs a pass over them where `dtype` has smaller exponents than float32, and nothing elsewhere.
     """
     if not is_narrower(np.float32, dtype):
         return

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from jax.typing import DTypeLike
 
+from jaxmodels.checkpoints.arguments import floating_dtype
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
+from jaxmodels.checkpoints.ranges import check_range
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.io import save
 from jaxmodels.layers.spec import param_dtype, unflatten, walk
@@ -28,14 +30,18 @@ def export_run(run_dir: str | Path, destination: str | Path, dtype: DTypeLike = 
 
     Raises:
         FileNotFoundError: there is no run or no checkpoint.
-        CheckpointError: `destination` cannot be written.
-        ValueError: the recipe's model is none of the zoo, or its tokenizer lacks `<|endoftext|>`.
+        CheckpointError: `destination` cannot be written, or numbers are beyond the range of `dtype`.
+        ValueError: the recipe's model is none of the zoo, its tokenizer lacks `<|endoftext|>`, or `dtype` is
+            not one that models compute with.
     """
+    dtype = floating_dtype("dtype", dtype)
     run = load_run(run_dir)
     config = config_from_hf(dict(run.recipe.model))
     end_of_text = end_of_text_id(run.tokenizer)
     trained = run.model.unstack(run.params) if isinstance(run.model, ScannedDecoder) else run.params
     arrays = dict(walk(trained))
+    for path, param in walk(config.spec()):
+        check_range(path, arrays[path], param_dtype(param, dtype))
     params = unflatten(
         {path: arrays[path].astype(param_dtype(param, dtype)) for path, param in walk(config.spec())}
     )

@@ -217,6 +217,7 @@ def test_modules_for_further_tokens_are_carried_bit_for_bit(
     expected = stored_bytes(directory, front)
     model = jm.load(directory)
     assert len(expected) > 5 and set(model.extra_tensors.infos) == set(expected)
+    shutil.rmtree(directory)  # the files stay open
     jm.save(model, tmp_path / "saved", format)
     if format == "orbax":
         jm.save(jm.load(tmp_path / "saved"), tmp_path / "again")
