@@ -39,6 +39,8 @@ prefill, decoding and a whole `generate` go through the TPU compiler for {" and 
 
 ATTENTION_OPTIONS = {
     "window": "windows",
+    "chunk": "chunks",
+    "query_scale": "queries scaled by position",
     "softcap": "capped logits",
     "scale": "own scale",
     "sinks": "sinks",

@@ -62,6 +62,14 @@ CONFIGS = {
     "deepseek_v2": {"model_type": "deepseek_v2", **_LATENT},
     "deepseek_v3": {"model_type": "deepseek_v3", **_LATENT, "n_group": 1, "topk_group": 1},
     "kimi_k2": {"model_type": "kimi_k2", **_LATENT, "n_group": 1, "topk_group": 1},
+    "llama4_text": {
+        "model_type": "llama4_text",
+        **_DENSE,
+        **_LOCAL_EXPERTS,
+        "num_hidden_layers": 2,
+        "no_rope_layer_interval": 2,
+        "attention_chunk_size": 64,
+    },
     "falcon_h1": {"model_type": "falcon_h1", **_DENSE, **_SSD, "mamba_d_ssm": 256},
     "glm4_moe": {"model_type": "glm4_moe", **_DENSE, **_ROUTED},
     "granitemoehybrid": {

@@ -13,6 +13,7 @@ from jaxmodels.layers.cache.policy import CachePolicy, Heads, Projections, atten
 from jaxmodels.layers.kv_cache import allowed_by_position, range_of_sequence, window_tags
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import Norm
+from jaxmodels.layers.query_scale import LogScale
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 from jaxmodels.layers.window import Window
@@ -25,13 +26,15 @@ class Attention:
     rope: rotary embedding of queries and keys, or None. query_norm, key_norm: norms applied before it, to
     each head, or with `norm_across_heads` to all heads as one vector. clip: what queries, keys and values are
     clipped to, behind the norms and before `rope`, None for nothing. window: a token sees itself and the
-    ``window - 1`` positions before it; None sees all. softcap: see `Scores`. scale: multiplies the logits,
-    ``head_dim ** -0.5`` if None. sinks: one learned logit per head in the softmax's denominator. output_gate:
-    what the heads give is multiplied by ``sigmoid(w_gate x)`` (https://arxiv.org/abs/2505.06708). qkv_bias,
-    out_bias: whether the projections have biases; the gate's goes with the queries'. cache: where keys and
-    values are kept between windows and which of them are read; `forward` is what it approximates. input_dim:
-    width of the input where it is not that of the output. adapter_rank: of what is added to the weights of
-    queries, keys and values, ``w + b @ a`` each, None for nothing.
+    ``window - 1`` positions before it; None sees all. chunk: positions are cut into chunks of this length,
+    and a token sees none of an earlier chunk. query_scale: what queries are multiplied by, by position.
+    softcap: see `Scores`. scale: multiplies the logits, ``head_dim ** -0.5`` if None. sinks: one learned
+    logit per head in the softmax's denominator. output_gate: what the heads give is multiplied by
+    ``sigmoid(x @ w_gate)`` (https://arxiv.org/abs/2505.06708). qkv_bias, out_bias: whether the projections
+    have biases; the gate's goes with the queries'. cache: where keys and values are kept between windows and
+    which of them are read; `forward` is what it approximates. input_dim: width of the input where it is not
+    that of the output. adapter_rank: of what is added to the weights of queries, keys and values,
+    ``w + a @ b`` each, None for nothing.
     """
 
     d_model: int
@@ -44,6 +47,8 @@ class Attention:
     norm_across_heads: bool = False
     clip: float | None = None
     window: int | None = None
+    chunk: int | None = None
+    query_scale: LogScale | None = None
     softcap: float | None = None
     scale: float | None = None
     sinks: bool = False
@@ -62,6 +67,10 @@ class Attention:
             )
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window} must be at least 1, or None for full attention")
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"chunk={self.chunk} must be at least 1, or None")
+        if self.chunk is not None and self.window is not None:
+            raise ValueError(f"chunk={self.chunk} and window={self.window}: at most one of them can be set")
         if self.softcap is not None and self.softcap <= 0:
             raise ValueError(f"softcap={self.softcap} must be positive, or None")
         if self.clip is not None and self.clip <= 0:
@@ -87,7 +96,8 @@ class Attention:
             scores=Scores(
                 scale=self.head_dim**-0.5 if self.scale is None else self.scale, softcap=self.softcap
             ),
-            reach=self.window,
+            reach=self.window if self.chunk is None else self.chunk,
+            chunk=self.chunk,
             rope=self.rope,
         )
 
@@ -141,21 +151,23 @@ class Attention:
         return weights + round(4 * self.num_heads * self.head_dim * seen)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        new = rotated(self.heads, self._project(params, x), window)
+        new = rotated(self.heads, self._project(params, x, window), window)
         start = jnp.zeros_like(window.start)
         out = attend_slots(
             self.heads,
             new.q,
             *(jnp.swapaxes(a, 1, 2) for a in (new.k, new.v)),
-            allowed=allowed_by_position(window, window_tags(window), start, self.window),
-            key_range=range_of_sequence(window, self.window),
+            allowed=allowed_by_position(
+                window, window_tags(window), start, self.heads.reach, chunk=self.chunk
+            ),
+            key_range=range_of_sequence(window, self.heads.reach),
             sinks=new.sinks,
         )
         return self._output(params, out, self._gate(params, x))
 
     def write(self, params: Params, x: Float[Array, "B S D"], state: Any, window: Window) -> tuple[Any, Any]:
         """Held are what the cache policy reads with, and the output gates."""
-        held, pending = self.cache.write(self.heads, self._project(params, x), state, window)
+        held, pending = self.cache.write(self.heads, self._project(params, x, window), state, window)
         return (held, self._gate(params, x)), pending
 
     def read(self, params: Params, held: Any, pending: Any, window: Window) -> Float[Array, "B S D"]:
@@ -167,7 +179,7 @@ class Attention:
     ) -> Any:
         return self.cache.commit(self.heads, pending, n, path)
 
-    def _project(self, params: Params, x: Float[Array, "B S D"]) -> Projections:
+    def _project(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Projections:
         q, k, v = (linear(x, params[name]) for name in ("w_q", "w_k", "w_v"))
         if self.adapter_rank is not None:
             adapter = params["adapter"]
@@ -177,11 +189,13 @@ class Attention:
         if self.qkv_bias:
             q, k, v = q + params["b_q"], k + params["b_k"], v + params["b_v"]
         if self.query_norm is not None:
-            q = self._normalise(self.query_norm, params["query_norm"], q)
+            q = self._normalise(self.query_norm, params.get("query_norm", {}), q)
         if self.key_norm is not None:
-            k = self._normalise(self.key_norm, params["key_norm"], k)
+            k = self._normalise(self.key_norm, params.get("key_norm", {}), k)
         if self.clip is not None:
             q, k, v = (jnp.clip(a, -self.clip, self.clip) for a in (q, k, v))
+        if self.query_scale is not None:
+            q = (q * self.query_scale(window.positions)[..., None, None]).astype(q.dtype)
         sinks = params["sinks"].reshape(self.num_kv_heads, -1) if self.sinks else None
         return Projections(q, k, v, sinks)
 

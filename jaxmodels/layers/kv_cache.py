@@ -127,12 +127,13 @@ def allowed_by_position(
     start: Int[Array, "B"],
     reach: int | None,
     ring: Ring | None = None,
+    chunk: int | None = None,
 ) -> Allowed:
     """Which slots each window token sees, decided by the slots' positions.
 
-    `reach` is how many positions a token sees, its own included; None sees all. With an array mask, the
-    slots of the window itself (from `start` on, around the `ring`) follow the mask and all other slots the
-    causal rule.
+    `reach` is how many positions a token sees, its own included; None sees all. With `chunk`, it sees only
+    its own chunk of so many positions. With an array mask, the slots of the window itself (from `start` on,
+    around the `ring`) follow the mask and all other slots the causal rule.
     """
 
     def allowed(q0: int | Array, q_size: int, k0: int | Array, k_size: int) -> Bool[Array, "B S T"]:
@@ -141,6 +142,8 @@ def allowed_by_position(
         seen = keys != EMPTY
         if reach is not None:
             seen = seen & (queries - keys < reach)
+        if chunk is not None:
+            seen = seen & (queries // chunk == keys // chunk)
         if isinstance(window.mask, Bidirectional):
             return seen
         causal = keys <= queries

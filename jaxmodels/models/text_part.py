@@ -50,6 +50,14 @@ WRAPPERS: Mapping[str, Wrapper] = {
         },
         tied=True,
     ),
+    "llama4": Wrapper(
+        families={"llama4_text": "llama4_text"},
+        defaults={
+            "hidden_size": 5120, "intermediate_size": 8192, "max_position_embeddings": 131072,
+            "num_attention_heads": 40, "num_hidden_layers": 48, "num_key_value_heads": 8,
+            "num_local_experts": 16, "vocab_size": 202048,
+        },
+    ),
     "mistral3": Wrapper(
         families={"mistral": "mistral"},
         defaults={

@@ -125,6 +125,48 @@ GPT_OSS = (
     ),
 )
 
+LLAMA4 = (
+    _dense(
+        "llama4_text",
+        "chunks_norms",
+        head_dim=8,
+        num_hidden_layers=4,
+        attention_chunk_size=7,
+        floor_scale=5,
+        num_local_experts=5,
+        num_experts_per_tok=2,
+    ),
+    _dense(
+        "llama4_text",
+        "interleaved_plain_heads",
+        head_dim=6,
+        intermediate_size_mlp=28,
+        interleave_moe_layer_step=2,
+        use_qk_norm=False,
+        attention_chunk_size=16,
+        attn_temperature_tuning=False,
+        no_rope_layer_interval=2,
+        num_local_experts=4,
+        attention_bias=True,
+        tie_word_embeddings=True,
+    ),
+    _dense(
+        "llama4_text",
+        "full_first_llama3",
+        head_dim=8,
+        num_hidden_layers=3,
+        no_rope_layers=[0, 1, 1],
+        moe_layers=[1],
+        intermediate_size_mlp=28,
+        attention_chunk_size=40,
+        attn_scale=0.7,
+        floor_scale=3,
+        num_local_experts=3,
+        num_experts_per_tok=3,
+        **LLAMA3_ROPE,
+    ),
+)
+
 GRANITEMOE = (
     _dense(
         "granitemoe",
@@ -255,6 +297,7 @@ MIXTURES = (
     *QWEN3_MOE,
     *OLMOE,
     *GPT_OSS,
+    *LLAMA4,
     *GRANITEMOE,
     *DEEPSEEK_V2,
     *DEEPSEEK_V3,

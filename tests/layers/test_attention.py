@@ -10,6 +10,7 @@ from jaxmodels.layers import attend as attend_module
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.kv_cache import EMPTY, KVState
 from jaxmodels.layers.norm import RMSNorm
+from jaxmodels.layers.query_scale import LogScale
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import abstract_params, walk
 from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, Window, fresh_window
@@ -27,6 +28,9 @@ VARIANTS = {
         query_norm=RMSNorm(dim=24, axis=None), key_norm=RMSNorm(dim=12, axis=None), norm_across_heads=True
     ),
     "window_of_itself": attention(window=1, sinks=True, softcap=1.0),
+    "chunks_clip_query_scale": attention(
+        chunk=4, clip=0.6, query_scale=LogScale(strength=0.5, interval=3), rope=None
+    ),
 }
 # Window tokens 0..3 as a tree: 0 -> 1 -> 3 and 0 -> 2.
 TREE = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1]], bool)
@@ -63,6 +67,11 @@ def by_hand(layer, params, x, positions, seen):
             a / np.sqrt((a**2).mean(together, keepdims=True) + NORM.eps) * p[f"{name}/scale"].reshape(-1, 6)
             for a, name in ((q, "query_norm"), (k, "key_norm"))
         )
+    if layer.clip is not None:
+        q, k, v = (np.clip(a, -layer.clip, layer.clip) for a in (q, k, v))
+    if layer.query_scale is not None:
+        steps = np.floor((positions + 1) / layer.query_scale.interval)
+        q = q * (1 + layer.query_scale.strength * np.log(1 + steps))[:, None, None]
     if layer.rope is not None:
         q, k = (rotate(a, positions, layer.rope) for a in (q, k))
     k, v = (np.repeat(a, layer.num_heads // layer.num_kv_heads, axis=1) for a in (k, v))
@@ -71,6 +80,8 @@ def by_hand(layer, params, x, positions, seen):
         logits = layer.softcap * np.tanh(logits / layer.softcap)
     if layer.window is not None:
         seen = seen & (positions[:, None] - positions[None, :] < layer.window)
+    if layer.chunk is not None:
+        seen = seen & (positions[:, None] // layer.chunk == positions[None, :] // layer.chunk)
     weights = np.where(seen, np.exp(logits), 0.0)
     total = weights.sum(-1, keepdims=True)
     if layer.sinks:
@@ -328,6 +339,9 @@ def test_reverse_mode_does_not_keep_the_score_matrix(monkeypatch):
         ({"num_kv_heads": 0}, "num_kv_heads=0 must divide num_heads=4"),
         ({"window": 0}, "window=0 must be at least 1"),
         ({"softcap": 0.0}, "softcap=0.0 must be positive"),
+        ({"clip": 0.0}, "clip=0.0 must be positive"),
+        ({"chunk": 0}, "chunk=0 must be at least 1"),
+        ({"chunk": 4, "window": 4}, "chunk=4 and window=4: at most one"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):

@@ -27,7 +27,7 @@ LLAMA = {
 
 
 def test_there_are_files_of_each_kind():
-    assert (len(LISTED), len(WITH_VISION), len(OTHERS)) == (86, 2, 26)
+    assert (len(LISTED), len(WITH_VISION), len(OTHERS)) == (86, 3, 25)
 
 
 @pytest.mark.parametrize("name", LISTED)

@@ -18,6 +18,7 @@ TEXT = {
 }  # fmt: skip
 MROPE = {"rope_type": "default", "rope_theta": 500.0, "mrope_section": [2, 1, 1]}
 CHANGES = {
+    "llama4": {"attention_chunk_size": 7, "num_local_experts": 3, "intermediate_size_mlp": 20},
     "gemma3": {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]},
     "mistral3": {"sliding_window": None},
     "qwen2_vl": {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 1]}},
@@ -49,12 +50,15 @@ def test_the_text_model_computes_what_transformers_does(model_type, use_diff, tm
         torch.nn.init.normal_(parameter, std=0.2)
     ids = np.arange(1, 21)[None]
     with torch.no_grad():
-        wanted = whole(input_ids=torch.tensor(ids)).logits.numpy()
+        # Without images, transformers' code for the whole of Llama 4 fails behind its logits.
+        language = whole.language_model if model_type == "llama4" else whole
+        wanted = language(input_ids=torch.tensor(ids)).logits.numpy()
 
     whole.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(config.to_json_string(use_diff=use_diff))
-    got = np.asarray(jm.load(tmp_path, text_only=True)(ids))
-    np.testing.assert_allclose(got, wanted, atol=1e-4 * np.abs(wanted).max())
+    model = jm.load(tmp_path, text_only=True)
+    np.testing.assert_allclose(model(ids), wanted, atol=1e-4 * np.abs(wanted).max())
+    assert jm.config_from_hf(jm.config_to_hf(model.config)) == model.config
 
 
 def test_stacks_of_experts_are_read_either_way_round(tmp_path):

@@ -161,7 +161,7 @@ def _seen(heads: Heads, state: Slots, window: Window, start: int, size: int) -> 
     """Which slots of each head the window's queries [start, start + size) see."""
 
     def of_head(tags: Int[Array, "B T"]) -> Bool[Array, "B S T"]:
-        allowed = allowed_by_position(window, tags, state.used, heads.reach)
+        allowed = allowed_by_position(window, tags, state.used, heads.reach, chunk=heads.chunk)
         return allowed(start, size, 0, tags.shape[1])
 
     return jax.vmap(of_head, 1, 1)(state.positions)

@@ -43,7 +43,9 @@ class FullCache:
             held.q,
             state.k,
             state.v,
-            allowed=allowed_by_position(window, state.positions, window.start, heads.reach, ring),
+            allowed=allowed_by_position(
+                window, state.positions, window.start, heads.reach, ring, heads.chunk
+            ),
             key_range=range_in_use(window, state.positions, heads.reach),
             sinks=held.sinks,
         )

@@ -27,13 +27,15 @@ from jaxmodels.layers.window import Window
 @dataclass(frozen=True, kw_only=True)
 class Heads:
     """What a policy knows of its layer. scores: how logits are made. reach: positions that a token sees, its
-    own included, None for all. rope: rotary embedding of queries and keys, if any."""
+    own included, None for all; within that, chunk is the length of the chunks of positions that it does not
+    see beyond, None for no such. rope: rotary embedding of queries and keys, if any."""
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
     scores: Scores
     reach: int | None = None
+    chunk: int | None = None
     rope: Rope | None = None
 
 

@@ -1,6 +1,7 @@
 """The mixture-of-experts feed-forward: a router, a stack of experts, and one that all tokens share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,9 @@ class MoE:
 
     free: experts without a feed-forward, whose numbers follow those of `experts`. shared: a feed-forward that
     every token passes. shared_gate: it is multiplied by ``sigmoid(w x)``, w being one weight vector.
-    input_scale: what x is multiplied by on its way to the routed experts. latent: the space that `experts`
-    work in; None is the model's. dispatch: how rows reach `experts`.
+    input_scale: what x is multiplied by on its way to the routed experts. weighted: with "inputs" a weight
+    multiplies what its expert is given, and the sum is of ``expert(weight * x)``. latent: the space that
+    `experts` work in; None is the model's. dispatch: how rows reach `experts`.
 
     Raises:
         ValueError: parts differ in width, router and experts in number, or `shared_gate` without `shared`.
@@ -36,6 +38,7 @@ class MoE:
     shared: GatedMLP | MLP | None = None
     shared_gate: bool = False
     input_scale: float = 1.0
+    weighted: Literal["outputs", "inputs"] = "outputs"
     latent: LatentSpace | None = None
     dispatch: Dispatch = DROPLESS
 
@@ -59,6 +62,8 @@ class MoE:
                 raise ValueError(
                     f"MoE: {name}.d_model={part.d_model} must equal {owner}.d_model={self.d_model}"
                 )
+        if self.weighted not in ("outputs", "inputs"):
+            raise ValueError(f"MoE: weighted must be 'outputs' or 'inputs', got {self.weighted!r}")
         if self.shared_gate and self.shared is None:
             raise ValueError("MoE: shared_gate=True needs a shared feed-forward, got shared=None")
 
@@ -110,7 +115,7 @@ class MoE:
         filled = routing.drop_padding()
         scaled = x if self.input_scale == 1.0 else x * self.input_scale
         seen = scaled if self.latent is None else self.latent.down(params["latent"], scaled)
-        y = self.dispatch(self.experts, params["experts"], seen, filled)
+        y = self._experts(params["experts"], seen, filled)
         if self.latent is not None:
             y = self.latent.up(params["latent"], y)
         if self.free is not None:
@@ -119,6 +124,17 @@ class MoE:
         if self.shared is not None:
             y = y + self._shared(self.shared, params, x)
         return y, routing
+
+    def _experts(self, params: Params, x: Float[Array, "B S D"], routing: Routing) -> Float[Array, "B S D"]:
+        if self.weighted == "outputs":
+            return self.dispatch(self.experts, params, x, routing)
+        # Each pair of a token and an expert becomes a token of its own, with one expert of weight 1.
+        weighted = x[..., None, :] * routing.weights[..., None].astype(x.dtype)
+        by_pair = (x.shape[0], x.shape[1] * routing.weights.shape[-1])
+        ones = jnp.ones((*by_pair, 1), jnp.float32)
+        pairs = replace(routing, experts=routing.experts.reshape(ones.shape), weights=ones, valid=None)
+        y = self.dispatch(self.experts, params, weighted.reshape(*by_pair, -1), pairs)
+        return y.reshape(weighted.shape).sum(-2)
 
     def _shared(
         self, layer: GatedMLP | MLP, params: Params, x: Float[Array, "B S D"]

@@ -35,6 +35,13 @@ def test_it_equals_the_full_cache_many_times_round(parts):
     assert stream.state.k.shape[2] == REACH - 1 + PEEK
 
 
+def test_chunks_in_a_ring_equal_those_in_a_full_cache():
+    parts = [3, 1, 4, 2, 4, 4, 3, 1, 1, 4, 4, 4, 4, 1]
+    ring = attention(chunk=REACH, cache=RingCache(longest_peek=PEEK))
+    params = random_params(ring.spec())
+    close(start(ring, params).feed(X, parts)[0], start(attention(chunk=REACH), params).feed(X, parts)[0])
+
+
 def test_rejected_tokens_take_nothing_with_them():
     """At every place of the ring, rows commit different parts of a longest peek, n by n and by `valid`."""
     stream, full = start(LAYER, PARAMS, capacity=1000), start(FULL, PARAMS)

@@ -68,6 +68,24 @@ def test_equals_a_loop_over_tokens_and_experts(kind, dispatch):
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_weights_may_multiply_what_experts_are_given(dispatch):
+    experts, expert = EXPERTS["gated"]
+    router = SigmoidTopK(d_model=D, num_experts=E, top_k=2, renormalise=False, selection_bias=False)
+    layer = MoE(router=router, experts=experts, dispatch=DISPATCHES[dispatch], weighted="inputs")
+    params, x = draw(layer)
+    valid = jnp.asarray([[True] * 7, [True] * 4 + [False] * 3])
+    y, routing = quick_jit(layer.routed)(params, x, None, valid)
+    stack, expected = moe_oracle.in_float64(params["experts"]), np.zeros_like(x, np.float64)
+    for b, s, slot in np.ndindex(*routing.experts.shape):
+        if valid[b, s]:
+            given = float(routing.weights[b, s, slot]) * np.asarray(x[b, s], np.float64)
+            expected[b, s] += expert(stack, int(routing.experts[b, s, slot]), given)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="'outputs' or 'inputs', got 'input'"):
+        dataclasses.replace(layer, weighted="input")
+
+
 def test_shared_expert_and_its_gate_are_added():
     shared = GatedMLP(d_model=D, d_ff=9)
     layer = MoE(router=ROUTER, experts=EXPERTS["gated"][0], shared=shared, shared_gate=True)

@@ -1,0 +1,28 @@
+"""Factors of queries that depend on where they stand, so that attention over long contexts stays as sharp."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogScale:
+    """``1 + strength * log(1 + floor((p + 1) / interval))`` for a query at position p.
+
+    Source: https://arxiv.org/abs/2501.19399, in the steps that transformers' code for Llama 4 takes.
+
+    Raises:
+        ValueError: `interval` is below 1.
+    """
+
+    strength: float
+    interval: int
+
+    def __post_init__(self) -> None:
+        if self.interval < 1:
+            raise ValueError(f"LogScale: interval must be at least 1, got {self.interval}")
+
+    def __call__(self, positions: Int[Array, "B S"]) -> Float[Array, "B S"]:
+        steps = jnp.floor((positions.astype(jnp.float32) + 1.0) / self.interval)
+        return jnp.log1p(steps) * self.strength + 1.0
