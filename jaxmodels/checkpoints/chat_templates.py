@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.token_inputs import check_text
 from jaxmodels.checks import shown
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -67,10 +68,9 @@ def choose_template(templates: Mapping[str, str], wanted: str | None, *, for_too
 
 
 def _from_json(value: Any, file: Path) -> dict[str, str]:
-    if isinstance(value, str):
-        return {DEFAULT: value}
+    entries = [{"name": DEFAULT, "template": value}] if isinstance(value, str) else value
     found = {}
-    for entry in value if isinstance(value, list) else [None]:
+    for entry in entries if isinstance(entries, list) else [None]:
         match entry:
             case {"name": str(name), "template": str(template)}:
                 found[name] = template
@@ -79,4 +79,8 @@ def _from_json(value: Any, file: Path) -> dict[str, str]:
                     f"{file}: chat_template is {shown(value)}; it must be a string or a list of objects with "
                     "'name' and 'template'"
                 )
+        try:
+            check_text(template, f"{file}: chat_template {name!r}")
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
     return found

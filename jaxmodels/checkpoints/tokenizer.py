@@ -28,7 +28,7 @@ from jaxmodels.checkpoints.stream_decoder import StreamDecoder, bytes_of_tokens,
 from jaxmodels.checkpoints.token_inputs import TokenIds, as_ids, check_text
 from jaxmodels.checkpoints.tokenizer_conversion import converted_files, source_of, why_not_converted
 from jaxmodels.checkpoints.tokenizer_files import TOKENIZER_FILE, read_tokenizer_files
-from jaxmodels.checkpoints.tokenizer_limits import backend_failures, check_growth
+from jaxmodels.checkpoints.tokenizer_limits import backend_failures, check_growth, check_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,9 @@ class Tokenizer:
     def _from_files(cls, files: Mapping[str, str], directory: Path) -> Self:
         """The tokenizer that the files make; `directory` is where they are, for messages."""
         place = directory / TOKENIZER_FILE
-        check_growth(parse_json_object(files[TOKENIZER_FILE], place), str(place))
+        content = parse_json_object(files[TOKENIZER_FILE], place)
+        check_growth(content, str(place))
+        check_ids(content, str(place))
         with backend_failures(f"{place} is not a tokenizer that `tokenizers` {tokenizers.__version__} reads"):
             backend = tokenizers.Tokenizer.from_str(files[TOKENIZER_FILE])
         configs = {

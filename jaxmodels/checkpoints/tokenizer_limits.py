@@ -12,7 +12,9 @@ from math import ceil
 from typing import Any
 
 from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checks import shown
 
+MOST_IDS = 2**24
 # Published tokenizers stay below 200: a table of compatible characters (33), times replacements of spaces.
 MOST_GROWTH = 1000
 
@@ -54,6 +56,27 @@ def check_growth(tokenizer: Mapping[str, Any], place: str) -> None:
             raise CheckpointError(
                 f"{place}: {part} may make an input more than {MOST_GROWTH} times as long, which no real "
                 "tokenizer needs; fetch the file again, or from a source that you trust"
+            )
+
+
+def check_ids(tokenizer: Mapping[str, Any], place: str) -> None:
+    """Refuses a `tokenizer.json` with a token id so large that tables by id would not fit into memory.
+
+    Args:
+        tokenizer: the file's content.
+        place: the file, for the message.
+
+    Raises:
+        CheckpointError: it names the token.
+    """
+    model = tokenizer.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    if not isinstance(vocabulary, Mapping):
+        return  # a list, whose ids are places, or not what the library writes: it says so itself
+    for token, number in vocabulary.items():
+        if isinstance(number, int | float) and number >= MOST_IDS:
+            raise CheckpointError(
+                f"{place}: the token {shown(token)} has the id {shown(number)}; ids must be below {MOST_IDS}"
             )
 
 

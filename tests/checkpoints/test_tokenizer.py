@@ -1,7 +1,9 @@
 """Tokenizers: round trips, parity with transformers, and what they refuse."""
 
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -159,6 +161,11 @@ def test_a_directory_without_a_tokenizer(tmp_path: Path) -> None:
             b'{"chat_template": [{"name": "a"}]}',
             r"chat_template\.json: chat_template is \[",
         ),
+        (
+            "tokenizer_config.json",
+            b'{"chat_template": "a\\ud800"}',
+            r"chat_template 'default' has half of a surr",
+        ),
         ("special_tokens_map.json", b"[]", r"special_tokens_map\.json holds a JSON list"),
     ],
 )
@@ -233,3 +240,80 @@ def test_refuses_what_are_no_ids(ids: object, message: str) -> None:
         byte_level().decode(ids)
     with pytest.raises(ValueError, match=message):
         byte_level().stream().push(ids)
+
+
+STRANGE = [
+    None,
+    True,
+    -1,
+    2**31,
+    2**70,
+    1.5,
+    float("nan"),
+    "",
+    "a",
+    "\ud800",
+    [],
+    {},
+    [None],
+    {"a": 1},
+    "Replace",
+]
+
+
+def with_a_fault(document: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+    """A copy in which one value, anywhere, is gone, misnamed or strange."""
+    copied = json.loads(json.dumps(document))
+    part, key = copied, draw.choice(list(copied))
+    while isinstance(part[key], dict | list) and part[key] and draw.random() < 0.8:
+        part = part[key]
+        key = draw.choice(list(part)) if isinstance(part, dict) else draw.randrange(len(part))
+    fault = draw.randrange(8)
+    if fault == 0:
+        del part[key]
+    elif fault == 1 and isinstance(part, dict):
+        part[f"{key}x"] = part.pop(key)
+    else:
+        part[key] = draw.choice(STRANGE)
+    return copied
+
+
+def check_files_with_faults(directory: Path, count: int, seed: int) -> None:
+    draw = random.Random(seed)
+    tokenizer = json.loads(byte_level().files["tokenizer.json"])
+    token = {"content": "<x>", "special": True, "lstrip": False}
+    config = {
+        **json.loads(byte_level().files["tokenizer_config.json"]),
+        "added_tokens_decoder": {"310": token},
+        "additional_special_tokens": ["<|user|>", token],
+        "extra_special_tokens": {"image_token": "<image>"},
+        "clean_up_tokenization_spaces": True,
+        "chat_template": [{"name": "default", "template": TEMPLATE}],
+    }
+    refused = 0
+    for _ in range(count):
+        changed = draw.random() < 0.6
+        file = with_a_fault(tokenizer, draw) if changed else tokenizer
+        (directory / "tokenizer.json").write_text(json.dumps(file))
+        (directory / "tokenizer_config.json").write_text(
+            json.dumps(config if changed else with_a_fault(config, draw))
+        )
+        try:
+            loaded = Tokenizer.load(directory)
+            assert loaded is not None
+            ids = loaded.encode("the cat 日本 <s> x")
+            stream = loaded.stream()
+            assert stream.push(ids) + stream.finish() == loaded.decode(ids)
+            assert len(loaded.token_bytes()) >= loaded.vocab_size
+        except CheckpointError:
+            refused += 1
+    assert 0 < refused < count
+
+
+def test_a_fault_in_a_file_is_named_or_does_no_harm(tmp_path: Path) -> None:
+    check_files_with_faults(tmp_path, 150, seed=0)
+
+
+@pytest.mark.sweep
+def test_faults_in_files_are_named_or_do_no_harm(tmp_path: Path) -> None:
+    check_files_with_faults(tmp_path, 4000, seed=1)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tokenizers
 from tokenizer_helpers import byte_level
-from tokenizers import AddedToken, Regex, decoders, normalizers, processors
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers, processors
 
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.tokenizer import Tokenizer
@@ -70,6 +70,26 @@ def test_refuses_a_table_that_multiplies_its_input(tmp_path: Path) -> None:
     assert backend.normalizer.normalize_str("a") == "b" * 2000
     with pytest.raises(CheckpointError, match="normalizer may make an input more than 1000 times"):
         Tokenizer.from_backend(backend)
+
+
+@pytest.mark.parametrize("number", [2**24, 2**31, 2**70, 1e30])
+def test_refuses_an_id_that_no_vocabulary_reaches(number: float, tmp_path: Path) -> None:
+    byte_level().save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"]["the"] = number
+    file.write_text(json.dumps(content))
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer.json: the token 'the' has the id .* below 16777216"
+    ):
+        Tokenizer.load(tmp_path)
+
+
+def test_an_expression_that_never_ends_is_named() -> None:
+    backend = tokenizers.Tokenizer.from_str(byte_level().backend.to_str())
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a+)+$"), "isolated")
+    with pytest.raises(CheckpointError, match=r"this tokenizer cannot encode this text: .*retry-limit"):
+        Tokenizer.from_backend(backend).encode("a" * 100 + "b")
 
 
 @pytest.mark.parametrize(
