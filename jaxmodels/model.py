@@ -1,6 +1,5 @@
 """`Model`: a configuration, its parameters and a tokenizer, with the calls that most users need."""
 
-import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.generation import Plan, plan, run, stream, stream_text
+from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.prompts import Prompts, encode_prompts
 from jaxmodels.decoding.samplers import Greedy, Sample
 from jaxmodels.decoding.strategy import LogProbs, Strategy
@@ -252,6 +252,6 @@ class Model:
         )
 
 
-@functools.partial(jax.jit, static_argnames=("config",))
+@bounded_jit(static_argnames=("config",))
 def _forward(params: Params, tokens: Array, *, config: Decoder) -> Array:
     return config.forward(params, tokens)

@@ -1,19 +1,18 @@
 """The compiled programs around a strategy: the whole generation as one, or a prefill and chunks of steps."""
 
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.strategy import Output, Request, Strategy, empty_output, still_running
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder
 
 
-@functools.partial(jax.jit, static_argnames=("config", "max_new"), donate_argnames=("cache",))
+@bounded_jit(static_argnames=("config", "max_new"), donate_argnames=("cache",))
 def generate(
     params: Params,
     request: Request,
@@ -37,7 +36,7 @@ def generate(
     return carry.output, carry.cache
 
 
-@functools.partial(jax.jit, static_argnames=("config", "max_new"), donate_argnames=("cache",))
+@bounded_jit(static_argnames=("config", "max_new"), donate_argnames=("cache",))
 def start(
     params: Params,
     request: Request,
@@ -52,7 +51,7 @@ def start(
     return strategy.prefill(config, params, request, cache, output)
 
 
-@functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("carry",))
+@bounded_jit(static_argnames=("config",), donate_argnames=("carry",))
 def advance(
     params: Params, request: Request, carry: Any, strategy: Strategy, steps: Array, *, config: Decoder
 ) -> Any:
@@ -65,7 +64,7 @@ def advance(
     return lax.while_loop(unfinished, lambda c: strategy.step(config, params, request, c), carry)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "batch", "capacity", "dtype"))
+@bounded_jit(static_argnames=("config", "batch", "capacity", "dtype"))
 def allocate(*, config: Decoder, batch: int, capacity: int, dtype: str) -> Cache:
     """An empty cache as distinct, donatable buffers."""
     # Without the barrier XLA may back equal constants by one buffer, which cannot be donated twice.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.decoding import driver
-from jaxmodels.decoding.buckets import bucket, capacity_bucket, prompt_bucket
+from jaxmodels.decoding.buckets import answer_bucket, capacity_bucket, prompt_bucket
 from jaxmodels.decoding.prompts import PromptBatch
 from jaxmodels.decoding.strategy import LogProbs, Output, Request, Strategy
 from jaxmodels.layers.moe.routing import RoutedFeedForward
@@ -85,7 +85,7 @@ def plan(
             f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} need {fed} positions, "
             f"the model has learned {positions}"
         )
-    slots, new_slots = prompt_bucket(longest, strategy.prefill_window), bucket(max_new_tokens)
+    slots, new_slots = prompt_bucket(longest, strategy.prefill_window), answer_bucket(max_new_tokens)
     tokens = np.zeros((batch, slots), np.int32)
     tokens[:, :longest] = prompts.tokens
     stop = np.full(-(-max(len(stop_tokens), 1) // STOP_SLOTS) * STOP_SLOTS, -1, np.int32)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxmodels.decoding.buckets import bucket, capacity_bucket, prompt_bucket
+from jaxmodels.decoding.buckets import answer_bucket, bucket, capacity_bucket, prompt_bucket
 
 
 def test_buckets_hold_their_sizes_and_are_few():
@@ -16,7 +16,8 @@ def test_buckets_hold_their_sizes_and_are_few():
 
 
 def test_powers_of_two_are_buckets():
-    assert [bucket(n) for n in (1, 16, 17, 256, 257, 512, 513)] == [16, 16, 32, 256, 320, 512, 640]
+    assert [bucket(n) for n in (1, 32, 33, 256, 257, 512, 513)] == [32, 32, 64, 256, 320, 512, 640]
+    assert [answer_bucket(n) for n in (1, 64, 65, 257)] == [64, 64, 128, 320]
 
 
 def test_prompts_beyond_the_window_fill_whole_windows():

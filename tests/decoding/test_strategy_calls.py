@@ -73,9 +73,9 @@ def test_other_numbers_and_other_drafts_compile_nothing(model):
         model.generate(PROMPTS[:1], 5, strategy, seed=seed)
 
     run(0, 1.0, 1.0)
-    size = driver.generate._cache_size()
+    size = driver.generate.count()
     run(1, 0.5, 2.0)
-    assert driver.generate._cache_size() == size
+    assert driver.generate.count() == size
 
 
 def test_every_strategy_says_what_room_it_needs():

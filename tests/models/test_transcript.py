@@ -164,7 +164,7 @@ def test_a_row_is_encoded_anew_once():
     params, prompts = random_params(config.spec()), [[1, 2, 3], [4] * 9, [5] * 10, [6] * 12]
     made = ready(config, params, Autoregressive(), prompts, 12)
     carry = driver.start(params, made.request, made.cache, Autoregressive(), config=config, max_new=16)
-    compiled, crossed = driver.advance._cache_size(), []
+    compiled, crossed = driver.advance.count(), []
     for _ in range(11):
         length, before = np.asarray(carry.cache.length), np.asarray(carry.cache.layers[1].k)
         carry = driver.advance(
@@ -174,7 +174,7 @@ def test_a_row_is_encoded_anew_once():
         crossed.append([(before[b, :, :n] != after[b, :, :n]).any() for b, n in enumerate(length.tolist())])
     steps = [np.flatnonzero(row).tolist() for row in np.transpose(crossed)]
     assert steps == [[7], [1], [0], []]
-    assert driver.advance._cache_size() == compiled + 1
+    assert driver.advance.count() == compiled + 1
 
 
 # --- against transformers ----------------------------------------------------------------------------

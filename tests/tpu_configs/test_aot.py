@@ -201,10 +201,10 @@ def test_impossible_workloads_are_refused(sizes, message):
 
 def test_abstract_arguments_are_those_of_a_real_call():
     config = jm.config_from_hf(CONFIGS["qwen3"])
-    workload = Workload(batch=2, prompt=16, new_tokens=16, capacity=128, dtype="float32")
+    workload = Workload(batch=2, prompt=32, new_tokens=64, capacity=128, dtype="float32")
     given = abstract_arguments(config, workload, STRATEGY)
     model = jm.init(config)
-    ready = model._plan([[1, 2, 3], [4]], 16, STRATEGY, (), 0, None)
+    ready = model._plan([[1, 2, 3], [4]], 64, STRATEGY, (), 0, None)
 
     def shapes(tree):
         return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
