@@ -20,6 +20,7 @@ from configurations.dense import (
     SLIDING,
     SMOLLM3,
 )
+from published_configs import published
 from safetensors.numpy import load_file, save_file
 
 import jaxmodels as jm
@@ -30,56 +31,8 @@ from jaxmodels.models.families.dense import reciprocal
 
 # Published models: how many parameters they have, and their configurations without inert keys.
 PUBLISHED = {
-    "google/gemma-2-2b": (
-        2_614_341_888,
-        {
-            "model_type": "gemma2",
-            "attention_bias": False,
-            "attn_logit_softcapping": 50.0,
-            "cache_implementation": "hybrid",
-            "final_logit_softcapping": 30.0,
-            "head_dim": 256,
-            "hidden_act": "gelu_pytorch_tanh",
-            "hidden_activation": "gelu_pytorch_tanh",
-            "hidden_size": 2304,
-            "intermediate_size": 9216,
-            "max_position_embeddings": 8192,
-            "num_attention_heads": 8,
-            "num_hidden_layers": 26,
-            "num_key_value_heads": 4,
-            "query_pre_attn_scalar": 256,
-            "rms_norm_eps": 1e-06,
-            "rope_theta": 10000.0,
-            "sliding_window": 4096,
-            "vocab_size": 256000,
-        },
-    ),
-    "google/gemma-3-1b-pt": (
-        999_885_952,
-        {
-            "model_type": "gemma3_text",
-            "attention_bias": False,
-            "attn_logit_softcapping": None,
-            "cache_implementation": "hybrid",
-            "final_logit_softcapping": None,
-            "head_dim": 256,
-            "hidden_activation": "gelu_pytorch_tanh",
-            "hidden_size": 1152,
-            "intermediate_size": 6912,
-            "max_position_embeddings": 32768,
-            "num_attention_heads": 4,
-            "num_hidden_layers": 26,
-            "num_key_value_heads": 1,
-            "query_pre_attn_scalar": 256,
-            "rms_norm_eps": 1e-06,
-            "rope_local_base_freq": 10000,
-            "rope_scaling": None,
-            "rope_theta": 1000000,
-            "sliding_window": 512,
-            "sliding_window_pattern": 6,
-            "vocab_size": 262144,
-        },
-    ),
+    "google/gemma-2-2b": (2_614_341_888, published("gemma2--gemma-2-2b")),
+    "google/gemma-3-1b-pt": (999_885_952, published("gemma3_text--gemma-3-1b")),
     "HuggingFaceTB/SmolLM3-3B": (
         3_075_098_624,
         {
@@ -177,48 +130,8 @@ PUBLISHED = {
             "vocab_size": 50304,
         },
     ),
-    "openai-community/gpt2": (
-        124_439_808,
-        {
-            "model_type": "gpt2",
-            "activation_function": "gelu_new",
-            "attn_pdrop": 0.1,
-            "embd_pdrop": 0.1,
-            "layer_norm_epsilon": 1e-05,
-            "n_ctx": 1024,
-            "n_embd": 768,
-            "n_head": 12,
-            "n_layer": 12,
-            "n_positions": 1024,
-            "resid_pdrop": 0.1,
-            "summary_activation": None,
-            "summary_first_dropout": 0.1,
-            "summary_proj_to_labels": True,
-            "summary_type": "cls_index",
-            "summary_use_proj": True,
-            "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
-            "vocab_size": 50257,
-        },
-    ),
-    "allenai/OLMo-2-1124-7B": (
-        7_298_617_344,
-        {
-            "model_type": "olmo2",
-            "attention_bias": False,
-            "hidden_act": "silu",
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "max_position_embeddings": 4096,
-            "num_attention_heads": 32,
-            "num_hidden_layers": 32,
-            "num_key_value_heads": 32,
-            "rms_norm_eps": 1e-06,
-            "rope_scaling": None,
-            "rope_theta": 500000,
-            "tie_word_embeddings": False,
-            "vocab_size": 100352,
-        },
-    ),
+    "openai-community/gpt2": (124_439_808, published("gpt2--gpt2")),
+    "allenai/OLMo-2-1124-7B": (7_298_617_344, published("olmo2--OLMo-2-1124-7B")),
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 from configurations.case import hf_dict
 from configurations.hybrids import BAMBA, FALCON_H1, GRANITEMOEHYBRID, JAMBA, NEMOTRON_H, ZAMBA2
 from configurations.mixtures import DEEPSEEK_V2, DEEPSEEK_V3
+from published_configs import published
 
 import jaxmodels as jm
 from jaxmodels.layers.latent_attention import LatentAttention
@@ -27,82 +28,8 @@ _YARN = {
 # Published models: how many parameters they have, and their configurations.
 PUBLISHED = {
     # The selection biases, 256 in each of 58 layers, are among them.
-    "deepseek-ai/DeepSeek-V3": (
-        671_026_419_200,
-        {
-            "model_type": "deepseek_v3",
-            "architectures": ["DeepseekV3ForCausalLM"],
-            "attention_bias": False,
-            "aux_loss_alpha": 0.001,
-            "ep_size": 1,
-            "first_k_dense_replace": 3,
-            "hidden_act": "silu",
-            "hidden_size": 7168,
-            "intermediate_size": 18432,
-            "kv_lora_rank": 512,
-            "max_position_embeddings": 163840,
-            "moe_intermediate_size": 2048,
-            "moe_layer_freq": 1,
-            "n_group": 8,
-            "n_routed_experts": 256,
-            "n_shared_experts": 1,
-            "norm_topk_prob": True,
-            "num_attention_heads": 128,
-            "num_experts_per_tok": 8,
-            "num_hidden_layers": 61,
-            "num_key_value_heads": 128,
-            "num_nextn_predict_layers": 1,
-            "q_lora_rank": 1536,
-            "qk_nope_head_dim": 128,
-            "qk_rope_head_dim": 64,
-            "rms_norm_eps": 1e-06,
-            "rope_scaling": {**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
-            "rope_theta": 10000,
-            "routed_scaling_factor": 2.5,
-            "scoring_func": "sigmoid",
-            "seq_aux": True,
-            "tie_word_embeddings": False,
-            "topk_group": 4,
-            "topk_method": "noaux_tc",
-            "v_head_dim": 128,
-            "vocab_size": 129280,
-        },
-    ),
-    "deepseek-ai/DeepSeek-V2-Lite": (
-        15_706_484_224,
-        {
-            "model_type": "deepseek_v2",
-            "aux_loss_alpha": 0.001,
-            "first_k_dense_replace": 1,
-            "hidden_size": 2048,
-            "intermediate_size": 10944,
-            "kv_lora_rank": 512,
-            "max_position_embeddings": 163840,
-            "moe_intermediate_size": 1408,
-            "moe_layer_freq": 1,
-            "n_group": 1,
-            "n_routed_experts": 64,
-            "n_shared_experts": 2,
-            "norm_topk_prob": False,
-            "num_attention_heads": 16,
-            "num_experts_per_tok": 6,
-            "num_hidden_layers": 27,
-            "num_key_value_heads": 16,
-            "q_lora_rank": None,
-            "qk_nope_head_dim": 128,
-            "qk_rope_head_dim": 64,
-            "rms_norm_eps": 1e-06,
-            "rope_scaling": {**_YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
-            "rope_theta": 10000,
-            "routed_scaling_factor": 1.0,
-            "scoring_func": "softmax",
-            "seq_aux": True,
-            "topk_group": 1,
-            "topk_method": "greedy",
-            "v_head_dim": 128,
-            "vocab_size": 102400,
-        },
-    ),
+    "deepseek-ai/DeepSeek-V3": (671_026_419_200, published("deepseek_v3--DeepSeek-V3")),
+    "deepseek-ai/DeepSeek-V2-Lite": (15_706_484_224, published("deepseek_v2--DeepSeek-V2-Lite")),
 }
 
 

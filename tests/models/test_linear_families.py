@@ -3,6 +3,7 @@
 import pytest
 from configurations.case import hf_dict
 from configurations.linear import FULL, KIMI_LINEAR, LINEAR, MINIMAX, QWEN3_NEXT
+from published_configs import published
 
 import jaxmodels as jm
 from jaxmodels.layers.attention import Attention
@@ -14,39 +15,7 @@ from jaxmodels.layers.spec import count_params
 from jaxmodels.models.costs import flops_per_token
 
 # The keys of Qwen/Qwen3-Next-80B-A3B-Instruct.
-QWEN3_NEXT_80B = {
-    "model_type": "qwen3_next",
-    "attention_bias": False,
-    "decoder_sparse_step": 1,
-    "full_attention_interval": 4,
-    "head_dim": 256,
-    "hidden_act": "silu",
-    "hidden_size": 2048,
-    "intermediate_size": 5120,
-    "linear_conv_kernel_dim": 4,
-    "linear_key_head_dim": 128,
-    "linear_num_key_heads": 16,
-    "linear_num_value_heads": 32,
-    "linear_value_head_dim": 128,
-    "max_position_embeddings": 262144,
-    "mlp_only_layers": [],
-    "moe_intermediate_size": 512,
-    "norm_topk_prob": True,
-    "num_attention_heads": 16,
-    "num_experts": 512,
-    "num_experts_per_tok": 10,
-    "num_hidden_layers": 48,
-    "num_key_value_heads": 2,
-    "output_router_logits": False,
-    "partial_rotary_factor": 0.25,
-    "rms_norm_eps": 1e-6,
-    "rope_scaling": None,
-    "rope_theta": 10000000,
-    "router_aux_loss_coef": 0.001,
-    "shared_expert_intermediate_size": 512,
-    "tie_word_embeddings": False,
-    "vocab_size": 151936,
-}
+QWEN3_NEXT_80B = published("qwen3_next--Qwen3-Next-80B-A3B")
 
 # The keys of moonshotai/Kimi-Linear-48B-A3B-Instruct.
 KIMI_LINEAR_48B = {

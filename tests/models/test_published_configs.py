@@ -9,6 +9,7 @@ from published_configs import NAMES, model_type, published
 
 import jaxmodels as jm
 from jaxmodels.checkpoints.huggingface import config_dict, read_config
+from jaxmodels.layers.spec import count_params
 from jaxmodels.models.config_keys import BASE_KEYS, GENERATION_KEYS, INERT_KEYS, SWITCHES
 from jaxmodels.models.hf_config import ConfigError, ConfigWarning
 from jaxmodels.models.text_part import WRAPPERS
@@ -24,6 +25,37 @@ LLAMA = {
     "model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 32,
     "num_hidden_layers": 1, "num_attention_heads": 2, "rms_norm_eps": 1e-5,
 }  # fmt: skip
+
+
+# How many parameters the repositories say their models have.
+PARAMETERS = {
+    "deepseek_v2--DeepSeek-V2": 235_741_434_880,
+    "falcon_mamba--falcon-mamba-7b": 7_272_665_088,
+    "gemma3--gemma-3-27b": 27_009_346_304,
+    "gpt2--gpt2-large": 774_030_080,
+    "gpt_oss--gpt-oss-20b": 20_914_757_184,
+    "kimi_k2--Kimi-K2-Instruct": 1_026_408_232_448,
+    "lfm2--LFM2-350M": 354_483_968,
+    "llama--Llama-3.2-1B": 1_235_814_400,
+    "llama--Meta-Llama-3-70B": 70_553_706_496,
+    "llama--SmolLM2-135M": 134_515_008,
+    "llama--TinyLlama-1.1B-Chat-v1.0": 1_100_048_384,
+    "mamba2--Mamba-Codestral-7B-v0.1": 7_285_403_648,
+    "mistral--Mistral-7B-v0.3": 7_248_023_552,
+    "mixtral--Mixtral-8x7B-v0.1": 46_702_792_704,
+    "phi3--Phi-4-mini-instruct": 3_836_021_760,
+    "phi3--phi-4": 14_659_507_200,
+    "qwen2--Qwen2.5-0.5B": 494_032_768,
+    "qwen2_moe--Qwen1.5-MoE-A2.7B": 14_315_784_192,
+    "qwen3--Qwen3-0.6B": 596_049_920,
+    "qwen3_moe--Qwen3-30B-A3B": 30_532_122_624,
+    "qwen3_next--Qwen3-Next-80B-A3B": 79_674_391_296,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_published_model_has_as_many_parameters_as_its_repository_says(name):
+    assert count_params(jm.config_from_hf(published(name), text_only=True).spec()) == PARAMETERS[name]
 
 
 def test_there_are_files_of_each_kind():
