@@ -23,7 +23,7 @@ from jaxmodels.checkpoints.arguments import (
 )
 from jaxmodels.checkpoints.atomic import replace_directory
 from jaxmodels.checkpoints.consistent import read_consistently
-from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.errors import CheckpointError, told_of
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.checkpoints.manifest import Verification, open_verification, write_manifest
@@ -74,8 +74,9 @@ def load(
     configuration ties them. Tensors of modules that predict further tokens go to `Model.extra_tensors`.
 
     Raises:
-        CheckpointError: anything missing, corrupt or not understood; the message names it.
-        ValueError: an argument of a wrong kind, or more memory needed than there is.
+        CheckpointError: anything missing, corrupt or not understood, or too large for the free memory; the
+            message names it.
+        ValueError: an argument of a wrong kind.
     """
     check_path("name_or_path", name_or_path)
     wanted = None if dtype is None else floating_dtype("dtype", dtype)
@@ -85,10 +86,7 @@ def load(
     check_boolean("verify", verify)
     check_progress(progress)
     directory = resolve(name_or_path, revision, allow_pickle=allow_pickle)
-    adapters = [read_adapter(one, allow_pickle=allow_pickle) for one in _names_of_adapters(adapter)]
-    gguf_file = gguf.find_gguf(directory)
-    if gguf_file is not None:
-        return _adapted(_open_gguf(gguf_file, wanted, progress), adapters)
+    adapter_names = _names_of_adapters(adapter)
 
     def open_all() -> tuple[_Opened, Verification]:
         verification = open_verification(directory) if verify else Verification(())
@@ -98,7 +96,13 @@ def load(
                 return _read_orbax(directory, wanted, text_only, progress), Verification(())
         return _open_hf(directory, wanted, allow_pickle, text_only, progress), verification
 
-    opened, verification = read_consistently(directory, open_all)
+    with told_of(directory):
+        adapters = [read_adapter(one, allow_pickle=allow_pickle) for one in adapter_names]
+        gguf_file = gguf.find_gguf(directory)
+        if gguf_file is not None:
+            opened, verification = _open_gguf(gguf_file, wanted, progress), Verification(())
+        else:
+            opened, verification = read_consistently(directory, open_all)
     with verification.checking_large():
         return _adapted(opened, adapters)
 
@@ -233,8 +237,8 @@ def _read_orbax(
     _check_fits(config, held)
     params = orbax.load_params(config, directory, held)
     check_infinities(params, held)
-    _report(params, progress)
-    return _Opened(_without_params(directory, config, metadata, extra.load(directory)), lambda: params)
+    model = _without_params(directory, config, metadata, extra.load(directory))
+    return _Opened(model, functools.partial(_reported, params, progress))
 
 
 def _without_params(
@@ -278,6 +282,11 @@ def _report(params: Params, progress: huggingface.Progress | None) -> None:
     if progress is not None:
         for name, leaf in walk(params):
             progress(name, leaf.nbytes)
+
+
+def _reported(params: Params, progress: huggingface.Progress | None) -> Params:
+    _report(params, progress)
+    return params
 
 
 def _default_dtype(stored: str | None) -> str:

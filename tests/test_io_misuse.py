@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxmodels as jm
+from jaxmodels import memory
 from jaxmodels.layers.spec import unflatten, walk
 
 MODEL = "tiny-mamba2"
@@ -181,6 +182,34 @@ def test_what_is_wrong_with_a_file_is_a_checkpoint_error(garbage, tmp_path):
         needed = file in ("config.json", "model.safetensors")
         with pytest.raises(jm.CheckpointError) if needed else contextlib.suppress(jm.CheckpointError):
             jm.load(tmp_path / file, verify=False)
+
+
+def test_what_nobody_thought_of_is_a_checkpoint_error_too(monkeypatch):
+    def broken(directory):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(jm.checkpoints.GenerationDefaults, "load", broken)
+    with pytest.raises(jm.CheckpointError, match="tiny-mamba2 cannot be read: ZeroDivisionError: division"):
+        jm.load(MODEL)
+
+
+@pytest.mark.parametrize("format", ["hf", "orbax"])
+def test_what_progress_raises_is_the_caller_s(format, model, tmp_path):
+    def interrupt(name, size):
+        raise TimeoutError("too slow")
+
+    jm.save(model, tmp_path / "m", format)
+    with pytest.raises(TimeoutError, match="too slow"):
+        jm.load(tmp_path / "m", progress=interrupt)
+
+
+def test_a_checkpoint_beyond_the_free_memory_is_named(model, tmp_path, monkeypatch):
+    jm.save(model, tmp_path / "m")
+    monkeypatch.setattr(memory, "free_bytes", lambda: 1_000_000)
+    with pytest.raises(
+        jm.CheckpointError, match=r"/m: a float32 model .* needs [\d,]+ bytes .*but 1,000,000 b"
+    ):
+        jm.load(tmp_path / "m")
 
 
 def test_a_directory_of_the_user_s_does_not_hide_the_weights(model, tmp_path):
