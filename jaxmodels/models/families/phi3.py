@@ -35,6 +35,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     scaling = rope.scaling
     if not isinstance(scaling, LongRopeScaling):
         return config
+    # As in transformers, where this family drops its cache at the length, and others with LongRoPE do not.
     return replace(config, recode_beyond=scaling.original_max_position_embeddings)
 
 
