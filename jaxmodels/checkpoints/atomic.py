@@ -1,4 +1,4 @@
-"""Replacing a checkpoint directory so that a crash at any instant leaves one that loads.
+"""Replacing a checkpoint directory, or a file, so that a crash at any instant leaves one that loads.
 
 A save writes into a fresh sibling, `.NAME.tmp-RANDOM`, and then swaps it with the old directory. On Linux the
 swap is one system call (`renameat2` with `RENAME_EXCHANGE`); elsewhere it is two renames, the old directory
@@ -97,6 +97,25 @@ def replace_directory(path: str | os.PathLike[str], also_replaced: Collection[st
         if lock is not None:  # after the swap it is on the new directory, for which readers wait
             os.close(lock)
         shutil.rmtree(temporary, ignore_errors=True)  # what a failed save has written
+
+
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Writes a file that is there whole or, where that fails or the process is killed, as it was before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(6)}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def recover(path: str | os.PathLike[str]) -> None:

@@ -1,4 +1,4 @@
-"""Locks on directories, for as long as a descriptor is open; a killed process gives its locks up.
+"""Locks on directories and files, for as long as a descriptor is open; a killed process gives its locks up.
 
 Where the system (Windows) or the file system has none, nothing is locked: whoever uses them must be correct
 without, only less so.
@@ -74,5 +74,23 @@ def exclusive_lock(directory: Path, wait_seconds: float) -> Iterator[None]:
             while not try_lock(descriptor) and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def only_holder(file: Path) -> Iterator[bool]:
+    """Holds a file, made if need be, locked against everyone else; yields False where another has it.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        is_held = True
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                is_held = try_lock(descriptor)
+        yield is_held
     finally:
         os.close(descriptor)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from jaxmodels.checkpoints.atomic import replace_file
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.files import open_file, read_json_object, told_by_name
 from jaxmodels.checks import shown, whole
@@ -143,7 +144,7 @@ def write_manifest(directory: Path) -> None:
         paths = sorted(path for path in directory.rglob("*") if path.is_file())
         files = {path.relative_to(directory).as_posix(): _describe(path, pool) for path in paths}
     values = {"algorithm": _ALGORITHM, "piece_bytes": _PIECE_BYTES, "files": files}
-    (directory / MANIFEST_FILE).write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+    replace_file(directory / MANIFEST_FILE, json.dumps(values, indent=1) + "\n")
 
 
 def _describe(path: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Commands import JAX inside their bodies, so that help and usage errors come at o
 """
 
 import importlib.metadata
+import logging
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -18,6 +19,10 @@ class _Commands(TyperGroup):
     """Tells bad input in one line instead of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
+        if not ctx.params["debug"]:
+            logging.getLogger("absl").setLevel(
+                logging.CRITICAL
+            )  # Orbax logs, traceback and all, what it raises
         try:
             return super().invoke(ctx)
         except (ValueError, OSError) as error:  # CheckpointError and ConfigError are ValueErrors

@@ -124,7 +124,10 @@ def _read_token_file(path: Path) -> Int[np.ndarray, " tokens"]:
                 f"{str(path)!r} has {path.stat().st_size} bytes; a .bin file holds 2-byte token ids"
             )
         return np.memmap(path, "<u2", "r") if path.stat().st_size else np.zeros(0, np.uint16)
-    tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{str(path)!r} is not a readable .npy file: {error}") from error
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(
             f"{str(path)!r} must hold a one-dimensional integer array, "

@@ -11,8 +11,8 @@ result.json          bits per byte of the held-out files
 
 import importlib.util
 import json
+import math
 import time
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,17 +20,20 @@ import numpy as np
 from rich.console import Console
 from tokenizers import Tokenizer
 
+from jaxmodels.checkpoints.atomic import replace_file
 from jaxmodels.layers.spec import Params, count_params
 from jaxmodels.models.families import config_from_hf
 from jaxmodels.models.scanned import ScannedDecoder
 from jaxmodels.training.checkpointing import TrainCheckpoints
 from jaxmodels.training.data import TOKEN_SUFFIXES, Batches, load_tokens, read_text, resolve_files
+from jaxmodels.training.divergence import Diverged, Watch
 from jaxmodels.training.evaluate import Score, make_held_out_loss, score_files
 from jaxmodels.training.language_model import LanguageModel
 from jaxmodels.training.loss import nats_to_bits_per_byte
 from jaxmodels.training.metrics import append_metrics, plot_loss, read_metrics, rewind_metrics
 from jaxmodels.training.progress import TrainProgress
-from jaxmodels.training.recipe import Recipe, load_recipe, recipe_to_dict, save_recipe
+from jaxmodels.training.recipe import Recipe, load_recipe
+from jaxmodels.training.run_directory import RECIPE_FILE, check_unchanged, claim, only_trainer
 from jaxmodels.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from jaxmodels.training.train import TrainState, abstract_state, init_state, make_train_step
 
@@ -75,13 +78,20 @@ def train(
             lines.
 
     Raises:
-        ValueError: `output_dir` belongs to another recipe or other data, or a file cannot be used.
+        ValueError: `output_dir` belongs to another recipe or other data, another process trains in it, or a
+            file cannot be used.
+        Diverged: a step gave NaN or an infinity; the checkpoints before it are kept.
+        CheckpointError: a checkpoint cannot be written, or none of the run can be read.
         FileNotFoundError: a pattern of the recipe matches no file.
     """
     console = Console(stderr=True) if console is None else console
     output = Path(output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    _claim(output, recipe)
+    with only_trainer(output):
+        return _train(recipe, output, model, console)
+
+
+def _train(recipe: Recipe, output: Path, model: LanguageModel | None, console: Console) -> tuple[Run, Score]:
+    claim(output, recipe)
     model = _build_model(recipe) if model is None else model
     data = prepare_data(recipe, output)
     console.print(
@@ -97,6 +107,8 @@ def train(
         window=recipe.sequence_length,
         overlap=recipe.sequence_length // 2,
     )
+    if not math.isfinite(score.bits_per_byte):
+        raise Diverged(f"the held-out files score {score.bits_per_byte} bits per byte in {str(output)!r}")
     result = {
         "steps": recipe.steps,
         "held_out_bits_per_byte": score.bits_per_byte,
@@ -104,7 +116,7 @@ def train(
         "held_out_bytes": score.num_bytes,
         "held_out_tokens": score.num_tokens,
     }
-    (output / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    replace_file(output / "result.json", json.dumps(result, indent=2) + "\n")
     if importlib.util.find_spec("matplotlib") is not None:
         plot_loss(output / "metrics.jsonl", output / "loss.png")
     console.print(f"held out: {score.bits_per_byte:.4f} bits per byte over {score.num_bytes:,} bytes")
@@ -122,9 +134,9 @@ def load_run(output_dir: str | Path, *, model: LanguageModel | None = None) -> R
         FileNotFoundError: there is no run or no checkpoint.
     """
     output = Path(output_dir)
-    if not (output / "recipe.json").is_file():
+    if not (output / RECIPE_FILE).is_file():
         raise FileNotFoundError(f"load_run: no run in {str(output)!r}: it has no recipe.json")
-    recipe = load_recipe(output / "recipe.json")
+    recipe = load_recipe(output / RECIPE_FILE)
     model = _build_model(recipe) if model is None else model
     optimizer = recipe.optimizer.build(recipe.schedule, model.spec())
     with TrainCheckpoints(output / "checkpoints") as checkpoints:
@@ -154,7 +166,7 @@ def prepare_data(recipe: Recipe, output: Path) -> TrainingData:
     vocab_size = recipe.model["vocab_size"]
     tokens = load_tokens(files, vocab_size, tokenizer)
     held_out = load_tokens(held_out_files, vocab_size, tokenizer)
-    _check_unchanged(output / "data.json", {"train": tokens, "held_out": held_out})
+    check_unchanged(output, {"train": tokens, "held_out": held_out})
     num_bytes = sum(path.stat().st_size for path in held_out_files)
     return TrainingData(
         tokenizer=tokenizer,
@@ -185,26 +197,38 @@ def _fit(
             state = init_state(model, optimizer, recipe.seed)
         else:
             state = checkpoints.restore(abstract_state(model, optimizer))
+            checkpoints.set_aside_after(int(state.step))
         first = int(state.step)
+        watch = Watch(checkpoints.latest_step())
         rewind_metrics(log, first)
         began = time.perf_counter() - _seconds_so_far(log)
         with TrainProgress(console, recipe, first) as progress:
             for done in range(first + 1, recipe.steps + 1):
                 state, metrics = train_step(state, data.train(done - 1))
                 progress.advance(done, metrics["loss"])
+                watch.add(done, metrics)
+                logs, evaluates, saves = (
+                    _due(done, every, recipe)
+                    for every in (recipe.log_every, recipe.evaluate_every, recipe.checkpoint_every)
+                )
+                if logs or evaluates or saves:
+                    watch.check()
                 record: dict[str, float] = {}
-                if _due(done, recipe.log_every, recipe):
-                    record |= {name: float(value) for name, value in metrics.items()} | progress.interval()
-                if _due(done, recipe.evaluate_every, recipe):
+                if logs:
+                    told = {name: float(value) for name, value in metrics.items() if name != "finite"}
+                    record |= told | progress.interval()
+                if evaluates:
                     nats = held_out_loss(state.params)
+                    watch.check_held_out(done, nats)
                     per_byte = nats_to_bits_per_byte(nats, 1) / data.held_out_bytes_per_token
                     record |= {"held_out_loss": nats, "held_out_bits_per_byte": per_byte}
                 if record:
                     record = {"step": done, "seconds": time.perf_counter() - began} | record
                     append_metrics(log, record)
                     progress.report(record)
-                if _due(done, recipe.checkpoint_every, recipe):
+                if saves:
                     checkpoints.save(state)
+                    watch.last_saved = done
     return state
 
 
@@ -242,34 +266,6 @@ def _tokenizer(recipe: Recipe, files: tuple[Path, ...], directory: Path) -> Toke
     return tokenizer
 
 
-def _claim(output: Path, recipe: Recipe) -> None:
-    """Ties a directory to one recipe: a resumed run with other settings would be neither of the two."""
-    path = output / "recipe.json"
-    if not path.exists():
-        save_recipe(recipe, path)
-        return
-    saved, given = recipe_to_dict(load_recipe(path)), recipe_to_dict(recipe)
-    changed = [f"{key}: {saved[key]!r} -> {given[key]!r}" for key in saved if saved[key] != given[key]]
-    if changed:
-        raise ValueError(
-            f"{str(output)!r} holds a run of another recipe ({'; '.join(changed)}); choose another output_dir"
-        )
-
-
-def _check_unchanged(path: Path, streams: dict[str, np.ndarray]) -> None:
-    found = {
-        name: {"tokens": len(tokens), "crc32": zlib.crc32(tokens.tobytes())}
-        for name, tokens in streams.items()
-    }
-    if not path.exists():
-        path.write_text(json.dumps(found, indent=2) + "\n")
-    elif (saved := json.loads(path.read_text())) != found:
-        raise ValueError(
-            f"the data changed since the run in {str(path.parent)!r} began: it had {saved}, now {found}; "
-            "choose another output_dir"
-        )
-
-
 def _seconds_so_far(log: Path) -> float:
     records = read_metrics(log)
-    return records[-1]["seconds"] if records else 0.0
+    return records[-1].get("seconds", 0.0) if records else 0.0

@@ -1,21 +1,28 @@
 """The log of a run: one JSON object per line, and the curve drawn from it."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+from jaxmodels.checkpoints.atomic import replace_file
+
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a log, in order; none if the file does not exist. A last line cut short is dropped."""
+    """The records of a log, in order; none if the file does not exist. What follows a damaged line, as one
+    that was cut short, is dropped."""
     path = Path(path)
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    records: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            break
+        records.append(record)
     return records
 
 
@@ -28,7 +35,7 @@ def append_metrics(path: str | Path, record: dict[str, Any]) -> None:
 def rewind_metrics(path: str | Path, step: int) -> None:
     """Drops records of steps after `step`: those that a resumed run is about to write again."""
     kept = [record for record in read_metrics(path) if record["step"] <= step]
-    Path(path).write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    replace_file(Path(path), "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def plot_loss(metrics: str | Path, image: str | Path) -> None:
@@ -55,4 +62,6 @@ def plot_loss(metrics: str | Path, image: str | Path) -> None:
     axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(image, dpi=120)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format=Path(image).suffix.removeprefix("."))
+    replace_file(Path(image), drawn.getvalue())

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jaxmodels.checkpoints.atomic import replace_file
 from jaxmodels.training.optimizer import AdamW, WarmupCosine, WarmupStableDecay
 from jaxmodels.training.router_losses import RouterLosses
 
@@ -148,7 +149,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         path = Path(str(resources.files("jaxmodels.training") / "recipes" / f"{name_or_path}.json"))
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"load_recipe: {str(path)!r} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"load_recipe: {str(path)!r} must hold a JSON object, got {type(values).__name__}")
@@ -157,7 +158,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 def save_recipe(recipe: Recipe, path: str | Path) -> None:
     """Writes a file that `load_recipe` reads."""
-    Path(path).write_text(json.dumps(recipe_to_dict(recipe), indent=2) + "\n", encoding="utf-8")
+    replace_file(Path(path), json.dumps(recipe_to_dict(recipe), indent=2) + "\n")
 
 
 def list_recipes() -> list[str]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from jaxmodels.checkpoints.atomic import replace_file
+
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0
 
@@ -65,7 +67,6 @@ def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
     """Writes `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(directory / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,
@@ -74,7 +75,10 @@ def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
         "add_bos_token": False,
         "clean_up_tokenization_spaces": False,
     }
-    (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    replace_file(directory / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+    replace_file(
+        directory / "tokenizer.json", tokenizer.to_str(pretty=True)
+    )  # last: it says that all is there
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
@@ -82,11 +86,15 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it is not one that `tokenizers` reads.
     """
     path = Path(directory) / "tokenizer.json"
     if not path.is_file():
         raise FileNotFoundError(f"load_tokenizer: no tokenizer.json in {str(directory)!r}")
-    return Tokenizer.from_file(str(path))
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"load_tokenizer: {str(path)!r} is not a tokenizer: {error}") from error
 
 
 def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -83,9 +83,9 @@ def make_train_step(
 
     Returns:
         ``step(state, tokens[B, S], mask[B, S] = None) -> (state, metrics)``. The state is donated. Metrics
-        are f32 scalars: `loss` (with any z-loss, before the update), `gradient_norm` (before clipping) and
-        `learning_rate`; with router losses also `router_loss`, which `loss` leaves out, and `busiest_expert`
-        (see `busiest`).
+        are f32 scalars: `loss` (with any z-loss, before the update), `gradient_norm` (before clipping),
+        `learning_rate`, and `finite` (1 if these and the updated parameters are finite numbers, else 0);
+        with router losses also `router_loss`, which `loss` leaves out, and `busiest_expert` (see `busiest`).
 
     Raises:
         ValueError: `accumulate` is below 1, or (by the step) does not divide the batch; the model has nothing
@@ -114,9 +114,14 @@ def make_train_step(
         if router_losses is not None:
             metrics |= {"router_loss": sums.router_loss / count, "busiest_expert": busiest(sums.loads)}
             params = router_losses.after_update(params, sums.loads)
+        metrics["finite"] = _all_finite((metrics["loss"], metrics["gradient_norm"], params))
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _all_finite(tree: Any) -> Float[Array, ""]:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all().astype(jnp.float32)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,10 @@
 """`jaxmodels train`: a recipe becomes a model that loads, and a second call goes on where the first ended."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,6 +16,7 @@ from jaxmodels.training.export import export_run
 from jaxmodels.training.loop import load_run
 from jaxmodels.training.metrics import read_metrics
 from jaxmodels.training.recipe import list_recipes
+from jaxmodels.training.run_directory import only_trainer
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +91,54 @@ def test_an_unknown_recipe_lists_the_known_ones(run, tmp_path):
 def test_a_directory_without_a_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no recipe\.json"):
         export_run(tmp_path, tmp_path / "model")
+
+
+def test_a_run_in_use_is_told_in_one_line(run, recipe_file, tmp_path):
+    with only_trainer(tmp_path / "out"):
+        error = run("train", recipe_file, tmp_path / "out", code=2).stderr
+    assert "is being trained in by another process" in error and len(error.splitlines()) == 1
+
+
+def test_divergence_is_told_in_one_line_and_nothing_is_exported(run, recipe_file, tmp_path):
+    recipe = json.loads(recipe_file.read_text())
+    recipe["schedule"]["peak"] = 1e38
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    error = run("train", tmp_path / "recipe.json", tmp_path / "out", code=2).stderr.splitlines()
+    assert error[-1].startswith("jaxmodels: error: training diverged in step 2")
+    assert not (tmp_path / "out" / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("recipe.json", b"", r"recipe.json' is not JSON"),
+        ("recipe.json", b"\xff", r"recipe.json' is not JSON"),
+        ("data.json", b"{", r"data.json is not valid JSON"),
+        ("tokenizer/tokenizer.json", b"{}", r"tokenizer.json' is not a tokenizer"),
+    ],
+)
+def test_damaged_files_of_a_run_are_told_in_one_line(
+    run, recipe_file, output, tmp_path, name, content, message
+):
+    shutil.copytree(output, tmp_path / "out")
+    (tmp_path / "out" / name).write_bytes(content)
+    assert message in run("train", recipe_file, tmp_path / "out", code=2).stderr
+
+
+@pytest.mark.sweep
+def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_later(run, recipe_file, tmp_path):
+    """In a process of its own, whose files cannot grow beyond 30 kB: less than the parameters take."""
+    command = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)); "
+    command += "from jaxmodels.cli import main; main()"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_COMPILATION")}
+    done = subprocess.run(
+        [sys.executable, "-c", command, "train", recipe_file, tmp_path / "out"],
+        env=environment | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "checkpoints' cannot be written" in done.stderr.splitlines()[-1]
+    run("train", recipe_file, tmp_path / "out")

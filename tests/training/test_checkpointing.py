@@ -1,8 +1,11 @@
 import jax
 import numpy as np
 import pytest
+from full_disk import at_most
 from toy_language_model import ToyModel
 
+from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.manifest import MANIFEST_FILE
 from jaxmodels.training.checkpointing import TrainCheckpoints
 from jaxmodels.training.data import Batches
 from jaxmodels.training.optimizer import AdamW, WarmupCosine
@@ -68,3 +71,77 @@ def test_errors(tmp_path):
         checkpoints.restore(abstract_state(other, AdamW().build(SCHEDULE, other.spec())))
     with pytest.raises(ValueError, match="keep must be at least 1"):
         TrainCheckpoints(tmp_path, keep=0)
+
+
+def saved_twice(directory):
+    state = init_state(MODEL, OPTIMIZER)
+    with TrainCheckpoints(directory) as checkpoints:
+        for step in (4, 8):
+            checkpoints.save(state.replace(step=state.step + step))
+
+
+def files(step_directory):
+    return [path for path in step_directory.rglob("*") if path.is_file()]
+
+
+def flip_the_data(step_directory):
+    largest = max(files(step_directory / "default"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+
+
+def cut_everything(step_directory):
+    for path in files(step_directory):
+        path.write_bytes(path.read_bytes()[:10])
+
+
+def remove_the_description(step_directory):
+    (step_directory / "default" / "_METADATA").unlink()
+
+
+@pytest.mark.parametrize("damage", [flip_the_data, cut_everything, remove_the_description])
+def test_a_damaged_checkpoint_is_skipped_and_can_be_saved_again(tmp_path, damage):
+    saved_twice(tmp_path)
+    damage(tmp_path / "8")
+    with TrainCheckpoints(tmp_path) as checkpoints:
+        with pytest.warns(UserWarning, match=r"/8' cannot be read and is skipped for the one before it"):
+            state = checkpoints.restore(abstract_state(MODEL, OPTIMIZER))
+        assert state.step == 4
+        checkpoints.set_aside_after(4)
+        checkpoints.save(state.replace(step=state.step + 4))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "8", "unreadable-8-1"]
+    with TrainCheckpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(abstract_state(MODEL, OPTIMIZER)).step == 8
+
+
+def test_a_run_without_an_intact_checkpoint_is_named(tmp_path):
+    saved_twice(tmp_path)
+    for step in ("4", "8"):
+        cut_everything(tmp_path / step)
+    told = pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read.*another directory")
+    with TrainCheckpoints(tmp_path) as checkpoints, pytest.warns(UserWarning, match="/8'"), told:
+        checkpoints.restore(abstract_state(MODEL, OPTIMIZER))
+
+
+def test_checkpoints_without_checksums_are_read(tmp_path):
+    saved_twice(tmp_path)
+    (tmp_path / "8" / MANIFEST_FILE).unlink()
+    with TrainCheckpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(abstract_state(MODEL, OPTIMIZER)).step == 8
+
+
+def test_a_checkpoint_that_the_disk_does_not_take_is_named_and_the_one_before_stays(tmp_path):
+    state = init_state(MODEL, OPTIMIZER)
+    with TrainCheckpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    full = TrainCheckpoints(tmp_path)
+    with at_most(100):
+        full.save(state.replace(step=state.step + 4))
+        with pytest.raises(CheckpointError, match=r"a checkpoint in .* cannot be written: .*File too large"):
+            full.close()
+    with TrainCheckpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(abstract_state(MODEL, OPTIMIZER)).step == 0
+        checkpoints.save(state.replace(step=state.step + 4))
+    with TrainCheckpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(abstract_state(MODEL, OPTIMIZER)).step == 4

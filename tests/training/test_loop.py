@@ -1,18 +1,23 @@
 import dataclasses
 import io
 import json
+import os
 
 import jax
 import numpy as np
 import pytest
+from full_disk import at_most
 from rich.console import Console
 from toy_language_model import ToyModel
 
 from jaxmodels.training import loop
+from jaxmodels.training.divergence import Diverged
 from jaxmodels.training.loop import load_run, train
 from jaxmodels.training.metrics import read_metrics
-from jaxmodels.training.optimizer import WarmupCosine
+from jaxmodels.training.optimizer import AdamW, WarmupCosine
 from jaxmodels.training.recipe import Recipe
+from jaxmodels.training.run_directory import only_trainer
+from jaxmodels.training.train import init_state, make_train_step
 
 MODEL = ToyModel(vocab_size=280)
 
@@ -126,3 +131,74 @@ def test_unusable_data_is_named(recipe, tmp_path):
         train(brief, tmp_path / "5", model=MODEL, console=quiet)
     with pytest.raises(FileNotFoundError, match="no run"):
         load_run(tmp_path / "4", model=MODEL)
+
+
+# Sizes at which the recipe is refused, and the tokenizer.
+@pytest.mark.parametrize("num_bytes", [100, 3_000])
+def test_a_run_that_a_full_disk_stopped_goes_on(recipe, tmp_path, num_bytes):
+    quiet = Console(file=io.StringIO())
+    with at_most(num_bytes), pytest.raises(OSError, match="File too large"):
+        train(recipe, tmp_path / "run", model=MODEL, console=quiet)
+    assert not [path.name for path in (tmp_path / "run").iterdir() if ".tmp-" in path.name]
+    train(recipe, tmp_path / "run", model=MODEL, console=quiet)
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+# With these learning rates the second step computes NaN.
+DIVERGING = WarmupCosine(peak=1e38, warmup_steps=2, total_steps=12)
+
+
+@pytest.mark.parametrize(
+    ("log_every", "checkpoint_every", "kept"), [(1, 1, 1), (12, 1, 1), (12, 12, None), (4, 12, None)]
+)
+def test_training_that_diverges_stops_and_keeps_what_is_finite(
+    recipe, tmp_path, log_every, checkpoint_every, kept
+):
+    """Wherever the next look at the numbers is, the step that diverged is named and nothing of it written."""
+    run = tmp_path / "run"
+    diverging = dataclasses.replace(
+        recipe, schedule=DIVERGING, log_every=log_every, checkpoint_every=checkpoint_every, evaluate_every=12
+    )
+    what_is_kept = f"of step {kept} and finite" if kept else "no checkpoint was written"
+    with pytest.raises(Diverged, match=rf"diverged in step 2 \(loss .*{what_is_kept}"):
+        train(diverging, run, model=MODEL, console=Console(file=io.StringIO()))
+    assert not (run / "result.json").exists()
+    assert all(np.isfinite(record.get("loss", 0)) for record in read_metrics(run / "metrics.jsonl"))
+    if kept:
+        params = load_run(run, model=MODEL).params
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_a_step_says_whether_its_numbers_are_finite():
+    optimizer = AdamW().build(DIVERGING, MODEL.spec())
+    step = make_train_step(MODEL, optimizer, DIVERGING)
+    state, tokens = init_state(MODEL, optimizer), np.ones((2, 8), np.int32)
+    state, metrics = step(state, tokens)
+    assert metrics["finite"] == 1
+    state.params["head"] = state.params["head"].at[0, 0].set(np.nan)
+    assert step(state, tokens)[1]["finite"] == 0
+
+
+def test_a_run_goes_on_from_the_intact_checkpoint(recipe, tmp_path):
+    quiet = Console(file=io.StringIO())
+    whole, score = train(recipe, tmp_path / "run", model=MODEL, console=quiet)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "12" / "default" / "_METADATA").write_text("{")
+    with pytest.warns(UserWarning, match=r"checkpoints/12' cannot be read and is skipped"):
+        resumed, resumed_score = train(recipe, tmp_path / "run", model=MODEL, console=quiet)
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
+    assert resumed_score == score
+    assert [record["step"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl")][-2:] == [10, 12]
+    assert (checkpoints / "unreadable-12-1").is_dir()
+
+
+def test_two_trainers_exclude_each_other(recipe, tmp_path):
+    quiet = Console(file=io.StringIO())
+    with only_trainer(tmp_path / "run"):
+        with pytest.raises(
+            ValueError, match=r"run' is being trained in by another process; wait.*output_dir"
+        ):
+            train(recipe, tmp_path / "run", model=MODEL, console=quiet)
+        assert os.listdir(tmp_path / "run") == [".lock"]
+        train(recipe, tmp_path / "other", model=MODEL, console=quiet)
+    train(recipe, tmp_path / "run", model=MODEL, console=quiet)

@@ -27,3 +27,11 @@ def test_plot(tmp_path):
     append_metrics(log, {"step": 2, "loss": 1.0, "held_out_loss": 1.5})
     plot_loss(log, tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("line", [b"\xff\n", b"[1]\n", b'{"loss": 1.0}\n', b"[" * 100_000 + b"\n"])
+def test_a_damaged_log_is_read_up_to_the_damage(tmp_path, line):
+    log = tmp_path / "metrics.jsonl"
+    append_metrics(log, {"step": 1, "loss": 2.0})
+    log.write_bytes(log.read_bytes() + line + b'{"step": 3}\n')
+    assert read_metrics(log) == [{"step": 1, "loss": 2.0}]
