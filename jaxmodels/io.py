@@ -28,7 +28,7 @@ from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.checkpoints.manifest import Verification, open_verification, write_manifest
 from jaxmodels.checkpoints.placement import check_layers, place
-from jaxmodels.checkpoints.ranges import check_infinities
+from jaxmodels.checkpoints.ranges import check_infinities, warn_of_non_finite
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
@@ -118,7 +118,7 @@ def save(
     """Writes a model as a checkpoint directory that `load` reads, and for "hf" `transformers` too.
 
     The directory is replaced as a whole once everything is written: a save that fails or is killed leaves
-    the previous checkpoint in place.
+    the previous checkpoint in place. Warns of parameters that are NaN or infinite.
 
     Args:
         model: what to write.
@@ -143,6 +143,7 @@ def save(
         raise ValueError(f"max_shard_bytes={max_shard_bytes}: Orbax chooses its own files; leave it out")
     check_progress(progress)
     check_params(model.config.spec(), model.params)
+    warn_of_non_finite(model.params)
     dtype = str(model.params["embed"]["weight"].dtype)
     values = huggingface.config_dict(model.config, {**model.metadata, "dtype": dtype})
     with replace_directory(path) as directory:

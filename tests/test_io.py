@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -234,3 +235,17 @@ def test_a_save_killed_half_way_leaves_the_previous_checkpoint(saved, llama):
     assert equal(jm.load(saved), llama)
     jm.save(llama, saved)  # the next save clears what the killed one left
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize("format", ["hf", "orbax"])
+def test_parameters_that_are_not_finite_are_saved_with_a_warning(llama, tmp_path, format):
+    weight = llama.params["embed"]["weight"].at[3, 5].set(np.nan).at[4, 5].set(-np.inf)
+    damaged = dataclasses.replace(llama, params={**llama.params, "embed": {"weight": weight}})
+    with pytest.warns(
+        UserWarning, match="2 numbers of 1 parameters are NaN or infinite, 2 of them in 'embed/weight'"
+    ):
+        jm.save(damaged, tmp_path / "m", format)
+    np.testing.assert_array_equal(jm.load(tmp_path / "m").params["embed"]["weight"], weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jm.save(llama, tmp_path / "m", format)

@@ -1,6 +1,7 @@
-"""Whether numbers survive a cast to a dtype of smaller range."""
+"""Whether numbers are finite, and survive a cast to a dtype of smaller range."""
 
 import functools
+import warnings
 from typing import Any
 
 import jax
@@ -47,6 +48,25 @@ def check_infinities(params: Params, dtype: DTypeLike) -> None:
                 f"parameter {path!r} holds numbers that are infinite as {np.dtype(dtype).name}; load it with "
                 "dtype='bfloat16' or 'float32'"
             )
+
+
+def warn_of_non_finite(params: Params) -> None:
+    """Warns where parameters are NaN or infinite; names the first of them. It costs a pass over all."""
+    floats = {path: leaf for path, leaf in walk(params) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    counts = {path: _count_non_finite(leaf) for path, leaf in floats.items()}
+    bad = {path: int(count) for path, count in counts.items() if int(count)}
+    if bad:
+        path = next(iter(bad))
+        warnings.warn(
+            f"{sum(bad.values())} numbers of {len(bad)} parameters are NaN or infinite, {bad[path]} of them "
+            f"in {path!r}; they are saved as they are, and a model with them computes no usable logits",
+            stacklevel=3,
+        )
+
+
+@jax.jit
+def _count_non_finite(leaf: jax.Array) -> jax.Array:
+    return (~jnp.isfinite(leaf)).sum()
 
 
 def _beyond(tensor: Any, dtype: np.dtype) -> tuple[Any, Any]:
