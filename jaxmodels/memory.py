@@ -1,6 +1,5 @@
 """How much memory is free, asked before something large is allocated."""
 
-import resource
 from pathlib import Path
 
 import jax
@@ -66,6 +65,11 @@ def _free_of_group() -> int | None:
 
 
 def _free_of_process() -> int | None:
+    """What the limit of the process' address space leaves, where the system has such limits."""
+    try:
+        import resource
+    except ImportError:
+        return None
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return None

@@ -93,13 +93,21 @@ PARAMS = {
     "integers": ({NORM: "integers"}, f"'{NORM}' has dtype int32, expected a floating one"),
     "a number": ({NORM: 1.0}, f"'{NORM}' must be an array, got float"),
     "a list": ({NORM: [1.0]}, f"'{NORM}' must be an array, got list"),
+    "one given away": ({NORM: "deleted"}, f"'{NORM}' was given away to a compiled program"),
     "a shape alone": ({NORM: "shape"}, f"'{NORM}' must be an array, got ShapeDtypeStruct"),
 }
 
 
 def with_parameters(model, changes):
     leaves = dict(walk(model.params))
+
+    def deleted(leaf):
+        copy = leaf + 0
+        copy.delete()
+        return copy
+
     made = {
+        "deleted": deleted,
         "transposed": lambda leaf: leaf[None],
         "integers": lambda leaf: leaf.astype(jnp.int32),
         "shape": lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),

@@ -144,6 +144,8 @@ def check_params(spec: ParamTree, params: Params) -> None:
         leaf = given[path]
         if not isinstance(leaf, jax.Array | np.ndarray):
             raise ValueError(f"parameter {path!r} must be an array, got {type(leaf).__name__}")
+        if isinstance(leaf, jax.Array) and leaf.is_deleted():
+            raise ValueError(f"parameter {path!r} was given away to a compiled program that donates it")
         if leaf.shape != param.shape:
             raise ValueError(f"parameter {path!r} has shape {list(leaf.shape)}, expected {list(param.shape)}")
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
