@@ -2,6 +2,7 @@
 
 import jaxmodels as jm
 from jaxmodels.decoding import Autoregressive, Sample
+from jaxmodels.decoding.processors import NoRepeatNGram, RepetitionPenalty
 
 
 def main() -> None:
@@ -11,7 +12,8 @@ def main() -> None:
     for text in out.text or []:
         print(repr(text))
 
-    sampled = Autoregressive(sampler=Sample(temperature=0.8, top_k=40), repetition_penalty=1.1)
+    penalties = (RepetitionPenalty(1.1), NoRepeatNGram(4))
+    sampled = Autoregressive(sampler=Sample(temperature=0.8, top_k=40), processors=penalties)
     for seed in range(2):
         print(repr(model.generate("class Stack:", 24, sampled, seed=seed).text))
 

@@ -21,10 +21,10 @@ from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.generation import Plan, plan, run, stream, stream_text
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.prompts import Prompts, encode_prompts
-from jaxmodels.decoding.samplers import Greedy, Sample
 from jaxmodels.decoding.strategy import LogProbs, Strategy
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.recommended import recommended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,17 +216,14 @@ class Model:
         return (piece.text for piece in stream_text(results, self.tokenizer.stream()) if piece.text)
 
     def recommended_strategy(self) -> Autoregressive:
-        """Sequential decoding with the sampling settings that the checkpoint recommends."""
-        defaults = self.generation
-        sampler: Greedy | Sample = Greedy()
-        if defaults.do_sample and defaults.temperature != 0:  # dividing by ever less ends in the likeliest
-            sampler = Sample(
-                temperature=1.0 if defaults.temperature is None else defaults.temperature,
-                top_k=defaults.top_k or None,
-                top_p=defaults.top_p,
-                min_p=defaults.min_p,
-            )
-        return Autoregressive(sampler=sampler, repetition_penalty=defaults.repetition_penalty)
+        """Sequential decoding with the settings that the checkpoint recommends.
+
+        A warning names the settings that it cannot obey, such as beam search.
+
+        Raises:
+            ValueError: a setting lies outside its range.
+        """
+        return recommended(self.generation)
 
     def _plan(
         self,

@@ -14,6 +14,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 import jaxmodels as jm
 from jaxmodels.decoding import Autoregressive, Greedy, Sample
+from jaxmodels.decoding.processors import RepetitionPenalty
 
 WORDS = [f"w{i}" for i in range(VOCAB)]
 
@@ -90,7 +91,7 @@ def test_the_recommended_strategy_follows_the_checkpoint(model):
     )
     sampling = dataclasses.replace(model, generation=defaults)
     assert sampling.recommended_strategy() == Autoregressive(
-        sampler=Sample(temperature=0.6, top_k=20, top_p=0.9), repetition_penalty=1.1
+        sampler=Sample(temperature=0.6, top_k=20, top_p=0.9), processors=(RepetitionPenalty(1.1),)
     )
     greedy = dataclasses.replace(model, generation=dataclasses.replace(defaults, do_sample=False))
     assert greedy.recommended_strategy().sampler == Greedy()

@@ -23,27 +23,18 @@ from jaxmodels.cli.common import (
     print_json,
     tell,
 )
-from jaxmodels.cli.strategies import StrategyName, StrategyOptions
+from jaxmodels.cli.options import with_groups
+from jaxmodels.cli.sampling import Sampling
+from jaxmodels.cli.strategies import StrategyOptions
 
 if TYPE_CHECKING:
     from jaxmodels import Model
     from jaxmodels.checkpoints import Tokenizer
-    from jaxmodels.decoding import Autoregressive, LogProbs, Strategy
+    from jaxmodels.decoding import LogProbs, Strategy
     from jaxmodels.decoding.generation import Piece
     from jaxmodels.model import Generation
 
 CHUNK = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """The sampling options as given; None where they were not."""
-
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,9 @@ class Call:
         )
 
 
+@with_groups
 def generate(
+    *,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -88,36 +81,8 @@ def generate(
     ] = None,
     model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)] = DEFAULT_MODEL,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="Tokens at most.")] = 64,
-    temperature: Annotated[float | None, typer.Option(help="Sample, with logits divided by this.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Sample among this many likeliest tokens.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Sample among the likeliest tokens of this total probability.")
-    ] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Sample among tokens this likely relative to the likeliest.")
-    ] = None,
-    recommended: Annotated[
-        bool, typer.Option("--recommended", help="Use the checkpoint's own sampling settings.")
-    ] = False,
-    repetition_penalty: Annotated[
-        float | None, typer.Option(help="Above 1: makes tokens that occurred already less likely.")
-    ] = None,
-    strategy_name: Annotated[
-        StrategyName,
-        typer.Option("--strategy", help="How tokens are found; all but early-exit keep the text."),
-    ] = StrategyName.AUTOREGRESSIVE,
-    draft: Annotated[
-        str | None, typer.Option(help="With speculative: the small model that guesses; as --model.")
-    ] = None,
-    guesses: Annotated[
-        int | None, typer.Option(help="With speculative and jacobi: tokens guessed per step.")
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="With early-exit: probability at which a token skips what is left.")
-    ] = None,
-    min_layers: Annotated[
-        int | None, typer.Option(help="With early-exit: layers that every token goes through.")
-    ] = None,
+    sampling: Sampling,
+    strategy: StrategyOptions,
     seed: Annotated[int, typer.Option(help="Of the random draws.")] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(help="End after this text, which must be one token. Repeatable.")
@@ -143,31 +108,25 @@ def generate(
 ) -> None:
     """Continue a prompt.
 
-    Greedy by default; any of --temperature, --top-k, --top-p and --min-p samples. The first call compiles;
-    with JAX_COMPILATION_CACHE_DIR set to a directory, later calls reuse what it compiled.
+    Greedy by default; any of --temperature, --top-k, --top-p, --min-p and --typical-p samples. The first call
+    compiles; with JAX_COMPILATION_CACHE_DIR set to a directory, later calls reuse what it compiled.
     """
     if logprobs is not None and not as_json:
         raise ValueError("--logprobs needs --json, which prints them")
     text = _read_prompt(prompt, file)
-    sampling = Sampling(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
-    )
-    options = StrategyOptions(
-        name=strategy_name, draft=draft, guesses=guesses, threshold=threshold, min_layers=min_layers
-    )
     import jaxmodels as jm
 
-    base = _base_strategy(sampling, recommended)  # before the weights are read: bad options fail at once
+    base = sampling.asked_for()  # before the weights are read: bad options fail at once
     began = time.perf_counter()
     load = partial(jm.load, dtype=dtype and dtype.value, allow_pickle=allow_pickle, verify=verify)
     loaded = load(model, revision=revision, text_only=text_only, adapter=adapter or ())
-    base = base or _recommended(loaded, sampling)
-    strategy = options.build(replace(base, top_logprobs=logprobs), load)
+    base = base or sampling.over(loaded)
+    built = strategy.build(replace(base, top_logprobs=logprobs), load)
     load_seconds = time.perf_counter() - began
     call = Call(
         loaded,
         _tokenizer(loaded, model),
-        strategy,
+        built,
         max_new_tokens=max_new_tokens,
         stops=stop or [],
         seed=seed,
@@ -196,28 +155,6 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     else:
         text = sys.stdin.read()
     return text.removesuffix("\n")
-
-
-def _base_strategy(sampling: Sampling, recommended: bool) -> "Autoregressive | None":
-    """Sequential decoding as the sampling options ask for it; None for the checkpoint's own."""
-    from jaxmodels.decoding import Autoregressive, Sample
-
-    given = {name: value for name, value in asdict(sampling).items() if value is not None}
-    penalty = given.pop("repetition_penalty", None)
-    if recommended:
-        if given:
-            name = next(iter(given)).replace("_", "-")
-            raise ValueError(f"--recommended takes the checkpoint's sampling settings; leave out --{name}")
-        return None
-    strategy = Autoregressive(sampler=Sample(**given)) if given else Autoregressive()
-    return replace(strategy, repetition_penalty=penalty)
-
-
-def _recommended(model: "Model", sampling: Sampling) -> "Autoregressive":
-    """Sequential decoding as the checkpoint recommends it, with the penalty that was asked for."""
-    own = model.recommended_strategy()
-    penalty = sampling.repetition_penalty
-    return own if penalty is None else replace(own, repetition_penalty=penalty)
 
 
 def _tokenizer(model: "Model", name: str) -> "Tokenizer":

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     from jaxmodels import Model
@@ -35,11 +37,22 @@ class StrategyOptions:
         ValueError: an option of another strategy, a number below 1, or no draft for speculation.
     """
 
-    name: StrategyName = StrategyName.AUTOREGRESSIVE
-    draft: str | None = None
-    guesses: int | None = None
-    threshold: float | None = None
-    min_layers: int | None = None
+    name: Annotated[
+        StrategyName,
+        typer.Option("--strategy", help="How tokens are found; all but early-exit keep the text."),
+    ] = StrategyName.AUTOREGRESSIVE
+    draft: Annotated[
+        str | None, typer.Option(help="With speculative: the small model that guesses; as --model.")
+    ] = None
+    guesses: Annotated[
+        int | None, typer.Option(help="With speculative and jacobi: tokens guessed per step.")
+    ] = None
+    threshold: Annotated[
+        float | None, typer.Option(help="With early-exit: probability at which a token skips what is left.")
+    ] = None
+    min_layers: Annotated[
+        int | None, typer.Option(help="With early-exit: layers that every token goes through.")
+    ] = None
 
     def __post_init__(self) -> None:
         for option, names in BELONGS_TO.items():
@@ -64,11 +77,11 @@ class StrategyOptions:
         if self.name is StrategyName.EARLY_EXIT:
             given = {key: getattr(self, key) for key in ("threshold", "min_layers")}
             return EarlyExit(decode=base, **_given(given))
-        if base.repetition_penalty is not None:
-            raise ValueError(
-                f"--strategy {self.name} has no repetition penalty; got {base.repetition_penalty}"
-            )
-        shared: Any = {"top_logprobs": base.top_logprobs, "prefill_window": base.prefill_window}
+        shared: Any = {
+            "processors": base.processors,
+            "top_logprobs": base.top_logprobs,
+            "prefill_window": base.prefill_window,
+        }
         if self.name is StrategyName.JACOBI:
             if base.sampler != Greedy():
                 raise ValueError("--strategy jacobi is greedy; leave out the sampling options")

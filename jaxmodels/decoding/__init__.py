@@ -1,5 +1,6 @@
 """Decoding: loops over `peek` and `commit` that know no family, driven by small policies."""
 
+from jaxmodels.decoding import processors
 from jaxmodels.decoding.acceptance import Acceptance, BlockVerification, TokenVerification
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.block_denoiser import BlockDenoiser
@@ -28,4 +29,5 @@ __all__ = [
     "Speculative",
     "Strategy",
     "TokenVerification",
+    "processors",
 ]

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels.decoding.samplers import Greedy, Sampler, check_number, mark_seen, penalise_repetition
+from jaxmodels.decoding.processors.chain import Processor, process
+from jaxmodels.decoding.samplers import Greedy, Sampler
 from jaxmodels.decoding.strategy import Output, Request, check_options, emit, record_also, row_keys
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder, Pending
@@ -17,22 +18,18 @@ from jaxmodels.models.prefill import prefill
 
 @struct.dataclass
 class AutoregressiveCarry:
-    """cache: all tokens but the newest. token: i32[B], the newest token of each row, not yet history.
-
-    seen: bool[B, V], tokens that occurred in prompt or output; None without a repetition penalty.
-    """
+    """cache: all tokens but the newest. token: i32[B], the newest token of each row, not yet history."""
 
     cache: Cache
     token: jax.Array
     output: Output
-    seen: jax.Array | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Autoregressive:
     """Sequential decoding.
 
-    sampler: how the next token is picked. repetition_penalty: see `penalise_repetition`; None is none.
+    sampler: how the next token is picked. processors: what changes the logits before, in this order.
     top_logprobs: None for no log-probabilities, 0 for those of the emitted tokens, n for those of the n most
     probable tokens beside them. prefill_window: longest window in which prompts are fed.
 
@@ -41,12 +38,11 @@ class Autoregressive:
     """
 
     sampler: Sampler = Greedy()
-    repetition_penalty: float | None = None
+    processors: tuple[Processor, ...] = ()
     top_logprobs: int | None = None
     prefill_window: int = 2048
 
     def __post_init__(self) -> None:
-        check_number("repetition_penalty", self.repetition_penalty, low=0.0, low_included=False)
         check_options(self.top_logprobs, self.prefill_window)
 
     @property
@@ -57,14 +53,9 @@ class Autoregressive:
         self, config: Decoder, params: Params, request: Request, cache: Cache, output: Output
     ) -> AutoregressiveCarry:
         last, cache = prefill(config, params, request.tokens, request.lengths, cache, self.prefill_window)
-        batch, size = request.tokens.shape
-        seen = None
-        if self.repetition_penalty is not None:
-            is_prompt = jnp.arange(size)[None, :] < request.lengths[:, None]
-            seen = mark_seen(jnp.zeros((batch, config.vocab_size), bool), request.tokens, is_prompt)
         output = record_also(output, (), self.top_logprobs)
-        token = jnp.zeros((batch,), jnp.int32)
-        carry = AutoregressiveCarry(cache=cache, token=token, output=output, seen=seen)
+        token = jnp.zeros(request.lengths.shape, jnp.int32)
+        carry = AutoregressiveCarry(cache=cache, token=token, output=output)
         return self._pick(carry, config.logits(params, last[:, None]), request)
 
     def step(
@@ -86,18 +77,13 @@ class Autoregressive:
         self, carry: AutoregressiveCarry, logits: Float[Array, "B 1 V"], request: Request
     ) -> AutoregressiveCarry:
         """Emits each running row's next token."""
-        output, seen = carry.output, carry.seen
-        scores = logits[:, 0]
-        if seen is not None and self.repetition_penalty is not None:
-            scores = penalise_repetition(scores, seen, self.repetition_penalty)
-        token = self.sampler(scores, row_keys(request, output.lengths))
-        running = ~output.done
-        if seen is not None:
-            seen = mark_seen(seen, token[:, None], running[:, None])
-        output = emit(output, request, token[:, None], 1, logits)
-        return replace(carry, token=jnp.where(running, token, carry.token), output=output, seen=seen)
+        output = carry.output
+        scores = process(self.processors, logits, request, output)
+        token = self.sampler(scores[:, 0], row_keys(request, output.lengths))
+        token = jnp.where(output.done, carry.token, token)
+        return replace(carry, token=token, output=emit(output, request, token[:, None], 1, logits))
 
 
 jax.tree_util.register_dataclass(
-    Autoregressive, ["sampler", "repetition_penalty"], ["top_logprobs", "prefill_window"]
+    Autoregressive, ["sampler", "processors"], ["top_logprobs", "prefill_window"]
 )

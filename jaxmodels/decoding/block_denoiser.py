@@ -8,6 +8,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.decoding.guesses import in_rows_that_run
+from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy, Sampler, check_number
 from jaxmodels.decoding.strategy import Output, Request, check_options, emit, record_also, row_keys, tally
 from jaxmodels.layers.spec import Params
@@ -35,20 +36,22 @@ class BlockDenoiser:
     more step, in which the whole block is known, commits it. Rows go through their blocks independently. On
     recurrent layers the block runs in its order, see `Bidirectional`.
 
-    mask_token: the id of the mask, which is never proposed. The logits at a position speak of that position,
-    not of the next one. The prompt, whose tokens see each other both ways as well, is fed at once. The
-    counter ``"uncovered"`` holds the tokens that steps uncovered. Sources: Nie et al. 2025 (LLaDA); Wu et al.
-    2025 (Fast-dLLM), its threshold rule.
+    processors: see `Autoregressive`; only those that go by a token's place, because the text before it is not
+    known when it is proposed. mask_token: the id of the mask, which is never proposed. The logits at a
+    position speak of that position, not of the next one. The prompt, whose tokens see each other both ways as
+    well, is fed at once. The counter ``"uncovered"`` holds the tokens that steps uncovered. Sources: Nie et
+    al. 2025 (LLaDA); Wu et al. 2025 (Fast-dLLM), its threshold rule.
 
     Raises:
-        ValueError: a value outside its range; when run, a mask token outside the vocabulary or prompts beyond
-            `prefill_window`.
+        ValueError: a value outside its range, or a processor that goes by the text; when run, a mask token
+            outside the vocabulary or prompts beyond `prefill_window`.
     """
 
     mask_token: int
     block_length: int = 32
     threshold: float = 0.9
     sampler: Sampler = Greedy()
+    processors: tuple[Processor, ...] = ()
     prefill_window: int = 2048
 
     def __post_init__(self) -> None:
@@ -58,6 +61,12 @@ class BlockDenoiser:
             raise ValueError(f"mask_token must be a token id, got {self.mask_token}")
         check_number("threshold", self.threshold, low=0.0)
         check_options(None, self.prefill_window)
+        for processor in self.processors:
+            if not processor.positional:
+                raise ValueError(
+                    f"processors: {processor} goes by the text before a token, which a block that is "
+                    "uncovered in any order does not have; leave it out, or decode with Autoregressive"
+                )
 
     @property
     def lookahead(self) -> int:
@@ -96,7 +105,8 @@ class BlockDenoiser:
         cache = config.commit(pending, jnp.where(was_finished, valid, 0))
 
         keys = row_keys(request, output.counters["calls"])
-        token, probability = self._propose(logits, keys)
+        scores = process(self.processors, logits, request, output, block[:, 1:])
+        token, probability = self._propose(scores, keys)
         chosen = self._choose(probability, masked)
         block = jnp.where(chosen, token, block)
         is_finished = ~(block == self.mask_token).any(1) & ~was_finished
@@ -125,5 +135,5 @@ class BlockDenoiser:
 
 
 jax.tree_util.register_dataclass(
-    BlockDenoiser, ["threshold", "sampler"], ["mask_token", "block_length", "prefill_window"]
+    BlockDenoiser, ["threshold", "sampler", "processors"], ["mask_token", "block_length", "prefill_window"]
 )

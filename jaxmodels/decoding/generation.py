@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxmodels.decoding import driver
 from jaxmodels.decoding.buckets import answer_bucket, capacity_bucket, prompt_bucket
+from jaxmodels.decoding.processors.token_ids import check_vocabulary
 from jaxmodels.decoding.prompts import PromptBatch
 from jaxmodels.decoding.strategy import LogProbs, Output, Request, Strategy
 from jaxmodels.layers.moe.routing import RoutedFeedForward
@@ -61,11 +62,13 @@ def plan(
     """Chooses buckets and builds the request.
 
     Raises:
-        ValueError: `max_new_tokens` below 1, a stop token outside the vocabulary, more tokens (with the
-            strategy's window behind them) than `capacity` holds, more tokens than the model has learned
-            positions, or a model whose experts pick tokens with a view of later ones.
+        ValueError: `max_new_tokens` below 1, a stop token or one that the strategy names outside the
+            vocabulary, more tokens (with the strategy's window behind them) than `capacity` holds, more
+            tokens than the model has learned positions, or a model whose experts pick tokens with a view of
+            later ones.
     """
     check_causal(config)
+    check_vocabulary(strategy, config.vocab_size)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     for token in stop_tokens:

@@ -4,11 +4,13 @@ The model's verdict on the window emits ``count[b]`` tokens in row b, of which a
 as many window tokens become history, so that the newest token is again the only one that is not.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Sampler
 from jaxmodels.decoding.strategy import Output, Request, emit, record_also, row_keys, tally
 from jaxmodels.layers.spec import Params
@@ -26,13 +28,15 @@ def first_token(
     output: Output,
     *,
     sampler: Sampler,
+    processors: Sequence[Processor],
     top_logprobs: int | None,
     prefill_window: int,
 ) -> tuple[Int[Array, "B"], Cache, Output]:
     """Settles the prompts and emits each row's first token: (token, cache, output)."""
     last, cache = prefill(config, params, request.tokens, request.lengths, cache, prefill_window)
     logits = config.logits(params, last[:, None])
-    token = sampler(logits[:, 0], row_keys(request, output.lengths))
+    scores = process(processors, logits, request, output)
+    token = sampler(scores[:, 0], row_keys(request, output.lengths))
     output = record_also(output, COUNTERS, top_logprobs)
     return token, cache, emit(output, request, token[:, None], 1, logits)
 

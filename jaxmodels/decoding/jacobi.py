@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxmodels.decoding.guesses import first_token, in_rows_that_run, settle
+from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.decoding.strategy import Output, Request, check_options
 from jaxmodels.layers.spec import Params
@@ -29,15 +30,17 @@ class Jacobi:
     Every step scores the newest token and ``window - 1`` guesses at once. The guesses that equal the model's
     most probable token are right, because all before them are; they and the first correction are emitted. The
     rest of the verdict, moved to the front and filled up with its last token, is the next guess. The output
-    is that of greedy `Autoregressive`, token for token. Each step emits at least one token per row.
+    is that of greedy `Autoregressive` with the same processors, token for token. Each step emits at least one
+    token per row.
 
-    top_logprobs, prefill_window: see `Autoregressive`. Source: Santilli et al. 2023.
+    processors, top_logprobs, prefill_window: see `Autoregressive`. Source: Santilli et al. 2023.
 
     Raises:
         ValueError: a value outside its range.
     """
 
     window: int = 8
+    processors: tuple[Processor, ...] = ()
     top_logprobs: int | None = None
     prefill_window: int = 2048
 
@@ -55,7 +58,8 @@ class Jacobi:
     ) -> JacobiCarry:
         token, cache, output = first_token(
             config, params, request, cache, output,
-            sampler=Greedy(), top_logprobs=self.top_logprobs, prefill_window=self.prefill_window,
+            sampler=Greedy(), processors=self.processors,
+            top_logprobs=self.top_logprobs, prefill_window=self.prefill_window,
         )  # fmt: skip
         window = jnp.broadcast_to(token[:, None], (token.shape[0], self.window))
         return JacobiCarry(cache=cache, window=window, output=output)
@@ -65,7 +69,8 @@ class Jacobi:
         logits, pending = config.peek(
             params, carry.window, carry.cache, valid=valid, known=carry.cache.length + 1
         )
-        verdict = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        scores = process(self.processors, logits, request, carry.output, carry.window[:, 1:])
+        verdict = jnp.argmax(scores, axis=-1).astype(jnp.int32)
         held = carry.window[:, 1:] == verdict[:, :-1]
         count = jnp.minimum(1 + jnp.cumprod(held, axis=1).sum(1), pending.valid)
         _, cache, output = settle(config, request, carry.output, pending, verdict, count, logits)
@@ -74,4 +79,4 @@ class Jacobi:
         return JacobiCarry(cache=cache, window=window, output=output)
 
 
-jax.tree_util.register_dataclass(Jacobi, [], ["window", "top_logprobs", "prefill_window"])
+jax.tree_util.register_dataclass(Jacobi, ["processors"], ["window", "top_logprobs", "prefill_window"])

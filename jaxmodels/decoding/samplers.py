@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import is_traced, number, whole
 
@@ -33,13 +33,21 @@ class Greedy:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A random token after temperature, top-k, top-p and min-p, applied in that order.
+    """A random token after temperature and filters, applied in the order of the attributes.
 
-    temperature: divides the logits, > 0. top_k: keep the k most probable tokens. top_p: keep the smallest
-    set of most probable tokens whose probabilities reach p, 0 < p <= 1. min_p: keep tokens at least min_p
-    times as probable as the most probable one, 0 <= min_p <= 1. None leaves a filter out.
+    That is the order of `transformers`, and each filter sees the probabilities that the ones before it leave.
+    None leaves a filter out. Changing a number compiles nothing, except for `top_k`, which is a shape.
+    Sources of typical, epsilon and eta sampling: Meister et al. 2022; Hewitt et al. 2022.
 
-    Changing a number compiles nothing, except for `top_k`, which is a shape.
+    Attributes:
+        temperature: divides the logits, > 0.
+        top_k: keep the k most probable tokens; of equals those with the lowest ids.
+        top_p: keep the smallest set of most probable tokens whose probabilities reach p, 0 < p <= 1.
+        min_p: keep tokens at least min_p times as probable as the most probable one, 0 <= min_p <= 1.
+        typical_p: keep the tokens whose surprise is nearest to the entropy, until their probabilities reach
+            p, 0 < p <= 1.
+        epsilon_cutoff: keep tokens of at least this probability, and the most probable, 0 <= cutoff <= 1.
+        eta_cutoff: the same with the cutoff ``min(eta, sqrt(eta) * exp(-entropy))``, 0 <= eta <= 1.
 
     Raises:
         ValueError: a value outside its range or not finite.
@@ -49,11 +57,17 @@ class Sample:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
+    epsilon_cutoff: float | None = None
+    eta_cutoff: float | None = None
 
     def __post_init__(self) -> None:
         check_number("temperature", self.temperature, low=0.0, low_included=False)
         check_number("top_p", self.top_p, low=0.0, low_included=False, high=1.0)
         check_number("min_p", self.min_p, low=0.0, high=1.0)
+        check_number("typical_p", self.typical_p, low=0.0, low_included=False, high=1.0)
+        check_number("epsilon_cutoff", self.epsilon_cutoff, low=0.0, high=1.0)
+        check_number("eta_cutoff", self.eta_cutoff, low=0.0, high=1.0)
         if self.top_k is not None:  # static, so that it must be hashable
             object.__setattr__(self, "top_k", whole("top_k", self.top_k, low=1))
 
@@ -84,29 +98,20 @@ class Sample:
         if self.min_p is not None:
             best = logits.max(-1, keepdims=True)
             logits = jnp.where(logits >= best + jnp.log(self.min_p), logits, -jnp.inf)
+        if self.typical_p is not None:
+            logits = _typical(logits, self.typical_p)
+        if self.epsilon_cutoff is not None:
+            logits = _probable(logits, self.epsilon_cutoff)
+        if self.eta_cutoff is not None:
+            cutoff = jnp.sqrt(self.eta_cutoff) * jnp.exp(-_entropy(logits))
+            logits = _probable(logits, jnp.minimum(self.eta_cutoff, cutoff))
         return ids, logits
 
 
 jax.tree_util.register_dataclass(Greedy, [], [])
-jax.tree_util.register_dataclass(Sample, ["temperature", "top_p", "min_p"], ["top_k"])
-
-
-def penalise_repetition(
-    logits: Float[Array, "B V"], seen: Bool[Array, "B V"], penalty: Float[Array, ""] | float
-) -> Float[Array, "B V"]:
-    """Divides positive and multiplies negative logits of tokens that occurred already by `penalty`.
-
-    Source: Keskar et al. 2019 (CTRL), section 4.1, with the sign rule that `transformers` uses.
-    """
-    return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
-
-
-def mark_seen(
-    seen: Bool[Array, "B V"], tokens: Int[Array, "B S"], valid: Bool[Array, "B S"]
-) -> Bool[Array, "B V"]:
-    """`seen` with each row's valid tokens marked."""
-    rows = jnp.arange(tokens.shape[0])[:, None]
-    return seen.at[rows, jnp.where(valid, tokens, seen.shape[1])].set(True, mode="drop")
+jax.tree_util.register_dataclass(
+    Sample, ["temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"], ["top_k"]
+)
 
 
 def check_number(
@@ -115,3 +120,24 @@ def check_number(
     """Raises ValueError where a number is none or lies outside its range; traced values and None pass."""
     if value is not None and not is_traced(value):
         number(name, value, low=low, high=high, low_included=low_included)
+
+
+def _typical(logits: Float[Array, "B C"], mass: Float[Array, ""] | float) -> Float[Array, "B C"]:
+    """The tokens nearest to the entropy in surprise that reach `mass`, and those as near as the last."""
+    distance = jnp.abs(-jax.nn.log_softmax(logits, axis=-1) - _entropy(logits))
+    order = jnp.argsort(distance, axis=-1)
+    reached = jnp.cumsum(jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1), axis=-1)
+    last = jnp.minimum((reached < mass).sum(-1, keepdims=True), logits.shape[-1] - 1)
+    farthest = jnp.take_along_axis(distance, jnp.take_along_axis(order, last, axis=-1), axis=-1)
+    return jnp.where(distance <= farthest, logits, -jnp.inf)
+
+
+def _probable(logits: Float[Array, "B C"], cutoff: Float[Array, "..."] | float) -> Float[Array, "B C"]:
+    """The tokens of at least the probability `cutoff`, and the most probable."""
+    is_best = logits == logits.max(-1, keepdims=True)
+    return jnp.where(is_best | (jax.nn.softmax(logits, axis=-1) >= cutoff), logits, -jnp.inf)
+
+
+def _entropy(logits: Float[Array, "B C"]) -> Float[Array, "B 1"]:
+    scores = jax.nn.log_softmax(logits, axis=-1)
+    return -jnp.where(jnp.isneginf(scores), 0.0, scores * jnp.exp(scores)).sum(-1, keepdims=True)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy, Sampler, check_number
 from jaxmodels.decoding.strategy import Output, Request, check_options, emit, record_also, row_keys
 from jaxmodels.layers.moe import MoE, Ranked
@@ -35,7 +36,7 @@ class SCMoE:
     activation gives at least `alpha` times the probability of its best one may be picked. The weak activation
     has a cache of its own, so a step costs two. beta = 0 is `Autoregressive`.
 
-    sampler: how the next token is picked from the contrast. top_logprobs, prefill_window: see
+    sampler, processors: how the next token is picked from the contrast. top_logprobs, prefill_window: see
     `Autoregressive`; log-probabilities are the strong activation's. Source: https://arxiv.org/abs/2405.14507
     and its code.
 
@@ -47,6 +48,7 @@ class SCMoE:
     beta: float = 0.5
     alpha: float = 0.1
     sampler: Sampler = Greedy()
+    processors: tuple[Processor, ...] = ()
     top_logprobs: int | None = None
     prefill_window: int = 2048
 
@@ -98,19 +100,20 @@ class SCMoE:
     ) -> SCMoECarry:
         """Emits each running row's next token."""
         output = carry.output
-        scores = contrast(strong[:, 0], weak[:, 0], beta=self.beta, alpha=self.alpha)
-        token = self.sampler(scores, row_keys(request, output.lengths))
+        scores = contrast(strong, weak, beta=self.beta, alpha=self.alpha)
+        scores = process(self.processors, scores, request, output)
+        token = self.sampler(scores[:, 0], row_keys(request, output.lengths))
         token = jnp.where(output.done, carry.token, token)
         return replace(carry, token=token, output=emit(output, request, token[:, None], 1, strong))
 
 
 def contrast(
-    strong: Float[Array, "B V"],
-    weak: Float[Array, "B V"],
+    strong: Float[Array, "... V"],
+    weak: Float[Array, "... V"],
     *,
     beta: Float[Array, ""] | float,
     alpha: Float[Array, ""] | float,
-) -> Float[Array, "B V"]:
+) -> Float[Array, "... V"]:
     """``(1 + beta) * strong - beta * weak``, and -inf below `alpha` times the best strong probability."""
     plausible = strong >= strong.max(-1, keepdims=True) + jnp.log(alpha)
     return jnp.where(plausible, (1.0 + beta) * strong - beta * weak, -jnp.inf)
@@ -134,5 +137,5 @@ def weaken(config: Decoder, ranks: tuple[int, ...]) -> Decoder:
 
 
 jax.tree_util.register_dataclass(
-    SCMoE, ["beta", "alpha", "sampler"], ["ranks", "top_logprobs", "prefill_window"]
+    SCMoE, ["beta", "alpha", "sampler", "processors"], ["ranks", "top_logprobs", "prefill_window"]
 )

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw
 from jaxmodels.decoding.guesses import first_token, in_rows_that_run, settle
+from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy, Sampler
 from jaxmodels.decoding.strategy import Output, Request, check_options, row_keys
 from jaxmodels.layers.spec import Params
@@ -39,9 +40,10 @@ class SpeculativeCarry:
 class Speculative:
     """Drafts `gamma` tokens per step and keeps those that `acceptance` accepts, per row.
 
-    The output follows exactly the model's own distribution under `sampler`, whatever the draft is; with
-    `Greedy` it is that of `Autoregressive`, token for token. Any two architectures with one vocabulary go
-    together. top_logprobs, prefill_window: see `Autoregressive`.
+    The output follows exactly the model's own distribution under `processors` and `sampler`, whatever the
+    draft is; with `Greedy` it is that of `Autoregressive`, token for token. The draft proposes under the same
+    two. Any two architectures with one vocabulary go together. processors, top_logprobs, prefill_window: see
+    `Autoregressive`.
 
     Raises:
         ValueError: a value outside its range; when run, a draft of another vocabulary.
@@ -50,6 +52,7 @@ class Speculative:
     draft: Draft
     gamma: int = 4
     sampler: Sampler = Greedy()
+    processors: tuple[Processor, ...] = ()
     acceptance: Acceptance = TokenVerification()
     top_logprobs: int | None = None
     prefill_window: int = 2048
@@ -80,7 +83,8 @@ class Speculative:
         )
         token, cache, output = first_token(
             config, params, request, cache, output,
-            sampler=self.sampler, top_logprobs=self.top_logprobs, prefill_window=self.prefill_window,
+            sampler=self.sampler, processors=self.processors,
+            top_logprobs=self.top_logprobs, prefill_window=self.prefill_window,
         )  # fmt: skip
         return SpeculativeCarry(cache=cache, draft_cache=draft_cache, token=token, output=output)
 
@@ -89,10 +93,11 @@ class Speculative:
     ) -> SpeculativeCarry:
         output = carry.output
         keys = row_keys(request, output.lengths)
-        window, proposed, draft_pending = self._propose(carry, keys)
+        window, proposed, draft_pending = self._propose(carry, request, keys)
         valid = in_rows_that_run(output, self.gamma + 1)
         logits, pending = config.peek(params, window, carry.cache, valid=valid, known=carry.cache.length + 1)
-        target = self.sampler.probabilities(logits)
+        scores = process(self.processors, logits, request, output, window[:, 1:])
+        target = self.sampler.probabilities(scores)
         outcomes = self.acceptance.outcomes(target, proposed, window[:, 1:])
         accepted, last = draw(outcomes, _fold(keys, self.gamma))
         # The verdict: the drafted tokens one place to the left, then the token that follows the accepted.
@@ -103,7 +108,7 @@ class Speculative:
         return SpeculativeCarry(cache=cache, draft_cache=draft_cache, token=token, output=output)
 
     def _propose(
-        self, carry: SpeculativeCarry, keys: Array
+        self, carry: SpeculativeCarry, request: Request, keys: Array
     ) -> tuple[Int[Array, "B G+1"], Float[Array, "B G V"], Pending]:
         """The newest token and the draft behind it, each drafted token's distribution, and the draft
         model's view of the whole window.
@@ -120,7 +125,8 @@ class Speculative:
             window, proposed, cache = state
             valid = in_rows_that_run(carry.output, i + 1)
             hidden, pending = config.peek_hidden(params, window, cache, valid=valid, known=cache.length + 1)
-            logits = config.logits(params, lax.dynamic_slice_in_dim(hidden, i, 1, axis=1))[:, 0]
+            logits = config.logits(params, lax.dynamic_slice_in_dim(hidden, i, 1, axis=1))
+            logits = process(self.processors, logits, request, carry.output, window[:, 1:], first=i)[:, 0]
             token = self.sampler(logits, _fold(keys, i))
             window = lax.dynamic_update_slice_in_dim(window, token[:, None], i + 1, axis=1)
             distribution = self.sampler.probabilities(logits)
@@ -135,7 +141,7 @@ class Speculative:
 
 jax.tree_util.register_dataclass(Draft, ["params"], ["config"])
 jax.tree_util.register_dataclass(
-    Speculative, ["draft", "sampler", "acceptance"], ["gamma", "top_logprobs", "prefill_window"]
+    Speculative, ["draft", "sampler", "processors", "acceptance"], ["gamma", "top_logprobs", "prefill_window"]
 )
 
 

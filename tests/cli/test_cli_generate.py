@@ -11,6 +11,14 @@ import pytest
 import jaxmodels as jm
 from jaxmodels.cli.generate import _read_prompt
 from jaxmodels.decoding import Autoregressive, Sample
+from jaxmodels.decoding.processors import (
+    FrequencyPenalty,
+    LogitBias,
+    MinNewTokens,
+    NoRepeatNGram,
+    PresencePenalty,
+    RepetitionPenalty,
+)
 
 PROMPT, NEW = "the cat", 12
 GREEDY = Autoregressive()
@@ -89,11 +97,32 @@ def test_sampling_follows_the_options_and_the_seed(generate, model):
 
 def test_recommended_settings(generate, model):
     strategy = model.recommended_strategy()
-    assert strategy == Autoregressive(sampler=Sample(temperature=0.7, top_k=5), repetition_penalty=1.1)
+    sampler = Sample(temperature=0.7, top_k=5)
+    assert strategy == Autoregressive(sampler=sampler, processors=(RepetitionPenalty(1.1),))
     assert generate(PROMPT, "--recommended", "--no-stream").stdout == text_of(model, strategy=strategy) + "\n"
-    changed = dataclasses.replace(strategy, repetition_penalty=2.0)
-    out = generate(PROMPT, "--recommended", "--repetition-penalty", 2, "--no-stream").stdout
+    changed = dataclasses.replace(strategy, processors=(RepetitionPenalty(2.0), MinNewTokens(3)))
+    options = ("--repetition-penalty", 2, "--min-new-tokens", 3)
+    out = generate(PROMPT, "--recommended", *options, "--no-stream").stdout
     assert out == text_of(model, strategy=changed) + "\n"
+
+
+def test_processors_follow_their_options_with_every_strategy(generate, model, model_dir):
+    options = (
+        *("--repetition-penalty", 1.3, "--frequency-penalty", 0.2, "--presence-penalty", 0.1),
+        *("--no-repeat-ngram", 2, "--logit-bias", "7=1.5", "--logit-bias", "9=-2", "--min-new-tokens", 4),
+    )
+    processors = (
+        LogitBias({7: 1.5, 9: -2.0}),
+        RepetitionPenalty(1.3),
+        FrequencyPenalty(0.2),
+        PresencePenalty(0.1),
+        NoRepeatNGram(2),
+        MinNewTokens(4),
+    )
+    expected = text_of(model, strategy=Autoregressive(processors=processors))
+    assert expected != text_of(model)
+    for strategy in ((), ("--strategy", "jacobi"), ("--strategy", "speculative", "--draft", model_dir)):
+        assert generate(PROMPT, *options, *strategy).stdout == expected + "\n"
 
 
 @pytest.mark.parametrize(
@@ -152,10 +181,9 @@ def test_the_timing_line_can_be_left_out(generate):
         (("--draft", "tiny-mamba2"), "--draft belongs to --strategy speculative"),
         (("--strategy", "jacobi", "--threshold", 0.5), "--threshold belongs to --strategy early-exit"),
         (("--strategy", "jacobi", "--top-k", 3), "--strategy jacobi is greedy"),
-        (
-            ("--strategy", "jacobi", "--repetition-penalty", 1.2),
-            "--strategy jacobi has no repetition penalty",
-        ),
+        (("--logit-bias", "5"), "--logit-bias must be a token id and a number, such as 42=-1.5, got '5'"),
+        (("--logit-bias", "264=1"), "LogitBias names token 264, which lies outside the vocabulary 0 to 263"),
+        (("--no-repeat-ngram", 0), "size must be a whole number >= 1 .*got 0"),
         (("--strategy", "jacobi", "--guesses", 0), "--guesses must be at least 1, got 0"),
         (("--temperature", 0), "temperature must be a finite number > 0, got 0"),
         (("--max-new-tokens", 0), "max_new_tokens must be at least 1, got 0"),

@@ -12,6 +12,7 @@ from strategy_helpers import MODELS, NEW, PROMPTS, architecture, assert_same_gen
 
 from jaxmodels.decoding import Autoregressive, EarlyExit, Sample
 from jaxmodels.decoding.early_exit import MaxProbability, UntilConfident
+from jaxmodels.decoding.processors import RepetitionPenalty
 from jaxmodels.layers.spec import abstract_params
 from jaxmodels.layers.window import Window
 
@@ -170,7 +171,7 @@ def test_temporary_memory_does_not_grow_with_the_capacity(name):
 
 def test_sampling_and_penalties_are_those_of_the_inner_strategy():
     config, params = architecture("attention")
-    inner = Autoregressive(sampler=Sample(temperature=0.8, top_k=5), repetition_penalty=1.2)
+    inner = Autoregressive(sampler=Sample(temperature=0.8, top_k=5), processors=(RepetitionPenalty(1.2),))
     plain = decode(config, params, inner, seed=3)
     ours = decode(config, params, EarlyExit(threshold=2.0, decode=inner), seed=3)
     np.testing.assert_array_equal(ours.tokens, plain.tokens)

@@ -11,12 +11,13 @@ from model_helpers import ARCHITECTURES, VOCAB, forward, random_params
 import jaxmodels as jm
 from jaxmodels.decoding import Autoregressive, Sample, driver
 from jaxmodels.decoding.generation import plan, stream
+from jaxmodels.decoding.processors import RepetitionPenalty
 from jaxmodels.decoding.prompts import encode_prompts
 from jaxmodels.layers.spec import abstract_params
 
 RAGGED = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2], [3, 8, 4]]
 SAMPLED = Autoregressive(
-    sampler=Sample(temperature=0.9, top_k=9, top_p=0.95, min_p=0.01), repetition_penalty=1.3
+    sampler=Sample(temperature=0.9, top_k=9, top_p=0.95, min_p=0.01), processors=(RepetitionPenalty(1.3),)
 )
 
 
@@ -137,7 +138,7 @@ def backend_compiles(run):
 def test_a_second_prompt_in_the_bucket_compiles_nothing(hybrid):
     def run(prompts, new, seed, stop, temperature, penalty):
         sampler = Sample(temperature=temperature, top_k=4, top_p=0.5 + temperature / 4)
-        strategy = Autoregressive(sampler=sampler, repetition_penalty=penalty, top_logprobs=1)
+        strategy = Autoregressive(sampler=sampler, processors=(RepetitionPenalty(penalty),), top_logprobs=1)
         hybrid.generate(prompts, new, strategy, stop_tokens=stop, seed=seed)
 
     assert backend_compiles(lambda: run([[1, 2], [3]], 9, 0, [], 0.5, 1.1))

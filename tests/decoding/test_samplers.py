@@ -6,20 +6,25 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
     MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from jaxmodels.decoding.autoregressive import Autoregressive
-from jaxmodels.decoding.samplers import Greedy, Sample, mark_seen, penalise_repetition
+from jaxmodels.decoding.samplers import Greedy, Sample
 
 LOGITS = np.random.default_rng(0).normal(size=(5, 37)).astype(np.float32) * 3
 
 
-def reference(sample: Sample) -> np.ndarray:
+TIED = np.random.default_rng(1).integers(-3, 4, size=(5, 37)).astype(np.float32)
+
+
+def reference(sample: Sample, logits: np.ndarray = LOGITS) -> np.ndarray:
     processors = [TemperatureLogitsWarper(sample.temperature)]
     if sample.top_k is not None:
         processors.append(TopKLogitsWarper(sample.top_k))
@@ -27,7 +32,13 @@ def reference(sample: Sample) -> np.ndarray:
         processors.append(TopPLogitsWarper(sample.top_p))
     if sample.min_p is not None:
         processors.append(MinPLogitsWarper(sample.min_p))
-    scores = torch.tensor(LOGITS)
+    if sample.typical_p is not None:
+        processors.append(TypicalLogitsWarper(sample.typical_p))
+    if sample.epsilon_cutoff is not None:
+        processors.append(EpsilonLogitsWarper(sample.epsilon_cutoff))
+    if sample.eta_cutoff is not None:
+        processors.append(EtaLogitsWarper(sample.eta_cutoff))
+    scores = torch.tensor(logits)
     for processor in processors:
         scores = processor(None, scores)
     return torch.softmax(scores, -1).numpy()
@@ -46,6 +57,12 @@ def reference(sample: Sample) -> np.ndarray:
         Sample(min_p=1.0),
         Sample(min_p=0.0),
         Sample(temperature=0.5, top_k=20, top_p=0.9, min_p=0.05),
+        Sample(typical_p=0.4),
+        Sample(typical_p=1e-6),
+        Sample(epsilon_cutoff=0.03),
+        Sample(epsilon_cutoff=0.999),
+        Sample(eta_cutoff=0.05),
+        Sample(temperature=1.5, top_k=20, top_p=0.9, typical_p=0.8, epsilon_cutoff=0.02, eta_cutoff=0.05),
     ],
     ids=str,
 )
@@ -59,6 +76,15 @@ def test_the_filtered_distribution_is_that_of_transformers(sample):
     np.testing.assert_allclose(sample.probabilities(jnp.asarray(LOGITS)), expected, atol=1e-6)
     windows = sample.probabilities(jnp.asarray(LOGITS)[None])
     np.testing.assert_allclose(windows[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [Sample(min_p=0.2), Sample(typical_p=0.5), Sample(epsilon_cutoff=0.05), Sample(eta_cutoff=0.3)],
+    ids=str,
+)
+def test_equals_are_kept_or_dropped_together_as_in_transformers(sample):
+    np.testing.assert_allclose(sample.probabilities(TIED), reference(sample, TIED), atol=1e-6)
 
 
 def test_samples_follow_the_filtered_distribution():
@@ -78,18 +104,6 @@ def test_greedy_takes_the_first_of_equals():
     assert Greedy()(jnp.array([[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]]), None).tolist() == [1, 0]
 
 
-def test_the_repetition_penalty_is_that_of_transformers():
-    tokens = np.array([[3, 5, 3], [0, 36, 1]])
-    expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor(tokens), torch.tensor(LOGITS[:2])).numpy()
-    seen = mark_seen(jnp.zeros((2, 37), bool), jnp.asarray(tokens), jnp.ones((2, 3), bool))
-    np.testing.assert_allclose(penalise_repetition(LOGITS[:2], seen, 1.7), expected, rtol=1e-6)
-
-
-def test_padding_is_not_seen():
-    seen = mark_seen(jnp.zeros((1, 4), bool), jnp.array([[1, 2]]), jnp.array([[True, False]]))
-    assert seen.tolist() == [[False, True, False, False]]
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -106,8 +120,9 @@ def test_padding_is_not_seen():
         (lambda: Sample(top_k=0), "top_k .* got 0"),
         (lambda: Sample(top_k=True), "top_k .* got True"),
         (lambda: Sample(top_k=2.5), "top_k .* got 2.5"),
-        (lambda: Autoregressive(repetition_penalty=0.0), "repetition_penalty .* got 0.0"),
-        (lambda: Autoregressive(repetition_penalty=float("nan")), "repetition_penalty .* got nan"),
+        (lambda: Sample(typical_p=0), "typical_p .* > 0 and <= 1, got 0"),
+        (lambda: Sample(epsilon_cutoff=-0.1), "epsilon_cutoff .* got -0.1"),
+        (lambda: Sample(eta_cutoff=2), "eta_cutoff .* got 2"),
         (lambda: Autoregressive(top_logprobs=-1), "top_logprobs .* got -1"),
         (lambda: Autoregressive(prefill_window=0), "prefill_window .* got 0"),
     ],

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from model_helpers import quick_jit, random_params
 from strategy_helpers import (
     MODELS,
@@ -21,8 +22,10 @@ from strategy_helpers import (
     ready,
     stop_inside,
 )
+from transformers.generation import logits_process
 
 from jaxmodels.decoding import BlockVerification, Draft, Sample, Speculative, TokenVerification
+from jaxmodels.decoding.processors import BadWords, FrequencyPenalty, MinNewTokens, RepetitionPenalty
 from jaxmodels.decoding.strategy import empty_output
 
 
@@ -111,11 +114,27 @@ class Recording:
         return jnp.zeros(target.shape).at[rows, self.count, self.token].set(1.0)
 
 
-def conditionals(config, params, history):
+PROCESSORS = (RepetitionPenalty(1.5), FrequencyPenalty(0.4), BadWords([[1, 2], [2, 2, 0]]), MinNewTokens(4))
+
+
+def processed(logits, history, prompt_length):
+    """What `PROCESSORS` make of the logits behind a text, by the classes of `transformers`."""
+    ids = torch.tensor([history])
+    scores = logits_process.RepetitionPenaltyLogitsProcessor(1.5)(ids, torch.tensor(logits)[None])
+    scores = scores - 0.4 * torch.bincount(ids[0, prompt_length:], minlength=VOCAB)
+    scores = logits_process.NoBadWordsLogitsProcessor([[1, 2], [2, 2, 0]])(ids, scores)
+    least = logits_process.MinNewTokensLengthLogitsProcessor(prompt_length, 4, [0])
+    return least(ids, scores)[0].numpy()
+
+
+def conditionals(config, params, history, prompt_length, processors):
     """The model's distribution at each of the last tokens of every continuation: [V^(G+1), G+1, V]."""
     sequences = list(itertools.product(range(VOCAB), repeat=GAMMA + 1))
     rows = [[*history, *sequence] for sequence in sequences]
-    logits = quick_jit(config.forward)(params, jnp.asarray(rows))[:, len(history) - 1 : -1]
+    logits = np.array(quick_jit(config.forward)(params, jnp.asarray(rows))[:, len(history) - 1 : -1])
+    if processors:
+        for (row, i), _ in np.ndenumerate(logits[:, :, 0]):
+            logits[row, i] = processed(logits[row, i], rows[row][: len(history) + i], prompt_length)
     return sequences, np.asarray(jax.nn.softmax(logits, axis=-1), np.float64)
 
 
@@ -124,8 +143,12 @@ def tiny(name, seed):
     return config, random_params(config.spec(), seed)
 
 
-@pytest.mark.parametrize(("name", "draft_name"), [("hybrid", "attention"), ("attention", "ssd")])
-def test_a_sampled_step_has_the_models_joint_distribution(name, draft_name):
+@pytest.mark.parametrize(
+    ("name", "draft_name", "processors"),
+    [("hybrid", "attention", ()), ("attention", "ssd", ()), ("attention", "ssd", PROCESSORS)],
+    ids=["hybrid", "attention", "processors"],
+)
+def test_a_sampled_step_has_the_models_joint_distribution(name, draft_name, processors):
     """Every draft in a row of its own, for three histories that a first step leaves in the same batch.
 
     The first step keeps 0, 1 or 2 drafted tokens, so that the second one depends on what both caches
@@ -136,8 +159,8 @@ def test_a_sampled_step_has_the_models_joint_distribution(name, draft_name):
     kept = np.repeat(np.arange(GAMMA + 1), len(DRAFTS))
     drafts, rows = np.tile(DRAFTS, (GAMMA + 1, 1)), len(kept)
     prompt = [0, 2, 1, 1]
-    plain = Speculative(draft=draft, gamma=GAMMA)
-    request = ready(config, params, plain, [prompt] * rows).request
+    plain = Speculative(draft=draft, gamma=GAMMA, processors=processors)
+    request = ready(config, params, plain, [prompt] * rows, stop=[0] if processors else ()).request
     output = empty_output(rows, NEW, request.pad_token)
     carry = quick_jit(plain.prefill, static_argnums=0)(
         config, params, request, config.init_cache(rows, 32), output
@@ -161,8 +184,8 @@ def test_a_sampled_step_has_the_models_joint_distribution(name, draft_name):
         group = np.flatnonzero(kept == n_before)
         history = [*prompt, *np.asarray(carry.output.tokens)[group[0], : n_before + 2].tolist()]
         assert history[len(prompt) :] == [first, *[2] * n_before, 1]
-        sequences, p = conditionals(config, params, history)
-        q = conditionals(draft.config, draft.params, history)[1]
+        sequences, p = conditionals(config, params, history, len(prompt), processors)
+        q = conditionals(draft.config, draft.params, history, len(prompt), processors)[1]
         for sequence, by_position, draft_by_position in zip(sequences, p, q, strict=True):
             chances = by_position[np.arange(GAMMA + 1), sequence]
             joint = 0.0

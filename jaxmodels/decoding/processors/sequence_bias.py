@@ -1,0 +1,81 @@
+"""Sequences of tokens that become more or less likely."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxmodels.checks import number, shown
+from jaxmodels.decoding.processors.chain import Context
+from jaxmodels.decoding.processors.token_ids import checked_ids, padded, register
+
+
+class BiasTable(NamedTuple):
+    """ids: i32[N, L], sequences flush right with -1 before and below them. biases: f32[N]."""
+
+    ids: Any
+    biases: Any
+
+
+@dataclass(frozen=True)
+class SequenceBias:
+    """Adds to a token's logit where it would complete one of the sequences.
+
+    `sequence_bias` of `transformers`: a sequence is looked for in prompt and answer together, and its bias
+    added before its last token.
+
+    Attributes:
+        biases: a mapping from sequences of token ids to what is added, or pairs of the two.
+
+    Raises:
+        ValueError: no sequences, an empty one, ids of no vocabulary, or a bias that is not finite.
+    """
+
+    biases: Mapping[tuple[int, ...], float] | Sequence[tuple[Sequence[int], float]]
+    positional: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        checked = tuple(
+            (checked_ids("biases", ids), number("bias", bias)) for ids, bias in as_pairs(self.biases)
+        )
+        if not checked:
+            raise ValueError(f"biases must hold at least one sequence, got {shown(self.biases)}")
+        object.__setattr__(self, "biases", checked)
+
+    def named_tokens(self) -> Iterable[int]:
+        return (token for ids, _ in as_pairs(self.biases) for token in ids)
+
+    def __call__(self, logits: Float[Array, "V"], context: Context) -> Float[Array, "V"]:
+        return add_biases(logits, context, to_table(self.biases))
+
+
+def add_biases(logits: Float[Array, "V"], context: Context, table: BiasTable) -> Float[Array, "V"]:
+    """Adds the bias of every sequence of which all but the last token end the text."""
+    ids, biases = (jnp.asarray(part) for part in table)
+    before, last = ids[:, :-1], ids[:, -1]
+    at = context.length - before.shape[1] + jnp.arange(before.shape[1])
+    newest = jnp.where(at >= 0, context.tokens[jnp.maximum(at, 0)], -2)  # which no sequence holds
+    completes = ((before == newest) | (before < 0)).all(-1)
+    at_last = jnp.where(last < 0, logits.shape[-1], last)
+    return logits.at[at_last].add(jnp.where(completes, biases, 0.0), mode="drop")
+
+
+def as_pairs(biases: Mapping[Any, float] | Sequence[tuple[Any, float]]) -> list[tuple[Any, float]]:
+    """Pairs from a mapping or from pairs."""
+    return list(biases.items() if isinstance(biases, Mapping) else biases)
+
+
+def to_table(biases: Any) -> BiasTable:
+    """The arrays of pairs (sequence, bias); arrays as they are."""
+    if isinstance(biases, BiasTable):
+        return biases
+    ids = padded([sequence for sequence, _ in biases])
+    values = np.zeros(len(ids), np.float32)
+    values[: len(biases)] = [bias for _, bias in biases]
+    return BiasTable(ids, values)
+
+
+register(SequenceBias, "biases", to_table)
