@@ -149,6 +149,7 @@ def place(
         name: stored
         for name, stored in in_table.items()
         if name not in expected and name not in skipped and stored not in carried
+        if not _adds_nothing(stored, tensors)
     }
     _check_complete(names, expected, in_table, tensors, left)
     filled = {name: stored for name, stored in in_table.items() if name in expected}
@@ -159,6 +160,11 @@ def place(
         tensors=TensorView(tensors=tensors, names=filled),
         extra=TensorView(tensors=tensors, names=extra) if extra else None,
     )
+
+
+def _adds_nothing(stored: str, tensors: TensorReader) -> bool:
+    """Whether a tensor is a bias of zeros, which AutoGPTQ stores for layers that have no bias."""
+    return stored.endswith(".bias") and not tensors.read(stored).any()
 
 
 def _settle_head(

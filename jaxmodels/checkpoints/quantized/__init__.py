@@ -13,7 +13,7 @@ from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checkpoints.quantized.awq import read_awq
 from jaxmodels.checkpoints.quantized.bitsandbytes import read_bitsandbytes
 from jaxmodels.checkpoints.quantized.compressed_tensors import read_compressed_tensors
-from jaxmodels.checkpoints.quantized.format import Format, decoded
+from jaxmodels.checkpoints.quantized.format import Format, InputsFirst, decoded
 from jaxmodels.checkpoints.quantized.gptq import read_gptq
 from jaxmodels.checkpoints.quantized.modelopt import read_modelopt
 from jaxmodels.checkpoints.quantized.mxfp4 import read_mxfp4
@@ -45,6 +45,11 @@ _OTHER_FILES: Mapping[str, tuple[str, str | None]] = {
     "hf_quant_config.json": ("modelopt", "quantization"),
     "quantize_config.json": ("gptq", None),
 }
+# Models of transformers whose layers keep inputs before outputs (`Conv1D`), and the methods that store those
+# as they store all others.
+_INPUTS_FIRST = ("gpt2",)
+_OUTPUTS_FIRST_METHODS = ("bitsandbytes", "gptq")
+
 _DTYPES = ("float32", "bfloat16", "float16")
 _DEFAULT_DTYPE = "bfloat16"
 
@@ -106,9 +111,11 @@ def format_of(values: Mapping[str, Any]) -> Format | None:
         )
     dtype = values.get("dtype") or values.get("torch_dtype")
     try:
-        return METHODS[method](settings, str(dtype) if dtype in _DTYPES else _DEFAULT_DTYPE)
+        form = METHODS[method](settings, str(dtype) if dtype in _DTYPES else _DEFAULT_DTYPE)
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"key {KEY!r}, quant_method {method!r}: {error}") from error
+    turned = values.get("model_type") in _INPUTS_FIRST and method in _OUTPUTS_FIRST_METHODS
+    return InputsFirst(form) if turned else form
 
 
 def _method(settings: Mapping[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """What a format of quantised weights is, and reading a checkpoint in one as if it were not quantised."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -44,6 +44,28 @@ class Format(Protocol):
 
     def is_dropped(self, name: str) -> bool:
         """Whether a stored tensor concerns activations or caches alone, and is left unread."""
+
+
+@dataclass(frozen=True)
+class InputsFirst:
+    """A `Format` for models whose layers keep inputs before outputs; `form` has stored them the other way."""
+
+    form: Format
+
+    def weights(self, tensors: TensorReader) -> Iterator[StoredWeight]:
+        """See `Format`."""
+        return map(_transposed, self.form.weights(tensors))
+
+    def is_dropped(self, name: str) -> bool:
+        """See `Format`."""
+        return self.form.is_dropped(name)
+
+
+def _transposed(weight: StoredWeight) -> StoredWeight:
+    def decode(arrays: Arrays) -> np.ndarray:
+        return np.ascontiguousarray(weight.decode(arrays).T)
+
+    return replace(weight, shape=weight.shape[::-1], decode=decode)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import math
 import bitsandbytes as bnb
 import pytest
 import torch
+from adapters_of_peft import TOKENS, adapt, assert_logits, logits_of
+from peft import PeftModel
 from quantized_checkpoints import VALUES, assert_reads
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -70,6 +72,34 @@ def test_four_bits_of_bfloat16(bench):
 
 def test_eight_bits(bench):
     assert_reads(bench.directory, quantised(bench, load_in_8bit=True))
+
+
+def test_layers_of_gpt2_keep_inputs_before_outputs(tmp_path):
+    base = adapt(tmp_path, "gpt2", r=2, target_modules=["c_attn"]).base
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=settings, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "quantised")
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    for name, module in model.named_modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            plain.get_submodule(name).weight.data = decode_four_bits(module.weight).T
+    assert_logits(jm.load(tmp_path / "quantised")(TOKENS), logits_of(plain))
+
+
+def test_adapters_are_merged_into_what_is_decoded(tmp_path):
+    """The base that QLoRA trains an adapter for."""
+    adapted = adapt(tmp_path, "llama", r=4, target_modules=["q_proj", "down_proj"])
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_use_double_quant=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        adapted.base, quantization_config=settings, dtype=torch.float32
+    )
+    model.save_pretrained(tmp_path / "quantised")
+    plain = AutoModelForCausalLM.from_pretrained(adapted.base)
+    for name, module in model.named_modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            plain.get_submodule(name).weight.data = decode_four_bits(module.weight)
+    expected = logits_of(PeftModel.from_pretrained(plain, adapted.adapter))
+    assert_logits(jm.load(tmp_path / "quantised", adapter=adapted.adapter)(TOKENS), expected)
 
 
 def change(directory, edit):

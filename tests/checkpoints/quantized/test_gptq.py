@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from quantized_checkpoints import assert_reads
+from safetensors.torch import load_file
 
 import jaxmodels as jm
 from jaxmodels.checkpoints.errors import CheckpointError
@@ -75,6 +76,21 @@ def test_layers_may_differ_in_width(bench):
     packers = {True: packer(8, 32), False: packer(4, 32)}
     meant = bench.store(SETTINGS, lambda name, weight: packers["mlp" in name](name, weight))
     assert_reads(bench.directory, meant)
+
+
+def test_biases_of_zeros_are_left_out(bench):
+    """AutoGPTQ stores them for layers without a bias."""
+    meant = bench.store(SETTINGS, packer(4, 32))
+    stored = load_file(bench.directory / "model.safetensors")
+    zeros = {f"{name}.bias": torch.zeros(meant[f"{name}.weight"].shape[0]).half() for name in bench.linears}
+    bench.write(zeros | stored, SETTINGS)
+    jm.save(jm.load(bench.directory), bench.directory / "saved")
+    for name, tensor in load_file(bench.directory / "saved" / "model.safetensors").items():
+        np.testing.assert_array_equal(tensor, meant[name].float(), err_msg=name)
+    ones = {name: tensor + 1 for name, tensor in zeros.items()}
+    bench.write(ones | stored, SETTINGS)
+    with pytest.raises(CheckpointError, match=r"_proj\.bias' of shape .* is not part of the model"):
+        jm.load(bench.directory)
 
 
 def test_the_settings_may_be_in_a_file_of_their_own(bench):
