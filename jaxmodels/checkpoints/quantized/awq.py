@@ -60,7 +60,7 @@ class Awq:
         def decode(arrays: Arrays) -> np.ndarray:
             numbers, zeros = (arrays[role].view(np.uint32) for role in ("qweight", "qzeros"))
             group = group_of_columns(inputs, self.group_size)
-            return np.array(from_awq(numbers, zeros, arrays["scales"], group, self.dtype))
+            return np.asarray(from_awq(numbers, zeros, arrays["scales"], group, self.dtype))
 
         return StoredWeight(
             name=f"{name}.weight", shape=(scales[1], inputs), dtype=self.dtype, tensors=parts, decode=decode

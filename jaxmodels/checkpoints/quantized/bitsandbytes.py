@@ -65,7 +65,7 @@ class BitsAndBytes:
                     "arranged for one kernel; expected 0, rows in order: save the model again with "
                     "bitsandbytes 0.45 or newer"
                 )
-            return np.array(from_int8(arrays["numbers"], arrays["scales"], self.dtype))
+            return np.asarray(from_int8(arrays["numbers"], arrays["scales"], self.dtype))
 
         return StoredWeight(
             name=parts["numbers"], shape=shape, dtype=self.dtype, tensors=parts, decode=decode
@@ -150,7 +150,7 @@ def _four_bits(tensors: TensorReader, state_name: str) -> StoredWeight:
             factors = from_codes(factors, *nested, (blocks,), state.nested_block, "float32")
             factors = factors + np.float32(state.offset)
         packed = arrays["codes"].reshape(-1).view(np.uint8)
-        return np.array(
+        return np.asarray(
             from_nibbles(packed, arrays["meanings"], factors, state.shape, state.block, state.dtype)
         )
 

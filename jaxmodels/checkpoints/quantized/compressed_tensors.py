@@ -71,7 +71,7 @@ class CompressedTensors:
         def decode(arrays: Arrays) -> np.ndarray:
             zeros = arrays["zeros"].view(np.uint32) if "zeros" in arrays else None
             numbers, groups = arrays["numbers"].view(np.uint32), arrays.get("groups", in_order)
-            return np.array(from_packed(numbers, zeros, arrays["scales"], groups, bits, self.dtype))
+            return np.asarray(from_packed(numbers, zeros, arrays["scales"], groups, bits, self.dtype))
 
         return StoredWeight(name=name, shape=(rows, columns), dtype=self.dtype, tensors=parts, decode=decode)
 

@@ -76,7 +76,7 @@ class Gptq:
         def decode(arrays: Arrays) -> np.ndarray:
             group = arrays["g_idx"] if "g_idx" in arrays else group_of_columns(inputs, self.group_size)
             numbers, zeros = (arrays[role].view(np.uint32) for role in ("qweight", "qzeros"))
-            return np.array(
+            return np.asarray(
                 from_gptq(numbers, zeros, arrays["scales"], group, bits, self.zero_offset, self.dtype)
             )
 

@@ -72,7 +72,7 @@ class Scaled:
         def decode(arrays: Arrays) -> np.ndarray:
             scales = factors(arrays["scales"]).reshape(layout.grid)
             zeros = arrays["zeros"].astype(np.float32).reshape(layout.grid) if "zeros" in arrays else None
-            return np.array(from_scaled(arrays["numbers"], scales, zeros, layout.repeats, self.dtype))
+            return np.asarray(from_scaled(arrays["numbers"], scales, zeros, layout.repeats, self.dtype))
 
         return StoredWeight(name=name, shape=shape, dtype=self.dtype, tensors=parts, decode=decode)
 
