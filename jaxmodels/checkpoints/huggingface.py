@@ -1,7 +1,7 @@
 """Parameters of Hugging Face checkpoint directories, both ways, one tensor at a time."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
@@ -18,7 +19,7 @@ from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checkpoints.host_arrays import adoptable, aligned_empty, copy_into, copying_threads
 from jaxmodels.checkpoints.pickles import open_checkpoint
 from jaxmodels.checkpoints.quantized import dequantized, without_quantization
-from jaxmodels.checkpoints.ranges import check_range
+from jaxmodels.checkpoints.ranges import check_range, is_narrower
 from jaxmodels.checkpoints.safetensors_io import (
     TensorReader,
     TensorToWrite,
@@ -37,8 +38,8 @@ CONFIG_FILE = "config.json"
 # Called with each tensor's name and bytes, once it is read or written.
 Progress: TypeAlias = Callable[[str, int], None]
 
-# Another tensor of the same shape, for one in float32 that is laid out as a checkpoint stores it.
-TensorEdit: TypeAlias = Callable[[np.ndarray], np.ndarray]
+# Another tensor of the same shape in float32, of numpy or JAX, for one that is laid out as it is stored.
+TensorEdit: TypeAlias = Callable[[Any], Any]
 
 
 def read_config(
@@ -156,20 +157,37 @@ def edit_leaves(
     dtype = leaves["embed/weight"].dtype
     with copying_threads() as threads:
         edited = _Leaves(dtype, threads)
+        experts = _experts(tensors[name] for name in edits)
         for name, changes in edits.items():
             parts = tensors[name].parts
-            tensor = tensors[name].export(leaves).astype(np.float32)
+            tensor: Any = tensors[name].export(leaves)
             for change in changes:
                 tensor = change(tensor)
-            for wanted in {param_dtype(part.param, dtype) for part in parts}:
-                check_range(name, tensor, wanted)
+            dtypes = {param_dtype(part.param, dtype) for part in parts}
+            for wanted in dtypes:
+                # Edits are no reason to look for numbers at the very end of bfloat16's range.
+                if is_narrower(jnp.bfloat16, wanted):
+                    check_range(name, tensor, wanted)
+            if len(dtypes) == 1:  # the cast is faster on the device
+                tensor = jnp.asarray(tensor).astype(next(iter(dtypes)))
             for part in parts:
-                if part.expert is not None:
-                    edited.begin_stack(part.row.ours, leaves[part.row.ours])
-                edited.fill(part, tensor)
-        edited.finish_stacks()
-    for path, leaf in edited.done.items():
-        leaves[path] = jax.device_put(leaf, leaves[path].sharding)
+                path = part.row.ours
+                if path in experts:
+                    edited.begin_stack(path, leaves[path], experts.pop(path))
+                edited.fill(part, np.asarray(tensor))
+            while edited.done:  # at once, so that the array before it can go
+                path, leaf = edited.done.popitem()
+                leaves[path] = jax.device_put(leaf, leaves[path].sharding)
+
+
+def _experts(tensors: Iterable[Tensor]) -> dict[str, set[int]]:
+    """The experts that some tensors hold, by the path of the parameter that stacks them."""
+    experts: dict[str, set[int]] = {}
+    for tensor in tensors:
+        for part in tensor.parts:
+            if part.expert is not None:
+                experts.setdefault(part.row.ours, set()).add(part.expert)
+    return experts
 
 
 def save_params(
@@ -228,17 +246,10 @@ class _Leaves:
                 self._finish(path, self.stacks.pop(path))
         return ours.size * dtype.itemsize
 
-    def begin_stack(self, path: str, values: jax.Array) -> None:
-        """Lets a stack begin with these values; only the experts that are filled change."""
-        if path not in self.stacks:
-            stack = aligned_empty(values.shape, values.dtype)
-            copy_into(stack, np.asarray(values), self.threads)
-            self.stacks[path], self.missing[path] = stack, {-1}  # until `finish_stacks`
-
-    def finish_stacks(self) -> None:
-        """Ends all stacks as they are."""
-        while self.stacks:
-            self._finish(*self.stacks.popitem())
+    def begin_stack(self, path: str, values: jax.Array, experts: set[int]) -> None:
+        """Lets a stack begin with these values; it is finished when these experts are filled."""
+        self.stacks[path], self.missing[path] = aligned_empty(values.shape, values.dtype), experts
+        copy_into(self.stacks[path], np.asarray(values), self.threads)
 
     def _finish(self, path: str, array: np.ndarray) -> None:
         # On CPU JAX adopts the array. Elsewhere waiting bounds the memory: several would be on their way.
