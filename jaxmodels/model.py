@@ -50,8 +50,8 @@ class Generation:
     """What `Model.generate` gives.
 
     tokens: i32[B, max_new_tokens], the padding token beyond each row's length. lengths: i32[B], the stop
-    token included. text: one string per row without special tokens, None without a tokenizer. log_probs:
-    None unless the strategy was asked for them.
+    token included. text: one string per row without special tokens and those that end texts, None without a
+    tokenizer. log_probs: None unless the strategy was asked for them.
     """
 
     tokens: np.ndarray
@@ -180,7 +180,7 @@ class Model:
         text = None
         if self.tokenizer is not None:
             text = [
-                self.tokenizer.decode(row[:n].tolist())
+                self.tokenizer.decode(row[:n].tolist(), hidden=self.generation.eos_token_ids)
                 for row, n in zip(result.tokens, result.lengths, strict=True)
             ]
         return Generation(
@@ -213,7 +213,8 @@ class Model:
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {chunk}")
         results = stream(self.config, self.params, strategy, ready, chunk)
-        return (piece.text for piece in stream_text(results, self.tokenizer.stream()) if piece.text)
+        decoder = self.tokenizer.stream(hidden=self.generation.eos_token_ids)
+        return (piece.text for piece in stream_text(results, decoder) if piece.text)
 
     def recommended_strategy(self) -> Autoregressive:
         """Sequential decoding with the settings that the checkpoint recommends.

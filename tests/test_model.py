@@ -81,7 +81,13 @@ def test_end_of_text_tokens_stop_by_default(model):
     ends = dataclasses.replace(model, generation=jm.checkpoints.GenerationDefaults(eos_token_ids=(end,)))
     stopped = ends.generate("w3 w1 w4", 8)
     assert stopped.lengths[0] == np.flatnonzero(free.tokens[0] == end)[0] + 1
-    assert ends.generate("w3 w1 w4", 8, stop_tokens=[]).lengths[0] == 8
+    endless = ends.generate("w3 w1 w4", 8, stop_tokens=[])
+    assert endless.lengths[0] == 8
+    for out in (stopped, endless):  # the end leaves no text, though no file calls it special
+        row = out.tokens[0, : out.lengths[0]]
+        assert end in row
+        assert out.text == [" ".join(WORDS[token] for token in row if token != end)]
+    assert "".join(ends.stream("w3 w1 w4", 8)) == stopped.text[0]
 
 
 def test_the_recommended_strategy_follows_the_checkpoint(model):

@@ -233,7 +233,8 @@ def _pieces(call: Call, ids: list[int]) -> "Iterator[Piece]":
         capacity=None,
     )
     results = generation.stream(config, params, call.strategy, ready, CHUNK)
-    return generation.stream_text(results, call.tokenizer.stream())
+    decoder = call.tokenizer.stream(hidden=call.model.generation.eos_token_ids)
+    return generation.stream_text(results, decoder)
 
 
 def _result(prompt: str, out: "Generation", tokenizer: "Tokenizer") -> dict[str, Any]:
