@@ -91,7 +91,7 @@ def describe(config: "Decoder", context: int, cache_dtype: str) -> dict[str, Any
     """The report as JSON values.
 
     Raises:
-        ValueError: `context` is below 1.
+        ValueError: `context` is out of range.
     """
     from jaxmodels.models.costs import (
         cache_bytes,

@@ -5,18 +5,24 @@ are left out, being below a percent for models of any size.
 """
 
 import functools
+import heapq
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import jax
 from jax.typing import DTypeLike
 
+from jaxmodels.checks import whole
 from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.spec import param_dtype, walk
 from jaxmodels.models.block import DecoderBlock
 from jaxmodels.models.decoder import Decoder
+
+# Sums of up to this many terms are added one by one, and longer ones cut at most so many times.
+_SHORT, _MOST_HALVINGS = 16, 500
 
 # Two capacities far beyond any window, so that the difference is what one more token takes.
 _CAPACITIES = (2**20, 2**21)
@@ -109,10 +115,10 @@ def flops_per_token(config: Decoder, context: int) -> CostPerToken:
     """FLOPs of one decoded token that sees `context` tokens, itself included.
 
     Raises:
-        ValueError: `context` is below 1, or a layer does not know its cost.
+        ValueError: `context` is no whole number from 1, the token itself, to 2 ** 31 - 1, or a layer does not
+            know its cost.
     """
-    if context < 1:
-        raise ValueError(f"context must be at least 1, the token itself; got {context}")
+    context = whole("context", context, low=1)
     weights, total = (
         sum(_block_flops(block, seen) * times for block, times in Counter(config.blocks).items())
         for seen in (0, context)
@@ -123,18 +129,50 @@ def flops_per_token(config: Decoder, context: int) -> CostPerToken:
 def prefill_flops(config: Decoder, length: int) -> int:
     """FLOPs of settling a prompt of `length` tokens: each sees those before it; the head runs for the last.
 
-    Recurrent layers count as steps: the chunked form does about as much work in larger pieces.
+    Recurrent layers count as steps: the chunked form does about as much work in larger pieces. The time that
+    this takes does not grow with `length`; see `_sum_to`.
 
     Raises:
-        ValueError: `length` is below 1, or a layer does not know its cost.
+        ValueError: `length` is no whole number from 1 to 2 ** 31 - 1, or a layer does not know its cost.
     """
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
+    length = whole("length", length, low=1)
     blocks = sum(
-        times * sum(_block_flops(block, seen) for seen in range(1, length + 1))
+        times * _sum_to(length, functools.partial(_block_flops, block))
         for block, times in Counter(config.blocks).items()
     )
     return blocks + _head_flops(config)
+
+
+def _sum_to(length: int, cost: Callable[[int], int]) -> int:
+    """``cost(1) + ... + cost(length)`` for a cost that is linear between few corners, as what a window or a
+    budget bounds is.
+
+    Intervals are halved, the longest first, until each is linear or so short that its terms are added. A cost
+    in many small steps, as of a cache in pages, uses up `_MOST_HALVINGS` and is then taken as linear within
+    each of the short intervals that are left.
+    """
+    total, halvings = 0, 0
+    waiting = [(-length, 1)]  # a heap of minus the number of terms, and the first of them
+    while waiting:
+        count, low = -waiting[0][0], waiting[0][1]
+        heapq.heappop(waiting)
+        high = low + count - 1
+        if count <= _SHORT:
+            total += sum(cost(seen) for seen in range(low, high + 1))
+        elif halvings == _MOST_HALVINGS or _is_linear(cost, low, high):
+            total += count * (cost(low) + cost(high)) // 2
+        else:
+            halvings += 1
+            for first, last in ((low, low + count // 2 - 1), (low + count // 2, high)):
+                heapq.heappush(waiting, (first - last - 1, first))
+    return total
+
+
+def _is_linear(cost: Callable[[int], int], low: int, high: int) -> bool:
+    """Whether a cost lies on the line between two lengths at five others, but for rounding."""
+    first, rise, span = cost(low), cost(high) - cost(low), high - low
+    between = (low + 1, low + span // 3, low + span // 2, low + 5 * span // 7, high - 1)
+    return all(abs((cost(at) - first) * span - rise * (at - low)) <= span for at in between)
 
 
 def _part(path: str) -> str:

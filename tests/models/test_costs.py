@@ -9,8 +9,10 @@ import pytest
 from model_helpers import ARCHITECTURES, attention, decoder, ssd
 from tpu_model_configs import CONFIGS
 
+from jaxmodels.layers.cache.lserve import LServe
 from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.spec import abstract_params, count_params, init_params
+from jaxmodels.models import costs
 from jaxmodels.models.costs import (
     cache_bytes,
     flops_per_token,
@@ -73,6 +75,37 @@ def test_prefill_is_the_sum_over_positions_with_one_head():
     assert prefill_flops(config, 8) == sum(by_token) + head
 
 
+def policies():
+    """A cost with one corner or none, one with two, and those of caches in pages, which rise in steps."""
+    heads = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
+    paged = LServe(
+        page=8, subpages=2, budget=64, refresh=4, sinks=8, local=16, streaming_heads=frozenset({1})
+    )
+    return {
+        "full": (attention(**heads),),
+        "sliding": (attention(window=100, **heads), ssd(), attention(**heads)),
+        "pages": (dataclasses.replace(attention(**heads), cache=paged),),
+    }
+
+
+@pytest.mark.parametrize("name", policies())
+@pytest.mark.parametrize("length", [1, 17, 99, 100, 101, 1_000, 5_000])
+def test_prefill_of_long_prompts_is_the_sum_too(name, length):
+    config = decoder(*policies()[name])
+    head = 2 * config.vocab_size * config.d_model
+    expected = sum(flops_per_token(config, seen).total - head for seen in range(1, length + 1)) + head
+    assert prefill_flops(config, length) == pytest.approx(expected, rel=1e-4 if name == "pages" else 0, abs=0)
+
+
+@pytest.mark.parametrize("name", policies())
+def test_the_work_of_summing_does_not_grow_with_the_prompt(name, monkeypatch):
+    config, asked = decoder(*policies()[name]), []
+    cost = costs._block_flops
+    monkeypatch.setattr(costs, "_block_flops", lambda block, seen: asked.append(seen) or cost(block, seen))
+    prefill_flops(config, 2**31 - 1)
+    assert len(asked) < 15_000
+
+
 def nbytes(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
@@ -110,8 +143,10 @@ def test_parameters_by_part():
 
 @pytest.mark.parametrize("call", [flops_per_token, prefill_flops])
 def test_a_token_sees_at_least_itself(call):
-    with pytest.raises(ValueError, match=r"at least 1.*got 0"):
-        call(ARCHITECTURES["ssd"], 0)
+    name = "context" if call is flops_per_token else "length"
+    for count in (0, 2**31, 1.5, True):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number.*got {count}"):
+            call(ARCHITECTURES["ssd"], count)
 
 
 def test_a_layer_without_a_cost_is_named():
