@@ -1,13 +1,12 @@
-"""Published configurations with one fault each: a key dropped, doubled, of a wrong type, of a wrong value."""
+"""Configurations with one fault each: a key dropped, doubled, of a wrong type or with a wrong value."""
 
-import json
+import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from published_configs import published
-
+NESTED = ("linear_attn_config", "rope_parameters", "rope_scaling", "ssm_cfg", "text_config")
 WRONG_TYPES = ("x", "", ["x"], [], {"x": 1}, {}, True, 1.5, [[1]], [None])
 WRONG_NUMBERS = (
     0, -1, 1, 3, 7, 10**6, 10**9, 2**31, 2**63, 10**15, 10**400, 0.0, -0.5, 1e-300, 1e300,
@@ -28,12 +27,12 @@ class Fault:
         return f"{self.name}: {self.kind} {'/'.join(self.path)}"
 
 
-def faults(names: tuple[str, ...], count: int, seed: int = 0) -> Iterator[Fault]:
-    """`count` faults, drawn from the files of these names and from their keys alike."""
-    draw = random.Random(seed)
+def faults(configurations: Mapping[str, Mapping[str, Any]], count: int, seed: int) -> Iterator[Fault]:
+    """`count` faults, drawn from the configurations and from their keys alike."""
+    draw, names = random.Random(seed), sorted(configurations)
     for _ in range(count):
         name = draw.choice(names)
-        values = published(name)
+        values = copy.deepcopy(dict(configurations[name]))
         path = draw.choice(list(_paths(values)))
         kind = draw.choice(("drop", "double", "wrong type", "wrong value"))
         holder = values
@@ -46,7 +45,7 @@ def faults(names: tuple[str, ...], count: int, seed: int = 0) -> Iterator[Fault]
 def _paths(values: dict[str, Any], within: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for key, value in values.items():
         yield (*within, key)
-        if isinstance(value, dict) and key in ("rope_scaling", "rope_parameters", "text_config", "ssm_cfg"):
+        if isinstance(value, dict) and key in NESTED:
             yield from _paths(value, (*within, key))
 
 
@@ -61,7 +60,7 @@ def _change(draw: random.Random, kind: str, holder: dict[str, Any], key: str) ->
     elif kind == "wrong type":
         holder[key] = draw.choice(WRONG_TYPES)
     elif isinstance(value, list) and value:
-        changed = json.loads(json.dumps(value))
+        changed = copy.deepcopy(value)
         changed[draw.randrange(len(changed))] = draw.choice((*WRONG_NUMBERS, *WRONG_TYPES))
         holder[key] = changed
     else:

@@ -155,7 +155,11 @@ class ConfigReader:
     def indices(self, key: str, below: int, default: list[int]) -> list[int]:
         """An optional list of numbers of layers, from 0 to ``below - 1``."""
         given = self.take_or(key, list, default)
-        return [self._whole(key, item, low=0, high=below - 1) for item in given]
+        name = f"{self._key(key)}: each number of a layer, below num_hidden_layers,"
+        try:
+            return [whole(name, item, high=below - 1) for item in given]
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
     def check_divides(self, key: str, value: int, other: str, total: int) -> None:
         """Requires the `value` of `key` to divide the `total` that the key `other` stands for."""

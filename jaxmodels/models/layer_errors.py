@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# The names under which families spell the sizes that layers speak of, where a file has several all of them.
+# The names under which families spell the sizes that layers speak of. Of many, a message gives those that
+# the file has.
 _THEIR_NAMES: Mapping[str, tuple[str, ...]] = {
     "adapter_rank": ("adapter_rank",),
     "chunk_size": ("chunk_size", "mamba_chunk_size", "block_size"),
@@ -48,7 +49,8 @@ def in_their_words(message: str, values: Mapping[str, Any]) -> str:
     """A layer's message with the keys of a configuration in place of the names of the layer's fields."""
 
     def key(match: re.Match[str]) -> str:
-        name = match.group()
-        return "/".join(key for key in _THEIR_NAMES.get(name, ()) if key in values) or name
+        names = _THEIR_NAMES.get(match.group(), ())
+        held = [name for name in names if name in values] or (names if len(names) <= 2 else ())
+        return "/".join(held) or match.group()
 
     return re.sub(r"[a-z_]+", key, message)

@@ -3,9 +3,12 @@
 import json
 import re
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from config_faults import Fault, faults
+from configurations import CASES
 from published_configs import NAMES, model_type, published
 
 import jaxmodels as jm
@@ -16,7 +19,7 @@ from jaxmodels.models.config_size import MOST_PARAMETERS
 from jaxmodels.models.hf_config import MOST_LAYERS, ConfigError, ConfigWarning
 from jaxmodels.models.text_part import WRAPPERS
 
-READ = tuple(name for name in NAMES if model_type(name) in (*jm.list_families(), *WRAPPERS))
+READ = {name: published(name) for name in NAMES if model_type(name) in (*jm.list_families(), *WRAPPERS)}
 
 
 def complaint(fault: Fault) -> str | None:
@@ -34,20 +37,32 @@ def complaint(fault: Fault) -> str | None:
     return None
 
 
-def check(count: int, seed: int) -> None:
+def check(configurations: Mapping[str, Any], count: int, seed: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConfigWarning)
-        found = [complaint(fault) for fault in faults(READ, count, seed)]
+        found = [complaint(fault) for fault in faults(configurations, count, seed)]
     assert [text for text in found if text is not None] == []
 
 
 def test_faults_are_refused_by_the_name_of_the_key():
-    check(200, seed=1)
+    check(READ, 200, seed=1)
 
 
 @pytest.mark.sweep
 def test_thousands_of_faults_are_refused_by_the_name_of_the_key():
-    check(5000, seed=0)
+    check(READ, 5000, seed=0)
+
+
+@pytest.mark.sweep
+def test_faults_in_what_transformers_writes_are_refused_by_the_name_of_the_key():
+    """Of every family, small models with every option."""
+    from transformers import AutoConfig
+
+    full = {
+        case.name: json.loads(AutoConfig.for_model(case.family, **case.config).to_json_string(use_diff=False))
+        for case in CASES
+    }
+    check(full, 5000, seed=0)
 
 
 def test_a_checkpoint_s_configuration_is_refused_with_its_file_and_key(tmp_path):

@@ -109,7 +109,7 @@ def test_multipliers_survive_being_multiplied(factor):
         (
             BAMBA[0],
             {"attn_layer_indices": [3]},
-            r"'attn_layer_indices' must be .* <= 2, got 3",
+            r"'attn_layer_indices': each .* <= 2, got 3",
         ),
         (BAMBA[0], {"attn_layer_indices": None}, r"'attn_layer_indices' must name some"),
         (BAMBA[0], {"mamba_d_head": 7}, r"mamba_n_heads \* mamba_d_head = 8 \* 7 must equal .* 64"),
@@ -128,7 +128,7 @@ def test_multipliers_survive_being_multiplied(factor):
         (GRANITEMOEHYBRID[0], {"hidden_act": "gelu"}, r"'hidden_act' has the value 'gelu'.*'silu'"),
         (ZAMBA2[0], {"tie_word_embeddings": False}, r"'tie_word_embeddings' has the value False"),
         (ZAMBA2[0], {"num_mem_blocks": 0}, r"'num_mem_blocks' must be a whole number >= 1"),
-        (ZAMBA2[0], {"n_mamba_heads": 7}, r"n_mamba_heads=7 must divide the inner width 48"),
+        (ZAMBA2[0], {"n_mamba_heads": 7}, r"'n_mamba_heads' must divide the inner width 48, got 7"),
         (ZAMBA2[0], {"use_long_context": True}, r"'use_long_context' has the value True"),
     ],
     ids=lambda value: value.name if hasattr(value, "name") else None,

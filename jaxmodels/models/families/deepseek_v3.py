@@ -59,8 +59,8 @@ def read_latent_attention(reader: ConfigReader, style: RopeStyle) -> LatentAtten
     reader.expect_same("num_key_value_heads", "num_attention_heads", num_heads)
     if rope_dim % 2:
         raise ConfigError(f"{reader.name}: key 'qk_rope_head_dim' must be even, got {rope_dim}")
-    reader.expect("head_dim", rope_dim, None)
-    reader.expect("qk_head_dim", key_dim + rope_dim)
+    reader.expect_same("head_dim", "qk_rope_head_dim", rope_dim)
+    reader.expect_same("qk_head_dim", "qk_nope_head_dim + qk_rope_head_dim", key_dim + rope_dim)
     return LatentAttention(
         d_model=reader.positive("hidden_size"),
         num_heads=num_heads,

@@ -281,7 +281,10 @@ def read_layer_types(reader: ConfigReader, default: list[str]) -> list[str]:
 def windows_of(types: list[str], window: int | None) -> list[int | None]:
     """The sliding window of each layer, by its type."""
     if SLIDING in types and window is None:
-        raise ConfigError("config: 'layer_types' asks for sliding_attention but no sliding window is in use")
+        raise ConfigError(
+            "config: key 'layer_types' asks for sliding_attention but no sliding window is in use; see "
+            "'sliding_window' and 'use_sliding_window'"
+        )
     return [window if kind == SLIDING else None for kind in types]
 
 

@@ -97,8 +97,8 @@ def read_ssd(reader: ConfigReader, norm: RMSNorm, d_inner: int | None = None) ->
     head_dim = d_inner // num_heads if given in (None, "auto") else reader.positive("mamba_d_head")
     if head_dim * num_heads != d_inner:
         raise ConfigError(
-            f"config: mamba_n_heads * mamba_d_head = {num_heads} * {head_dim} must equal the inner width "
-            f"{d_inner}"
+            f"{reader.name}: mamba_n_heads * mamba_d_head = {num_heads} * {head_dim} must equal the inner "
+            f"width, which is mamba_d_ssm or hidden_size * mamba_expand = {d_inner}"
         )
     groups = reader.positive_or("mamba_n_groups", 1)
     return SSDMixer(

@@ -58,7 +58,7 @@ def _every(reader: ConfigReader, name: str, layers: int, period: int, offset: in
     period = reader.positive_or(f"{name}_period", period)
     offset = reader.take_or(f"{name}_offset", int, offset)
     if offset >= period:
-        raise ConfigError(f"config: {name}_offset={offset} must be below {name}_period={period}")
+        raise ConfigError(f"{reader.name}: {name}_offset={offset} must be below {name}_period={period}")
     return [i % period == offset for i in range(layers)]
 
 

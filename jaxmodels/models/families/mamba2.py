@@ -47,7 +47,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     expand = reader.positive_or("expand", 2)
     if d_model * expand != num_heads * head_dim:
         raise ConfigError(
-            f"config: hidden_size * expand = {d_model} * {expand} must equal "
+            f"{reader.name}: hidden_size * expand = {d_model} * {expand} must equal "
             f"num_heads * head_dim = {num_heads} * {head_dim}"
         )
     reader.expect("hidden_act", "silu", "swish")
@@ -123,7 +123,9 @@ def read_original_config(reader: ConfigReader) -> Decoder:
     d_inner = d_model * inner.positive_or("expand", 2)
     head_dim, groups = inner.positive_or("headdim", 64), inner.positive_or("ngroups", 1)
     if head_dim < 1 or d_inner % head_dim:
-        raise ConfigError(f"config: ssm_cfg.headdim={head_dim} must divide expand * d_model = {d_inner}")
+        raise ConfigError(
+            f"{reader.name}: ssm_cfg.headdim={head_dim} must divide expand * d_model = {d_inner}"
+        )
     order: GateOrder = "norm_then_gate" if inner.flag("norm_before_gate", False) else "gate_then_norm"
     gated = GatedRMSNorm(dim=d_inner, eps=1e-5, num_groups=groups, order=order)
     mixer = SSDMixer(

@@ -56,10 +56,16 @@ def read_experts(reader: ConfigReader, d_ff: str) -> GatedExperts:
 
 def read_router(reader: ConfigReader, experts: GatedExperts, top_k: int, renormalise: bool) -> SoftmaxTopK:
     """Softmax top-k over `experts`; `top_k` is the family's default."""
+    top_k = reader.positive_or("num_experts_per_tok", top_k)
+    if top_k > experts.num_experts:
+        raise ConfigError(
+            f"{reader.name}: key 'num_experts_per_tok' must be at most the number of experts (num_experts or "
+            f"num_local_experts) = {experts.num_experts}, got {top_k}"
+        )
     return SoftmaxTopK(
         d_model=experts.d_model,
         num_experts=experts.num_experts,
-        top_k=reader.positive_or("num_experts_per_tok", top_k),
+        top_k=top_k,
         renormalise=renormalise,
     )
 

@@ -42,7 +42,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     counts = reader.take_or("num_experts", list, [32])
     if len(counts) != 1 or not isinstance(counts[0], int) or counts[0] <= CONSTANTS + 2:
         raise ConfigError(
-            f"config: key 'num_experts' must hold one number above {CONSTANTS + 2}, got {counts!r}"
+            f"{reader.name}: key 'num_experts' must hold one number above {CONSTANTS + 2}, got {counts!r}"
         )
     free = FreeExperts(d_model=attention.d_model, constants=CONSTANTS)
     experts = GatedExperts(

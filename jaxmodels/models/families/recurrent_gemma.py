@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxmodels.checks import shown
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import RMSNorm
@@ -82,11 +83,13 @@ def read_config(reader: ConfigReader) -> Decoder:
     )
     kinds: Mapping[str, Mixer] = {"recurrent": recurrent, "attention": attention}
     types = reader.take_or("block_types", list, ["recurrent", "recurrent", "attention"])
-    if not types or not set(types) <= set(kinds):
-        raise ConfigError(f"config: key 'block_types' must hold some of {sorted(kinds)}, got {types!r}")
+    if not types or not all(kind in list(kinds) for kind in types):
+        raise ConfigError(
+            f"{reader.name}: key 'block_types' must hold some of {sorted(kinds)}, got {shown(types)}"
+        )
     d_ff, norm = reader.positive("intermediate_size"), dense.read_norm(reader, offset=1.0)
     if d_ff % 2:
-        raise ConfigError(f"config: key 'intermediate_size' must be even, got {d_ff}")
+        raise ConfigError(f"{reader.name}: key 'intermediate_size' must be even, got {d_ff}")
     ffn = GatedMLP(d_model=norm.dim, d_ff=d_ff // 2, activation=activation, bias=True)
     softcap = reader.factor("logits_soft_cap", 30.0)
     blocks = [
@@ -101,7 +104,9 @@ def read_config(reader: ConfigReader) -> Decoder:
 def _read_rope(reader: ConfigReader, head_dim: int) -> Rope:
     rope = dense.read_partial_rope(reader, head_dim, default_factor=0.5)
     if rope.scaling != UNSCALED:
-        raise ConfigError(f"config: 'rope_parameters' must be of rope_type 'default', got {rope.scaling}")
+        raise ConfigError(
+            f"{reader.name}: 'rope_parameters' must be of rope_type 'default', got {rope.scaling}"
+        )
     return rope
 
 

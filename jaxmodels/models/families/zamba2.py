@@ -67,7 +67,9 @@ def _read_ssd(reader: ConfigReader) -> SSDMixer:
     d_inner = reader.positive_or("mamba_expand", 2) * d_model
     groups = reader.positive_or("mamba_ngroups", 1)
     if num_heads < 1 or d_inner % num_heads:
-        raise ConfigError(f"config: n_mamba_heads={num_heads} must divide the inner width {d_inner}")
+        raise ConfigError(
+            f"{reader.name}: key 'n_mamba_heads' must divide the inner width {d_inner}, got {num_heads}"
+        )
     return SSDMixer(
         d_model=d_model,
         num_heads=num_heads,
