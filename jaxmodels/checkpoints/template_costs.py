@@ -20,53 +20,21 @@ NODES_PER_WORK = 8  # steps of a compiled template that take as long as one unit
 _CHARACTERS_PER_WORK = 100
 
 OPERATORS = ("+", "*", "**", "%")
-REFUSED_METHODS = frozenset({"expandtabs", "translate", "maketrans", "to_bytes"})
-COMPARING_TESTS = frozenset(
-    [
-        "eq",
-        "equalto",
-        "==",
-        "ne",
-        "!=",
-        "lt",
-        "lessthan",
-        "<",
-        "le",
-        "<=",
-        "gt",
-        "greaterthan",
-        ">",
-        "ge",
-        ">=",
-        "in",
-    ]
-)
+# What no chat template needs and whose work is not in proportion to the length of the text.
+REFUSED_METHODS = {"decode", "encode", "expandtabs", "maketrans", "striptags", "to_bytes", "translate"}
+REFUSED_FILTERS = {"pprint", "striptags", "urlize", "xmlattr"}
+COMPARING_TESTS = {
+    "eq", "equalto", "==", "ne", "!=", "in",
+    "lt", "lessthan", "<", "le", "<=", "gt", "greaterthan", ">", "ge", ">=",
+}  # fmt: skip
 # These look at their items, but not at what the items hold.
-_SHALLOW_FILTERS = frozenset(
-    [
-        "length",
-        "count",
-        "first",
-        "last",
-        "default",
-        "d",
-        "attr",
-        "items",
-        "safe",
-        "list",
-        "reverse",
-        "batch",
-        "slice",
-        "map",
-        "select",
-        "reject",
-        "selectattr",
-        "rejectattr",
-    ]
-)
-_DEAR_FILTERS = {"pprint": 50, "urlize": 50, "wordwrap": 20, "truncate": 20, "striptags": 20}
-_FREE_NUMBERS = frozenset({"default", "d", "int", "float"})
-_DEEP_METHODS = frozenset({"index", "count", "join"})
+_SHALLOW_FILTERS = {
+    "length", "count", "first", "last", "default", "d", "attr", "items", "safe", "list", "reverse", "batch",
+    "slice", "map", "select", "reject", "selectattr", "rejectattr",
+}  # fmt: skip
+_DEAR_FILTERS = {"wordwrap": 20, "truncate": 20}
+_FREE_NUMBERS = {"default", "d", "int", "float"}
+_DEEP_METHODS = {"changed", "count", "index", "join"}
 
 
 class TooMuch(jinja2.TemplateRuntimeError):
@@ -149,13 +117,12 @@ def check_operation(operator: str, left: Any, right: Any) -> None:
 def check_method(work: Work, method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Counts a call of a text's, list's or mapping's method; refuses one that would make too long a text."""
     owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
-    if not isinstance(owner, str | bytes | list | tuple | dict):
-        return
-    if isinstance(owner, str | bytes):
-        work.text(len(owner))
     if name in _DEEP_METHODS:
-        work.weigh(owner)
-        work.weigh(args)
+        work.weigh((owner, args))
+    if not isinstance(owner, str | list | tuple | dict):
+        return
+    if isinstance(owner, str):
+        work.text(len(owner))
     if name in _GROWING:
         _check_length(_GROWING[name](owner, *args, **kwargs))
     elif any(isinstance(argument, int) and argument > MOST_TEXT for argument in args):
@@ -174,7 +141,9 @@ def check_filter(work: Work, name: str, values: tuple[Any, ...], kwargs: Mapping
         raise TooMuch(
             f"it gives the filter {name} the number {max(numbers, key=abs)}; at most {most} is allowed"
         )
-    if name == "format":
+    if name == "sum" and any(isinstance(one, list | tuple) for one in (*values[1:], *kwargs.values())):
+        work.spend(len(values[0]) ** 2)  # a sum of lists copies all that came before, again and again
+    elif name == "format":
         check_percent(str(values[0]))
     elif name in _GROWING_FILTERS:
         _check_length(_GROWING_FILTERS[name](*values, **kwargs))
@@ -234,9 +203,12 @@ def _padded(text: Any, width: Any = 80, *_: Any) -> int:
     return max(_length(text), width if isinstance(width, int) else 0)
 
 
-def _replaced(text: Any, old: Any = "", new: Any = "", *_: Any, **__: Any) -> int:
-    text, old, new = str(text), str(old), str(new)
-    return len(text) + text.count(old) * len(new)
+def _replaced(text: str, old: Any = "", new: Any = "", *_: Any) -> int:
+    return len(text) + text.count(old) * len(new) if isinstance(old, str) and isinstance(new, str) else 0
+
+
+def _replaced_by_filter(value: Any, old: Any = "", new: Any = "", *_: Any, **__: Any) -> int:
+    return _replaced(str(value), str(old), str(new))
 
 
 def _joined(separator: Any, items: Any = (), *_: Any) -> int:
@@ -249,7 +221,7 @@ def _joined_by_filter(items: Any, d: Any = "", *_: Any, **__: Any) -> int:
 
 
 def _indented(text: Any, width: Any = 4, *_: Any, **__: Any) -> int:
-    lines = 1 + str(text).count("\n")
+    lines = len(str(text).splitlines())
     return _length(text) + lines * (width if isinstance(width, int) else _length(width))
 
 
@@ -263,7 +235,7 @@ _GROWING: dict[str, Callable[..., int]] = {
     "join": _joined,
 }
 _GROWING_FILTERS: dict[str, Callable[..., int]] = {
-    "replace": _replaced,
+    "replace": _replaced_by_filter,
     "join": _joined_by_filter,
     "indent": _indented,
     "wordwrap": _wrapped,

@@ -47,6 +47,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]
         self.globals["namespace"] = _Namespace
         self.filters = {name: _counted_filter(name, one) for name, one in self.filters.items()}
+        for name in costs.REFUSED_FILTERS:
+            del self.filters[name]
         self.filters |= {_LOOPED: _looped, _WEIGHED: _weighed, _MEASURED: _measured, _CONCAT: _concatenated}
         self.filters[_CHARGE] = _charge
         tests: dict[str, Any] = self.tests
