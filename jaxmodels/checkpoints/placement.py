@@ -26,7 +26,7 @@ from jaxmodels.models.hf_config import ConfigError
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 FURTHER_TOKENS_KEY = "num_nextn_predict_layers"
 
-# How many numbers of two tensors are compared at a time where their dtypes differ.
+# How many entries of two tensors are compared at a time.
 _STRETCH = 2**22
 
 
@@ -195,12 +195,14 @@ def _equal(tensors: TensorReader, first: str, second: str) -> bool:
         return False
     a, b = tensors.read(first).reshape(-1), tensors.read(second).reshape(-1)
     if a.dtype == b.dtype:  # as bytes, in which NaN is equal to itself
-        return a.view(np.uint8).data == b.view(np.uint8).data
-    stretches = range(0, a.size, _STRETCH)
-    return all(
-        np.array_equal(a[i : i + _STRETCH].astype(np.float32), b[i : i + _STRETCH].astype(np.float32))
-        for i in stretches
-    )
+        a, b = a.view(np.uint8), b.view(np.uint8)
+    for start in range(0, a.size, _STRETCH):
+        one, other = a[start : start + _STRETCH], b[start : start + _STRETCH]
+        if a.dtype != b.dtype:
+            one, other = one.astype(np.float32), other.astype(np.float32)
+        if not np.array_equal(one, other):
+            return False
+    return True
 
 
 def _further_layers(values: Mapping[str, Any]) -> int:

@@ -1,5 +1,6 @@
 """What is compared between a configuration and the stored tensors before anything is built."""
 
+import contextlib
 import json
 import shutil
 
@@ -58,6 +59,18 @@ def test_a_stored_head_that_differs_from_the_tied_embedding_is_kept(build_refere
     np.testing.assert_array_equal(again.params["head"]["weight"], model.params["head"]["weight"])
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", attn_implementation="eager")
     assert torch.equal(exported.lm_head.weight, theirs.lm_head.weight)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tied"), [(torch.float32, True), (torch.float64, True), (torch.bfloat16, False)]
+)
+def test_heads_of_another_dtype_are_compared_by_their_numbers(dtype, tied, build_reference, tmp_path):
+    def add_head(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].to(dtype, copy=True)
+
+    directory = changed(build_reference(GEMMA2[0]), tmp_path / "m", add_head)
+    with contextlib.nullcontext() if tied else pytest.warns(UserWarning, match="the stored head is kept"):
+        assert jm.load(directory).config.tie_embeddings is tied
 
 
 def test_a_model_that_scores_texts_is_named(build_reference, tmp_path):
