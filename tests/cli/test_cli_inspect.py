@@ -61,8 +61,12 @@ def test_errors_name_the_file(run, config_file, config_values):
     assert "is not valid JSON" in run("inspect", config_file, code=2).stderr
 
 
-def test_context_is_at_least_one(run, config_file):
-    assert "context must be at least 1" in run("inspect", config_file, "--context", 0, code=2).stderr
+@pytest.mark.parametrize("context", [0, -3, 2**31])
+def test_a_context_out_of_range_is_named(run, context):
+    assert (
+        f"context must be a whole number >= 1 and <= 2147483647, got {context}"
+        in run("inspect", "--context", context, code=2).stderr
+    )
 
 
 def test_of_a_repository_only_the_config_is_fetched(run, config_file, monkeypatch):
