@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import shutil
 
 import jax
@@ -178,14 +179,22 @@ GARBAGE = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def with_tokenizer(tmp_path_factory):
+    """A directory with every kind of file."""
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    jm.save(jm.load("tiny-qwen3"), directory)
+    return directory
+
+
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
-def test_what_is_wrong_with_a_file_is_a_checkpoint_error(garbage, tmp_path):
+def test_what_is_wrong_with_a_file_is_a_checkpoint_error(garbage, with_tokenizer, tmp_path):
     """Or what was in the file is not needed: settings and templates are optional."""
-    jm.save(jm.load("tiny-qwen3"), tmp_path / "m")
-    files = sorted(path.name for path in (tmp_path / "m").iterdir())
+    files = sorted(path.name for path in with_tokenizer.iterdir())
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= set(files)
     for file in (*files, "chat_template.jinja", "special_tokens_map.json"):
-        shutil.copytree(tmp_path / "m", tmp_path / file)
+        shutil.copytree(with_tokenizer, tmp_path / file, copy_function=os.link)
+        (tmp_path / file / file).unlink(missing_ok=True)
         (tmp_path / file / file).write_bytes(garbage)
         needed = file in ("config.json", "model.safetensors")
         with pytest.raises(jm.CheckpointError) if needed else contextlib.suppress(jm.CheckpointError):
