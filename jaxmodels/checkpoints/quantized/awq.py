@@ -51,11 +51,14 @@ class Awq:
 
     def _weight(self, infos: Infos, name: str) -> StoredWeight:
         parts = parts_of(infos, {role: f"{name}.{role}" for role in ("qweight", "qzeros", "scales")}, {})
+        expected = f"[D, F / 8], [G, F / 8] and [G, F] with D / G = {self.group_size}"
+        if any(len(infos[part].shape) != 2 for part in parts.values()):
+            raise misfit(infos, parts, expected)
         inputs, words = infos[parts["qweight"]].shape
         groups = 1 if self.group_size == -1 else -(-inputs // self.group_size)
         scales, zeros = infos[parts["scales"]].shape, infos[parts["qzeros"]].shape
         if scales != (groups, words * _PER_WORD) or zeros != (groups, words):
-            raise misfit(infos, parts, f"[D, F / 8], [G, F / 8] and [G, F] with D / G = {self.group_size}")
+            raise misfit(infos, parts, expected)
 
         def decode(arrays: Arrays) -> np.ndarray:
             numbers, zeros = (arrays[role].view(np.uint32) for role in ("qweight", "qzeros"))

@@ -140,8 +140,11 @@ def _four_bits(tensors: TensorReader, state_name: str) -> StoredWeight:
     parts = parts_of(infos, needed, {})
     blocks = -(-state.count // state.block)
     stored = math.prod(infos[name].shape) * np.dtype(infos[name].dtype).itemsize
-    if stored < -(-state.count // 2) or infos[parts["factors"]].shape != (blocks,):
-        raise misfit(infos, parts, f"two codes to a byte for {list(state.shape)}, {blocks} factors")
+    sizes = {"meanings": 16, "factors": blocks}
+    if state.nested_block is not None:
+        sizes |= {"nested_meanings": 256, "nested_factors": -(-blocks // state.nested_block)}
+    if stored < -(-state.count // 2) or any(infos[parts[role]].shape != (n,) for role, n in sizes.items()):
+        raise misfit(infos, parts, f"two codes to a byte for {list(state.shape)}, then {sizes}")
 
     def decode(arrays: Arrays) -> np.ndarray:
         factors = arrays["factors"]

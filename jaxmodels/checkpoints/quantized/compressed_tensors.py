@@ -18,7 +18,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 from jaxmodels.checkpoints.quantized.format import Arrays, StoredWeight, misfit, parts_of
-from jaxmodels.checkpoints.quantized.packed import WIDTHS, WORD_BITS, from_groups, group_of_columns, unpacked
+from jaxmodels.checkpoints.quantized.packed import (
+    WIDTHS,
+    WORD_BITS,
+    check_groups,
+    from_groups,
+    group_of_columns,
+    unpacked,
+)
 from jaxmodels.checkpoints.quantized.scaled import Block, Scaled, read_block
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checks import shown, whole
@@ -57,7 +64,9 @@ class CompressedTensors:
         infos = tensors.infos
         needed = {"numbers": name + _PACKED, "scales": f"{name}_scale", "shape": f"{name}_shape"}
         parts = parts_of(infos, needed, {"zeros": f"{name}_zero_point", "groups": f"{name}_g_idx"})
-        rows, columns = (int(size) for size in tensors.read(parts["shape"]).reshape(-1))
+        if infos[parts["shape"]].shape != (2,):
+            raise misfit(infos, parts, "a matrix, whose shape is two numbers")
+        rows, columns = (int(size) for size in tensors.read(parts["shape"]))
         words = infos[parts["numbers"]].shape
         bits = next((bits for bits in self.widths if words == (rows, -(-columns * bits // WORD_BITS))), 0)
         scales = infos[parts["scales"]].shape
@@ -66,11 +75,14 @@ class CompressedTensors:
             raise misfit(infos, parts, f"[F, D * bits / 32] with bits of {self.widths}, [F, G] and [2]")
         if zeros not in (None, (-(-rows * bits // WORD_BITS), scales[1])):
             raise misfit(infos, parts, "zero points [F * bits / 32, G]")
+        if "groups" in parts and infos[parts["groups"]].shape != (columns,):
+            raise misfit(infos, parts, "the group of each column [D]")
         in_order = group_of_columns(columns, columns // scales[1])
 
         def decode(arrays: Arrays) -> np.ndarray:
             zeros = arrays["zeros"].view(np.uint32) if "zeros" in arrays else None
-            numbers, groups = arrays["numbers"].view(np.uint32), arrays.get("groups", in_order)
+            numbers = arrays["numbers"].view(np.uint32)
+            groups = check_groups(infos[parts["scales"]], arrays.get("groups", in_order), scales[1])
             return np.asarray(from_packed(numbers, zeros, arrays["scales"], groups, bits, self.dtype))
 
         return StoredWeight(name=name, shape=(rows, columns), dtype=self.dtype, tensors=parts, decode=decode)

@@ -20,6 +20,7 @@ from jaxmodels.checkpoints.quantized.format import Arrays, Infos, StoredWeight, 
 from jaxmodels.checkpoints.quantized.packed import (
     WIDTHS,
     WORD_BITS,
+    check_groups,
     from_groups,
     group_of_columns,
     read_group_size,
@@ -64,6 +65,9 @@ class Gptq:
         needed = {role: f"{name}.{role}" for role in ("qweight", "qzeros", "scales")}
         parts = parts_of(infos, needed, {"g_idx": f"{name}.g_idx"})
         shapes = {role: infos[part].shape for role, part in parts.items()}
+        expected = "[D * bits / 32, F], [G, F * bits / 32], [G, F] and [D]"
+        if [len(shapes[role]) for role in parts] != [2, 2, 2, 1][: len(parts)]:
+            raise misfit(infos, parts, expected)
         words, outputs = shapes["qweight"]
         inputs = shapes["g_idx"][0] if "g_idx" in parts else words * WORD_BITS // self.bits
         # Layers may differ in width; the number of their inputs tells.
@@ -71,10 +75,13 @@ class Gptq:
         groups = shapes["scales"][0]
         zeros = (groups, -(-outputs * bits // WORD_BITS))
         if bits == 0 or shapes["scales"] != (groups, outputs) or shapes["qzeros"] != zeros:
-            raise misfit(infos, parts, "[D * bits / 32, F], [G, F * bits / 32], [G, F] and [D]")
+            raise misfit(infos, parts, expected)
+        in_order = group_of_columns(inputs, self.group_size)
+        if "g_idx" not in parts and in_order[-1] + 1 != groups:
+            raise misfit(infos, parts, f"{expected} with D / G = {self.group_size}")
 
         def decode(arrays: Arrays) -> np.ndarray:
-            group = arrays["g_idx"] if "g_idx" in arrays else group_of_columns(inputs, self.group_size)
+            group = check_groups(infos[parts["scales"]], arrays.get("g_idx", in_order), groups)
             numbers, zeros = (arrays[role].view(np.uint32) for role in ("qweight", "qzeros"))
             return np.asarray(
                 from_gptq(numbers, zeros, arrays["scales"], group, bits, self.zero_offset, self.dtype)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
+from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.safetensors_io import TensorInfo
 from jaxmodels.checks import shown, whole
 from jaxmodels.models.hf_config import ConfigError
 
@@ -51,6 +53,16 @@ def from_groups(
 def group_of_columns(columns: int, group_size: int) -> np.ndarray:
     """The group of each column where groups of `group_size` follow one another."""
     return np.arange(columns, dtype=np.int32) // (columns if group_size == ONE_GROUP else group_size)
+
+
+def check_groups(scales: TensorInfo, groups: np.ndarray, count: int) -> np.ndarray:
+    """The group of each column. Raises CheckpointError where it is not one of those that have scales."""
+    if groups.size and not (groups.min() >= 0 and groups.max() < count):
+        raise CheckpointError(
+            f"{scales.file}: tensor {scales.name!r} has scales of {count} groups, but columns are in groups "
+            f"{groups.min()} to {groups.max()}; group_size or g_idx is of another checkpoint"
+        )
+    return groups
 
 
 def read_width(settings: Mapping[str, Any]) -> int:

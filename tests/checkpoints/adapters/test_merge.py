@@ -1,5 +1,7 @@
 """Adapters that peft wrote, merged on load, against what peft computes with them."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -106,33 +108,36 @@ def test_several_adapters_are_merged_in_turn(tmp_path):
     assert_logits(jm.load(first.base, adapter=[first.adapter, second.adapter])(TOKENS), logits_of(model))
 
 
-def test_orbax_checkpoints_take_adapters(tmp_path):
-    adapted = adapt(tmp_path, "llama", r=4, target_modules=["q_proj", "up_proj"])
-    jm.save(jm.load(adapted.base), tmp_path / "orbax", "orbax")
-    assert_logits(jm.load(tmp_path / "orbax", adapter=str(adapted.adapter))(TOKENS), adapted.logits)
+def test_orbax_checkpoints_take_adapters(sound, tmp_path):
+    jm.save(jm.load(sound.base), tmp_path / "orbax", "orbax")
+    assert_logits(jm.load(tmp_path / "orbax", adapter=str(sound.adapter))(TOKENS), sound.logits)
 
 
-def test_weights_keep_their_dtype(tmp_path):
-    adapted = adapt(tmp_path, "llama", r=4, target_modules=["q_proj"])
-    model = jm.load(adapted.base, "bfloat16", adapter=adapted.adapter)
+def test_weights_keep_their_dtype(sound):
+    model = jm.load(sound.base, "bfloat16", adapter=sound.adapter)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(model.params)} == {"bfloat16"}
 
 
-def test_pickles_are_read_on_request(tmp_path):
-    adapted = adapt(tmp_path, "llama", r=4, target_modules=["q_proj"])
-    weights = adapted.adapter / "adapter_model.safetensors"
-    torch.save(load_file(weights), adapted.adapter / "adapter_model.bin")
-    weights.unlink()
+def test_pickles_are_read_on_request(sound, tmp_path):
+    shutil.copy(sound.adapter / "adapter_config.json", tmp_path)
+    torch.save(load_file(sound.adapter / "adapter_model.safetensors"), tmp_path / "adapter_model.bin")
     with pytest.raises(CheckpointError, match=r"adapter_model\.bin is a pickle.*allow_pickle=True"):
-        jm.load(adapted.base, adapter=adapted.adapter)
-    assert_logits(jm.load(adapted.base, adapter=adapted.adapter, allow_pickle=True)(TOKENS), adapted.logits)
+        jm.load(sound.base, adapter=tmp_path)
+    assert_logits(jm.load(sound.base, adapter=tmp_path, allow_pickle=True)(TOKENS), sound.logits)
 
 
-def edit(adapted, change):
-    file = adapted.adapter / "adapter_model.safetensors"
-    tensors = load_file(file)
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    return adapt(tmp_path_factory.mktemp("sound"), "llama", r=4, target_modules=["q_proj"])
+
+
+def edited(adapted, directory, change):
+    """The adapter in another directory, with its tensors changed."""
+    shutil.copytree(adapted.adapter, directory, dirs_exist_ok=True)
+    tensors = load_file(directory / "adapter_model.safetensors")
     change(tensors)
-    save_file(tensors, file)
+    save_file(tensors, directory / "adapter_model.safetensors")
+    return directory
 
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -151,18 +156,16 @@ LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
         (f"{LAYER}.lora_B.bias", (32,), r"q_proj\.bias', which the model does not have"),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused(tmp_path, name, shape, message):
-    adapted = adapt(tmp_path, "llama", r=4, target_modules=["q_proj"])
-    edit(adapted, lambda tensors: tensors.update({name: torch.ones(shape)}))
+def test_tensors_that_do_not_fit_are_refused(sound, tmp_path, name, shape, message):
+    adapter = edited(sound, tmp_path, lambda tensors: tensors.update({name: torch.ones(shape)}))
     with pytest.raises(CheckpointError, match=rf"adapter_model\.safetensors.*{message}"):
-        jm.load(adapted.base, adapter=adapted.adapter)
+        jm.load(sound.base, adapter=adapter)
 
 
-def test_half_a_pair_is_refused(tmp_path):
-    adapted = adapt(tmp_path, "llama", r=4, target_modules=["q_proj"])
-    edit(adapted, lambda tensors: tensors.pop(f"{LAYER}.lora_B.weight"))
+def test_half_a_pair_is_refused(sound, tmp_path):
+    adapter = edited(sound, tmp_path, lambda tensors: tensors.pop(f"{LAYER}.lora_B.weight"))
     with pytest.raises(CheckpointError, match=r"q_proj' has one half of a low-rank pair"):
-        jm.load(adapted.base, adapter=adapted.adapter)
+        jm.load(sound.base, adapter=adapter)
 
 
 @pytest.mark.parametrize("adapter", [3, [3], {"a": 1}, ""])

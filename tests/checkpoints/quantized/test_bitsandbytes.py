@@ -118,6 +118,14 @@ def test_a_missing_part_is_refused(bench):
         jm.load(bench.directory)
 
 
+def test_parts_that_do_not_fit_are_refused(bench):
+    quantised(bench, load_in_4bit=True, bnb_4bit_use_double_quant=True)
+    part = f"{UP}.weight.nested_quant_map"
+    change(bench.directory, lambda tensors: tensors.update({part: tensors[part][1:].clone()}))
+    with pytest.raises(CheckpointError, match=r"do not fit each other.*nested_quant_map' \[255\]"):
+        jm.load(bench.directory)
+
+
 def test_a_broken_state_is_refused(bench):
     quantised(bench, load_in_4bit=True)
     state = f"{UP}.weight.quant_state.bitsandbytes__fp4"

@@ -128,12 +128,29 @@ def test_a_layer_without_one_of_its_parts_is_refused(bench, part):
         jm.load(bench.directory)
 
 
-def test_parts_that_do_not_fit_are_refused(bench):
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("scales", lambda tensor: tensor[:, 1:], r"do not fit each other.*scales' \[\d, \d+\]"),
+        ("qweight", lambda tensor: tensor.reshape(-1), r"do not fit each other.*qweight' \[\d+\]"),
+        ("g_idx", lambda tensor: tensor[:-1], "do not fit each other"),
+        ("g_idx", lambda tensor: tensor + 1, r"has scales of 5 groups, but columns are in groups 1 to 5"),
+        ("g_idx", lambda tensor: tensor - 1, r"has scales of 5 groups, but columns are in groups -1 to 3"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(bench, part, change, message):
     def pack(name, weight):
         parts, meant = packer(4, 32)(name, weight)
-        parts[f"{name}.scales"] = parts[f"{name}.scales"][:, 1:]
+        parts[f"{name}.{part}"] = change(parts[f"{name}.{part}"])
         return parts, meant
 
     bench.store(SETTINGS, pack)
-    with pytest.raises(CheckpointError, match=r"shapes that do not fit each other.*scales' \[\d, \d+\]"):
+    with pytest.raises(CheckpointError, match=message):
+        jm.load(bench.directory)
+
+
+@pytest.mark.parametrize("group_size", [16, 64])
+def test_a_group_size_that_does_not_fit_is_refused(bench, group_size):
+    bench.store(SETTINGS | {"group_size": group_size}, packer(4, 32, with_groups=False))
+    with pytest.raises(CheckpointError, match=rf"do not fit each other.*D / G = {group_size}"):
         jm.load(bench.directory)

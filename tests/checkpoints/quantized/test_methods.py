@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from published_configs import DIRECTORY, NAMES
 
 import jaxmodels as jm
 from jaxmodels.checkpoints.errors import CheckpointError
@@ -16,17 +17,7 @@ from jaxmodels.checkpoints.quantized.gptq import Gptq
 from jaxmodels.checkpoints.quantized.mxfp4 import Mxfp4
 from jaxmodels.checkpoints.quantized.scaled import Scaled
 
-# As published with gpt-oss, Qwen3-32B-FP8, MiniMax-M2.5, Llama-3.1-405B-Instruct-FP8,
-# granite-3.3-8b-instruct-FP8, and as the libraries write them for the rest.
-GRANITE = json.loads(
-    """{"config_groups": {"group_0": {"input_activations": {"actorder": null, "block_structure": null,
-    "dynamic": true, "group_size": null, "num_bits": 8, "observer": null, "observer_kwargs": {}, "strategy":
-    "token", "symmetric": true, "type": "float"}, "output_activations": null, "targets": ["Linear"],
-    "weights": {"actorder": null, "block_structure": null, "dynamic": false, "group_size": null, "num_bits":
-    8, "observer": "minmax", "observer_kwargs": {}, "strategy": "channel", "symmetric": true, "type":
-    "float"}}}, "format": "float-quantized", "global_compression_ratio": null, "ignore": ["lm_head"],
-    "kv_cache_scheme": null, "quant_method": "compressed-tensors", "quantization_status": "compressed"}"""
-)
+# As the libraries write them.
 READ = [
     ({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}, Mxfp4()),
     (
@@ -34,7 +25,14 @@ READ = [
         Scaled(((128, 128),), "bfloat16"),
     ),
     ({"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, Scaled((), "bfloat16")),
-    (GRANITE, CompressedTensors(Scaled((), "bfloat16"), (8,), "bfloat16")),
+    (
+        {
+            "quant_method": "compressed-tensors",
+            "format": "float-quantized",
+            "config_groups": {"group_0": {"weights": {"num_bits": 8, "strategy": "channel"}}},
+        },
+        CompressedTensors(Scaled((), "bfloat16"), (8,), "bfloat16"),
+    ),
     ({"load_in_8bit": True}, BitsAndBytes("bfloat16")),
     ({"quant_method": "gptq", "bits": 4, "group_size": 128}, Gptq(4, 128, 1, "bfloat16")),
     ({"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemm"}, Awq(64, "bfloat16")),
@@ -44,6 +42,18 @@ READ = [
 @pytest.mark.parametrize(("settings", "expected"), READ, ids=lambda value: type(value).__name__)
 def test_settings_are_understood(settings, expected):
     assert format_of({"quantization_config": settings}) == expected
+
+
+QUANTISED = [
+    name
+    for name in NAMES
+    if "quantization_config" in json.loads((DIRECTORY / f"{name}.json").read_text("utf-8"))
+]
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_published_configurations_are_understood(name):
+    assert format_of(json.loads((DIRECTORY / f"{name}.json").read_text("utf-8"))) is not None
 
 
 def test_there_may_be_none():

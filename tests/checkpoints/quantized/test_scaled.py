@@ -37,11 +37,13 @@ def packer(grid, scale="weight_scale", **others):
 
 
 def pack_blocks(name, weight):
-    """Blocks of 32 x 16, which transformers decodes, and exponents of two as scales of some layers."""
+    """Blocks of 32 x 16, which transformers decodes; scales of some layers are exponents, in both forms."""
     rows, columns = weight.shape
     numbers, scales = draw(weight, (rows // 32, columns // 16))
     if "self_attn" in name:
         scales = torch.randint(110, 126, scales.shape, dtype=torch.uint8)
+    if "q_proj" in name:
+        scales = scales.view(torch.float8_e8m0fnu)
     meant = Fp8Dequantize(None)._dequantize_one(numbers, scales, torch.float16)
     return {f"{name}.weight": numbers, f"{name}.weight_scale_inv": scales}, meant
 
