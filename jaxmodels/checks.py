@@ -20,6 +20,14 @@ def is_traced(value: object) -> bool:
     return type(value) is object  # what JAX rebuilds a pytree with to look at its structure
 
 
+def is_whole(value: object) -> bool:
+    """Whether a value is one integer: of Python, NumPy or JAX, and no bool."""
+    if is_traced(value):
+        return False
+    scalar = _scalar(value)
+    return isinstance(scalar, int) and not isinstance(scalar, bool)
+
+
 def whole(name: str, value: Any, *, low: int = 0, high: int = MOST_INT32) -> int:
     """`value` as a Python integer: a Python, NumPy or JAX integer from `low` to `high`.
 

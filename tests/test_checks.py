@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.checks import is_traced, number, shown, whole
+from jaxmodels.checks import is_traced, is_whole, number, shown, whole
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3), jnp.int32(3), jnp.array(3)])
@@ -64,6 +64,11 @@ def test_values_inside_programs_are_told_apart():
     jax.jit(lambda x: seen.append(is_traced(x)))(1.0)
     assert seen == [True]
     assert not is_traced(1.0) and not is_traced(jnp.ones(()))
+
+
+def test_integers_are_told_from_what_only_looks_so():
+    assert all(map(is_whole, (3, np.int8(3), jnp.int32(3), np.array(3))))
+    assert not any(map(is_whole, (True, 3.0, "3", [3], np.array([3]), np.True_, None)))
 
 
 def test_long_values_are_cut():

@@ -5,6 +5,7 @@ Commands import JAX inside their bodies, so that help and usage errors come at o
 
 import importlib.metadata
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -20,16 +21,35 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         if not ctx.params["debug"]:
-            logging.getLogger("absl").setLevel(
-                logging.CRITICAL
-            )  # Orbax logs, traceback and all, what it raises
+            # Orbax logs what it raises, traceback and all.
+            logging.getLogger("absl").setLevel(logging.CRITICAL)
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError) as error:  # CheckpointError and ConfigError are ValueErrors
-            if ctx.params["debug"] or isinstance(error, BrokenPipeError):  # typer ends quietly on the latter
+        except Exception as error:
+            # What typer raises it shows itself, and a reader that went away is no error.
+            is_typers = type(error).__module__.split(".")[0] in ("typer", "click")
+            if ctx.params["debug"] or is_typers or isinstance(error, BrokenPipeError):
                 raise
-            print(f"jaxmodels: error: {' '.join(str(error).split())}", file=sys.stderr)
+            _tell_error(_sentence(error))
             raise typer.Exit(2) from error
+
+
+def _sentence(error: Exception) -> str:
+    """What is told of an error, in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError | OSError):  # CheckpointError and ConfigError are ValueErrors
+        return text
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"out of memory: {text or 'the system gave no more'}; try fewer rows, tokens or a smaller model"
+        )
+    return f"unexpected {type(error).__name__}: {text}; --debug shows where"
+
+
+def _tell_error(message: str) -> None:
+    # What came from the command line may hold bytes that are no characters.
+    printable = f"jaxmodels: error: {message}".encode("utf-8", "backslashreplace").decode()
+    print(printable, file=sys.stderr)
 
 
 app = typer.Typer(
@@ -71,4 +91,15 @@ def _options(
 
 def main() -> None:
     """The `jaxmodels` command."""
-    app(prog_name="jaxmodels")
+    try:
+        try:
+            app(prog_name="jaxmodels")
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what is still held back, while its failure can be told
+    except OSError as error:
+        # The interpreter would try once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _tell_error(f"standard output cannot be written: {error}")
+        raise SystemExit(2) from None
