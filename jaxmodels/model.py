@@ -1,5 +1,6 @@
 """`Model`: a configuration, its parameters and a tokenizer, with the calls that most users need."""
 
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,12 +18,15 @@ from jaxmodels.checkpoints.arguments import check_optional_text, check_path
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
+from jaxmodels.checks import whole
+from jaxmodels.decoding.arguments import check_sizes, check_strategy, stop_ids
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.generation import Plan, plan, run, stream, stream_text
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.prompts import Prompts, encode_prompts
+from jaxmodels.decoding.speculative import Draft, Speculative
 from jaxmodels.decoding.strategy import LogProbs, Strategy
-from jaxmodels.layers.spec import Params
+from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.recommended import recommended
 
@@ -145,7 +149,7 @@ class Model:
         max_new_tokens: int = 64,
         strategy: Strategy = Autoregressive(),
         *,
-        stop_tokens: Sequence[int] | None = None,
+        stop_tokens: int | Sequence[int] | None = None,
         seed: int = 0,
         capacity: int | None = None,
     ) -> Generation:
@@ -161,9 +165,11 @@ class Model:
             capacity: cache slots per row; by default a bucket that holds prompt and answer.
 
         Raises:
-            ValueError: an empty prompt, ids outside the vocabulary, sizes below 1 or beyond `capacity`.
+            ValueError: an empty prompt, ids outside the vocabulary, sizes below 1, beyond `capacity` or for
+                which there is no memory, parameters that are not the model's.
         """
         began = time.perf_counter()
+        strategy = _with_draft(check_strategy(strategy))
         ready = self._plan(prompts, max_new_tokens, strategy, stop_tokens, seed, capacity)
         result = run(self.config, self.params, strategy, ready)
         counters = {name: int(values.sum()) for name, values in result.counters.items()}
@@ -193,7 +199,7 @@ class Model:
         max_new_tokens: int = 64,
         strategy: Strategy = Autoregressive(),
         *,
-        stop_tokens: Sequence[int] | None = None,
+        stop_tokens: int | Sequence[int] | None = None,
         seed: int = 0,
         capacity: int | None = None,
         chunk: int = 8,
@@ -207,11 +213,10 @@ class Model:
         """
         if self.tokenizer is None:
             raise ValueError("stream yields text, but this model has no tokenizer; use generate")
+        strategy, chunk = _with_draft(check_strategy(strategy)), whole("chunk", chunk, low=1)
         ready = self._plan(prompt, max_new_tokens, strategy, stop_tokens, seed, capacity)
         if ready.request.tokens.shape[0] != 1:
             raise ValueError(f"stream takes one prompt, got {ready.request.tokens.shape[0]}; use generate")
-        if chunk < 1:
-            raise ValueError(f"chunk must be at least 1, got {chunk}")
         results = stream(self.config, self.params, strategy, ready, chunk)
         decoder = self.tokenizer.stream(hidden=self.generation.eos_token_ids)
         return (piece.text for piece in stream_text(results, decoder) if piece.text)
@@ -231,11 +236,14 @@ class Model:
         prompts: Prompts,
         max_new_tokens: int,
         strategy: Strategy,
-        stop_tokens: Sequence[int] | None,
+        stop_tokens: int | Sequence[int] | None,
         seed: int,
         capacity: int | None,
     ) -> Plan:
-        stop = self.generation.eos_token_ids if stop_tokens is None else tuple(stop_tokens)
+        check_params(self.config.spec(), self.params)
+        max_new_tokens, seed, capacity = check_sizes(max_new_tokens, seed, capacity)
+        given = None if stop_tokens is None else stop_ids(stop_tokens, self.config.vocab_size)
+        stop = self.generation.eos_token_ids if given is None else given
         pad = self.generation.pad_token_id
         return plan(
             self.config,
@@ -248,6 +256,21 @@ class Model:
             seed=seed,
             capacity=capacity,
         )
+
+
+def _with_draft(strategy: Strategy) -> Strategy:
+    """The strategy, its draft loaded where that is a name."""
+    if not isinstance(strategy, Speculative) or not isinstance(strategy.draft, str):
+        return strategy
+    draft = _load_draft(strategy.draft)
+    return replace(strategy, draft=Draft(draft.config, draft.params))
+
+
+@functools.lru_cache(maxsize=1)
+def _load_draft(name: str) -> Model:
+    from jaxmodels.io import load
+
+    return load(name)
 
 
 @bounded_jit(static_argnames=("config",))

@@ -43,7 +43,7 @@ class Autoregressive:
     prefill_window: int = 2048
 
     def __post_init__(self) -> None:
-        check_options(self.top_logprobs, self.prefill_window)
+        check_options(self, {})
 
     @property
     def lookahead(self) -> int:

@@ -55,12 +55,8 @@ class BlockDenoiser:
     prefill_window: int = 2048
 
     def __post_init__(self) -> None:
-        if self.block_length < 1:
-            raise ValueError(f"block_length must be at least 1, got {self.block_length}")
-        if self.mask_token < 0:
-            raise ValueError(f"mask_token must be a token id, got {self.mask_token}")
         check_number("threshold", self.threshold, low=0.0)
-        check_options(None, self.prefill_window)
+        check_options(self, {"block_length": 1, "mask_token": 0})
         for processor in self.processors:
             if not processor.positional:
                 raise ValueError(

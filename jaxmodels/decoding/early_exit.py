@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxmodels.decoding.autoregressive import Autoregressive, AutoregressiveCarry
 from jaxmodels.decoding.samplers import check_number
-from jaxmodels.decoding.strategy import Output, Request, tally
+from jaxmodels.decoding.strategy import Output, Request, check_options, tally
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.block import Stream
 from jaxmodels.models.decoder import Cache, Decoder
@@ -100,8 +100,7 @@ class EarlyExit:
 
     def __post_init__(self) -> None:
         check_number("threshold", self.threshold, low=0.0)
-        if self.min_layers < 1:
-            raise ValueError(f"min_layers must be at least 1, got {self.min_layers}")
+        check_options(self, {"min_layers": 1})
 
     @property
     def prefill_window(self) -> int:

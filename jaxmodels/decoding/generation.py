@@ -1,5 +1,6 @@
 """Generation as the host sees it: buckets in front of the compiled programs, plain arrays behind them."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +16,8 @@ from jaxmodels.decoding.prompts import PromptBatch
 from jaxmodels.decoding.strategy import LogProbs, Output, Request, Strategy
 from jaxmodels.layers.moe.routing import RoutedFeedForward
 from jaxmodels.layers.spec import Params
+from jaxmodels.memory import check_fits
+from jaxmodels.models.costs import cache_bytes
 from jaxmodels.models.decoder import Cache, Decoder
 
 # Stop-token lists are padded to a multiple of this, so that one more stop token compiles nothing.
@@ -94,6 +97,12 @@ def plan(
     stop = np.full(-(-max(len(stop_tokens), 1) // STOP_SLOTS) * STOP_SLOTS, -1, np.int32)
     stop[: len(stop_tokens)] = list(stop_tokens)
     capacity = max(capacity or 0, capacity_bucket(slots, new_slots + strategy.lookahead))
+    dtype = str(params["embed"]["weight"].dtype)
+    sizes = _cache_bytes(config, dtype)
+    check_fits(
+        f"a cache of {batch} rows (prompts) and {capacity} slots (capacity: prompt and max_new_tokens)",
+        batch * (sizes.per_row + capacity * sizes.per_token),
+    )
     key = jax.random.key(seed)
     request = Request(
         tokens=jnp.asarray(tokens),
@@ -103,9 +112,11 @@ def plan(
         pad_token=jnp.asarray(pad_token, jnp.int32),
         keys=jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch)),
     )
-    dtype = str(params["embed"]["weight"].dtype)
     cache = driver.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype)
     return Plan(request=request, cache=cache, max_new=max_new_tokens, new_slots=new_slots, capacity=capacity)
+
+
+_cache_bytes = functools.lru_cache(maxsize=16)(cache_bytes)
 
 
 def check_causal(config: Decoder) -> None:

@@ -45,9 +45,7 @@ class Jacobi:
     prefill_window: int = 2048
 
     def __post_init__(self) -> None:
-        if self.window < 2:
-            raise ValueError(f"window must be at least 2, the newest token and a guess, got {self.window}")
-        check_options(self.top_logprobs, self.prefill_window)
+        check_options(self, {"window": 2})  # the newest token and a guess
 
     @property
     def lookahead(self) -> int:

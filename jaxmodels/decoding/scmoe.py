@@ -55,7 +55,7 @@ class SCMoE:
     def __post_init__(self) -> None:
         check_number("beta", self.beta, low=0.0)
         check_number("alpha", self.alpha, low=0.0, low_included=False, high=1.0)
-        check_options(self.top_logprobs, self.prefill_window)
+        check_options(self, {})
 
     @property
     def lookahead(self) -> int:

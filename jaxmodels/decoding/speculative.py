@@ -1,6 +1,8 @@
 """Speculative decoding: a small model drafts, the model verifies the draft in one window."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.checks import is_traced, shown
 from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw
 from jaxmodels.decoding.guesses import first_token, in_rows_that_run, settle
 from jaxmodels.decoding.processors.chain import Processor, process
@@ -24,6 +27,30 @@ class Draft:
 
     config: Decoder
     params: Params = field(repr=False)
+
+
+class HasParams(Protocol):
+    """A configuration and its parameters, such as a `jaxmodels.Model`."""
+
+    @property
+    def config(self) -> Decoder: ...
+    @property
+    def params(self) -> Params: ...
+
+
+def as_draft(value: Any) -> Draft | str:
+    """The `Draft` of a model; a name stays one.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(value, Draft | str) or is_traced(value):
+        return value
+    config, params = getattr(value, "config", None), getattr(value, "params", None)
+    if not isinstance(config, Decoder) or not isinstance(params, Mapping):
+        raise ValueError(
+            f"draft must be a model, a Draft(config, params) or the name of a model, got {shown(value)}"
+        )
+    return Draft(config, dict(params))
 
 
 @struct.dataclass
@@ -45,11 +72,13 @@ class Speculative:
     two. Any two architectures with one vocabulary go together. processors, top_logprobs, prefill_window: see
     `Autoregressive`.
 
+    draft: a model, a `Draft`, or the name of a model, which `Model.generate` loads.
+
     Raises:
         ValueError: a value outside its range; when run, a draft of another vocabulary.
     """
 
-    draft: Draft
+    draft: Draft | HasParams | str
     gamma: int = 4
     sampler: Sampler = Greedy()
     processors: tuple[Processor, ...] = ()
@@ -58,9 +87,14 @@ class Speculative:
     prefill_window: int = 2048
 
     def __post_init__(self) -> None:
-        if self.gamma < 1:
-            raise ValueError(f"gamma must be at least 1, got {self.gamma}")
-        check_options(self.top_logprobs, self.prefill_window)
+        object.__setattr__(self, "draft", as_draft(self.draft))
+        check_options(self, {"gamma": 1})
+
+    @property
+    def _draft(self) -> Draft:
+        if not isinstance(self.draft, Draft):
+            raise ValueError(f"draft {self.draft!r} is a name, which Model.generate loads; give a model here")
+        return self.draft
 
     @property
     def lookahead(self) -> int:
@@ -69,7 +103,7 @@ class Speculative:
     def prefill(
         self, config: Decoder, params: Params, request: Request, cache: Cache, output: Output
     ) -> SpeculativeCarry:
-        draft = self.draft
+        draft = self._draft
         if draft.config.vocab_size != config.vocab_size:
             raise ValueError(
                 f"draft: its vocabulary has {draft.config.vocab_size} tokens and the model's "
@@ -104,7 +138,7 @@ class Speculative:
         tokens = jnp.where(jnp.arange(self.gamma + 1) == accepted[:, None], last[:, None], _shifted(window))
         count = jnp.minimum(accepted + 1, pending.valid)
         token, cache, output = settle(config, request, output, pending, tokens, count, logits)
-        draft_cache = self.draft.config.commit(draft_pending, count)
+        draft_cache = self._draft.config.commit(draft_pending, count)
         return SpeculativeCarry(cache=cache, draft_cache=draft_cache, token=token, output=output)
 
     def _propose(
@@ -116,7 +150,7 @@ class Speculative:
         The draft grows inside one window that is looked at again for every token, so that no part of it is
         history before it is accepted: any draft model can then drop what was not.
         """
-        config, params = self.draft.config, self.draft.params
+        config, params = self._draft.config, self._draft.params
         batch, size = carry.token.shape[0], self.gamma + 1
         window = jnp.zeros((batch, size), jnp.int32).at[:, 0].set(carry.token)
         proposed = jnp.zeros((batch, self.gamma, config.vocab_size), jnp.float32)

@@ -1,6 +1,7 @@
 """What a decoding strategy is: a prefill and a step, driven by one loop that is the same for all of them."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder
 
@@ -162,12 +164,31 @@ def still_running(output: Output) -> Bool[Array, ""]:
     return ~output.done.all()
 
 
-def check_options(top_logprobs: int | None, prefill_window: int) -> None:
-    """Raises ValueError where one of the options that strategies share lies outside its range."""
-    if top_logprobs is not None and top_logprobs < 0:
-        raise ValueError(f"top_logprobs must be None or at least 0, got {top_logprobs}")
-    if prefill_window < 1:
-        raise ValueError(f"prefill_window must be at least 1, got {prefill_window}")
+def check_options(strategy: Any, lowest: Mapping[str, int]) -> None:
+    """Checks the options of a strategy when it is made; its whole numbers become Python integers.
+
+    Args:
+        strategy: a frozen dataclass. Of the options that strategies share it may have `sampler`,
+            `processors`, `top_logprobs` and `prefill_window`.
+        lowest: the least value of each other option that is a whole number.
+
+    Raises:
+        ValueError: an option is of another kind or out of range; the message names it.
+    """
+    names = {field.name for field in dataclasses.fields(strategy)}
+    shared = {"prefill_window": 1} if "prefill_window" in names else {}
+    if getattr(strategy, "top_logprobs", None) is not None:
+        shared["top_logprobs"] = 0
+    for name, low in {**shared, **lowest}.items():
+        object.__setattr__(strategy, name, whole(name, getattr(strategy, name), low=low))
+    if "sampler" in names and not _is_sampler(strategy.sampler):
+        raise ValueError(
+            f"sampler must be one such as Greedy() or Sample(...), got {shown(strategy.sampler)}"
+        )
+
+
+def _is_sampler(value: Any) -> bool:
+    return is_traced(value) or (hasattr(value, "probabilities") and not isinstance(value, type))
 
 
 def _record(

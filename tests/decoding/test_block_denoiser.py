@@ -121,10 +121,10 @@ def test_samples_follow_the_seed_and_the_row_and_never_are_masks():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"block_length": 0}, "block_length must be at least 1, got 0"),
-        ({"mask_token": -1}, "mask_token must be a token id, got -1"),
+        ({"block_length": 0}, "block_length must be a whole number >= 1 .*, got 0"),
+        ({"mask_token": -1}, "mask_token must be a whole number >= 0 .*, got -1"),
         ({"threshold": float("inf")}, "threshold .* got inf"),
-        ({"prefill_window": 0}, "prefill_window must be at least 1, got 0"),
+        ({"prefill_window": 0}, "prefill_window must be a whole number >= 1 .*, got 0"),
     ],
 )
 def test_values_outside_their_range_are_refused(arguments, message):

@@ -182,7 +182,7 @@ def test_sampling_and_penalties_are_those_of_the_inner_strategy():
     [
         ({"threshold": -0.1}, "threshold must be a finite number >= 0, got -0.1"),
         ({"threshold": float("nan")}, "threshold .* got nan"),
-        ({"min_layers": 0}, "min_layers must be at least 1, got 0"),
+        ({"min_layers": 0}, "min_layers must be a whole number >= 1 .*, got 0"),
     ],
 )
 def test_values_outside_their_range_are_refused(arguments, message):

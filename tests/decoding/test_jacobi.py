@@ -118,9 +118,9 @@ def test_a_cache_without_a_slot_to_spare_is_enough():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"window": 1}, "window must be at least 2, .* got 1"),
+        ({"window": 1}, "window must be a whole number >= 2 .*, got 1"),
         ({"top_logprobs": -1}, "top_logprobs .* got -1"),
-        ({"prefill_window": 0}, "prefill_window must be at least 1, got 0"),
+        ({"prefill_window": 0}, "prefill_window must be a whole number >= 1 .*, got 0"),
     ],
 )
 def test_values_outside_their_range_are_refused(arguments, message):
