@@ -4,16 +4,18 @@ Unpickling can run code. `torch.load(weights_only=True)` restricts it to tensors
 guarantee, so a caller must ask for it.
 """
 
+import weakref
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
 from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.files import lasting_path, open_file, told_by_name
 from jaxmodels.checkpoints.safetensors_io import (
     INDEX_FILE,
     SINGLE_FILE,
@@ -51,17 +53,23 @@ _DTYPES: Mapping[str, tuple[str, str | None]] = {
 
 @dataclass(kw_only=True)
 class PickleFiles:
-    """The tensors of one or many pickles; made by `read_pickle`. One file is open at a time.
+    """The tensors of one or many pickles; made by `read_pickle`. One file is unpickled at a time.
 
     Attributes:
         infos: every tensor, ordered by file.
+        files: the open files, closed with this object.
     """
 
     infos: Mapping[str, TensorInfo]
+    files: Mapping[Path, BinaryIO] = field(repr=False)
     _open_file: Path | None = field(default=None, repr=False)
     _open_tensors: Mapping[str, Any] = field(default_factory=dict, repr=False)
     _is_mapped: bool = field(default=False, repr=False)
     _bytes_read: int = field(default=0, repr=False)
+
+    def __post_init__(self) -> None:
+        for file in self.files.values():
+            weakref.finalize(self, file.close)
 
     def read(self, name: str) -> np.ndarray:
         """The tensor `name`, copied to memory that the caller owns.
@@ -75,7 +83,7 @@ class PickleFiles:
             raise CheckpointError(missing_tensor_message(name, self.infos))
         if info.file != self._open_file or self._bytes_read > _REOPEN_BYTES:
             self._open_tensors = {}  # closes the old map first
-            self._open_tensors, self._is_mapped = _load(info.file)
+            self._open_tensors, self._is_mapped = _load(info.file, self.files[info.file])
             self._open_file, self._bytes_read = info.file, 0
         tensor = self._open_tensors[name]
         if str(tensor.dtype) not in _DTYPES:
@@ -119,9 +127,12 @@ def read_pickle(directory: str | Path, single: str = PICKLE_FILE) -> PickleFiles
     if not files:
         raise CheckpointError(f"{directory} holds neither {single} nor {PICKLE_INDEX_FILE}")
     held = {}
+    opened: dict[Path, BinaryIO] = {}
     infos: dict[str, TensorInfo] = {}
     for file, path in files.items():
-        tensors, _ = _load(path)
+        with told_by_name(path):
+            opened[path] = open_file(path)
+        tensors, _ = _load(path, opened[path])
         held[file] = list(tensors)
         for name, tensor in tensors.items():
             if weight_map.get(name, file) != file:
@@ -131,10 +142,10 @@ def read_pickle(directory: str | Path, single: str = PICKLE_FILE) -> PickleFiles
             dtype = _DTYPES.get(str(tensor.dtype), (str(tensor.dtype), None))[0]
             infos[name] = TensorInfo(name=name, shape=tuple(tensor.shape), dtype=dtype, file=path)
     check_weight_map(weight_map, held, directory / PICKLE_INDEX_FILE)
-    return PickleFiles(infos=infos)
+    return PickleFiles(infos=infos, files=opened)
 
 
-def _load(path: Path) -> tuple[dict[str, Any], bool]:
+def _load(path: Path, file: BinaryIO) -> tuple[dict[str, Any], bool]:
     """The tensors of a file, and whether they are a memory map of it."""
     try:
         import torch
@@ -142,11 +153,10 @@ def _load(path: Path) -> tuple[dict[str, Any], bool]:
         raise CheckpointError(
             f"reading the pickle {path} needs PyTorch: pip install 'jaxmodels[torch]'"
         ) from error
-    is_mapped = path.is_file() and zipfile.is_zipfile(
-        path
-    )  # torch < 1.6 wrote a format that cannot be mapped
+    place = lasting_path(file, path)
+    is_mapped = zipfile.is_zipfile(place)  # torch < 1.6 wrote a format that cannot be mapped
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+        tensors = torch.load(place, map_location="cpu", weights_only=True, mmap=is_mapped)
     except Exception as error:  # torch raises many kinds: UnpicklingError, RuntimeError, EOFError, ...
         raise CheckpointError(f"{path} is not a readable pickle of tensors: {error}") from error
     if not isinstance(tensors, dict):

@@ -92,7 +92,7 @@ def test_the_format_of_old_torch_is_read_once(tmp_path: Path, monkeypatch: pytes
     files = read_pickle(tmp_path)
     loads = []
     monkeypatch.setattr(pickles, "_REOPEN_BYTES", 0)
-    monkeypatch.setattr(pickles, "_load", lambda path, load=pickles._load: loads.append(path) or load(path))
+    monkeypatch.setattr(pickles, "_load", lambda *file, load=pickles._load: loads.append(file) or load(*file))
     for name, tensor in old.items():
         np.testing.assert_array_equal(files.read(name).astype(np.float64), tensor.detach().double().numpy())
     assert len(loads) == 1
@@ -175,3 +175,11 @@ def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(CheckpointError, match=r"needs PyTorch: pip install 'jaxmodels\[torch\]'"):
         open_checkpoint(tmp_path, allow_pickle=True)
+
+
+def test_reads_the_files_that_it_opened(tmp_path: Path) -> None:
+    torch.save({"only": torch.ones(3)}, tmp_path / "pytorch_model.bin")
+    files = read_pickle(tmp_path)
+    (tmp_path / "pytorch_model.bin").unlink()
+    torch.save({"only": torch.zeros(3)}, tmp_path / "pytorch_model.bin")
+    np.testing.assert_array_equal(files.read("only"), np.ones(3))
