@@ -144,9 +144,13 @@ def _low_rank(
     _check(adapter, f"{module}: lora_B", up.shape, (outputs, rank))
     square = adapter.settings.fan_in_fan_out if inputs == outputs else shape == (inputs, outputs)
     inputs_first = square or bool(front)
+    magnitudes = parts.get("magnitudes")
+    if adapter.settings.use_dora or magnitudes is not None:
+        found = () if magnitudes is None else magnitudes.shape
+        _check(adapter, f"{module}: lora_magnitude_vector", found, (outputs,))
     product = (inputs, outputs) if inputs_first else (outputs, inputs)
     _check(adapter, f"{module}: the product of its pair", product, shape)
-    return LowRank(down, up, adapter.settings.scale_of(module), inputs_first, parts.get("magnitudes"))
+    return LowRank(down, up, adapter.settings.scale_of(module), inputs_first, magnitudes)
 
 
 def _parts_the_pair(

@@ -20,7 +20,8 @@ _PREFIX = "base_model.model."
 # What follows a module's name. The name of the adapter, "default", is in files that peft did not write.
 _NAME = re.compile(
     r"(?P<module>.+?)(?P<base>(\.base_layer)*)\."
-    r"(?P<part>lora_[AB]\.(?:default\.)?(?:weight|bias)|lora_embedding_[AB]|lora_magnitude_vector(?:\.weight)?"
+    r"(?P<part>lora_[AB]\.(?:default\.)?weight|lora_B\.(?:default\.)?bias|lora_embedding_[AB]"
+    r"|lora_magnitude_vector(?:\.weight)?"
     r"|token_adapter\.trainable_tokens_delta|(?:modules_to_save\.)?(?:default\.)?(?:weight|bias))"
 )
 _PARTS = {
@@ -78,10 +79,11 @@ def read_adapter(
                 "expected names such as 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight'"
             )
         part = found["part"].replace("default.", "").removeprefix("modules_to_save.")
-        module = modules.setdefault(found["module"] + found["base"], {})
-        module[_PARTS[part]] = tensors.read(name).astype(np.float32)
-    file = next(iter(tensors.infos.values())).file if tensors.infos else directory
-    return Adapter(file=file, settings=settings, modules=modules)
+        parts = modules.setdefault(found["module"] + found["base"], {})
+        parts[_PARTS[part]] = tensors.read(name).astype(np.float32)
+    if not modules:
+        raise CheckpointError(f"{directory} holds an adapter without a single tensor; fetch or save it again")
+    return Adapter(file=info.file, settings=settings, modules=modules)
 
 
 def _open(directory: Path, allow_pickle: bool) -> TensorReader:

@@ -20,13 +20,13 @@ _INERT = frozenset(
         "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config",
         "lora_bias", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "peft_type",
         "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules",
-        "target_parameters", "task_type", "use_dora",
+        "target_parameters", "task_type",
     }
 )  # fmt: skip
 _READ = frozenset(
     {
         "alpha_pattern", "ensure_weight_tying", "fan_in_fan_out", "lora_alpha", "modules_to_save", "r",
-        "rank_pattern", "trainable_token_indices", "use_rslora",
+        "rank_pattern", "trainable_token_indices", "use_dora", "use_rslora",
     }
 )  # fmt: skip
 # Initialisations that take something from the base's weights; peft does so again when it loads the adapter.
@@ -43,6 +43,7 @@ class LoraSettings:
         ranks, alphas: by regular expressions that the end of a module's name matches.
         use_rslora: the product of the low-rank pair is scaled by alpha / sqrt(rank), not alpha / rank
             (https://arxiv.org/abs/2312.03732).
+        use_dora: each pair comes with the norms of its outputs.
         fan_in_fan_out: square weights are stored inputs first, as GPT-2's.
         replaced: last parts of the names of modules that the adapter has weights of its own for.
         stays_tied: an embedding that is tied to the head stays so.
@@ -56,6 +57,7 @@ class LoraSettings:
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
     use_rslora: bool
+    use_dora: bool
     fan_in_fan_out: bool
     replaced: tuple[str, ...]
     stays_tied: bool
@@ -92,10 +94,11 @@ def read_settings(directory: Path) -> LoraSettings:
             alpha=number("lora_alpha", values.get("lora_alpha")),
             ranks={key: whole("rank_pattern", rank, low=1) for key, rank in _table(values, "rank_pattern")},
             alphas={key: number("alpha_pattern", alpha) for key, alpha in _table(values, "alpha_pattern")},
-            use_rslora=values.get("use_rslora") is True,
-            fan_in_fan_out=values.get("fan_in_fan_out") is True,
-            replaced=tuple(str(name).rsplit(".", 1)[-1] for name in values.get("modules_to_save") or ()),
-            stays_tied=values.get("ensure_weight_tying") is True,
+            use_rslora=_flag(values, "use_rslora"),
+            use_dora=_flag(values, "use_dora"),
+            fan_in_fan_out=_flag(values, "fan_in_fan_out"),
+            replaced=_modules(values.get("modules_to_save") or ()),
+            stays_tied=_flag(values, "ensure_weight_tying"),
             token_rows=_token_rows(values.get("trainable_token_indices")),
         )
     except (ValueError, TypeError) as error:
@@ -123,6 +126,20 @@ def _check_type(file: Path, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if value and key not in _INERT | _READ:
             raise CheckpointError(f"{file}: key {key!r} is {shown(value)}; adapters with it are not read")
+
+
+def _flag(values: Mapping[str, Any], key: str) -> bool:
+    value = values.get(key)
+    if value not in (True, False, None):
+        raise ValueError(f"{key} must be true or false, got {shown(value)}")
+    return bool(value)
+
+
+def _modules(names: Any) -> tuple[str, ...]:
+    """The last parts of modules' names."""
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"modules_to_save must be a list of names, got {shown(names)}")
+    return tuple(name.rsplit(".", 1)[-1] for name in names)
 
 
 def _table(values: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 """Adapters that peft wrote, merged on load, against what peft computes with them."""
 
+import json
 import shutil
 
 import jax
@@ -152,6 +153,8 @@ LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
         (LAYER.replace("q_proj", "x_proj") + ".lora_A.weight", (4, 32), r"x_proj\.weight'.*does not have"),
         ("base_model.model.lm_head.weight", (31, 32), r"lm_head.* has shape \[31, 32\].*tokens were added"),
         ("base_model.model.score.weight", (2, 32), r"changes 'score\.weight', which the model does not have"),
+        (f"{LAYER}.lora_magnitude_vector", (31,), r"magnitude_vector has shape \[31\].*ask for \[32\]"),
+        (f"{LAYER}.lora_A.bias", (4,), r"changes '.*lora_A\.bias', which the model does not have"),
         (f"{LAYER}.lora_E", (4, 1), r"lora_E' of shape \[4, 1\] is no part of a LoRA adapter"),
         (f"{LAYER}.lora_B.bias", (32,), r"q_proj\.bias', which the model does not have"),
     ],
@@ -159,6 +162,20 @@ LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 def test_tensors_that_do_not_fit_are_refused(sound, tmp_path, name, shape, message):
     adapter = edited(sound, tmp_path, lambda tensors: tensors.update({name: torch.ones(shape)}))
     with pytest.raises(CheckpointError, match=rf"adapter_model\.safetensors.*{message}"):
+        jm.load(sound.base, adapter=adapter)
+
+
+def test_norms_that_the_settings_promise_must_be_there(sound, tmp_path):
+    adapter = edited(sound, tmp_path, lambda tensors: None)
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dora": True}))
+    with pytest.raises(CheckpointError, match=r"q_proj: lora_magnitude_vector has shape \[\].*for \[32\]"):
+        jm.load(sound.base, adapter=adapter)
+
+
+def test_an_adapter_of_nothing_is_refused(sound, tmp_path):
+    adapter = edited(sound, tmp_path, lambda tensors: tensors.clear())
+    with pytest.raises(CheckpointError, match="holds an adapter without a single tensor"):
         jm.load(sound.base, adapter=adapter)
 
 

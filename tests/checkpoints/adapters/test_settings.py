@@ -48,6 +48,8 @@ def test_other_types_are_refused_by_name(tmp_path, kind):
         ({"rank_pattern": {"(": 3}}, "rank_pattern: '\\(' is no regular expression"),
         ({"alpha_pattern": {"q": None}}, "alpha_pattern must be a number"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
+        ({"use_rslora": "yes"}, "use_rslora must be true or false, got 'yes'"),
+        ({"modules_to_save": "lm_head"}, "modules_to_save must be a list of names, got 'lm_head'"),
         ({"layer_replication": [[0, 2]]}, r"key 'layer_replication' is \[\[0, 2\]\]"),
         ({"use_qalora": True}, "key 'use_qalora'"),
         ({"alora_invocation_tokens": [3]}, "key 'alora_invocation_tokens'"),
