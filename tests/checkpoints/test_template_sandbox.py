@@ -121,6 +121,13 @@ def test_refuses_what_asks_for_too_much(name: str, monkeypatch: pytest.MonkeyPat
         render_chat(TOO_MUCH[name], USER)
 
 
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_refuses_what_asks_for_too_much_at_the_usual_bound(name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"chat template 'default'"):
+        render_chat(TOO_MUCH[name], USER)
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
