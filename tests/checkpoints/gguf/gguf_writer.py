@@ -105,6 +105,8 @@ def metadata(writer: gguf.GGUFWriter, architecture: str, config: Any) -> None:
     if architecture == "lfm2":
         kv_heads = [config.num_key_value_heads * (kind == "full_attention") for kind in config.layer_types]
         writer.add_array(f"{architecture}.attention.head_count_kv", kv_heads)
+    if config.model_type == "falcon_mamba":
+        writer.add_bool("mamba.ssm.dt_b_c_rms", True)
     if architecture == "gpt2":
         writer.add_uint32("gpt2.feed_forward_length", config.n_inner or 4 * config.n_embd)
     rope = getattr(config, "rope_parameters", None) or {}

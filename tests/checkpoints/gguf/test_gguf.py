@@ -57,6 +57,7 @@ MODELS = {
     ),
     "phi3": ("phi3", "phi3", {}),
     "mamba": ("mamba", "mamba", {"state_size": 8, "time_step_rank": 4, "num_hidden_layers": 2}),
+    "falcon_mamba": ("mamba", "falcon_mamba", {"state_size": 8, "time_step_rank": 4}),
     "gpt2": ("gpt2", "gpt2", {}),
     "lfm2": (
         "lfm2",
@@ -65,7 +66,7 @@ MODELS = {
     ),
 }
 # Architectures whose GGUF files transformers does not read.
-NOT_READ_BY_TRANSFORMERS = {"gemma", "mixtral"}
+NOT_READ_BY_TRANSFORMERS = {"gemma", "mixtral", "falcon_mamba"}
 TOKENS = np.random.default_rng(0).integers(3, 61, size=(2, 19))
 
 
