@@ -9,7 +9,15 @@ from jaxtyping import Array, Float
 
 from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy, Sampler
-from jaxmodels.decoding.strategy import Output, Request, check_options, emit, record_also, row_keys
+from jaxmodels.decoding.strategy import (
+    Output,
+    Request,
+    check_options,
+    emit,
+    has_choice,
+    record_also,
+    row_keys,
+)
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder, Pending
 from jaxmodels.models.depth import ALL_LAYERS, Depth
@@ -81,7 +89,8 @@ class Autoregressive:
         scores = process(self.processors, logits, request, output)
         token = self.sampler(scores[:, 0], row_keys(request, output.lengths))
         token = jnp.where(output.done, carry.token, token)
-        return replace(carry, token=token, output=emit(output, request, token[:, None], 1, logits))
+        output = emit(output, request, token[:, None], 1, logits, chosen=has_choice(scores))
+        return replace(carry, token=token, output=output)
 
 
 jax.tree_util.register_dataclass(

@@ -10,7 +10,16 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmodels.decoding.guesses import in_rows_that_run
 from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy, Sampler, check_number
-from jaxmodels.decoding.strategy import Output, Request, check_options, emit, record_also, row_keys, tally
+from jaxmodels.decoding.strategy import (
+    Output,
+    Request,
+    check_options,
+    emit,
+    has_choice,
+    record_also,
+    row_keys,
+    tally,
+)
 from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import BIDIRECTIONAL
 from jaxmodels.models.decoder import Cache, Decoder
@@ -102,25 +111,33 @@ class BlockDenoiser:
 
         keys = row_keys(request, output.counters["calls"])
         scores = process(self.processors, logits, request, output, block[:, 1:])
+        scores = scores.at[:, :, self.mask_token].set(-jnp.inf)
         token, probability = self._propose(scores, keys)
+        stuck = (masked & ~has_choice(scores)).any(1) & ~output.done
         chosen = self._choose(probability, masked)
         block = jnp.where(chosen, token, block)
         is_finished = ~(block == self.mask_token).any(1) & ~was_finished
         counters = tally(output, calls=1, uncovered=chosen.sum(1)).counters
-        output = emit(output, request, block, jnp.where(is_finished, self.block_length, 0))
-        output = replace(output, steps=output.steps + 1, counters=counters)
+        count = jnp.where(is_finished & ~stuck, self.block_length, 0)
+        output = emit(output, request, block, count, chosen=jnp.ones(block.shape, bool))
+        output = replace(
+            output,
+            steps=output.steps + 1,
+            counters=counters,
+            done=output.done | stuck,
+            stuck=output.stuck | stuck,
+        )
         block = jnp.where(was_finished[:, None], self.mask_token, block)
         return BlockDenoiserCarry(cache=cache, block=block, output=output)
 
     def _propose(
-        self, logits: Float[Array, "B S V"], keys: Array
+        self, scores: Float[Array, "B S V"], keys: Array
     ) -> tuple[Int[Array, "B S"], Float[Array, "B S"]]:
-        """A token for every position and the model's probability of it."""
-        batch, size, vocab = logits.shape
-        logits = logits.at[:, :, self.mask_token].set(-jnp.inf)
+        """A token for every position and its probability."""
+        batch, size, vocab = scores.shape
         keys = jax.vmap(lambda key: jax.random.split(key, size))(keys).reshape(-1)
-        token = self.sampler(logits.reshape(-1, vocab), keys).reshape(batch, size)
-        scores = jax.nn.log_softmax(logits, axis=-1)
+        token = self.sampler(scores.reshape(-1, vocab), keys).reshape(batch, size)
+        scores = jax.nn.log_softmax(scores, axis=-1)
         return token, jnp.exp(jnp.take_along_axis(scores, token[:, :, None], axis=2)[:, :, 0])
 
     def _choose(self, probability: Float[Array, "B S"], masked: Bool[Array, "B S"]) -> Bool[Array, "B S"]:

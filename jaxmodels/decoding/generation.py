@@ -130,7 +130,11 @@ def check_causal(config: Decoder) -> None:
 
 
 def run(config: Decoder, params: Params, strategy: Strategy, plan: Plan) -> Generated:
-    """The whole generation as one compiled program."""
+    """The whole generation as one compiled program.
+
+    Raises:
+        NoTokenError: a row has no next token to choose.
+    """
     output, _ = driver.generate(
         params, plan.request, plan.cache, strategy,
         config=config, max_new=plan.new_slots,
@@ -141,7 +145,11 @@ def run(config: Decoder, params: Params, strategy: Strategy, plan: Plan) -> Gene
 def stream(
     config: Decoder, params: Params, strategy: Strategy, plan: Plan, chunk: int
 ) -> Iterator[Generated]:
-    """All tokens so far, after the prefill and then after every `chunk` steps, until all rows are done."""
+    """All tokens so far, after the prefill and then after every `chunk` steps, until all rows are done.
+
+    Raises:
+        NoTokenError: a row has no next token to choose.
+    """
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     carry: Any = driver.start(
@@ -154,6 +162,10 @@ def stream(
         if bool(carry.output.done.all()):
             return
         carry = driver.advance(params, plan.request, carry, strategy, steps, config=config)
+
+
+class NoTokenError(ValueError):
+    """A row has no next token: its logits hold NaN or infinity, or all tokens are ruled out."""
 
 
 class TextDecoder(Protocol):
@@ -181,6 +193,7 @@ def stream_text(results: Iterator[Generated], decoder: TextDecoder) -> Iterator[
 
 
 def _to_host(output: Output, max_new: int) -> Generated:
+    _check_choices(np.asarray(output.stuck), np.asarray(output.lengths))
     log_probs = output.log_probs
     if log_probs is not None:
         log_probs = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :max_new], log_probs)
@@ -191,3 +204,16 @@ def _to_host(output: Output, max_new: int) -> Generated:
         log_probs=log_probs,
         counters={name: np.asarray(values) for name, values in output.counters.items()},
     )
+
+
+def _check_choices(stuck: np.ndarray, lengths: np.ndarray) -> None:
+    """Raises NoTokenError, naming rows and steps, where rows ended without a token to choose."""
+    rows = np.flatnonzero(stuck)
+    if rows.size:
+        named = ", ".join(f"row {row} as new token {lengths[row]}" for row in rows[:8])
+        more = f" and {rows.size - 8} more rows" if rows.size > 8 else ""
+        raise NoTokenError(
+            f"there is no token to choose for {named}{more} (rows and tokens counted from 0): the logits "
+            "hold NaN or infinity, which comes from the parameters or from numbers beyond the range of their "
+            "dtype, or the strategy's processors rule out every token"
+        )

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Sampler
-from jaxmodels.decoding.strategy import Output, Request, emit, record_also, row_keys, tally
+from jaxmodels.decoding.strategy import Output, Request, emit, has_choice, record_also, row_keys, tally
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder, Pending
 from jaxmodels.models.prefill import prefill
@@ -38,7 +38,8 @@ def first_token(
     scores = process(processors, logits, request, output)
     token = sampler(scores[:, 0], row_keys(request, output.lengths))
     output = record_also(output, COUNTERS, top_logprobs)
-    return token, cache, emit(output, request, token[:, None], 1, logits)
+    output = emit(output, request, token[:, None], 1, logits, chosen=has_choice(scores))
+    return token, cache, output
 
 
 def in_rows_that_run(output: Output, size: Int[Array, ""] | int) -> Int[Array, "B"]:
@@ -54,13 +55,15 @@ def settle(
     tokens: Int[Array, "B S"],
     count: Int[Array, "B"],
     logits: Float[Array, "B S V"],
+    *,
+    chosen: Bool[Array, "B S"],
 ) -> tuple[Int[Array, "B"], Cache, Output]:
     """Emits and commits the first ``count[b]`` of `tokens`, the successors of the window's: as `first_token`.
 
-    logits: the model's at each window token, of which `tokens` are the verdict. count: at least 1, and 0 in
-    rows that are done.
+    logits: the model's at each window token, of which `tokens` are the verdict. chosen: see `emit`. count: at
+    least 1, and 0 in rows that are done.
     """
-    emitted = emit(output, request, tokens, count, logits)
+    emitted = emit(output, request, tokens, count, logits, chosen=chosen)
     accepted = jnp.minimum(count - 1, emitted.lengths - output.lengths)
     counters = tally(output, calls=1, drafted=tokens.shape[1] - 1, accepted=accepted).counters
     newest = jnp.take_along_axis(tokens, jnp.maximum(count - 1, 0)[:, None], axis=1)[:, 0]

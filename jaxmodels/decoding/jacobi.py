@@ -9,7 +9,7 @@ from flax import struct
 from jaxmodels.decoding.guesses import first_token, in_rows_that_run, settle
 from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy
-from jaxmodels.decoding.strategy import Output, Request, check_options
+from jaxmodels.decoding.strategy import Output, Request, check_options, has_choice
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder
 
@@ -71,7 +71,9 @@ class Jacobi:
         verdict = jnp.argmax(scores, axis=-1).astype(jnp.int32)
         held = carry.window[:, 1:] == verdict[:, :-1]
         count = jnp.minimum(1 + jnp.cumprod(held, axis=1).sum(1), pending.valid)
-        _, cache, output = settle(config, request, carry.output, pending, verdict, count, logits)
+        _, cache, output = settle(
+            config, request, carry.output, pending, verdict, count, logits, chosen=has_choice(scores)
+        )
         following = jnp.clip(count[:, None] - 1 + jnp.arange(self.window), 0, self.window - 1)
         window = jnp.take_along_axis(verdict, following, axis=1)
         return JacobiCarry(cache=cache, window=window, output=output)

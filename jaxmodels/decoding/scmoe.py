@@ -10,7 +10,15 @@ from jaxtyping import Array, Float
 
 from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy, Sampler, check_number
-from jaxmodels.decoding.strategy import Output, Request, check_options, emit, record_also, row_keys
+from jaxmodels.decoding.strategy import (
+    Output,
+    Request,
+    check_options,
+    emit,
+    has_choice,
+    record_also,
+    row_keys,
+)
 from jaxmodels.layers.moe import MoE, Ranked
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder
@@ -104,7 +112,8 @@ class SCMoE:
         scores = process(self.processors, scores, request, output)
         token = self.sampler(scores[:, 0], row_keys(request, output.lengths))
         token = jnp.where(output.done, carry.token, token)
-        return replace(carry, token=token, output=emit(output, request, token[:, None], 1, strong))
+        output = emit(output, request, token[:, None], 1, strong, chosen=has_choice(scores))
+        return replace(carry, token=token, output=output)
 
 
 def contrast(

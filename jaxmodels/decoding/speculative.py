@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, shown
 from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw
 from jaxmodels.decoding.guesses import first_token, in_rows_that_run, settle
 from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy, Sampler
-from jaxmodels.decoding.strategy import Output, Request, check_options, row_keys
+from jaxmodels.decoding.strategy import Output, Request, check_options, has_choice, row_keys
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder, Pending
 from jaxmodels.models.prefill import prefill
@@ -131,13 +131,14 @@ class Speculative:
         valid = in_rows_that_run(output, self.gamma + 1)
         logits, pending = config.peek(params, window, carry.cache, valid=valid, known=carry.cache.length + 1)
         scores = process(self.processors, logits, request, output, window[:, 1:])
-        target = self.sampler.probabilities(scores)
+        chosen = has_choice(scores)
+        target = self.sampler.probabilities(_finite(scores, chosen))
         outcomes = self.acceptance.outcomes(target, proposed, window[:, 1:])
         accepted, last = draw(outcomes, _fold(keys, self.gamma))
         # The verdict: the drafted tokens one place to the left, then the token that follows the accepted.
         tokens = jnp.where(jnp.arange(self.gamma + 1) == accepted[:, None], last[:, None], _shifted(window))
         count = jnp.minimum(accepted + 1, pending.valid)
-        token, cache, output = settle(config, request, output, pending, tokens, count, logits)
+        token, cache, output = settle(config, request, output, pending, tokens, count, logits, chosen=chosen)
         draft_cache = self._draft.config.commit(draft_pending, count)
         return SpeculativeCarry(cache=cache, draft_cache=draft_cache, token=token, output=output)
 
@@ -160,7 +161,8 @@ class Speculative:
             valid = in_rows_that_run(carry.output, i + 1)
             hidden, pending = config.peek_hidden(params, window, cache, valid=valid, known=cache.length + 1)
             logits = config.logits(params, lax.dynamic_slice_in_dim(hidden, i, 1, axis=1))
-            logits = process(self.processors, logits, request, carry.output, window[:, 1:], first=i)[:, 0]
+            scores = process(self.processors, logits, request, carry.output, window[:, 1:], first=i)
+            logits = _finite(scores, has_choice(scores))[:, 0]
             token = self.sampler(logits, _fold(keys, i))
             window = lax.dynamic_update_slice_in_dim(window, token[:, None], i + 1, axis=1)
             distribution = self.sampler.probabilities(logits)
@@ -181,6 +183,11 @@ jax.tree_util.register_dataclass(
 
 def _fold(keys: Array, index: Array | int) -> Array:
     return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
+
+
+def _finite(scores: Float[Array, "B S V"], chosen: Bool[Array, "B S"]) -> Float[Array, "B S V"]:
+    """Scores that leave a choice as they are, others even: a guess must not spoil those before it."""
+    return jnp.where(chosen[..., None], scores, 0.0)
 
 
 def _shifted(window: Int[Array, "B S"]) -> Int[Array, "B S"]:

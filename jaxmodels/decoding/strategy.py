@@ -49,7 +49,8 @@ class Output:
     """What has been generated so far.
 
     tokens: i32[B, max_new], the padding token beyond each row's length. lengths: i32[B], stop token included.
-    done: bool[B]. steps: i32, calls of the model after the prefill. log_probs: None unless asked for.
+    done: bool[B]. stuck: bool[B], rows that ended because there was no token to choose, see `has_choice`.
+    steps: i32, calls of the model after the prefill. log_probs: None unless asked for.
     counters: i32[B] each, what a strategy counts; ``"calls"``, where it is there, are the calls in which the
     row was not done.
     """
@@ -57,6 +58,7 @@ class Output:
     tokens: jax.Array
     lengths: jax.Array
     done: jax.Array
+    stuck: jax.Array
     steps: jax.Array
     log_probs: LogProbs | None = None
     counters: dict[str, jax.Array] = struct.field(default_factory=dict)
@@ -104,6 +106,7 @@ def empty_output(batch: int, max_new: int, pad_token: Int[Array, ""]) -> Output:
         tokens=jnp.full((batch, max_new), pad_token, jnp.int32),
         lengths=jnp.zeros((batch,), jnp.int32),
         done=jnp.zeros((batch,), bool),
+        stuck=jnp.zeros((batch,), bool),
         steps=jnp.zeros((), jnp.int32),
     )
 
@@ -122,17 +125,26 @@ def record_also(output: Output, counters: Sequence[str], top_logprobs: int | Non
     return replace(output, counters=zeros, log_probs=log_probs)
 
 
+def has_choice(scores: Float[Array, "B S V"]) -> Bool[Array, "B S"]:
+    """Whether a token can be chosen: no NaN, no positive infinity, and not every token ruled out."""
+    return jnp.isfinite(scores.max(-1))
+
+
 def emit(
     output: Output,
     request: Request,
     tokens: Int[Array, "B S"],
     count: Int[Array, "B"] | int,
     logits: Float[Array, "B S V"] | None = None,
+    *,
+    chosen: Bool[Array, "B S"],
 ) -> Output:
     """Appends the first ``count[b]`` tokens to each row that is not done; ends rows that stop or are full.
 
     What follows a stop token or the request's last token is dropped. `logits` are the model's for `tokens`;
-    they are read where log-probabilities are recorded, and only there may not be None.
+    they are read where log-probabilities are recorded, and only there may not be None. `chosen` is what
+    `has_choice` says of the scores that each token was chosen by: a row ends before the first that was not,
+    and is stuck.
     """
     batch, size = tokens.shape
     index = jnp.arange(size)
@@ -140,14 +152,17 @@ def emit(
     after_stop = jnp.cumsum(stops, axis=1) - stops > 0
     slot = output.lengths[:, None] + index
     offered = (index < jnp.broadcast_to(count, (batch,))[:, None]) & ~output.done[:, None]
-    taken = offered & ~after_stop & (slot < request.max_new)
+    wanted = offered & ~after_stop & (slot < request.max_new)
+    taken = wanted & (jnp.cumsum(~chosen, axis=1) == 0)
+    stuck = (wanted & ~chosen).any(1)
     lengths = output.lengths + taken.sum(1, dtype=jnp.int32)
     slot = jnp.where(taken, slot, output.tokens.shape[1])
     return replace(
         output,
         tokens=_put(output.tokens, slot, tokens),
         lengths=lengths,
-        done=output.done | (taken & stops).any(1) | (lengths >= request.max_new),
+        done=output.done | (taken & stops).any(1) | (lengths >= request.max_new) | stuck,
+        stuck=output.stuck | stuck,
         log_probs=_record(output.log_probs, slot, tokens, logits),
     )
 

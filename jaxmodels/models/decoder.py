@@ -284,6 +284,8 @@ class Decoder:
             x = x * jnp.asarray(self.embed_scale, x.dtype)
         if self.learned_positions is not None:
             x = x + params["positions"]["weight"][window.positions]
+        # Layers give padding no weight, but no weight times NaN is NaN: whatever token it is, it enters as 0.
+        x = jnp.where(window.is_valid[..., None], x, 0)
         wide = x.dtype if self.residual_dtype is None else jnp.promote_types(x.dtype, self.residual_dtype)
         carried = self._carried_logits
         router_logits = None if carried is None else jnp.zeros((*tokens.shape, carried), jnp.float32)
