@@ -70,6 +70,7 @@ CONFIGS = {
         "no_rope_layer_interval": 2,
         "attention_chunk_size": 64,
     },
+    "olmo": {"model_type": "olmo", **_DENSE},
     "falcon_h1": {"model_type": "falcon_h1", **_DENSE, **_SSD, "mamba_d_ssm": 256},
     "glm4_moe": {"model_type": "glm4_moe", **_DENSE, **_ROUTED},
     "granitemoehybrid": {

@@ -116,21 +116,27 @@ class WeightlessRMSNorm:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNorm:
-    """`layer_norm` with a learned scale and, where `bias` says so, a learned bias."""
+    """`layer_norm` with a learned scale and bias, each where the field of its name says so."""
 
     dim: int
     eps: float = 1e-5
+    scale: bool = True
     bias: bool = True
     axis: str | None = "embed"
 
     def spec(self) -> ParamTree:
-        tree: ParamTree = {"scale": Param((self.dim,), axes=(self.axis,), init=ONES)}
+        tree: ParamTree = {}
+        if self.scale:
+            tree["scale"] = Param((self.dim,), axes=(self.axis,), init=ONES)
         if self.bias:
             tree["bias"] = Param((self.dim,), axes=(self.axis,), init=ZEROS)
         return tree
 
     def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        return layer_norm(x, params["scale"], params["bias"] if self.bias else None, self.eps)
+        scale, bias = (
+            params[name] if used else None for name, used in (("scale", self.scale), ("bias", self.bias))
+        )
+        return layer_norm(x, scale, bias, self.eps)
 
 
 @dataclass(frozen=True, kw_only=True)

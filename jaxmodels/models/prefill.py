@@ -48,7 +48,7 @@ def prefill(
         last = jnp.where(ends_here[:, None], _at(hidden, valid - 1), last)
         return last, config.commit(pending)
 
-    dtype = params["final_norm"]["scale"].dtype
+    dtype = params["embed"]["weight"].dtype
     last = jnp.zeros((batch, config.d_model), dtype)
     return lax.fori_loop(0, -(-lengths.max() // window), feed, (last, cache))
 

@@ -171,6 +171,12 @@ GEMMA3_TEXT = (
     ),
 )
 
+OLMO = (
+    dense_case("olmo", "plain"),
+    dense_case("olmo", "clipped_biases_tied", clip_qkv=0.6, attention_bias=True, tie_word_embeddings=True),
+    dense_case("olmo", "one_kv_head_llama3", num_key_value_heads=1, clip_qkv=0.9, **LLAMA3_ROPE),
+)
+
 OLMO2 = (
     dense_case("olmo2", "ratio_2", rms_norm_eps=1e-3),
     dense_case("olmo2", "tied_biases", num_key_value_heads=1, attention_bias=True, tie_word_embeddings=True),
@@ -304,6 +310,7 @@ DENSE = (
     *GEMMA,
     *GEMMA2,
     *GEMMA3_TEXT,
+    *OLMO,
     *OLMO2,
     *OLMO3,
     *SMOLLM3,

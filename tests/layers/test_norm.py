@@ -73,15 +73,16 @@ def test_rms_norm_starts_as_the_identity_scale(offset):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bias", [True, False])
-def test_layer_norm_matches_torch(bias, dtype):
+@pytest.mark.parametrize("learned", [("scale", "bias"), ("scale",), ("bias",), ()])
+def test_layer_norm_matches_torch(learned, dtype):
     x, tx = draw(3, 4, 51, dtype=dtype)
     scale, tscale = draw(51, seed=1, dtype=dtype)
     shift, tshift = draw(51, seed=2, dtype=dtype)
-    norm = LayerNorm(dim=51, eps=1e-4, bias=bias)
-    params = {"scale": scale, "bias": shift} if bias else {"scale": scale}
+    norm = LayerNorm(dim=51, eps=1e-4, scale="scale" in learned, bias="bias" in learned)
+    params = {name: leaf for name, leaf in (("scale", scale), ("bias", shift)) if name in learned}
     assert {path: p.shape for path, p in norm.spec().items()} == {k: v.shape for k, v in params.items()}
-    expected = torch.nn.functional.layer_norm(tx, (51,), tscale, tshift if bias else None, eps=1e-4)
+    theirs = (tscale if norm.scale else None, tshift if norm.bias else None)
+    expected = torch.nn.functional.layer_norm(tx, (51,), *theirs, eps=1e-4)
     assert_same(norm(params, x), expected, dtype)
 
 
