@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,19 +58,26 @@ class Adapted:
     logits: np.ndarray
 
 
-def base_model(family: str) -> Any:
+def base_model(family: str, config: Mapping[str, Any] | None = None) -> Any:
     """The model of transformers, with weights that are large enough for every part to show."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **BASES[family])).eval()
+    values = AutoConfig.for_model(family, **(config or BASES[family]))
+    values._experts_implementation = "eager"  # the others take sizes that are multiples of 4 alone
+    model = AutoModelForCausalLM.from_config(values).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
 
-def adapt(directory: Path, family: str, *, seed: int = 1, **settings: Any) -> Adapted:
-    """Writes a base and an adapter in all of whose tensors there is something to lose."""
-    model = base_model(family)
+def adapt(
+    directory: Path, family: str, *, seed: int = 1, config: Mapping[str, Any] | None = None, **settings: Any
+) -> Adapted:
+    """Writes a base and an adapter in all of whose tensors there is something to lose.
+
+    `config` is the base's, that of `BASES` by default; `settings` are peft's.
+    """
+    model = base_model(family, config)
     base, adapter = directory / family, directory / f"{family}-adapter-{seed}"
     model.save_pretrained(base)
     with warnings.catch_warnings():

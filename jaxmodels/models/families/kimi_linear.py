@@ -57,7 +57,11 @@ WEIGHTS = (
 )
 
 # transformers writes the feed-forwards of dense layers under the name of the mixtures.
-RENAMED = ((r"\.block_sparse_moe\.(gate|up|down)_proj\.", r".mlp.\1_proj."),)
+RENAMED = (
+    (r"\.block_sparse_moe\.(gate|up|down)_proj\.", r".mlp.\1_proj."),
+    *mixtral.RENAMED,
+    (r"\.self_attn\.forget_gate\.", ".self_attn."),  # a module within transformers
+)
 
 
 def _read_latent_attention(reader: ConfigReader) -> LatentAttention:

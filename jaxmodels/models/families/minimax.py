@@ -121,4 +121,5 @@ FAMILY = Family(
     write_config=write_config,
     weights=WEIGHTS,
     unused=(*dense.UNUSED, UNUSED),
+    renamed=mixtral.RENAMED,
 )

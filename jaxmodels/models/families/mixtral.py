@@ -19,6 +19,8 @@ EXPERT_WEIGHTS = (
     Weight("blocks/{i}/ffn/experts/w_up", EXPERTS + ".experts.{e}.w3.weight", "f d -> d f"),
     Weight("blocks/{i}/ffn/experts/w_down", EXPERTS + ".experts.{e}.w2.weight", "d f -> f d"),
 )
+# What transformers calls the module since it stacks the experts, and adapters with it.
+RENAMED = ((r"\.mlp\.(gate|experts|shared_experts)\.", r".block_sparse_moe.\1."),)
 
 
 def read_config(reader: ConfigReader) -> Decoder:
@@ -51,5 +53,5 @@ FAMILY = Family(
     write_config=write_config,
     weights=(*dense.ENDS_WEIGHTS, *dense.PRE_NORM_WEIGHTS, *dense.ATTENTION_WEIGHTS, *EXPERT_WEIGHTS),
     unused=dense.UNUSED,
-    renamed=((r"\.mlp\.(gate|experts)\.", r".block_sparse_moe.\1."),),  # its name within transformers
+    renamed=RENAMED,
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from adapters_of_peft import TOKENS, adapt, assert_logits, base_model, logits_of
+from configurations import ONE_OF_EACH_FAMILY
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -77,6 +78,26 @@ def test_logits_are_those_of_peft(tmp_path, family, settings):
     adapted = adapt(tmp_path, family, **settings)
     assert np.abs(logits_of(base_model(family)) - adapted.logits).max() > 1e-2
     assert_logits(jm.load(adapted.base, adapter=adapted.adapter)(TOKENS), adapted.logits)
+
+
+# peft refuses some layers of Mamba, and transformers goes past an adapter of `dt_proj`.
+MAMBA = {"mamba": ["in_proj", "x_proj"], "falcon_mamba": ["in_proj", "x_proj"], "mamba2": ["in_proj"]}
+MAMBA |= {"jamba": ["in_proj", "x_proj", "q_proj", "down_proj"], "nemotron_h": ["in_proj", "q_proj"]}
+MAMBA |= {"bamba": ["in_proj", "q_proj", "up_proj"], "falcon_h1": ["in_proj", "q_proj", "up_proj"]}
+MAMBA |= {"granitemoehybrid": ["in_proj", "q_proj"]}
+# Shared layers are stored once, and adapters of them once for each layer that has them; and peft cannot
+# run the router of Llama 4.
+WITHOUT = ("zamba2", "llama4_text")
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    "case", [case for case in ONE_OF_EACH_FAMILY if case.family not in WITHOUT], ids=lambda case: case.name
+)
+def test_logits_are_those_of_peft_for_every_family(tmp_path, case):
+    targets = MAMBA.get(case.family, LINEAR)
+    adapted = adapt(tmp_path, case.family, config=case.config, r=2, target_modules=targets)
+    assert_logits(jm.load(adapted.base, "float32", adapter=adapted.adapter)(TOKENS), adapted.logits)
 
 
 @pytest.mark.parametrize(
