@@ -69,7 +69,7 @@ def test_streamed_pieces_join_to_the_text(model):
 def test_streams_are_refused_before_they_begin(model):
     with pytest.raises(ValueError, match="one prompt, got 2"):
         model.stream(["w1", "w2"])
-    with pytest.raises(ValueError, match="chunk must be a whole number >= 1 .*, got 0"):
+    with pytest.raises(ValueError, match=r"chunk must be a whole number >= 1 .*, got 0"):
         model.stream("w1", chunk=0)
     with pytest.raises(ValueError, match="no tokenizer"):
         dataclasses.replace(model, tokenizer=None).stream([1, 2])
