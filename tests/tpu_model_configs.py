@@ -71,6 +71,17 @@ CONFIGS = {
         "attention_chunk_size": 64,
     },
     "olmo": {"model_type": "olmo", **_DENSE},
+    "ministral3": {
+        "model_type": "ministral3",
+        **_DENSE,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
     "falcon_h1": {"model_type": "falcon_h1", **_DENSE, **_SSD, "mamba_d_ssm": 256},
     "glm4_moe": {"model_type": "glm4_moe", **_DENSE, **_ROUTED},
     "granitemoehybrid": {

@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, Int
 
 @dataclass(frozen=True, kw_only=True)
 class LogScale:
-    """``1 + strength * log(1 + floor((p + 1) / interval))`` for a query at position p.
+    """``1 + strength * log(1 + floor((p + offset) / interval))`` for a query at position p.
 
-    Source: https://arxiv.org/abs/2501.19399, in the steps that transformers' code for Llama 4 takes.
+    Source: https://arxiv.org/abs/2501.19399, in steps, as transformers' code for Llama 4 and Ministral 3.
 
     Raises:
         ValueError: `interval` is below 1.
@@ -18,11 +18,12 @@ class LogScale:
 
     strength: float
     interval: int
+    offset: int = 0
 
     def __post_init__(self) -> None:
         if self.interval < 1:
             raise ValueError(f"LogScale: interval must be at least 1, got {self.interval}")
 
     def __call__(self, positions: Int[Array, "B S"]) -> Float[Array, "B S"]:
-        steps = jnp.floor((positions.astype(jnp.float32) + 1.0) / self.interval)
+        steps = jnp.floor((positions + self.offset).astype(jnp.float32) / self.interval)
         return jnp.log1p(steps) * self.strength + 1.0

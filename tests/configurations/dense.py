@@ -77,6 +77,21 @@ MISTRAL = (
     dense_case("mistral", "long_window", sliding_window=1000, num_hidden_layers=1),
 )
 
+_SCALED = {"original_max_position_embeddings": 9, "llama_4_scaling_beta": 0.4}
+
+MINISTRAL3 = (
+    dense_case("ministral3", "yarn", head_dim=8, **rope_keys("yarn", factor=4.0, mscale=1.0, **_SCALED)),
+    dense_case(
+        "ministral3",
+        "window_tied",
+        head_dim=10,
+        sliding_window=7,
+        tie_word_embeddings=True,
+        **rope_keys("yarn", factor=2.0, mscale=1.0, mscale_all_dim=1.0, beta_fast=4.0, **_SCALED),
+    ),
+    dense_case("ministral3", "unscaled_positions", head_dim=6, **rope_keys("default", **_SCALED)),
+)
+
 QWEN2 = (
     dense_case("qwen2", "biases", num_key_value_heads=1),
     dense_case(
@@ -305,6 +320,7 @@ GPT2 = (
 DENSE = (
     *LLAMA,
     *MISTRAL,
+    *MINISTRAL3,
     *QWEN2,
     *QWEN3,
     *GEMMA,

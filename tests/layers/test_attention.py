@@ -29,7 +29,7 @@ VARIANTS = {
     ),
     "window_of_itself": attention(window=1, sinks=True, softcap=1.0),
     "chunks_clip_query_scale": attention(
-        chunk=4, clip=0.6, query_scale=LogScale(strength=0.5, interval=3), rope=None
+        chunk=4, clip=0.6, query_scale=LogScale(strength=0.5, interval=3, offset=1), rope=None
     ),
 }
 # Window tokens 0..3 as a tree: 0 -> 1 -> 3 and 0 -> 2.
@@ -70,7 +70,7 @@ def by_hand(layer, params, x, positions, seen):
     if layer.clip is not None:
         q, k, v = (np.clip(a, -layer.clip, layer.clip) for a in (q, k, v))
     if layer.query_scale is not None:
-        steps = np.floor((positions + 1) / layer.query_scale.interval)
+        steps = np.floor((positions + layer.query_scale.offset) / layer.query_scale.interval)
         q = q * (1 + layer.query_scale.strength * np.log(1 + steps))[:, None, None]
     if layer.rope is not None:
         q, k = (rotate(a, positions, layer.rope) for a in (q, k))

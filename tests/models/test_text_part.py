@@ -28,23 +28,38 @@ CHANGES = {
 }
 
 
-def wrapper_config(model_type):
+# Of those whose language model is of several kinds, the other ones.
+OTHER_TEXTS = {
+    "mistral3": {
+        "model_type": "ministral3",
+        "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "llama_4_scaling_beta": 0.3,
+            "original_max_position_embeddings": 9,
+        },
+    },
+}  # fmt: skip
+
+
+def wrapper_config(model_type, changes=CHANGES):
     """transformers' configuration of a tiny model of this kind."""
     from transformers import AutoConfig
 
     text = {key: value for key, value in TEXT.items() if "qwen2" not in model_type or key != "head_dim"}
-    text |= CHANGES[model_type]
+    text |= changes[model_type]
     return AutoConfig.for_model(model_type, text_config=text, vision_config=dict(VISION))
 
 
-@pytest.mark.parametrize("model_type", WRAPPERS)
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [*((name, CHANGES) for name in WRAPPERS), *((name, OTHER_TEXTS) for name in OTHER_TEXTS)],
+)
 @pytest.mark.parametrize("use_diff", [True, False])
-def test_the_text_model_computes_what_transformers_does(model_type, use_diff, tmp_path):
+def test_the_text_model_computes_what_transformers_does(model_type, changes, use_diff, tmp_path):
     import torch
     from transformers import AutoModelForImageTextToText
 
     torch.manual_seed(0)
-    config = wrapper_config(model_type)
+    config = wrapper_config(model_type, changes)
     whole = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
     for parameter in whole.parameters():
         torch.nn.init.normal_(parameter, std=0.2)

@@ -69,9 +69,8 @@ def _read_attention(reader: ConfigReader, layers: int, eps: float) -> list[Atten
     if CHUNKED in types and chunk is None:
         raise ConfigError(f"{reader.name}: key 'attention_chunk_size' is null, but 'layer_types' asks for it")
     tuned = reader.flag("attn_temperature_tuning", True)
-    scale = LogScale(
-        strength=reader.factor("attn_scale", 0.1), interval=reader.positive_or("floor_scale", 8192)
-    )
+    strength, interval = reader.factor("attn_scale", 0.1), reader.positive_or("floor_scale", 8192)
+    scale = LogScale(strength=strength, interval=interval, offset=1)
     attention = Attention(**heads, qkv_bias=bias, out_bias=bias)
     near = replace(attention, rope=rope, query_norm=norm, key_norm=norm)
     far = replace(attention, query_scale=scale if tuned else None)
