@@ -19,12 +19,13 @@ from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import whole
-from jaxmodels.decoding.arguments import check_sizes, check_strategy, stop_ids
+from jaxmodels.decoding.arguments import check_sizes, check_strategy, stop_ids, stop_texts
 from jaxmodels.decoding.autoregressive import Autoregressive
-from jaxmodels.decoding.generation import Plan, plan, run, stream, stream_text
+from jaxmodels.decoding.generation import Piece, Plan, plan, run, stream, stream_text
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.prompts import Prompts, encode_prompts
 from jaxmodels.decoding.speculative import Draft, Speculative
+from jaxmodels.decoding.stop_strings import CutText, cut, stop_table
 from jaxmodels.decoding.strategy import LogProbs, Strategy
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.decoder import Decoder
@@ -54,8 +55,9 @@ class Generation:
     """What `Model.generate` gives.
 
     tokens: i32[B, max_new_tokens], the padding token beyond each row's length. lengths: i32[B], the stop
-    token included. text: one string per row without special tokens and those that end texts, None without a
-    tokenizer. log_probs: None unless the strategy was asked for them.
+    token, or the one that completes a stop string, included. text: one string per row without special tokens
+    and those that end texts, up to a stop string; None without a tokenizer. log_probs: None unless the
+    strategy was asked for them.
     """
 
     tokens: np.ndarray
@@ -150,6 +152,7 @@ class Model:
         strategy: Strategy = Autoregressive(),
         *,
         stop_tokens: int | Sequence[int] | None = None,
+        stop_strings: str | Sequence[str] | None = None,
         seed: int = 0,
         capacity: int | None = None,
     ) -> Generation:
@@ -160,6 +163,10 @@ class Model:
             max_new_tokens: tokens per row at most.
             strategy: the decoding method.
             stop_tokens: a row ends after any of them; by default the checkpoint's end-of-text tokens.
+            stop_strings: a row ends after the token that completes one of them in the row's answer, whatever
+                tokens it is spread over; by default the checkpoint's. Text ends before it, as in other
+                engines, while `transformers` keeps it and also finds strings that begin in the prompt. A
+                special token ends the row if its own text holds a string.
             seed: of the random draws. Rows are independent: row b's tokens depend on the seed, b and its
                 prompt, not on the other rows.
             capacity: cache slots per row; by default a bucket that holds prompt and answer.
@@ -170,7 +177,7 @@ class Model:
         """
         began = time.perf_counter()
         strategy = _with_draft(check_strategy(strategy))
-        ready = self._plan(prompts, max_new_tokens, strategy, stop_tokens, seed, capacity)
+        ready = self._plan(prompts, max_new_tokens, strategy, stop_tokens, stop_strings, seed, capacity)
         result = run(self.config, self.params, strategy, ready)
         counters = {name: int(values.sum()) for name, values in result.counters.items()}
         calls = counters.get("calls", 0)
@@ -185,8 +192,9 @@ class Model:
         )
         text = None
         if self.tokenizer is not None:
+            strings, hidden = self._stop_strings(stop_strings), self.generation.eos_token_ids
             text = [
-                self.tokenizer.decode(row[:n].tolist(), hidden=self.generation.eos_token_ids)
+                cut(self.tokenizer.decode(row[:n].tolist(), hidden=hidden), strings)
                 for row, n in zip(result.tokens, result.lengths, strict=True)
             ]
         return Generation(
@@ -200,6 +208,7 @@ class Model:
         strategy: Strategy = Autoregressive(),
         *,
         stop_tokens: int | Sequence[int] | None = None,
+        stop_strings: str | Sequence[str] | None = None,
         seed: int = 0,
         capacity: int | None = None,
         chunk: int = 8,
@@ -211,15 +220,40 @@ class Model:
         Raises:
             ValueError: as `generate`, or more than one prompt, or a model without a tokenizer.
         """
+        pieces = self.pieces(
+            prompt,
+            max_new_tokens,
+            strategy,
+            stop_tokens=stop_tokens,
+            stop_strings=stop_strings,
+            seed=seed,
+            capacity=capacity,
+            chunk=chunk,
+        )
+        return (piece.text for piece in pieces if piece.text)
+
+    def pieces(
+        self,
+        prompt: Prompts,
+        max_new_tokens: int = 64,
+        strategy: Strategy = Autoregressive(),
+        *,
+        stop_tokens: int | Sequence[int] | None = None,
+        stop_strings: str | Sequence[str] | None = None,
+        seed: int = 0,
+        capacity: int | None = None,
+        chunk: int = 8,
+    ) -> Iterator[Piece]:
+        """`stream` with a piece for every chunk, its text perhaps empty, and the number of tokens so far."""
         if self.tokenizer is None:
             raise ValueError("stream yields text, but this model has no tokenizer; use generate")
         strategy, chunk = _with_draft(check_strategy(strategy)), whole("chunk", chunk, low=1)
-        ready = self._plan(prompt, max_new_tokens, strategy, stop_tokens, seed, capacity)
+        ready = self._plan(prompt, max_new_tokens, strategy, stop_tokens, stop_strings, seed, capacity)
         if ready.request.tokens.shape[0] != 1:
             raise ValueError(f"stream takes one prompt, got {ready.request.tokens.shape[0]}; use generate")
         results = stream(self.config, self.params, strategy, ready, chunk)
         decoder = self.tokenizer.stream(hidden=self.generation.eos_token_ids)
-        return (piece.text for piece in stream_text(results, decoder) if piece.text)
+        return stream_text(results, CutText(decoder, self._stop_strings(stop_strings)))
 
     def recommended_strategy(self) -> Autoregressive:
         """Sequential decoding with the settings that the checkpoint recommends.
@@ -237,6 +271,7 @@ class Model:
         max_new_tokens: int,
         strategy: Strategy,
         stop_tokens: int | Sequence[int] | None,
+        stop_strings: str | Sequence[str] | None,
         seed: int,
         capacity: int | None,
     ) -> Plan:
@@ -252,10 +287,29 @@ class Model:
             strategy,
             max_new_tokens=max_new_tokens,
             stop_tokens=stop,
+            stop_table=self._stop_table(self._stop_strings(stop_strings)),
             pad_token=pad if pad is not None else next(iter(stop), 0),
             seed=seed,
             capacity=capacity,
         )
+
+    def _stop_strings(self, given: str | Sequence[str] | None) -> tuple[str, ...]:
+        """The strings asked for, or the checkpoint's where there is a tokenizer that finds them."""
+        if given is None:
+            return () if self.tokenizer is None else self.generation.stop_strings
+        strings = stop_texts(given)
+        if strings and self.tokenizer is None:
+            raise ValueError("stop_strings need a tokenizer, and this model has none; give stop_tokens")
+        return strings
+
+    def _stop_table(self, strings: tuple[str, ...]) -> np.ndarray | None:
+        if not strings or self.tokenizer is None:
+            return None
+        data, unseen = self.tokenizer.token_bytes(), self.tokenizer.special_texts()
+        for token in self.generation.eos_token_ids:
+            if token < len(data):
+                unseen[token], data[token] = data[token].decode(errors="replace"), b""
+        return stop_table(strings, data, self.config.vocab_size, unseen)
 
 
 def _with_draft(strategy: Strategy) -> Strategy:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+import transformers
 from model_helpers import ARCHITECTURES, VOCAB, quick_jit, random_params
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -122,3 +123,52 @@ def test_token_ids_that_the_vocabulary_lacks_are_the_checkpoints_fault_and_not_t
     for token in (size, -1):
         with pytest.raises(ValueError, match=f"stop_tokens: {token} lies outside the vocabulary"):
             loaded.generate("def f(", 3, stop_tokens=[token])
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """(model, prompt, the text that follows)"""
+    model, prompt = jm.load("tiny-qwen3"), "def add(a, b):\n    return"
+    return model, prompt, model.generate(prompt, 24, stop_tokens=[]).text[0]
+
+
+def test_stop_strings_end_rows_across_tokens(trained):
+    model, prompt, free = trained
+    tokens = model.generate(prompt, 24, stop_tokens=[]).tokens[0].tolist()
+    pieces = [model.tokenizer.decode([token]) for token in tokens]
+    starts = np.cumsum([0, *map(len, pieces)])
+    assert "".join(pieces) == free
+    # From inside one token to inside the next but one.
+    first = next(i for i in range(2, 12) if len(pieces[i]) > 1 and len(pieces[i + 2]) > 1)
+    string = free[starts[first] + 1 : starts[first + 2] + 1]
+    end = next(i for i in range(24) if string in free[: starts[i + 1]]) + 1
+    for strategy in (Autoregressive(), jm.decoding.Jacobi(window=4)):
+        out = model.generate(prompt, 24, strategy, stop_tokens=[], stop_strings=["no such text", string])
+        assert out.tokens[0, : out.lengths[0]].tolist() == tokens[:end]
+        assert out.text[0] == free[: free.index(string)]
+    pieces = list(model.stream(prompt, 24, stop_tokens=[], stop_strings=string, chunk=2))
+    assert "".join(pieces) == free[: free.index(string)]
+    settings = dataclasses.replace(model.generation, stop_strings=(string,))
+    own = dataclasses.replace(model, generation=settings)
+    assert own.generate(prompt, 24, stop_tokens=[]).lengths[0] == end
+    assert own.generate(prompt, 24, stop_tokens=[], stop_strings=()).lengths[0] == 24
+
+
+def test_stop_strings_end_where_those_of_transformers_do(trained):
+    model, prompt, free = trained
+    path = Path(jm.__file__).parent / "bundled" / "tiny-qwen3"
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(path, dtype="float32")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    ids = tokenizer(prompt, return_tensors="pt")
+    for string in (free[5:9], free[11:12], free[2:14]):
+        config = transformers.GenerationConfig(max_new_tokens=24, stop_strings=[string], do_sample=False)
+        expected = theirs.generate(**ids, generation_config=config, tokenizer=tokenizer)[0]
+        out = model.generate(prompt, 24, stop_tokens=[], stop_strings=[string])
+        assert out.tokens[0, : out.lengths[0]].tolist() == expected[ids["input_ids"].shape[1] :].tolist()
+
+
+def test_stop_strings_are_checked(model):
+    with pytest.raises(ValueError, match="stop_strings must be texts, none of them empty, got"):
+        model.generate("w1", 2, stop_strings=["a", ""])
+    with pytest.raises(ValueError, match="stop_strings need a tokenizer"):
+        dataclasses.replace(model, tokenizer=None).generate([1], 2, stop_strings="a")

@@ -248,9 +248,13 @@ class Tokenizer:
             table[number] = b""
         return table
 
-    def _special_ids(self) -> set[int]:
+    def special_texts(self) -> dict[int, str]:
+        """The special tokens, which text does not show, by id."""
         added = self.backend.get_added_tokens_decoder()
-        return {number for number, token in added.items() if token.special}
+        return {number: token.content for number, token in added.items() if token.special}
+
+    def _special_ids(self) -> set[int]:
+        return set(self.special_texts())
 
     def _id(self, role: str) -> int | None:
         token = self.special_tokens.get(role)

@@ -39,7 +39,8 @@ CHUNK = 8
 
 @dataclass(frozen=True)
 class Call:
-    """One generation: who generates, how, and until when. stops: texts, each of which must be one token."""
+    """One generation: who generates, how, and until when. stops: texts, each of which must be one token.
+    stop_strings: texts of any tokens."""
 
     model: "Model"
     tokenizer: "Tokenizer"
@@ -47,6 +48,7 @@ class Call:
     _: KW_ONLY
     max_new_tokens: int
     stops: list[str]
+    stop_strings: list[str]
     seed: int
 
     def encode(self, text: str, chat: bool) -> list[int]:
@@ -56,15 +58,18 @@ class Call:
         return self.tokenizer.encode(text)
 
     @property
-    def stop_tokens(self) -> tuple[int, ...]:
-        """The checkpoint's and those asked for."""
-        return (*self.model.generation.eos_token_ids, *(_stop_id(self.tokenizer, one) for one in self.stops))
+    def ends(self) -> dict[str, Any]:
+        """What ends the text: the checkpoint's tokens and strings and those asked for."""
+        own = self.model.generation
+        tokens = (_stop_id(self.tokenizer, one) for one in self.stops)
+        return {
+            "stop_tokens": (*own.eos_token_ids, *tokens),
+            "stop_strings": (*own.stop_strings, *self.stop_strings),
+        }
 
     def run(self, ids: list[int]) -> "Generation":
         """All at once."""
-        return self.model.generate(
-            ids, self.max_new_tokens, self.strategy, stop_tokens=self.stop_tokens, seed=self.seed
-        )
+        return self.model.generate(ids, self.max_new_tokens, self.strategy, **self.ends, seed=self.seed)
 
 
 @with_groups
@@ -86,6 +91,9 @@ def generate(
     seed: Annotated[int, typer.Option(help="Of the random draws.")] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(help="End after this text, which must be one token. Repeatable.")
+    ] = None,
+    stop_string: Annotated[
+        list[str] | None, typer.Option(help="End before this text, whatever its tokens. Repeatable.")
     ] = None,
     dtype: Annotated[DType | None, typer.Option(help="Of the parameters.")] = None,
     chat: Annotated[
@@ -129,6 +137,7 @@ def generate(
         built,
         max_new_tokens=max_new_tokens,
         stops=stop or [],
+        stop_strings=stop_string or [],
         seed=seed,
     )
     if as_json:
@@ -217,24 +226,8 @@ def _print_stream(call: Call, ids: list[int]) -> str:
 
 def _pieces(call: Call, ids: list[int]) -> "Iterator[Piece]":
     """Text as it comes, with the number of tokens so far."""
-    from jaxmodels.decoding import generation
-    from jaxmodels.decoding.prompts import encode_prompts
-
-    config, params = call.model.config, call.model.params
-    ready = generation.plan(
-        config,
-        params,
-        encode_prompts([ids], None, config.vocab_size),
-        call.strategy,
-        max_new_tokens=call.max_new_tokens,
-        stop_tokens=call.stop_tokens,
-        pad_token=0,  # beyond the end of the only row, where nobody looks
-        seed=call.seed,
-        capacity=None,
-    )
-    results = generation.stream(config, params, call.strategy, ready, CHUNK)
-    decoder = call.tokenizer.stream(hidden=call.model.generation.eos_token_ids)
-    return generation.stream_text(results, decoder)
+    model, new = call.model, call.max_new_tokens
+    return model.pieces(ids, new, call.strategy, **call.ends, seed=call.seed, chunk=CHUNK)
 
 
 def _result(prompt: str, out: "Generation", tokenizer: "Tokenizer") -> dict[str, Any]:

@@ -69,3 +69,15 @@ def check_sizes(max_new_tokens: Any, seed: Any, capacity: Any) -> tuple[int, int
         whole("seed", seed, high=MOST_SEEDS),
         None if capacity is None else whole("capacity", capacity, low=1, high=MOST_TOKENS),
     )
+
+
+def stop_texts(given: Any) -> tuple[str, ...]:
+    """Stop strings from one text or several.
+
+    Raises:
+        ValueError: something else, or an empty text, which every text holds.
+    """
+    texts = (given,) if isinstance(given, str) else given
+    if not isinstance(texts, Iterable) or not all(isinstance(text, str) and text for text in texts):
+        raise ValueError(f"stop_strings must be texts, none of them empty, got {shown(given)}")
+    return tuple(texts)

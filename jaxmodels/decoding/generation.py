@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxmodels.decoding import driver
 from jaxmodels.decoding.buckets import answer_bucket, capacity_bucket, prompt_bucket
 from jaxmodels.decoding.processors.token_ids import check_vocabulary
 from jaxmodels.decoding.prompts import PromptBatch
+from jaxmodels.decoding.stop_strings import TextDecoder
 from jaxmodels.decoding.strategy import LogProbs, Output, Request, Strategy
 from jaxmodels.layers.moe.routing import RoutedFeedForward
 from jaxmodels.layers.spec import Params
@@ -58,6 +59,7 @@ def plan(
     *,
     max_new_tokens: int,
     stop_tokens: Sequence[int],
+    stop_table: np.ndarray | None = None,
     pad_token: int,
     seed: int,
     capacity: int | None,
@@ -111,6 +113,7 @@ def plan(
         stop_tokens=jnp.asarray(stop),
         pad_token=jnp.asarray(pad_token, jnp.int32),
         keys=jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch)),
+        stop_table=None if stop_table is None else jnp.asarray(stop_table),
     )
     cache = driver.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype)
     return Plan(request=request, cache=cache, max_new=max_new_tokens, new_slots=new_slots, capacity=capacity)
@@ -166,13 +169,6 @@ def stream(
 
 class NoTokenError(ValueError):
     """A row has no next token: its logits hold NaN or infinity, or all tokens are ruled out."""
-
-
-class TextDecoder(Protocol):
-    """Turns ids that come a few at a time into text; the pieces join to the text of all of them."""
-
-    def push(self, ids: Sequence[int]) -> str: ...
-    def finish(self) -> str: ...
 
 
 class Piece(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, shown, whole
@@ -21,7 +22,8 @@ class Request:
 
     tokens: i32[B, S], prompts padded on the right. lengths: i32[B], their lengths, at least 1.
     max_new: i32, tokens to generate per row at most. stop_tokens: i32[any], a row ends after any of them.
-    pad_token: i32, fills rows beyond their end. keys: one random key per row.
+    pad_token: i32, fills rows beyond their end. keys: one random key per row. stop_table: i16[states, V],
+    what `stop_strings.stop_table` gives; None without stop strings.
     """
 
     tokens: jax.Array
@@ -30,6 +32,7 @@ class Request:
     stop_tokens: jax.Array
     pad_token: jax.Array
     keys: jax.Array
+    stop_table: jax.Array | None = None
 
 
 @struct.dataclass
@@ -50,7 +53,8 @@ class Output:
 
     tokens: i32[B, max_new], the padding token beyond each row's length. lengths: i32[B], stop token included.
     done: bool[B]. stuck: bool[B], rows that ended because there was no token to choose, see `has_choice`.
-    steps: i32, calls of the model after the prefill. log_probs: None unless asked for.
+    matched: i32[B], the state of the search for stop strings. steps: i32, calls of the model after the
+    prefill. log_probs: None unless asked for.
     counters: i32[B] each, what a strategy counts; ``"calls"``, where it is there, are the calls in which the
     row was not done.
     """
@@ -59,6 +63,7 @@ class Output:
     lengths: jax.Array
     done: jax.Array
     stuck: jax.Array
+    matched: jax.Array
     steps: jax.Array
     log_probs: LogProbs | None = None
     counters: dict[str, jax.Array] = struct.field(default_factory=dict)
@@ -107,6 +112,7 @@ def empty_output(batch: int, max_new: int, pad_token: Int[Array, ""]) -> Output:
         lengths=jnp.zeros((batch,), jnp.int32),
         done=jnp.zeros((batch,), bool),
         stuck=jnp.zeros((batch,), bool),
+        matched=jnp.zeros((batch,), jnp.int32),
         steps=jnp.zeros((), jnp.int32),
     )
 
@@ -141,14 +147,17 @@ def emit(
 ) -> Output:
     """Appends the first ``count[b]`` tokens to each row that is not done; ends rows that stop or are full.
 
-    What follows a stop token or the request's last token is dropped. `logits` are the model's for `tokens`;
-    they are read where log-probabilities are recorded, and only there may not be None. `chosen` is what
-    `has_choice` says of the scores that each token was chosen by: a row ends before the first that was not,
-    and is stuck.
+    What follows a stop token, the token that completes a stop string or the request's last token is dropped.
+    `logits` are the model's for `tokens`; they are read where log-probabilities are recorded, and only there
+    may not be None. `chosen` is what `has_choice` says of the scores that each token was chosen by: a row
+    ends before the first that was not, and is stuck.
     """
     batch, size = tokens.shape
     index = jnp.arange(size)
+    matched = _search(request.stop_table, output.matched, tokens)
     stops = (tokens[:, :, None] == request.stop_tokens).any(-1)
+    if request.stop_table is not None:
+        stops = stops | (matched[:, 1:] == request.stop_table.shape[0] - 1)
     after_stop = jnp.cumsum(stops, axis=1) - stops > 0
     slot = output.lengths[:, None] + index
     offered = (index < jnp.broadcast_to(count, (batch,))[:, None]) & ~output.done[:, None]
@@ -163,8 +172,24 @@ def emit(
         lengths=lengths,
         done=output.done | (taken & stops).any(1) | (lengths >= request.max_new) | stuck,
         stuck=output.stuck | stuck,
+        matched=jnp.take_along_axis(matched, taken.sum(1)[:, None], axis=1)[:, 0],
         log_probs=_record(output.log_probs, slot, tokens, logits),
     )
+
+
+def _search(
+    table: Int[Array, "X V"] | None, state: Int[Array, "B"], tokens: Int[Array, "B S"]
+) -> Int[Array, "B S+1"]:
+    """The states of the search for stop strings before the tokens and after each of them."""
+    if table is None:
+        return jnp.broadcast_to(state[:, None], (tokens.shape[0], tokens.shape[1] + 1))
+
+    def step(state: Array, token: Array) -> tuple[Array, Array]:
+        state = table[state, token].astype(jnp.int32)
+        return state, state
+
+    _, after = lax.scan(step, state, tokens.T)
+    return jnp.concatenate([state[:, None], after.T], axis=1)
 
 
 def tally(output: Output, **amounts: Int[Array, "B"] | int) -> Output:

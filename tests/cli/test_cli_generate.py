@@ -159,6 +159,15 @@ def test_stop_ends_the_text_after_that_token(generate, model):
     assert values["tokens"] == tokens[: at + 1]
 
 
+def test_stop_strings_end_the_text_before_them(generate, model):
+    text = text_of(model)
+    string = text[3:6]
+    expected = text_of(model, stop_strings=string)
+    assert expected == text[: text.index(string)] != text
+    for options in ((), ("--no-stream",)):
+        assert generate(PROMPT, "--stop-string", string, *options).stdout == expected + "\n"
+
+
 def test_chat_puts_the_prompt_into_the_template(generate, model):
     ids = model.tokenizer.encode("u: the cat\na:")
     assert generate(PROMPT, "--chat").stdout == text_of(model, ids) + "\n"
