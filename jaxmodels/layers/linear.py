@@ -12,25 +12,27 @@ from jax import lax
 from jaxtyping import Array, Float
 
 # Below this many weights a product is over before a second thread has begun.
-_WORTH_SPLITTING = 2**16
-# With more rows than this, XLA's CPU backend does best with the whole product.
-_MOST_ROWS = 32
-# Fewest outputs in one piece.
-_LEAST_OUTPUTS = 32
+_WORTH_CARE = 2**16
+# With more rows than this, XLA's CPU backend does as well with the plain product.
+_MOST_ROWS = 128
+# Rows are multiplied in multiples of this.
+_ROWS_TOGETHER = 4
+# Fewest outputs in one piece, and fewest pieces.
+_LEAST_OUTPUTS, _LEAST_PIECES = 32, 8
 
 
 def linear(x: Float[Array, "... D"], w: Float[Array, "*F D"]) -> Float[Array, "..."]:
     """``x @ w.T``: the output axes of `w`, one or several, take the place of x's last axis.
 
     With few rows, as in decoding, the product is bound by reading `w`. XLA's CPU backend runs one thread for
-    a single row, and up to 32 rows takes about half again as long as from weights stored ``[in, out]``.
-    There the outputs are cut into pieces, a batch that it runs on all threads: as fast as from ``[in, out]``
-    at every number of rows from 1 to 32, 1536 x 768 and 4096 x 1024 on two cores. Decided when the program is
-    lowered; other backends get the plain product.
+    a single row, and for a few repacks `w` at half the speed of weights that are stored ``[in, out]``. There
+    `by_outputs` and `weights_first` take as much processor time as those, from 1 to 128 rows of 1536 x 768,
+    4096 x 1024 and the like. Decided when the program is lowered; other backends get the plain product.
     """
     rows, matrix = math.prod(x.shape[:-1]), w.reshape(-1, w.shape[-1])
-    if 0 < rows <= _MOST_ROWS and w.size >= _WORTH_SPLITTING:
-        y = lax.platform_dependent(x, matrix, cpu=by_outputs, default=_product)
+    if 0 < rows <= _MOST_ROWS and w.size >= _WORTH_CARE:
+        on_cpu = by_outputs if rows == 1 else weights_first
+        y = lax.platform_dependent(x, matrix, cpu=on_cpu, default=_product)
     else:
         y = _product(x, matrix)
     return y.reshape(*x.shape[:-1], *w.shape[:-1])
@@ -42,24 +44,25 @@ def scaled(x: Float[Array, "..."], factor: float) -> Float[Array, "..."]:
 
 
 def by_outputs(x: Float[Array, "... D"], w: Float[Array, "F D"]) -> Float[Array, "... F"]:
-    """``x @ w.T`` for few rows, by pieces of the outputs."""
+    """``x @ w.T`` for a single row, by pieces of the outputs: a batch, which runs on all threads."""
     d_out, d_in = w.shape
-    rows = math.prod(x.shape[:-1])
-    pieces = _pieces(rows)
+    pieces = max(_LEAST_PIECES, 2 ** math.ceil(math.log2(os.cpu_count() or 1)))
     while pieces > 1 and (d_out % pieces or d_out // pieces < _LEAST_OUTPUTS):
         pieces //= 2
     if pieces == 1:
         return _product(x, w)
-    repeated = jnp.broadcast_to(x.reshape(rows, d_in), (pieces, rows, d_in))
-    products = jnp.einsum("kbd,kfd->kbf", repeated, w.reshape(pieces, -1, d_in))
-    return products.swapaxes(0, 1).reshape(*x.shape[:-1], d_out)
+    repeated = jnp.broadcast_to(x.reshape(d_in), (pieces, d_in))
+    return jnp.einsum("kd,kfd->kf", repeated, w.reshape(pieces, -1, d_in)).reshape(*x.shape[:-1], d_out)
+
+
+def weights_first(x: Float[Array, "... D"], w: Float[Array, "F D"]) -> Float[Array, "... F"]:
+    """``x @ w.T`` for few rows, as ``(w @ x.T).T``, which needs `w` as it lies in memory."""
+    rows = x.reshape(-1, x.shape[-1])
+    columns = jnp.pad(rows.T, ((0, 0), (0, -len(rows) % _ROWS_TOGETHER)))
+    # Without the barriers XLA would undo the transpositions, and find no fast product for what results.
+    y = lax.optimization_barrier(w @ lax.optimization_barrier(columns))
+    return y[:, : len(rows)].T.reshape(*x.shape[:-1], w.shape[0])
 
 
 def _product(x: Float[Array, "... D"], w: Float[Array, "F D"]) -> Float[Array, "... F"]:
     return jnp.einsum("...d,fd->...f", x, w)
-
-
-def _pieces(rows: int) -> int:
-    """One for each core, and more of them where rows are few: a power of two."""
-    cores = 2 ** math.ceil(math.log2(os.cpu_count() or 1))
-    return max(cores, 8 if rows == 1 else 4 if rows <= 8 else 2)
