@@ -42,13 +42,13 @@ def stop_table(
         raise ValueError(f"stop_strings: {len(after_byte)} bytes in all are more than can be looked for")
     found = states - 1
     after_byte = np.where(after_byte == len(after_byte) - 1, found, after_byte).astype(np.int16)
-    known = list(token_bytes[:vocab_size])
-    lengths = np.zeros(vocab_size, np.int64)
-    lengths[: len(known)] = [len(data) for data in known]
+    known = token_bytes[:vocab_size]
+    lengths = np.fromiter(map(len, known), np.int64, len(known))
+    begins, flat = np.cumsum(lengths) - lengths, np.frombuffer(b"".join(known), np.uint8)
     table = np.repeat(np.arange(states, dtype=np.int16)[:, None], vocab_size, axis=1)
     for place in range(int(lengths.max(initial=0))):
         ids = np.flatnonzero(lengths > place)
-        byte = np.fromiter((known[token][place] for token in ids), np.int64, ids.size)
+        byte = flat[begins[ids] + place]
         for state in range(len(after_byte) - 1):
             before = table[state, ids]
             is_open = before != found

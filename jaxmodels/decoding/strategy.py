@@ -205,7 +205,8 @@ def still_running(output: Output) -> Bool[Array, ""]:
 
 
 def check_options(strategy: Any, lowest: Mapping[str, int]) -> None:
-    """Checks the options of a strategy when it is made; its whole numbers become Python integers.
+    """Checks the options of a strategy when it is made; its whole numbers become Python integers,
+    its processors a tuple.
 
     Args:
         strategy: a frozen dataclass. Of the options that strategies share it may have `sampler`,
@@ -225,6 +226,26 @@ def check_options(strategy: Any, lowest: Mapping[str, int]) -> None:
         raise ValueError(
             f"sampler must be one such as Greedy() or Sample(...), got {shown(strategy.sampler)}"
         )
+
+    if "processors" in names:
+        object.__setattr__(strategy, "processors", _as_chain(strategy.processors))
+
+
+def _as_chain(processors: Any) -> Any:
+    """A tuple of processors from one of them or several."""
+    if processors is None or is_traced(processors):  # a pytree taken apart
+        return processors
+    several = (processors,) if _is_processor(processors) else processors
+    if not isinstance(several, Sequence) or not all(_is_processor(one) for one in several):
+        raise ValueError(
+            "processors must be some of jaxmodels.decoding.processors, such as (NoRepeatNGram(3),), got "
+            f"{shown(processors)}"
+        )
+    return tuple(several)
+
+
+def _is_processor(value: Any) -> bool:
+    return is_traced(value) or (hasattr(value, "positional") and not isinstance(value, type))
 
 
 def _is_sampler(value: Any) -> bool:

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float
 
 from jaxmodels.checks import shown
 from jaxmodels.decoding.processors.chain import Context
+from jaxmodels.decoding.processors.registration import register
 from jaxmodels.decoding.processors.sequence_bias import BiasTable, add_biases, to_table
-from jaxmodels.decoding.processors.token_ids import checked_ids, register
+from jaxmodels.decoding.processors.token_ids import checked_ids
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.processors.chain import Context
+from jaxmodels.decoding.processors.registration import register
 
 
 @dataclass(frozen=True)
@@ -40,4 +40,4 @@ class ForcedBos:
         return jnp.where(context.length == 1, jnp.where(is_forced, 0.0, -jnp.inf), logits)
 
 
-jax.tree_util.register_dataclass(ForcedBos, ["token"], [])
+register(ForcedBos, "token")

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 from jaxtyping import Array, Float
 
 from jaxmodels.decoding.processors.chain import Context
+from jaxmodels.decoding.processors.registration import register
 from jaxmodels.decoding.samplers import check_number
 
 
@@ -34,4 +34,4 @@ class FrequencyPenalty:
         return logits - self.penalty * context.counts(logits.shape[-1])
 
 
-jax.tree_util.register_dataclass(FrequencyPenalty, ["penalty"], [])
+register(FrequencyPenalty, "penalty")

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from jaxmodels.checks import number, shown, whole
 from jaxmodels.decoding.processors.chain import Context
+from jaxmodels.decoding.processors.registration import register
 from jaxmodels.decoding.processors.sequence_bias import BiasTable, add_biases, as_pairs, to_table
-from jaxmodels.decoding.processors.token_ids import register
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.processors.chain import Context
+from jaxmodels.decoding.processors.registration import register
 from jaxmodels.decoding.processors.token_ids import put
 
 
@@ -37,4 +37,4 @@ class MinLength:
         return jnp.where(context.length < self.minimum, unended, logits)
 
 
-jax.tree_util.register_dataclass(MinLength, ["minimum"], [])
+register(MinLength, "minimum")

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.processors.chain import Context
+from jaxmodels.decoding.processors.registration import register
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,4 @@ class NoRepeatNGram:
         return logits.at[jnp.where(follows, tokens, vocab)].set(-jnp.inf, mode="drop")
 
 
-jax.tree_util.register_dataclass(NoRepeatNGram, ["size"], [])
+register(NoRepeatNGram, "size")

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmodels.decoding.processors.chain import Context
+from jaxmodels.decoding.processors.registration import register
 from jaxmodels.decoding.samplers import check_number
 
 
@@ -35,4 +35,4 @@ class PresencePenalty:
         return jnp.where(context.counts(logits.shape[-1]) > 0, logits - self.penalty, logits)
 
 
-jax.tree_util.register_dataclass(PresencePenalty, ["penalty"], [])
+register(PresencePenalty, "penalty")

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmodels.decoding.processors.chain import Context
+from jaxmodels.decoding.processors.registration import register
 from jaxmodels.decoding.samplers import check_number
 
 
@@ -35,4 +35,4 @@ class RepetitionPenalty:
         return jnp.where(context.seen(logits.shape[-1]), penalised, logits)
 
 
-jax.tree_util.register_dataclass(RepetitionPenalty, ["penalty"], [])
+register(RepetitionPenalty, "penalty")

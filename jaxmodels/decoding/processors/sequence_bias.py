@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from jaxmodels.checks import number, shown
 from jaxmodels.decoding.processors.chain import Context
-from jaxmodels.decoding.processors.token_ids import checked_ids, padded, register
+from jaxmodels.decoding.processors.registration import register
+from jaxmodels.decoding.processors.token_ids import checked_ids, padded
 
 
 class BiasTable(NamedTuple):

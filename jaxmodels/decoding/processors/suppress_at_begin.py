@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmodels.decoding.processors.chain import Context
-from jaxmodels.decoding.processors.token_ids import checked_ids, padded, put, register
+from jaxmodels.decoding.processors.registration import register
+from jaxmodels.decoding.processors.token_ids import checked_ids, padded, put
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Token ids as processors hold them: tuples as users give them, padded arrays in compiled programs."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -61,25 +61,6 @@ def put(logits: Float[Array, "V"], ids: Int[Array, "N"] | Sequence[int], value: 
     """`logits` with `value` at the ids, of which -1 stands for none."""
     ids = jnp.asarray(ids)
     return logits.at[jnp.where(ids < 0, logits.shape[-1], ids)].set(value, mode="drop")
-
-
-def register(processor: type, field: str, to_arrays: Callable[[Any], Any]) -> None:
-    """Makes a dataclass of one field a pytree whose leaves are that field's arrays.
-
-    Outside of compiled programs the field keeps what the user gave, which compares and prints; inside it
-    holds the arrays.
-    """
-
-    def flatten(made: Any) -> tuple[tuple[Any], None]:
-        value = getattr(made, field)
-        return (to_arrays(value) if type(value) is tuple else value,), None
-
-    def unflatten(_: None, children: Iterable[Any]) -> Any:
-        made: Any = object.__new__(processor)
-        object.__setattr__(made, field, next(iter(children)))
-        return made
-
-    jax.tree_util.register_pytree_node(processor, flatten, unflatten)
 
 
 def _rounded(size: int) -> int:

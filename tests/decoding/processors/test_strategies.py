@@ -181,3 +181,12 @@ def test_tokens_that_the_vocabulary_lacks_are_refused():
     strategy = EarlyExit(decode=Autoregressive(processors=(BadWords([[1], [2, VOCAB]]),)))
     with pytest.raises(ValueError, match=f"BadWords names token {VOCAB}, .* vocabulary 0 to {VOCAB - 1}"):
         decode(config, params, strategy)
+
+
+def test_one_processor_or_a_list_will_do_and_anything_else_is_refused():
+    one = NoRepeatNGram(3)
+    for given in (one, [one], (one,)):
+        assert Autoregressive(processors=given) == Autoregressive(processors=(one,))
+    for given in (NoRepeatNGram, "no_repeat_ngram", (one, 3), 3):
+        with pytest.raises(ValueError, match=r"processors must be some of .* got"):
+            Jacobi(processors=given)
