@@ -40,10 +40,9 @@ CHECKPOINT_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
-    "additional_chat_templates",
-    "extra_tensors",
     "checksums.json",
 )
+CHECKPOINT_DIRECTORIES = ("additional_chat_templates", "extra_tensors")
 # The parameters in Orbax's form: a directory of this name with one of its own files in it. Any other such
 # directory is the user's, a step of a training run for instance.
 ORBAX_DIRECTORY = "params"
@@ -197,7 +196,7 @@ def _take_over(new: Path, target: Path, also_replaced: Collection[str]) -> None:
 
 def _carry_over(old: Path, new: Path, written: Collection[str], also_replaced: Collection[str]) -> None:
     """Links the user's own entries of `old` into `new`; what the save wrote wins over what is there."""
-    patterns = [*CHECKPOINT_FILES, *also_replaced]
+    patterns = [*CHECKPOINT_FILES, *CHECKPOINT_DIRECTORIES, *also_replaced]
     for entry in old.iterdir():
         is_checkpoint = any(fnmatchcase(entry.name, pattern) for pattern in patterns)
         is_orbax = entry.name == ORBAX_DIRECTORY and any(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxmodels.checkpoints.atomic import recover
 from jaxmodels.checkpoints.errors import CheckpointError
-from jaxmodels.checkpoints.files import told_by_name
+from jaxmodels.checkpoints.files import open_file, told_by_name
 from jaxmodels.checkpoints.gguf.file import SUFFIX as GGUF_SUFFIX
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
@@ -57,9 +57,10 @@ def resolve(
         if revision is not None:
             raise CheckpointError(f"revision is {revision!r}, but {name!r} is not a Hugging Face repository")
         return path if is_directory else _bundled_root() / name
-    if mode and path.suffix == GGUF_SUFFIX:
-        return path
     if mode:
+        open_file(path).close()  # says what it is if it is no file
+        if path.suffix == GGUF_SUFFIX:
+            return path
         raise CheckpointError(f"{path} is a file; give the directory {path.parent} that holds the checkpoint")
     if isinstance(name_or_path, str) and _HUB_ID.fullmatch(name):
         return _download(name, revision, allow_pickle)

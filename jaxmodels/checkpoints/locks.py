@@ -48,7 +48,7 @@ def shared_lock(directory: Path) -> Iterator[int | None]:
     if fcntl is None:
         yield None
         return
-    descriptor = os.open(directory, os.O_RDONLY)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -67,7 +67,7 @@ def exclusive_lock(directory: Path, wait_seconds: float) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    descriptor = os.open(directory, os.O_RDONLY)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         deadline = time.monotonic() + wait_seconds
         with suppress(OSError):  # a file system without locks

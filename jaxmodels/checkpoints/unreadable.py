@@ -4,7 +4,6 @@ Each kind is one function from a directory to a sentence, or to None where it is
 tried in the order of `KINDS`. To recognise another kind, add its function there.
 """
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,13 +11,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from jaxmodels.checkpoints.atomic import CHECKPOINT_FILES
 from jaxmodels.checkpoints.errors import CheckpointError
-from jaxmodels.checkpoints.files import told_by_name
+from jaxmodels.checkpoints.files import open_file, read_json_object, told_by_name
 from jaxmodels.checks import shown
 
 _LFS_MARK = b"version https://git-lfs.github.com/spec/v1"
-_LARGEST_POINTER = 1024
-_MAY_BE_POINTERS = ("*.safetensors", "*.json", "*.bin", "*.model", "*.gguf")
 _WEIGHTS = ("*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin*", "params", "*.gguf")
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _IN_SAFETENSORS = "use the form of the same model with config.json and model.safetensors"
@@ -35,40 +33,53 @@ class Listing:
         """The names that match one of the patterns."""
         return [name for name in self.names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
+    def to_be_read(self) -> list[str]:
+        """The files that a load reads: pickles only where there are no safetensors."""
+        names = self.matching(*CHECKPOINT_FILES)
+        has_safetensors = any("safetensors" in name for name in names)
+        return [name for name in names if not (has_safetensors and name.startswith("pytorch_model"))]
+
     def has_weights(self) -> bool:
         """Whether there are weights that could be a whole model's."""
         whole = (name for name in self.matching(*_WEIGHTS) if name not in _ADAPTER_FILES)
         return any(not name.startswith("consolidated") for name in whole)
 
     def json(self, name: str) -> dict[str, Any]:
-        """The object in a JSON file; empty where there is none."""
-        with suppress(OSError, ValueError, RecursionError):
-            value = json.loads((self.directory / name).read_text("utf-8"))
-            return value if isinstance(value, dict) else {}
+        """The object in a JSON file; empty where it holds none."""
+        with suppress(CheckpointError):
+            return read_json_object(self.directory / name)
         return {}
 
 
 def check_readable(directory: Path) -> None:
-    """Raises `CheckpointError` where a directory is of a known kind that is not read; says what to do."""
+    """Says what to do with a directory of a known kind that is not read, or whose files are none.
+
+    Raises:
+        CheckpointError: it is such a directory.
+    """
     with told_by_name(directory):
         names = tuple(sorted(path.name for path in directory.iterdir())) if directory.is_dir() else ()
-        sentences = (kind(Listing(directory, names)) for kind in KINDS)
-        for sentence in sentences:
+        listing = Listing(directory, names)
+        for name in listing.to_be_read():
+            check_file(directory / name)
+        for kind in KINDS:
+            sentence = kind(listing)
             if sentence is not None:
                 raise CheckpointError(sentence)
 
 
-def _lfs_pointer(listing: Listing) -> str | None:
-    for name in listing.matching(*_MAY_BE_POINTERS):
-        file = listing.directory / name
-        if not file.is_file() or file.stat().st_size > _LARGEST_POINTER:
-            continue
-        if file.read_bytes().startswith(_LFS_MARK):
-            return (
-                f"{file} is a Git LFS pointer, a note of where the file is kept, and not the file itself; "
-                f"fetch it with `git lfs pull` in {listing.directory}"
-            )
-    return None
+def check_file(file: Path) -> None:
+    """Raises `CheckpointError` where a file of a checkpoint is none, or a note of where the file is kept."""
+    try:
+        with open_file(file) as opened:
+            begins = opened.read(len(_LFS_MARK))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file} is a symbolic link to a file that is not there; fetch it") from error
+    if begins == _LFS_MARK:
+        raise CheckpointError(
+            f"{file} is a Git LFS pointer, a note of where the file is kept, and not the file itself; fetch "
+            f"it with `git lfs pull` in {file.parent}"
+        )
 
 
 def _adapter(listing: Listing) -> str | None:
@@ -149,7 +160,6 @@ def _checkpoints_below(listing: Listing) -> str | None:
 
 
 KINDS: tuple[Callable[[Listing], str | None], ...] = (
-    _lfs_pointer,
     _adapter,
     _native_layout,
     _mlx_arrays,

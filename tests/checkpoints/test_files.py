@@ -28,11 +28,25 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "socket": (make_socket, "(cannot be read|is a socket)"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "is a device; it must be a regular file"),
     "circle": (make_circle, "cannot be read: Too many levels of symbolic links"),
+    "broken link": (
+        lambda path: path.symlink_to("absent"),
+        "is a symbolic link to a file that is not there|does not exist",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "checksums.json",
+    ],
+)
 def test_what_is_no_regular_file_is_refused(
     tmp_path: Path, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,6 +61,18 @@ def test_what_is_no_regular_file_is_refused(
     with pytest.raises(CheckpointError, match=message) as caught:
         jm.load(directory)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "circle"])
+@pytest.mark.parametrize("name", ["model.gguf", "model"])
+def test_a_path_to_no_regular_file_is_refused(
+    tmp_path: Path, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, message = BAD_FILES[kind]
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"{name} {message}"):
+        jm.load(tmp_path / name)
 
 
 @pytest.mark.parametrize(

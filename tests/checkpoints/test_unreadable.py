@@ -90,7 +90,7 @@ def test_what_to_do_is_said(tmp_path: Path, files: dict[str, str], message: str)
         {"params.json": "{}", "consolidated.safetensors": "x"},
         {"model.onnx": "x", "tf_model.h5": "x"},
         {"checkpoint-5/config.json": "{}"},
-        {"notes.json": "version https of something else"},
+        {"pytorch_model.bin": POINTER, "notes.json": POINTER},  # not what is read
     ],
     ids=str,
 )

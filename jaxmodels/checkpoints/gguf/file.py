@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.unreadable import check_file
 
 SUFFIX = ".gguf"
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
@@ -130,6 +131,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _reader(file: Path) -> Any:
+    check_file(file)
     try:
         import gguf
     except ImportError as error:
