@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_helpers import VOCAB
-from strategy_helpers import NEW, PROMPTS, architecture, decode, expected, nearby
+from strategy_helpers import NEW, PROMPTS, architecture, decode, expected, nearby, ready
 
 import jaxmodels as jm
 from jaxmodels.decoding import (
@@ -20,7 +20,7 @@ from jaxmodels.decoding import (
     SCMoE,
     Speculative,
 )
-from jaxmodels.decoding.generation import NoTokenError
+from jaxmodels.decoding.generation import NoTokenError, stream
 from jaxmodels.decoding.processors import Suppress
 
 
@@ -78,6 +78,12 @@ def test_the_error_names_row_and_step():
     model = jm.Model(config=config, params=jax.tree.map(lambda leaf: leaf * jnp.nan, params))
     with pytest.raises(NoTokenError, match=r"row 0 as new token 0, row 1 as new token 0 .*NaN or infinity"):
         model.generate(PROMPTS[:2], 4)
+    bad = spoilt(params, int(expected("attention").tokens[0, 4]))
+    made = ready(config, bad, Autoregressive(), PROMPTS[:1], 8)
+    results = stream(config, bad, Autoregressive(), made, 1)
+    assert next(results).lengths.tolist() == [1]
+    with pytest.raises(NoTokenError, match=r"row 0 as new token [1-5] "):
+        list(results)
     everything = Autoregressive(processors=(Suppress(range(VOCAB)),))
     with pytest.raises(NoTokenError, match="processors rule out every token"):
         dataclasses.replace(model, params=params).generate(PROMPTS[:1], 4, everything)
