@@ -30,8 +30,8 @@ MANIFEST_FILE = "checksums.json"
 _ALGORITHM = "crc32"
 _PIECE_BYTES = 16 * 2**20
 _READ_BYTES = 2**20  # stays in a core's cache between reading and summing
-# One core is left to whoever reads the same files. Without reads at a position, threads cannot share a file.
-_WORKERS = max(1, min(4, (os.cpu_count() or 1) - 1)) if hasattr(os, "preadv") else 1
+# Who maps the same files needs no core of its own. Without reads at a position, threads cannot share a file.
+_WORKERS = min(4, os.cpu_count() or 1) if hasattr(os, "preadv") else 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.layers.linear import linear
 from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.spec import Normal, Param, Params, ParamTree
@@ -307,7 +308,7 @@ class Decoder:
     def logits(self, params: Params, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """The head: float32 scores over the vocabulary."""
         weight = params["embed" if self.tie_embeddings else "head"]["weight"]
-        logits = jnp.einsum("bsd,vd->bsv", hidden, weight, preferred_element_type=jnp.float32)
+        logits = linear(hidden, weight, jnp.float32)
         if self.logit_scale != 1.0:
             logits = logits * self.logit_scale
         if self.logit_softcap is not None:

@@ -71,3 +71,12 @@ def test_gradients_pass_through(rows):
     of_x, of_w = jax.grad(lambda x, w: linear(x, w).sum(), argnums=(0, 1))(x, w)
     np.testing.assert_allclose(of_x, np.full(x.shape, 320.0))
     np.testing.assert_allclose(of_w, np.full(w.shape, float(rows)))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 200])
+def test_the_result_can_keep_what_its_operands_round_off(rows):
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in ((rows, 256), (320, 256)))
+    y = jax.jit(linear, static_argnums=2)(x, w, jnp.float32)
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, np.asarray(x, np.float64) @ np.asarray(w, np.float64).T, atol=1e-4)
