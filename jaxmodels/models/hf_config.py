@@ -120,13 +120,15 @@ class ConfigReader:
         return tuple(self._number(key, value) for value in given)
 
     def limits(self, key: str, default: tuple[float, float]) -> tuple[float, float]:
-        """An optional ``[low, high]``. Infinities may be written ``{"__float__": "Infinity"}``."""
+        """An optional ``[low, high]``, from 0 on. Infinities may be written ``{"__float__": "Infinity"}``."""
         given = self.take_or(key, list, list(default))
         if len(given) != 2:
             raise ConfigError(f"{self._key(key)} must be [low, high], got {shown(given)}")
         low, high = (self._limit(key, value) for value in given)
-        if low > high:
-            raise ConfigError(f"{self._key(key)} must be [low, high], got {shown(given)}")
+        if not 0 <= low <= high:
+            raise ConfigError(
+                f"{self._key(key)} must be [low, high] with 0 <= low <= high, got {shown(given)}"
+            )
         return low, high
 
     def _limit(self, key: str, value: Any) -> float:

@@ -53,7 +53,7 @@ def _read_ssd(reader: ConfigReader, norm: Any) -> Branch:
     assert ssd.norm is not None
     order: GateOrder = "norm_then_gate" if reader.flag("mamba_norm_before_gate", True) else "gate_then_norm"
     gated = replace(ssd.norm, order=order) if reader.flag("mamba_rms_norm", False) else None
-    reader.expect("projectors_bias", ssd.projection_bias)
+    reader.expect_same("projectors_bias", "mamba_proj_bias", ssd.projection_bias)
     z, x, b, c, dt = reader.numbers("ssm_multipliers", (1.0,) * 5)
     return Branch(
         name="ssd",
