@@ -277,7 +277,7 @@ class Model:
     ) -> Plan:
         check_params(self.config.spec(), self.params)
         max_new_tokens, seed, capacity = check_sizes(max_new_tokens, seed, capacity)
-        given = None if stop_tokens is None else stop_ids(stop_tokens, self.config.vocab_size)
+        given = None if stop_tokens is None else stop_ids(stop_tokens)
         stop = self.generation.eos_token_ids if given is None else given
         pad = self.generation.pad_token_id
         return plan(
@@ -305,11 +305,31 @@ class Model:
     def _stop_table(self, strings: tuple[str, ...]) -> np.ndarray | None:
         if not strings or self.tokenizer is None:
             return None
-        data, unseen = self.tokenizer.token_bytes(), self.tokenizer.special_texts()
-        for token in self.generation.eos_token_ids:
-            if token < len(data):
-                unseen[token], data[token] = data[token].decode(errors="replace"), b""
-        return stop_table(strings, data, self.config.vocab_size, unseen)
+        ends = self.generation.eos_token_ids
+        return _stop_table(_Same(self.tokenizer), strings, ends, self.config.vocab_size)
+
+
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """A tokenizer as a key, equal to itself alone."""
+
+    tokenizer: Tokenizer
+
+    def __hash__(self) -> int:
+        return id(self.tokenizer)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.tokenizer is self.tokenizer
+
+
+@functools.lru_cache(maxsize=4)  # for a vocabulary of 150,000 it takes a second
+def _stop_table(same: _Same, strings: tuple[str, ...], ends: tuple[int, ...], vocab_size: int) -> np.ndarray:
+    """The table of `stop_strings` for the tokens of a tokenizer, of which `ends` do not show in text."""
+    data, unseen = same.tokenizer.token_bytes(), same.tokenizer.special_texts()
+    for token in ends:
+        if token < len(data):
+            unseen[token], data[token] = data[token].decode(errors="replace"), b""
+    return stop_table(strings, data, vocab_size, unseen)
 
 
 def _with_draft(strategy: Strategy) -> Strategy:

@@ -30,10 +30,10 @@ def check_strategy(strategy: Any) -> Strategy:
     return strategy
 
 
-def stop_ids(stop_tokens: Any, vocab_size: int) -> tuple[int, ...]:
+def stop_ids(stop_tokens: Any) -> tuple[int, ...]:
     """Token ids from one id or several.
 
-    Raises ValueError for anything else, texts for instance, and for ids outside the vocabulary.
+    Raises ValueError for anything else, texts for instance.
     """
     several: Iterable[Any]
     if is_whole(stop_tokens):
@@ -53,8 +53,6 @@ def stop_ids(stop_tokens: Any, vocab_size: int) -> tuple[int, ...]:
             raise ValueError(
                 f"stop_tokens must hold integer token ids, got {shown(token)}; texts go to stop_strings"
             )
-        if not 0 <= int(token) < vocab_size:
-            raise ValueError(f"stop_tokens: {token} lies outside the vocabulary 0 to {vocab_size - 1}")
         ids.append(int(token))
     return tuple(ids)
 

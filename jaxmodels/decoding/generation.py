@@ -67,15 +67,12 @@ def plan(
     """Chooses buckets and builds the request.
 
     Raises:
-        ValueError: `max_new_tokens` below 1, a stop token or one that the strategy names outside the
-            vocabulary, more tokens (with the strategy's window behind them) than `capacity` holds, more
-            tokens than the model has learned positions, or a model whose experts pick tokens with a view of
-            later ones.
+        ValueError: a stop token or one that the strategy names outside the vocabulary, more tokens (with the
+            strategy's window behind them) than `capacity` holds, more than the model has learned positions or
+            than there is memory for, or a model whose experts pick tokens with a view of later ones.
     """
     check_causal(config)
     check_vocabulary(strategy, config.vocab_size)
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     for token in stop_tokens:
         if not 0 <= token < config.vocab_size:
             raise ValueError(f"stop_tokens: {token} lies outside the vocabulary 0 to {config.vocab_size - 1}")
@@ -153,8 +150,6 @@ def stream(
     Raises:
         NoTokenError: a row has no next token to choose.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
     carry: Any = driver.start(
         params, plan.request, plan.cache, strategy,
         config=config, max_new=plan.new_slots,
