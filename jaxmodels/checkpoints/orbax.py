@@ -1,10 +1,10 @@
 """Parameters as an Orbax checkpoint: sharded arrays are written and read by the hosts that hold them."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints.atomic import ORBAX_DIRECTORY, ORBAX_MARKERS
@@ -30,7 +30,7 @@ def is_orbax(directory: Path) -> bool:
 
 def save_params(params: Params, directory: Path) -> None:
     """Writes all parameters below ``directory/params`` and waits until they are on the disk."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save((directory / ORBAX_DIRECTORY).absolute(), params)
         checkpointer.wait_until_finished()
 
@@ -51,7 +51,7 @@ def load_params(config: Decoder, directory: Path, dtype: DTypeLike) -> Params:
         abstract_params(config.spec(), dtype),
     )
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             return checkpointer.restore(path, wanted)
     except Exception as error:  # Orbax, TensorStore and the codecs below raise many kinds
         raise CheckpointError(_damaged(path, error)) from error
@@ -60,7 +60,7 @@ def load_params(config: Decoder, directory: Path, dtype: DTypeLike) -> Params:
 def _check_stored(config: Decoder, path: Path) -> None:
     """Compares what the checkpoint says of its parameters with the model, before one is read."""
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             stored = dict(walk(checkpointer.metadata(path).item_metadata.tree))
     except Exception as error:  # as in `load_params`
         raise CheckpointError(_damaged(path, error)) from error
@@ -89,3 +89,9 @@ def _check_stored(config: Decoder, path: Path) -> None:
 
 def _damaged(path: Path, error: Exception) -> str:
     return f"{path} does not hold the parameters of this model, or is damaged: {shown(error, 400)}"
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint as ocp  # takes as long as all else together, and most loads need none
+
+    return ocp.StandardCheckpointer()
