@@ -74,22 +74,27 @@ def number(
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value's `repr` for a message, cut where it is long."""
+    """A value's `repr` for a message, on one line, cut where it is long."""
     try:
-        text = repr(value)
-    except ValueError:  # Python prints no integer of more than 4,300 digits
-        text = f"an integer of {value.bit_length() if isinstance(value, int) else '?'} bits"
+        text = " ".join(line.strip() for line in repr(value).splitlines())
+    except Exception:  # Python prints no integer of more than 4,300 digits; JAX no array given away
+        long = f"an integer of {value.bit_length()} bits" if isinstance(value, int) else None
+        text = long or f"an object of type {type(value).__name__}"
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _scalar(value: Any) -> Any:
     """The Python number in a NumPy or JAX scalar; anything else as it is."""
-    if isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0:
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0 and not _is_key(value):
         value = np.asarray(value)
         if value.dtype.kind == "V" or value.dtype.name == "bfloat16":  # the small floats of ml_dtypes
             value = value.astype(np.float32)
         return value.item()
     return value
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def _range(low: float, high: float, low_included: bool = True) -> str:

@@ -18,7 +18,7 @@ from jaxmodels.checkpoints.arguments import check_optional_text, check_path
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
-from jaxmodels.checks import whole
+from jaxmodels.checks import shown, whole
 from jaxmodels.decoding.arguments import check_sizes, check_strategy, stop_ids, stop_texts
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.generation import Piece, Plan, plan, run, stream, stream_text
@@ -87,6 +87,21 @@ class Model:
     extra_tensors: TensorReader | None = field(default=None, repr=False)
     kept: KeptAdapters | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where a field is of another kind; the calls look at `params` and `prompts`."""
+        kinds: dict[str, tuple[Any, str]] = {
+            "config": (Decoder, "a Decoder, as config_from_hf gives"),
+            "tokenizer": (Tokenizer | None, "a jaxmodels.checkpoints.Tokenizer or None"),
+            "generation": (GenerationDefaults, "a GenerationDefaults"),
+            "metadata": (Mapping, "a mapping"),
+        }
+        for name, (kind, what) in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} must be {what}, got {shown(getattr(self, name))}")
+        if self.extra_tensors is not None and not hasattr(self.extra_tensors, "infos"):
+            given = shown(self.extra_tensors)
+            raise ValueError(f"extra_tensors must be a TensorReader, as load gives, or None, got {given}")
+
     def with_adapter(
         self,
         adapter: str | Path,
@@ -136,13 +151,18 @@ class Model:
     def __call__(self, tokens: ArrayLike) -> Float[Array, "B S V"]:
         """Float32 logits of int[B, S] token ids.
 
-        Raises ValueError for another shape or dtype, or ids outside the vocabulary.
+        Raises ValueError for another shape or dtype, ids outside the vocabulary, or parameters that are not
+        the model's.
         """
         if not isinstance(tokens, jax.core.Tracer):
-            host = np.asarray(tokens)
-            if host.ndim != 2:
+            try:
+                host = np.asarray(tokens)
+            except ValueError as error:
+                raise ValueError(f"tokens must be int[B, S], got {shown(tokens)}") from error
+            if host.ndim != 2 or not np.issubdtype(host.dtype, np.integer) or not host.size:
                 raise ValueError(f"tokens must be int[B, S], got {host.dtype}{list(host.shape)}")
             tokens = encode_prompts(host, None, self.config.vocab_size).tokens
+        check_params(self.config.spec(), self.params)
         return _forward(self.params, jnp.asarray(tokens), config=self.config)
 
     def generate(
@@ -333,11 +353,21 @@ def _stop_table(same: _Same, strings: tuple[str, ...], ends: tuple[int, ...], vo
 
 
 def _with_draft(strategy: Strategy) -> Strategy:
-    """The strategy, its draft loaded where that is a name."""
-    if not isinstance(strategy, Speculative) or not isinstance(strategy.draft, str):
+    """The strategy, its draft loaded where that is a name.
+
+    Raises ValueError where the draft's parameters are not those of its configuration.
+    """
+    if not isinstance(strategy, Speculative):
         return strategy
-    draft = _load_draft(strategy.draft)
-    return replace(strategy, draft=Draft(draft.config, draft.params))
+    draft = strategy.draft
+    if isinstance(draft, str):
+        loaded = _load_draft(draft)
+        draft = Draft(loaded.config, loaded.params)
+    try:
+        check_params(draft.config.spec(), draft.params)
+    except ValueError as error:
+        raise ValueError(f"draft: {error}") from error
+    return replace(strategy, draft=draft)
 
 
 @functools.lru_cache(maxsize=1)

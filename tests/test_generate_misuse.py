@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import jaxmodels as jm
 from jaxmodels.decoding import (
     Autoregressive,
     BlockDenoiser,
+    BlockVerification,
     Draft,
     EarlyExit,
     Jacobi,
@@ -17,6 +19,7 @@ from jaxmodels.decoding import (
     SCMoE,
     Speculative,
 )
+from jaxmodels.decoding.processors import MinNewTokens
 
 KEYS = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -98,6 +101,9 @@ def test_the_name_of_a_model_as_draft():
         ({"strategy": EarlyExit(min_layers=9)}, "min_layers=9 exceeds the model's 1 layers"),
         ({"strategy": BlockDenoiser(mask_token=99)}, "mask_token=99 lies outside the vocabulary"),
         ({"strategy": SCMoE()}, "mixture"),
+        ({"strategy": Autoregressive(top_logprobs=33)}, "top_logprobs=33 exceeds the vocabulary's 32 tokens"),
+        ({"strategy": Jacobi(window=2**29)}, r"a cache of 1 rows .* needs [\d,]+ bytes"),
+        ({"seed": jax.random.key(0)}, r"seed must be a whole number, got Array\(\(\), dtype=key"),
     ],
 )
 def test_misuse_of_generate_is_named(options, message, model):
@@ -127,11 +133,67 @@ def test_misuse_of_generate_is_named(options, message, model):
         (lambda: EarlyExit(threshold=float("nan")), "threshold must be a finite number"),
         (lambda: BlockDenoiser(mask_token="[MASK]"), r"mask_token must be a whole number, got '\[MASK\]'"),
         (lambda: SCMoE(alpha=0), "alpha must be a finite number > 0"),
+        (lambda: SCMoE(ranks=1), "ranks must be a sequence of ranks, got 1"),
+        (lambda: SCMoE(ranks=("x",)), r"ranks\[0\] must be a whole number, got 'x'"),
+        (lambda: SCMoE(ranks=()), r"ranks must be a sequence of at least one rank, got \(\)"),
+        (lambda: Autoregressive(processors=None), r"processors must be a sequence such as .*, got None"),
+        (lambda: Autoregressive(processors="ab"), "processors must be a sequence such as .*, got 'ab'"),
+        (
+            lambda: Autoregressive(processors=MinNewTokens(1)),
+            r"processors must be a sequence .* MinNewTokens",
+        ),
+        (lambda: Autoregressive(processors=(MinNewTokens,)), r"processors\[0\] must be one such as MinNew"),
+        (lambda: Jacobi(processors=[len]), r"processors\[0\] must be one such as .*function len"),
+        (lambda: EarlyExit(confidence="x"), r"confidence must be one such as MaxProbability\(\), got 'x'"),
+        (lambda: EarlyExit(decode=None), r"decode must be one such as Autoregressive\(\), got None"),
+        (lambda: EarlyExit(decode=Jacobi()), r"decode must be one such as Autoregressive\(\), got Jacobi"),
+        (lambda: Speculative(draft=Draft(None, None)), "draft must be a model, .*, got Draft"),
+        (lambda: Speculative(draft="x", acceptance=3), "acceptance must be one such as TokenVerif.*got 3"),
+        (lambda: Speculative(draft="x", acceptance=BlockVerification), "acceptance must be one such as"),
+        (lambda: Sample(temperature=None), "temperature must be a number, got None"),
     ],
 )
 def test_misuse_of_options_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (None, r"tokens must be int\[B, S\], got object\[\]"),
+        ("text", r"tokens must be int\[B, S\], got <U4\[\]"),
+        ([3, 4], r"tokens must be int\[B, S\], got int64\[2\]"),
+        ([[3, 4], [5]], r"tokens must be int\[B, S\], got \[\[3, 4\], \[5\]\]"),
+        ([[0.5]], r"tokens must be int\[B, S\], got float64\[1, 1\]"),
+        (np.zeros((0, 3), int), r"tokens must be int\[B, S\], got int64\[0, 3\]"),
+        ([[32]], "row 0 has token id 32 at position 0; the vocabulary has ids 0 to 31"),
+    ],
+)
+def test_misuse_of_the_forward_pass_is_named(tokens, message, model):
+    with pytest.raises(ValueError, match=message):
+        model(tokens)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": None}, "config must be a Decoder, as config_from_hf gives, got None"),
+        ({"tokenizer": "x"}, "tokenizer must be a jaxmodels.checkpoints.Tokenizer or None, got 'x'"),
+        ({"generation": None}, "generation must be a GenerationDefaults, got None"),
+        ({"metadata": 3}, "metadata must be a mapping, got 3"),
+        ({"extra_tensors": {}}, r"extra_tensors must be a TensorReader, .* or None, got \{\}"),
+    ],
+)
+def test_fields_of_a_model_are_checked(changes, message, model):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(model, **changes)
+
+
+def test_a_window_beyond_the_memory_is_named():
+    """A recurrent model's cache has no slots, so only the logits of the window are too large."""
+    with pytest.raises(ValueError, match=r"the logits of 1 rows .* and \d+ tokens .* needs [\d,]+ bytes"):
+        jm.load("tiny-mamba2").generate([[3]], 2, Jacobi(window=2**30))
 
 
 def test_parameters_of_another_model_are_named(model):
@@ -142,6 +204,10 @@ def test_parameters_of_another_model_are_named(model):
         dataclasses.replace(model, params={"embed": model.params["embed"]}).generate([[1]], 2)
     with pytest.raises(ValueError, match="params must be a nested dict of arrays, got NoneType"):
         dataclasses.replace(model, params=None).generate([[1]], 2)
+    with pytest.raises(ValueError, match=r"they lack \['embed"):
+        dataclasses.replace(model, params={})([[1]])
+    with pytest.raises(ValueError, match=r"draft: the parameters are not .* they lack \['embed"):
+        model.generate([[1]], 2, Speculative(draft=Draft(model.config, {})))
 
 
 def test_misuse_of_stream_is_named():

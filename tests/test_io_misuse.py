@@ -62,6 +62,9 @@ SAVES = {
     "no path": ({"path": ""}, "path must be a path"),
     "path None": ({"path": None}, "path must be a path .*got None"),
     "a number as path": ({"path": 3}, "path must be a path"),
+    "a user who is not there": ({"path": "~nobody-of-this-name/x"}, "'~nobody-of-this-name/x' is no path"),
+    "a name too long": ({"path": "x" * 5000}, r"x{200,300}\.\.\. cannot be read: File name too long"),
+    "a device": ({"path": os.devnull}, "is a file; a checkpoint is saved to a directory"),
     "format None": ({"format": None}, "format must be 'hf' or 'orbax', got None"),
     "a list as format": ({"format": ["hf"]}, r"format must be 'hf' or 'orbax', got \['hf'\]"),
     "an unknown format": ({"format": "gguf"}, "format must be 'hf' or 'orbax', got 'gguf'"),
@@ -83,6 +86,19 @@ def test_save_names_what_it_was_given_wrongly(changes, message, model, tmp_path)
     with pytest.raises(ValueError, match=message):
         jm.save(**{"model": model, "path": tmp_path / "m", **changes})
     assert not list(tmp_path.iterdir())
+
+
+def test_metadata_that_has_no_json_form(model, tmp_path):
+    for metadata in ({"note": object()}, {3: 1}):
+        with pytest.raises(jm.CheckpointError, match="metadata has no JSON form"):
+            jm.save(dataclasses.replace(model, metadata=metadata), tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_destination_that_leads_in_a_circle(model, tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(jm.CheckpointError, match="loop cannot be read: Too many levels of symbolic links"):
+        jm.save(model, tmp_path / "loop")
 
 
 NORM = "blocks/0/mixer_norm/scale"

@@ -45,7 +45,7 @@ def test_calling_gives_logits(model):
     [
         ([1, 2], r"int\[B, S\], got int64\[2\]"),
         ([[1, VOCAB]], f"token id {VOCAB}"),
-        ([[1.0, 2.0]], r"row 0 must be a flat list of token ids, got array"),
+        ([[1.0, 2.0]], r"int\[B, S\], got float64\[1, 2\]"),
     ],
 )
 def test_bad_tokens_are_refused(model, tokens, message):

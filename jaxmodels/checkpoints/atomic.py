@@ -15,6 +15,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.files import expanded, mode_of, told_by_name
 from jaxmodels.checkpoints.locks import exclusive_lock, has_locks, try_lock
 
 # What belongs to a checkpoint, at the top of its directory.
@@ -72,8 +74,7 @@ def replace_directory(path: str | os.PathLike[str], also_replaced: Collection[st
         CheckpointError: `path` is a file, or contains the working directory, or cannot be written or swapped;
             the old content is then as it was.
     """
-    target = Path(os.path.realpath(Path(path).expanduser()))
-    _check_replaceable(target)
+    target = check_replaceable(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         recover(target)
@@ -122,7 +123,7 @@ def recover(path: str | os.PathLike[str]) -> None:
 
     Does nothing when `path` exists or when there is nothing to move back. Loaders call it first.
     """
-    target = Path(os.path.realpath(Path(path).expanduser()))
+    target = Path(os.path.realpath(expanded(path)))
     if not target.exists() and _previous(target).is_dir():
         with suppress(FileNotFoundError):  # another loader was faster
             os.rename(_previous(target), target)
@@ -132,14 +133,23 @@ def _previous(target: Path) -> Path:
     return target.with_name(f".{target.name}.previous")
 
 
-def _check_replaceable(target: Path) -> None:
-    if target.exists() and not target.is_dir():
+def check_replaceable(path: str | os.PathLike[str]) -> Path:
+    """The directory that `replace_directory` would write, symbolic links followed.
+
+    Raises:
+        CheckpointError: as `replace_directory`, as far as can be told before anything is written.
+    """
+    target = Path(os.path.realpath(expanded(path)))
+    with told_by_name(target):
+        mode = mode_of(target)
+    if mode and not stat.S_ISDIR(mode):
         raise CheckpointError(f"{target} is a file; a checkpoint is saved to a directory")
     if Path(os.path.realpath(os.curdir)).is_relative_to(target):
         raise CheckpointError(
             f"{target} is the working directory or contains it, and saving replaces the whole directory; "
             "save to a directory below it"
         )
+    return target
 
 
 def _locked_sibling(target: Path) -> tuple[Path, int | None]:

@@ -17,6 +17,8 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+# Of the names in messages; longer ones are cut.
+_LONGEST_NAME = 300
 # A named pipe that nobody writes to would make opening wait for ever.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -30,13 +32,37 @@ def told_by_name(path: str | os.PathLike[str]) -> Iterator[None]:
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(
-            f"{os.fspath(error.filename or path)} cannot be read: {error.strerror or error}"
-        ) from error
+        named = os.fspath(error.filename or path)
+        named = named if len(named) <= _LONGEST_NAME else f"{named[:_LONGEST_NAME]}..."
+        raise CheckpointError(f"{named} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         if "\0" not in os.fspath(path):
             raise
         raise CheckpointError(f"{os.fspath(path)!r} is no path: it contains a zero byte") from error
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with the home directory of a user in the place of ``~`` or ``~user``.
+
+    Raises:
+        CheckpointError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise CheckpointError(f"{os.fspath(path)!r} is no path: {error}") from error
+
+
+def mode_of(path: Path) -> int:
+    """Type and permissions of what a path leads to; 0 where there is nothing.
+
+    Raises:
+        OSError: that cannot be told.
+    """
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def open_file(path: Path) -> BinaryIO:

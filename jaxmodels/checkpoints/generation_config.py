@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from jaxmodels.checkpoints.arguments import check_path
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checks import number, shown, whole
@@ -44,6 +45,9 @@ class GenerationDefaults:
         max_new_tokens: length of the answer.
         max_length: length of prompt and answer together.
         extra: every other key of the file, kept for writing it back.
+
+    Raises:
+        ValueError: a setting is of another kind; the message names it.
     """
 
     eos_token_ids: tuple[int, ...] = ()
@@ -74,6 +78,13 @@ class GenerationDefaults:
     max_length: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    def __post_init__(self) -> None:
+        for key, read in _READERS.items():
+            name = _ATTRIBUTES.get(key, key)
+            value = getattr(self, name)
+            if value != type(self).__dataclass_fields__[name].default:
+                object.__setattr__(self, name, read(name, _as_json(value)))
+
     @classmethod
     def load(cls, directory: str | Path) -> Self:
         """Reads the defaults of a checkpoint directory.
@@ -84,6 +95,7 @@ class GenerationDefaults:
         Raises:
             CheckpointError: a file is corrupt, or a value has the wrong type; names the file and the key.
         """
+        check_path("directory", directory)
         directory = Path(directory)
         values: dict[str, Any] = {}
         if (directory / CONFIG_FILE).is_file():
@@ -148,6 +160,7 @@ class GenerationDefaults:
 
     def save(self, directory: str | Path) -> None:
         """Writes `generation_config.json`."""
+        check_path("directory", directory)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
         (Path(directory) / GENERATION_FILE).write_text(text + "\n", encoding="utf-8")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxmodels.checkpoints.atomic import recover
 from jaxmodels.checkpoints.errors import CheckpointError
-from jaxmodels.checkpoints.files import open_file, told_by_name
+from jaxmodels.checkpoints.files import expanded, mode_of, open_file, told_by_name
 from jaxmodels.checkpoints.gguf.file import SUFFIX as GGUF_SUFFIX
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
@@ -48,10 +48,10 @@ def resolve(
     is_bundled = name in list_bundled()
     may_be_elsewhere = isinstance(name_or_path, str) and (is_bundled or _HUB_ID.fullmatch(name))
     with told_by_name(name):
-        path = _expanded(name)
+        path = expanded(name)
         if not may_be_elsewhere:  # a save may have been killed just while it replaced the directory
             recover(path)
-        mode = _mode(path)
+        mode = mode_of(path)
     is_directory = stat.S_ISDIR(mode)
     if is_directory or is_bundled:
         if revision is not None:
@@ -69,21 +69,6 @@ def resolve(
         f"({', '.join(list_bundled()) or 'none are installed'}), and it does not have the form "
         "'organisation/name' of a Hugging Face repository"
     )
-
-
-def _expanded(name: str) -> Path:
-    try:
-        return Path(name).expanduser()
-    except RuntimeError as error:
-        raise CheckpointError(f"{name!r} is no path: {error}") from error
-
-
-def _mode(path: Path) -> int:
-    """Type and permissions of what a path leads to; 0 where there is nothing."""
-    try:
-        return os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
 
 
 def _bundled_root() -> Path:

@@ -103,8 +103,15 @@ def config_dict(config: Decoder, inert: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_config(values: Mapping[str, Any], directory: Path) -> None:
-    """Writes ``config.json``."""
-    (directory / CONFIG_FILE).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
+    """Writes ``config.json``.
+
+    Raises CheckpointError where a value has no JSON form.
+    """
+    try:
+        text = json.dumps(values, indent=2, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"metadata has no JSON form: {error}; use texts, numbers and lists") from error
+    (directory / CONFIG_FILE).write_text(text + "\n", "utf-8")
 
 
 def stored_dtype(tensors: TensorReader) -> str:

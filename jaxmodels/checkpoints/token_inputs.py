@@ -1,8 +1,8 @@
 """Checks of what callers hand to a tokenizer: texts and token ids."""
 
 import re
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Sequence, Set
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from jaxmodels.checks import MOST_INT32, shown, whole
 TokenIds: TypeAlias = int | Sequence[int] | np.ndarray | jax.Array
 
 
-def as_ids(ids: TokenIds) -> list[int]:
+def as_ids(ids: TokenIds, name: str = "token ids") -> list[int]:
     """Token ids as Python integers, from a flat sequence or array of them, or from a single one.
 
     Raises:
@@ -22,9 +22,18 @@ def as_ids(ids: TokenIds) -> list[int]:
     return [
         value
         if type(value) is int and 0 <= value <= MOST_INT32
-        else whole(f"token ids: the one at position {place}", value)
+        else whole(f"{name}: the one at position {place}", value)
         for place, value in enumerate(values)
     ]
+
+
+def hidden_ids(hidden: Any) -> frozenset[int]:
+    """The argument `hidden` of decoding as a set.
+
+    Raises:
+        ValueError: as for `as_ids`.
+    """
+    return frozenset(as_ids(tuple(hidden) if isinstance(hidden, Set) else hidden, "hidden"))
 
 
 def check_text(text: object, name: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import tokenizers
 
+from jaxmodels.checkpoints.arguments import check_path
 from jaxmodels.checkpoints.chat import Message, render_chat
 from jaxmodels.checkpoints.chat_templates import (
     TEMPLATE_FILE,
@@ -25,10 +26,11 @@ from jaxmodels.checkpoints.special_tokens import (
     read_named_tokens,
 )
 from jaxmodels.checkpoints.stream_decoder import StreamDecoder, bytes_of_tokens, clean_up
-from jaxmodels.checkpoints.token_inputs import TokenIds, as_ids, check_text
+from jaxmodels.checkpoints.token_inputs import TokenIds, as_ids, check_text, hidden_ids
 from jaxmodels.checkpoints.tokenizer_conversion import converted_files, source_of, why_not_converted
 from jaxmodels.checkpoints.tokenizer_files import TOKENIZER_FILE, read_tokenizer_files
 from jaxmodels.checkpoints.tokenizer_limits import backend_failures, check_growth, check_ids
+from jaxmodels.checks import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class Tokenizer:
         Raises:
             CheckpointError: a tokenizer file is corrupt, or asks for more than any real one.
         """
+        check_path("directory", directory)
         directory = Path(directory)
         is_there = (directory / TOKENIZER_FILE).is_file()
         files = read_tokenizer_files(directory) if is_there else converted_files(directory)
@@ -87,8 +90,12 @@ class Tokenizer:
 
         Raises:
             CheckpointError: a special token is not in the vocabulary.
-            ValueError: a special token or the template is no text.
+            ValueError: the backend is of another kind, or a special token or the template is no text.
         """
+        if not isinstance(backend, tokenizers.Tokenizer):
+            raise ValueError(f"backend must be a tokenizers.Tokenizer, got {shown(backend)}")
+        if not isinstance(special_tokens, Mapping | None):
+            raise ValueError(f"special_tokens must map roles to texts, got {shown(special_tokens)}")
         special_tokens = dict(special_tokens or {})
         for role, token in special_tokens.items():
             check_text(token, f"special_tokens[{role!r}]")
@@ -134,6 +141,7 @@ class Tokenizer:
 
     def save(self, directory: str | Path) -> None:
         """Writes the tokenizer's files, byte for byte as they were read."""
+        check_path("directory", directory)
         for name, text in self.files.items():
             file = Path(directory) / name
             file.parent.mkdir(exist_ok=True)
@@ -228,14 +236,15 @@ class Tokenizer:
         Raises:
             ValueError: an id is no integer, negative, or beyond int32.
         """
-        kept = [number for number in as_ids(ids) if number not in hidden]
+        unseen = hidden_ids(hidden)
+        kept = [number for number in as_ids(ids) if number not in unseen]
         with backend_failures("this tokenizer cannot decode these ids"):
             text = self.backend.decode(kept, skip_special_tokens=True)
         return clean_up(text) if self.cleans_up_spaces else text
 
     def stream(self, *, hidden: Collection[int] = ()) -> StreamDecoder:
         """A decoder for ids that come a few at a time; `hidden` as for `decode`."""
-        skipped = self._special_ids() | set(hidden)
+        skipped = self._special_ids() | hidden_ids(hidden)
         return StreamDecoder(self.backend, skipped=skipped, cleans_up_spaces=self.cleans_up_spaces)
 
     def token_bytes(self) -> list[bytes]:

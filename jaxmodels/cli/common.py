@@ -84,11 +84,12 @@ def read_config(
 
 def _config_file(name_or_path: str, revision: str | None) -> Path:
     from jaxmodels.checkpoints.errors import CheckpointError
+    from jaxmodels.checkpoints.files import expanded
     from jaxmodels.checkpoints.hub import list_bundled, resolve
     from jaxmodels.checkpoints.huggingface import CONFIG_FILE
     from jaxmodels.checkpoints.unreadable import check_readable
 
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     if path.is_file():
         return path
     looks_like_an_id = name_or_path.count("/") == 1 and name_or_path[0] not in "./~"

@@ -95,9 +95,8 @@ def _in_family(config: "Decoder", family: str) -> "Decoder":
     relabelled = replace(config, family=family)
     try:
         config_to_hf(relabelled)
-    except (ValueError, AssertionError, AttributeError) as error:  # layers of another kind
-        reason = f": {error}" if str(error) else ""
-        raise ValueError(f"--family {family}: a {config.family} model has no such form{reason}") from error
+    except ValueError as error:
+        raise ValueError(f"--family {family}: a {config.family} model has no such form: {error}") from error
     return relabelled
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxmodels.decoding.autoregressive import Autoregressive, AutoregressiveCarry
 from jaxmodels.decoding.samplers import check_number
-from jaxmodels.decoding.strategy import Output, Request, check_options, tally
+from jaxmodels.decoding.strategy import Output, Request, check_options, check_policy, tally
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.block import Stream
 from jaxmodels.models.decoder import Cache, Decoder
@@ -101,6 +101,8 @@ class EarlyExit:
     def __post_init__(self) -> None:
         check_number("threshold", self.threshold, low=0.0)
         check_options(self, {"min_layers": 1})
+        check_policy("confidence", self.confidence, "__call__", "MaxProbability()")
+        check_policy("decode", self.decode, "advance", "Autoregressive()")
 
     @property
     def prefill_window(self) -> int:

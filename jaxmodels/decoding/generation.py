@@ -102,6 +102,11 @@ def plan(
         f"a cache of {batch} rows (prompts) and {capacity} slots (capacity: prompt and max_new_tokens)",
         batch * (sizes.per_row + capacity * sizes.per_token),
     )
+    window = strategy.lookahead + 1
+    check_fits(
+        f"the logits of {batch} rows (prompts) and {window} tokens at once (the strategy's window)",
+        4 * batch * window * config.vocab_size,
+    )
     key = jax.random.key(seed)
     request = Request(
         tokens=jnp.asarray(tokens),

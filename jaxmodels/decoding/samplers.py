@@ -63,11 +63,11 @@ class Sample:
 
     def __post_init__(self) -> None:
         check_number("temperature", self.temperature, low=0.0, low_included=False)
-        check_number("top_p", self.top_p, low=0.0, low_included=False, high=1.0)
-        check_number("min_p", self.min_p, low=0.0, high=1.0)
-        check_number("typical_p", self.typical_p, low=0.0, low_included=False, high=1.0)
-        check_number("epsilon_cutoff", self.epsilon_cutoff, low=0.0, high=1.0)
-        check_number("eta_cutoff", self.eta_cutoff, low=0.0, high=1.0)
+        for name in ("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
+            value = getattr(self, name)
+            if value is not None:
+                above_zero = name in ("top_p", "typical_p")
+                check_number(name, value, low=0.0, low_included=not above_zero, high=1.0)
         if self.top_k is not None:  # static, so that it must be hashable
             object.__setattr__(self, "top_k", whole("top_k", self.top_k, low=1))
 
@@ -117,8 +117,8 @@ jax.tree_util.register_dataclass(
 def check_number(
     name: str, value: Any, *, low: float, low_included: bool = True, high: float = math.inf
 ) -> None:
-    """Raises ValueError where a number is none or lies outside its range; traced values and None pass."""
-    if value is not None and not is_traced(value):
+    """Raises ValueError where a value is no number or lies outside its range; traced values pass."""
+    if not is_traced(value):
         number(name, value, low=low, high=high, low_included=low_included)
 
 

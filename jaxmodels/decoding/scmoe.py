@@ -9,6 +9,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from jaxmodels.decoding.processors.chain import Processor, process
+from jaxmodels.decoding.processors.token_ids import checked_ids
 from jaxmodels.decoding.samplers import Greedy, Sampler, check_number
 from jaxmodels.decoding.strategy import (
     Output,
@@ -64,6 +65,7 @@ class SCMoE:
         check_number("beta", self.beta, low=0.0)
         check_number("alpha", self.alpha, low=0.0, low_included=False, high=1.0)
         check_options(self, {})
+        object.__setattr__(self, "ranks", checked_ids("ranks", self.ranks, "rank"))
 
     @property
     def lookahead(self) -> int:

@@ -15,7 +15,7 @@ from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw
 from jaxmodels.decoding.guesses import first_token, in_rows_that_run, settle
 from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy, Sampler
-from jaxmodels.decoding.strategy import Output, Request, check_options, has_choice, row_keys
+from jaxmodels.decoding.strategy import Output, Request, check_options, check_policy, has_choice, row_keys
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder, Pending
 from jaxmodels.models.prefill import prefill
@@ -43,14 +43,15 @@ def as_draft(value: Any) -> Draft | str:
 
     Raises ValueError for anything else.
     """
-    if isinstance(value, Draft | str) or is_traced(value):
+    if isinstance(value, str) or is_traced(value):
         return value
-    config, params = getattr(value, "config", None), getattr(value, "params", None)
-    if not isinstance(config, Decoder) or not isinstance(params, Mapping):
+    config: Any = getattr(value, "config", None)
+    params: Any = getattr(value, "params", None)
+    if not isinstance(config, Decoder) or not (isinstance(params, Mapping) or is_traced(params)):
         raise ValueError(
             f"draft must be a model, a Draft(config, params) or the name of a model, got {shown(value)}"
         )
-    return Draft(config, dict(params))
+    return value if isinstance(value, Draft) else Draft(config, dict(params))
 
 
 @struct.dataclass
@@ -89,6 +90,7 @@ class Speculative:
     def __post_init__(self) -> None:
         object.__setattr__(self, "draft", as_draft(self.draft))
         check_options(self, {"gamma": 1})
+        check_policy("acceptance", self.acceptance, "outcomes", "TokenVerification()")
 
     @property
     def _draft(self) -> Draft:

@@ -222,10 +222,15 @@ def check_options(strategy: Any, lowest: Mapping[str, int]) -> None:
         shared["top_logprobs"] = 0
     for name, low in {**shared, **lowest}.items():
         object.__setattr__(strategy, name, whole(name, getattr(strategy, name), low=low))
-    if "sampler" in names and not _is_sampler(strategy.sampler):
-        raise ValueError(
-            f"sampler must be one such as Greedy() or Sample(...), got {shown(strategy.sampler)}"
-        )
+    if "sampler" in names:
+        check_policy("sampler", strategy.sampler, "probabilities", "Greedy() or Sample(...)")
+    if "processors" in names and not is_traced(strategy.processors):
+        given = strategy.processors
+        if not isinstance(given, list | tuple):
+            raise ValueError(f"processors must be a sequence such as (MinNewTokens(3),), got {shown(given)}")
+        for i, processor in enumerate(given):
+            check_policy(f"processors[{i}]", processor, "positional", "MinNewTokens(3)")
+        object.__setattr__(strategy, "processors", tuple(given))
 
     if "processors" in names:
         object.__setattr__(strategy, "processors", _as_chain(strategy.processors))
@@ -248,8 +253,10 @@ def _is_processor(value: Any) -> bool:
     return is_traced(value) or (hasattr(value, "positional") and not isinstance(value, type))
 
 
-def _is_sampler(value: Any) -> bool:
-    return is_traced(value) or (hasattr(value, "probabilities") and not isinstance(value, type))
+def check_policy(name: str, value: Any, method: str, example: str) -> None:
+    """Raises ValueError unless an option is an object with what its kind has; a class of the kind is none."""
+    if not is_traced(value) and (isinstance(value, type) or not hasattr(value, method)):
+        raise ValueError(f"{name} must be one such as {example}, got {shown(value)}")
 
 
 def _record(
@@ -259,6 +266,10 @@ def _record(
         return None
     if logits is None:
         raise ValueError("emit: log-probabilities are recorded, so `logits` must be given")
+    if log_probs.top.shape[-1] > logits.shape[-1]:
+        raise ValueError(
+            f"top_logprobs={log_probs.top.shape[-1]} exceeds the vocabulary's {logits.shape[-1]} tokens"
+        )
     scores = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     top, top_ids = jax.lax.top_k(scores, log_probs.top.shape[-1])
     chosen = jnp.take_along_axis(scores, tokens[:, :, None], axis=-1)[:, :, 0]

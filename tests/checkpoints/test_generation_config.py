@@ -163,3 +163,26 @@ def test_token_ids_of_the_model_are_kept_without_a_word(recwarn: pytest.Warnings
     defaults = GenerationDefaults(eos_token_ids=(0, 9), pad_token_id=3, bad_words_ids=((3, 4),))
     assert defaults.within(10, "some/model") == defaults
     assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eos_token_ids": None}, "eos_token_ids must be a whole number, got None"),
+        ({"eos_token_ids": ("a",)}, r"eos_token_ids\[0\] must be a whole number, got 'a'"),
+        ({"eos_token_ids": (True,)}, r"eos_token_ids\[0\] must be a whole number, got True"),
+        ({"pad_token_id": 1.5}, "pad_token_id must be a whole number, got 1.5"),
+        ({"pad_token_id": 10**12}, "pad_token_id must be a whole number .*, got 1000000000000"),
+        ({"do_sample": "yes"}, "do_sample must be true or false, got 'yes'"),
+        ({"temperature": "hot"}, "temperature must be a number, got 'hot'"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GenerationDefaults(**settings)
+
+
+def test_one_token_and_one_text_become_several() -> None:
+    assert GenerationDefaults(eos_token_ids=3, stop_strings="x") == GenerationDefaults(
+        eos_token_ids=(3,), stop_strings=("x",)
+    )

@@ -236,10 +236,23 @@ def test_refuses_half_of_a_surrogate_pair() -> None:
     ],
 )
 def test_refuses_what_are_no_ids(ids: object, message: str) -> None:
+    for hidden in (byte_level().decode, lambda _, hidden: byte_level().stream(hidden=hidden)):
+        with pytest.raises(ValueError, match=f"hidden: the one {message}"):
+            hidden([1], hidden=ids)
     with pytest.raises(ValueError, match=message):
         byte_level().decode(ids)
     with pytest.raises(ValueError, match=message):
         byte_level().stream().push(ids)
+
+
+def test_refuses_what_is_no_backend_and_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"backend must be a tokenizers\.Tokenizer, got None"):
+        Tokenizer.from_backend(None)
+    with pytest.raises(ValueError, match="special_tokens must map roles to texts, got 3"):
+        Tokenizer.from_backend(byte_level().backend, special_tokens=3)
+    for call in (Tokenizer.load, byte_level().save):
+        with pytest.raises(ValueError, match=r"directory must be a path .*, got None"):
+            call(None)
 
 
 STRANGE = [

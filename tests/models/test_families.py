@@ -455,3 +455,21 @@ def test_attention_is_what_the_dense_families_are_made_of():
     for case in (*LLAMA, *MISTRAL, *QWEN2, *QWEN3):
         config = jm.config_from_hf(hf_dict(case))
         assert all(isinstance(block.mixer, Attention) for block in config.blocks)
+
+
+@pytest.mark.parametrize("config", [None, {}, 3])
+def test_what_is_no_model_is_not_written(config):
+    with pytest.raises(jm.ConfigError, match="config must be a Decoder, as config_from_hf gives, got"):
+        jm.config_to_hf(config)
+
+
+def test_keys_and_switches_of_another_kind_are_named():
+    with pytest.raises(jm.ConfigError, match="config: its keys must be texts, got 3"):
+        jm.config_from_hf({"model_type": "llama", 3: 1})
+    with pytest.raises(jm.ConfigError, match="text_only must be True or False, got 'yes'"):
+        jm.config_from_hf({"model_type": "llama"}, text_only="yes")
+
+
+def test_a_layout_for_other_layers_is_refused():
+    with pytest.raises(jm.ConfigError, match=r"'llama' layout cannot express .* layers are \['SSDMixer'\]"):
+        jm.config_to_hf(dataclasses.replace(jm.load("tiny-mamba2").config, family="llama"))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import shown
@@ -29,9 +30,11 @@ class BadWords:
     positional: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.sequences, Sequence | np.ndarray) or not len(self.sequences):
+            raise ValueError(
+                f"sequences must hold at least one sequence of token ids, got {shown(self.sequences)}"
+            )
         checked = tuple(checked_ids(f"sequences[{i}]", ids) for i, ids in enumerate(self.sequences))
-        if not checked:
-            raise ValueError(f"sequences must hold at least one sequence, got {shown(self.sequences)}")
         object.__setattr__(self, "sequences", checked)
 
     def named_tokens(self) -> Iterable[int]:

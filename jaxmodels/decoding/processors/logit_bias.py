@@ -9,7 +9,13 @@ from jaxtyping import Array, Float
 from jaxmodels.checks import number, shown, whole
 from jaxmodels.decoding.processors.chain import Context
 from jaxmodels.decoding.processors.registration import register
-from jaxmodels.decoding.processors.sequence_bias import BiasTable, add_biases, as_pairs, to_table
+from jaxmodels.decoding.processors.sequence_bias import (
+    BiasTable,
+    add_biases,
+    as_pairs,
+    checked_pairs,
+    to_table,
+)
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,8 @@ class LogitBias:
     def __post_init__(self) -> None:
         checked = tuple(
             (whole("token", token), number(f"bias of token {shown(token)}", bias))
-            for token, bias in as_pairs(self.biases)
+            for token, bias in checked_pairs("token", self.biases)
         )
-        if not checked:
-            raise ValueError(f"biases must hold at least one token, got {shown(self.biases)}")
         object.__setattr__(self, "biases", checked)
 
     def named_tokens(self) -> Iterable[int]:

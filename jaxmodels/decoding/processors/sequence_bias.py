@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -40,10 +40,9 @@ class SequenceBias:
 
     def __post_init__(self) -> None:
         checked = tuple(
-            (checked_ids("biases", ids), number("bias", bias)) for ids, bias in as_pairs(self.biases)
+            (checked_ids("biases", ids), number(f"bias of {shown(ids)}", bias))
+            for ids, bias in checked_pairs("sequence", self.biases)
         )
-        if not checked:
-            raise ValueError(f"biases must hold at least one sequence, got {shown(self.biases)}")
         object.__setattr__(self, "biases", checked)
 
     def named_tokens(self) -> Iterable[int]:
@@ -67,6 +66,21 @@ def add_biases(logits: Float[Array, "V"], context: Context, table: BiasTable) ->
 def as_pairs(biases: Mapping[Any, float] | Sequence[tuple[Any, float]]) -> list[tuple[Any, float]]:
     """Pairs from a mapping or from pairs."""
     return list(biases.items() if isinstance(biases, Mapping) else biases)
+
+
+def checked_pairs(what: str, biases: Any) -> list[tuple[Any, Any]]:
+    """Pairs from a mapping or from pairs.
+
+    Raises:
+        ValueError: there are none, or something else is given; `what` names what biases belong to.
+    """
+    is_several = isinstance(biases, Mapping | Sequence | np.ndarray)
+    items: list[Any] = as_pairs(cast(Any, biases)) if is_several else []
+    if not items or not all(isinstance(item, Sequence | np.ndarray) and len(item) == 2 for item in items):
+        raise ValueError(
+            f"biases must hold at least one {what}, as a mapping to numbers or as pairs, got {shown(biases)}"
+        )
+    return items
 
 
 def to_table(biases: Any) -> BiasTable:

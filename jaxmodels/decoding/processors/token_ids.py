@@ -1,6 +1,6 @@
 """Token ids as processors hold them: tuples as users give them, padded arrays in compiled programs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -34,17 +34,17 @@ def check_vocabulary(policies: Any, vocab_size: int) -> None:
                 )
 
 
-def checked_ids(name: str, ids: Any) -> tuple[int, ...]:
-    """A tuple of token ids.
+def checked_ids(name: str, ids: Any, what: str = "token id") -> tuple[int, ...]:
+    """A tuple of token ids, or of other whole numbers of at least 0 that `what` names.
 
     Raises:
-        ValueError: `ids` is empty or no flat sequence of whole numbers of at least 0.
+        ValueError: `ids` is empty or no flat sequence of such numbers.
     """
-    if isinstance(ids, str) or not isinstance(ids, Iterable):
-        raise ValueError(f"{name} must be a sequence of token ids, got {shown(ids)}")
+    if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
+        raise ValueError(f"{name} must be a sequence of {what}s, got {shown(ids)}")
     checked = tuple(whole(f"{name}[{i}]", token) for i, token in enumerate(ids))
     if not checked:
-        raise ValueError(f"{name} must be a sequence of at least one token id, got {shown(ids)}")
+        raise ValueError(f"{name} must be a sequence of at least one {what}, got {shown(ids)}")
     return checked
 
 

@@ -159,6 +159,11 @@ def read_hf_config(
     """What `config_from_hf` gives, and the keys that do not describe the model, to be written back."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"config: must be a dictionary, got {shown(values)}")
+    other = next((key for key in values if not isinstance(key, str)), None)
+    if other is not None:
+        raise ConfigError(f"config: its keys must be texts, got {shown(other)}")
+    if not isinstance(text_only, bool):
+        raise ConfigError(f"text_only must be True or False, got {shown(text_only)}")
     name = None
     if text_only and holds_other_parts(values):
         name = f"config of model_type {values['model_type']!r}: text_config"
@@ -184,11 +189,19 @@ def config_to_hf(config: Decoder) -> dict[str, Any]:
 
     Raises ConfigError where `config.family` names no family, or one whose layout cannot express the model.
     """
+    if not isinstance(config, Decoder):
+        raise ConfigError(f"config must be a Decoder, as config_from_hf gives, got {shown(config)}")
     if config.family not in FAMILIES:
         raise ConfigError(
             f"config.family is {config.family!r}; to write it, set one of: {', '.join(list_families())}"
         )
-    written = FAMILIES[str(config.family)].write_config(config)
+    try:
+        written = FAMILIES[str(config.family)].write_config(config)
+    except (AssertionError, AttributeError) as error:  # writers take the layers of their family for granted
+        layers = {type(block.mixer).__name__ for block in config.blocks if block.mixer is not None}
+        raise ConfigError(
+            f"the {config.family!r} layout cannot express this model, whose layers are {sorted(layers)}"
+        ) from error
     again = replace(config_from_hf(written), max_positions=config.max_positions)  # advisory
     if again != config:
         names = [field.name for field in fields(config)]
