@@ -15,6 +15,8 @@ from typer.core import TyperGroup
 
 from jaxmodels.cli import bench, convert, generate, inspect, train
 
+LONGEST_SENTENCE = 2000
+
 
 class _Commands(TyperGroup):
     """Tells bad input in one line instead of a traceback."""
@@ -37,6 +39,8 @@ class _Commands(TyperGroup):
 def _sentence(error: Exception) -> str:
     """What is told of an error, in one line."""
     text = " ".join(str(error).split())
+    if len(text) > LONGEST_SENTENCE:  # a name or a value of thousands of characters
+        text = f"{text[: LONGEST_SENTENCE // 2]} ... {text[-LONGEST_SENTENCE // 2 :]}"
     if isinstance(error, ValueError | OSError):  # CheckpointError and ConfigError are ValueErrors
         return text
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PROBE_ROWS = 16_384  # times 4096 columns of float32: 256 MiB, beyond the caches of CPUs
 ACCELERATOR_ROWS = 8 * PROBE_ROWS
 PROBE_COLUMNS = 4096
+LARGEST_SIZE = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class Workload:
         for name, low in (("prompt", 1), ("new", 2), ("batch", 1), ("repeats", 1)):
             if getattr(self, name) < low:
                 raise ValueError(f"--{name} must be at least {low}, got {getattr(self, name)}")
+            if getattr(self, name) > LARGEST_SIZE:
+                raise ValueError(f"--{name} must be at most {LARGEST_SIZE}, got {getattr(self, name)}")
 
 
 def bench(
@@ -152,13 +155,19 @@ def _time(config: "Decoder", dtype: str, workload: Workload) -> tuple[float, lis
 
     import jaxmodels as jm
     from jaxmodels.decoding import Autoregressive, driver, generation
-    from jaxmodels.decoding.prompts import encode_prompts
+    from jaxmodels.decoding.prompts import PromptBatch
+    from jaxmodels.memory import check_fits
+    from jaxmodels.models.costs import cache_bytes
 
-    params = jax.block_until_ready(jm.init(config, dtype=dtype).params)
-    shape = (workload.batch, workload.prompt)
-    prompts = encode_prompts(
-        np.random.default_rng(0).integers(config.vocab_size, size=shape), None, config.vocab_size
+    shape = batch, prompt = workload.batch, workload.prompt
+    sizes = cache_bytes(config, dtype)
+    check_fits(
+        f"a cache and prompts for --batch {batch}, --prompt {prompt} and --new {workload.new}",
+        batch * (sizes.per_row + sizes.per_token * (prompt + workload.new) + 16 * prompt),
     )
+    params = jax.block_until_ready(jm.init(config, dtype=dtype).params)
+    tokens = np.random.default_rng(0).integers(config.vocab_size, size=shape, dtype=np.int32)
+    prompts = PromptBatch(tokens, np.full(workload.batch, workload.prompt, np.int32))
     strategy, steps = Autoregressive(), jnp.asarray(workload.new - 1, jnp.int32)
 
     def once() -> tuple[float, float]:

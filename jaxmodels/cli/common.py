@@ -2,9 +2,11 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
@@ -46,6 +48,44 @@ class DType(StrEnum):
 def print_json(values: dict[str, Any]) -> None:
     """One JSON object on standard output."""
     print(json.dumps(values, indent=2, ensure_ascii=False))
+
+
+# Bytes of a text that a command reads: more than any model has tokens for.
+LARGEST_TEXT = 2**28
+
+
+def read_text(name: str, file: BinaryIO) -> str:
+    """The UTF-8 text that a file or a pipe holds, with line breaks as ``\\n``; messages call it `name`.
+
+    Raises:
+        ValueError: it is not UTF-8, or larger than `LARGEST_TEXT`.
+    """
+    content = file.read(LARGEST_TEXT + 1)
+    if len(content) > LARGEST_TEXT:
+        raise ValueError(f"{name} holds more than {LARGEST_TEXT:,} bytes; give a shorter text")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name} is not UTF-8 text (byte 0x{content[error.start]:02x} at offset {error.start}); "
+            "re-encode it"
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_file(file: Path) -> str:
+    """`read_text` of the file that --file names."""
+    with file.open("rb") as opened:
+        return read_text(f"--file {str(file)!r}", opened)
+
+
+@contextmanager
+def told_of_option(name: str) -> Iterator[None]:
+    """Puts the option's name before what is said against its value."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"--{name}: {error}") from error
 
 
 def tell(message: str) -> None:

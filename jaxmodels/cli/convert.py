@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from jaxmodels.models.decoder import Decoder
 
 
+LARGEST_SHARD_GB = 1_000_000
+
+
 class Format(StrEnum):
     """Forms of a checkpoint directory."""
 
@@ -50,12 +53,17 @@ def convert(
 
     Tokenizer and generation settings go along. DST is replaced as a whole once everything is written.
     """
+    from jaxmodels.checkpoints.atomic import check_replaceable
+
+    check_replaceable(destination)  # before the weights are read
     if (destination / "config.json").exists() and not overwrite:
         raise ValueError(f"{destination} holds a checkpoint already; give --overwrite to replace it")
     if to is Format.ORBAX and max_shard_gb is not None:
         raise ValueError("--max-shard-gb applies to --to hf alone: Orbax chooses its own files")
-    if max_shard_gb is not None and not max_shard_gb > 0:
-        raise ValueError(f"--max-shard-gb must be above 0, got {max_shard_gb}")
+    if max_shard_gb is not None and not 0 < max_shard_gb <= LARGEST_SHARD_GB:
+        raise ValueError(
+            f"--max-shard-gb must be above 0 and at most {LARGEST_SHARD_GB:,}, got {max_shard_gb}"
+        )
     import jaxmodels as jm
     from jaxmodels.checkpoints.hub import resolve
     from jaxmodels.checkpoints.huggingface import read_config

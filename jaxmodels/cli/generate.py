@@ -21,6 +21,8 @@ from jaxmodels.cli.common import (
     TextOnly,
     Verify,
     print_json,
+    read_file,
+    read_text,
     tell,
 )
 from jaxmodels.cli.options import with_groups
@@ -156,13 +158,13 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is not None and file is not None:
         raise ValueError("give a prompt or --file, not both")
     if file is not None:
-        text = file.read_text(encoding="utf-8")
+        text = read_file(file)
     elif prompt is not None and prompt != "-":
         return prompt
     elif prompt is None and sys.stdin.isatty():
         raise ValueError("no prompt: give one as an argument, with --file, or through a pipe")
     else:
-        text = sys.stdin.read()
+        text = read_text("standard input", sys.stdin.buffer)
     return text.removesuffix("\n")
 
 
@@ -176,6 +178,9 @@ def _tokenizer(model: "Model", name: str) -> "Tokenizer":
 
 
 def _stop_id(tokenizer: "Tokenizer", text: str) -> int:
+    from jaxmodels.checkpoints.token_inputs import check_text
+
+    check_text(text, "--stop")
     encoding = tokenizer.backend.encode(text, add_special_tokens=False)
     if len(encoding.ids) == 1:
         return encoding.ids[0]

@@ -18,11 +18,13 @@ from jaxmodels.cli.common import (
     TextOnly,
     Verify,
     print_json,
+    read_file,
 )
 
 if TYPE_CHECKING:
     from jaxmodels.models.decoder import Decoder
 
+DEFAULT_PLOT = Path("hidden_attention.png")
 # Said once for the whole model, or derived from what is shown.
 _HIDDEN_FIELDS = ("d_model", "dim", "eps", "axis")
 # Parts of a layer that say much about it.
@@ -42,7 +44,9 @@ def inspect(
     hidden_attention: Annotated[
         int | None, typer.Option(metavar="BLOCK", help="Plot this state space block's matrix over the text.")
     ] = None,
-    plot: Annotated[Path, typer.Option(help="The plot's image file.")] = Path("hidden_attention.png"),
+    plot: Annotated[
+        Path | None, typer.Option(help=f"The plot's image file, {DEFAULT_PLOT} by default.")
+    ] = None,
     as_json: AsJson = False,
     text_only: TextOnly = False,
     verify: Verify = True,
@@ -56,13 +60,17 @@ def inspect(
 
     if text is not None and file is not None:
         raise ValueError("give --text or --file, not both")
-    shown = file.read_text("utf-8") if file is not None else text
+    shown = read_file(file) if file is not None else text
     if hidden_attention is not None and shown is None:
         raise ValueError("--hidden-attention needs a text: give --text or --file")
+    if plot is not None and hidden_attention is None:
+        raise ValueError("--plot is the image of --hidden-attention BLOCK; give that too, or leave it out")
     config, config_file = read_config(model, revision, text_only=text_only)
     report = {"config": str(config_file), **describe(config, context, dtype.value)}
     if shown is not None:
-        report |= _with_text(model, revision, verify, text_only, shown, hidden_attention, plot)
+        report |= _with_text(
+            model, revision, verify, text_only, shown, hidden_attention, plot or DEFAULT_PLOT
+        )
     if as_json:
         print_json(report)
     else:
@@ -82,7 +90,13 @@ def _with_text(
     if block is not None:
         plot_hidden_attention(loaded, text, block, image)
         report["hidden_attention"] = {"block": block, "plot": str(image)}
-    if any(isinstance(b.ffn, RoutedFeedForward) for b in loaded.config.blocks):
+    has_experts = any(isinstance(b.ffn, RoutedFeedForward) for b in loaded.config.blocks)
+    if block is None and not has_experts:
+        raise ValueError(
+            f"{model} has no experts whose load on a text could be shown; leave out --text and --file, or "
+            "give --hidden-attention BLOCK"
+        )
+    if has_experts:
         report["experts"] = expert_report(loaded, text)
     return report
 

@@ -7,6 +7,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from jax import Array
+    from matplotlib.figure import Figure
 
     from jaxmodels.model import Model
 
@@ -62,9 +63,10 @@ def plot_hidden_attention(model: "Model", text: str, block: int, image: Path) ->
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plotting needs matplotlib: pip install 'jaxmodels[plot]'") from error
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    _check_image(image, figure)
     tokens = encode(model, text, LONGEST_PLOT)
     shown = importance(hidden_attention(model.config, model.params, tokens, block))
-    figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.add_subplot()
     # Rows differ by orders of magnitude; the square root keeps small entries visible.
     drawn = axes.imshow(np.sqrt(shown), cmap="magma", interpolation="nearest")
@@ -75,3 +77,12 @@ def plot_hidden_attention(model: "Model", text: str, block: int, image: Path) ->
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6, parse_math=False)
         axes.set_yticks(range(len(names)), names, fontsize=6, parse_math=False)
     figure.savefig(image, dpi=150)
+
+
+def _check_image(image: Path, figure: "Figure") -> None:
+    """Raises ValueError where no image can be written under a name: before what is drawn is computed."""
+    kinds = sorted(figure.canvas.get_supported_filetypes())
+    if image.suffix[1:].lower() not in kinds:
+        raise ValueError(f"--plot {str(image)!r} must end in .png or another of: {', '.join(kinds)}")
+    if image.is_dir() or not image.parent.is_dir():
+        raise ValueError(f"--plot {str(image)!r} must be a file in a directory that exists")

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxmodels.cli.common import told_of_option
+
 if TYPE_CHECKING:
     from jaxmodels import Model
     from jaxmodels.decoding import Autoregressive
@@ -78,22 +80,29 @@ class Sampling:
         from jaxmodels.decoding import processors
 
         biases = None if self.logit_bias is None else dict(map(_bias, self.logit_bias))
-        made: tuple[tuple[Any, Any], ...] = (
-            (processors.LogitBias, biases),
-            (processors.RepetitionPenalty, self.repetition_penalty),
-            (processors.FrequencyPenalty, self.frequency_penalty),
-            (processors.PresencePenalty, self.presence_penalty),
-            (processors.NoRepeatNGram, self.no_repeat_ngram),
-            (processors.MinNewTokens, self.min_new_tokens),
+        given: tuple[tuple[str, Any, Any], ...] = (
+            ("logit-bias", processors.LogitBias, biases),
+            ("repetition-penalty", processors.RepetitionPenalty, self.repetition_penalty),
+            ("frequency-penalty", processors.FrequencyPenalty, self.frequency_penalty),
+            ("presence-penalty", processors.PresencePenalty, self.presence_penalty),
+            ("no-repeat-ngram", processors.NoRepeatNGram, self.no_repeat_ngram),
+            ("min-new-tokens", processors.MinNewTokens, self.min_new_tokens),
         )
-        return tuple(kind(value) for kind, value in made if value is not None)
+        made = []
+        for option, kind, value in given:
+            if value is not None:
+                with told_of_option(option):
+                    made.append(kind(value))
+        return tuple(made)
 
 
 def _bias(text: str) -> tuple[int, float]:
+    from jaxmodels.checks import shown
+
     token, _, bias = text.partition("=")
     try:
         return int(token), float(bias)
     except ValueError:
         raise ValueError(
-            f"--logit-bias must be a token id and a number, such as 42=-1.5, got {text!r}"
+            f"--logit-bias must be a token id and a number, such as 42=-1.5, got {shown(text)}"
         ) from None

@@ -21,6 +21,7 @@ class StrategyName(StrEnum):
     EARLY_EXIT = "early-exit"
 
 
+MOST_GUESSES = 2**30
 BELONGS_TO = {
     "draft": (StrategyName.SPECULATIVE,),
     "guesses": (StrategyName.SPECULATIVE, StrategyName.JACOBI),
@@ -61,6 +62,8 @@ class StrategyOptions:
                 raise ValueError(f"--{option.replace('_', '-')} belongs to {owners}")
         if self.guesses is not None and self.guesses < 1:
             raise ValueError(f"--guesses must be at least 1, got {self.guesses}")
+        if self.guesses is not None and self.guesses > MOST_GUESSES:
+            raise ValueError(f"--guesses must be at most {MOST_GUESSES}, got {self.guesses}")
         if self.name is StrategyName.SPECULATIVE and self.draft is None:
             raise ValueError("--strategy speculative needs --draft, a small model with the same tokenizer")
 
@@ -84,7 +87,7 @@ class StrategyOptions:
         }
         if self.name is StrategyName.JACOBI:
             if base.sampler != Greedy():
-                raise ValueError("--strategy jacobi is greedy; leave out the sampling options")
+                raise ValueError("--strategy jacobi is greedy; leave out --recommended and sampling")
             return Jacobi(**shared, **_given({"window": None if self.guesses is None else self.guesses + 1}))
         assert self.draft is not None
         model = load(self.draft)

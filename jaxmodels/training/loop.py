@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 
 from jaxmodels.checkpoints.atomic import replace_file
 from jaxmodels.layers.spec import Params, count_params
+from jaxmodels.memory import check_fits
 from jaxmodels.models.families import config_from_hf
 from jaxmodels.models.scanned import ScannedDecoder
 from jaxmodels.training.checkpointing import TrainCheckpoints
@@ -33,7 +34,14 @@ from jaxmodels.training.loss import nats_to_bits_per_byte
 from jaxmodels.training.metrics import append_metrics, plot_loss, read_metrics, rewind_metrics
 from jaxmodels.training.progress import TrainProgress
 from jaxmodels.training.recipe import Recipe, load_recipe
-from jaxmodels.training.run_directory import RECIPE_FILE, check_unchanged, claim, only_trainer
+from jaxmodels.training.run_directory import (
+    RECIPE_FILE,
+    check_owner,
+    check_unchanged,
+    claim,
+    is_claimed,
+    only_trainer,
+)
 from jaxmodels.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from jaxmodels.training.train import TrainState, abstract_state, init_state, make_train_step
 
@@ -91,9 +99,11 @@ def train(
 
 
 def _train(recipe: Recipe, output: Path, model: LanguageModel | None, console: Console) -> tuple[Run, Score]:
-    claim(output, recipe)
+    check_owner(output, recipe)
     model = _build_model(recipe) if model is None else model
+    _check_batch_fits(recipe)
     data = prepare_data(recipe, output)
+    claim(output, recipe)
     console.print(
         f"{count_params(model.spec()):,} parameters, {len(data.train.tokens):,} training tokens, "
         f"{recipe.steps * recipe.batch_size * recipe.sequence_length / len(data.train.tokens):.2f} epochs"
@@ -241,6 +251,16 @@ def _build_model(recipe: Recipe) -> LanguageModel:
     return ScannedDecoder(decoder) if recipe.stack == "scanned" else decoder
 
 
+def _check_batch_fits(recipe: Recipe) -> None:
+    """Raises ValueError where a batch or the logits of a micro-batch are larger than the free memory."""
+    tokens, vocab_size = recipe.batch_size * recipe.sequence_length, recipe.model["vocab_size"]
+    check_fits(
+        f"a step of batch_size={recipe.batch_size} windows of sequence_length={recipe.sequence_length} "
+        f"tokens, with accumulate={recipe.accumulate} and vocab_size={vocab_size},",
+        4 * tokens + 4 * tokens * vocab_size // recipe.accumulate,
+    )
+
+
 def _batches(recipe: Recipe, side: str, tokens: np.ndarray, seed: int) -> Batches:
     if len(tokens) < recipe.sequence_length:
         raise ValueError(
@@ -253,7 +273,7 @@ def _batches(recipe: Recipe, side: str, tokens: np.ndarray, seed: int) -> Batche
 
 
 def _tokenizer(recipe: Recipe, files: tuple[Path, ...], directory: Path) -> Tokenizer:
-    if (directory / "tokenizer.json").is_file():
+    if is_claimed(directory.parent) and (directory / "tokenizer.json").is_file():
         return load_tokenizer(directory)
     if recipe.tokenizer is not None:
         tokenizer = load_tokenizer(recipe.tokenizer)

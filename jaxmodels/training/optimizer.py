@@ -9,6 +9,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxmodels.checks import whole
 from jaxmodels.layers.spec import Param, ParamTree, unflatten, walk
 
 
@@ -144,8 +145,7 @@ def _progress(step: ArrayLike, start: int, end: int) -> Float[Array, ""]:
 def _check_schedule(peak: float, warmup_steps: int, total_steps: int, final_fraction: float) -> None:
     if not 0 < peak < math.inf:
         raise ValueError(f"peak must be a positive learning rate, got {peak}")
-    if total_steps < 1:
-        raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+    whole("total_steps", total_steps, low=1)
     if not 0 <= warmup_steps <= total_steps:
         raise ValueError(f"warmup_steps must be in 0..{total_steps} (total_steps), got {warmup_steps}")
     if not 0 <= final_fraction <= 1:

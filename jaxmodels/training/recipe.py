@@ -9,10 +9,29 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxmodels.checkpoints.atomic import replace_file
+from jaxmodels.checks import number, shown, whole
 from jaxmodels.training.optimizer import AdamW, WarmupCosine, WarmupStableDecay
 from jaxmodels.training.router_losses import RouterLosses
 
 T = TypeVar("T")
+# The least values of a recipe's whole numbers.
+_LEAST = {
+    "sequence_length": 2,
+    "batch_size": 1,
+    "accumulate": 1,
+    "evaluate_every": 1,
+    "checkpoint_every": 1,
+    "log_every": 1,
+    "evaluation_windows": 1,
+}
+# What the types of fields are called in JSON.
+_IN_JSON: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    str | None: "a text or null",
+    tuple[str, ...]: "a list of texts",
+}
 _SCHEDULES = {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay}
 
 
@@ -62,26 +81,16 @@ class Recipe:
     evaluation_windows: int = 64
 
     def __post_init__(self) -> None:
-        for name in (
-            "batch_size",
-            "accumulate",
-            "evaluate_every",
-            "checkpoint_every",
-            "log_every",
-            "evaluation_windows",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Recipe: {name} must be at least 1, got {getattr(self, name)}")
-        if self.sequence_length < 2:
-            raise ValueError(f"Recipe: sequence_length must be at least 2, got {self.sequence_length}")
+        for name, low in _LEAST.items():
+            whole(f"Recipe: {name}", getattr(self, name), low=low)
+        whole("Recipe: seed", self.seed, high=2**63 - 1)
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"Recipe: batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}"
             )
         if self.stack not in ("unrolled", "scanned"):
             raise ValueError(f"Recipe: stack must be 'unrolled' or 'scanned', got {self.stack!r}")
-        if self.z_loss < 0:
-            raise ValueError(f"Recipe: z_loss must not be negative, got {self.z_loss}")
+        number("Recipe: z_loss", self.z_loss, low=0)
         for name in ("train_files", "held_out_files"):
             if not getattr(self, name):
                 raise ValueError(f"Recipe: {name} is empty; name at least one file or pattern")
@@ -109,8 +118,8 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     if isinstance(values.get("schedule"), Mapping):
         schedule = dict(values["schedule"])
         kind = schedule.pop("kind", None)
-        if kind not in _SCHEDULES:
-            raise ValueError(f"recipe: schedule.kind must be one of {sorted(_SCHEDULES)}, got {kind!r}")
+        if not isinstance(kind, str) or kind not in _SCHEDULES:
+            raise ValueError(f"recipe: schedule.kind must be one of {sorted(_SCHEDULES)}, got {shown(kind)}")
         values["schedule"] = _build(_SCHEDULES[kind], schedule, "recipe: schedule.")
     if isinstance(values.get("optimizer"), Mapping):
         values["optimizer"] = _build(AdamW, values["optimizer"], "recipe: optimizer.")
@@ -144,16 +153,20 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if not path.is_file():
         if str(name_or_path) not in list_recipes():
             raise FileNotFoundError(
-                f"load_recipe: {str(name_or_path)!r} is neither a file nor one of {list_recipes()}"
+                f"{str(name_or_path)!r} is neither a recipe file nor one of the recipes of the package: "
+                f"{', '.join(list_recipes())}"
             )
         path = Path(str(resources.files("jaxmodels.training") / "recipes" / f"{name_or_path}.json"))
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"load_recipe: {str(path)!r} is not JSON: {error}") from error
+        raise ValueError(f"{str(path)!r} is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"load_recipe: {str(path)!r} must hold a JSON object, got {type(values).__name__}")
-    return recipe_from_dict(values)
+        raise ValueError(f"{str(path)!r} must hold a JSON object, got {type(values).__name__}")
+    try:
+        return recipe_from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error
 
 
 def save_recipe(recipe: Recipe, path: str | Path) -> None:
@@ -179,8 +192,8 @@ def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
             raise ValueError(f"{where}{name} is missing")
     for name, value in values.items():
         if not _accepts(fields[name].type, value):
-            expected = getattr(fields[name].type, "__name__", fields[name].type)
-            raise ValueError(f"{where}{name} must be {expected}, got {value!r}")
+            expected = _IN_JSON.get(fields[name].type, "an object")
+            raise ValueError(f"{where}{name} must be {expected}, got {shown(value)}")
     return cls(**values)
 
 

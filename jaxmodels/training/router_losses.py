@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.checks import number
 from jaxmodels.layers.moe.losses import (
     chunk_sparsity_loss,
     coupling_loss,
@@ -67,8 +68,7 @@ class RouterLosses:
         for name in (
             "load_balance", "z", "coupling", "coupling_alpha", "locality", "chunk", "bias_rate",
         ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ValueError(f"RouterLosses: {name} must not be negative, got {getattr(self, name)}")
+            number(f"RouterLosses: {name}", getattr(self, name), low=0)
         if self.chunk_size < 1:
             raise ValueError(f"RouterLosses: chunk_size must be at least 1, got {self.chunk_size}")
         if self.coupling_alpha > 1:

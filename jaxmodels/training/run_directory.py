@@ -25,7 +25,12 @@ def only_trainer(directory: Path) -> Iterator[None]:
     Raises:
         ValueError: another process, or another call in this one, trains there.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"output_dir {str(directory)!r} cannot be made a directory: {error.strerror or error}"
+        ) from error
     with only_holder(directory / LOCK_FILE) as is_alone:
         if not is_alone:
             raise ValueError(
@@ -35,15 +40,25 @@ def only_trainer(directory: Path) -> Iterator[None]:
         yield
 
 
+def is_claimed(directory: Path) -> bool:
+    """Whether a run has begun there. What a call that failed before has left is not gone on with."""
+    return (directory / RECIPE_FILE).exists()
+
+
 def claim(directory: Path, recipe: Recipe) -> None:
-    """Ties a directory to one recipe: a resumed run with other settings would be neither of the two.
+    """Ties a directory to one recipe, once its data are there and its model can be built."""
+    if not is_claimed(directory):
+        save_recipe(recipe, directory / RECIPE_FILE)
+
+
+def check_owner(directory: Path, recipe: Recipe) -> None:
+    """Looks whether a directory is free or this recipe's: a run gone on with by another would be neither.
 
     Raises:
         ValueError: it belongs to another recipe.
     """
     path = directory / RECIPE_FILE
     if not path.exists():
-        save_recipe(recipe, path)
         return
     saved, given = recipe_to_dict(load_recipe(path)), recipe_to_dict(recipe)
     changed = [f"{key}: {saved[key]!r} -> {given[key]!r}" for key in saved if saved[key] != given[key]]
@@ -65,7 +80,7 @@ def check_unchanged(directory: Path, streams: Mapping[str, np.ndarray]) -> None:
         name: {"tokens": len(tokens), "crc32": zlib.crc32(tokens.tobytes())}
         for name, tokens in streams.items()
     }
-    if not path.exists():
+    if not path.exists() or not is_claimed(directory):
         replace_file(path, json.dumps(found, indent=2) + "\n")
     elif (saved := read_json_object(path)) != found:
         raise ValueError(

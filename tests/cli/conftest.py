@@ -53,7 +53,7 @@ def model_dir(tmp_path_factory) -> Path:
 def run():
     """Runs `jaxmodels` with arguments, and expects an exit code, 0 unless given."""
 
-    def call(*arguments: object, code: int = 0, stdin: str | None = None):
+    def call(*arguments: object, code: int = 0, stdin: str | bytes | None = None):
         result = CliRunner().invoke(app, [str(one) for one in arguments], input=stdin)
         assert result.exit_code == code, (result.output, result.exception)
         return result

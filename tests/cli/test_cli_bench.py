@@ -1,6 +1,7 @@
 """`jaxmodels bench`: figures that agree with each other, and sizes that are checked."""
 
 import json
+import re
 
 import pytest
 
@@ -49,6 +50,19 @@ def test_sizes_are_checked_by_name(run, config_file, option):
     low = 2 if option == "new" else 1
     error = run("bench", config_file, f"--{option}", low - 1, code=2).stderr
     assert error == f"jaxmodels: error: --{option} must be at least {low}, got {low - 1}\n"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (("--new", 10**20), "--new must be at most 1073741824, got 100000000000000000000"),
+        (("--prompt", 2**31), "--prompt must be at most 1073741824, got 2147483648"),
+        (("--batch", 10**9), r"for --batch 1000000000, --prompt 512 and --new 64 needs [\d,]+ bytes"),
+    ],
+)
+def test_sizes_that_no_machine_holds_are_named(run, config_file, sizes, message):
+    error = run("bench", config_file, *sizes, code=2).stderr
+    assert re.search(message, error) and error.count("\n") == 1
 
 
 def test_the_probe_reads_memory_at_a_plausible_rate():

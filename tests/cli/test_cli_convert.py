@@ -101,12 +101,32 @@ def test_a_checkpoint_is_not_overwritten_unasked(run, model_dir, tmp_path):
         (("--to", "hf", "--family", "llama"), "--family llama: a mamba2 model has no such form"),
         (("--to", "hf", "--family", "gpt5"), "--family 'gpt5' is not known; the families are"),
         (("--to", "orbax", "--max-shard-gb", 1), "Orbax chooses its own files"),
-        (("--to", "hf", "--max-shard-gb", 0), "--max-shard-gb must be above 0, got 0"),
+        (("--to", "hf", "--max-shard-gb", 0), "--max-shard-gb must be above 0 and at most 1,000,000, got 0"),
+        (("--to", "hf", "--max-shard-gb", "inf"), "--max-shard-gb must be above 0 and at most"),
+        (("--to", "hf", "--max-shard-gb", "nan"), "--max-shard-gb must be above 0 and at most"),
     ],
 )
 def test_bad_options_are_named_and_write_nothing(run, model_dir, tmp_path, arguments, message):
     assert message in run("convert", model_dir, tmp_path / "out", *arguments, code=2).stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("destination", "message"),
+    [
+        ("file", "is a file; a checkpoint is saved to a directory"),
+        ("loop", "cannot be read: Too many levels of symbolic links"),
+        ("x" * 300, "cannot be read: File name too long"),
+    ],
+)
+def test_destinations_are_looked_at_before_the_weights(
+    run, model_dir, tmp_path, monkeypatch, destination, message
+):
+    monkeypatch.setattr(jm, "load", None)
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    error = run("convert", model_dir, tmp_path / destination, "--to", "hf", code=2).stderr
+    assert message in error and error.count("\n") == 1
 
 
 def test_a_family_that_would_lose_something_is_refused():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxmodels as jm
+from jaxmodels.cli import common
 from jaxmodels.cli.generate import _read_prompt
 from jaxmodels.decoding import Autoregressive, Sample
 from jaxmodels.decoding.processors import (
@@ -197,11 +198,41 @@ def test_the_timing_line_can_be_left_out(generate):
         (("--temperature", 0), "temperature must be a finite number > 0, got 0"),
         (("--max-new-tokens", 0), "max_new_tokens must be a whole number >= 1 .*, got 0"),
         (("--revision", "main"), "not a Hugging Face repository"),
+        (("-n", 10**20), "max_new_tokens must be a whole number .*, got 100000000000000000000"),
+        (("--seed", -1), "seed must be a whole number >= 0 .*, got -1"),
+        (("--seed", 2**64), "seed must be a whole number .*, got 18446744073709551616"),
+        (("--stop", "\udcff"), "--stop has half of a surrogate pair"),
+        (("--repetition-penalty", 0), "--repetition-penalty: penalty must be a finite number > 0, got 0"),
+        (("--presence-penalty", "nan"), "--presence-penalty: penalty must be a finite number, got nan"),
+        (("--logit-bias", "3=nan"), "--logit-bias: bias of token 3 must be a finite number, got nan"),
+        (("--logit-bias", "9" * 5000), r"such as 42=-1.5, got '9{70,}\.\.\.\n"),
+        (
+            ("--strategy", "jacobi", "--guesses", 2**31),
+            "--guesses must be at most 1073741824, got 2147",
+        ),
+        (("--strategy", "jacobi", "--guesses", 2**30), r"the logits of 1 rows .* needs [\d,]+ bytes"),
+        (("--strategy", "jacobi", "--recommended"), "leave out --recommended and sampling"),
+        (("--json", "--logprobs", 265), "top_logprobs=265 exceeds the vocabulary's 264 tokens"),
+        (("--model", "~nobody-of-this-name/x"), "'~nobody-of-this-name/x' is no path"),
+        (("--model", "x" * 5000), r"x\.\.\. cannot be read: File name too long"),
     ],
 )
 def test_bad_options_are_named(generate, arguments, message):
     result = generate(PROMPT, *arguments, code=2)
     assert result.stdout == "" and re.search(message, result.stderr), result.stderr
+
+
+def test_texts_that_are_no_utf8_or_too_large_are_named(generate, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "LARGEST_TEXT", 1000)
+    file = tmp_path / "latin.txt"
+    for content, message in (
+        (b"caf\xe9 ", r"is not UTF-8 text \(byte 0xe9 at offset 3\); re-encode it"),
+        (b"x" * 1001, "holds more than 1,000 bytes; give a shorter text"),
+    ):
+        file.write_bytes(content)
+        for command in (generate, lambda *given, **code: run("inspect", *given, **code)):
+            assert re.search(rf"--file '.*latin.txt' {message}", command("--file", file, code=2).stderr)
+        assert re.search(f"standard input {message}", generate(stdin=content, code=2).stderr)
 
 
 def test_a_file_that_is_not_there(generate):

@@ -114,6 +114,28 @@ def test_a_text_is_needed_for_what_depends_on_it(run, tmp_path):
     (tmp_path / "text").write_text("x")
     error = run("inspect", "--text", "x", "--file", tmp_path / "text", code=2).stderr
     assert "not both" in error
+    error = run("inspect", "--text", "x", code=2).stderr
+    assert "tiny-mamba2 has no experts whose load on a text could be shown" in error
+    assert "--plot is the image of --hidden-attention" in run("inspect", "--plot", "x.png", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("", "must end in .png or another of"),
+        ("seen.foo", "must end in .png or another of"),
+        ("nowhere/seen.png", "must be a file in a directory that exists"),
+    ],
+)
+def test_images_that_cannot_be_written(run, tmp_path, monkeypatch, image, message):
+    monkeypatch.chdir(tmp_path)
+    error = run("inspect", "--text", "x", "--hidden-attention", 1, "--plot", image, code=2).stderr
+    assert "--plot" in error and message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_home_that_is_not_there(run):
+    assert "is no path" in run("inspect", "~nobody-of-this-name/x", code=2).stderr
 
 
 def test_a_hybrid_with_experts(run):

@@ -112,6 +112,22 @@ def test_a_directory_belongs_to_one_recipe_and_its_data(recipe, tmp_path):
         train(recipe, tmp_path / "run", model=MODEL, console=quiet)
 
 
+def test_a_directory_is_free_until_a_run_has_begun_in_it(recipe, tmp_path):
+    """Whoever corrects a recipe that failed need not look for another directory."""
+    quiet = Console(file=io.StringIO())
+    for wrong, message in (
+        ({"held_out_files": ("nowhere/*",)}, "no file matches 'nowhere/"),
+        ({"sequence_length": 10**6}, "are fewer than one window"),
+        ({"batch_size": 2**30}, r"a step of batch_size=1073741824 windows .* needs [\d,]+ bytes"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            train(dataclasses.replace(recipe, **wrong), tmp_path / "run", model=MODEL, console=quiet)
+    (tmp_path / "a.py").write_text("changed = True\n" * 200)
+    train(recipe, tmp_path / "run", model=MODEL, console=quiet)
+    with pytest.raises(ValueError, match=r"output_dir .*a\.py' cannot be made a directory"):
+        train(recipe, tmp_path / "a.py", model=MODEL, console=quiet)
+
+
 def test_unusable_data_is_named(recipe, tmp_path):
     quiet = Console(file=io.StringIO())
     both = dataclasses.replace(recipe, held_out_files=recipe.train_files)

@@ -69,13 +69,24 @@ def test_the_bundled_recipes_are_small_models_of_transformers(name):
         ),
         ({"schedule": 3}, "schedule must be .*got 3"),
         ({"optimizer": {"beta": 1}}, r"optimizer\.beta is not known"),
-        ({"optimizer": {"b1": "0.9"}}, r"optimizer\.b1 must be float, got '0\.9'"),
+        ({"optimizer": {"b1": "0.9"}}, r"optimizer\.b1 must be a number, got '0\.9'"),
+        ({"schedule": {"kind": ["linear"]}}, r"schedule\.kind must be one of .*got \['linear'\]"),
+        ({"schedule": {**VALUES["schedule"], "total_steps": 10**20}}, "total_steps must be a whole number"),
+        ({"train_files": [None]}, r"train_files must be a list of texts, got \(None,\)"),
+        ({"model": None}, "model must be an object, got None"),
+        ({"tokenizer": 3}, "tokenizer must be a text or null, got 3"),
+        ({"batch_size": 10**20}, "batch_size must be a whole number >= 1 and <= 2147483647, got 1000"),
+        ({"seed": -1}, "seed must be a whole number >= 0 .*, got -1"),
+        ({"seed": 2**70}, "seed must be a whole number >= 0 .*, got 1180"),
+        ({"z_loss": float("nan")}, "z_loss must be a finite number >= 0, got nan"),
+        ({"router_losses": {"z": float("nan")}}, "RouterLosses: z must be a finite number >= 0, got nan"),
+        ({"evaluation_windows": 10**15}, "evaluation_windows must be a whole number >= 1 and <="),
         ({"train_files": "a.py"}, "train_files must be .*got 'a.py'"),
         ({"train_files": []}, "train_files is empty"),
-        ({"batch_size": True}, "batch_size must be int, got True"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": True}, "batch_size must be a whole number, got True"),
+        ({"batch_size": 0}, "batch_size must be a whole number >= 1 .*, got 0"),
         ({"batch_size": 3, "accumulate": 2}, "batch_size=3 is not divisible by accumulate=2"),
-        ({"sequence_length": 1}, "sequence_length must be at least 2, got 1"),
+        ({"sequence_length": 1}, "sequence_length must be a whole number >= 2 .*, got 1"),
         ({"z_loss": -1.0}, "z_loss"),
         ({"model": {"model_type": "toy"}}, "vocab_size, got None"),
     ],
@@ -93,6 +104,9 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match=r"broken\.json.*not JSON"):
         load_recipe(tmp_path / "broken.json")
+    (tmp_path / "bad.json").write_text(json.dumps(VALUES | {"batch_size": 0}))
+    with pytest.raises(ValueError, match=r"bad\.json': Recipe: batch_size must be"):
+        load_recipe(tmp_path / "bad.json")
     (tmp_path / "list.json").write_text(json.dumps([1]))
     with pytest.raises(ValueError, match="must hold a JSON object, got list"):
         load_recipe(tmp_path / "list.json")

@@ -147,7 +147,7 @@ def test_losses_that_apply_to_nothing_are_refused():
         step(RouterLosses(coupling=0.5), model)
     with pytest.raises(ValueError, match="no block of the model is a mixture"):
         RouterLosses(z=1.0).check(MODEL.spec(), {})
-    with pytest.raises(ValueError, match="z must not be negative, got -1"):
+    with pytest.raises(ValueError, match="z must be a finite number >= 0, got -1"):
         RouterLosses(z=-1)
     with pytest.raises(ValueError, match="scope must be one of row, micro_batch, batch, got 'world'"):
         RouterLosses(scope="world")
