@@ -186,7 +186,7 @@ def weight_files(directory: Path, single: str, index: str) -> tuple[dict[str, Pa
             f"{index_path}: 'weight_map' is {weight_map!r}; it must map tensor names to file names"
         )
     for tensor, file in weight_map.items():
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or not file or Path(file).name != file:
             raise CheckpointError(
                 f"{index_path}: tensor {tensor!r} is in {file!r}; it must name a file beside the index"
             )

@@ -1,6 +1,8 @@
 """What several commands share: the default model, option types, finding a `config.json`, printing."""
 
 import json
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,9 +76,25 @@ def read_text(name: str, file: BinaryIO) -> str:
 
 
 def read_file(file: Path) -> str:
-    """`read_text` of the file that --file names."""
-    with file.open("rb") as opened:
-        return read_text(f"--file {str(file)!r}", opened)
+    """`read_text` of the file that --file names, which may be a pipe.
+
+    Raises:
+        ValueError: as `read_text`, or a pipe that nothing has been written to and nobody can write to.
+    """
+    name = f"--file {str(file)!r}"
+    with open(file, "rb", opener=_open_at_once) as opened:
+        text = read_text(name, opened)
+        if not text and stat.S_ISFIFO(os.fstat(opened.fileno()).st_mode):
+            raise ValueError(f"{name} is a pipe that nobody writes to; begin to write to it first")
+        return text
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file, and a named pipe without waiting for somebody who opens its other end."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(descriptor, True)
+    return descriptor
 
 
 @contextmanager

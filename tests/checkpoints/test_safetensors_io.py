@@ -277,6 +277,7 @@ def test_refuses_an_index_naming_a_tensor_that_its_shard_lacks(tmp_path: Path) -
         ('{"metadata": {}}', "'weight_map' is None"),
         ('{"weight_map": {"a": 3}}', "tensor 'a' is in 3"),
         ('{"weight_map": {"a": "../elsewhere.safetensors"}}', "must name a file beside the index"),
+        ('{"weight_map": {"a": ""}}', "must name a file beside the index"),
     ],
 )
 def test_refuses_a_corrupt_index(tmp_path: Path, content: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import sys
 
@@ -233,6 +234,19 @@ def test_texts_that_are_no_utf8_or_too_large_are_named(generate, run, tmp_path, 
         for command in (generate, lambda *given, **code: run("inspect", *given, **code)):
             assert re.search(rf"--file '.*latin.txt' {message}", command("--file", file, code=2).stderr)
         assert re.search(f"standard input {message}", generate(stdin=content, code=2).stderr)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_named_pipes(generate, model, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "is a pipe that nobody writes to" in generate("--file", pipe, code=2).stderr
+    held = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # keeps what is written, as a shell's <(...) does
+    writer = os.open(pipe, os.O_WRONLY)
+    os.write(writer, PROMPT.encode())
+    os.close(writer)
+    assert generate("--file", pipe).stdout == text_of(model) + "\n"
+    os.close(held)
 
 
 def test_a_file_that_is_not_there(generate):
