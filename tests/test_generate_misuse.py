@@ -136,11 +136,13 @@ def test_misuse_of_generate_is_named(options, message, model):
         (lambda: SCMoE(ranks=1), "ranks must be a sequence of ranks, got 1"),
         (lambda: SCMoE(ranks=("x",)), r"ranks\[0\] must be a whole number, got 'x'"),
         (lambda: SCMoE(ranks=()), r"ranks must be a sequence of at least one rank, got \(\)"),
-        (lambda: Autoregressive(processors=None), r"processors must be a sequence such as .*, got None"),
-        (lambda: Autoregressive(processors="ab"), "processors must be a sequence such as .*, got 'ab'"),
         (
-            lambda: Autoregressive(processors=MinNewTokens(1)),
-            r"processors must be a sequence .* MinNewTokens",
+            lambda: Autoregressive(processors=None),
+            r"processors must be a sequence of processors, .*, got None",
+        ),
+        (
+            lambda: Autoregressive(processors="ab"),
+            "processors must be a sequence of processors, .*, got 'ab'",
         ),
         (lambda: Autoregressive(processors=(MinNewTokens,)), r"processors\[0\] must be one such as MinNew"),
         (lambda: Jacobi(processors=[len]), r"processors\[0\] must be one such as .*function len"),

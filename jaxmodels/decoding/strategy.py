@@ -224,33 +224,23 @@ def check_options(strategy: Any, lowest: Mapping[str, int]) -> None:
         object.__setattr__(strategy, name, whole(name, getattr(strategy, name), low=low))
     if "sampler" in names:
         check_policy("sampler", strategy.sampler, "probabilities", "Greedy() or Sample(...)")
-    if "processors" in names and not is_traced(strategy.processors):
-        given = strategy.processors
-        if not isinstance(given, list | tuple):
-            raise ValueError(f"processors must be a sequence such as (MinNewTokens(3),), got {shown(given)}")
-        for i, processor in enumerate(given):
-            check_policy(f"processors[{i}]", processor, "positional", "MinNewTokens(3)")
-        object.__setattr__(strategy, "processors", tuple(given))
-
     if "processors" in names:
         object.__setattr__(strategy, "processors", _as_chain(strategy.processors))
 
 
 def _as_chain(processors: Any) -> Any:
     """A tuple of processors from one of them or several."""
-    if processors is None or is_traced(processors):  # a pytree taken apart
+    if is_traced(processors):  # a pytree taken apart
         return processors
-    several = (processors,) if _is_processor(processors) else processors
-    if not isinstance(several, Sequence) or not all(_is_processor(one) for one in several):
+    several = (processors,) if hasattr(processors, "positional") else processors
+    if not isinstance(several, list | tuple):
         raise ValueError(
-            "processors must be some of jaxmodels.decoding.processors, such as (NoRepeatNGram(3),), got "
-            f"{shown(processors)}"
+            "processors must be a sequence of processors, such as (MinNewTokens(3),), "
+            f"got {shown(processors)}"
         )
+    for i, processor in enumerate(several):
+        check_policy(f"processors[{i}]", processor, "positional", "MinNewTokens(3)")
     return tuple(several)
-
-
-def _is_processor(value: Any) -> bool:
-    return is_traced(value) or (hasattr(value, "positional") and not isinstance(value, type))
 
 
 def check_policy(name: str, value: Any, method: str, example: str) -> None:

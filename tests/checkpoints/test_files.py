@@ -78,7 +78,7 @@ def test_a_path_to_no_regular_file_is_refused(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("/" + "a" * 300, "aaa cannot be read: File name too long"),
+        ("/" + "a" * 300, r"aaa(\.\.\.)? cannot be read: File name too long"),
         ("./circle", "circle cannot be read: Too many levels of symbolic links"),
         ("circle/below", "circle/below cannot be read: Too many levels of symbolic links"),
         ("~nobody-of-this-name/model", "'~nobody-of-this-name/model' is no path"),

@@ -28,7 +28,7 @@ def test_folded_routers_route_alike_and_fit_a_checkpoint():
     folded, arrays = fold_routers(config, params)
     assert folded == plain
     assert isinstance(folded.blocks[0].ffn.router, SoftmaxTopK)
-    assert {k: v.shape for k, v in arrays["blocks"]["0"]["ffn"]["router"].items()} == {"w": (16, 4)}
+    assert {k: v.shape for k, v in arrays["blocks"]["0"]["ffn"]["router"].items()} == {"w": (4, 16)}
     tokens = draw_tokens(2, 5)
     np.testing.assert_allclose(
         forward(folded, arrays, tokens), forward(config, params, tokens), rtol=1e-5, atol=1e-5

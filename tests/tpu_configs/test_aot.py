@@ -204,7 +204,7 @@ def test_abstract_arguments_are_those_of_a_real_call():
     workload = Workload(batch=2, prompt=32, new_tokens=64, capacity=128, dtype="float32")
     given = abstract_arguments(config, workload, STRATEGY)
     model = jm.init(config)
-    ready = model._plan([[1, 2, 3], [4]], 64, STRATEGY, (), 0, None)
+    ready = model._plan([[1, 2, 3], [4]], 64, STRATEGY, (), None, 0, None)
 
     def shapes(tree):
         return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)

@@ -19,7 +19,7 @@ GREEDY = jm.decoding.Autoregressive()
 
 def ready(model, strategy=GREEDY, seed=0):
     """The request and cache that `Model.generate` would run with, packed."""
-    plan = model._plan(PROMPTS, WORKLOAD.new_tokens, strategy, (), seed, WORKLOAD.capacity)
+    plan = model._plan(PROMPTS, WORKLOAD.new_tokens, strategy, (), None, seed, WORKLOAD.capacity)
     return pack(plan.request), pack(plan.cache)
 
 
@@ -125,7 +125,7 @@ def test_unknown_programs_are_refused():
 
 def test_pack_and_unpack_are_inverse():
     model = jm.init(jm.config_from_hf(CONFIGS["qwen3"]))
-    plan = model._plan(PROMPTS, WORKLOAD.new_tokens, GREEDY, (), 0, WORKLOAD.capacity)
+    plan = model._plan(PROMPTS, WORKLOAD.new_tokens, GREEDY, (), None, 0, WORKLOAD.capacity)
     packed = pack((plan.request, plan.cache))
     assert packed["0"]["keys"].dtype == jnp.uint32
     request, cache = unpack((plan.request, plan.cache), packed)
