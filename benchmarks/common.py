@@ -192,7 +192,7 @@ class ReadBandwidth:
         return seconds(lambda: [probe() for _ in range(self.passes)]) / self.passes
 
     def gb_s(self, timings: Mapping[str, Timing]) -> float:
-        """The better probe's best run."""
+        """The better probe's best run: what the machine can give, which others on it only lessen."""
         read = max(self.num_bytes // (4 * 4096), 1) * 4 * 4096
         return max(read / timing.best for name, timing in timings.items() if "bandwidth" in name) / 1e9
 

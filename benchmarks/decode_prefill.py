@@ -129,7 +129,7 @@ def speeds(contestants: Mapping[str, Contestant], timings: Mapping[str, Timing])
     """Everyone's figures."""
     return {
         who: contestant.speed(
-            {name.removeprefix(f"{who}: "): t.best for name, t in timings.items() if name.startswith(who)}
+            {name.removeprefix(f"{who}: "): t.median for name, t in timings.items() if name.startswith(who)}
         )
         for who, contestant in contestants.items()
     }
@@ -149,7 +149,7 @@ def show_speeds(by_name: Mapping[str, Speed], size: int) -> Table:
         "", f"prefill {size}, last logits (ms)", "prefill, all logits (ms)", "decode (ms/token)",
         "prefill, last: × our time", "prefill, all: × our time", "decode: × our time",
     ]  # fmt: skip
-    return Table(caption="Best of the turns, batch 1, greedy", columns=columns, rows=rows)
+    return Table(caption="Medians of the turns, batch 1, greedy", columns=columns, rows=rows)
 
 
 def against_aims(family: str, by_name: Mapping[str, Speed], share_of_bandwidth: float) -> list[Target]:
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=CONTESTED, default=CONTESTED[0])
     parser.add_argument("--prompt", type=int, default=512, help="tokens in the prompt")
     parser.add_argument("--new", type=int, default=64, help="tokens to decode")
-    parser.add_argument("--rounds", type=int, default=4, help="turns of every measurement")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of every measurement")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.prompt, arguments.new, arguments.rounds = 40, 16, 1
@@ -196,7 +196,7 @@ def main() -> None:
         "decoding, weights alone": weights / decode / 1e9,
         "decoding, weights and caches": moved / decode / 1e9,
     }
-    products = timings["matrix products of the prefill alone"].best
+    products = timings["matrix products of the prefill alone"].median
     publish(
         Result(
             name=f"decode_prefill_{arguments.shape.replace('-', '_')}",
@@ -206,7 +206,7 @@ def main() -> None:
             f"The prefill's matrix products alone take {1e3 * products:.3g} ms.",
             values={
                 "runs_s": {name: timing.runs for name, timing in timings.items()},
-                "best_s": {name: asdict(speed) for name, speed in by_name.items()},
+                "median_s": {name: asdict(speed) for name, speed in by_name.items()},
                 "bandwidth_gb_s": bandwidth,
                 "weights_bytes": weights,
                 "moved_bytes": moved,

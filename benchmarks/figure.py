@@ -23,7 +23,7 @@ def draw(results: Mapping[str, Mapping[str, Any]]) -> None:
     """One row of bars per contestant, one panel per shape and measure; shorter is better."""
     figure, axes = plt.subplots(len(SHAPES), len(MEASURES), figsize=(8.5, 3.0), layout="constrained")
     for row, (name, shape) in zip(axes, SHAPES.items(), strict=True):
-        speeds = results[name]["values"]["best_s"]
+        speeds = results[name]["values"]["median_s"]
         for axis, (measure, label) in zip(row, MEASURES.items(), strict=True):
             names = list(reversed(speeds))
             values = [1e3 * speeds[who][measure] for who in names]

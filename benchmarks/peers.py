@@ -33,7 +33,7 @@ class Speed:
 
 class Contestant(Protocol):
     """`clocks` names its measurements, each of which gives the seconds of one run and is warm; `speed` makes
-    the figures of their best runs."""
+    the figures of their medians."""
 
     def logits(self) -> np.ndarray:
         """f32[V] after the whole prompt."""
@@ -43,7 +43,7 @@ class Contestant(Protocol):
 
     def clocks(self) -> Mapping[str, Callable[[], float]]: ...
 
-    def speed(self, best: Mapping[str, float]) -> Speed: ...
+    def speed(self, medians: Mapping[str, float]) -> Speed: ...
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class JaxModels:
             "forward": lambda: seconds(lambda: self.model(tokens)),
         }
 
-    def speed(self, best: Mapping[str, float]) -> Speed:
-        decode = (best["generate all"] - best["generate 1"]) / (self.new - 1)
-        return Speed(prefill_last=best["generate 1"], prefill_all=best["forward"], decode=decode)
+    def speed(self, medians: Mapping[str, float]) -> Speed:
+        decode = (medians["generate all"] - medians["generate 1"]) / (self.new - 1)
+        return Speed(prefill_last=medians["generate 1"], prefill_all=medians["forward"], decode=decode)
 
     def _plan(self, new: int) -> Plan:
         """The program for `self.new` tokens, told to stop after `new`: that is data, not a shape."""
@@ -130,12 +130,12 @@ class Transformers:
             "generate all": lambda: seconds(lambda: self._generate(self.new)),
         }
 
-    def speed(self, best: Mapping[str, float]) -> Speed:
-        by_generate = best["generate all"] - best["generate 1"]
+    def speed(self, medians: Mapping[str, float]) -> Speed:
+        by_generate = medians["generate all"] - medians["generate 1"]
         return Speed(
-            prefill_last=min(best["forward, last logits"], best["generate 1"]),
-            prefill_all=best["forward"],
-            decode=min(by_generate, best["steps in a bare loop"]) / (self.new - 1),
+            prefill_last=min(medians["forward, last logits"], medians["generate 1"]),
+            prefill_all=medians["forward"],
+            decode=min(by_generate, medians["steps in a bare loop"]) / (self.new - 1),
         )
 
     def _tokens(self) -> torch.Tensor:
@@ -231,11 +231,11 @@ class Mamba2Jax:
             "steps": decode,
         }
 
-    def speed(self, best: Mapping[str, float]) -> Speed:
+    def speed(self, medians: Mapping[str, float]) -> Speed:
         return Speed(
-            prefill_last=best["forward, last logits"],
-            prefill_all=best["forward"],
-            decode=best["steps"] / (self.new - 1),
+            prefill_last=medians["forward, last logits"],
+            prefill_all=medians["forward"],
+            decode=medians["steps"] / (self.new - 1),
         )
 
     def _tokens(self) -> Int[Array, "1 S"]:
