@@ -1,9 +1,10 @@
 """Logits processors: a chain of policies in front of the sampler, each of which bans or biases tokens.
 
 A strategy applies its `processors` in their order, to every logits that a token is picked or verified with.
-`jaxmodels.Model.recommended_strategy` orders them as `transformers` does: sequence bias, repetition,
-frequency and presence penalties, n-grams, bad words, least lengths, forced tokens, suppressed tokens.
-Temperature and the filters top-k, top-p, min-p, typical, epsilon and eta belong to the sampler behind them.
+`PerRow` gives each row of a batch one of its own. `jaxmodels.Model.recommended_strategy` orders them as
+`transformers` does: sequence bias, repetition, frequency and presence penalties, n-grams, bad words, least
+lengths, forced tokens, suppressed tokens. Temperature and the filters top-k, top-p, min-p, typical, epsilon
+and eta belong to the sampler behind them.
 """
 
 from jaxmodels.decoding.processors.bad_words import BadWords
@@ -15,6 +16,7 @@ from jaxmodels.decoding.processors.logit_bias import LogitBias
 from jaxmodels.decoding.processors.min_length import MinLength
 from jaxmodels.decoding.processors.min_new_tokens import MinNewTokens
 from jaxmodels.decoding.processors.no_repeat_ngram import NoRepeatNGram
+from jaxmodels.decoding.processors.per_row import PerRow
 from jaxmodels.decoding.processors.presence_penalty import PresencePenalty
 from jaxmodels.decoding.processors.repetition_penalty import RepetitionPenalty
 from jaxmodels.decoding.processors.sequence_bias import SequenceBias
@@ -31,6 +33,7 @@ __all__ = [
     "MinLength",
     "MinNewTokens",
     "NoRepeatNGram",
+    "PerRow",
     "PresencePenalty",
     "Processor",
     "RepetitionPenalty",

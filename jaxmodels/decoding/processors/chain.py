@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ class Context:
 
     tokens: i32[T], the row's text, prompt first; what stands beyond `length` is arbitrary. length: i32, of
     prompt and answer so far. prompt_length: i32. max_new: i32, tokens that the answer has at most.
-    stop_tokens: i32[any], those that end the row; -1 where there are fewer.
+    stop_tokens: i32[any], those that end the row; -1 where there are fewer. row: i32, its number in the
+    batch of `rows`.
     """
 
     tokens: jax.Array
@@ -27,6 +28,8 @@ class Context:
     prompt_length: jax.Array
     max_new: jax.Array
     stop_tokens: jax.Array
+    row: jax.Array
+    rows: int = struct.field(pytree_node=False)
 
     @property
     def new(self) -> Int[Array, ""]:
@@ -53,7 +56,8 @@ class Processor(Protocol):
     applies where later tokens become known before earlier ones.
     """
 
-    positional: ClassVar[bool]
+    @property
+    def positional(self) -> bool: ...
 
     def __call__(self, logits: Float[Array, "V"], context: Context) -> Float[Array, "V"]: ...
 
@@ -79,6 +83,8 @@ def contexts(request: Request, output: Output, guesses: Int[Array, "B G"] | None
         prompt_length=request.lengths,
         max_new=jnp.broadcast_to(request.max_new, (batch,)),
         stop_tokens=jnp.broadcast_to(request.stop_tokens, (batch, *request.stop_tokens.shape)),
+        row=jnp.arange(batch),
+        rows=batch,
     )
 
 
