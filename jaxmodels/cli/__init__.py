@@ -50,6 +50,13 @@ def _sentence(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {text}; --debug shows where"
 
 
+def _tell_what_is_not_told(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Shows what no one caught, as Python does, but for one thing: once a write to a full disk has failed,
+    threads of tensorstore still report to an event loop that Orbax has closed by then."""
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
+
+
 def _tell_error(message: str) -> None:
     # What came from the command line may hold bytes that are no characters.
     printable = f"jaxmodels: error: {message}".encode("utf-8", "backslashreplace").decode()
@@ -95,6 +102,7 @@ def _options(
 
 def main() -> None:
     """The `jaxmodels` command."""
+    sys.excepthook = _tell_what_is_not_told
     try:
         try:
             app(prog_name="jaxmodels")
