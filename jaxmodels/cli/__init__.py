@@ -50,11 +50,12 @@ def _sentence(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {text}; --debug shows where"
 
 
-def _tell_what_is_not_told(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Shows what no one caught, as Python does, but for one thing: once a write to a full disk has failed,
-    threads of tensorstore still report to an event loop that Orbax has closed by then."""
+def _tell_unraisable(event: Any) -> None:
+    """Shows what no one could be told of, as Python does, but for one thing: once a write to a full disk has
+    failed, threads of tensorstore still report to an event loop that Orbax has closed by then."""
+    error = event.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
+        sys.__unraisablehook__(event)
 
 
 def _tell_error(message: str) -> None:
@@ -102,7 +103,7 @@ def _options(
 
 def main() -> None:
     """The `jaxmodels` command."""
-    sys.excepthook = _tell_what_is_not_told
+    sys.unraisablehook = _tell_unraisable
     try:
         try:
             app(prog_name="jaxmodels")
