@@ -101,6 +101,11 @@ class Attention:
             rope=self.rope,
         )
 
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """What the layer asks a window to rotate by."""
+        return () if self.rope is None else (self.rope,)
+
     def spec(self) -> ParamTree:
         d, n, k, h = self.d_in, self.num_heads, self.num_kv_heads, self.head_dim
         tree: ParamTree = {

@@ -95,6 +95,11 @@ class LatentAttention:
                 f"query_rank={self.query_rank} and query_norm={self.query_norm}: give both or neither"
             )
 
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """What the layer asks a window to rotate by."""
+        return () if self.rope is None else (self.rope,)
+
     def spec(self) -> ParamTree:
         d, n, r, h, i = self.d_model, self.num_heads, self.kv_rank, self.key_dim, self.value_dim
         width = h + self.rope_dim
@@ -256,7 +261,7 @@ class LatentAttention:
         return jnp.concatenate([latent, self._rotate(shared[:, :, None], window)[:, :, 0]], axis=-1)
 
     def _rotate(self, x: Float[Array, "B S N X"], window: Window) -> Float[Array, "B S N X"]:
-        return x if self.rope is None else apply_rope(x, window.rotations(self.rope), self.rope.style)
+        return x if self.rope is None else apply_rope(x, window.rotation(self.rope), self.rope.style)
 
     def _output(self, params: Params, out: Float[Array, "B S N I"]) -> Float[Array, "B S D"]:
         y = linear(rearrange(out, "b s n i -> b s (n i)"), rearrange(params["w_o"], "d n i -> d (n i)"))

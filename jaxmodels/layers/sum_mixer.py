@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.linear import scaled
+from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import Params, ParamTree
-from jaxmodels.layers.window import Mixer, Window
+from jaxmodels.layers.window import Mixer, Window, ropes_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,10 @@ class SumMixer:
         names = [branch.name for branch in self.branches]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"branches must have different names, and be at least one, got {names}")
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        return ropes_of(*(branch.mixer for branch in self.branches))
 
     def spec(self) -> ParamTree:
         return {branch.name: branch.mixer.spec() for branch in self.branches}

@@ -1,7 +1,9 @@
 """What every layer is told about the window of tokens it is shown, and the two verbs it answers with."""
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,12 +37,16 @@ Mask: TypeAlias = Causal | Bidirectional | jax.Array
 class Window:
     """One window of tokens against a history. Built anew inside each trace; never crosses a jit boundary.
 
-    start: tokens already committed in each row.
-    positions: logical position of each window token (what rotary embeddings and masks read).
-    valid: how many leading tokens of each row are real; the rest is padding.
-    mask: who sees whom inside the window.
-    known: how many tokens of each row's sequence are certain, see `lengths`; None: those up to the window's
-        end.
+    Attributes:
+        start: tokens already committed in each row.
+        positions: logical position of each window token (what rotary embeddings and masks read).
+        valid: how many leading tokens of each row are real; the rest is padding.
+        mask: who sees whom inside the window.
+        known: how many tokens of each row's sequence are certain, see `lengths`; None: those up to the
+            window's end.
+        slots: the cache slot, counted in tokens, that each token is written to; None: those from `start` on.
+        index: the place of each token in the window as the caller gave it; None: its place in this one.
+        rotations: what was made by `with_rotations`; `rotation` makes the others.
     """
 
     start: Int[Array, "B"]
@@ -48,7 +54,11 @@ class Window:
     valid: Int[Array, "B"]
     mask: Mask = CAUSAL
     known: Int[Array, "B"] | None = None
-    _rotations: dict[Rope, Rotations] = field(default_factory=dict, repr=False, compare=False)
+    slots: Int[Array, "B S"] | None = None
+    index: Int[Array, "B S"] | None = None
+    rotations: Mapping[Rope, Rotations] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False, compare=False
+    )
 
     @property
     def size(self) -> int:
@@ -80,24 +90,36 @@ class Window:
             return None
         return jnp.broadcast_to(self.mask, (self.start.shape[0], self.size, self.size))
 
-    def rotations(self, rope: Rope) -> Rotations:
-        """Cosines and sines of the window under `rope`, computed once per trace for all layers."""
-        if rope not in self._rotations:
-            self._rotations[rope] = rope.rotations(self.positions, self.lengths)
-        return self._rotations[rope]
+    def rotation(self, rope: Rope) -> Rotations:
+        """Cosines and sines of the window under `rope`."""
+        made = self.rotations.get(rope)
+        return rope.rotations(self.positions, self.lengths) if made is None else made
+
+    def with_rotations(self, ropes: Iterable[Rope]) -> "Window":
+        """The window with its rotations under `ropes`, which all layers then share.
+
+        They belong to these positions and lengths: a window that is given others must be given them anew.
+        """
+        made = {rope: rope.rotations(self.positions, self.lengths) for rope in ropes}
+        return replace(self, rotations=MappingProxyType(made))
 
 
 def fresh_window(
-    tokens: Int[Array, "B S"], valid: Int[Array, "B"] | None = None, mask: Mask = CAUSAL
+    tokens: Int[Array, "B S"],
+    valid: Int[Array, "B"] | None = None,
+    mask: Mask = CAUSAL,
+    *,
+    ropes: Iterable[Rope] = (),
 ) -> Window:
-    """The window of a whole sequence with no history."""
+    """The window of a whole sequence with no history, with its rotations under `ropes`."""
     batch, size = tokens.shape
-    return Window(
+    window = Window(
         start=jnp.zeros((batch,), jnp.int32),
         positions=jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (batch, size)),
         valid=jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32),
         mask=mask,
     )
+    return window.with_rotations(ropes)
 
 
 def next_window(
@@ -186,6 +208,20 @@ class Mixer(Protocol):
 
         With `n` None, the window's valid tokens are: that state was already computed by `peek`.
         """
+
+
+@runtime_checkable
+class Rotating(Protocol):
+    """A layer, block or model that asks a window for rotations."""
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """The rotary embeddings it asks for."""
+
+
+def ropes_of(*parts: Any) -> tuple[Rope, ...]:
+    """The rotary embeddings that these parts of a model ask a window for, each once."""
+    return tuple(dict.fromkeys(rope for part in parts if isinstance(part, Rotating) for rope in part.ropes))
 
 
 def peek(

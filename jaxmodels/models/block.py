@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 from jaxmodels.layers.mlp import FeedForward
 from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
+from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import Params, ParamTree
-from jaxmodels.layers.window import Mixer, Window
+from jaxmodels.layers.window import Mixer, Window, ropes_of
 
 
 @struct.dataclass
@@ -134,6 +135,10 @@ class Block:
             if getattr(self, name) is None and norms:
                 raise ValueError(f"Block: {norms[0]} is given without {name}; give both or neither")
 
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        return ropes_of(self.mixer)
+
     def spec(self) -> ParamTree:
         return layer_specs(
             mixer_norm=self.mixer_norm,
@@ -194,6 +199,10 @@ class ParallelBlock:
     ffn_norm: Norm | None = None
     ffn: FeedForward
 
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        return ropes_of(self.mixer)
+
     def spec(self) -> ParamTree:
         return layer_specs(mixer_norm=self.mixer_norm, mixer=self.mixer, ffn_norm=self.ffn_norm, ffn=self.ffn)
 
@@ -236,6 +245,10 @@ class NormedResidualBlock:
     mixer_beta: float = 1.0
     ffn_alpha: float = 1.0
     ffn_beta: float = 1.0
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        return ropes_of(self.mixer)
 
     def spec(self) -> ParamTree:
         return layer_specs(mixer_norm=self.mixer_norm, mixer=self.mixer, ffn_norm=self.ffn_norm, ffn=self.ffn)

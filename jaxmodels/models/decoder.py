@@ -19,8 +19,9 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
+from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import Normal, Param, Params, ParamTree
-from jaxmodels.layers.window import CAUSAL, Mask, Window, check_mask, fresh_window, next_window
+from jaxmodels.layers.window import CAUSAL, Mask, Window, check_mask, fresh_window, next_window, ropes_of
 from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream
 from jaxmodels.models.depth import ALL_LAYERS, Depth, Walk
 from jaxmodels.models.transcript import Transcript, begin, follow, note, recoded, slots_to_recode
@@ -124,6 +125,11 @@ class Decoder:
             return own
         return {**own, "shared": params["shared"][str(block.shared)]}
 
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """The rotary embeddings of its layers, each once."""
+        return ropes_of(*self.blocks)
+
     def init_cache(self, batch: int, capacity: int, dtype: DTypeLike = jnp.float32) -> Cache:
         """Empty histories with room for `capacity` tokens each, pending windows included."""
         if batch < 1 or capacity < 1:
@@ -159,7 +165,7 @@ class Decoder:
         size, positions = tokens.shape[1], self.learned_positions
         if valid is None and positions is not None and size > positions:
             raise ValueError(f"forward: {size} tokens, but the model has learned {positions} positions")
-        window = fresh_window(tokens, valid, mask)
+        window = fresh_window(tokens, valid, mask, ropes=self.ropes)
         stream = self.embed(params, tokens, window)
         for i, block in enumerate(self.blocks):
             stream = block.forward(self.block_params(params, i), stream, window)
@@ -176,7 +182,7 @@ class Decoder:
         """`forward`, and what each block that is a mixture of experts decided, by the block's name in
         ``params["blocks"]``."""
         check_mask(mask, tokens.shape[1], tokens.shape[0])
-        window = fresh_window(tokens, valid, mask)
+        window = fresh_window(tokens, valid, mask, ropes=self.ropes)
         stream = self.embed(params, tokens, window)
         routings = {}
         for i, block in enumerate(self.blocks):
@@ -244,6 +250,7 @@ class Decoder:
         transcript = cache.transcript
         if transcript is not None:
             transcript, window = note(transcript, tokens, window)
+        window = window.with_rotations(self.ropes)
         stream = self.embed(params, tokens, window)
         walk = Walk.begin(
             window, len(self.blocks), lambda stream: self.logits(params, self.normalise(params, stream))

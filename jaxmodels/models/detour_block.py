@@ -11,8 +11,9 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import Norm
+from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
-from jaxmodels.layers.window import Mixer, Window, peek
+from jaxmodels.layers.window import Mixer, Window, peek, ropes_of
 from jaxmodels.models.block import Stream, layer_specs
 
 ADAPTER = "adapter"
@@ -59,6 +60,10 @@ class DetourBlock:
             "w_detour": Param((d, d), (None, "embed"), FanIn(d)),
             **layer_specs(mixer_norm=self.mixer_norm, mixer=self.mixer),
         }
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        return ropes_of(self.attention, self.mixer)
 
     def shared_spec(self) -> ParamTree:
         return {

@@ -53,7 +53,7 @@ def hidden_attention(
 
 @functools.partial(jax.jit, static_argnames=("config", "block"))
 def _hidden_attention(params: Params, tokens: Array, *, config: Decoder, block: int) -> Array:
-    window = fresh_window(tokens)
+    window = fresh_window(tokens, ropes=config.ropes)
     stream = config.embed(params, tokens, window)
     for i in range(block):
         stream = config.blocks[i].forward(params["blocks"][str(i)], stream, window)

@@ -101,15 +101,14 @@ class ScannedDecoder:
         self, params: Params, tokens: Int[Array, "B S"]
     ) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
         """`Decoder.forward_with_routing`; each routing has the repeats of its block as leading axis."""
-        window = fresh_window(tokens)
+        window = fresh_window(tokens, ropes=self.decoder.ropes)
 
         @jax.checkpoint
         def period(stream: Stream, blocks: Any) -> tuple[Stream, dict[str, Routing]]:
-            inside = replace(window, _rotations={})  # values cached in an outer trace must not leak in
             routings = {}
             for i in range(self.period):
                 asked = replace(stream, routings=())
-                stream = self.decoder.blocks[i].forward(blocks[str(i)], asked, inside)
+                stream = self.decoder.blocks[i].forward(blocks[str(i)], asked, window)
                 if stream.routings:
                     (routings[str(i)],) = stream.routings
             return replace(stream, routings=None), routings

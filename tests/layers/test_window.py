@@ -2,9 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_helpers import attention, latent, ssd
 
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.rope_scaling import DynamicNTKScaling
+from jaxmodels.layers.sum_mixer import Branch, SumMixer
 from jaxmodels.layers.window import (
     BIDIRECTIONAL,
     CAUSAL,
@@ -12,6 +14,7 @@ from jaxmodels.layers.window import (
     check_mask,
     fresh_window,
     next_window,
+    ropes_of,
     take_path,
 )
 
@@ -30,16 +33,19 @@ def test_valid_counts_the_leading_tokens():
     np.testing.assert_array_equal(window.is_valid, [[False, False], [True, False], [True, True]])
 
 
-def test_rotations_are_computed_once_and_count_the_real_tokens():
+def test_rotations_are_made_up_front_and_count_the_real_tokens():
     rope = Rope(rotary_dim=4, scaling=DynamicNTKScaling(factor=2.0, max_position_embeddings=8))
-    window = Window(start=jnp.asarray([7, 7]), positions=jnp.asarray([[7, 8]] * 2), valid=jnp.asarray([1, 2]))
-    first = window.rotations(rope)
-    assert window.rotations(Rope(rotary_dim=4, scaling=rope.scaling)) is first
-    assert window.rotations(Rope(rotary_dim=2 * 2, theta=20.0)) is not first
+    bare = Window(start=jnp.asarray([7, 7]), positions=jnp.asarray([[7, 8]] * 2), valid=jnp.asarray([1, 2]))
+    window = bare.with_rotations([rope])
+    made = window.rotation(rope)
+    assert window.rotation(Rope(rotary_dim=4, scaling=rope.scaling)) is made
+    assert window.rotation(Rope(rotary_dim=2 * 2, theta=20.0)) is not made
+    np.testing.assert_array_equal(bare.rotation(rope).cos, made.cos)
+    assert not bare.rotations
     # Eight tokens fit the trained length, nine stretch it.
     plain = Rope(rotary_dim=4).rotations(window.positions, jnp.asarray([8, 8]))
-    np.testing.assert_allclose(first.cos[0], plain.cos[0], rtol=1e-6)
-    assert np.abs(first.cos[1] - plain.cos[1]).max() > 1e-3
+    np.testing.assert_allclose(made.cos[0], plain.cos[0], rtol=1e-6)
+    assert np.abs(made.cos[1] - plain.cos[1]).max() > 1e-3
 
 
 def test_a_guess_is_rotated_as_if_it_were_the_newest_token():
@@ -49,8 +55,18 @@ def test_a_guess_is_rotated_as_if_it_were_the_newest_token():
     np.testing.assert_array_equal(window.lengths, [[8, 9, 10], [15, 15, 15]])
     for i, lengths in enumerate(np.transpose(window.lengths)):
         alone = rope.rotations(window.positions[:, i : i + 1], jnp.asarray(lengths))
-        np.testing.assert_array_equal(window.rotations(rope).cos[:, i], alone.cos[:, 0])
+        np.testing.assert_array_equal(window.rotation(rope).cos[:, i], alone.cos[:, 0])
     np.testing.assert_array_equal(next_window(tokens, start).lengths, [10, 12])
+
+
+def test_the_parts_of_a_model_name_their_ropes_once():
+    low, high = (Rope(rotary_dim=4, theta=theta) for theta in (10.0, 20.0))
+    assert ropes_of(attention(rope=low), attention(rope=None), ssd(), None, attention(rope=high)) == (
+        low,
+        high,
+    )
+    both = SumMixer(branches=(Branch(name="a", mixer=attention(rope=high)), Branch(name="b", mixer=ssd())))
+    assert ropes_of(both, latent(rope=low), both) == (high, low)
 
 
 def test_only_arrays_make_a_tree():

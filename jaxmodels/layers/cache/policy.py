@@ -89,7 +89,7 @@ def rotated(heads: Heads, new: Projections, window: Window) -> Projections:
     """Queries and keys at their own positions."""
     if heads.rope is None:
         return new
-    rotations = window.rotations(heads.rope)
+    rotations = window.rotation(heads.rope)
     q, k = (apply_rope(a, rotations, heads.rope.style) for a in (new.q, new.k))
     return replace(new, q=q, k=k)
 
