@@ -1,0 +1,81 @@
+"""Trees of drafted tokens: which of them follows which, as the windows that verify them need it.
+
+A window is the newest token, at index 0, and the drafted tokens behind it. The root of the tree is the newest
+token; every drafted token stands behind its parent. A chain is the tree in which each follows the one before.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Int
+
+
+@struct.dataclass
+class Tree:
+    """The parents of drafted tokens.
+
+    Attributes:
+        parents: i32[B, G], the window index of each drafted token's parent, less than its own. 0 is the
+            newest token; drafted token i has window index ``i + 1``.
+        depth: drafted tokens on the longest path.
+        siblings: children that any token has at most.
+    """
+
+    parents: jax.Array
+    depth: int = struct.field(pytree_node=False)
+    siblings: int = struct.field(pytree_node=False)
+
+    @property
+    def size(self) -> int:
+        """Tokens of the window: the drafted ones and the newest."""
+        return self.parents.shape[1] + 1
+
+    def ancestors(self) -> Bool[Array, "B S S"]:
+        """Whether window token j is token i or an ancestor of it, at [i, j]."""
+        itself = jnp.broadcast_to(
+            jnp.eye(self.size, dtype=bool), (self.parents.shape[0], self.size, self.size)
+        )
+        parents = jnp.pad(self.parents, ((0, 0), (1, 0)))[..., None]
+        seen = itself
+        for _ in range(self.depth):
+            seen = itself | jnp.take_along_axis(seen, parents, axis=1)
+        return seen
+
+    def children(self, rank: int) -> Int[Array, "B S"]:
+        """Which drafted token is the child of this rank (0 is the first) of each window token; G for none."""
+        drafted = self.size - 1
+        same = self.parents[:, :, None] == self.parents[:, None, :]
+        ranks = (same & jnp.tril(jnp.ones((drafted, drafted), bool), -1)).sum(-1)
+        at = (self.parents[:, None, :] == jnp.arange(self.size)[:, None]) & (ranks == rank)[:, None, :]
+        return jnp.where(at.any(-1), jnp.argmax(at, axis=-1), drafted)
+
+    def path_to(self, node: Int[Array, "B"]) -> Int[Array, "B P"]:
+        """The window indices from the root to `node`; entries behind it are other tokens."""
+        on_path = jnp.take_along_axis(self.ancestors(), node[:, None, None], axis=1)[:, 0]
+        return jnp.argsort(~on_path, axis=-1, stable=True)[:, : self.depth + 1].astype(jnp.int32)
+
+
+def depths(ancestors: Bool[Array, "B S S"]) -> Int[Array, "B S"]:
+    """How many drafted tokens lead to each window token, itself included; 0 for the root."""
+    return ancestors.sum(-1, dtype=jnp.int32) - 1
+
+
+def fixed_tree(parents: Sequence[int], batch: int) -> Tree:
+    """The same tree in every row.
+
+    Raises:
+        ValueError: there is no parent, or one does not stand before its child.
+    """
+    if not parents or any(not 0 <= parent <= child for child, parent in enumerate(parents)):
+        raise ValueError(
+            f"parents={tuple(parents)} must hold, for each drafted token i, the window index of its parent, "
+            "from 0 (the newest token) to i"
+        )
+    level = [0]
+    for parent in parents:
+        level.append(level[parent] + 1)
+    rows = jnp.broadcast_to(jnp.asarray(parents, jnp.int32), (batch, len(parents)))
+    return Tree(parents=rows, depth=max(level), siblings=int(np.bincount(parents).max()))
