@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import optax
 from rich.console import Console
 from tokenizers import Tokenizer
 
 from jaxmodels.checkpoints.atomic import replace_file
+from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.layers.spec import Params, count_params
 from jaxmodels.memory import check_fits
 from jaxmodels.models.families import config_from_hf
@@ -42,8 +44,9 @@ from jaxmodels.training.run_directory import (
     is_claimed,
     only_trainer,
 )
+from jaxmodels.training.start import load_start
 from jaxmodels.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
-from jaxmodels.training.train import TrainState, abstract_state, init_state, make_train_step
+from jaxmodels.training.train import TrainState, abstract_state, first_state, init_state, make_train_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,13 +201,14 @@ def _fit(
         accumulate=recipe.accumulate,
         z_loss=recipe.z_loss,
         router_losses=recipe.router_losses,
+        seed=recipe.seed,
     )
     num_batches = max(1, recipe.evaluation_windows // recipe.batch_size)
     held_out_loss = make_held_out_loss(model, data.held_out, num_batches)
     log = output / "metrics.jsonl"
     with TrainCheckpoints(output / "checkpoints") as checkpoints:
         if checkpoints.latest_step() is None:
-            state = init_state(model, optimizer, recipe.seed)
+            state = _first_state(recipe, model, optimizer)
         else:
             state = checkpoints.restore(abstract_state(model, optimizer))
             checkpoints.set_aside_after(int(state.step))
@@ -242,6 +246,12 @@ def _fit(
     return state
 
 
+def _first_state(recipe: Recipe, model: LanguageModel, optimizer: optax.GradientTransformation) -> TrainState:
+    if recipe.start_from is None:
+        return init_state(model, optimizer, recipe.seed)
+    return first_state(load_start(recipe.start_from, model), optimizer)
+
+
 def _due(step: int, every: int, recipe: Recipe) -> bool:
     return step % every == 0 or step == recipe.steps
 
@@ -277,6 +287,8 @@ def _tokenizer(recipe: Recipe, files: tuple[Path, ...], directory: Path) -> Toke
         return load_tokenizer(directory)
     if recipe.tokenizer is not None:
         tokenizer = load_tokenizer(recipe.tokenizer)
+    elif recipe.start_from is not None:
+        tokenizer = load_tokenizer(resolve(recipe.start_from))
     else:
         texts = [path for path in files if path.suffix not in TOKEN_SUFFIXES]
         if not texts:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from jaxmodels.checkpoints.atomic import replace_file
 from jaxmodels.checks import number, shown, whole
-from jaxmodels.training.optimizer import AdamW, WarmupCosine, WarmupStableDecay
+from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
 from jaxmodels.training.router_losses import RouterLosses
 
 T = TypeVar("T")
@@ -32,6 +32,7 @@ _IN_JSON: dict[Any, str] = {
     str | None: "a text or null",
     tuple[str, ...]: "a list of texts",
 }
+_OPTIMIZERS = {"adamw": AdamW, "muon": Muon}
 _SCHEDULES = {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay}
 
 
@@ -45,16 +46,18 @@ class Recipe:
             `stdlib:held-out`.
         schedule: learning rate of each step, and the number of steps. In JSON it carries a `kind`,
             `warmup_cosine` or `warmup_stable_decay`.
-        optimizer: AdamW.
-        tokenizer: a directory with a `tokenizer.json`; None trains a byte-level BPE of the model's
-            `vocab_size` on the training files.
+        optimizer: in JSON it may carry a `kind`, `adamw` (the default) or `muon`.
+        start_from: a model directory or bundled name whose weights the run begins with; `model` must
+            describe that model. None draws them afresh.
+        tokenizer: a directory with a `tokenizer.json`. None takes that of `start_from`, or else trains a
+            byte-level BPE of the model's `vocab_size` on the training files.
         sequence_length: tokens per window.
         batch_size: windows per step, over all micro-batches.
         accumulate: micro-batches per step.
         stack: how blocks are run, "unrolled" or "scanned" (see `models.scanned`; for deep models).
         z_loss: see `language_model_loss`.
         router_losses: for models with mixtures of experts.
-        seed: of the initial parameters and the order of the data.
+        seed: of the initial parameters, the order of the data and the noise of router losses.
         evaluate_every, checkpoint_every, log_every: in steps.
         evaluation_windows: held-out windows scored at each periodic evaluation.
 
@@ -66,7 +69,8 @@ class Recipe:
     train_files: tuple[str, ...]
     held_out_files: tuple[str, ...]
     schedule: WarmupCosine | WarmupStableDecay
-    optimizer: AdamW = field(default_factory=AdamW)
+    optimizer: AdamW | Muon = field(default_factory=AdamW)
+    start_from: str | None = None
     tokenizer: str | None = None
     sequence_length: int = 512
     batch_size: int = 16
@@ -115,14 +119,9 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     for name in ("train_files", "held_out_files"):
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
-    if isinstance(values.get("schedule"), Mapping):
-        schedule = dict(values["schedule"])
-        kind = schedule.pop("kind", None)
-        if not isinstance(kind, str) or kind not in _SCHEDULES:
-            raise ValueError(f"recipe: schedule.kind must be one of {sorted(_SCHEDULES)}, got {shown(kind)}")
-        values["schedule"] = _build(_SCHEDULES[kind], schedule, "recipe: schedule.")
-    if isinstance(values.get("optimizer"), Mapping):
-        values["optimizer"] = _build(AdamW, values["optimizer"], "recipe: optimizer.")
+    for name, kinds, default in (("schedule", _SCHEDULES, None), ("optimizer", _OPTIMIZERS, "adamw")):
+        if isinstance(values.get(name), Mapping):
+            values[name] = _build_kind(name, kinds, {"kind": default, **values[name]})
     if isinstance(values.get("router_losses"), Mapping):
         values["router_losses"] = _build(RouterLosses, values["router_losses"], "recipe: router_losses.")
     return _build(Recipe, values, "recipe: ")
@@ -131,9 +130,9 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """The inverse of `recipe_from_dict`: values that JSON can hold."""
     values = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
-    (kind,) = [name for name, cls in _SCHEDULES.items() if type(recipe.schedule) is cls]
-    values["schedule"] = {"kind": kind, **dataclasses.asdict(recipe.schedule)}
-    values["optimizer"] = dataclasses.asdict(recipe.optimizer)
+    for name, kinds in (("schedule", _SCHEDULES), ("optimizer", _OPTIMIZERS)):
+        (kind,) = [kind for kind, cls in kinds.items() if type(values[name]) is cls]
+        values[name] = {"kind": kind, **dataclasses.asdict(values[name])}
     if recipe.router_losses is not None:
         values["router_losses"] = dataclasses.asdict(recipe.router_losses)
     values["model"] = dict(recipe.model)
@@ -178,6 +177,15 @@ def list_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     files = (resources.files("jaxmodels.training") / "recipes").iterdir()
     return sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json"))
+
+
+def _build_kind(name: str, kinds: Mapping[str, type], values: Mapping[str, Any]) -> Any:
+    """Constructs the dataclass that `values["kind"]` names from the other values."""
+    fields = dict(values)
+    kind = fields.pop("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(f"recipe: {name}.kind must be one of {sorted(kinds)}, got {shown(kind)}")
+    return _build(kinds[kind], fields, f"recipe: {name}.")
 
 
 def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:

@@ -44,13 +44,13 @@ TrainStep: TypeAlias = Callable[..., tuple[TrainState, Metrics]]
 
 def init_state(model: LanguageModel, optimizer: optax.GradientTransformation, seed: int = 0) -> TrainState:
     """Step 0: freshly drawn f32 parameters."""
-
-    @jax.jit
-    def draw(key: jax.Array) -> TrainState:
-        params = init_params(model.spec(), key)
-        return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
-
+    draw = jax.jit(lambda key: first_state(init_params(model.spec(), key), optimizer))
     return draw(jax.random.key(seed))
+
+
+def first_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """Step 0 of a run that begins with f32 `params`."""
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
 
 
 def abstract_state(model: LanguageModel, optimizer: optax.GradientTransformation) -> TrainState:
@@ -69,17 +69,19 @@ def make_train_step(
     accumulate: int = 1,
     z_loss: float = 0.0,
     router_losses: RouterLosses | None = None,
+    seed: int = 0,
 ) -> TrainStep:
     """Compiles one update.
 
     Args:
         model: what to train.
-        optimizer: as built by `AdamW.build` from the same schedule.
+        optimizer: as built by `Optimizer.build` from the same schedule.
         schedule: only reported, as `learning_rate`.
         accumulate: micro-batches that a batch is cut into. Their gradients are weighted by predicted
             tokens, so the update is that of the whole batch; only the memory for activations changes.
         z_loss: see `language_model_loss`.
         router_losses: for a model with mixtures of experts, which must be a `RoutedLanguageModel`.
+        seed: of the noise that router losses draw at each step.
 
     Returns:
         ``step(state, tokens[B, S], mask[B, S] = None) -> (state, metrics)``. The state is donated. Metrics
@@ -102,7 +104,9 @@ def make_train_step(
             raise ValueError(f"train step: a batch of {tokens.shape[0]} is not divisible by {accumulate=}")
         mask = jnp.ones(tokens.shape, bool) if mask is None else mask
         shape = (accumulate, -1, tokens.shape[1])
-        grads, sums = _accumulated(objective, state, (tokens.reshape(shape), mask.reshape(shape)))
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        micro_batches = (tokens.reshape(shape), mask.reshape(shape))
+        grads, sums = _accumulated(objective, state.params, micro_batches, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         count = jnp.maximum(sums.count, 1.0)
         metrics = {
@@ -167,17 +171,19 @@ class _Objective:
 
 
 def _accumulated(
-    objective: _Objective, state: TrainState, micro_batches: tuple[Int[Array, "A B S"], Bool[Array, "A B S"]]
+    objective: _Objective,
+    params: Params,
+    micro_batches: tuple[Int[Array, "A B S"], Bool[Array, "A B S"]],
+    key: jax.Array,
 ) -> tuple[Params, Sums]:
     """The gradients per predicted token of all micro-batches together, and their sums."""
-    key = jax.random.fold_in(jax.random.key(0), state.step)
 
     def add(carry, micro_batch):  # type: ignore[no-untyped-def]
         loads = carry[1].loads
-        (_, sums), grads = jax.value_and_grad(objective, has_aux=True)(state.params, *micro_batch, loads, key)
+        (_, sums), grads = jax.value_and_grad(objective, has_aux=True)(params, *micro_batch, loads, key)
         return jax.tree.map(jnp.add, carry, (grads, sums)), None
 
-    nothing = objective.nothing(state.params, micro_batches[0][0])
-    start = (jax.tree.map(jnp.zeros_like, state.params), nothing)
+    nothing = objective.nothing(params, micro_batches[0][0])
+    start = (jax.tree.map(jnp.zeros_like, params), nothing)
     (grads, sums), _ = jax.lax.scan(add, start, micro_batches)
     return jax.tree.map(lambda g: g / jnp.maximum(sums.count, 1.0), grads), sums
