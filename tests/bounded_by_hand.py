@@ -15,13 +15,13 @@ class Head:
         for name in ("k", "v", "positions", "mass"):
             setattr(self, name, getattr(self, name)[index])
 
-    def attend(self, q, k, v, at, scale, sinks):
+    def attend(self, q, k, v, at, scale, sink_logits):
         """Outputs of queries [S, M, H] at positions `at` over what is held and their own keys."""
         self.k, self.v = np.concatenate([self.k, k]), np.concatenate([self.v, v])
         self.positions = np.concatenate([self.positions, at])
         logits = np.einsum("smh,th->smt", q, self.k) * scale
         logits = np.where(self.positions <= at[:, None, None], logits, -np.inf)
-        weights = softmax_by_hand(logits, sinks)
+        weights = softmax_by_hand(logits, sink_logits)
         self.mass = np.pad(self.mass, (0, len(at))) + weights.sum((0, 1))
         return np.einsum("smt,th->smh", weights, self.v)
 
@@ -38,9 +38,9 @@ def by_hand(layer, params, x, parts, evict):
         for i, head in enumerate(heads):
             mine = slice(i * group, (i + 1) * group)
             own = k[now, i * group], v[now, i * group]
-            sinks = params["sinks"][mine] if layer.sinks else None
+            sink_logits = params["sink_logits"][mine] if layer.sink_logits else None
             evict(head)
-            out[:, mine] = head.attend(q[now, mine], *own, at[now], layer.head_dim**-0.5, sinks)
+            out[:, mine] = head.attend(q[now, mine], *own, at[now], layer.head_dim**-0.5, sink_logits)
         outputs.append(out)
         begin += part
     out = np.concatenate(outputs)

@@ -43,7 +43,7 @@ ATTENTION_OPTIONS = {
     "query_scale": "queries scaled by position",
     "softcap": "capped logits",
     "scale": "own scale",
-    "sinks": "sinks",
+    "sink_logits": "sinks",
     "output_gate": "output gate",
     "query_norm": "normalised queries and keys",
     "norm_across_heads": "norms across heads",

@@ -14,7 +14,7 @@ from jaxmodels.layers.latent_attention import LatentAttention
 from jaxmodels.layers.lightning import LightningMixer
 from jaxmodels.layers.mamba_mixer import MambaMixer
 from jaxmodels.layers.mlp import GatedMLP
-from jaxmodels.layers.moe import FreeExperts, GatedExperts, MoE, ResidualRouter
+from jaxmodels.layers.moe import GatedExperts, MoE, ResidualRouter, ZeroComputationExperts
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm, WeightlessRMSNorm
 from jaxmodels.layers.rglru import RGLRUMixer
 from jaxmodels.layers.rope import Rope
@@ -24,7 +24,7 @@ from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.layers.sum_mixer import Branch, SumMixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.detour_block import DetourBlock
+from jaxmodels.models.shared_attention_block import SharedAttentionBlock
 
 D_MODEL, VOCAB = 16, 29
 
@@ -114,7 +114,7 @@ FFN = GatedMLP(d_model=D_MODEL, d_ff=24)
 MIXTURE = MoE(
     router=ResidualRouter(d_model=D_MODEL, num_experts=6),
     experts=GatedExperts(num_experts=2, d_model=D_MODEL, d_ff=12),
-    free=FreeExperts(d_model=D_MODEL),
+    zero_computation=ZeroComputationExperts(d_model=D_MODEL),
     shared=GatedMLP(d_model=D_MODEL, d_ff=8),
 )
 
@@ -136,7 +136,7 @@ def decoder(*mixers, tie_embeddings=False, ffn=FFN):
 def sharing_decoder():
     """Two blocks behind one transformer layer, with adapters of their own, around one that has none."""
     norm = RMSNorm(dim=D_MODEL)
-    detour = DetourBlock(
+    sharing = SharedAttentionBlock(
         mixer_norm=norm,
         mixer=ssd(),
         attention_norm=RMSNorm(dim=2 * D_MODEL),
@@ -145,15 +145,15 @@ def sharing_decoder():
         ffn=GatedMLP(d_model=D_MODEL, d_ff=24, adapter_rank=2),
         shared=0,
     )
-    blocks = (detour, Block(mixer_norm=norm, mixer=ssd(num_groups=1)), detour)
+    blocks = (sharing, Block(mixer_norm=norm, mixer=ssd(num_groups=1)), sharing)
     return Decoder(vocab_size=VOCAB, d_model=D_MODEL, blocks=blocks, final_norm=norm)
 
 
 ARCHITECTURES = {
     "attention": decoder(attention(), attention(qkv_bias=True, num_kv_heads=1)),
     "ssd": decoder(ssd(), ssd(num_groups=1, norm=None), tie_embeddings=True),
-    "hybrid": decoder(ssd(), attention(num_kv_heads=4, sinks=True), ssd(conv_width=2)),
-    "hybrid_moe": decoder(attention(), ssd(), attention(window=4), ffn=MIXTURE),
+    "hybrid": decoder(ssd(), attention(num_kv_heads=4, sink_logits=True), ssd(conv_width=2)),
+    "hybrid_moe": decoder(attention(), ssd(), attention(sliding_window=4), ffn=MIXTURE),
     "mamba": decoder(
         mamba(projection_bias=True, conv_width=3),
         mamba(conv_bias=False, dt_norm=RMSNorm(dim=3, axis=None), b_norm=WeightlessRMSNorm()),
@@ -168,14 +168,14 @@ ARCHITECTURES = {
             )
         ),
     ),
-    "rglru": decoder(rglru(), attention(window=4), rglru(num_blocks=1, conv_width=2)),
+    "rglru": decoder(rglru(), attention(sliding_window=4), rglru(num_blocks=1, conv_width=2)),
     "short_conv": decoder(short_conv(), short_conv(conv_width=2, bias=True), attention()),
     "delta": decoder(delta(), delta(num_key_heads=4, decay_rank=3, gate_rank=2, conv_width=3)),
     "lightning": decoder(lightning(), attention(), lightning(slope_scale=0.1)),
-    "sliding": decoder(attention(window=3), attention(window=6, softcap=5.0)),
+    "sliding": decoder(attention(sliding_window=3), attention(sliding_window=6, softcap=5.0)),
     "ring": decoder(
-        attention(window=3, cache=RingCache(longest_peek=4)),
-        attention(window=5, sinks=True, cache=RingCache(longest_peek=4)),
+        attention(sliding_window=3, cache=RingCache(longest_peek=4)),
+        attention(sliding_window=5, sink_logits=True, cache=RingCache(longest_peek=4)),
     ),
 }
 

@@ -37,8 +37,8 @@ EXPERTS = MoE(
 MODELS = {
     "attention": ARCHITECTURES["attention"],
     "ring": decoder(
-        attention(window=3, cache=RingCache(longest_peek=32)),
-        attention(window=5, sinks=True, cache=RingCache(longest_peek=32)),
+        attention(sliding_window=3, cache=RingCache(longest_peek=32)),
+        attention(sliding_window=5, sink_logits=True, cache=RingCache(longest_peek=32)),
     ),
     "ssd": ARCHITECTURES["ssd"],
     "delta": decoder(delta(), delta(num_key_heads=4, decay_rank=3, gate_rank=2, conv_width=3)),

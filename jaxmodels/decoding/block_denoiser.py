@@ -1,4 +1,4 @@
-"""Masked diffusion block by block: a block starts as masks and is uncovered where the model is confident."""
+"""Masked diffusion block by block: a block starts as masks and is unmasked where the model is confident."""
 
 from dataclasses import dataclass, replace
 
@@ -40,7 +40,7 @@ class BlockDenoiser:
     """Generates `block_length` tokens at a time with a model that was trained to fill masks.
 
     Each step scores the block, whose tokens see the history and each other both ways, without making it
-    history. Every masked position proposes a token; those are uncovered whose probability is at least
+    history. Every masked position proposes a token; those are unmasked whose probability is at least
     `threshold`, and always the most probable one, so that a block takes at most `block_length` steps. One
     more step, in which the whole block is known, commits it. Rows go through their blocks independently. On
     recurrent layers the block runs in its order, see `Bidirectional`.
@@ -48,7 +48,7 @@ class BlockDenoiser:
     processors: see `Autoregressive`; only those that go by a token's place, because the text before it is not
     known when it is proposed. mask_token: the id of the mask, which is never proposed. The logits at a
     position speak of that position, not of the next one. The prompt, whose tokens see each other both ways as
-    well, is fed at once. The counter ``"uncovered"`` holds the tokens that steps uncovered. Sources: Nie et
+    well, is fed at once. The counter ``"unmasked"`` holds the tokens that steps unmasked. Sources: Nie et
     al. 2025 (LLaDA); Wu et al. 2025 (Fast-dLLM), its threshold rule.
 
     Raises:
@@ -70,7 +70,7 @@ class BlockDenoiser:
             if not processor.positional:
                 raise ValueError(
                     f"processors: {processor} goes by the text before a token, which a block that is "
-                    "uncovered in any order does not have; leave it out, or decode with Autoregressive"
+                    "unmasked in any order does not have; leave it out, or decode with Autoregressive"
                 )
 
     @property
@@ -96,7 +96,7 @@ class BlockDenoiser:
         return BlockDenoiserCarry(
             cache=config.commit(pending),
             block=jnp.full((batch, self.block_length), self.mask_token, jnp.int32),
-            output=record_also(output, ("calls", "uncovered"), None),
+            output=record_also(output, ("calls", "unmasked"), None),
         )
 
     def step(
@@ -117,7 +117,7 @@ class BlockDenoiser:
         chosen = self._choose(probability, masked)
         block = jnp.where(chosen, token, block)
         is_finished = ~(block == self.mask_token).any(1) & ~was_finished
-        counters = tally(output, calls=1, uncovered=chosen.sum(1)).counters
+        counters = tally(output, calls=1, unmasked=chosen.sum(1)).counters
         count = jnp.where(is_finished & ~stuck, self.block_length, 0)
         output = emit(output, request, block, count, chosen=jnp.ones(block.shape, bool))
         output = replace(
@@ -141,7 +141,7 @@ class BlockDenoiser:
         return token, jnp.exp(jnp.take_along_axis(scores, token[:, :, None], axis=2)[:, :, 0])
 
     def _choose(self, probability: Float[Array, "B S"], masked: Bool[Array, "B S"]) -> Bool[Array, "B S"]:
-        """Which masked positions are uncovered."""
+        """Which masked positions are unmasked."""
         best = jnp.argmax(jnp.where(masked, probability, -1.0), axis=1)
         is_best = jnp.arange(masked.shape[1]) == best[:, None]
         return masked & (is_best | (probability >= self.threshold))

@@ -60,7 +60,7 @@ def attend(
     allowed: Allowed,
     key_range: KeyRange,
     scores: Scores,
-    sinks: Float[Array, "K M"] | None = None,
+    sink_logits: Float[Array, "K M"] | None = None,
     running: "Running | None" = None,
     unpack: Unpack = lambda k, v: (k, v),
     query_block: int = QUERY_BLOCK,
@@ -69,10 +69,10 @@ def attend(
 
     `allowed` masks pairs; `key_range` bounds the blocks that are visited at all, so that work follows the
     slots in use and not the capacity. Where it returns Python integers the loop has a static length and the
-    result can be differentiated in reverse. `sinks` adds one logit per head to the softmax's denominator.
-    `running` is the softmax over other keys of the same queries (`sinks` included), which these continue.
-    `unpack` is applied to each block of `k` and `v` that is visited, once per block of about `query_block`
-    queries; they may be one buffer. A query that may attend to nothing gets zeros.
+    result can be differentiated in reverse. `sink_logits` adds one logit per head to the softmax's
+    denominator. `running` is the softmax over other keys of the same queries (`sink_logits` included), which
+    these continue. `unpack` is applied to each block of `k` and `v` that is visited, once per block of about
+    `query_block` queries; they may be one buffer. A query that may attend to nothing gets zeros.
     """
     size = q.shape[3]
     value_dim = jax.eval_shape(unpack, k, v)[1].shape[-1]
@@ -82,7 +82,7 @@ def attend(
         stop = min(start + block, size)
         queries = q[:, :, :, start:stop]
         if running is None:
-            begun = start_softmax(queries, sinks, value_dim)
+            begun = start_softmax(queries, sink_logits, value_dim)
         else:
             begun = jax.tree.map(lambda leaf, a=start, b=stop: leaf[:, :, :, a:b], running)
         outputs.append(_attend_block(queries, k, v, unpack, start, allowed, key_range, scores, begun))
@@ -161,15 +161,15 @@ def _products(
 
 
 def start_softmax(
-    q: Float[Array, "B K M S H"], sinks: Float[Array, "K M"] | None = None, value_dim: int | None = None
+    q: Float[Array, "B K M S H"], sink_logits: Float[Array, "K M"] | None = None, value_dim: int | None = None
 ) -> Running:
     """The softmax of queries `q` before any key. value_dim: features of values, by default as of queries."""
     value_dim = q.shape[-1] if value_dim is None else value_dim
     shape = q.shape[:-1]
     weighted = jnp.zeros((*shape, value_dim), jnp.float32)
-    if sinks is None:
+    if sink_logits is None:
         return Running(jnp.full(shape, _MASKED, jnp.float32), jnp.zeros(shape, jnp.float32), weighted)
-    logits = jnp.broadcast_to(sinks.astype(jnp.float32)[None, :, :, None], shape)
+    logits = jnp.broadcast_to(sink_logits.astype(jnp.float32)[None, :, :, None], shape)
     return Running(logits, jnp.ones(shape, jnp.float32), weighted)
 
 

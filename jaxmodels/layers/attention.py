@@ -23,18 +23,30 @@ from jaxmodels.layers.window import Window
 class Attention:
     """Softmax attention with ``num_heads`` query and ``num_kv_heads`` key/value heads.
 
-    rope: rotary embedding of queries and keys, or None. query_norm, key_norm: norms applied before it, to
-    each head, or with `norm_across_heads` to all heads as one vector. clip: what queries, keys and values are
-    clipped to, behind the norms and before `rope`, None for nothing. window: a token sees itself and the
-    ``window - 1`` positions before it; None sees all. chunk: positions are cut into chunks of this length,
-    and a token sees none of an earlier chunk. query_scale: what queries are multiplied by, by position.
-    softcap: see `Scores`. scale: multiplies the logits, ``head_dim ** -0.5`` if None. sinks: one learned
-    logit per head in the softmax's denominator. output_gate: what the heads give is multiplied by
-    ``sigmoid(x @ w_gate)`` (https://arxiv.org/abs/2505.06708). qkv_bias, out_bias: whether the projections
-    have biases; the gate's goes with the queries'. cache: where keys and values are kept between windows and
-    which of them are read; `forward` is what it approximates. input_dim: width of the input where it is not
-    that of the output. adapter_rank: of what is added to the weights of queries, keys and values,
-    ``w + a @ b`` each, None for nothing.
+    Attributes:
+        d_model: width of the output, and of the input unless `input_dim` is given.
+        num_heads: query heads, a multiple of `num_kv_heads`.
+        num_kv_heads: key/value heads.
+        head_dim: width of a head.
+        rope: rotary embedding of queries and keys, or None.
+        query_norm, key_norm: norms applied before `rope`, to each head on its own unless `norm_across_heads`.
+        norm_across_heads: the norms treat all heads of a token as one vector.
+        clip: queries, keys and values are clipped to ``-clip .. clip`` after the norms and before `rope`;
+            None leaves them.
+        sliding_window: a token sees itself and the ``sliding_window - 1`` positions before it; None sees all.
+        chunk: positions are cut into chunks of this length, and a token sees none of an earlier chunk.
+        query_scale: a factor for queries that depends on their positions.
+        softcap: see `Scores`.
+        scale: multiplies the logits; ``head_dim ** -0.5`` if None.
+        sink_logits: whether each head has one learned logit more in the denominator of its softmax.
+        output_gate: whether the heads' outputs are multiplied by ``sigmoid(x @ w_gate)``
+            (https://arxiv.org/abs/2505.06708).
+        qkv_bias, out_bias: whether the projections have biases; the gate's goes with the queries'.
+        cache: where keys and values are kept between windows and which of them are read; `forward` is what it
+            approximates.
+        input_dim: width of the input where it is not that of the output.
+        adapter_rank: the weights of queries, keys and values are ``w + a @ b`` each, with `a` and `b` of this
+            rank; None for ``w`` alone.
     """
 
     d_model: int
@@ -46,12 +58,12 @@ class Attention:
     key_norm: Norm | None = None
     norm_across_heads: bool = False
     clip: float | None = None
-    window: int | None = None
+    sliding_window: int | None = None
     chunk: int | None = None
     query_scale: LogScale | None = None
     softcap: float | None = None
     scale: float | None = None
-    sinks: bool = False
+    sink_logits: bool = False
     output_gate: bool = False
     qkv_bias: bool = False
     out_bias: bool = False
@@ -65,12 +77,16 @@ class Attention:
                 f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}: "
                 "each key/value head serves a whole number of query heads"
             )
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window={self.window} must be at least 1, or None for full attention")
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ValueError(
+                f"sliding_window={self.sliding_window} must be at least 1, or None for full attention"
+            )
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"chunk={self.chunk} must be at least 1, or None")
-        if self.chunk is not None and self.window is not None:
-            raise ValueError(f"chunk={self.chunk} and window={self.window}: at most one of them can be set")
+        if self.chunk is not None and self.sliding_window is not None:
+            raise ValueError(
+                f"chunk={self.chunk} and sliding_window={self.sliding_window}: at most one of them can be set"
+            )
         if self.softcap is not None and self.softcap <= 0:
             raise ValueError(f"softcap={self.softcap} must be positive, or None")
         if self.clip is not None and self.clip <= 0:
@@ -96,7 +112,7 @@ class Attention:
             scores=Scores(
                 scale=self.head_dim**-0.5 if self.scale is None else self.scale, softcap=self.softcap
             ),
-            reach=self.window if self.chunk is None else self.chunk,
+            reach=self.sliding_window if self.chunk is None else self.chunk,
             chunk=self.chunk,
             rope=self.rope,
         )
@@ -138,8 +154,8 @@ class Attention:
             tree["query_norm"] = self.query_norm.spec()
         if self.key_norm is not None:
             tree["key_norm"] = self.key_norm.spec()
-        if self.sinks:
-            tree["sinks"] = Param((n,), ("heads",), ZEROS)
+        if self.sink_logits:
+            tree["sink_logits"] = Param((n,), ("heads",), ZEROS)
         return tree
 
     def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
@@ -166,7 +182,7 @@ class Attention:
                 window, window_tags(window), start, self.heads.reach, chunk=self.chunk
             ),
             key_range=range_of_sequence(window, self.heads.reach),
-            sinks=new.sinks,
+            sink_logits=new.sink_logits,
         )
         return self._output(params, out, self._gate(params, x))
 
@@ -201,8 +217,8 @@ class Attention:
             q, k, v = (jnp.clip(a, -self.clip, self.clip) for a in (q, k, v))
         if self.query_scale is not None:
             q = (q * self.query_scale(window.positions)[..., None, None]).astype(q.dtype)
-        sinks = params["sinks"].reshape(self.num_kv_heads, -1) if self.sinks else None
-        return Projections(q, k, v, sinks)
+        sink_logits = params["sink_logits"].reshape(self.num_kv_heads, -1) if self.sink_logits else None
+        return Projections(q, k, v, sink_logits)
 
     def _normalise(self, norm: Norm, params: Params, x: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
         if self.norm_across_heads:

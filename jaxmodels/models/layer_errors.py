@@ -41,7 +41,7 @@ _THEIR_NAMES: Mapping[str, tuple[str, ...]] = {
     "top_groups": ("topk_group",),
     "top_k": ("num_experts_per_tok", "num_experts_per_token"),
     "value_dim": ("v_head_dim",),
-    "window": ("sliding_window", "attention_window_size"),
+    "sliding_window": ("sliding_window", "attention_window_size"),
 }  # fmt: skip
 
 

@@ -48,9 +48,9 @@ def test_blocks_are_run_length_coded():
 
 
 def test_a_layer_is_summarised_by_what_is_not_default():
-    text = summarise(attention(window=3))
+    text = summarise(attention(sliding_window=3))
     assert text.startswith("Attention(num_heads=4, num_kv_heads=2, head_dim=6, rope=Rope(rotary_dim=")
-    assert "window=3" in text and "softcap" not in text and "d_model" not in text
+    assert "sliding_window=3" in text and "softcap" not in text and "d_model" not in text
 
 
 def test_errors_name_the_file(run, config_file, config_values):

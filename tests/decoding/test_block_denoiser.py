@@ -42,8 +42,8 @@ class Reference:
         return float(np.median(self.probabilities(windows).max(-1)))
 
     def blocks(self, prompt, threshold, new):
-        """(tokens, looks, how many tokens each look uncovered)"""
-        windows, tokens, looks, uncovered = [np.asarray([prompt], np.int32)], [], 0, []
+        """(tokens, looks, how many tokens each look unmasked)"""
+        windows, tokens, looks, unmasked = [np.asarray([prompt], np.int32)], [], 0, []
         while len(tokens) < new:
             block = np.full(LENGTH, MASK, np.int32)
             while (block == MASK).any():
@@ -52,9 +52,9 @@ class Reference:
                 chosen = (best >= threshold) | (np.arange(LENGTH) == best.argmax())
                 block = np.where(chosen & (block == MASK), probability.argmax(-1), block)
                 looks += 1
-                uncovered.append(int((best >= threshold).sum()) or 1)
+                unmasked.append(int((best >= threshold).sum()) or 1)
             windows, tokens, looks = [*windows, block[None]], [*tokens, *block.tolist()], looks + 1
-        return tokens[:new], looks - 1, uncovered  # the last block is not looked at again
+        return tokens[:new], looks - 1, unmasked  # the last block is not looked at again
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -65,11 +65,11 @@ def test_blocks_are_those_of_feeding_everything_anew(name):
     ours = decode(config, params, replace(STRATEGY, threshold=threshold), new=NEW)
     counts = []
     for b, prompt in enumerate(PROMPTS[:2]):
-        tokens, looks, uncovered = reference.blocks(prompt, threshold, NEW)
+        tokens, looks, unmasked = reference.blocks(prompt, threshold, NEW)
         assert ours.tokens[b, :NEW].tolist() == tokens
         assert ours.counters["calls"][b] == looks
-        assert ours.counters["uncovered"][b] == sum(uncovered) == 3 * LENGTH
-        counts += uncovered
+        assert ours.counters["unmasked"][b] == sum(unmasked) == 3 * LENGTH
+        counts += unmasked
     assert max(counts) > 1 and len(counts) > 6  # neither one by one nor block by block
     assert ours.lengths.tolist() == [NEW] * 4
     assert (ours.tokens[:, NEW:] == 0).all()

@@ -164,7 +164,7 @@ def test_temporary_memory_does_not_grow_with_the_capacity(name):
         temporary.append(memory.temp_size_in_bytes)
         cache_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arguments[2]))
         assert memory.alias_size_in_bytes >= cache_bytes
-    layers = sum(hasattr(block.mixer, "window") for block in config.blocks)
+    layers = sum(hasattr(block.mixer, "sliding_window") for block in config.blocks)
     # What may grow is per slot, not per slot, head and feature: positions and masks.
     assert temporary[1] - temporary[0] <= 16 * layers * 2 * (8192 - 1024)
 

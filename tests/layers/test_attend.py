@@ -24,16 +24,16 @@ def draw(*shape, seed):
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def dense(q, k, v, seen, *, scale, softcap=None, sinks=None):
+def dense(q, k, v, seen, *, scale, softcap=None, sink_logits=None):
     """The same attention in float64 over the whole score matrix."""
     q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
     logits = np.einsum("bkmsh,bkth->bkmst", q, k) * scale
     if softcap is not None:
         logits = softcap * np.tanh(logits / softcap)
     logits = np.where(seen[:, None, None], logits, -np.inf)
-    if sinks is not None:
+    if sink_logits is not None:
         column = np.broadcast_to(
-            np.asarray(sinks, np.float64)[None, :, :, None, None], (*logits.shape[:-1], 1)
+            np.asarray(sink_logits, np.float64)[None, :, :, None, None], (*logits.shape[:-1], 1)
         )
         logits = np.concatenate([logits, column], axis=-1)
     maximum = logits.max(-1, keepdims=True)
@@ -54,7 +54,7 @@ def by_table(seen):
 
 
 @functools.partial(quick_jit, static_argnames=("scores", "static", "unpack"))
-def run(q, k, v, seen, sinks, limits, *, scores, static, unpack=lambda k, v: (k, v)):
+def run(q, k, v, seen, sink_logits, limits, *, scores, static, unpack=lambda k, v: (k, v)):
     """`attend` with a table; its key range is all slots as Python integers, or the traced `limits`.
 
     The block sizes are read when it is traced: tests that change them share no shapes with the others.
@@ -65,7 +65,9 @@ def run(q, k, v, seen, sinks, limits, *, scores, static, unpack=lambda k, v: (k,
         return (0, slots) if static else limits
 
     table = by_table(seen)
-    return attend(q, k, v, allowed=table, key_range=key_range, scores=scores, sinks=sinks, unpack=unpack)
+    return attend(
+        q, k, v, allowed=table, key_range=key_range, scores=scores, sink_logits=sink_logits, unpack=unpack
+    )
 
 
 def inputs(batch, kv_heads, per_kv, queries, slots, width, seed=0):
@@ -92,10 +94,10 @@ def inputs(batch, kv_heads, per_kv, queries, slots, width, seed=0):
 )
 def test_against_the_dense_form(small_blocks, kv_heads, per_kv, queries, slots, softcap, with_sinks, static):
     q, k, v, seen = inputs(2, kv_heads, per_kv, queries, slots, 5, seed=slots)
-    sinks = draw(kv_heads, per_kv, seed=9).astype(np.float32) if with_sinks else None
+    sink_logits = draw(kv_heads, per_kv, seed=9).astype(np.float32) if with_sinks else None
     limits = (jnp.int32(0), jnp.int32(slots))
-    ours = run(q, k, v, seen, sinks, limits, scores=Scores(scale=0.6, softcap=softcap), static=static)
-    expected = dense(q, k, v, seen, scale=0.6, softcap=softcap, sinks=sinks)
+    ours = run(q, k, v, seen, sink_logits, limits, scores=Scores(scale=0.6, softcap=softcap), static=static)
+    expected = dense(q, k, v, seen, scale=0.6, softcap=softcap, sink_logits=sink_logits)
     np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-6)
     assert not ours[0, :, :, -1].any()
 
@@ -147,10 +149,10 @@ def test_only_blocks_in_the_key_range_are_read(small_blocks):
 def test_huge_logits_neither_overflow_nor_lose_the_sink(small_blocks):
     q, k, v, seen = inputs(1, 1, 1, 4, 20, 4)
     seen[:] = True
-    sinks = np.asarray([[3.0e4]], np.float32)
+    sink_logits = np.asarray([[3.0e4]], np.float32)
     limits = (jnp.int32(0), jnp.int32(20))
-    ours = run(1e3 * q, k, v, seen, sinks, limits, scores=Scores(scale=10.0), static=False)
-    expected = dense(1e3 * q, k, v, seen, scale=10.0, sinks=sinks)
+    ours = run(1e3 * q, k, v, seen, sink_logits, limits, scores=Scores(scale=10.0), static=False)
+    expected = dense(1e3 * q, k, v, seen, scale=10.0, sink_logits=sink_logits)
     np.testing.assert_allclose(ours, expected, rtol=1e-2, atol=1e-3)
 
 
@@ -166,24 +168,26 @@ def test_bfloat16_accumulates_in_float32():
 
 def test_gradients_equal_those_of_the_dense_form(small_blocks):
     q, k, v, seen = inputs(2, 2, 2, 5, 17, 3)
-    sinks = draw(2, 2, seed=9).astype(np.float32)
+    sink_logits = draw(2, 2, seed=9).astype(np.float32)
     weight = draw(*q.shape, seed=11).astype(np.float32)
     scores = Scores(scale=0.6, softcap=2.0)
 
-    def streaming(q, k, v, sinks):
+    def streaming(q, k, v, sink_logits):
         limits = (jnp.int32(0), jnp.int32(17))
-        return (run.__wrapped__(q, k, v, seen, sinks, limits, scores=scores, static=True) * weight).sum()
+        return (
+            run.__wrapped__(q, k, v, seen, sink_logits, limits, scores=scores, static=True) * weight
+        ).sum()
 
-    def whole(q, k, v, sinks):
+    def whole(q, k, v, sink_logits):
         logits = 2.0 * jnp.tanh(jnp.einsum("bkmsh,bkth->bkmst", q, k) * 0.6 / 2.0)
         logits = jnp.where(seen[:, None, None], logits, -1e9)
-        column = jnp.broadcast_to(sinks[None, :, :, None, None], (*logits.shape[:-1], 1))
+        column = jnp.broadcast_to(sink_logits[None, :, :, None, None], (*logits.shape[:-1], 1))
         weights = jax.nn.softmax(jnp.concatenate([logits, column], axis=-1), axis=-1)[..., :-1]
         return (jnp.einsum("bkmst,bkth->bkmsh", weights, v) * weight).sum()
 
-    ours = quick_jit(jax.grad(streaming, argnums=(0, 1, 2, 3)))(q, k, v, sinks)
-    expected = quick_jit(jax.grad(whole, argnums=(0, 1, 2, 3)))(q, k, v, sinks)
-    for name, a, b in zip(("q", "k", "v", "sinks"), ours, expected, strict=True):
+    ours = quick_jit(jax.grad(streaming, argnums=(0, 1, 2, 3)))(q, k, v, sink_logits)
+    expected = quick_jit(jax.grad(whole, argnums=(0, 1, 2, 3)))(q, k, v, sink_logits)
+    for name, a, b in zip(("q", "k", "v", "sink_logits"), ours, expected, strict=True):
         assert np.abs(b).max() > 1e-2
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5, err_msg=name)
 

@@ -18,16 +18,18 @@ from jaxmodels.layers.window import peek as peek_window
 
 NORM = RMSNorm(dim=6, axis=None)
 VARIANTS = {
-    "ratio_1_sinks_partial_rope": attention(num_kv_heads=4, sinks=True, rope=Rope(rotary_dim=4, theta=50.0)),
+    "ratio_1_sinks_partial_rope": attention(
+        num_kv_heads=4, sink_logits=True, rope=Rope(rotary_dim=4, theta=50.0)
+    ),
     "ratio_3_softcap_biases": attention(
         num_heads=6, softcap=2.0, qkv_bias=True, out_bias=True, rope=None, output_gate=True
     ),
-    "ratio_8_scale_window": attention(num_heads=8, num_kv_heads=1, scale=0.9, window=4),
-    "norms_wide_window": attention(query_norm=NORM, key_norm=NORM, window=50, output_gate=True),
+    "ratio_8_scale_window": attention(num_heads=8, num_kv_heads=1, scale=0.9, sliding_window=4),
+    "norms_wide_window": attention(query_norm=NORM, key_norm=NORM, sliding_window=50, output_gate=True),
     "norms_across_heads": attention(
         query_norm=RMSNorm(dim=24, axis=None), key_norm=RMSNorm(dim=12, axis=None), norm_across_heads=True
     ),
-    "window_of_itself": attention(window=1, sinks=True, softcap=1.0),
+    "window_of_itself": attention(sliding_window=1, sink_logits=True, softcap=1.0),
     "chunks_clip_query_scale": attention(
         chunk=4, clip=0.6, query_scale=LogScale(strength=0.5, interval=3, offset=1), rope=None
     ),
@@ -78,14 +80,14 @@ def by_hand(layer, params, x, positions, seen):
     logits = np.einsum("snh,tnh->nst", q, k) * (layer.scale or layer.head_dim**-0.5)
     if layer.softcap is not None:
         logits = layer.softcap * np.tanh(logits / layer.softcap)
-    if layer.window is not None:
-        seen = seen & (positions[:, None] - positions[None, :] < layer.window)
+    if layer.sliding_window is not None:
+        seen = seen & (positions[:, None] - positions[None, :] < layer.sliding_window)
     if layer.chunk is not None:
         seen = seen & (positions[:, None] // layer.chunk == positions[None, :] // layer.chunk)
     weights = np.where(seen, np.exp(logits), 0.0)
     total = weights.sum(-1, keepdims=True)
-    if layer.sinks:
-        total = total + np.exp(p["sinks"])[:, None, None]
+    if layer.sink_logits:
+        total = total + np.exp(p["sink_logits"])[:, None, None]
     out = np.einsum("nst,tnh->snh", weights / total, v)
     if layer.output_gate:
         out = out / (1 + np.exp(-np.einsum("sd,nhd->snh", x, p["w_gate"]) - p.get("b_gate", 0)))
@@ -243,7 +245,7 @@ def test_the_order_of_slots_does_not_matter():
 @pytest.mark.parametrize("window", [None, 4])
 def test_only_blocks_with_visible_slots_are_read(window):
     """Values that are no numbers spoil what reads them: slots beyond the length, or older than the window."""
-    layer = attention(window=window)
+    layer = attention(sliding_window=window)
     params = random_params(layer.spec())
     slots, start = np.arange(29), np.array([17, 17], np.int32)
     k, v = (np.random.default_rng(i).standard_normal((2, 2, 29, 6)).astype(np.float32) for i in (1, 2))
@@ -337,11 +339,11 @@ def test_reverse_mode_does_not_keep_the_score_matrix(monkeypatch):
     [
         ({"num_kv_heads": 3}, "num_kv_heads=3 must divide num_heads=4"),
         ({"num_kv_heads": 0}, "num_kv_heads=0 must divide num_heads=4"),
-        ({"window": 0}, "window=0 must be at least 1"),
+        ({"sliding_window": 0}, "sliding_window=0 must be at least 1"),
         ({"softcap": 0.0}, "softcap=0.0 must be positive"),
         ({"clip": 0.0}, "clip=0.0 must be positive"),
         ({"chunk": 0}, "chunk=0 must be at least 1"),
-        ({"chunk": 4, "window": 4}, "chunk=4 and window=4: at most one"),
+        ({"chunk": 4, "sliding_window": 4}, "chunk=4 and sliding_window=4: at most one"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):

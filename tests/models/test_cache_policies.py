@@ -40,7 +40,7 @@ def test_attention_in_a_sum_gets_it_too():
 
 
 def test_each_layer_may_have_its_own():
-    config = decoder(attention(window=3), attention(), attention(window=4))
+    config = decoder(attention(sliding_window=3), attention(), attention(sliding_window=4))
     ring, sinks = RingCache(longest_peek=4), SinkCache(recent=5, longest_peek=4)
     mixed = with_cache_policy(config, [ring, sinks], layers=[2, 1])
     assert [block.mixer.cache for block in mixed.blocks] == [FULL_CACHE, sinks, ring]

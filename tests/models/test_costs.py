@@ -58,7 +58,7 @@ def test_flops_of_attention_by_hand():
 
 
 def test_a_sliding_window_bounds_the_context():
-    sliding, full = decoder(attention(window=3)), decoder(attention())
+    sliding, full = decoder(attention(sliding_window=3)), decoder(attention())
     assert flops_per_token(sliding, 100) == flops_per_token(sliding, 3) == flops_per_token(full, 3)
 
 
@@ -83,7 +83,7 @@ def policies():
     )
     return {
         "full": (attention(**heads),),
-        "sliding": (attention(window=100, **heads), ssd(), attention(**heads)),
+        "sliding": (attention(sliding_window=100, **heads), ssd(), attention(**heads)),
         "pages": (dataclasses.replace(attention(**heads), cache=paged),),
     }
 

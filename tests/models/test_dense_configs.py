@@ -145,7 +145,7 @@ def test_published_configurations_are_read(name):
 
 def kinds(name):
     mixers = [block.mixer for block in jm.config_from_hf(PUBLISHED[name][1]).blocks]
-    return [(mixer.window, mixer.rope.theta if mixer.rope else None) for mixer in mixers]
+    return [(mixer.sliding_window, mixer.rope.theta if mixer.rope else None) for mixer in mixers]
 
 
 def test_layer_types_follow_each_family_where_no_key_lists_them():
@@ -351,9 +351,9 @@ def first_mixer(config, **changes):
     ("case", "changes"),
     [
         (GEMMA2[0], {"scale": 0.3}),
-        (GEMMA2[0], {"window": 8, "softcap": None}),
+        (GEMMA2[0], {"sliding_window": 8, "softcap": None}),
         (GEMMA3_TEXT[0], {"softcap": 50.0}),
-        (OLMO2[0], {"window": 8}),
+        (OLMO2[0], {"sliding_window": 8}),
         (OLMO3[0], {"rope": None}),
         (SMOLLM3[1], {"scale": 0.3}),
         (COHERE2[0], {"rope": None}),

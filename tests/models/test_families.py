@@ -247,7 +247,7 @@ def test_keys_that_old_configurations_lack(family):
     mixer, ffn = config.blocks[0].mixer, config.blocks[0].ffn
     assert mixer.head_dim == (128 if family == "qwen3" else 4)
     assert mixer.rope == Rope(rotary_dim=mixer.head_dim, theta=10000.0)
-    assert mixer.window == (4096 if family == "mistral" else None)
+    assert mixer.sliding_window == (4096 if family == "mistral" else None)
     assert (config.final_norm.eps, ffn.activation, config.tie_embeddings) == (1e-6, "silu", False)
     assert mixer.qkv_bias == (family == "qwen2")
     assert not mixer.out_bias
@@ -257,10 +257,10 @@ def test_windows_of_qwen_by_either_key():
     base = {**hf_dict(QWEN2[0]), "use_sliding_window": True, "sliding_window": 6}
     base.pop("layer_types", None)
     base["max_window_layers"] = 1
-    windows = [block.mixer.window for block in jm.config_from_hf(base).blocks]
+    windows = [block.mixer.sliding_window for block in jm.config_from_hf(base).blocks]
     assert windows == [None, 6]
     del base["sliding_window"]
-    windows = [block.mixer.window for block in jm.config_from_hf(base).blocks]
+    windows = [block.mixer.sliding_window for block in jm.config_from_hf(base).blocks]
     assert windows == [None, 4096]
 
 
@@ -348,11 +348,11 @@ def changed_first_block(config, **changes):
 @pytest.mark.parametrize(
     ("case", "changes"),
     [
-        (LLAMA[0], {"window": 8}),
+        (LLAMA[0], {"sliding_window": 8}),
         (LLAMA[0], {"softcap": 30.0}),
-        (MISTRAL[1], {"window": 8}),
-        (QWEN2[1], {"window": 8}),
-        (QWEN3[0], {"sinks": True}),
+        (MISTRAL[1], {"sliding_window": 8}),
+        (QWEN2[1], {"sliding_window": 8}),
+        (QWEN3[0], {"sink_logits": True}),
     ],
     ids=lambda value: value.name if hasattr(value, "name") else "_".join(value),
 )

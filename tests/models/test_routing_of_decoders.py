@@ -26,7 +26,9 @@ DENSE = GatedMLP(d_model=D_MODEL, d_ff=8)
 
 def decoder(*ffns, parallel=False):
     kind = ParallelBlock if parallel else Block
-    blocks = tuple(kind(mixer_norm=NORM, mixer=attention(window=3), ffn_norm=NORM, ffn=ffn) for ffn in ffns)
+    blocks = tuple(
+        kind(mixer_norm=NORM, mixer=attention(sliding_window=3), ffn_norm=NORM, ffn=ffn) for ffn in ffns
+    )
     return Decoder(vocab_size=VOCAB, d_model=D_MODEL, blocks=blocks, final_norm=NORM)
 
 

@@ -35,7 +35,7 @@ SCALING = LongRopeScaling(
     factor=4.0,
 )
 longrope = dataclasses.replace(ATTENTION, rope=Rope(rotary_dim=6, theta=50.0, scaling=SCALING))
-ring = dataclasses.replace(longrope, window=7, cache=RingCache(longest_peek=4))
+ring = dataclasses.replace(longrope, sliding_window=7, cache=RingCache(longest_peek=4))
 
 
 def crossing(*mixers):

@@ -99,7 +99,11 @@ def settle(
 
 
 def weigh(
-    heads: Heads, q: Float[Array, "B S N H"], sinks: Float[Array, "K M"] | None, state: Slots, window: Window
+    heads: Heads,
+    q: Float[Array, "B S N H"],
+    sink_logits: Float[Array, "K M"] | None,
+    state: Slots,
+    window: Window,
 ) -> tuple[Float[Array, "B S N H"], Float[Array, "B K T"]]:
     """Attention over the slots, and the weight each slot was given by the window's valid queries together."""
     queries = grouped(q, heads.num_kv_heads)
@@ -109,7 +113,7 @@ def weigh(
         part = queries[:, :, :, start : start + block]
         size = part.shape[3]
         seen = _seen(heads, state, window, start, size)
-        weights = _softmax(_logits(heads, part, state, seen, window.size), seen, sinks)
+        weights = _softmax(_logits(heads, part, state, seen, window.size), seen, sink_logits)
         outputs.append(_weighted_values(weights.astype(q.dtype), state, window.size))
         counted = window.is_valid[:, None, None, start : start + size, None]
         given = given + jnp.where(counted, weights, 0.0).sum((2, 3))
@@ -185,17 +189,17 @@ def _logits(
 
 
 def _softmax(
-    logits: Float[Array, "B K M S T"], seen: Bool[Array, "B K S T"], sinks: Float[Array, "K M"] | None
+    logits: Float[Array, "B K M S T"], seen: Bool[Array, "B K S T"], sink_logits: Float[Array, "K M"] | None
 ) -> Float[Array, "B K M S T"]:
     """Over all slots that are seen; zeros where nothing is."""
     visible = seen[:, :, None]
     highest = jnp.where(visible, logits, -jnp.inf).max(-1, keepdims=True)
-    if sinks is not None:
-        extra = sinks.astype(jnp.float32)[None, :, :, None, None]
+    if sink_logits is not None:
+        extra = sink_logits.astype(jnp.float32)[None, :, :, None, None]
         highest = jnp.maximum(highest, extra)
     weights = jnp.where(visible, jnp.exp(logits - highest), 0.0)
     total = weights.sum(-1, keepdims=True)
-    if sinks is not None:
+    if sink_logits is not None:
         total = total + jnp.exp(extra - highest)
     return weights / jnp.where(total > 0, total, 1.0)
 

@@ -42,15 +42,21 @@ class D2OState:
 
 @struct.dataclass
 class D2OPending:
-    """mass: with the window's queries; mass_before: without. q, sinks, mask: the window's, to weigh a part of
-    it; no mask is causal, or with `both_ways` bidirectional."""
+    """What a window does to the cache, and what is needed to weigh a part of it.
+
+    Attributes:
+        mass: attention given so far, with the window's queries.
+        mass_before: without them.
+        q, sink_logits: the window's.
+        mask: the window's; None is causal, or with `both_ways` bidirectional.
+    """
 
     slots: PendingSlots
     mass: jax.Array
     mass_before: jax.Array
     threshold: jax.Array
     q: jax.Array
-    sinks: jax.Array | None
+    sink_logits: jax.Array | None
     mask: jax.Array | None
     both_ways: bool = struct.field(pytree_node=False)
 
@@ -123,14 +129,14 @@ class D2O:
         if state.slots.k.shape[2] == self.slots:
             state = when_full(state, state.slots.used, self.budget + self.spare - 1, self._compress)
         slots = write_behind("D2O", self.longest_peek, state.slots, new, window)
-        out, given = weigh(heads, new.q, new.sinks, slots.written, window)
+        out, given = weigh(heads, new.q, new.sink_logits, slots.written, window)
         pending = D2OPending(
             slots=slots,
             mass=state.mass + given,
             mass_before=state.mass,
             threshold=state.threshold,
             q=new.q,
-            sinks=new.sinks,
+            sink_logits=new.sink_logits,
             mask=window.mask if isinstance(window.mask, jax.Array) else None,
             both_ways=isinstance(window.mask, Bidirectional),
         )
@@ -170,7 +176,7 @@ class D2O:
         elif pending.mask is not None:
             mask = pending.mask
         window = Window(start=before, positions=positions, valid=slots.used - before, mask=mask)
-        return weigh(heads, q, pending.sinks, replace(slots, used=before), window)[1]
+        return weigh(heads, q, pending.sink_logits, replace(slots, used=before), window)[1]
 
     def _compress(self, state: D2OState, due: Bool[Array, "B"]) -> D2OState:
         positions = state.slots.positions

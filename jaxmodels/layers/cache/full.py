@@ -47,7 +47,7 @@ class FullCache:
                 window, state.positions, window.start, heads.reach, ring, heads.chunk
             ),
             key_range=range_in_use(window, state.positions, heads.reach),
-            sinks=held.sinks,
+            sink_logits=held.sink_logits,
         )
 
     def commit(

@@ -94,7 +94,7 @@ class InfiniPotV:
     def read(
         self, heads: Heads, held: Projections, pending: PendingSlots, window: Window
     ) -> Float[Array, "B S N H"]:
-        return weigh(heads, held.q, held.sinks, pending.written, window)[0]
+        return weigh(heads, held.q, held.sink_logits, pending.written, window)[0]
 
     def commit(
         self,

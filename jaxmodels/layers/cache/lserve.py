@@ -120,7 +120,8 @@ class LServe:
     def check(self, heads: Heads) -> None:
         if heads.reach is not None:
             raise ValueError(
-                f"LServe(budget={self.budget}) is for layers that see everything, got window={heads.reach}"
+                f"LServe(budget={self.budget}) is for layers that see everything, "
+                f"got sliding_window={heads.reach}"
             )
         every = set(range(heads.num_kv_heads))
         chosen = self.streaming_heads
@@ -185,12 +186,12 @@ class LServe:
                 state.v,
                 allowed=allowed_by_position(window, state.positions, window.start, None),
                 key_range=range_in_use(window, state.positions, None),
-                sinks=dense.sinks,
+                sink_logits=dense.sink_logits,
             )
         if pending.stream is None:
             return out
         streamed = attend_sinks_and_recent(
-            heads, streaming.q, streaming.q, streaming.sinks, pending.stream, window, self.local
+            heads, streaming.q, streaming.q, streaming.sink_logits, pending.stream, window, self.local
         )
         return _join_heads(heads, [out, streamed], self._split(heads))
 
@@ -263,7 +264,7 @@ class LServe:
             gather_pages(state.k, pages, self.page),
             gather_pages(state.v, pages, self.page),
             seen[:, :, None],
-            dense.sinks,
+            dense.sink_logits,
         )
         return ungrouped(out)
 
@@ -291,7 +292,7 @@ def _take_heads(heads: Heads, new: Projections, kv_heads: tuple[int, ...]) -> Pr
         q=by_head[:, :, index].reshape(*new.q.shape[:2], -1, heads.head_dim),
         k=new.k[:, :, index],
         v=new.v[:, :, index],
-        sinks=None if new.sinks is None else new.sinks[index],
+        sink_logits=None if new.sink_logits is None else new.sink_logits[index],
     )
 
 

@@ -41,15 +41,16 @@ class Heads:
 
 @struct.dataclass
 class Projections:
-    """A window's heads. q: [B, S, N, H]; k, v: [B, S, K, H]; sinks: [K, M], logits in the denominator.
+    """A window's heads. q: [B, S, N, H]; k, v: [B, S, K, H]; sink_logits: [K, M], logits in the denominator.
 
-    As a layer hands them to its policy, queries and keys are not rotated yet. Without sinks they are None.
+    As a layer hands them to its policy, queries and keys are not rotated yet. `sink_logits` is
+    None for a layer without.
     """
 
     q: jax.Array
     k: jax.Array
     v: jax.Array
-    sinks: jax.Array | None
+    sink_logits: jax.Array | None
 
 
 class CachePolicy(Protocol):
@@ -121,7 +122,7 @@ def attend_slots(
     *,
     allowed: Allowed,
     key_range: KeyRange,
-    sinks: Float[Array, "K M"] | None = None,
+    sink_logits: Float[Array, "K M"] | None = None,
     running: Running | None = None,
 ) -> Float[Array, "B S N H"]:
     """`attend` for queries by token, over as many key heads as `k` has."""
@@ -132,7 +133,7 @@ def attend_slots(
         allowed=allowed,
         key_range=key_range,
         scores=heads.scores,
-        sinks=sinks,
+        sink_logits=sink_logits,
         running=running,
     )
     return ungrouped(out)
@@ -144,7 +145,7 @@ def attend_per_head(
     k: Float[Array, "B K T H"],
     v: Float[Array, "B K T H"],
     seen: Bool[Array, "B K S T"],
-    sinks: Float[Array, "K M"] | None = None,
+    sink_logits: Float[Array, "K M"] | None = None,
 ) -> Float[Array, "B K M S H"]:
     """Attention at once over few keys, of which every key head has others."""
 
@@ -154,7 +155,7 @@ def attend_per_head(
     k, v = fold(k.astype(q.dtype)), fold(v.astype(q.dtype))
     visible = seen.reshape(-1, *seen.shape[2:])
     running = absorb(
-        jax.tree.map(fold, start_softmax(q, sinks)), heads.scores(fold(q), k, visible), visible, v
+        jax.tree.map(fold, start_softmax(q, sink_logits)), heads.scores(fold(q), k, visible), visible, v
     )
     return finish_softmax(running).astype(q.dtype).reshape(q.shape)
 

@@ -33,7 +33,7 @@ class RingCache:
         if heads.reach is None:
             raise ValueError(
                 f"RingCache(longest_peek={self.longest_peek}) needs a layer with a sliding window, got "
-                "window=None: a layer that sees everything must keep everything"
+                "sliding_window=None: a layer that sees everything must keep everything"
             )
 
     def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> KVState:

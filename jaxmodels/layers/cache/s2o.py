@@ -54,7 +54,8 @@ class S2O:
     def check(self, heads: Heads) -> None:
         if heads.reach is not None:
             raise ValueError(
-                f"S2O(threshold={self.threshold}) is for layers that see everything, got window={heads.reach}"
+                f"S2O(threshold={self.threshold}) is for layers that see everything, "
+                f"got sliding_window={heads.reach}"
             )
 
     def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> KVState:
@@ -74,7 +75,7 @@ class S2O:
         q = grouped(held.q, heads.num_kv_heads)
         k, v = state.k.astype(q.dtype), state.v.astype(q.dtype)
         asked = jnp.where(window.is_valid, window.positions, EMPTY)
-        found = s2o_attend(self, heads.scores, q, k, v, state.positions, asked, held.sinks)
+        found = s2o_attend(self, heads.scores, q, k, v, state.positions, asked, held.sink_logits)
         return ungrouped(found.out)
 
     def commit(
@@ -114,7 +115,7 @@ def s2o_attend(
     v: Float[Array, "B K T H"],
     tags: Int[Array, "B T"],
     positions: Int[Array, "B S"],
-    sinks: Float[Array, "K M"] | None = None,
+    sink_logits: Float[Array, "K M"] | None = None,
 ) -> Found:
     """Causal attention of queries at `positions` (empty ones see nothing) over slots with these tags, sparse
     as `policy` says.
@@ -124,7 +125,7 @@ def s2o_attend(
     batch, heads, _, size, _ = q.shape
     block = policy.query_block
     starts = range(0, size, block)
-    begun = start_softmax(q, sinks)
+    begun = start_softmax(q, sink_logits)
 
     def one_head(leaves: Any) -> Any:
         queries, keys, values, tags, positions, begun = leaves

@@ -94,7 +94,8 @@ class SinkCache:
     def check(self, heads: Heads) -> None:
         if heads.reach is not None:
             raise ValueError(
-                f"SinkCache(recent={self.recent}) is for layers that see everything, got window={heads.reach}"
+                f"SinkCache(recent={self.recent}) is for layers that see everything, "
+                f"got sliding_window={heads.reach}"
             )
 
     def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> KVState:
@@ -122,7 +123,7 @@ class SinkCache:
             heads,
             self._turned(heads, held.q, in_cache, window),
             self._turned(heads, held.q, window.positions, window),
-            held.sinks,
+            held.sink_logits,
             pending,
             window,
             self.recent,

@@ -8,7 +8,7 @@ from jaxmodels.layers.moe.latent import LatentSpace
 from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.moe.ranked import Ranked
 from jaxmodels.layers.moe.relu_router import ReLURouter
-from jaxmodels.layers.moe.residual_router import FreeExperts, ResidualRouter
+from jaxmodels.layers.moe.residual_router import ResidualRouter, ZeroComputationExperts
 from jaxmodels.layers.moe.routers import Router, SigmoidTopK, SoftmaxTopK
 from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.moe.versatile import VersatileFFN
@@ -22,7 +22,6 @@ __all__ = [
     "Dropless",
     "ExpertChoice",
     "Experts",
-    "FreeExperts",
     "GatedExperts",
     "HyperRouter",
     "LatentSpace",
@@ -37,4 +36,5 @@ __all__ = [
     "SigmoidTopK",
     "SoftmaxTopK",
     "VersatileFFN",
+    "ZeroComputationExperts",
 ]

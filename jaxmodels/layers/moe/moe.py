@@ -12,7 +12,7 @@ from jaxmodels.layers.mlp import MLP, GatedMLP
 from jaxmodels.layers.moe.dispatch import DROPLESS, Dispatch
 from jaxmodels.layers.moe.experts import Experts
 from jaxmodels.layers.moe.latent import LatentSpace
-from jaxmodels.layers.moe.residual_router import FreeExperts
+from jaxmodels.layers.moe.residual_router import ZeroComputationExperts
 from jaxmodels.layers.moe.routers import Router
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
@@ -22,11 +22,17 @@ from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
 class MoE:
     """``sum of weight * expert(x)`` over the experts that the router chooses per token, plus ``shared(x)``.
 
-    free: experts without a feed-forward, whose numbers follow those of `experts`. shared: a feed-forward that
-    every token passes. shared_gate: it is multiplied by ``sigmoid(w x)``, w being one weight vector.
-    input_scale: what x is multiplied by on its way to the routed experts. weighted: with "inputs" a weight
-    multiplies what its expert is given, and the sum is of ``expert(weight * x)``. latent: the space that
-    `experts` work in; None is the model's. dispatch: how rows reach `experts`.
+    Attributes:
+        router: chooses the experts of each token and their weights.
+        experts: the experts with a feed-forward.
+        zero_computation: experts without one; their numbers follow those of `experts`.
+        shared: a feed-forward that every token passes.
+        shared_gate: whether its output is multiplied by ``sigmoid(w x)``, w being one weight vector.
+        input_scale: what x is multiplied by on its way to the routed experts.
+        weighted: what an expert's weight multiplies: its "outputs", or its "inputs", so that the sum is of
+            ``expert(weight * x)``.
+        latent: the space that `experts` work in; None is the model's.
+        dispatch: how rows reach `experts`.
 
     Raises:
         ValueError: parts differ in width, router and experts in number, or `shared_gate` without `shared`.
@@ -34,7 +40,7 @@ class MoE:
 
     router: Router
     experts: Experts
-    free: FreeExperts | None = None
+    zero_computation: ZeroComputationExperts | None = None
     shared: GatedMLP | MLP | None = None
     shared_gate: bool = False
     input_scale: float = 1.0
@@ -44,18 +50,18 @@ class MoE:
 
     def __post_init__(self) -> None:
         chosen, present = self.router.num_experts, self.experts.num_experts
-        if self.free is None and chosen != present:
+        if self.zero_computation is None and chosen != present:
             raise ValueError(f"MoE: router.num_experts={chosen} must equal experts.num_experts={present}")
-        if self.free is not None and chosen != present + self.free.count:
+        if self.zero_computation is not None and chosen != present + self.zero_computation.count:
             raise ValueError(
                 f"MoE: router.num_experts={chosen} must equal experts.num_experts={present} plus the "
-                f"{self.free.count} of free={self.free}"
+                f"{self.zero_computation.count} of zero_computation={self.zero_computation}"
             )
         if self.latent is not None and self.latent.dim != self.experts.d_model:
             raise ValueError(
                 f"MoE: experts.d_model={self.experts.d_model} must equal latent.dim={self.latent.dim}"
             )
-        for name in ("router", "free", "shared"):
+        for name in ("router", "zero_computation", "shared"):
             part = getattr(self, name)
             if part is not None and part.d_model != self.d_model:
                 owner = "experts" if self.latent is None else "latent"
@@ -83,8 +89,8 @@ class MoE:
 
     def spec(self) -> ParamTree:
         tree: ParamTree = {"router": self.router.spec(), "experts": self.experts.spec()}
-        if self.free is not None and self.free.constants:
-            tree["free"] = self.free.spec()
+        if self.zero_computation is not None and self.zero_computation.constants:
+            tree["zero_computation"] = self.zero_computation.spec()
         if self.shared is not None:
             tree["shared"] = self.shared.spec()
         if self.latent is not None:
@@ -118,9 +124,9 @@ class MoE:
         y = self._experts(params["experts"], seen, filled)
         if self.latent is not None:
             y = self.latent.up(params["latent"], y)
-        if self.free is not None:
+        if self.zero_computation is not None:
             weights = filled.dense_weights()[..., self.experts.num_experts :]
-            y = y + self.free(params.get("free", {}), scaled, weights)
+            y = y + self.zero_computation(params.get("zero_computation", {}), scaled, weights)
         if self.shared is not None:
             y = y + self._shared(self.shared, params, x)
         return y, routing

@@ -82,7 +82,7 @@ class ResidualRouter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FreeExperts:
+class ZeroComputationExperts:
     """Experts without a feed-forward. They follow those that have one, in the order of the fields.
 
     constants: ``a[0] * x + a[1] * c`` with ``a = softmax(x @ w)`` and a learned vector c, for each. copies:
@@ -101,8 +101,8 @@ class FreeExperts:
         counts = (self.constants, self.copies, self.zeros)
         if min(counts) < 0 or sum(counts) == 0:
             raise ValueError(
-                f"FreeExperts: constants={self.constants}, copies={self.copies} and zeros={self.zeros} must "
-                "not be negative, and not all be 0"
+                f"ZeroComputationExperts: constants={self.constants}, copies={self.copies} and "
+                f"zeros={self.zeros} must not be negative, and not all be 0"
             )
 
     @property

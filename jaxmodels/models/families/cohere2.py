@@ -36,7 +36,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     windows = dense.windows_of(types, dense.read_window(reader))
     eps = reader.epsilon("layer_norm_eps", 1e-5)
     norm, ffn = LayerNorm(dim=attention.d_model, eps=eps, bias=False), dense.read_gated_mlp(reader)
-    mixers = [replace(attention, window=w, rope=None if w is None else rope) for w in windows]
+    mixers = [replace(attention, sliding_window=w, rope=None if w is None else rope) for w in windows]
     blocks = [ParallelBlock(mixer_norm=norm, mixer=mixer, ffn=ffn) for mixer in mixers]
     scale = reader.factor("logit_scale", 0.0625)
     return replace(dense.finish_decoder(reader, blocks, norm, default_tie=True), logit_scale=scale)

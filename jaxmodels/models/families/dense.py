@@ -311,13 +311,13 @@ def attentions(config: Decoder) -> list[Attention]:
 
 def layer_type(attention: Attention) -> str:
     """The name of the layer's kind in `layer_types`."""
-    return FULL if attention.window is None else SLIDING
+    return FULL if attention.sliding_window is None else SLIDING
 
 
 def write_layer_types(config: Decoder) -> dict[str, Any]:
     """The keys that `read_layer_types` and `read_window` read; no window where none is in use."""
     layers = attentions(config)
-    window = next((a.window for a in layers if a.window is not None), None)
+    window = next((a.sliding_window for a in layers if a.sliding_window is not None), None)
     types = {"layer_types": [layer_type(a) for a in layers]}
     return types if window is None else types | {"sliding_window": window}
 

@@ -15,7 +15,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     attention = Attention(**shared, **gemma.read_logits(reader, default_softcap=50.0))
     types = dense.read_layer_types(reader, dense.full_every(2, reader.positive("num_hidden_layers")))
     windows = dense.windows_of(types, dense.read_window(reader))
-    layers = [replace(attention, window=window) for window in windows]
+    layers = [replace(attention, sliding_window=window) for window in windows]
     return gemma.read_decoder(reader, layers, default_softcap=30.0)
 
 

@@ -23,7 +23,9 @@ def read_config(reader: ConfigReader) -> Decoder:
     types = dense.read_layer_types(reader, dense.full_every(period, reader.positive("num_hidden_layers")))
     ropes = dense.read_ropes(reader, attention.head_dim, THETAS)
     windows = dense.windows_of(types, dense.read_window(reader))
-    layers = [replace(attention, window=w, rope=ropes[kind]) for kind, w in zip(types, windows, strict=True)]
+    layers = [
+        replace(attention, sliding_window=w, rope=ropes[kind]) for kind, w in zip(types, windows, strict=True)
+    ]
     return gemma.read_decoder(reader, layers, default_softcap=None)
 
 

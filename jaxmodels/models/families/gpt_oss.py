@@ -22,7 +22,7 @@ WEIGHTS = (
     *dense.ENDS_WEIGHTS,
     *dense.PRE_NORM_WEIGHTS,
     *dense.ATTENTION_WEIGHTS,
-    Weight("blocks/{i}/mixer/sinks", "model.layers.{i}.self_attn.sinks"),
+    Weight("blocks/{i}/mixer/sink_logits", "model.layers.{i}.self_attn.sinks"),
     Weight("blocks/{i}/ffn/router/w", "model.layers.{i}.mlp.router.weight"),
     Weight("blocks/{i}/ffn/router/b", "model.layers.{i}.mlp.router.bias"),
     Weight("blocks/{i}/ffn/experts/w_gate_up", f"{EXPERTS}.gate_up_proj"),
@@ -35,7 +35,7 @@ WEIGHTS = (
 def read_config(reader: ConfigReader) -> Decoder:
     bias = reader.flag("attention_bias", True)
     heads = dense.read_attention(reader, default_head_dim=HEAD_DIM, default_theta=THETA)
-    attention = Attention(**heads, qkv_bias=bias, out_bias=bias, sinks=True)
+    attention = Attention(**heads, qkv_bias=bias, out_bias=bias, sink_logits=True)
     layers = reader.positive("num_hidden_layers")
     default = [dense.FULL if i % 2 else dense.SLIDING for i in range(layers)]
     window = dense.read_window(reader, WINDOW)
@@ -56,7 +56,8 @@ def read_config(reader: ConfigReader) -> Decoder:
     norm = dense.read_norm(reader, default_eps=EPS)
     ffn = MoE(router=router, experts=experts)
     blocks = [
-        Block(mixer_norm=norm, mixer=replace(attention, window=w), ffn_norm=norm, ffn=ffn) for w in windows
+        Block(mixer_norm=norm, mixer=replace(attention, sliding_window=w), ffn_norm=norm, ffn=ffn)
+        for w in windows
     ]
     return dense.finish_decoder(reader, blocks, norm)
 

@@ -46,7 +46,7 @@ def _factors(reader: ConfigReader, name: str) -> tuple[float, float]:
 def read_config(reader: ConfigReader) -> Decoder:
     norm, layers = dense.read_norm(reader, default_eps=1e-5), reader.positive("num_hidden_layers")
     heads = dense.read_attention(reader, default_theta=1e6)
-    attention = Attention(**heads, window=reader.count("sliding_window"))
+    attention = Attention(**heads, sliding_window=reader.count("sliding_window"))
     experts = mixture.read_experts(reader, "intermediate_size")
     ffn = MoE(router=mixture.read_router(reader, experts, 2, renormalise=True), experts=experts)
     lightning = LightningMixer(
@@ -93,7 +93,7 @@ def write_config(config: Decoder) -> dict[str, Any]:
         "hidden_act": layer.experts.activation,
         "num_attention_heads": attention.num_heads,
         "num_key_value_heads": attention.num_kv_heads,
-        "sliding_window": attention.window,
+        "sliding_window": attention.sliding_window,
         "block_size": lightning.chunk_size,
         "intermediate_size": layer.experts.d_ff,
         "num_local_experts": layer.experts.num_experts,

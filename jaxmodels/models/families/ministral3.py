@@ -17,7 +17,7 @@ STRENGTH, INTERVAL = "llama_4_scaling_beta", "original_max_position_embeddings"
 def read_config(reader: ConfigReader) -> Decoder:
     heads = dense.read_attention(reader, 128, default_theta=1e6)
     window, scale = dense.read_window(reader, None), _read_query_scale(reader)
-    attention = Attention(**heads, window=window, query_scale=scale)
+    attention = Attention(**heads, sliding_window=window, query_scale=scale)
     norm, ffn = dense.read_norm(reader, default_eps=1e-5), dense.read_gated_mlp(reader)
     mixers = [attention] * reader.positive("num_hidden_layers")
     return dense.finish_decoder(reader, dense.pre_norm_blocks(norm, mixers, ffn), norm)
@@ -44,7 +44,7 @@ def write_config(config: Decoder) -> dict[str, Any]:
         STRENGTH: attention.query_scale.strength,
         INTERVAL: attention.query_scale.interval,
     }
-    return written | {"architectures": ["Ministral3ForCausalLM"], "sliding_window": attention.window}
+    return written | {"architectures": ["Ministral3ForCausalLM"], "sliding_window": attention.sliding_window}
 
 
 FAMILY = Family(

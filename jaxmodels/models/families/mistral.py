@@ -10,7 +10,7 @@ from jaxmodels.models.hf_config import ConfigReader
 
 
 def read_config(reader: ConfigReader) -> Decoder:
-    attention = Attention(**dense.read_attention(reader), window=dense.read_window(reader))
+    attention = Attention(**dense.read_attention(reader), sliding_window=dense.read_window(reader))
     return dense.read_decoder(reader, [attention] * reader.positive("num_hidden_layers"), mlp_bias=False)
 
 
@@ -19,7 +19,7 @@ def write_config(config: Decoder) -> dict[str, Any]:
     assert isinstance(attention, Attention)
     return dense.write_decoder(config) | {
         "architectures": ["MistralForCausalLM"],
-        "sliding_window": attention.window,
+        "sliding_window": attention.sliding_window,
     }
 
 

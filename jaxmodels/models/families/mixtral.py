@@ -25,7 +25,7 @@ RENAMED = ((r"\.mlp\.(gate|experts|shared_experts)\.", r".block_sparse_moe.\1.")
 
 def read_config(reader: ConfigReader) -> Decoder:
     window = dense.read_window(reader) if "sliding_window" in reader.values else None
-    attention = Attention(**dense.read_attention(reader, default_theta=THETA), window=window)
+    attention = Attention(**dense.read_attention(reader, default_theta=THETA), sliding_window=window)
     experts = mixture.read_experts(reader, "intermediate_size")
     router = mixture.read_router(reader, experts, top_k=2, renormalise=True)
     norm = dense.read_norm(reader, default_eps=EPS)
@@ -40,7 +40,7 @@ def write_config(config: Decoder) -> dict[str, Any]:
         del written["head_dim"]  # which checkpoints leave out
     return written | {
         "architectures": ["MixtralForCausalLM"],
-        "sliding_window": attention.window,
+        "sliding_window": attention.sliding_window,
         "num_local_experts": layer.experts.num_experts,
         "num_experts_per_tok": layer.router.top_k,
     }

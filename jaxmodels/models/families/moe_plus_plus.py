@@ -6,7 +6,7 @@ The layout of https://github.com/SkyworkAI/MoE-plus-plus, with a mixture in ever
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
-from jaxmodels.layers.moe import FreeExperts, GatedExperts, MoE, ResidualRouter
+from jaxmodels.layers.moe import GatedExperts, MoE, ResidualRouter, ZeroComputationExperts
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import dense, mixture
@@ -29,8 +29,8 @@ WEIGHTS = (
     Weight("blocks/{i}/ffn/experts/w_gate", f"{EXPERT}.up_proj.weight", "f d -> d f"),
     Weight("blocks/{i}/ffn/experts/w_up", f"{EXPERT}.up_proj.weight", "f d -> d f"),
     Weight(FFNS, f"{EXPERT}.down_proj.weight", "d f -> f d"),
-    Weight("blocks/{i}/ffn/free/w", f"{EXPERT}.wg.weight", "p d -> d p", after=FFNS),
-    Weight("blocks/{i}/ffn/free/constant", f"{EXPERT}.constant", after=FFNS),
+    Weight("blocks/{i}/ffn/zero_computation/w", f"{EXPERT}.wg.weight", "p d -> d p", after=FFNS),
+    Weight("blocks/{i}/ffn/zero_computation/constant", f"{EXPERT}.constant", after=FFNS),
 )
 
 
@@ -44,9 +44,9 @@ def read_config(reader: ConfigReader) -> Decoder:
         raise ConfigError(
             f"{reader.name}: key 'num_experts' must hold one number above {CONSTANTS + 2}, got {counts!r}"
         )
-    free = FreeExperts(d_model=attention.d_model, constants=CONSTANTS)
+    zero_computation = ZeroComputationExperts(d_model=attention.d_model, constants=CONSTANTS)
     experts = GatedExperts(
-        num_experts=counts[0] - free.count,
+        num_experts=counts[0] - zero_computation.count,
         d_model=attention.d_model,
         d_ff=reader.positive("intermediate_size"),
     )
@@ -62,7 +62,12 @@ def read_config(reader: ConfigReader) -> Decoder:
         logit_std=std if normalised else None,
         zero_expert=not mixtral,
     )
-    layer = MoE(router=router, experts=experts, free=free, input_scale=1.0 if unscaled else float(TOP_K))
+    layer = MoE(
+        router=router,
+        experts=experts,
+        zero_computation=zero_computation,
+        input_scale=1.0 if unscaled else float(TOP_K),
+    )
     norm = dense.read_norm(reader)
     block = Block(mixer_norm=norm, mixer=attention, ffn_norm=norm, ffn=layer)
     return dense.finish_decoder(reader, [block] * reader.positive("num_hidden_layers"), norm)

@@ -16,7 +16,9 @@ def read_config(reader: ConfigReader) -> Decoder:
     types = dense.read_layer_types(reader, dense.full_every(4, reader.positive("num_hidden_layers")))
     windows = dense.windows_of(types, dense.read_window(reader))
     ropes = dense.read_ropes(reader, attention.head_dim, THETAS)
-    layers = [replace(attention, window=w, rope=ropes[kind]) for kind, w in zip(types, windows, strict=True)]
+    layers = [
+        replace(attention, sliding_window=w, rope=ropes[kind]) for kind, w in zip(types, windows, strict=True)
+    ]
     return olmo2.read_olmo(reader, layers)
 
 

@@ -28,7 +28,7 @@ def read_config(reader: ConfigReader) -> Decoder:
         reader.expect(key, False)
     heads = dense.read_heads(reader)
     rope = dense.read_partial_rope(reader, heads["head_dim"], default_original=4096)
-    attention = Attention(**heads, rope=rope, window=dense.read_window(reader, None))
+    attention = Attention(**heads, rope=rope, sliding_window=dense.read_window(reader, None))
     norm, ffn = dense.read_norm(reader, default_eps=1e-5), dense.read_gated_mlp(reader)
     mixers = [attention] * reader.positive("num_hidden_layers")
     config = dense.finish_decoder(reader, dense.pre_norm_blocks(norm, mixers, ffn), norm)
@@ -43,7 +43,7 @@ def write_config(config: Decoder) -> dict[str, Any]:
     written = dense.write_decoder(config)
     if ORIGINAL in written["rope_parameters"]:
         written[ORIGINAL] = written["rope_parameters"][ORIGINAL]
-    window = dense.attentions(config)[0].window
+    window = dense.attentions(config)[0].sliding_window
     return written | {"architectures": ["Phi3ForCausalLM"], "sliding_window": window}
 
 

@@ -13,7 +13,7 @@ from jaxmodels.models.hf_config import ConfigReader
 def read_config(reader: ConfigReader) -> Decoder:
     attention = Attention(**dense.read_attention(reader), qkv_bias=True)
     windows = dense.layer_windows(reader, reader.positive("num_hidden_layers"))
-    return dense.read_decoder(reader, [replace(attention, window=w) for w in windows], mlp_bias=False)
+    return dense.read_decoder(reader, [replace(attention, sliding_window=w) for w in windows], mlp_bias=False)
 
 
 def write_config(config: Decoder) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     layer = MoE(router=router, experts=experts, shared=shared, shared_gate=True)
     norm = dense.read_norm(reader)
     blocks = [
-        Block(mixer_norm=norm, mixer=replace(attention, window=window), ffn_norm=norm, ffn=ffn)
+        Block(mixer_norm=norm, mixer=replace(attention, sliding_window=window), ffn_norm=norm, ffn=ffn)
         for window, ffn in zip(windows, mixture.read_feed_forwards(reader, layer), strict=True)
     ]
     return dense.finish_decoder(reader, blocks, norm)

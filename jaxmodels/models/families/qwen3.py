@@ -17,7 +17,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     norm = RMSNorm(dim=shared["head_dim"], eps=reader.epsilon("rms_norm_eps", 1e-6), axis=None)
     attention = Attention(**shared, query_norm=norm, key_norm=norm, qkv_bias=bias, out_bias=bias)
     windows = dense.layer_windows(reader, reader.positive("num_hidden_layers"))
-    return dense.read_decoder(reader, [replace(attention, window=w) for w in windows], mlp_bias=False)
+    return dense.read_decoder(reader, [replace(attention, sliding_window=w) for w in windows], mlp_bias=False)
 
 
 def write_config(config: Decoder) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def read_config(reader: ConfigReader) -> Decoder:
         key_norm=head_norm,
         qkv_bias=bias,
         out_bias=bias,
-        window=window if reader.flag("use_sliding_window", False) else None,
+        sliding_window=window if reader.flag("use_sliding_window", False) else None,
     )
     experts = mixture.read_experts(reader, "moe_intermediate_size")
     reader.expect("shared_expert_intermediate_size", 0, None)
@@ -44,8 +44,8 @@ def write_config(config: Decoder) -> dict[str, Any]:
         | {
             "architectures": ["Qwen3MoeForCausalLM"],
             "attention_bias": attention.qkv_bias,
-            "sliding_window": attention.window,
-            "use_sliding_window": attention.window is not None,
+            "sliding_window": attention.sliding_window,
+            "use_sliding_window": attention.sliding_window is not None,
             "moe_intermediate_size": mixture.mixtures(config)[0].experts.d_ff,
         }
     )

@@ -70,7 +70,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     attention = Attention(
         **heads,
         rope=_read_rope(reader, heads["head_dim"]),
-        window=reader.positive_or("attention_window_size", 2048),
+        sliding_window=reader.positive_or("attention_window_size", 2048),
         qkv_bias=reader.flag("attention_bias", False),
         out_bias=True,
     )
@@ -139,7 +139,7 @@ def write_config(config: Decoder) -> dict[str, Any]:
                 "num_attention_heads": mixer.num_heads,
                 "num_key_value_heads": mixer.num_kv_heads,
                 "head_dim": mixer.head_dim,
-                "attention_window_size": mixer.window,
+                "attention_window_size": mixer.sliding_window,
                 "attention_bias": mixer.qkv_bias,
                 "rope_parameters": {"partial_rotary_factor": 1.0, **rotary},
             }

@@ -23,7 +23,7 @@ def read_config(reader: ConfigReader) -> Decoder:
     default = [dense.SLIDING if window and not turns else dense.FULL for turns in turned]
     windows = dense.windows_of(dense.read_layer_types(reader, default), window)
     mixers = [
-        replace(attention, window=w, rope=attention.rope if turns else None)
+        replace(attention, sliding_window=w, rope=attention.rope if turns else None)
         for w, turns in zip(windows, turned, strict=True)
     ]
     reader.consume("sliding_window")

@@ -11,10 +11,10 @@ from jaxmodels.layers.rope import rope_to_hf
 from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.detour_block import DetourBlock
 from jaxmodels.models.families import dense, hybrid
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.shared_attention_block import SharedAttentionBlock
 
 # Beside how weights are drawn: sizes that follow from others or are named anew, and what transformers' code
 # does not read, such as `use_conv_bias` and switches of low-rank adapters under older names.
@@ -25,7 +25,7 @@ INERT = (
     "use_mem_eff_path", "use_shared_attention_lora", "use_shared_block_lora",
 )  # fmt: skip
 
-MAMBA, DETOUR = "linear_attention", "hybrid"
+MAMBA, SHARED_ATTENTION = "linear_attention", "hybrid"
 
 
 def read_config(reader: ConfigReader) -> Decoder:
@@ -34,22 +34,22 @@ def read_config(reader: ConfigReader) -> Decoder:
     reader.expect("tie_word_embeddings", True)  # without, transformers' code shares no layers either
     norm = dense.read_norm(reader, default_eps=1e-5)
     ssd = _read_ssd(reader)
-    types = hybrid.read_layer_types(reader, (MAMBA, DETOUR), key="layers_block_type")
+    types = hybrid.read_layer_types(reader, (MAMBA, SHARED_ATTENTION), key="layers_block_type")
     sets = reader.positive_or("num_mem_blocks", 1)
-    if DETOUR not in types:
+    if SHARED_ATTENTION not in types:
         raise ConfigError(
-            f"{reader.name}: key 'layers_block_type' must hold a {DETOUR!r}, got {shown(types)}"
+            f"{reader.name}: key 'layers_block_type' must hold a {SHARED_ATTENTION!r}, got {shown(types)}"
         )
     attention, ffn = _read_transformer(reader)
     wide = RMSNorm(dim=2 * norm.dim, eps=norm.eps)
-    blocks: list[Block | DetourBlock] = []
+    blocks: list[Block | SharedAttentionBlock] = []
     for i, kind in enumerate(types):
         if kind == MAMBA:
             blocks.append(Block(mixer_norm=norm, mixer=ssd))
         else:
-            shared = types[:i].count(DETOUR) % sets
+            shared = types[:i].count(SHARED_ATTENTION) % sets
             blocks.append(
-                DetourBlock(
+                SharedAttentionBlock(
                     mixer_norm=norm,
                     mixer=ssd,
                     attention_norm=wide,
@@ -112,15 +112,17 @@ def _read_transformer(reader: ConfigReader) -> tuple[Attention, GatedMLP]:
 
 
 def write_config(config: Decoder) -> dict[str, Any]:
-    detours = [block for block in config.blocks if isinstance(block, DetourBlock)]
-    if not detours:
+    sharing = [block for block in config.blocks if isinstance(block, SharedAttentionBlock)]
+    if not sharing:
         raise ConfigError("the 'zamba2' layout needs at least one block behind a shared transformer layer")
-    attention, ffn, ssd = detours[0].attention, detours[0].ffn, detours[0].mixer
+    attention, ffn, ssd = sharing[0].attention, sharing[0].ffn, sharing[0].mixer
     assert isinstance(ssd, SSDMixer)
     return hybrid.write_decoder(config) | {
         "architectures": ["Zamba2ForCausalLM"],
-        "layers_block_type": [DETOUR if isinstance(block, DetourBlock) else MAMBA for block in config.blocks],
-        "num_mem_blocks": len({block.shared for block in detours}),
+        "layers_block_type": [
+            SHARED_ATTENTION if isinstance(block, SharedAttentionBlock) else MAMBA for block in config.blocks
+        ],
+        "num_mem_blocks": len({block.shared for block in sharing}),
         "num_attention_heads": attention.num_heads,
         "num_key_value_heads": attention.num_kv_heads,
         "use_mem_rope": attention.rope is not None,
@@ -147,12 +149,12 @@ def named_weights(config: Decoder) -> tuple[Weight, ...]:
     count = 0
     for i, block in enumerate(config.blocks):
         layer = f"model.layers.{i}"
-        if isinstance(block, DetourBlock):
+        if isinstance(block, SharedAttentionBlock):
             owner = f"model.layers.{first.setdefault(block.shared, i)}.shared_transformer"
             if first[block.shared] == i:
                 rows += _shared_rows(f"shared/{block.shared}", owner)
             rows += _adapter_rows(f"blocks/{i}", owner, count)
-            rows.append(Weight(f"blocks/{i}/w_detour", f"{layer}.linear.weight"))
+            rows.append(Weight(f"blocks/{i}/w_out", f"{layer}.linear.weight"))
             layer, count = f"{layer}.mamba_decoder", count + 1
         rows.append(Weight(f"blocks/{i}/mixer_norm/scale", f"{layer}.input_layernorm.weight"))
         rows += hybrid.ssd_weights(f"blocks/{i}/mixer", f"{layer}.mamba")

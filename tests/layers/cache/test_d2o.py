@@ -12,7 +12,7 @@ from jaxmodels.layers.kv_cache import EMPTY
 from jaxmodels.layers.window import BIDIRECTIONAL
 
 POLICY = D2O(budget=10, recent=3, sinks=2, spare=1, longest_peek=6)
-LAYER = attention(sinks=True, cache=POLICY)
+LAYER = attention(sink_logits=True, cache=POLICY)
 PARAMS = random_params(LAYER.spec())
 X = draw(2, 36)
 BATCHED = D2O(budget=10, recent=3, sinks=2, spare=4, smoothing=0.7, longest_peek=6)
@@ -52,7 +52,7 @@ def evictor(policy):
 @pytest.mark.parametrize("policy", [POLICY, BATCHED], ids=["one by one", "four together"])
 @pytest.mark.parametrize("parts", [[6, 6, *[1] * 24], [4, 1, 1, 6, 3, 1, 1, 1, 6, 6, 2, 1, 1, 2]])
 def test_against_the_definition(policy, parts):
-    layer = attention(sinks=True, cache=policy)
+    layer = attention(sink_logits=True, cache=policy)
     ours, stream = start(layer, PARAMS, capacity=1000).feed(X, parts)
     assert stream.state.slots.k.shape[2] == policy.slots
     for row in range(2):
@@ -71,7 +71,7 @@ def test_against_the_definition(policy, parts):
 def test_until_the_budget_is_reached_nothing_changes():
     for capacity in (10, 1000):
         ours, _ = start(LAYER, PARAMS, capacity=capacity).feed(X[:, :10], [6, 1, 1, 2])
-        close(ours, start(attention(sinks=True), PARAMS).feed(X[:, :10], [6, 1, 1, 2])[0])
+        close(ours, start(attention(sink_logits=True), PARAMS).feed(X[:, :10], [6, 1, 1, 2])[0])
 
 
 def states_agree(ours, expected):

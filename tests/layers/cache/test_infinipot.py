@@ -16,7 +16,7 @@ from jaxmodels.layers.window import peek as peek_window
 
 VIDEO = InfiniPotV(budget=24, keep=14, recent=1, frame=3, system=2, longest_peek=6)
 TEXT = InfiniPotV(budget=20, keep=12, recent=2, redundancy_share=0.6, longest_peek=5)
-LAYER = attention(sinks=True, cache=VIDEO)
+LAYER = attention(sink_logits=True, cache=VIDEO)
 PARAMS = random_params(LAYER.spec())
 X = draw(2, 50)
 
@@ -49,7 +49,7 @@ def evictor(policy):
 @pytest.mark.parametrize("policy", [VIDEO, TEXT], ids=["video", "text"])
 @pytest.mark.parametrize("parts", [[5] * 6 + [1] * 20, [3, 1, 5, 5, 4, 1, 5, 5, 5, 2, 5, 5, 4]])
 def test_against_the_definition(policy, parts):
-    layer = attention(sinks=True, cache=policy)
+    layer = attention(sink_logits=True, cache=policy)
     ours, stream = start(layer, PARAMS, capacity=1000).feed(X, parts)
     assert stream.state.k.shape[2] == policy.budget
     for row in range(2):
@@ -65,7 +65,7 @@ def test_against_the_definition(policy, parts):
 def test_until_it_is_full_nothing_changes():
     for capacity in (18, 1000):
         ours, _ = start(LAYER, PARAMS, capacity=capacity).feed(X[:, :18], [6, 6, 6])
-        close(ours, start(attention(sinks=True), PARAMS).feed(X[:, :18], [6, 6, 6])[0])
+        close(ours, start(attention(sink_logits=True), PARAMS).feed(X[:, :18], [6, 6, 6])[0])
 
 
 def test_rejected_tokens_leave_no_trace():

@@ -17,7 +17,7 @@ from jaxmodels.layers.window import peek as peek_window
 POLICY = LServe(
     streaming_heads=(1,), budget=12, page=4, subpages=2, refresh=3, sinks=2, local=5, longest_peek=8
 )
-SHAPE = {"num_heads": 6, "num_kv_heads": 3, "sinks": True}
+SHAPE = {"num_heads": 6, "num_kv_heads": 3, "sink_logits": True}
 LAYER = attention(**SHAPE, cache=POLICY)
 PARAMS = random_params(LAYER.spec())
 X = draw(2, 45)
@@ -56,7 +56,7 @@ def by_hand(layer, params, x, parts):
             seen[head, t] &= read
             t, age = t + 1, age + 1
     logits = np.einsum("snh,tnh->nst", q, k) * layer.head_dim**-0.5
-    weights = softmax_by_hand(np.where(seen, logits, -np.inf).swapaxes(0, 1), params["sinks"])
+    weights = softmax_by_hand(np.where(seen, logits, -np.inf).swapaxes(0, 1), params["sink_logits"])
     out = np.einsum("snt,tnh->snh", weights, v)
     return np.einsum("snh,dnh->sd", out, np.asarray(params["w_o"], np.float64))
 
@@ -201,8 +201,8 @@ def test_sizes_that_do_not_fit_are_refused(values, message):
 def test_heads_that_do_not_exist_are_refused(streaming):
     with pytest.raises(ValueError, match="num_kv_heads=3"):
         attention(**SHAPE, cache=LServe(streaming_heads=streaming))
-    with pytest.raises(ValueError, match=r"LServe\(budget=4096\).*window=8"):
-        attention(window=8, cache=LServe())
+    with pytest.raises(ValueError, match=r"LServe\(budget=4096\).*sliding_window=8"):
+        attention(sliding_window=8, cache=LServe())
 
 
 def test_streaming_heads_are_those_with_small_gates():

@@ -12,8 +12,8 @@ from jaxmodels.layers.window import Window
 from jaxmodels.layers.window import peek as peek_window
 
 REACH, PEEK = 5, 4
-FULL = attention(window=REACH, sinks=True)
-LAYER = attention(window=REACH, sinks=True, cache=RingCache(longest_peek=PEEK))
+FULL = attention(sliding_window=REACH, sink_logits=True)
+LAYER = attention(sliding_window=REACH, sink_logits=True, cache=RingCache(longest_peek=PEEK))
 PARAMS = random_params(LAYER.spec())
 X = draw(2, 40)
 
@@ -80,7 +80,7 @@ def test_memory_follows_the_window_and_not_the_capacity():
         return y, layer.commit(pending)
 
     sizes = []
-    layer = attention(window=700, cache=RingCache(longest_peek=4))
+    layer = attention(sliding_window=700, cache=RingCache(longest_peek=4))
     for capacity in (10_000, 100_000):
         state = jax.eval_shape(lambda capacity=capacity: layer.init_state(1, capacity, jnp.float32))
         x = jax.ShapeDtypeStruct((1, 1, 16), jnp.float32)
@@ -97,7 +97,7 @@ def test_memory_follows_the_window_and_not_the_capacity():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="longest_peek=0 must be at least 1"):
         RingCache(longest_peek=0)
-    with pytest.raises(ValueError, match=r"RingCache\(longest_peek=4\).*window=None"):
+    with pytest.raises(ValueError, match=r"RingCache\(longest_peek=4\).*sliding_window=None"):
         attention(cache=RingCache(longest_peek=4))
     with pytest.raises(ValueError, match="window of 5 tokens is longer than RingCache's longest_peek=4"):
         start(LAYER, PARAMS).peek(draw(2, 5))

@@ -11,7 +11,7 @@ from jaxmodels.layers.window import BIDIRECTIONAL
 
 QUERIES, KEYS = 4, 3
 EXACT = S2O(threshold=0.0, query_block=QUERIES, key_block=KEYS)
-SHAPE = {"sinks": True, "softcap": 5.0}
+SHAPE = {"sink_logits": True, "softcap": 5.0}
 
 
 def layer_with(policy):
@@ -157,5 +157,5 @@ def test_a_prompt_does_not_hold_its_scores():
 def test_what_does_not_fit_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         S2O(**values)
-    with pytest.raises(ValueError, match=r"S2O\(threshold=0.001\).*window=8"):
-        attention(window=8, cache=S2O())
+    with pytest.raises(ValueError, match=r"S2O\(threshold=0.001\).*sliding_window=8"):
+        attention(sliding_window=8, cache=S2O())

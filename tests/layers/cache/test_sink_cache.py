@@ -8,7 +8,7 @@ from jaxmodels.layers.rope import Rope
 
 SINKS, RECENT, PEEK = 3, 6, 4
 LAYER = attention(
-    sinks=True,
+    sink_logits=True,
     rope=Rope(rotary_dim=4, theta=50.0),
     cache=SinkCache(sinks=SINKS, recent=RECENT, longest_peek=PEEK),
 )
@@ -28,7 +28,7 @@ def by_hand(layer, params, x):
         if layer.rope is not None:
             turned = rotate(q[p : p + 1], places[-1:], layer.rope), rotate(k[kept], places, layer.rope)
         logits = np.einsum("nh,tnh->nt", turned[0][0], turned[1]) * layer.head_dim**-0.5
-        weights = softmax_by_hand(logits, params["sinks"] if layer.sinks else None)
+        weights = softmax_by_hand(logits, params["sink_logits"] if layer.sink_logits else None)
         outputs.append(np.einsum("nt,tnh->nh", weights, v[kept]))
     return np.einsum("snh,dnh->sd", np.array(outputs), np.asarray(params["w_o"], np.float64))
 
@@ -52,7 +52,7 @@ def test_without_positions_and_in_a_small_capacity():
 
 
 def test_what_is_seen_is_what_a_full_cache_sees_while_it_all_fits():
-    full = attention(sinks=True, rope=LAYER.rope)
+    full = attention(sink_logits=True, rope=LAYER.rope)
     ours, _ = start(LAYER, PARAMS).feed(X[:, :9], [4, 4, 1])
     close(ours, start(full, PARAMS).feed(X[:, :9], [4, 4, 1])[0])
 
@@ -91,5 +91,5 @@ def test_sizes_below_one_are_refused(sizes):
 
 
 def test_a_layer_with_its_own_window_is_refused():
-    with pytest.raises(ValueError, match=r"SinkCache\(recent=1020\).*window=8"):
-        attention(window=8, cache=SinkCache())
+    with pytest.raises(ValueError, match=r"SinkCache\(recent=1020\).*sliding_window=8"):
+        attention(sliding_window=8, cache=SinkCache())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from model_helpers import quick_jit, random_params
 
-from jaxmodels.layers.moe import FreeExperts, GatedExperts, MoE, ResidualRouter
+from jaxmodels.layers.moe import GatedExperts, MoE, ResidualRouter, ZeroComputationExperts
 
 D, F, FFNS = 10, 6, 3
 E = FFNS + 4
@@ -16,7 +16,7 @@ def layer(**options):
     return MoE(
         router=ResidualRouter(d_model=D, num_experts=E, **options),
         experts=GatedExperts(num_experts=FFNS, d_model=D, d_ff=F),
-        free=FreeExperts(d_model=D),
+        zero_computation=ZeroComputationExperts(d_model=D),
         input_scale=2.0,
     )
 
@@ -36,8 +36,8 @@ def one_token(p, x, previous, hidden, std):
         if expert < FFNS:
             y += weight * moe_oracle.gated_expert(p["experts"], expert, x)
         elif expert < FFNS + 2:
-            a = moe_oracle.softmax(x @ p["free"]["w"][expert - FFNS])
-            y += weight * (a[0] * x + a[1] * p["free"]["constant"][expert - FFNS])
+            a = moe_oracle.softmax(x @ p["zero_computation"]["w"][expert - FFNS])
+            y += weight * (a[0] * x + a[1] * p["zero_computation"]["constant"][expert - FFNS])
         elif expert == FFNS + 2:
             y += weight * x
     return logits, y, chosen
@@ -70,10 +70,10 @@ def test_without_a_layer_before_nothing_is_added():
 
 
 def test_copies_and_zeros_need_no_parameters():
-    free = FreeExperts(d_model=3, constants=0, copies=2, zeros=1)
-    assert free.spec() == {}
+    experts = ZeroComputationExperts(d_model=3, constants=0, copies=2, zeros=1)
+    assert experts.spec() == {}
     x, weights = jnp.asarray([[1.0, 2.0, 3.0]]), jnp.asarray([[0.25, 0.5, 0.25]])
-    np.testing.assert_allclose(free({}, x, weights), 0.75 * x)
+    np.testing.assert_allclose(experts({}, x, weights), 0.75 * x)
 
 
 def test_counts_must_fit():
@@ -81,9 +81,9 @@ def test_counts_must_fit():
         MoE(
             router=ResidualRouter(d_model=D, num_experts=7),
             experts=GatedExperts(num_experts=2, d_model=D, d_ff=F),
-            free=FreeExperts(d_model=D),
+            zero_computation=ZeroComputationExperts(d_model=D),
         )
     with pytest.raises(ValueError, match="top_k of at least 2, got 1"):
         ResidualRouter(d_model=D, num_experts=E, top_k=1)
     with pytest.raises(ValueError, match="zeros=-1"):
-        FreeExperts(d_model=D, zeros=-1)
+        ZeroComputationExperts(d_model=D, zeros=-1)

@@ -20,8 +20,8 @@ ADAPTER = "adapter"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetourBlock:
-    """``x + mixer(mixer_norm(x + w_detour t))``, ``t = ffn(ffn_norm(attention(attention_norm([x, e]))))``.
+class SharedAttentionBlock:
+    """``x + mixer(mixer_norm(x + w_out t))``, ``t = ffn(ffn_norm(attention(attention_norm([x, e]))))``.
 
     e are the token embeddings (Zamba2, https://arxiv.org/abs/2411.15242, figure 2). The layers of t are found
     in the decoder's shared parameters number `shared`, but for their adapters, which are the block's own.
@@ -57,7 +57,7 @@ class DetourBlock:
         }
         return {
             **adapters,
-            "w_detour": Param((d, d), (None, "embed"), FanIn(d)),
+            "w_out": Param((d, d), (None, "embed"), FanIn(d)),
             **layer_specs(mixer_norm=self.mixer_norm, mixer=self.mixer),
         }
 
@@ -127,5 +127,5 @@ class DetourBlock:
         self, params: Params, stream: Stream, attended: Float[Array, "B S D"]
     ) -> Float[Array, "B S D"]:
         normed = self.ffn_norm(self._of(params, "ffn_norm"), attended)
-        detour = linear(self.ffn(self._of(params, "ffn"), normed), params["w_detour"])
-        return self.mixer_norm(params["mixer_norm"], stream.narrow() + detour)
+        attended = linear(self.ffn(self._of(params, "ffn"), normed), params["w_out"])
+        return self.mixer_norm(params["mixer_norm"], stream.narrow() + attended)

@@ -26,7 +26,7 @@ def test_shared_parameters_are_there_once():
     assert "shared/0/attention/w_q" in paths
     for i in (0, 2):
         assert f"blocks/{i}/attention/adapter/a_q" in paths
-        assert f"blocks/{i}/w_detour" in paths
+        assert f"blocks/{i}/w_out" in paths
     assert not any(path.startswith(("shared/0/attention/adapter", "blocks/1/attention")) for path in paths)
 
 
@@ -41,9 +41,9 @@ def test_blocks_are_given_the_same_parameters_beside_their_own():
 def test_adapters_add_to_the_shared_weights():
     """A model whose shared layer has the sums as its weights, for the only block that uses it."""
     one = dataclasses.replace(CONFIG, blocks=CONFIG.blocks[:2])
-    detour = one.blocks[0]
+    sharing = one.blocks[0]
     plain = dataclasses.replace(
-        detour,
+        sharing,
         attention=attention(input_dim=2 * D_MODEL),
         ffn=GatedMLP(d_model=D_MODEL, d_ff=24),
     )
@@ -63,10 +63,10 @@ def test_adapters_add_to_the_shared_weights():
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_detour_reads_the_embeddings_and_reaches_the_mixer_alone():
+def test_the_shared_attention_reads_the_embeddings_and_reaches_the_mixer_alone():
     """Without its projection the block is one of the mixer; with it, it depends on what was embedded."""
     params = random_params(CONFIG.spec())
-    zero = {**params["blocks"]["0"], "w_detour": jnp.zeros((D_MODEL, D_MODEL))}
+    zero = {**params["blocks"]["0"], "w_out": jnp.zeros((D_MODEL, D_MODEL))}
     cut = dataclasses.replace(CONFIG, blocks=CONFIG.blocks[:1])
     without = forward(cut, {**params, "blocks": {"0": zero}}, TOKENS)
     block = dataclasses.replace(CONFIG.blocks[1], mixer=CONFIG.blocks[0].mixer)
@@ -77,20 +77,20 @@ def test_the_detour_reads_the_embeddings_and_reaches_the_mixer_alone():
     assert np.abs(forward(cut, params, TOKENS) - expected).max() > 1e-2
 
 
-def test_costs_count_the_detour_in_every_block():
-    detour, layers = CONFIG.blocks[0], ("attention", "ffn", "mixer")
+def test_costs_count_the_shared_attention_in_every_block():
+    sharing, layers = CONFIG.blocks[0], ("attention", "ffn", "mixer")
     for context in (0, 7):
-        parts = sum(getattr(detour, name).flops_per_token(context) for name in layers)
-        assert detour.flops_per_token(context) == parts + 2 * D_MODEL**2
+        parts = sum(getattr(sharing, name).flops_per_token(context) for name in layers)
+        assert sharing.flops_per_token(context) == parts + 2 * D_MODEL**2
 
 
 def test_what_cannot_be_shared_is_refused():
-    detour, plain, _ = CONFIG.blocks
+    sharing, plain, _ = CONFIG.blocks
     with pytest.raises(ValueError, match="input_dim=16 must be twice d_model=16"):
-        dataclasses.replace(detour, attention=attention())
-    other = dataclasses.replace(detour, ffn=GatedMLP(d_model=D_MODEL, d_ff=8))
+        dataclasses.replace(sharing, attention=attention())
+    other = dataclasses.replace(sharing, ffn=GatedMLP(d_model=D_MODEL, d_ff=8))
     with pytest.raises(ValueError, match="blocks with shared=0 must have the same shared parameters"):
-        dataclasses.replace(CONFIG, blocks=(detour, plain, other))
+        dataclasses.replace(CONFIG, blocks=(sharing, plain, other))
     with pytest.raises(ValueError, match="blocks that share parameters cannot be stacked"):
-        ScannedDecoder(dataclasses.replace(CONFIG, blocks=(detour, detour)))
+        ScannedDecoder(dataclasses.replace(CONFIG, blocks=(sharing, sharing)))
     assert isinstance(CONFIG, Decoder)
