@@ -53,6 +53,16 @@ RGLRU = {
 SHORT_CONV = {"plain": short_conv(), "biases": short_conv(bias=True, conv_width=2)}
 LIGHTNING = {"lightning": lightning(), "lightning_long_chunks": lightning(slope_scale=0.1, chunk_size=64)}
 MIXERS = {**SSD, **MAMBA, **DELTA, **RGLRU, **SHORT_CONV, **LIGHTNING}
+# One of each kind, with what makes its state awkward.
+OF_EACH_KIND = (
+    "two_groups_all_biases",
+    "jamba",
+    "qwen3_next",
+    "kimi_linear",
+    "four_blocks",
+    "biases",
+    "lightning",
+)
 
 
 def draw(batch, size, seed=0):

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.layers.window import Window, accepted
+from jaxmodels.layers.window import Window
+
+
+def extended(history: Float[Array, "B W-1 F"], inputs: Float[Array, "B S F"]) -> Float[Array, "B E F"]:
+    """A window's inputs behind the history's last ``W - 1``."""
+    return jnp.concatenate([history.astype(inputs.dtype), inputs], axis=1)
 
 
 def causal_conv(
@@ -37,26 +42,18 @@ def conv_tail(extended: Float[Array, "B E F"], n: Int[Array, "B"], width: int) -
     return jax.vmap(lambda row, start: lax.dynamic_slice_in_dim(row, start, keep))(extended, n)
 
 
-def accepted_tail(
-    extended: Float[Array, "B E F"], n: Int[Array, "B"] | None, path: Int[Array, "B P"] | None, width: int
-) -> Float[Array, "B W-1 F"]:
-    """The last ``width - 1`` inputs after the tokens that a commit of `n` and `path` accepts."""
-    inputs, n = accepted(extended[:, width - 1 :], n, path)
-    if path is not None:
-        extended = jnp.concatenate([extended[:, : width - 1], inputs], axis=1)
-    return conv_tail(extended, n, width)
-
-
 def window_conv(
-    extended: Float[Array, "B E F"],
+    history: Float[Array, "B W-1 F"],
+    inputs: Float[Array, "B S F"],
     weight: Float[Array, "W F"],
     bias: Float[Array, "F"] | None,
     window: Window,
 ) -> Float[Array, "B S F"]:
-    """The convolution over a window whose tokens follow one another, or form a tree."""
+    """The convolution over a window behind `history`, whose tokens follow one another or form a tree."""
+    both = extended(history, inputs)
     if window.ancestors is None:
-        return causal_conv(extended, weight, bias)
-    return causal_conv_tree(extended, weight, bias, window.ancestors)
+        return causal_conv(both, weight, bias)
+    return causal_conv_tree(both, weight, bias, window.ancestors)
 
 
 def causal_conv_tree(

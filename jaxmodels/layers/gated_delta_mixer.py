@@ -6,44 +6,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.conv import accepted_tail, conv_tail, window_conv
+from jaxmodels.layers.conv import window_conv
 from jaxmodels.layers.delta import delta_replay, delta_tree, delta_window
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import GatedRMSNorm
+from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
 from jaxmodels.layers.ssd_mixer import InverseSoftplusLogUniform
-from jaxmodels.layers.window import Window, accepted, peek
-
-
-@struct.dataclass
-class DeltaState:
-    """All that a row's history leaves behind; its size does not depend on the history's length.
-
-    memory: f32[B, N, R, P], the recurrent state. conv: [B, W-1, F], the convolution's last inputs.
-    """
-
-    memory: jax.Array
-    conv: jax.Array
-
-
-@struct.dataclass
-class DeltaPending:
-    """What a window wrote, from which the state after any number of its tokens can be replayed.
-
-    before, settled: the states before the window and after its valid tokens.
-    extended: [B, W-1+S, F] convolution inputs, history first. k: f32[B, S, G, R]. update: f32[B, S, N, P].
-    log_decay: f32[B, S, N, 1 or R].
-    """
-
-    before: DeltaState
-    settled: DeltaState
-    extended: jax.Array
-    k: jax.Array
-    update: jax.Array
-    log_decay: jax.Array
+from jaxmodels.layers.window import Window, peek
 
 
 @dataclass(frozen=True)
@@ -74,6 +46,9 @@ class GatedDeltaMixer:
 
     Projections have a key head axis, and what serves its value heads behind it, so that a key head and all
     that reads it can be sharded together.
+
+    The state is f32[B, N, R, P]. A window's tokens are keys f32[B, S, G, R], updates f32[B, S, N, P] and
+    log_decay f32[B, S, N, 1 or R]; the convolution's inputs are queries, keys and values, [B, S, F].
 
     Raises:
         ValueError: a size is not positive, `num_key_heads` does not divide `num_heads`, or the norm's width
@@ -135,9 +110,9 @@ class GatedDeltaMixer:
         tree["w_o"] = Param((d, *values), ("embed", "heads", "head_dim"), FanIn(fan_in))
         return tree
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> DeltaState:
-        return DeltaState(
-            memory=jnp.zeros((batch, self.num_heads, self.key_dim, self.head_dim), jnp.float32),
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
+        return RecurrentState(
+            state=jnp.zeros((batch, self.num_heads, self.key_dim, self.head_dim), jnp.float32),
             conv=jnp.zeros((batch, self.conv_width - 1, self.d_conv), dtype),
         )
 
@@ -155,28 +130,26 @@ class GatedDeltaMixer:
         return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
 
     def write(
-        self, params: Params, x: Float[Array, "B S D"], state: DeltaState, window: Window
-    ) -> tuple[tuple[Float[Array, "B S N P"], Float[Array, "B S D"]], DeltaPending]:
+        self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
+    ) -> tuple[tuple[Float[Array, "B S N P"], Float[Array, "B S D"]], RecurrentPending]:
         """Held are the recurrence's output and x, from which the gate is computed."""
-        inputs = [_project(params, name, x) for name in "qkv"]
-        extended = jnp.concatenate([state.conv.astype(x.dtype), jnp.concatenate(inputs, axis=-1)], axis=1)
+        inputs = jnp.concatenate([_project(params, name, x) for name in "qkv"], axis=-1)
         weight = jnp.concatenate([_flat(params[f"conv_{name}"]) for name in "qkv"], axis=-1)
-        q, k, v = self._split(jax.nn.silu(window_conv(extended, weight, None, window)))
+        q, k, v = self._split(jax.nn.silu(window_conv(state.conv, inputs, weight, None, window)))
         beta, log_decay = self._gates(params, x, window)
         if window.ancestors is None:
-            y, update, memory = delta_window(q, k, v, beta, log_decay, state.memory, self.chunk_size)
+            y, update, memory = delta_window(q, k, v, beta, log_decay, state.state, self.chunk_size)
         else:
-            y, update = delta_tree(q, k, v, beta, log_decay, state.memory, window.ancestors)
-            memory = delta_replay(k, update, log_decay, state.memory, window.valid)
-        tail = conv_tail(extended, window.valid, self.conv_width).astype(state.conv.dtype)
-        settled = DeltaState(memory=memory, conv=tail)
-        return (y, x), DeltaPending(state, settled, extended, k, update, log_decay)
+            y, update = delta_tree(q, k, v, beta, log_decay, state.state, window.ancestors)
+            memory = delta_replay(k, update, log_decay, state.state, window.valid)
+        window_inputs = WindowInputs(tokens=(k, update, log_decay), conv=inputs)
+        return (y, x), pend(state, memory, window_inputs, window)
 
     def read(
         self,
         params: Params,
         held: tuple[Float[Array, "B S N P"], Float[Array, "B S D"]],
-        pending: DeltaPending,
+        pending: RecurrentPending,
         window: Window,
     ) -> Float[Array, "B S D"]:
         y, x = held
@@ -185,14 +158,12 @@ class GatedDeltaMixer:
         return linear(gated, params["w_o"].reshape(self.d_model, -1))
 
     def commit(
-        self, pending: DeltaPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
-    ) -> DeltaState:
-        if n is None and path is None:
-            return pending.settled
-        before = pending.before
-        tail = accepted_tail(pending.extended, n, path, self.conv_width).astype(before.conv.dtype)
-        inputs, n = accepted((pending.k, pending.update, pending.log_decay), n, path)
-        return DeltaState(memory=delta_replay(*inputs, before.memory, n), conv=tail)
+        self,
+        pending: RecurrentPending,
+        n: Int[Array, "B"] | None = None,
+        path: Int[Array, "B P"] | None = None,
+    ) -> RecurrentState:
+        return settle(pending, delta_replay, n, path)
 
     def _split(
         self, convolved: Float[Array, "B S F"]

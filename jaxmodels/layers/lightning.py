@@ -5,37 +5,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.norm import RMSNorm
+from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
 from jaxmodels.layers.ssd import ssd_replay, ssd_tree, ssd_window
-from jaxmodels.layers.window import Window, accepted, peek
-
-
-@struct.dataclass
-class LightningState:
-    """memory: f32[B, N, H, H], a row's decayed sum of keys (outer) values."""
-
-    memory: jax.Array
-
-
-@struct.dataclass
-class LightningPending:
-    """A window's inputs, from which the state after any number of its tokens can be replayed.
-
-    before, settled: the states before the window and after its valid tokens. k, v: f32[B, S, N, H].
-    log_decay: f32[B, S, N].
-    """
-
-    before: LightningState
-    settled: LightningState
-    k: jax.Array
-    v: jax.Array
-    log_decay: jax.Array
+from jaxmodels.layers.window import Window, peek
 
 
 def lightning_slope_scale(layer: int, num_layers: int) -> float:
@@ -53,7 +31,8 @@ class LightningMixer:
 
     which is the recurrence of `jaxmodels.layers.ssd` with a constant decay, and is computed by it. The slope
     of head n of N, counted from 1, is ``slope_scale * 2 ** (-8 n / N)``. The norm spans all heads. chunk_size
-    bounds the chunks of the window form; results do not depend on it. Sources:
+    bounds the chunks of the window form; results do not depend on it. The state is f32[B, N, H, H], and a
+    window's tokens are values f32[B, S, N, H], log_decay f32[B, S, N] and keys f32[B, S, N, H]. Sources:
     https://arxiv.org/abs/2401.04658, https://arxiv.org/abs/2501.08313; details as in `transformers`.
 
     Raises:
@@ -92,8 +71,8 @@ class LightningMixer:
         tree["w_o"] = Param((d, n, h), ("embed", "heads", "head_dim"), FanIn(n * h))
         return tree
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> LightningState:
-        return LightningState(jnp.zeros((batch, self.num_heads, self.head_dim, self.head_dim), jnp.float32))
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
+        return RecurrentState(jnp.zeros((batch, self.num_heads, self.head_dim, self.head_dim), jnp.float32))
 
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token as a step of the recurrence, whatever its history; 0 counts the weights alone.
@@ -107,8 +86,8 @@ class LightningMixer:
         return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
 
     def write(
-        self, params: Params, x: Float[Array, "B S D"], state: LightningState, window: Window
-    ) -> tuple[tuple[Float[Array, "B S N H"], Float[Array, "B S D"]], LightningPending]:
+        self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
+    ) -> tuple[tuple[Float[Array, "B S N H"], Float[Array, "B S D"]], RecurrentPending]:
         """Held are the attention's output and x, from which the gate is computed."""
         q, k, v = (
             activate(self.activation, linear(x, params[f"w_{name}"])).astype(jnp.float32) for name in "qkv"
@@ -118,16 +97,16 @@ class LightningMixer:
         heads = jnp.arange(1, self.num_heads + 1, dtype=jnp.float32)
         slopes = self.slope_scale * jnp.exp2(-8.0 * heads / self.num_heads)
         log_decay = jnp.where(valid, -slopes, 0.0)
-        y, memory = ssd_window(v, log_decay, k, q, state.memory, self.chunk_size)
+        y, memory = ssd_window(v, log_decay, k, q, state.state, self.chunk_size)
         if window.ancestors is not None:
-            y = ssd_tree(v, log_decay, k, q, state.memory, window.ancestors)
-        return (y, x), LightningPending(state, LightningState(memory), k, v, log_decay)
+            y = ssd_tree(v, log_decay, k, q, state.state, window.ancestors)
+        return (y, x), pend(state, memory, WindowInputs(tokens=(v, log_decay, k)), window)
 
     def read(
         self,
         params: Params,
         held: tuple[Float[Array, "B S N H"], Float[Array, "B S D"]],
-        pending: LightningPending,
+        pending: RecurrentPending,
         window: Window,
     ) -> Float[Array, "B S D"]:
         y, x = held
@@ -137,11 +116,8 @@ class LightningMixer:
 
     def commit(
         self,
-        pending: LightningPending,
+        pending: RecurrentPending,
         n: Int[Array, "B"] | None = None,
         path: Int[Array, "B P"] | None = None,
-    ) -> LightningState:
-        if n is None and path is None:
-            return pending.settled
-        inputs, n = accepted((pending.v, pending.log_decay, pending.k), n, path)
-        return LightningState(ssd_replay(*inputs, pending.before.memory, n))
+    ) -> RecurrentState:
+        return settle(pending, ssd_replay, n, path)

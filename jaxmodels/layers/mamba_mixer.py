@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.conv import accepted_tail, conv_tail, window_conv
+from jaxmodels.layers.conv import window_conv
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.linear_recurrence import keep_only
 from jaxmodels.layers.norm import Norm
+from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
 from jaxmodels.layers.selective_scan import (
     SelectiveInputs,
     selective_matrix,
@@ -21,34 +21,7 @@ from jaxmodels.layers.selective_scan import (
 )
 from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
 from jaxmodels.layers.ssd_mixer import InverseSoftplusLogUniform, LogArange
-from jaxmodels.layers.window import Window, accepted, peek
-
-
-@struct.dataclass
-class MambaState:
-    """All that a row's history leaves behind; its size does not depend on the history's length.
-
-    ssm: f32[B, R, I], the recurrent state. conv: [B, W-1, I], the convolution's last inputs.
-    """
-
-    ssm: jax.Array
-    conv: jax.Array
-
-
-@struct.dataclass
-class MambaPending:
-    """A window's small inputs, from which the state after any number of its tokens can be replayed.
-
-    before, settled: the states before the window and after its valid tokens.
-    extended: [B, W-1+S, I] convolution inputs, history first. inputs: the scan's.
-    rates: f32[R, I], the scan's; `commit` does not see the parameters.
-    """
-
-    before: MambaState
-    settled: MambaState
-    extended: jax.Array
-    inputs: SelectiveInputs
-    rates: jax.Array
+from jaxmodels.layers.window import Window, peek
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +32,9 @@ class MambaMixer:
     through the convolution and ``silu``. Of it a second projection makes, in this order, the step size's
     features [dt_rank], B [R] and C [R]; each is normalised where `dt_norm`, `b_norm` or `c_norm` is given.
     The step size is ``softplus(w_dt features + dt_bias)``.
+
+    The state is f32[B, R, I]. A window's tokens are one `SelectiveInputs`, its constants the rates f32[R, I];
+    the convolution's inputs are [B, S, I].
 
     Raises:
         ValueError: a size is not positive, or a norm's width is not that of what it normalises.
@@ -115,9 +91,9 @@ class MambaMixer:
             tree["b_out"] = Param((d,), ("embed",), Normal())
         return tree
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> MambaState:
-        return MambaState(
-            ssm=jnp.zeros((batch, self.state_dim, self.d_inner), jnp.float32),
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
+        return RecurrentState(
+            state=jnp.zeros((batch, self.state_dim, self.d_inner), jnp.float32),
             conv=jnp.zeros((batch, self.conv_width - 1, self.d_inner), dtype),
         )
 
@@ -135,33 +111,30 @@ class MambaMixer:
         return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
 
     def write(
-        self, params: Params, x: Float[Array, "B S D"], state: MambaState, window: Window
-    ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S I"]], MambaPending]:
+        self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
+    ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S I"]], RecurrentPending]:
         """Held are the scan's output and the gate."""
         projected = linear(x, params["w_in"])
         if self.projection_bias:
             projected = projected + params["b_in"]
         xs, z = jnp.split(projected, 2, axis=-1)
-        extended = jnp.concatenate([state.conv.astype(xs.dtype), xs], axis=1)
-        xs = jax.nn.silu(window_conv(extended, params["conv_w"], params.get("conv_b"), window))
+        convolved = window_conv(state.conv, xs, params["conv_w"], params.get("conv_b"), window)
+        convolved = jax.nn.silu(convolved)
 
-        inputs, c = self._select(params, xs)
-        inputs = keep_only(inputs, window.is_valid)
+        tokens, c = self._select(params, convolved)
+        tokens = keep_only(tokens, window.is_valid)
         rates = -jnp.exp(params["a_log"].astype(jnp.float32))
-        y, ssm = selective_scan(inputs, c, rates, state.ssm)
+        y, ssm = selective_scan(tokens, c, rates, state.state)
         if window.ancestors is not None:
-            y = selective_tree(inputs, c, rates, state.ssm, window.ancestors)
-        y = y + params["d_skip"] * xs.astype(jnp.float32)
-
-        tail = conv_tail(extended, window.valid, self.conv_width)
-        settled = MambaState(ssm=ssm, conv=tail.astype(state.conv.dtype))
-        return (y, z), MambaPending(state, settled, extended, inputs, rates)
+            y = selective_tree(tokens, c, rates, state.state, window.ancestors)
+        y = y + params["d_skip"] * convolved.astype(jnp.float32)
+        return (y, z), pend(state, ssm, WindowInputs((tokens,), conv=xs), window, constants=rates)
 
     def read(
         self,
         params: Params,
         held: tuple[Float[Array, "B S I"], Float[Array, "B S I"]],
-        pending: MambaPending,
+        pending: RecurrentPending,
         window: Window,
     ) -> Float[Array, "B S D"]:
         y, z = held
@@ -170,14 +143,13 @@ class MambaMixer:
         return y + params["b_out"] if self.projection_bias else y
 
     def commit(
-        self, pending: MambaPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
-    ) -> MambaState:
-        if n is None and path is None:
-            return pending.settled
-        before = pending.before
-        tail = accepted_tail(pending.extended, n, path, self.conv_width).astype(before.conv.dtype)
-        inputs, n = accepted(pending.inputs, n, path)
-        return MambaState(ssm=selective_replay(inputs, pending.rates, before.ssm, n), conv=tail)
+        self,
+        pending: RecurrentPending,
+        n: Int[Array, "B"] | None = None,
+        path: Int[Array, "B P"] | None = None,
+    ) -> RecurrentState:
+        rates = pending.constants
+        return settle(pending, lambda tokens, state, n: selective_replay(tokens, rates, state, n), n, path)
 
     def hidden_attention(
         self, params: Params, x: Float[Array, "B S D"], window: Window
@@ -190,8 +162,8 @@ class MambaMixer:
         projected = linear(x, params["w_in"])
         if self.projection_bias:
             projected = projected + params["b_in"]
-        extended = jnp.pad(projected[..., : self.d_inner], ((0, 0), (self.conv_width - 1, 0), (0, 0)))
-        xs = jax.nn.silu(window_conv(extended, params["conv_w"], params.get("conv_b"), window))
+        xs, history = projected[..., : self.d_inner], self.init_state(x.shape[0], 0, x.dtype).conv
+        xs = jax.nn.silu(window_conv(history, xs, params["conv_w"], params.get("conv_b"), window))
         inputs, c = self._select(params, xs)
         inputs = keep_only(inputs, window.is_valid)
         rates = -jnp.exp(params["a_log"].astype(jnp.float32))

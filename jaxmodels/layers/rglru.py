@@ -18,12 +18,13 @@ from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.layers.conv import accepted_tail, conv_tail, window_conv
+from jaxmodels.layers.conv import window_conv
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.linear_recurrence import keep_only, recur, recur_tree, replay
 from jaxmodels.layers.mlp import activate, check_activation
+from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
-from jaxmodels.layers.window import Window, accepted, peek
+from jaxmodels.layers.window import Window, peek
 
 # Griffin's constant c: how many times the gate can multiply the slowest decay.
 GATE_STRENGTH = 8.0
@@ -39,28 +40,6 @@ class RGLRUInputs:
 
     u: jax.Array
     log_decay: jax.Array
-
-
-@struct.dataclass
-class RGLRUState:
-    """h: f32[B, I], the recurrent state. conv: [B, W-1, I], the convolution's last inputs."""
-
-    h: jax.Array
-    conv: jax.Array
-
-
-@struct.dataclass
-class RGLRUPending:
-    """A window's small inputs, from which the state after any number of its tokens can be replayed.
-
-    before, settled: the states before the window and after its valid tokens.
-    extended: [B, W-1+S, I] convolution inputs, history first. inputs: the recurrence's.
-    """
-
-    before: RGLRUState
-    settled: RGLRUState
-    extended: jax.Array
-    inputs: RGLRUInputs
 
 
 def rglru_inputs(
@@ -116,6 +95,8 @@ class RGLRUMixer:
     x and y are two projections of the input to the inner width ``I = d_inner``. The unit's gates are
     sigmoids of `num_blocks` square maps, each on its own equal part of the channels.
 
+    The state is f32[B, I]. A window's tokens are one `RGLRUInputs`; the convolution's inputs are [B, S, I].
+
     Raises:
         ValueError: `num_blocks` does not divide `d_inner`, `conv_width` is less than 2, or `activation` is
             not known.
@@ -161,9 +142,9 @@ class RGLRUMixer:
             "b_out": Param((d,), ("embed",), ZEROS),
         }
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> RGLRUState:
-        return RGLRUState(
-            h=jnp.zeros((batch, self.d_inner), jnp.float32),
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
+        return RecurrentState(
+            state=jnp.zeros((batch, self.d_inner), jnp.float32),
             conv=jnp.zeros((batch, self.conv_width - 1, self.d_inner), dtype),
         )
 
@@ -179,33 +160,30 @@ class RGLRUMixer:
         return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
 
     def write(
-        self, params: Params, x: Float[Array, "B S D"], state: RGLRUState, window: Window
-    ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S D"]], RGLRUPending]:
+        self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
+    ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S D"]], RecurrentPending]:
         """Held are the unit's output and the layer's input, of which `read` makes the other branch."""
         xs = linear(x, params["w_x"]) + params["b_x"]
-        extended = jnp.concatenate([state.conv.astype(xs.dtype), xs], axis=1)
-        xs = window_conv(extended, params["conv_w"], params["conv_b"], window)
-        inputs = rglru_inputs(
-            xs,
-            self._gate(params, "input_gate", xs),
-            self._gate(params, "recurrence_gate", xs),
+        convolved = window_conv(state.conv, xs, params["conv_w"], params["conv_b"], window)
+        tokens = rglru_inputs(
+            convolved,
+            self._gate(params, "input_gate", convolved),
+            self._gate(params, "recurrence_gate", convolved),
             params["rate"],
             window.positions == 0,
         )
-        inputs = keep_only(inputs, window.is_valid)
+        tokens = keep_only(tokens, window.is_valid)
 
-        y, h = recur(inputs, state.h, _expand, _read, CHUNK)
+        y, h = recur(tokens, state.state, _expand, _read, CHUNK)
         if window.ancestors is not None:
-            y = recur_tree(inputs, state.h, window.ancestors, _expand, _read)
-        tail = conv_tail(extended, window.valid, self.conv_width)
-        settled = RGLRUState(h=h, conv=tail.astype(state.conv.dtype))
-        return (y.astype(x.dtype), x), RGLRUPending(state, settled, extended, inputs)
+            y = recur_tree(tokens, state.state, window.ancestors, _expand, _read)
+        return (y.astype(x.dtype), x), pend(state, h, WindowInputs((tokens,), conv=xs), window)
 
     def read(
         self,
         params: Params,
         held: tuple[Float[Array, "B S I"], Float[Array, "B S D"]],
-        pending: RGLRUPending,
+        pending: RecurrentPending,
         window: Window,
     ) -> Float[Array, "B S D"]:
         h, x = held
@@ -213,14 +191,12 @@ class RGLRUMixer:
         return linear(h * y, params["w_out"]) + params["b_out"]
 
     def commit(
-        self, pending: RGLRUPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
-    ) -> RGLRUState:
-        if n is None and path is None:
-            return pending.settled
-        before = pending.before
-        tail = accepted_tail(pending.extended, n, path, self.conv_width).astype(before.conv.dtype)
-        inputs, n = accepted(pending.inputs, n, path)
-        return RGLRUState(h=replay(inputs, before.h, n, _expand, CHUNK), conv=tail)
+        self,
+        pending: RecurrentPending,
+        n: Int[Array, "B"] | None = None,
+        path: Int[Array, "B P"] | None = None,
+    ) -> RecurrentState:
+        return settle(pending, lambda tokens, state, n: replay(tokens, state, n, _expand, CHUNK), n, path)
 
     def _gate(self, params: Params, name: str, x: Float[Array, "B S I"]) -> Float[Array, "B S I"]:
         blocks = x.reshape(*x.shape[:2], self.num_blocks, self.block_dim)

@@ -3,34 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.conv import accepted_tail, conv_tail, window_conv
+from jaxmodels.layers.conv import window_conv
 from jaxmodels.layers.linear import linear
+from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 from jaxmodels.layers.window import Window, peek
-
-
-@struct.dataclass
-class ShortConvState:
-    """conv: [B, W-1, D], the convolution's last inputs."""
-
-    conv: jax.Array
-
-
-@struct.dataclass
-class ShortConvPending:
-    """before, settled: the states before the window and after its valid tokens.
-
-    extended: [B, W-1+S, D] convolution inputs, history first.
-    """
-
-    before: ShortConvState
-    settled: ShortConvState
-    extended: jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +46,8 @@ class ShortConv:
             tree["b_out"] = Param((d,), ("embed",), ZEROS)
         return tree
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> ShortConvState:
-        return ShortConvState(jnp.zeros((batch, self.conv_width - 1, self.d_model), dtype))
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
+        return RecurrentState(None, conv=jnp.zeros((batch, self.conv_width - 1, self.d_model), dtype))
 
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token, the same for every `context`."""
@@ -77,32 +57,27 @@ class ShortConv:
         return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
 
     def write(
-        self, params: Params, x: Float[Array, "B S D"], state: ShortConvState, window: Window
-    ) -> tuple[Float[Array, "B S D"], ShortConvPending]:
+        self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
+    ) -> tuple[Float[Array, "B S D"], RecurrentPending]:
         """Held is the gate c."""
         projected = linear(x, params["w_in"])
         if self.bias:
             projected = projected + params["b_in"]
         b, c, xs = jnp.split(projected, 3, axis=-1)
-        extended = jnp.concatenate([state.conv.astype(xs.dtype), b * xs], axis=1)
-        tail = conv_tail(extended, window.valid, self.conv_width)
-        settled = ShortConvState(tail.astype(state.conv.dtype))
-        return c, ShortConvPending(state, settled, extended)
+        return c, pend(state, None, WindowInputs((), conv=b * xs), window)
 
     def read(
-        self, params: Params, held: Float[Array, "B S D"], pending: ShortConvPending, window: Window
+        self, params: Params, held: Float[Array, "B S D"], pending: RecurrentPending, window: Window
     ) -> Float[Array, "B S D"]:
-        convolved = window_conv(pending.extended, params["conv_w"], params.get("conv_b"), window)
+        history, inputs = pending.before.conv, pending.inputs.conv
+        convolved = window_conv(history, inputs, params["conv_w"], params.get("conv_b"), window)
         y = linear(held * convolved, params["w_out"])
         return y + params["b_out"] if self.bias else y
 
     def commit(
         self,
-        pending: ShortConvPending,
+        pending: RecurrentPending,
         n: Int[Array, "B"] | None = None,
         path: Int[Array, "B P"] | None = None,
-    ) -> ShortConvState:
-        if n is None and path is None:
-            return pending.settled
-        tail = accepted_tail(pending.extended, n, path, self.conv_width)
-        return ShortConvState(tail.astype(pending.before.conv.dtype))
+    ) -> RecurrentState:
+        return settle(pending, None, n, path)

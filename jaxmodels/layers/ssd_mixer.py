@@ -7,43 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.conv import accepted_tail, conv_tail, window_conv
+from jaxmodels.layers.conv import window_conv
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import GatedRMSNorm
+from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
 from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
 from jaxmodels.layers.ssd import ssd_matrix, ssd_replay, ssd_tree, ssd_window
-from jaxmodels.layers.window import Window, accepted, peek
-
-
-@struct.dataclass
-class SSDState:
-    """All that a row's history leaves behind; its size does not depend on the history's length.
-
-    ssm: f32[B, N, R, P], the recurrent state. conv: [B, W-1, F], the convolution's last inputs.
-    """
-
-    ssm: jax.Array
-    conv: jax.Array
-
-
-@struct.dataclass
-class SSDPending:
-    """A window's small inputs, from which the state after any number of its tokens can be replayed.
-
-    before, settled: the states before the window and after its valid tokens.
-    extended: [B, W-1+S, F] convolution inputs, history first. u: f32[B, S, N, P], dt * x.
-    log_decay: f32[B, S, N], dt * A. b: f32[B, S, G, R].
-    """
-
-    before: SSDState
-    settled: SSDState
-    extended: jax.Array
-    u: jax.Array
-    log_decay: jax.Array
-    b: jax.Array
+from jaxmodels.layers.window import Window, peek
 
 
 @dataclass(frozen=True)
@@ -75,6 +47,9 @@ class SSDMixer:
     with inner width ``I = num_heads * head_dim``. `norm` None gates without normalising. The step size is
     ``clip(softplus(dt + dt_bias), *dt_limit)``. `chunk_size` bounds the chunks of the window form; results
     do not depend on it. `input_scales` multiply z, x, B, C and dt as they leave the input projection.
+
+    The state is f32[B, N, R, P]. A window's tokens are ``u = dt * x``, f32[B, S, N, P], ``dt * A``,
+    f32[B, S, N], and B, f32[B, S, G, R]; the convolution's inputs are x, B and C, [B, S, F].
     """
 
     d_model: int
@@ -136,9 +111,9 @@ class SSDMixer:
             tree["b_out"] = Param((self.d_model,), ("embed",), Normal())
         return tree
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> SSDState:
-        return SSDState(
-            ssm=jnp.zeros((batch, self.num_heads, self.state_dim, self.head_dim), jnp.float32),
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
+        return RecurrentState(
+            state=jnp.zeros((batch, self.num_heads, self.state_dim, self.head_dim), jnp.float32),
             conv=jnp.zeros((batch, self.conv_width - 1, self.d_conv), dtype),
         )
 
@@ -156,31 +131,26 @@ class SSDMixer:
         return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
 
     def write(
-        self, params: Params, x: Float[Array, "B S D"], state: SSDState, window: Window
-    ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S I"]], SSDPending]:
+        self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
+    ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S I"]], RecurrentPending]:
         """Held are the recurrence's output and the gate."""
         z, xbc, dt = self._project(params, x)
-        extended = jnp.concatenate([state.conv.astype(xbc.dtype), xbc], axis=1)
-
-        convolved = window_conv(extended, params["conv_w"], params.get("conv_b"), window)
+        convolved = window_conv(state.conv, xbc, params["conv_w"], params.get("conv_b"), window)
         u, log_decay, b, c, xs = self._discretise(params, jax.nn.silu(convolved), dt, window)
 
-        y, ssm = ssd_window(u, log_decay, b, c, state.ssm, self.chunk_size)
+        y, ssm = ssd_window(u, log_decay, b, c, state.state, self.chunk_size)
         if window.ancestors is not None:
-            y = ssd_tree(u, log_decay, b, c, state.ssm, window.ancestors)
+            y = ssd_tree(u, log_decay, b, c, state.state, window.ancestors)
         y = y + params["d_skip"][:, None] * xs
         y = y.reshape(*y.shape[:2], self.d_inner)
 
-        tail = conv_tail(extended, window.valid, self.conv_width)
-        settled = SSDState(ssm=ssm, conv=tail.astype(state.conv.dtype))
-        pending = SSDPending(before=state, settled=settled, extended=extended, u=u, log_decay=log_decay, b=b)
-        return (y, z), pending
+        return (y, z), pend(state, ssm, WindowInputs(tokens=(u, log_decay, b), conv=xbc), window)
 
     def read(
         self,
         params: Params,
         held: tuple[Float[Array, "B S I"], Float[Array, "B S I"]],
-        pending: SSDPending,
+        pending: RecurrentPending,
         window: Window,
     ) -> Float[Array, "B S D"]:
         y, z = held
@@ -189,14 +159,12 @@ class SSDMixer:
         return y + params["b_out"] if self.projection_bias else y
 
     def commit(
-        self, pending: SSDPending, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
-    ) -> SSDState:
-        if n is None and path is None:
-            return pending.settled
-        before = pending.before
-        tail = accepted_tail(pending.extended, n, path, self.conv_width).astype(before.conv.dtype)
-        inputs, n = accepted((pending.u, pending.log_decay, pending.b), n, path)
-        return SSDState(ssm=ssd_replay(*inputs, before.ssm, n), conv=tail)
+        self,
+        pending: RecurrentPending,
+        n: Int[Array, "B"] | None = None,
+        path: Int[Array, "B P"] | None = None,
+    ) -> RecurrentState:
+        return settle(pending, ssd_replay, n, path)
 
     def hidden_attention(
         self, params: Params, x: Float[Array, "B S D"], window: Window
@@ -207,8 +175,8 @@ class SSDMixer:
         (i, j) is ``C_i (product over j < k <= i of exp(dt_k A)) B_j dt_j``. Quadratic in S; for inspection.
         """
         _, xbc, dt = self._project(params, x)
-        extended = jnp.pad(xbc, ((0, 0), (self.conv_width - 1, 0), (0, 0)))
-        convolved = jax.nn.silu(window_conv(extended, params["conv_w"], params.get("conv_b"), window))
+        history = self.init_state(x.shape[0], 0, x.dtype).conv
+        convolved = jax.nn.silu(window_conv(history, xbc, params["conv_w"], params.get("conv_b"), window))
         _, log_decay, b, c, _ = self._discretise(params, convolved, dt, window)
         steps = self._steps(params, dt, window)
         return ssd_matrix(log_decay, b, c) * jnp.moveaxis(steps, 1, 2)[:, :, None, :]

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from model_helpers import quick_jit
 
-from jaxmodels.layers.conv import accepted_tail, causal_conv, causal_conv_tree, conv_tail, window_conv
+from jaxmodels.layers.conv import causal_conv, causal_conv_tree, conv_tail, window_conv
 from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, fresh_window
 
 # Parent of each token of a tree; -1 follows the history. Depths: 0 1 2 2 1 0 3 4.
@@ -108,20 +108,5 @@ def test_a_window_is_a_line_or_a_tree():
         "tree": causal_conv_tree(extended, weight, None, jnp.broadcast_to(ancestors, (2, size, size))),
     }
     for mask, name in ((CAUSAL, "line"), (BIDIRECTIONAL, "line"), (ancestors, "tree")):
-        ours = window_conv(extended, weight, None, fresh_window(tokens, mask=mask))
+        ours = window_conv(extended[:, :2], extended[:, 2:], weight, None, fresh_window(tokens, mask=mask))
         np.testing.assert_array_equal(ours, expected[name])
-
-
-@pytest.mark.parametrize(
-    ("n", "path", "expected"),
-    [
-        (None, None, [[4, 5], [10, 11]]),
-        ([0, 3], None, [[0, 1], [9, 10]]),
-        (None, [[0, 3], [1, 2]], [[2, 5], [9, 10]]),
-        ([1, 0], [[0, 3], [1, 2]], [[1, 2], [6, 7]]),
-    ],
-)
-def test_tail_of_what_was_accepted(n, path, expected):
-    extended = jnp.arange(2 * 6).reshape(2, 6, 1)  # two of the history, four of the window
-    n, path = (None if a is None else jnp.asarray(a) for a in (n, path))
-    np.testing.assert_array_equal(accepted_tail(extended, n, path, 3)[..., 0], expected)

@@ -7,20 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_helpers import D_MODEL, random_params
-from recurrent_mixers import MIXERS, commit, draw, forward, peek
+from recurrent_mixers import MIXERS, OF_EACH_KIND, commit, draw, forward, peek
 
 from jaxmodels.layers.spec import abstract_params
 
-# One of each kind, with what makes its state awkward.
-OF_EACH_KIND = (
-    "two_groups_all_biases",
-    "jamba",
-    "qwen3_next",
-    "kimi_linear",
-    "four_blocks",
-    "biases",
-    "lightning",
-)
 HISTORY, SIZE = 3, 5
 
 
