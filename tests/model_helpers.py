@@ -55,7 +55,7 @@ def random_params(spec, seed=0):
             fan_in = np.prod(contracted.get(path.rsplit("/", 1)[-1], param.shape[-1:]))
             leaf = noise / np.sqrt(fan_in)
         leaves[path] = jnp.asarray(leaf, jnp.float32)
-    return unflatten(leaves)
+    return unflatten(leaves, spec)
 
 
 ATTENTION = Attention(

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 import jaxmodels as jm
 from jaxmodels import memory
-from jaxmodels.layers.spec import unflatten, walk
+from jaxmodels.layers.spec import walk
 
 MODEL = "tiny-mamba2"
 
@@ -116,7 +117,7 @@ PARAMS = {
 
 
 def with_parameters(model, changes):
-    leaves = dict(walk(model.params))
+    leaves = flatten_dict(model.params, keep_empty_nodes=True, sep="/")
 
     def deleted(leaf):
         copy = leaf + 0
@@ -134,7 +135,7 @@ def with_parameters(model, changes):
             del leaves[path]
         else:
             leaves[path] = made[value](leaves[path]) if isinstance(value, str) else value
-    return dataclasses.replace(model, params=unflatten(leaves))
+    return dataclasses.replace(model, params=unflatten_dict(leaves, sep="/"))
 
 
 @pytest.mark.parametrize("format", ["hf", "orbax"])

@@ -143,7 +143,7 @@ def load_params(
             num_bytes = sum(leaves.fill(part, tensor) for part in expected[name].parts)
             if progress is not None:
                 progress(info.name, num_bytes)
-    return unflatten({path: leaves.done[path] for path, _ in walk(config.spec())})
+    return unflatten(leaves.done, config.spec())
 
 
 def edit_leaves(

@@ -1,5 +1,6 @@
 """Parameters as an Orbax checkpoint: sharded arrays are written and read by the hosts that hold them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxmodels.checkpoints.atomic import ORBAX_DIRECTORY, ORBAX_MARKERS
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checks import shown
-from jaxmodels.layers.spec import Params, abstract_params, walk
+from jaxmodels.layers.spec import Params, abstract_params, unflatten, walk
 from jaxmodels.models.decoder import Decoder
 
 # Files of Orbax's own, of which each version that could write ours leaves one at least.
@@ -44,24 +45,32 @@ def load_params(config: Decoder, directory: Path, dtype: DTypeLike) -> Params:
         CheckpointError: the stored tree or a shape differs from the configuration's, or a file is corrupt.
     """
     path = (directory / ORBAX_DIRECTORY).absolute()
-    _check_stored(config, path)
+    spec = config.spec()
+    stored = _check_stored(config, path)
     default_device = jnp.zeros(()).sharding
-    wanted = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=default_device),
-        abstract_params(config.spec(), dtype),
-    )
+    wanted = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=default_device)
+        for name, leaf in walk(abstract_params(spec, dtype))
+    }
     try:
         with _checkpointer() as checkpointer:
-            return checkpointer.restore(path, wanted)
+            restored = checkpointer.restore(path, unflatten(wanted, stored))
+            return unflatten(dict(walk(restored)), spec)
     except Exception as error:  # Orbax, TensorStore and the codecs below raise many kinds
         raise CheckpointError(_damaged(path, error)) from error
 
 
-def _check_stored(config: Decoder, path: Path) -> None:
-    """Compares what the checkpoint says of its parameters with the model, before one is read."""
+def _check_stored(config: Decoder, path: Path) -> Mapping[str, Any]:
+    """Compares what the checkpoint says of its parameters with the model, before one is read.
+
+    Returns:
+        The stored tree, with a description of each parameter. Orbax restores this structure alone, and some
+        checkpoints have no dicts for layers without parameters.
+    """
     try:
         with _checkpointer() as checkpointer:
-            stored = dict(walk(checkpointer.metadata(path).item_metadata.tree))
+            tree = checkpointer.metadata(path).item_metadata.tree
+            stored = dict(walk(tree))
     except Exception as error:  # as in `load_params`
         raise CheckpointError(_damaged(path, error)) from error
     layers = 1 + max((int(name.split("/")[1]) for name in stored if name.startswith("blocks/")), default=-1)
@@ -85,6 +94,7 @@ def _check_stored(config: Decoder, path: Path) -> None:
             raise CheckpointError(
                 f"{path}: parameter {name!r} has dtype {stored[name].dtype}, but weights are floating-point"
             )
+    return tree
 
 
 def _damaged(path: Path, error: Exception) -> str:

@@ -210,9 +210,9 @@ class Attention:
         if self.qkv_bias:
             q, k, v = q + params["b_q"], k + params["b_k"], v + params["b_v"]
         if self.query_norm is not None:
-            q = self._normalise(self.query_norm, params.get("query_norm", {}), q)
+            q = self._normalise(self.query_norm, params["query_norm"], q)
         if self.key_norm is not None:
-            k = self._normalise(self.key_norm, params.get("key_norm", {}), k)
+            k = self._normalise(self.key_norm, params["key_norm"], k)
         if self.clip is not None:
             q, k, v = (jnp.clip(a, -self.clip, self.clip) for a in (q, k, v))
         if self.query_scale is not None:

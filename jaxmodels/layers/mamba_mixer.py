@@ -176,7 +176,7 @@ class MambaMixer:
         """The scan's inputs and C, in float32."""
         selected = linear(xs, params["w_select"])
         features, b, c = (
-            part if norm is None else norm(params.get(name, {}), part)
+            part if norm is None else norm(params[name], part)
             for name, norm, part in zip(
                 ("dt_norm", "b_norm", "c_norm"),
                 (self.dt_norm, self.b_norm, self.c_norm),

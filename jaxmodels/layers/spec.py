@@ -92,16 +92,31 @@ def walk(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield path, value
 
 
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dict whose `walk` gives `leaves`."""
-    tree: dict[str, Any] = {}
-    for path, value in leaves.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree
+def unflatten(leaves: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dict of the structure of `like` with `leaves` by path.
+
+    A layer without parameters, such as a norm without weights, has an empty dict in `like` and in the result,
+    so that what holds it may always write ``params["norm"]``.
+
+    Raises:
+        KeyError: a path of `like` is not in `leaves`.
+    """
+
+    def filled(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            key: filled(value, f"{prefix}{key}/") if isinstance(value, Mapping) else leaves[f"{prefix}{key}"]
+            for key, value in tree.items()
+        }
+
+    return filled(like, "")
+
+
+def without_leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yields the paths of the empty dicts in a nested dict: those of layers without parameters."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            path = f"{prefix}{key}"
+            yield from without_leaves(value, path + "/") if value else (path,)
 
 
 def param_dtype(param: Param, dtype: DTypeLike) -> np.dtype:
@@ -115,7 +130,7 @@ def init_params(spec: ParamTree, key: jax.Array, dtype: DTypeLike = jnp.float32)
     def draw(path: str, param: Param) -> jax.Array:
         return _draw(key, np.uint32(_stable_hash(path)), param.init, param.shape, param_dtype(param, dtype))
 
-    return unflatten({path: draw(path, param) for path, param in walk(spec)})
+    return unflatten({path: draw(path, param) for path, param in walk(spec)}, spec)
 
 
 # One program for all parameters of a kind: a single one for a deep model would take long to compile.
@@ -140,6 +155,12 @@ def check_params(spec: ParamTree, params: Params) -> None:
             f"the parameters are not those of the model: they {' and '.join(parts)}, {len(missing)} missing "
             f"and {len(unknown)} unknown of {len(expected)}"
         )
+    bare = set(without_leaves(spec)) - set(without_leaves(params))
+    if bare:
+        raise ValueError(
+            f"the parameters are not those of the model: they lack {sorted(bare)[:3]}, an empty dict for "
+            "each layer without parameters"
+        )
     for path, param in expected.items():
         leaf = given[path]
         if not isinstance(leaf, jax.Array | np.ndarray):
@@ -154,12 +175,13 @@ def check_params(spec: ParamTree, params: Params) -> None:
 
 def abstract_params(spec: ParamTree, dtype: DTypeLike = jnp.float32) -> Params:
     """`jax.ShapeDtypeStruct` leaves: what ahead-of-time compilation and restoring need."""
-    return unflatten({path: jax.ShapeDtypeStruct(p.shape, param_dtype(p, dtype)) for path, p in walk(spec)})
+    shapes = {path: jax.ShapeDtypeStruct(p.shape, param_dtype(p, dtype)) for path, p in walk(spec)}
+    return unflatten(shapes, spec)
 
 
 def logical_axes(spec: ParamTree) -> Params:
     """The logical axis names of every leaf, in the same tree."""
-    return unflatten({path: p.axes for path, p in walk(spec)})
+    return unflatten({path: p.axes for path, p in walk(spec)}, spec)
 
 
 def count_params(spec: ParamTree) -> int:

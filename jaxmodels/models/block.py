@@ -181,7 +181,7 @@ class Block:
 
     def _before(self, params: Params, name: str, stream: Stream) -> Float[Array, "B S D"]:
         norm: Norm | None = getattr(self, f"{name}_norm")
-        return stream.narrow() if norm is None else norm(params.get(f"{name}_norm", {}), stream.narrow())
+        return stream.narrow() if norm is None else norm(params[f"{name}_norm"], stream.narrow())
 
     def _after(self, params: Params, name: str, stream: Stream, update: Float[Array, "B S D"]) -> Stream:
         norm: Norm | None = getattr(self, f"{name}_post_norm")

@@ -310,7 +310,7 @@ class Decoder:
 
     def normalise(self, params: Params, stream: Stream) -> Float[Array, "B S D"]:
         """The final norm, in the parameters' dtype."""
-        return self.final_norm(params.get("final_norm", {}), stream.narrow())
+        return self.final_norm(params["final_norm"], stream.narrow())
 
     def logits(self, params: Params, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """The head: float32 scores over the vocabulary."""

@@ -60,7 +60,7 @@ def _hidden_attention(params: Params, tokens: Array, *, config: Decoder, block: 
     shown, weights = config.blocks[block], params["blocks"][str(block)]
     assert isinstance(shown.mixer, HiddenAttention)
     norm = getattr(shown, "mixer_norm", None)
-    x = stream.narrow() if norm is None else norm(weights.get("mixer_norm", {}), stream.narrow())
+    x = stream.narrow() if norm is None else norm(weights["mixer_norm"], stream.narrow())
     return shown.mixer.hidden_attention(weights["mixer"], x, window)
 
 

@@ -61,16 +61,15 @@ class ScannedDecoder:
     def spec(self) -> ParamTree:
         """The decoder's spec with every block parameter of a period stacked along a leading "layers" axis."""
         tree = self.decoder.spec()
-        stacked: ParamTree = {
-            str(i): unflatten(
-                {
-                    path: Param((self.repeats, *p.shape), ("layers", *p.axes), Repeated(p), p.dtype, p.frozen)
-                    for path, p in walk(self.decoder.blocks[i].spec())
-                }
-            )
-            for i in range(self.period)
+        return {**tree, "blocks": {str(i): self._stacked_spec(i) for i in range(self.period)}}
+
+    def _stacked_spec(self, index: int) -> ParamTree:
+        block = self.decoder.blocks[index].spec()
+        stacked = {
+            path: Param((self.repeats, *p.shape), ("layers", *p.axes), Repeated(p), p.dtype, p.frozen)
+            for path, p in walk(block)
         }
-        return {**tree, "blocks": stacked}
+        return unflatten(stacked, block)
 
     def stack(self, params: Params) -> Params:
         """The decoder's parameters, block by block, as this model's."""

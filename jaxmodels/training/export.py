@@ -42,9 +42,8 @@ def export_run(run_dir: str | Path, destination: str | Path, dtype: DTypeLike = 
     arrays = dict(walk(trained))
     for path, param in walk(config.spec()):
         check_range(path, arrays[path], param_dtype(param, dtype))
-    params = unflatten(
-        {path: arrays[path].astype(param_dtype(param, dtype)) for path, param in walk(config.spec())}
-    )
+    spec = config.spec()
+    params = unflatten({path: arrays[path].astype(param_dtype(p, dtype)) for path, p in walk(spec)}, spec)
     ids = {f"{role}_token_id": end_of_text for role in ("bos", "eos", "pad")}
     kept = {key: value for key, value in run.recipe.model.items() if key in INERT_KEYS - set(_NOT_KEPT)}
     model = Model(

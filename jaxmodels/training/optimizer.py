@@ -168,7 +168,7 @@ class Muon:
         }
 
         def masked(values: Mapping[str, Any]) -> dict[str, Any]:
-            return unflatten({path: values.get(path, optax.MaskedNode()) for path in spec_of})
+            return unflatten({path: values.get(path, optax.MaskedNode()) for path in spec_of}, spec)
 
         muon = optax.chain(
             scale_by_muon(
@@ -180,7 +180,7 @@ class Muon:
             optax.clip_by_global_norm(self.clip_norm),
             optax.partition(
                 {"muon": muon, "adam": optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps)},
-                unflatten({path: "muon" if path in sides else "adam" for path in spec_of}),
+                unflatten({path: "muon" if path in sides else "adam" for path in spec_of}, spec),
             ),
             optax.add_decayed_weights(self.weight_decay, mask=decayed(spec)),
             optax.scale_by_learning_rate(schedule),
@@ -214,12 +214,12 @@ def decayed(spec: ParamTree) -> dict[str, Any]:
     def is_matrix(param: Param) -> bool:
         return sum(axis not in _STACKED for axis in param.axes) >= 2
 
-    return unflatten({path: is_matrix(param) for path, param in walk(spec)})
+    return unflatten({path: is_matrix(param) for path, param in walk(spec)}, spec)
 
 
 def _holding_frozen(spec: ParamTree) -> list[optax.GradientTransformation]:
     frozen = {path: param.frozen for path, param in walk(spec)}
-    return [optax.masked(optax.set_to_zero(), unflatten(frozen))] if any(frozen.values()) else []
+    return [optax.masked(optax.set_to_zero(), unflatten(frozen, spec))] if any(frozen.values()) else []
 
 
 def _wider_side(param: Param, sides: MuonDimensionNumbers) -> int:

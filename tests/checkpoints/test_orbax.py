@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from model_helpers import attention, decoder, random_params
 
 import jaxmodels as jm
@@ -41,6 +42,17 @@ def test_what_other_devices_saved_loads_on_the_default_one(tmp_path: Path) -> No
     loaded, wanted = jm.load(tmp_path / "model"), jm.load("tiny-mamba2")
     jax.tree.map(np.testing.assert_array_equal, loaded.params, wanted.params)
     assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(loaded.params))
+
+
+def test_norms_without_weights_load_with_and_without_their_empty_dicts(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
+    model = jm.init(jm.config_from_hf({"model_type": "olmo", "vocab_size": 7, **sizes}))
+    assert model.params["final_norm"] == {}
+    jm.save(model, tmp_path / "model", "orbax")
+    orbax.save_params(unflatten_dict(flatten_dict(model.params)), tmp_path / "without")
+    for directory in (tmp_path / "model", tmp_path / "without"):
+        loaded = orbax.load_params(model.config, directory, "float32")
+        jax.tree.map(np.testing.assert_array_equal, loaded, model.params)
 
 
 def test_a_directory_of_the_users_own_is_not_taken_for_one(tmp_path: Path) -> None:

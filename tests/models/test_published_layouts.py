@@ -177,7 +177,7 @@ def published(request, tmp_path_factory):
         size = leaf.shape[-2] if leaf.ndim > 1 else 1
         noise = rng.standard_normal(leaf.shape) * (1.5 / np.sqrt(size))
         params[path] = jnp.asarray(1 + 0.2 * noise if path.endswith("scale") else noise, jnp.float32)
-    model = dataclasses.replace(model, params=unflatten(params))
+    model = dataclasses.replace(model, params=unflatten(params, model.params))
     directory = tmp_path_factory.mktemp(request.param)
     jm.save(model, directory, format="hf")
     return config, directory, load_file(directory / "model.safetensors")

@@ -17,7 +17,7 @@ from jaxmodels.checkpoints.adapters.reader import Adapter
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.huggingface import TensorEdit, edit_leaves
 from jaxmodels.checkpoints.names import TableNames, find_names
-from jaxmodels.layers.spec import Params, unflatten, walk
+from jaxmodels.layers.spec import Params, unflatten
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import FAMILIES
 from jaxmodels.models.family import Tensor
@@ -47,7 +47,7 @@ def merged(
     """
     for adapter in adapters:
         config = _merge(config, leaves, adapter)
-    return config, unflatten({path: leaves[path] for path, _ in walk(config.spec())})
+    return config, unflatten(leaves, config.spec())
 
 
 def _merge(config: Decoder, leaves: dict[str, jax.Array], adapter: Adapter) -> Decoder:

@@ -89,7 +89,7 @@ class MoE:
 
     def spec(self) -> ParamTree:
         tree: ParamTree = {"router": self.router.spec(), "experts": self.experts.spec()}
-        if self.zero_computation is not None and self.zero_computation.constants:
+        if self.zero_computation is not None:
             tree["zero_computation"] = self.zero_computation.spec()
         if self.shared is not None:
             tree["shared"] = self.shared.spec()
@@ -126,7 +126,7 @@ class MoE:
             y = self.latent.up(params["latent"], y)
         if self.zero_computation is not None:
             weights = filled.dense_weights()[..., self.experts.num_experts :]
-            y = y + self.zero_computation(params.get("zero_computation", {}), scaled, weights)
+            y = y + self.zero_computation(params["zero_computation"], scaled, weights)
         if self.shared is not None:
             y = y + self._shared(self.shared, params, x)
         return y, routing
