@@ -30,6 +30,7 @@ from benchmarks.common import (
 )
 from benchmarks.shapes import shape
 from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.models.scored import NOWHERE
 
 SHAPES = {"Qwen3": "qwen3-100m", "Mamba-2": "mamba2-130m", "Bamba (hybrid)": "bamba-130m"}
 
@@ -67,7 +68,8 @@ class Rollback:
 
 @functools.partial(jax.jit, static_argnames=("config", "capacity"))
 def _settle(params: Any, tokens: Int[Array, "B S"], *, config: Decoder, capacity: int) -> Cache:
-    _, pending = config.peek_hidden(params, tokens, config.init_cache(tokens.shape[0], capacity))
+    cache = config.init_cache(tokens.shape[0], capacity)
+    _, pending = config.peek(params, tokens, cache, logits_at=NOWHERE)
     return config.commit(pending)
 
 
@@ -79,8 +81,8 @@ def _run(
 
     def step(_: Array, carry: tuple[Cache, Array]) -> tuple[Cache, Array]:
         cache, best = carry
-        logits, pending = config.peek(params, tokens, cache)
-        return config.commit(pending, None if keep_all else half), best + jnp.argmax(logits, axis=-1)
+        scored, pending = config.peek(params, tokens, cache)
+        return config.commit(pending, None if keep_all else half), best + jnp.argmax(scored.logits, axis=-1)
 
     return jax.lax.fori_loop(0, repeats, step, (cache, jnp.zeros(tokens.shape, jnp.int32)))
 

@@ -202,8 +202,8 @@ def greedy(
     """The newest token and the cache after `steps` more."""
 
     def step(_: Array, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
-        logits, pending = config.peek(params, carry[0], carry[1])
-        return jnp.argmax(logits, -1).astype(jnp.int32), config.commit(pending)
+        scored, pending = config.peek(params, carry[0], carry[1])
+        return jnp.argmax(scored.logits, -1).astype(jnp.int32), config.commit(pending)
 
     return lax.fori_loop(0, steps, step, (tokens, cache))
 
@@ -258,8 +258,8 @@ def predictions(
     """Log-probabilities after each token from `prompt` on; all are shown one by one."""
 
     def step(cache: Cache, token: Int[Array, "B"]) -> tuple[Cache, Float[Array, "B V"]]:
-        logits, pending = config.peek(params, token[:, None], cache)
-        return config.commit(pending), jax.nn.log_softmax(logits[:, 0])
+        scored, pending = config.peek(params, token[:, None], cache)
+        return config.commit(pending), jax.nn.log_softmax(scored.logits[:, 0])
 
     return lax.scan(step, config.init_cache(*tokens.shape), tokens.T)[1][prompt:]
 

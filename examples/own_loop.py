@@ -16,8 +16,8 @@ import jaxmodels as jm
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def round_(config, params, cache, window):
     """Scores [token, guess]; gives the two argmaxes, whether the guess held, and the settled cache."""
-    logits, pending = config.peek(params, window, cache)
-    best = jnp.argmax(logits, axis=-1)
+    scored, pending = config.peek(params, window, cache)
+    best = jnp.argmax(scored.logits, axis=-1)
     held = best[:, 0] == window[:, 1]
     return best, held, config.commit(pending, 1 + held.astype(jnp.int32))
 
@@ -26,9 +26,9 @@ def generate(model: jm.Model, prompt: list[int], new_tokens: int) -> tuple[list[
     """The greedy continuation of `prompt`, and the model calls it took."""
     config, params = model.config, model.params
     cache = config.init_cache(1, len(prompt) + new_tokens + 2)
-    logits, pending = jax.jit(config.peek)(params, jnp.asarray([prompt]), cache)
+    scored, pending = jax.jit(config.peek)(params, jnp.asarray([prompt]), cache)
     cache = config.commit(pending)
-    tokens, calls = [*prompt, int(logits[0, -1].argmax())], 1
+    tokens, calls = [*prompt, int(scored.logits[0, -1].argmax())], 1
     while len(tokens) < len(prompt) + new_tokens:
         guess = tokens[-2]
         best, held, cache = round_(config, params, cache, jnp.asarray([[tokens[-1], guess]]))

@@ -185,5 +185,11 @@ def draw_tokens(batch, size, seed=0):
 
 
 forward = quick_jit(Decoder.forward, static_argnums=0)
-peek = quick_jit(Decoder.peek, static_argnums=0)
+peek_scored = quick_jit(Decoder.peek, static_argnums=0, static_argnames=("depth", "taps"))
 commit = quick_jit(Decoder.commit, static_argnums=0)
+
+
+def peek(config, params, tokens, cache, **kwargs):
+    """`Decoder.peek` with its logits alone: (logits, pending)."""
+    scored, pending = peek_scored(config, params, tokens, cache, **kwargs)
+    return scored.logits, pending

@@ -76,10 +76,10 @@ class Autoregressive:
     ) -> tuple[AutoregressiveCarry, Pending]:
         """A step through as many blocks as `depth` says; also what it committed."""
         running = (~carry.output.done).astype(jnp.int32)
-        logits, pending = config.peek(params, carry.token[:, None], carry.cache, valid=running, depth=depth)
+        scored, pending = config.peek(params, carry.token[:, None], carry.cache, valid=running, depth=depth)
         output = replace(carry.output, steps=carry.output.steps + 1)
         carry = replace(carry, cache=config.commit(pending), output=output)
-        return self._pick(carry, logits, request), pending
+        return self._pick(carry, scored.logits, request), pending
 
     def _pick(
         self, carry: AutoregressiveCarry, logits: Float[Array, "B 1 V"], request: Request

@@ -23,6 +23,7 @@ from jaxmodels.decoding.strategy import (
 from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import BIDIRECTIONAL
 from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.models.scored import NOWHERE
 
 
 @struct.dataclass
@@ -90,8 +91,13 @@ class BlockDenoiser:
                 f"prefill_window={self.prefill_window} must hold the whole prompt, which sees itself both "
                 f"ways: {slots} slots"
             )
-        _, pending = config.peek_hidden(
-            params, request.tokens, cache, mask=BIDIRECTIONAL, valid=request.lengths
+        _, pending = config.peek(
+            params,
+            request.tokens,
+            cache,
+            mask=BIDIRECTIONAL,
+            valid=request.lengths,
+            logits_at=NOWHERE,
         )
         return BlockDenoiserCarry(
             cache=config.commit(pending),
@@ -104,13 +110,13 @@ class BlockDenoiser:
     ) -> BlockDenoiserCarry:
         output, block = carry.output, carry.block
         valid = in_rows_that_run(output, self.block_length)
-        logits, pending = config.peek(params, block, carry.cache, mask=BIDIRECTIONAL, valid=valid)
+        scored, pending = config.peek(params, block, carry.cache, mask=BIDIRECTIONAL, valid=valid)
         masked = block == self.mask_token
         was_finished = ~masked.any(1)
         cache = config.commit(pending, jnp.where(was_finished, valid, 0))
 
         keys = row_keys(request, output.counters["calls"])
-        scores = process(self.processors, logits, request, output, block[:, 1:])
+        scores = process(self.processors, scored.logits, request, output, block[:, 1:])
         scores = scores.at[:, :, self.mask_token].set(-jnp.inf)
         token, probability = self._propose(scores, keys)
         stuck = (masked & ~has_choice(scores)).any(1) & ~output.done

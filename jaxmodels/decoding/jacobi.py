@@ -64,15 +64,15 @@ class Jacobi:
 
     def step(self, config: Decoder, params: Params, request: Request, carry: JacobiCarry) -> JacobiCarry:
         valid = in_rows_that_run(carry.output, self.window)
-        logits, pending = config.peek(
+        scored, pending = config.peek(
             params, carry.window, carry.cache, valid=valid, known=carry.cache.length + 1
         )
-        scores = process(self.processors, logits, request, carry.output, carry.window[:, 1:])
+        scores = process(self.processors, scored.logits, request, carry.output, carry.window[:, 1:])
         verdict = jnp.argmax(scores, axis=-1).astype(jnp.int32)
         held = carry.window[:, 1:] == verdict[:, :-1]
         count = jnp.minimum(1 + jnp.cumprod(held, axis=1).sum(1), pending.valid)
         _, cache, output = settle(
-            config, request, carry.output, pending, verdict, count, logits, chosen=has_choice(scores)
+            config, request, carry.output, pending, verdict, count, scored.logits, chosen=has_choice(scores)
         )
         following = jnp.clip(count[:, None] - 1 + jnp.arange(self.window), 0, self.window - 1)
         window = jnp.take_along_axis(verdict, following, axis=1)

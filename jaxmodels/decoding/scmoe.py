@@ -91,15 +91,15 @@ class SCMoE:
         weak = weaken(config, self.ranks)
         running = (~carry.output.done).astype(jnp.int32)
         window = carry.token[:, None]
-        logits, pending = config.peek(params, window, carry.cache, valid=running)
-        weak_logits, weak_pending = weak.peek(params, window, carry.weak_cache, valid=running)
+        strong_scored, pending = config.peek(params, window, carry.cache, valid=running)
+        weak_scored, weak_pending = weak.peek(params, window, carry.weak_cache, valid=running)
         carry = replace(
             carry,
             cache=config.commit(pending),
             weak_cache=weak.commit(weak_pending),
             output=replace(carry.output, steps=carry.output.steps + 1),
         )
-        return self._pick(carry, logits, weak_logits, request)
+        return self._pick(carry, strong_scored.logits, weak_scored.logits, request)
 
     def _pick(
         self,

@@ -19,6 +19,7 @@ from jaxmodels.decoding.strategy import Output, Request, check_options, check_po
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Cache, Decoder, Pending
 from jaxmodels.models.prefill import prefill
+from jaxmodels.models.scored import NOWHERE
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +132,8 @@ class Speculative:
         keys = row_keys(request, output.lengths)
         window, proposed, draft_pending = self._propose(carry, request, keys)
         valid = in_rows_that_run(output, self.gamma + 1)
-        logits, pending = config.peek(params, window, carry.cache, valid=valid, known=carry.cache.length + 1)
-        scores = process(self.processors, logits, request, output, window[:, 1:])
+        scored, pending = config.peek(params, window, carry.cache, valid=valid, known=carry.cache.length + 1)
+        scores = process(self.processors, scored.logits, request, output, window[:, 1:])
         chosen = has_choice(scores)
         target = self.sampler.probabilities(_finite(scores, chosen))
         outcomes = self.acceptance.outcomes(target, proposed, window[:, 1:])
@@ -140,7 +141,9 @@ class Speculative:
         # The verdict: the drafted tokens one place to the left, then the token that follows the accepted.
         tokens = jnp.where(jnp.arange(self.gamma + 1) == accepted[:, None], last[:, None], _shifted(window))
         count = jnp.minimum(accepted + 1, pending.valid)
-        token, cache, output = settle(config, request, output, pending, tokens, count, logits, chosen=chosen)
+        token, cache, output = settle(
+            config, request, output, pending, tokens, count, scored.logits, chosen=chosen
+        )
         draft_cache = self._draft.config.commit(draft_pending, count)
         return SpeculativeCarry(cache=cache, draft_cache=draft_cache, token=token, output=output)
 
@@ -161,9 +164,15 @@ class Speculative:
         def extend(i: Array, state: tuple[Array, Array, Cache]) -> tuple[Array, Array, Cache]:
             window, proposed, cache = state
             valid = in_rows_that_run(carry.output, i + 1)
-            hidden, pending = config.peek_hidden(params, window, cache, valid=valid, known=cache.length + 1)
-            logits = config.logits(params, lax.dynamic_slice_in_dim(hidden, i, 1, axis=1))
-            scores = process(self.processors, logits, request, carry.output, window[:, 1:], first=i)
+            scored, pending = config.peek(
+                params,
+                window,
+                cache,
+                valid=valid,
+                known=cache.length + 1,
+                logits_at=jnp.full((batch, 1), i),
+            )
+            scores = process(self.processors, scored.logits, request, carry.output, window[:, 1:], first=i)
             logits = _finite(scores, has_choice(scores))[:, 0]
             token = self.sampler(logits, _fold(keys, i))
             window = lax.dynamic_update_slice_in_dim(window, token[:, None], i + 1, axis=1)
@@ -173,7 +182,9 @@ class Speculative:
 
         window, proposed, cache = lax.fori_loop(0, self.gamma, extend, (window, proposed, carry.draft_cache))
         valid = in_rows_that_run(carry.output, size)
-        _, pending = config.peek_hidden(params, window, cache, valid=valid, known=cache.length + 1)
+        _, pending = config.peek(
+            params, window, cache, valid=valid, known=cache.length + 1, logits_at=NOWHERE
+        )
         return window, proposed, pending
 
 

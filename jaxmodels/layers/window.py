@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxmodels.layers.rope import Rope, Rotations
 from jaxmodels.layers.spec import Params, ParamTree
@@ -105,14 +105,14 @@ class Window:
 
 
 def fresh_window(
-    tokens: Int[Array, "B S"],
+    inputs: Shaped[Array, "B S ..."],
     valid: Int[Array, "B"] | None = None,
     mask: Mask = CAUSAL,
     *,
     ropes: Iterable[Rope] = (),
 ) -> Window:
     """The window of a whole sequence with no history, with its rotations under `ropes`."""
-    batch, size = tokens.shape
+    batch, size = inputs.shape[:2]
     window = Window(
         start=jnp.zeros((batch,), jnp.int32),
         positions=jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (batch, size)),
@@ -123,7 +123,7 @@ def fresh_window(
 
 
 def next_window(
-    tokens: Int[Array, "B S"],
+    inputs: Shaped[Array, "B S ..."],
     start: Int[Array, "B"],
     *,
     positions: Int[Array, "B S"] | None = None,
@@ -132,7 +132,7 @@ def next_window(
     known: Int[Array, "B"] | None = None,
 ) -> Window:
     """The window behind `start` committed tokens: by default at the positions that follow, and all real."""
-    batch, size = tokens.shape
+    batch, size = inputs.shape[:2]
     if positions is None:
         positions = start[:, None] + jnp.arange(size, dtype=jnp.int32)
     valid = jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32)

@@ -23,12 +23,14 @@ class Stream:
     token embeddings in the parameters' dtype, for blocks that look at them again. router_logits: f32[B, S,
     E], those of the latest mixture of experts (0 before the first), for routers that look at them; None in
     models without such. routings: what the mixtures passed so far decided, where it is asked for; else None.
+    condition: [B, C] or [B, S, C], what the caller gives for blocks that go by it, see `ConditionedBlock`.
     """
 
     hidden: jax.Array
     embedded: jax.Array
     router_logits: jax.Array | None = None
     routings: tuple[Routing, ...] | None = None
+    condition: jax.Array | None = None
 
     def narrow(self) -> Float[Array, "B S D"]:
         """The residual stream in the parameters' dtype: what layers read."""
@@ -88,6 +90,15 @@ class SharingBlock(Protocol):
 
     def shared_spec(self) -> ParamTree:
         """Those parameters, the same for all blocks with one number; `spec` has the others."""
+
+
+@runtime_checkable
+class ConditionedBlock(Protocol):
+    """A block that goes by `Stream.condition`: of each row, or of each token."""
+
+    @property
+    def condition_width(self) -> int:
+        """The length of the condition's last axis."""
 
 
 def peek(

@@ -16,6 +16,7 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.layers.sum_mixer import SumMixer
 from jaxmodels.layers.window import Mixer
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.scored import NOWHERE
 
 
 def attention_layers(config: Decoder) -> tuple[int, ...]:
@@ -69,7 +70,8 @@ def attention_variances(config: Decoder, params: Params, tokens: Int[Array, "B S
     """
     size = tokens.shape[1]
     probe = with_cache_policy(config, D2O(budget=size + 1, recent=1, sinks=1, longest_peek=size))
-    _, pending = probe.peek_hidden(params, tokens, probe.init_cache(tokens.shape[0], size))
+    cache = probe.init_cache(tokens.shape[0], size)
+    _, pending = probe.peek(params, tokens, cache, logits_at=NOWHERE)
     layers = probe.commit(pending).layers
     leaves = jax.tree.leaves(layers, is_leaf=lambda state: isinstance(state, D2OState))
     states = [leaf for leaf in leaves if isinstance(leaf, D2OState)]

@@ -1,11 +1,12 @@
 """The one language-model architecture: an embedding, a tuple of blocks, a head; spoken to in two verbs.
 
-    peek(params, tokens, cache)  -> logits, pending     score a window of tokens against a history
+    peek(params, inputs, cache)  -> scored, pending     score a window of tokens against a history
     commit(pending, n)           -> cache               make the window's first n tokens history
 
 Every decoding method is a loop over the two (see `jaxmodels.decoding`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,6 +25,8 @@ from jaxmodels.layers.spec import Normal, Param, Params, ParamTree
 from jaxmodels.layers.window import CAUSAL, Mask, Window, check_mask, fresh_window, next_window, ropes_of
 from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream
 from jaxmodels.models.depth import ALL_LAYERS, Depth, Walk
+from jaxmodels.models.inputs import Inputs, are_embeddings, check_condition, check_inputs
+from jaxmodels.models.scored import EVERYWHERE, LogitsAt, Scored, check_logits_at, check_taps, logits_where
 from jaxmodels.models.transcript import Transcript, begin, follow, note, recoded, slots_to_recode
 
 
@@ -144,46 +147,57 @@ class Decoder:
     def forward(
         self,
         params: Params,
-        tokens: Int[Array, "B S"],
+        inputs: Inputs,
         *,
         mask: Mask = CAUSAL,
         valid: Int[Array, "B"] | None = None,
     ) -> Float[Array, "B S V"]:
-        """Float32 logits of whole sequences, without a cache. Differentiable."""
-        return self.logits(params, self.forward_hidden(params, tokens, mask=mask, valid=valid))
+        """Float32 logits of whole sequences, without a cache. Differentiable.
 
-    def forward_hidden(
+        Raises:
+            ValueError: inputs, mask or condition do not fit the model, see `begin_forward`.
+        """
+        stream, window = self.begin_forward(params, inputs, mask=mask, valid=valid)
+        for i, block in enumerate(self.blocks):
+            stream = block.forward(self.block_params(params, i), stream, window)
+        return self.logits(params, self.normalise(params, stream))
+
+    def forward_scored(
         self,
         params: Params,
-        tokens: Int[Array, "B S"],
+        inputs: Inputs,
         *,
         mask: Mask = CAUSAL,
         valid: Int[Array, "B"] | None = None,
-    ) -> Float[Array, "B S D"]:
-        """`forward` up to and including the final norm."""
-        check_mask(mask, tokens.shape[1], tokens.shape[0])
-        size, positions = tokens.shape[1], self.learned_positions
-        if valid is None and positions is not None and size > positions:
-            raise ValueError(f"forward: {size} tokens, but the model has learned {positions} positions")
-        window = fresh_window(tokens, valid, mask, ropes=self.ropes)
-        stream = self.embed(params, tokens, window)
+        taps: Sequence[str] = (),
+        logits_at: LogitsAt = EVERYWHERE,
+        condition: Array | None = None,
+    ) -> Scored:
+        """What `peek` gives, of whole sequences without a cache. Differentiable.
+
+        Raises:
+            ValueError: as `forward`; taps or logits_at do not fit, see `peek`.
+        """
+        self._check_scored(inputs, taps, logits_at)
+        stream, window = self.begin_forward(params, inputs, mask=mask, valid=valid, condition=condition)
+        seen = {"embeddings": stream.hidden} if "embeddings" in taps else {}
         for i, block in enumerate(self.blocks):
             stream = block.forward(self.block_params(params, i), stream, window)
-        return self.normalise(params, stream)
+            if f"blocks/{i}" in taps:
+                seen[f"blocks/{i}"] = stream.hidden
+        return self._scored(params, stream, seen, logits_at)
 
     def forward_with_routing(
         self,
         params: Params,
-        tokens: Int[Array, "B S"],
+        inputs: Inputs,
         *,
         mask: Mask = CAUSAL,
         valid: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
         """`forward`, and what each block that is a mixture of experts decided, by the block's name in
         ``params["blocks"]``."""
-        check_mask(mask, tokens.shape[1], tokens.shape[0])
-        window = fresh_window(tokens, valid, mask, ropes=self.ropes)
-        stream = self.embed(params, tokens, window)
+        stream, window = self.begin_forward(params, inputs, mask=mask, valid=valid)
         routings = {}
         for i, block in enumerate(self.blocks):
             stream = block.forward(self.block_params(params, i), replace(stream, routings=()), window)
@@ -191,10 +205,36 @@ class Decoder:
                 (routings[str(i)],) = stream.routings
         return self.logits(params, self.normalise(params, stream)), routings
 
+    def begin_forward(
+        self,
+        params: Params,
+        inputs: Inputs,
+        *,
+        mask: Mask = CAUSAL,
+        valid: Int[Array, "B"] | None = None,
+        condition: Array | None = None,
+    ) -> tuple[Stream, Window]:
+        """Whole sequences in front of the first block, for callers who go from block to block themselves.
+
+        Raises:
+            ValueError: inputs are neither token ids nor embeddings of the model's width; a mask of another
+                window; more tokens than learned positions; a condition that is missing, not read, or of
+                another width.
+        """
+        check_inputs(inputs, self.d_model)
+        batch, size = inputs.shape[:2]
+        check_mask(mask, size, batch)
+        check_condition(condition, self.blocks, batch, size)
+        learned = self.learned_positions
+        if valid is None and learned is not None and size > learned:
+            raise ValueError(f"forward: {size} tokens, but the model has learned {learned} positions")
+        window = fresh_window(inputs, valid, mask, ropes=self.ropes)
+        return replace(self.embed(params, inputs, window), condition=condition), window
+
     def peek(
         self,
         params: Params,
-        tokens: Int[Array, "B S"],
+        inputs: Inputs,
         cache: Cache,
         *,
         positions: Int[Array, "B S"] | None = None,
@@ -202,56 +242,70 @@ class Decoder:
         valid: Int[Array, "B"] | None = None,
         known: Int[Array, "B"] | None = None,
         depth: Depth = ALL_LAYERS,
-    ) -> tuple[Float[Array, "B S V"], Pending]:
-        """Float32 logits of a window that follows the history in `cache`; the cache is spent.
+        taps: Sequence[str] = (),
+        logits_at: LogitsAt = EVERYWHERE,
+        condition: Array | None = None,
+    ) -> tuple[Scored, Pending]:
+        """Scores a window that follows the history in `cache`; the cache is spent.
 
-        positions: logical positions, by default the ones after the history. mask: who sees whom inside the
-        window. valid: how many leading tokens of each row are real, by default all; what stands at padded
-        positions of the result is meaningless. known: how many tokens of each row's sequence are certain, by
-        default those up to the window's last real one: what follows in the window is a guess. Rotations that
-        depend on a sequence's length go by it; guesses they cannot serve yet become padding, so that no more
-        than ``pending.valid`` tokens may be committed. depth: which blocks the window is read through; all
-        are written. ``cache.length + S`` must not exceed the capacity.
+        Args:
+            inputs: token ids [B, S], or embeddings [B, S, D] in their place, see `embeddings`.
+            positions: logical positions, by default the ones after the history.
+            mask: who sees whom inside the window.
+            valid: how many leading tokens of each row are real, by default all; what stands at padded
+                positions of the result is meaningless.
+            known: how many tokens of each row's sequence are certain, by default those up to the window's
+                last real one: what follows in the window is a guess. Rotations that depend on a sequence's
+                length go by it; guesses they cannot serve yet become padding, so that no more than
+                ``pending.valid`` tokens may be committed.
+            depth: which blocks the window is read through; all are written.
+            taps: names, some of `tap_names`, of what the result holds beside the last hidden state.
+            logits_at: where the head is computed: EVERYWHERE, NOWHERE, or window indices i32[B, P].
+            condition: [B, C] or [B, S, C] for blocks that go by one.
+
+        ``cache.length + S`` must not exceed the capacity. A tap behind a block that `depth` skips holds the
+        stream that passed the block by.
+
+        Raises:
+            ValueError: inputs, mask, taps, logits_at or condition do not fit the model, the window or each
+                other; a cache of another batch; embeddings where histories are encoded anew from tokens.
         """
-        hidden, pending = self.peek_hidden(
-            params, tokens, cache, positions=positions, mask=mask, valid=valid, known=known, depth=depth
-        )
-        return self.logits(params, hidden), pending
-
-    def peek_hidden(
-        self,
-        params: Params,
-        tokens: Int[Array, "B S"],
-        cache: Cache,
-        *,
-        positions: Int[Array, "B S"] | None = None,
-        mask: Mask = CAUSAL,
-        valid: Int[Array, "B"] | None = None,
-        known: Int[Array, "B"] | None = None,
-        depth: Depth = ALL_LAYERS,
-    ) -> tuple[Float[Array, "B S D"], Pending]:
-        """`peek` up to and including the final norm, for callers who need the head at few positions."""
-        batch, size = tokens.shape
+        self._check_scored(inputs, taps, logits_at)
+        batch, size = inputs.shape[:2]
         check_mask(mask, size, batch)
+        check_condition(condition, self.blocks, batch, size)
         if cache.length.shape[0] != batch:
             raise ValueError(f"peek: tokens have {batch} rows, the cache has {cache.length.shape[0]}")
-        window = next_window(tokens, cache.length, positions=positions, valid=valid, mask=mask, known=known)
-        return self.score_hidden(params, tokens, recoded(self, params, cache, window), window, depth)
+        if cache.transcript is not None and are_embeddings(inputs):
+            raise ValueError(
+                f"peek: inputs are embeddings, but beyond {cache.transcript.limit} tokens (recode_beyond) a "
+                "history is encoded anew from its tokens; give tokens, or a cache of at most that capacity"
+            )
+        window = next_window(inputs, cache.length, positions=positions, valid=valid, mask=mask, known=known)
+        cache = recoded(self, params, cache, window)
+        return self.score(
+            params, inputs, cache, window, depth=depth, taps=taps, logits_at=logits_at, condition=condition
+        )
 
-    def score_hidden(
+    def score(
         self,
         params: Params,
-        tokens: Int[Array, "B S"],
+        inputs: Inputs,
         cache: Cache,
         window: Window,
+        *,
         depth: Depth = ALL_LAYERS,
-    ) -> tuple[Float[Array, "B S D"], Pending]:
-        """`peek_hidden` of a window whose history, if there is one, needs not be encoded anew for it."""
+        taps: Sequence[str] = (),
+        logits_at: LogitsAt = EVERYWHERE,
+        condition: Array | None = None,
+    ) -> tuple[Scored, Pending]:
+        """`peek` of a window whose history, if there is one, needs not be encoded anew for it."""
         transcript = cache.transcript
         if transcript is not None:
-            transcript, window = note(transcript, tokens, window)
+            transcript, window = note(transcript, inputs, window)
         window = window.with_rotations(self.ropes)
-        stream = self.embed(params, tokens, window)
+        stream = replace(self.embed(params, inputs, window), condition=condition)
+        seen = {"embeddings": stream.hidden} if "embeddings" in taps else {}
         walk = Walk.begin(
             window, len(self.blocks), lambda stream: self.logits(params, self.normalise(params, stream))
         )
@@ -262,8 +316,26 @@ class Decoder:
             read = partial(block.read, weights, held=held, pending=layer, window=window)
             stream, walk = depth.read(i, read, stream, walk)
             pending.append(layer)
+            if f"blocks/{i}" in taps:
+                seen[f"blocks/{i}"] = stream.hidden
+        scored = self._scored(params, stream, seen, logits_at)
+        return scored, Pending(window.start, window.valid, tuple(pending), walk.depth, transcript)
+
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        """What `peek` can be asked for: "embeddings", the stream in front of the first block, and "blocks/i",
+        the stream behind block i; in the residual stream's dtype."""
+        return ("embeddings", *(f"blocks/{i}" for i in range(len(self.blocks))))
+
+    def _check_scored(self, inputs: Inputs, taps: Sequence[str], logits_at: LogitsAt) -> None:
+        check_inputs(inputs, self.d_model)
+        check_taps(taps, self.tap_names)
+        check_logits_at(logits_at, *inputs.shape[:2])
+
+    def _scored(self, params: Params, stream: Stream, seen: dict[str, Array], logits_at: LogitsAt) -> Scored:
         hidden = self.normalise(params, stream)
-        return hidden, Pending(window.start, window.valid, tuple(pending), walk.depth, transcript)
+        logits = logits_where(partial(self.logits, params), hidden, logits_at)
+        return Scored(hidden=hidden, logits=logits, taps=seen)
 
     def commit(
         self,
@@ -285,18 +357,33 @@ class Decoder:
         transcript = None if pending.transcript is None else follow(pending.transcript, pending.start, path)
         return Cache(length=pending.start + taken, layers=layers, transcript=transcript)
 
-    def embed(self, params: Params, tokens: Int[Array, "B S"], window: Window) -> Stream:
-        """The stream in front of the first block."""
+    def dtype_of(self, params: Params) -> jnp.dtype:
+        """The dtype of the embeddings, in which the layers compute and a cache is usually kept."""
+        return params["embed"]["weight"].dtype
+
+    def embeddings(self, params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+        """The tokens' embeddings, times `embed_scale`: what may be given to `peek` in their place.
+
+        Learned positions are added inside, to tokens and embeddings alike. That is what transformers calls
+        `inputs_embeds` for Gemma and GPT-2; where it multiplies `inputs_embeds` by a factor of the model
+        (Granite's ``embedding_multiplier``), it is their product.
+        """
         x = params["embed"]["weight"][tokens]
-        if self.embed_scale != 1.0:
-            x = x * jnp.asarray(self.embed_scale, x.dtype)
+        return x if self.embed_scale == 1.0 else x * jnp.asarray(self.embed_scale, x.dtype)
+
+    def embed(self, params: Params, inputs: Inputs, window: Window) -> Stream:
+        """The stream in front of the first block."""
+        if are_embeddings(inputs):
+            x = inputs.astype(self.dtype_of(params))
+        else:
+            x = self.embeddings(params, inputs)
         if self.learned_positions is not None:
             x = x + params["positions"]["weight"][window.positions]
-        # Layers give padding no weight, but no weight times NaN is NaN: whatever token it is, it enters as 0.
+        # Layers give padding no weight, but no weight times NaN is NaN: whatever it is, it enters as 0.
         x = jnp.where(window.is_valid[..., None], x, 0)
         wide = x.dtype if self.residual_dtype is None else jnp.promote_types(x.dtype, self.residual_dtype)
         carried = self._carried_logits
-        router_logits = None if carried is None else jnp.zeros((*tokens.shape, carried), jnp.float32)
+        router_logits = None if carried is None else jnp.zeros((*x.shape[:2], carried), jnp.float32)
         return Stream(hidden=x.astype(wide), embedded=x, router_logits=router_logits)
 
     @property

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.moe.report import LoadReport, load_report
 from jaxmodels.layers.spec import Params
-from jaxmodels.layers.window import Window, fresh_window
+from jaxmodels.layers.window import Window
 from jaxmodels.models.decoder import Decoder
 
 
@@ -53,11 +53,10 @@ def hidden_attention(
 
 @functools.partial(jax.jit, static_argnames=("config", "block"))
 def _hidden_attention(params: Params, tokens: Array, *, config: Decoder, block: int) -> Array:
-    window = fresh_window(tokens, ropes=config.ropes)
-    stream = config.embed(params, tokens, window)
+    stream, window = config.begin_forward(params, tokens)
     for i in range(block):
-        stream = config.blocks[i].forward(params["blocks"][str(i)], stream, window)
-    shown, weights = config.blocks[block], params["blocks"][str(block)]
+        stream = config.blocks[i].forward(config.block_params(params, i), stream, window)
+    shown, weights = config.blocks[block], config.block_params(params, block)
     assert isinstance(shown.mixer, HiddenAttention)
     norm = getattr(shown, "mixer_norm", None)
     x = stream.narrow() if norm is None else norm(weights["mixer_norm"], stream.narrow())

@@ -1,6 +1,7 @@
 """Settling a batch of prompts of different lengths: a loop of peeks and commits over windows."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +10,15 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import next_window
+from jaxmodels.models.inputs import Inputs
+from jaxmodels.models.scored import NOWHERE, Scored
 
 if TYPE_CHECKING:
-    from jaxmodels.models.decoder import Cache, Decoder  # which encodes histories anew by `prefill`
+    from jaxmodels.models.decoder import Cache, Decoder, Pending  # which encodes histories anew by `prefill`
 
 
 def prefill(
-    config: "Decoder",
-    params: Params,
-    tokens: Int[Array, "B S"],
-    lengths: Int[Array, "B"],
-    cache: "Cache",
-    window: int,
+    config: "Decoder", params: Params, inputs: Inputs, lengths: Int[Array, "B"], cache: "Cache", window: int
 ) -> tuple[Float[Array, "B D"], "Cache"]:
     """Commits the first ``lengths[b]`` tokens of each row; gives the hidden state of each row's last token.
 
@@ -29,28 +27,50 @@ def prefill(
     Prompts longer than `window` are fed in windows of that size, as many as the longest row needs, so that
     working memory is bounded by the window and not by the prompt. S must then be a multiple of `window`.
     """
-    batch, size = tokens.shape
+    last, cache, _ = prefill_with_taps(config, params, inputs, lengths, cache, window, ())
+    return last, cache
+
+
+def prefill_with_taps(
+    config: "Decoder",
+    params: Params,
+    inputs: Inputs,
+    lengths: Int[Array, "B"],
+    cache: "Cache",
+    window: int,
+    taps: Sequence[str],
+) -> tuple[Float[Array, "B D"], "Cache", dict[str, Float[Array, "B S D"]]]:
+    """`prefill`, and what `peek` calls `taps` of all prompt tokens; meaningless at padding."""
+    batch, size = inputs.shape[:2]
     if size <= window:
-        whole = next_window(tokens, cache.length, valid=lengths, known=lengths)
-        hidden, pending = config.score_hidden(params, tokens, cache, whole)
-        return _at(hidden, lengths - 1), config.commit(pending)
+        whole = next_window(inputs, cache.length, valid=lengths, known=lengths)
+        scored, pending = config.score(params, inputs, cache, whole, taps=taps, logits_at=NOWHERE)
+        return _at(scored.hidden, lengths - 1), config.commit(pending), scored.taps
     if size % window:
         raise ValueError(f"prefill: {size} prompt slots are not a multiple of the window {window}")
 
-    def feed(index: Array, carry: "tuple[Array, Cache]") -> "tuple[Array, Cache]":
-        last, cache = carry
-        start = index * window
-        part = lax.dynamic_slice_in_dim(tokens, start, window, axis=1)
+    def score(start: Array, cache: "Cache") -> "tuple[Scored, Pending]":
+        part = lax.dynamic_slice_in_dim(inputs, start, window, axis=1)
         valid = jnp.clip(lengths - start, 0, window)
         shown = next_window(part, cache.length, valid=valid, known=lengths)
-        hidden, pending = config.score_hidden(params, part, cache, shown)
-        ends_here = (lengths > start) & (lengths <= start + window)
-        last = jnp.where(ends_here[:, None], _at(hidden, valid - 1), last)
-        return last, config.commit(pending)
+        return config.score(params, part, cache, shown, taps=taps, logits_at=NOWHERE)
 
-    dtype = params["embed"]["weight"].dtype
-    last = jnp.zeros((batch, config.d_model), dtype)
-    return lax.fori_loop(0, -(-lengths.max() // window), feed, (last, cache))
+    def feed(index: Array, carry: Any) -> Any:
+        last, cache, seen = carry
+        start = index * window
+        scored, pending = score(start, cache)
+        ends_here = (lengths > start) & (lengths <= start + window)
+        last = jnp.where(ends_here[:, None], _at(scored.hidden, lengths - start - 1), last)
+        seen = {
+            name: lax.dynamic_update_slice_in_dim(all_, scored.taps[name], start, axis=1)
+            for name, all_ in seen.items()
+        }
+        return last, config.commit(pending), seen
+
+    one, _ = jax.eval_shape(score, jnp.zeros((), jnp.int32), cache)
+    last = jnp.zeros((batch, one.hidden.shape[-1]), one.hidden.dtype)
+    seen = {name: jnp.zeros((batch, size, tap.shape[-1]), tap.dtype) for name, tap in one.taps.items()}
+    return lax.fori_loop(0, -(-lengths.max() // window), feed, (last, cache, seen))
 
 
 def _at(hidden: Float[Array, "B S D"], index: Int[Array, "B"]) -> Float[Array, "B D"]:

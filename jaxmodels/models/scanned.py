@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.spec import Param, Params, ParamTree, unflatten, walk
-from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.block import SharingBlock, Stream
 from jaxmodels.models.decoder import Decoder
 
@@ -100,7 +99,7 @@ class ScannedDecoder:
         self, params: Params, tokens: Int[Array, "B S"]
     ) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
         """`Decoder.forward_with_routing`; each routing has the repeats of its block as leading axis."""
-        window = fresh_window(tokens, ropes=self.decoder.ropes)
+        embedded, window = self.decoder.begin_forward(params, tokens)
 
         @jax.checkpoint
         def period(stream: Stream, blocks: Any) -> tuple[Stream, dict[str, Routing]]:
@@ -112,7 +111,6 @@ class ScannedDecoder:
                     (routings[str(i)],) = stream.routings
             return replace(stream, routings=None), routings
 
-        embedded = self.decoder.embed(params, tokens, window)
         stream, routings = lax.scan(period, embedded, params["blocks"])
         return self.decoder.logits(params, self.decoder.normalise(params, stream)), routings
 

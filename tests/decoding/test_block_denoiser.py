@@ -22,8 +22,8 @@ class Reference:
 
     def __init__(self, config, params):
         def feed(window, cache):
-            logits, pending = config.peek(params, window, cache, mask=BIDIRECTIONAL)
-            return logits, config.commit(pending)
+            scored, pending = config.peek(params, window, cache, mask=BIDIRECTIONAL)
+            return scored.logits, config.commit(pending)
 
         self.empty, self.feed = config.init_cache(1, CAPACITY), quick_jit(feed)
 

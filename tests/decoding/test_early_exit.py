@@ -41,9 +41,9 @@ class Reference:
         self.read = quick_jit(self._read, static_argnums=0)
         self.say = quick_jit(lambda stream: config.logits(params, config.normalise(params, stream))[0, 0])
         cache = config.init_cache(1, len(prompt) + NEW)
-        logits, pending = quick_jit(config.peek)(params, jnp.asarray([prompt]), cache)
+        scored, pending = quick_jit(config.peek)(params, jnp.asarray([prompt]), cache)
         self.states, self.length = list(config.commit(pending).layers), len(prompt)
-        self.tokens, self.depths = [int(logits[0, -1].argmax())], []
+        self.tokens, self.depths = [int(scored.logits[0, -1].argmax())], []
 
     def window(self, length):
         one = jnp.ones((1,), jnp.int32)
@@ -127,8 +127,8 @@ def peek_once(config, strategy, capacity, batch=2):
         depth = UntilConfident(
             confidence=MaxProbability(), threshold=strategy.threshold, min_layers=strategy.min_layers
         )
-        logits, pending = config.peek(params, token, cache, depth=depth)
-        return logits, config.commit(pending)
+        scored, pending = config.peek(params, token, cache, depth=depth)
+        return scored.logits, config.commit(pending)
 
     cache = jax.eval_shape(functools.partial(config.init_cache, batch, capacity))
     token = jax.ShapeDtypeStruct((batch, 1), jnp.int32)

@@ -100,8 +100,8 @@ def test_a_decoder_of_every_kind_of_block():
     peek_one = quick_jit(functools.partial(config.peek, params))
     cache = config.init_cache(2, 9)
     for start, stop in ((0, 2), (2, 3), (3, 5)):
-        logits, pending = peek_one(TOKENS[:, start:stop], cache)
-        np.testing.assert_allclose(logits, whole[:, start:stop], rtol=1e-4, atol=1e-4)
+        scored, pending = peek_one(TOKENS[:, start:stop], cache)
+        np.testing.assert_allclose(scored.logits, whole[:, start:stop], rtol=1e-4, atol=1e-4)
         cache = config.commit(pending)
     again = config.commit(pending, jnp.zeros(2, jnp.int32))
     np.testing.assert_array_equal(again.length, [3, 3])

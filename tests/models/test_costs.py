@@ -38,8 +38,8 @@ def test_flops_are_those_of_the_compiled_step(family):
 
     @functools.partial(jax.jit, donate_argnums=2)
     def step(params, token, cache):
-        logits, pending = config.peek(params, token, cache)
-        return logits, config.commit(pending, jnp.ones((1,), jnp.int32))
+        scored, pending = config.peek(params, token, cache)
+        return scored.logits, config.commit(pending, jnp.ones((1,), jnp.int32))
 
     cache = jax.eval_shape(functools.partial(config.init_cache, 1, context))
     compiled = step.lower(

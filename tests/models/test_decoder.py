@@ -236,8 +236,8 @@ def test_vmap_over_models():
 
     def two_steps(params, tokens):
         _, pending = config.peek(params, tokens[:, :3], config.init_cache(2, CAPACITY))
-        logits, _ = config.peek(params, tokens[:, 3:4], config.commit(pending, jnp.asarray([3, 2])))
-        return logits
+        scored, _ = config.peek(params, tokens[:, 3:4], config.commit(pending, jnp.asarray([3, 2])))
+        return scored.logits
 
     together = quick_jit(jax.vmap(two_steps, in_axes=(0, None)))(stacked, TOKENS)
     alone = quick_jit(two_steps)
@@ -257,8 +257,8 @@ def test_a_loop_can_carry_the_cache(name):
         params = abstract_params(config.spec(), params_dtype)
         cache = jax.eval_shape(functools.partial(config.init_cache, 2, CAPACITY, cache_dtype))
         tokens, n = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((2, 3), (2,)))
-        logits, pending = jax.eval_shape(config.peek, params, tokens, cache)
-        assert logits.dtype == jnp.float32
+        scored, pending = jax.eval_shape(config.peek, params, tokens, cache)
+        assert scored.logits.dtype == jnp.float32
         for arguments in ((pending,), (pending, n), (pending, n, tokens), (pending, None, tokens)):
             assert jax.eval_shape(config.commit, *arguments) == cache
 
@@ -275,8 +275,8 @@ def test_a_wider_residual_stream():
     narrow = dataclasses.replace(config, residual_dtype=None)
     assert dtypes(narrow) == (jnp.bfloat16, jnp.bfloat16)
     for one in (config, narrow):
-        hidden = jax.eval_shape(one.forward_hidden, params, TOKENS)
-        assert hidden.dtype == jnp.bfloat16
+        scored = jax.eval_shape(one.forward_scored, params, TOKENS)
+        assert scored.hidden.dtype == jnp.bfloat16
     same = random_params(config.spec())
     np.testing.assert_array_equal(forward(config, same, TOKENS[:, :3]), forward(narrow, same, TOKENS[:, :3]))
 
@@ -299,9 +299,9 @@ def decode_loop(config):
     def run(params, token, cache):
         def step(i, carry):
             token, cache = carry
-            logits, pending = config.peek(params, jnp.concatenate([token, token + 1], axis=1), cache)
+            scored, pending = config.peek(params, jnp.concatenate([token, token + 1], axis=1), cache)
             n = jnp.full(cache.length.shape, 1 + i % 2)
-            return jnp.argmax(logits[:, :1], axis=-1).astype(jnp.int32), config.commit(pending, n)
+            return jnp.argmax(scored.logits[:, :1], axis=-1).astype(jnp.int32), config.commit(pending, n)
 
         return jax.lax.while_loop(
             lambda c: c[0] < 32, lambda c: (c[0] + 1, *step(c[0], c[1:])), (0, token, cache)
@@ -357,8 +357,8 @@ def test_one_decoded_token_costs_two_operations_per_parameter(name):
     config = Decoder(vocab_size=500, d_model=d, blocks=blocks, final_norm=norm, tie_embeddings=True)
 
     def one_token(params, token, cache):
-        logits, pending = config.peek(params, token, cache)
-        return logits, config.commit(pending)
+        scored, pending = config.peek(params, token, cache)
+        return scored.logits, config.commit(pending)
 
     cache = jax.eval_shape(functools.partial(config.init_cache, 1, slots))
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)

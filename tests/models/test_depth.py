@@ -4,16 +4,13 @@ from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
-from model_helpers import ARCHITECTURES, commit, draw_tokens, peek, quick_jit, random_params
+from model_helpers import ARCHITECTURES, commit, draw_tokens, peek, random_params
 
-from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.depth import ALL_LAYERS
 
 CONFIG = ARCHITECTURES["hybrid"]
 PARAMS = random_params(CONFIG.spec())
 TOKENS = draw_tokens(2, 6)
-
-peek_at = quick_jit(Decoder.peek, static_argnums=0, static_argnames="depth")
 
 
 @dataclass(frozen=True)
@@ -32,14 +29,14 @@ class First:
 def test_all_layers_are_the_default():
     cache = CONFIG.init_cache(2, 9)
     logits, pending = peek(CONFIG, PARAMS, TOKENS, cache)
-    same, _ = peek_at(CONFIG, PARAMS, TOKENS, cache, depth=ALL_LAYERS)
+    same, _ = peek(CONFIG, PARAMS, TOKENS, cache, depth=ALL_LAYERS)
     np.testing.assert_array_equal(logits, same)
     assert pending.depth == len(CONFIG.blocks)
 
 
 def test_a_shallow_peek_is_the_shallow_model():
     shallow = replace(CONFIG, blocks=CONFIG.blocks[:2])
-    logits, pending = peek_at(CONFIG, PARAMS, TOKENS, CONFIG.init_cache(2, 9), depth=First(2))
+    logits, pending = peek(CONFIG, PARAMS, TOKENS, CONFIG.init_cache(2, 9), depth=First(2))
     expected, _ = peek(shallow, PARAMS, TOKENS, shallow.init_cache(2, 9))
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert pending.depth == 2
@@ -48,7 +45,7 @@ def test_a_shallow_peek_is_the_shallow_model():
 def test_skipped_blocks_have_a_history():
     """The last block was never read, and still knows all tokens, as the stream stood in front of it."""
     cache = CONFIG.init_cache(2, 9)
-    _, pending = peek_at(CONFIG, PARAMS, TOKENS[:, :5], cache, depth=First(2))
+    _, pending = peek(CONFIG, PARAMS, TOKENS[:, :5], cache, depth=First(2))
     shallow, full = commit(CONFIG, pending), commit(CONFIG, peek(CONFIG, PARAMS, TOKENS[:, :5], cache)[1])
     for ours, expected in zip(shallow.layers, full.layers, strict=True):
         for name in vars(expected):

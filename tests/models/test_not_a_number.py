@@ -26,7 +26,7 @@ def logits_of(config, params):
         second, pending = config.peek(params, windows, cache, valid=kept)
         cache = config.commit(pending, jnp.minimum(kept, 2))
         third, _ = config.peek(params, jnp.asarray(WINDOW), cache)
-        return first, second, third
+        return first.logits, second.logits, third.logits
 
     first, second, third = jax.device_get(quick_jit(run)(params, prompts, windows))
     return [

@@ -121,7 +121,7 @@ def test_a_window_that_sees_both_ways_is_refused():
 
     def shape(capacity):
         cache = config.init_cache(1, capacity)
-        return jax.eval_shape(lambda: config.peek(params, tokens, cache, mask=BIDIRECTIONAL)[0]).shape
+        return jax.eval_shape(lambda: config.peek(params, tokens, cache, mask=BIDIRECTIONAL)[0].logits).shape
 
     assert shape(LIMIT)[:2] == (1, 4)
     with pytest.raises(ValueError, match="BIDIRECTIONAL needs a cache of at most 10 tokens"):

@@ -1,0 +1,48 @@
+"""What a model is given for a window: tokens or their embeddings, and perhaps a condition."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.models.block import ConditionedBlock
+
+# Token ids, or in place of tokens what `Decoder.embeddings` would give for them.
+Inputs: TypeAlias = Int[Array, "B S"] | Float[Array, "B S D"]
+
+
+def are_embeddings(inputs: Inputs) -> bool:
+    """Whether inputs are embeddings and not token ids."""
+    return jnp.issubdtype(inputs.dtype, jnp.floating)
+
+
+def check_inputs(inputs: Inputs, d_model: int) -> None:
+    """Raises ValueError unless inputs are token ids [B, S] or embeddings [B, S, d_model]."""
+    shape, dtype = list(inputs.shape), inputs.dtype
+    if are_embeddings(inputs):
+        if len(shape) != 3 or shape[2] != d_model:
+            raise ValueError(f"inputs: embeddings must be [B, S, {d_model}], got {dtype}{shape}")
+    elif not jnp.issubdtype(dtype, jnp.integer) or len(shape) != 2:
+        raise ValueError(
+            f"inputs: expected token ids, integers [B, S], or embeddings, floating [B, S, {d_model}], "
+            f"got {dtype}{shape}"
+        )
+
+
+def check_condition(condition: jax.Array | None, blocks: Sequence[object], batch: int, size: int) -> None:
+    """Raises ValueError unless `condition` is [B, C] or [B, S, C] where a block reads one of width C, and
+    None where no block does."""
+    for i, block in enumerate(blocks):
+        if isinstance(block, ConditionedBlock):
+            width = block.condition_width
+            if condition is None:
+                raise ValueError(f"condition: block {i} reads one of width {width}, but none is given")
+            if condition.shape not in ((batch, width), (batch, size, width)):
+                raise ValueError(
+                    f"condition: block {i} reads [{batch}, {width}] or [{batch}, {size}, {width}], "
+                    f"got {list(condition.shape)}"
+                )
+    if condition is not None and not any(isinstance(block, ConditionedBlock) for block in blocks):
+        raise ValueError(f"condition: no block reads one, but {list(condition.shape)} is given; leave it out")
