@@ -27,6 +27,8 @@ ORDER = (
     "sparse",
     "batch_mamba2_130m",
     "batch_qwen3_100m",
+    "windows_qwen3_100m",
+    "windows_mamba2_130m",
     "loading",
     "compiled_properties",
     "bits_per_byte",

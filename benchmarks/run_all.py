@@ -29,6 +29,8 @@ BENCHMARKS = (
     ("sparse",),
     ("batch", "--shape", "mamba2-130m"),
     ("batch", "--shape", "qwen3-100m"),
+    ("windows", "--shape", "qwen3-100m"),
+    ("windows", "--shape", "mamba2-130m"),
     ("loading",),
     ("compiled_properties",),
     ("bits_per_byte", "tiny-mamba2", "tiny-qwen3", "tiny-hybrid-moe"),
