@@ -26,6 +26,8 @@ from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.layers.backends import ByBackend
+
 State = Float[Array, "B N R P"]
 
 # Chunk lengths measured per backend: CPUs want the Q x Q blocks to stay in their inner caches.
@@ -268,8 +270,7 @@ def delta_window(
 ) -> tuple[Float[Array, "B S N P"], Float[Array, "B S N P"], State]:
     """The recurrence over a window of any length, in the form and chunk length that suit it.
 
-    `chunk` is the longest chunk used; on CPU it is `CPU_CHUNK` at most. The choice is made when the
-    program is lowered for its backend, so that one traced program serves all of them.
+    `chunk` is the longest chunk used; on CPU it is `CPU_CHUNK` at most.
     """
     size = v.shape[1]
     if size == 1:
@@ -280,8 +281,9 @@ def delta_window(
         chunk += -chunk % BLOCK
     if chunk <= CPU_CHUNK:
         return delta_chunked(q, k, v, beta, log_decay, state, chunk)
-    return lax.platform_dependent(
-        q, k, v, beta, log_decay, state,
+    by_backend = ByBackend(
+        portable=functools.partial(delta_chunked, chunk=chunk),
         cpu=functools.partial(delta_chunked, chunk=CPU_CHUNK),
-        default=functools.partial(delta_chunked, chunk=chunk),
-    )  # fmt: skip
+    )
+    y, update, state = by_backend(q, k, v, beta, log_decay, state)
+    return y, update, state

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.layers.backends import ByBackend
+
 Carry = TypeVar("Carry")
 Tree = TypeVar("Tree")
 
@@ -38,10 +40,10 @@ def grouped_matmul(
         group_sizes: how many rows each group has. Rows beyond their sum belong to none and give 0.
 
     XLA's CPU backend expands `lax.ragged_dot` to a product with every matrix. There `over_groups` takes each
-    group's matrix once and multiplies the group's rows with it. Other backends get `lax.ragged_dot`. Decided
-    when the program is lowered.
+    group's matrix once and multiplies the group's rows with it. Other backends get `lax.ragged_dot`.
     """
-    return lax.platform_dependent(x, w, group_sizes, cpu=_product, default=lax.ragged_dot)
+    y: Array = PRODUCT(x, w, group_sizes)
+    return y
 
 
 def _forward(x: Array, w: Array, group_sizes: Array) -> tuple[Array, tuple[Array, Array, Array]]:
@@ -49,7 +51,7 @@ def _forward(x: Array, w: Array, group_sizes: Array) -> tuple[Array, tuple[Array
 
 
 def _backward(residuals: tuple[Array, Array, Array], g: Array) -> tuple[Array, Array, None]:
-    dx, dw = lax.platform_dependent(*residuals, g, cpu=_gradients, default=_ragged_gradients)
+    dx, dw = GRADIENTS(*residuals, g)
     return dx, dw, None
 
 
@@ -163,6 +165,10 @@ def _ragged_gradients(
 ) -> tuple[Float[Array, "T D"], Float[Array, "E D F"]]:
     _, pullback = jax.vjp(functools.partial(lax.ragged_dot, group_sizes=group_sizes), x, w)
     return pullback(g)
+
+
+PRODUCT = ByBackend(portable=lax.ragged_dot, cpu=_product)
+GRADIENTS = ByBackend(portable=_ragged_gradients, cpu=_gradients)
 
 
 def _of_group(groups: Tree, group: Array | int) -> Tree:

@@ -8,12 +8,15 @@ import functools
 import math
 import os
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-# Below this many weights a product is over before a second thread has begun.
+from jaxmodels.layers.backends import ByBackend
+
+# Below this many weights a product is over on a CPU before a second thread has begun.
 _WORTH_CARE = 2**16
 # With more rows than this, XLA's CPU backend does as well with the plain product.
 _MOST_ROWS = 128
@@ -21,31 +24,29 @@ _MOST_ROWS = 128
 _ROWS_TOGETHER = 4
 # Fewest outputs in one piece, and fewest pieces.
 _LEAST_OUTPUTS, _LEAST_PIECES = 32, 8
+# Rows of one tile in a TPU's memory.
+_TILE_ROWS = 8
 
 
 def linear(
-    x: Float[Array, "... D"], w: Float[Array, "*F D"], dtype: DTypeLike | None = None
+    x: Float[Array, "... D"],
+    w: Float[Array, "*F D"],
+    dtype: DTypeLike | None = None,
+    precision: lax.PrecisionLike = None,
 ) -> Float[Array, "..."]:
     """``x @ w.T``: the output axes of `w`, one or several, take the place of x's last axis.
 
-    The result is rounded to `dtype` once, to that of the operands if None.
+    The result is rounded to `dtype` once, to that of the operands if None. `precision` is that of
+    `jax.lax.dot`: TPUs multiply float32 in one pass of bfloat16 unless it is asked for.
 
-    With few rows, as in decoding, the product is bound by reading `w`. XLA's CPU backend runs one thread for
-    a single row, and for a few repacks `w` at half the speed of weights that are stored ``[in, out]``. There
-    `by_outputs` and `weights_first` take as much processor time as those, from 1 to 128 rows of 1536 x 768,
-    4096 x 1024 and the like. Decided when the program is lowered; other backends get the plain product.
+    With few rows, as in decoding, the product is bound by reading `w`, and backends differ in which form of
+    it reads `w` fastest: see `on_cpu` and `on_tpu`.
     """
     rows, matrix = math.prod(x.shape[:-1]), w.reshape(-1, w.shape[-1])
-    if 0 < rows <= _MOST_ROWS and w.size >= _WORTH_CARE:
-        on_cpu = by_outputs if rows == 1 else weights_first
-        y = lax.platform_dependent(
-            x,
-            matrix,
-            cpu=functools.partial(on_cpu, dtype=dtype),
-            default=functools.partial(product, dtype=dtype),
-        )
+    if 0 < rows <= _MOST_ROWS:
+        y = _few_rows(x, matrix, dtype, precision)
     else:
-        y = product(x, matrix, dtype)
+        y = product(x, matrix, dtype, precision)
     return y.reshape(*x.shape[:-1], *w.shape[:-1])
 
 
@@ -55,14 +56,56 @@ def scaled(x: Float[Array, "..."], factor: float) -> Float[Array, "..."]:
 
 
 def product(
-    x: Float[Array, "... D"], w: Float[Array, "F D"], dtype: DTypeLike | None = None
+    x: Float[Array, "... D"],
+    w: Float[Array, "F D"],
+    dtype: DTypeLike | None = None,
+    precision: lax.PrecisionLike = None,
 ) -> Float[Array, "... F"]:
     """``x @ w.T`` as it is written."""
-    return jnp.einsum("...d,fd->...f", x, w, preferred_element_type=dtype)
+    return jnp.einsum("...d,fd->...f", x, w, precision=precision, preferred_element_type=dtype)
+
+
+def on_cpu(
+    x: Float[Array, "... D"],
+    w: Float[Array, "F D"],
+    dtype: DTypeLike | None = None,
+    precision: lax.PrecisionLike = None,
+) -> Float[Array, "... F"]:
+    """``x @ w.T`` for up to `_MOST_ROWS` rows.
+
+    XLA's CPU backend runs one thread for a single row, and for a few repacks `w` at half the speed of weights
+    that are stored ``[in, out]``. `by_outputs` and `weights_first` take as much processor time as those, from
+    1 to 128 rows of 1536 x 768, 4096 x 1024 and the like.
+    """
+    if w.size < _WORTH_CARE:
+        return product(x, w, dtype, precision)
+    return (by_outputs if x.size == x.shape[-1] else weights_first)(x, w, dtype, precision)
+
+
+def on_tpu(
+    x: Float[Array, "... D"],
+    w: Float[Array, "F D"],
+    dtype: DTypeLike | None = None,
+    precision: lax.PrecisionLike = None,
+) -> Float[Array, "... F"]:
+    """``x @ w.T`` in the matrix unit, for a single row as for several.
+
+    The TPU compiler gives a product with one row to the vector unit, which takes three times as long as
+    reading `w` and rounds every product to bfloat16. It does so whenever it can see that the other rows are
+    padding, hence the barrier. A tile of rows takes as long as two do.
+    """
+    if x.size > x.shape[-1]:
+        return product(x, w, dtype, precision)
+    rows = jnp.pad(x.reshape(1, -1), ((0, _TILE_ROWS - 1), (0, 0)))
+    y = product(lax.optimization_barrier(rows), w, dtype, precision)
+    return y[0].reshape(*x.shape[:-1], w.shape[0])
 
 
 def by_outputs(
-    x: Float[Array, "... D"], w: Float[Array, "F D"], dtype: DTypeLike | None = None
+    x: Float[Array, "... D"],
+    w: Float[Array, "F D"],
+    dtype: DTypeLike | None = None,
+    precision: lax.PrecisionLike = None,
 ) -> Float[Array, "... F"]:
     """``x @ w.T`` for a single row, by pieces of the outputs: a batch, which runs on all threads."""
     d_out, d_in = w.shape
@@ -70,19 +113,37 @@ def by_outputs(
     while pieces > 1 and (d_out % pieces or d_out // pieces < _LEAST_OUTPUTS):
         pieces //= 2
     if pieces == 1:
-        return product(x, w, dtype)
-    repeated = jnp.broadcast_to(x.reshape(d_in), (pieces, d_in))
-    y = jnp.einsum("kd,kfd->kf", repeated, w.reshape(pieces, -1, d_in), preferred_element_type=dtype)
+        return product(x, w, dtype, precision)
+    repeated, by_piece = jnp.broadcast_to(x.reshape(d_in), (pieces, d_in)), w.reshape(pieces, -1, d_in)
+    y = jnp.einsum("kd,kfd->kf", repeated, by_piece, precision=precision, preferred_element_type=dtype)
     return y.reshape(*x.shape[:-1], d_out)
 
 
 def weights_first(
-    x: Float[Array, "... D"], w: Float[Array, "F D"], dtype: DTypeLike | None = None
+    x: Float[Array, "... D"],
+    w: Float[Array, "F D"],
+    dtype: DTypeLike | None = None,
+    precision: lax.PrecisionLike = None,
 ) -> Float[Array, "... F"]:
     """``x @ w.T`` for few rows, as ``(w @ x.T).T``, which needs `w` as it lies in memory."""
     rows = x.reshape(-1, x.shape[-1])
     columns = jnp.pad(rows.T, ((0, 0), (0, -len(rows) % _ROWS_TOGETHER)))
     # Without the barriers XLA would undo the transpositions, and find no fast product for what results.
-    y = jnp.matmul(w, lax.optimization_barrier(columns), preferred_element_type=dtype)
+    y = jnp.matmul(w, lax.optimization_barrier(columns), precision=precision, preferred_element_type=dtype)
     y = lax.optimization_barrier(y)
     return y[:, : len(rows)].T.reshape(*x.shape[:-1], w.shape[0])
+
+
+FEW_ROWS = ByBackend(portable=product, cpu=on_cpu, tpu=on_tpu)
+
+
+# A model's layers repeat the same few products: each is traced once, and leaves no trace of the jit.
+@functools.partial(jax.jit, inline=True, static_argnames=("dtype", "precision"))
+def _few_rows(
+    x: Float[Array, "... D"],
+    w: Float[Array, "F D"],
+    dtype: DTypeLike | None,
+    precision: lax.PrecisionLike,
+) -> Float[Array, "... F"]:
+    y: Array = FEW_ROWS.given(dtype=dtype, precision=precision)(x, w)
+    return y

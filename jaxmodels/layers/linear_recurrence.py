@@ -10,7 +10,6 @@ Tokens are any pytree of ``[B, S, ...]`` arrays of which zeros stand for a token
 ``expand`` of zeros is decay 1 and input 0. Padding and rejected tokens are expressed so.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -18,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxmodels.layers.backends import ByBackend
 
 State: TypeAlias = Float[Array, "B ..."]
 Tokens: TypeAlias = Any
@@ -31,19 +32,15 @@ def recur(tokens: Tokens, state: State, expand: Expand, read: Read, chunk: int) 
     At most `chunk` decays and inputs are alive at once; a gradient also keeps one state per chunk.
 
     One token is one step. On CPU, where a scan's steps cost little and its state stays in the inner caches,
-    longer windows are steps as well; elsewhere they are chunks of logarithmic depth. The choice is made when
-    the program is lowered.
+    longer windows are steps as well; elsewhere they are chunks of logarithmic depth.
     """
     size = jax.tree.leaves(tokens)[0].shape[1]
     if size == 1:
         token = jax.tree.map(lambda a: a[:, 0], tokens)
         state = _advance(state, token, expand)
         return jax.tree.map(lambda a: a[:, None], read(state, token)), state
-    forms = {
-        name: functools.partial(form, expand=expand, read=read, chunk=chunk)
-        for name, form in (("cpu", recur_in_steps), ("default", recur_in_chunks))
-    }
-    return lax.platform_dependent(tokens, state, **forms)
+    outputs, state = RECURRENCE.given(expand=expand, read=read, chunk=chunk)(tokens, state)
+    return outputs, state
 
 
 def recur_in_steps(tokens: Tokens, state: State, expand: Expand, read: Read, chunk: int) -> tuple[Any, State]:
@@ -70,6 +67,9 @@ def recur_in_chunks(
         return states[-1], read(states, part)
 
     return _over_chunks(one_chunk, tokens, state, chunk)
+
+
+RECURRENCE = ByBackend(portable=recur_in_chunks, cpu=recur_in_steps)
 
 
 def replay(tokens: Tokens, state: State, n: Int[Array, "B"], expand: Expand, chunk: int) -> State:

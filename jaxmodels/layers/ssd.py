@@ -19,6 +19,8 @@ from einops import rearrange, repeat
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.layers.backends import ByBackend
+
 State = Float[Array, "B N R P"]
 
 # Chunk lengths measured per backend: CPUs want the Q x Q blocks to stay in their inner caches.
@@ -178,8 +180,7 @@ def ssd_window(
 ) -> tuple[Float[Array, "B S N P"], State]:
     """The recurrence over a window of any length, in the form and chunk length that suit it.
 
-    `chunk` is the longest chunk used; on CPU it is `CPU_CHUNK` at most. The choice is made when the
-    program is lowered for its backend, so that one traced program serves all of them.
+    `chunk` is the longest chunk used; on CPU it is `CPU_CHUNK` at most.
     """
     size = u.shape[1]
     if size == 1:
@@ -188,8 +189,9 @@ def ssd_window(
     chunk = min(chunk, size)
     if chunk <= CPU_CHUNK:
         return ssd_chunked(u, log_decay, b, c, state, chunk)
-    return lax.platform_dependent(
-        u, log_decay, b, c, state,
+    by_backend = ByBackend(
+        portable=functools.partial(ssd_chunked, chunk=chunk),
         cpu=functools.partial(ssd_chunked, chunk=CPU_CHUNK),
-        default=functools.partial(ssd_chunked, chunk=chunk),
-    )  # fmt: skip
+    )
+    y, state = by_backend(u, log_decay, b, c, state)
+    return y, state

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers.linear import by_outputs, linear
+from jaxmodels.layers.backends import BACKENDS
+from jaxmodels.layers.linear import FEW_ROWS, by_outputs, linear
 
 
 @pytest.mark.parametrize(
@@ -49,8 +50,23 @@ def test_only_few_rows_on_cpu_are_multiplied_otherwise():
     assert "batching_dims = [0] x [0]" in lowered(1, "cpu")
     assert "tensor<320x256xf32>, tensor<256x4xf32>" in lowered(2, "cpu")
     assert "tensor<320x256xf32>, tensor<256x128xf32>" in lowered(127, "cpu")
-    for rows, platform in ((129, "cpu"), (1, "tpu"), (2, "cuda")):
+    for rows, platform in ((129, "cpu"), (2, "tpu"), (1, "cuda"), (2, "cuda")):
         assert f"tensor<{rows}x256xf32>, tensor<320x256xf32>" in lowered(rows, platform)
+
+
+def test_a_single_row_is_one_of_a_tile_on_tpu():
+    assert "tensor<8x256xf32>, tensor<320x256xf32>" in lowered(1, "tpu")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(256,), (1, 1, 256), (2, 256), (4, 32, 256)])
+@pytest.mark.parametrize("d_out", [320, 8])
+def test_every_backends_form_equals_the_portable_one(backend, shape, d_out):
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, (d_out, 256)))
+    y = jax.jit(FEW_ROWS.form(backend))(x, w)
+    assert y.shape == (*shape[:-1], d_out)
+    np.testing.assert_allclose(y, FEW_ROWS.portable(x, w), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(

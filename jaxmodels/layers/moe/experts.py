@@ -7,9 +7,9 @@ from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.grouped_matmul import grouped_matmul, over_groups, row_product
 from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
@@ -108,7 +108,8 @@ def sorted_outputs(
     def together(params: Params, x: Array, row_experts: Array, sizes: Array) -> Array:
         return expert_outputs(experts, params, x, Sorted(row_experts, sizes))
 
-    return lax.platform_dependent(params, x, row_experts, sizes, cpu=one_by_one, default=together)
+    y: Array = ByBackend(portable=together, cpu=one_by_one)(params, x, row_experts, sizes)
+    return y
 
 
 def _forward(
