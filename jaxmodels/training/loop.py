@@ -90,9 +90,10 @@ def train(
 
     Raises:
         ValueError: `output_dir` belongs to another recipe or other data, another process trains in it, or a
-            file cannot be used.
+            file cannot be used, or the model that `recipe.start_from` names is not the recipe's.
         Diverged: a step gave NaN or an infinity; the checkpoints before it are kept.
-        CheckpointError: a checkpoint cannot be written, or none of the run can be read.
+        CheckpointError: a checkpoint cannot be written, none of the run can be read, or the model to start
+            from cannot.
         FileNotFoundError: a pattern of the recipe matches no file.
     """
     console = Console(stderr=True) if console is None else console
@@ -105,13 +106,16 @@ def _train(recipe: Recipe, output: Path, model: LanguageModel | None, console: C
     check_owner(output, recipe)
     model = _build_model(recipe) if model is None else model
     _check_batch_fits(recipe)
+    start = None
+    if recipe.start_from is not None and not is_claimed(output):
+        start = load_start(recipe.start_from, model)
     data = prepare_data(recipe, output)
     claim(output, recipe)
     console.print(
         f"{count_params(model.spec()):,} parameters, {len(data.train.tokens):,} training tokens, "
         f"{recipe.steps * recipe.batch_size * recipe.sequence_length / len(data.train.tokens):.2f} epochs"
     )
-    params = _fit(recipe, model, data, output, console).params
+    params = _fit(recipe, model, start, data, output, console).params
     score = score_files(
         model,
         params,
@@ -191,7 +195,12 @@ def prepare_data(recipe: Recipe, output: Path) -> TrainingData:
 
 
 def _fit(
-    recipe: Recipe, model: LanguageModel, data: TrainingData, output: Path, console: Console
+    recipe: Recipe,
+    model: LanguageModel,
+    start: Params | None,
+    data: TrainingData,
+    output: Path,
+    console: Console,
 ) -> TrainState:
     optimizer = recipe.optimizer.build(recipe.schedule, model.spec())
     train_step = make_train_step(
@@ -208,7 +217,7 @@ def _fit(
     log = output / "metrics.jsonl"
     with TrainCheckpoints(output / "checkpoints") as checkpoints:
         if checkpoints.latest_step() is None:
-            state = _first_state(recipe, model, optimizer)
+            state = _first_state(recipe, model, optimizer, start)
         else:
             state = checkpoints.restore(abstract_state(model, optimizer))
             checkpoints.set_aside_after(int(state.step))
@@ -246,10 +255,16 @@ def _fit(
     return state
 
 
-def _first_state(recipe: Recipe, model: LanguageModel, optimizer: optax.GradientTransformation) -> TrainState:
+def _first_state(
+    recipe: Recipe,
+    model: LanguageModel,
+    optimizer: optax.GradientTransformation,
+    start: Params | None,
+) -> TrainState:
     if recipe.start_from is None:
         return init_state(model, optimizer, recipe.seed)
-    return first_state(load_start(recipe.start_from, model), optimizer)
+    # a run that was killed before its first checkpoint has to read its start again
+    return first_state(load_start(recipe.start_from, model) if start is None else start, optimizer)
 
 
 def _due(step: int, every: int, recipe: Recipe) -> bool:

@@ -1,5 +1,7 @@
 """The weights of a model that a run begins with."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 
@@ -24,16 +26,21 @@ def load_start(name: str, model: LanguageModel) -> Params:
     """
     start = jaxmodels.io.load(name, "float32")
     trained = model.decoder if isinstance(model, ScannedDecoder) else model
-    if start.config != trained:
-        difference = _difference(start.config, trained)
+    difference = _difference(start.config, trained)
+    if difference:
         raise ValueError(f"recipe: start_from={name!r} is another model than the recipe's: {difference}")
     params = jax.tree.map(jnp.array, start.params)  # copies: the first step of training donates them
     return model.stack(params) if isinstance(model, ScannedDecoder) else params
 
 
 def _difference(start: Decoder, trained: LanguageModel) -> str:
+    """What keeps the weights of one from being those of the other; nothing if they are the same model."""
     if not isinstance(trained, Decoder):
         return f"a {type(start).__name__} cannot begin a {type(trained).__name__}"
+    # the length of sequences is advisory: a run may train on longer ones than the model was made for
+    start = replace(start, max_positions=trained.max_positions)
+    if start == trained:
+        return ""
     theirs, ours = config_to_hf(start), config_to_hf(trained)
     keys = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
     return ", ".join(

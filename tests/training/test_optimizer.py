@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from toy_language_model import ToyModel
 
-from jaxmodels.layers.spec import init_params
-from jaxmodels.training.optimizer import AdamW, WarmupCosine, WarmupStableDecay, decayed
+from jaxmodels.layers.spec import Param, init_params
+from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay, decayed, orthogonalised
 
 
 def test_warmup_cosine():
@@ -47,6 +47,51 @@ def test_gradients_are_clipped_by_global_norm():
     np.testing.assert_allclose(updates["w"], -clipped / (clipped + 1), rtol=1e-5)
 
 
+CONSTANT = WarmupStableDecay(peak=0.1, warmup_steps=0, decay_steps=0, total_steps=9)
+PROJECTIONS = {
+    "w_q": Param((2, 3, 8), ("heads", "head_dim", "embed")),
+    "w_o": Param((8, 2, 3), ("embed", "heads", "head_dim")),
+    "experts": {"w_up": Param((4, 8, 5), ("experts", "embed", "mlp"))},
+    "conv_w": Param((4, 12), (None, "ssm_inner")),
+    "embed": {"weight": Param((17, 8), ("vocab", "embed"))},
+    "scale": Param((8,), ("embed",)),
+}
+
+
+def test_muon_makes_the_updates_of_projections_orthogonal():
+    params = init_params(PROJECTIONS, jax.random.key(0))
+    optimizer = Muon(weight_decay=0.0, newton_schulz_steps=12).build(CONSTANT, PROJECTIONS)
+    grads = init_params(PROJECTIONS, jax.random.key(1))
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    matrices = {
+        "w_q": (updates["w_q"].reshape(6, 8), grads["w_q"].reshape(6, 8)),
+        "w_o": (updates["w_o"].reshape(8, 6), grads["w_o"].reshape(8, 6)),
+        **{f"expert {i}": (updates["experts"]["w_up"][i], grads["experts"]["w_up"][i]) for i in range(4)},
+    }
+    for name, (update, grad) in matrices.items():
+        left, _, right = np.linalg.svd(grad, full_matrices=False)
+        inside = left.T @ update @ right.T / (-0.1 * 0.2 * np.sqrt(max(grad.shape)))
+        # the coefficients of the iteration leave singular values between about 0.7 and 1.2
+        assert ((np.diag(inside) > 0.65) & (np.diag(inside) < 1.25)).all(), name
+        np.testing.assert_allclose(inside - np.diag(np.diag(inside)), 0, atol=0.01, err_msg=name)
+
+
+def test_muon_leaves_the_rest_to_adam():
+    assert set(orthogonalised(PROJECTIONS)) == {"w_q", "w_o", "experts/w_up"}
+    params = init_params(PROJECTIONS, jax.random.key(0))
+    grads = init_params(PROJECTIONS, jax.random.key(1))
+    updates = {}
+    for kind in (Muon(), AdamW()):
+        optimizer = kind.build(CONSTANT, PROJECTIONS)
+        updates[type(kind)], _ = optimizer.update(grads, optimizer.init(params), params)
+    for name in ("conv_w", "embed", "scale"):
+        jax.tree.map(
+            lambda ours, adam: np.testing.assert_allclose(ours, adam, rtol=1e-5),
+            updates[Muon][name],
+            updates[AdamW][name],
+        )
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -62,6 +107,9 @@ def test_gradients_are_clipped_by_global_norm():
         (lambda: AdamW(eps=0.0), "eps"),
         (lambda: AdamW(weight_decay=-1.0), "weight_decay"),
         (lambda: AdamW(clip_norm=float("nan")), "clip_norm"),
+        (lambda: Muon(beta=1.0), r"Muon: beta must be in \[0, 1\), got 1.0"),
+        (lambda: Muon(update_rms=0.0), "Muon: update_rms must be positive, got 0.0"),
+        (lambda: Muon(newton_schulz_steps=0), "Muon: newton_schulz_steps must be a whole number >= 1"),
     ],
 )
 def test_values_out_of_range_are_named(build, message):

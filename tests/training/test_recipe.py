@@ -5,7 +5,7 @@ import pytest
 
 from jaxmodels.layers.spec import count_params
 from jaxmodels.models.families import config_from_hf
-from jaxmodels.training.optimizer import AdamW, WarmupCosine, WarmupStableDecay
+from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
 from jaxmodels.training.recipe import (
     Recipe,
     list_recipes,
@@ -37,7 +37,8 @@ def test_read_and_written_back(tmp_path):
     )
     assert recipe.steps == 9
     stable = WarmupStableDecay(peak=1e-3, warmup_steps=2, decay_steps=3, total_steps=9)
-    for original in (recipe, dataclasses.replace(recipe, schedule=stable)):
+    muon = dataclasses.replace(recipe, optimizer=Muon(beta=0.9), start_from="tiny-qwen3")
+    for original in (recipe, dataclasses.replace(recipe, schedule=stable), muon):
         save_recipe(original, tmp_path / "recipe.json")
         assert load_recipe(tmp_path / "recipe.json") == original
         assert recipe_from_dict(recipe_to_dict(original)) == original
@@ -69,6 +70,9 @@ def test_the_bundled_recipes_are_small_models_of_transformers(name):
         ),
         ({"schedule": 3}, "schedule must be .*got 3"),
         ({"optimizer": {"beta": 1}}, r"optimizer\.beta is not known"),
+        ({"optimizer": {"kind": "sgd"}}, r"optimizer\.kind must be one of \['adamw', 'muon'\], got 'sgd'"),
+        ({"optimizer": {"kind": "muon", "momentum": 1}}, r"optimizer\.momentum is not known"),
+        ({"start_from": 3}, "start_from must be a text or null, got 3"),
         ({"optimizer": {"b1": "0.9"}}, r"optimizer\.b1 must be a number, got '0\.9'"),
         ({"schedule": {"kind": ["linear"]}}, r"schedule\.kind must be one of .*got \['linear'\]"),
         ({"schedule": {**VALUES["schedule"], "total_steps": 10**20}}, "total_steps must be a whole number"),

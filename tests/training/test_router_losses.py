@@ -36,16 +36,21 @@ TOKENS = jax.random.randint(jax.random.key(0), (4, 6), 0, VOCAB)
 routed = quick_jit(MODEL.forward_with_routing)
 
 
-def step(losses, model=MODEL, accumulate=1, params=None, **adam):
+ADAM = AdamW()
+
+
+def step(losses, model=MODEL, accumulate=1, params=None, seed=0, adam=ADAM):
     """One update: (state, metrics)."""
-    optimizer = AdamW(**adam).build(SCHEDULE, model.spec())
+    optimizer = adam.build(SCHEDULE, model.spec())
     params = random_params(model.spec()) if params is None else params
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
     )
-    update = make_train_step(model, optimizer, SCHEDULE, accumulate=accumulate, router_losses=losses)
+    update = make_train_step(
+        model, optimizer, SCHEDULE, accumulate=accumulate, router_losses=losses, seed=seed
+    )
     return update(state, TOKENS)
 
 
@@ -61,14 +66,15 @@ def test_the_loss_is_the_weighted_mean_over_the_mixtures():
         total = 0.0
         for i, (name, routing) in enumerate(routings.items()):
             layer = params["blocks"][name]["ffn"]
-            noise = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), i)
+            noise = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), 0), i)
             total += 0.3 * load_balance_loss(routing) + 0.02 * router_z_loss(routing)
             total += 0.1 * locality_loss(routing) + 0.2 * chunk_sparsity_loss(routing, 4)
             total += 0.5 * coupling_loss(layer["router"]["w"], layer["experts"]["w_gate"], noise, 0.7)
         return total / 2
 
-    _, metrics = step(losses)
+    _, metrics = step(losses, seed=5)
     np.testing.assert_allclose(metrics["router_loss"], expected(params, routings), rtol=1e-5)
+    assert abs(step(losses, seed=6)[1]["router_loss"] - metrics["router_loss"]) > 1e-4  # other noise
     np.testing.assert_allclose(metrics["loss"], language_model_loss(logits, TOKENS)[0], rtol=1e-5)
     load = np.stack([np.asarray(r.assigned().sum((0, 1))) for r in routings.values()])
     np.testing.assert_allclose(metrics["busiest_expert"], (load.max(1) / load.mean(1)).max(), rtol=1e-6)
@@ -105,8 +111,8 @@ def test_a_scanned_model_trains_like_the_unrolled_one():
     losses = RouterLosses(load_balance=0.1, z=0.1, bias_rate=0.01)
     scanned = ScannedDecoder(MODEL)
     params = random_params(MODEL.spec())
-    state, metrics = step(losses, params=params, eps=1e-2)
-    again, same = step(losses, scanned, params=scanned.stack(params), eps=1e-2)
+    state, metrics = step(losses, params=params, adam=AdamW(eps=1e-2))
+    again, same = step(losses, scanned, params=scanned.stack(params), adam=AdamW(eps=1e-2))
     np.testing.assert_allclose(same["router_loss"], metrics["router_loss"], rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), scanned.unstack(again.params), state.params
@@ -118,7 +124,7 @@ def test_the_hypernetwork_of_a_router_is_never_updated():
     block = dataclasses.replace(BLOCK, ffn=dataclasses.replace(MIXTURE, router=router))
     model = dataclasses.replace(MODEL, blocks=(block,))
     params = random_params(model.spec())
-    state, _ = step(None, model, params=params, weight_decay=0.5)
+    state, _ = step(None, model, params=params, adam=AdamW(weight_decay=0.5))
     before, after = (tree["blocks"]["0"]["ffn"]["router"] for tree in (params, state.params))
     np.testing.assert_array_equal(after["hyper_in"], before["hyper_in"])
     np.testing.assert_array_equal(after["hyper_out"], before["hyper_out"])
