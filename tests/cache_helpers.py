@@ -8,8 +8,9 @@ import numpy as np
 from model_helpers import D_MODEL, quick_jit
 
 from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.masks import CAUSAL
 from jaxmodels.layers.spec import walk
-from jaxmodels.layers.window import CAUSAL, Window
+from jaxmodels.layers.window import Window
 from jaxmodels.layers.window import peek as peek_window
 
 

@@ -20,8 +20,8 @@ from jaxmodels.decoding.strategy import (
     row_keys,
     tally,
 )
+from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.layers.spec import Params
-from jaxmodels.layers.window import BIDIRECTIONAL
 from jaxmodels.models.decoder import Cache, Decoder
 from jaxmodels.models.scored import NOWHERE
 

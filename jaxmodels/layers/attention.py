@@ -181,7 +181,7 @@ class Attention:
             allowed=allowed_by_position(
                 window, window_tags(window), start, self.heads.reach, chunk=self.chunk
             ),
-            key_range=range_of_sequence(window, self.heads.reach),
+            key_range=range_of_sequence(window, self.heads.reach, self.chunk),
             sink_logits=new.sink_logits,
         )
         return self._output(params, out, self._gate(params, x))

@@ -10,12 +10,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.checks import is_traced
 from jaxmodels.layers.attend import Allowed, KeyRange
-from jaxmodels.layers.window import Bidirectional, Causal, Window, accepted
+from jaxmodels.layers.masks import Places, in_layer
+from jaxmodels.layers.window import Window, accepted
 
 EMPTY = -1
 
@@ -129,67 +132,95 @@ def allowed_by_position(
     ring: Ring | None = None,
     chunk: int | None = None,
 ) -> Allowed:
-    """Which slots each window token sees, decided by the slots' positions.
+    """Which slots each window token sees under the window's mask, decided by the slots' positions.
 
-    `reach` is how many positions a token sees, its own included; None sees all. With `chunk`, it sees only
-    its own chunk of so many positions. With an array mask, the slots of the window itself (from `start` on,
-    around the `ring`) follow the mask and all other slots the causal rule.
+    `reach` is how many positions a token sees on a side, its own included; None sees all. With `chunk`, it
+    sees only its own chunk of so many positions. The window's own tokens lie in the slots from `start` on
+    (around the `ring`), or where its `slots` say.
     """
+    mask, queries = in_layer(window.mask, reach, chunk), window.places
+    keys = _slot_places(window, tags, start, ring)
 
     def allowed(q0: int | Array, q_size: int, k0: int | Array, k_size: int) -> Bool[Array, "B S T"]:
-        keys = lax.dynamic_slice_in_dim(tags, k0, k_size, axis=1)[:, None, :]
-        queries = lax.dynamic_slice_in_dim(window.positions, q0, q_size, axis=1)[:, :, None]
-        seen = keys != EMPTY
-        if reach is not None:
-            seen = seen & (queries - keys < reach)
-        if chunk is not None:
-            seen = seen & (queries // chunk == keys // chunk)
-        if isinstance(window.mask, Bidirectional):
-            return seen
-        causal = keys <= queries
-        if isinstance(window.mask, Causal):
-            return seen & causal
-        slots = k0 + jnp.arange(k_size)
-        index = slots - start[:, None] if ring is None else ring.offsets(slots, start)
-        inside = (index >= 0) & (index < window.size)
-        mask = jnp.broadcast_to(window.mask, (tags.shape[0], window.size, window.size))
-        rows = lax.dynamic_slice_in_dim(mask, q0, q_size, axis=1)
-        index = jnp.clip(index, 0, window.size - 1)[:, None, :]
-        by_mask = jnp.take_along_axis(rows, jnp.broadcast_to(index, (*rows.shape[:2], k_size)), axis=2)
-        return seen & jnp.where(inside[:, None, :], by_mask, causal)
+        rows = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, q0, q_size, axis=1)[:, :, None], queries)
+        columns = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, k0, k_size, axis=1)[:, None, :], keys)
+        seen = (columns.positions != EMPTY) & mask.sees(rows, columns)
+        return jnp.broadcast_to(seen, (tags.shape[0], q_size, k_size))
 
     return allowed
 
 
-def range_of_sequence(window: Window, reach: int | None) -> KeyRange:
-    """The keys of a whole sequence that a block of its queries can see, as Python integers."""
-    size = window.size
+def range_of_sequence(window: Window, reach: int | None, chunk: int | None = None) -> KeyRange:
+    """The keys of a whole sequence that a block of its queries can see, as Python integers.
+
+    The sequence's positions are those from 0 on. All keys where a mask cannot say it without values that the
+    program is given, so that the work can be differentiated.
+    """
+    mask, size = in_layer(window.mask, reach, chunk), window.size
+    line = np.arange(size)[None, :]
+    keys = Places(positions=line, index=line, is_history=np.zeros(line.shape, bool))
 
     def key_range(q0: int, q_size: int) -> tuple[int, int]:
-        if not isinstance(window.mask, Causal):
+        near = mask.within_reach(q0, q0 + q_size, keys)
+        if is_traced(near):
             return 0, size
-        low = 0 if reach is None else max(0, q0 - reach + 1)
-        return low, q0 + q_size
+        (seen,) = np.nonzero(np.broadcast_to(near, (*np.shape(near)[:-1], size)).reshape(-1, size).any(0))
+        return (int(seen[0]), int(seen[-1]) + 1) if seen.size else (0, 0)
 
     return key_range
 
 
-def range_in_use(window: Window, tags: Int[Array, "B T"], reach: int | None) -> KeyRange:
-    """The smallest range of slots that holds every position a block of queries can see."""
+def range_in_use(
+    window: Window,
+    tags: Int[Array, "B T"],
+    start: Int[Array, "B"],
+    reach: int | None,
+    ring: Ring | None = None,
+    chunk: int | None = None,
+) -> KeyRange:
+    """The smallest range of slots that holds every position a block of queries can see.
+
+    The arguments are those of `allowed_by_position`.
+    """
+    mask, keys = in_layer(window.mask, reach, chunk), _slot_places(window, tags, start, ring)
     slots = jnp.arange(tags.shape[1], dtype=jnp.int32)
 
     def key_range(q0: int, q_size: int) -> tuple[Array, Array]:
-        needed = tags != EMPTY
         queries = window.positions[:, q0 : q0 + q_size]
-        if isinstance(window.mask, Causal):
-            needed = needed & (tags <= queries.max(1, keepdims=True))
-        if reach is not None:
-            needed = needed & (tags > queries.min(1, keepdims=True) - reach)
-        needed = needed.any(0)
+        low, high = queries.min(1, keepdims=True), queries.max(1, keepdims=True) + 1
+        needed = ((tags != EMPTY) & mask.within_reach(low, high, keys)).any(0)
         low = jnp.min(jnp.where(needed, slots, tags.shape[1]))
         return low, jnp.max(jnp.where(needed, slots + 1, 0))
 
     return key_range
+
+
+def _slot_places(
+    window: Window, tags: Int[Array, "B T"], start: Int[Array, "B"], ring: Ring | None
+) -> Places:
+    """Where what lies in each slot stands, [B, T] each."""
+    slots = jnp.arange(tags.shape[1], dtype=jnp.int32)
+    if window.slots is not None:
+        place = _place_by_slot(window, tags.shape[1], ring)
+    else:
+        place = slots - start[:, None] if ring is None else ring.offsets(slots, start)
+    inside = (place >= 0) & (place < window.size)
+    if window.index is not None:
+        place = jnp.take_along_axis(window.index, jnp.clip(place, 0, window.size - 1), axis=1)
+    return Places(positions=tags, index=place, is_history=~inside)
+
+
+def _place_by_slot(window: Window, capacity: int, ring: Ring | None) -> Int[Array, "B T"]:
+    """Which real token of a window with slots of its own lies in each slot; -1 for none."""
+    assert window.slots is not None
+    slots = window.slots if ring is None else ring.slots(window.slots)
+    slots = jnp.where(window.is_valid, slots, capacity)
+    places = jnp.arange(window.size, dtype=jnp.int32)
+
+    def of_row(slots: Int[Array, "S"]) -> Int[Array, "T"]:
+        return jnp.full((capacity,), -1, jnp.int32).at[slots].set(places, mode="drop")
+
+    return jax.vmap(of_row)(slots)
 
 
 def write_slots(buffer: Array, new: Array, start: Int[Array, "B"], ring: Ring | None = None) -> Array:

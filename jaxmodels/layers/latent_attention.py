@@ -230,7 +230,7 @@ class LatentAttention:
             entries,
             entries,
             allowed=allowed_by_position(window, cache.positions, window.start, None),
-            key_range=range_in_use(window, cache.positions, None),
+            key_range=range_in_use(window, cache.positions, window.start, None),
             scores=self._scores(),
             unpack=unpack,
             query_block=query_block,

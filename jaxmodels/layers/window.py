@@ -3,34 +3,17 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jaxmodels.layers.masks import CAUSAL, MaskLike, Places, as_mask, tree_of
 from jaxmodels.layers.rope import Rope, Rotations
 from jaxmodels.layers.spec import Params, ParamTree
 
 Inputs = TypeVar("Inputs")
-
-
-@dataclass(frozen=True)
-class Causal:
-    """A token sees every token whose position is not after its own."""
-
-
-@dataclass(frozen=True)
-class Bidirectional:
-    """A token sees the whole history and the whole window. Recurrent layers still run in window order."""
-
-
-CAUSAL = Causal()
-BIDIRECTIONAL = Bidirectional()
-
-# An array says for each pair of window tokens (query, key) whether the query sees the key; every query sees
-# the whole history. It must be an ancestor relation (reflexive and transitive) for recurrent layers.
-Mask: TypeAlias = Causal | Bidirectional | jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +24,7 @@ class Window:
         start: tokens already committed in each row.
         positions: logical position of each window token (what rotary embeddings and masks read).
         valid: how many leading tokens of each row are real; the rest is padding.
-        mask: who sees whom inside the window.
+        mask: which tokens of the window and of the history each token sees.
         known: how many tokens of each row's sequence are certain, see `lengths`; None: those up to the
             window's end.
         slots: the cache slot, counted in tokens, that each token is written to; None: those from `start` on.
@@ -52,7 +35,7 @@ class Window:
     start: Int[Array, "B"]
     positions: Int[Array, "B S"]
     valid: Int[Array, "B"]
-    mask: Mask = CAUSAL
+    mask: MaskLike = CAUSAL
     known: Int[Array, "B"] | None = None
     slots: Int[Array, "B S"] | None = None
     index: Int[Array, "B S"] | None = None
@@ -83,12 +66,23 @@ class Window:
     def ancestors(self) -> Bool[Array, "B S S"] | None:
         """Where the mask makes the window a tree: whether token j is token i or an ancestor of it, at [i, j].
 
-        None where tokens follow one another, which is what recurrent layers do under either mask that is no
-        array.
+        None where tokens follow one another, which is what recurrent layers do under every other mask.
         """
-        if isinstance(self.mask, Causal | Bidirectional):
+        tree = tree_of(as_mask(self.mask))
+        if tree is None:
             return None
-        return jnp.broadcast_to(self.mask, (self.start.shape[0], self.size, self.size))
+        tree = jnp.broadcast_to(tree, (self.start.shape[0], self.size, self.size))
+        if self.index is None:
+            return tree
+        rows = jnp.take_along_axis(tree, self.index[:, :, None], axis=1)
+        return jnp.take_along_axis(rows, self.index[:, None, :], axis=2)
+
+    @property
+    def places(self) -> Places:
+        """Where the window's tokens stand, [B, S] each."""
+        index = jnp.arange(self.size, dtype=jnp.int32)[None, :] if self.index is None else self.index
+        index = jnp.broadcast_to(index, self.positions.shape)
+        return Places(positions=self.positions, index=index, is_history=jnp.zeros(index.shape, bool))
 
     def rotation(self, rope: Rope) -> Rotations:
         """Cosines and sines of the window under `rope`."""
@@ -107,7 +101,7 @@ class Window:
 def fresh_window(
     inputs: Shaped[Array, "B S ..."],
     valid: Int[Array, "B"] | None = None,
-    mask: Mask = CAUSAL,
+    mask: MaskLike = CAUSAL,
     *,
     ropes: Iterable[Rope] = (),
 ) -> Window:
@@ -128,7 +122,7 @@ def next_window(
     *,
     positions: Int[Array, "B S"] | None = None,
     valid: Int[Array, "B"] | None = None,
-    mask: Mask = CAUSAL,
+    mask: MaskLike = CAUSAL,
     known: Int[Array, "B"] | None = None,
 ) -> Window:
     """The window behind `start` committed tokens: by default at the positions that follow, and all real."""
@@ -137,18 +131,6 @@ def next_window(
         positions = start[:, None] + jnp.arange(size, dtype=jnp.int32)
     valid = jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32)
     return Window(start=start, positions=positions, valid=valid, mask=mask, known=known)
-
-
-def check_mask(mask: Mask, size: int, batch: int | None = None) -> None:
-    """Raises ValueError where an array mask does not fit a window of `size` tokens (in `batch` rows)."""
-    if isinstance(mask, Causal | Bidirectional):
-        return
-    rows_fit = mask.ndim == 2 or batch is None or mask.shape[0] in (1, batch)
-    if mask.shape[-2:] != (size, size) or mask.ndim not in (2, 3) or mask.dtype != jnp.bool_ or not rows_fit:
-        raise ValueError(
-            f"mask: expected bool[{size}, {size}] or bool[{batch or 'B'}, {size}, {size}] for this window, "
-            f"got {mask.dtype}{list(mask.shape)}"
-        )
 
 
 def take_path(a: Float[Array, "B S ..."], path: Int[Array, "B P"]) -> Float[Array, "B P ..."]:

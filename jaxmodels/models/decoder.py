@@ -18,11 +18,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.linear import linear
+from jaxmodels.layers.masks import CAUSAL, MaskLike, check_mask
 from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import Normal, Param, Params, ParamTree
-from jaxmodels.layers.window import CAUSAL, Mask, Window, check_mask, fresh_window, next_window, ropes_of
+from jaxmodels.layers.window import Window, fresh_window, next_window, ropes_of
 from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream
 from jaxmodels.models.depth import ALL_LAYERS, Depth, Walk
 from jaxmodels.models.inputs import Inputs, are_embeddings, check_condition, check_inputs
@@ -149,7 +150,7 @@ class Decoder:
         params: Params,
         inputs: Inputs,
         *,
-        mask: Mask = CAUSAL,
+        mask: MaskLike = CAUSAL,
         valid: Int[Array, "B"] | None = None,
     ) -> Float[Array, "B S V"]:
         """Float32 logits of whole sequences, without a cache. Differentiable.
@@ -167,7 +168,7 @@ class Decoder:
         params: Params,
         inputs: Inputs,
         *,
-        mask: Mask = CAUSAL,
+        mask: MaskLike = CAUSAL,
         valid: Int[Array, "B"] | None = None,
         taps: Sequence[str] = (),
         logits_at: LogitsAt = EVERYWHERE,
@@ -192,7 +193,7 @@ class Decoder:
         params: Params,
         inputs: Inputs,
         *,
-        mask: Mask = CAUSAL,
+        mask: MaskLike = CAUSAL,
         valid: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
         """`forward`, and what each block that is a mixture of experts decided, by the block's name in
@@ -210,7 +211,7 @@ class Decoder:
         params: Params,
         inputs: Inputs,
         *,
-        mask: Mask = CAUSAL,
+        mask: MaskLike = CAUSAL,
         valid: Int[Array, "B"] | None = None,
         condition: Array | None = None,
     ) -> tuple[Stream, Window]:
@@ -238,7 +239,7 @@ class Decoder:
         cache: Cache,
         *,
         positions: Int[Array, "B S"] | None = None,
-        mask: Mask = CAUSAL,
+        mask: MaskLike = CAUSAL,
         valid: Int[Array, "B"] | None = None,
         known: Int[Array, "B"] | None = None,
         depth: Depth = ALL_LAYERS,

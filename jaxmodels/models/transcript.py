@@ -15,8 +15,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from jaxmodels.layers.kv_cache import write_slots
+from jaxmodels.layers.masks import Ancestors, Causal, as_mask
 from jaxmodels.layers.spec import Params
-from jaxmodels.layers.window import Bidirectional, Window
+from jaxmodels.layers.window import Window
 from jaxmodels.models.prefill import prefill
 
 if TYPE_CHECKING:
@@ -72,13 +73,15 @@ def note(transcript: Transcript, tokens: Int[Array, "B S"], window: Window) -> t
     Rows that are encoded as short sequences have no place for guesses beyond the limit: those become padding.
 
     Raises:
-        ValueError: the window's tokens see later ones; a history of such could not be encoded anew in order.
+        ValueError: the mask is neither causal nor a tree's; a history under others could not be encoded anew
+            in order.
     """
     limit = transcript.limit
-    if isinstance(window.mask, Bidirectional):
+    mask = as_mask(window.mask)
+    if not isinstance(mask, Causal | Ancestors):
         raise ValueError(
-            f"peek: mask=BIDIRECTIONAL needs a cache of at most {limit} tokens: beyond recode_beyond={limit} "
-            "a history is encoded anew, which is done in causal order"
+            f"peek: mask={type(mask).__name__} needs a cache of at most {limit} tokens: beyond "
+            f"recode_beyond={limit} a history is encoded anew, which is done in causal order"
         )
     extended = transcript.extended | _outgrown(window, limit)
     inside = jnp.cumprod(window.positions < limit, axis=1).sum(1)

@@ -10,7 +10,7 @@ from model_helpers import VOCAB, quick_jit
 from strategy_helpers import MODELS, PROMPTS, architecture, decode, stop_inside
 
 from jaxmodels.decoding import BlockDenoiser, Sample
-from jaxmodels.layers.window import BIDIRECTIONAL
+from jaxmodels.layers.masks import BIDIRECTIONAL
 
 MASK, LENGTH, NEW = VOCAB - 1, 4, 10
 CAPACITY = 3 * LENGTH + max(map(len, PROMPTS))

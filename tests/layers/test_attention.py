@@ -9,11 +9,12 @@ from model_helpers import D_MODEL, attention, quick_jit, random_params
 from jaxmodels.layers import attend as attend_module
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.kv_cache import EMPTY, KVState
+from jaxmodels.layers.masks import BIDIRECTIONAL, CAUSAL
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.query_scale import LogScale
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import abstract_params, walk
-from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, Window, fresh_window
+from jaxmodels.layers.window import Window, fresh_window
 from jaxmodels.layers.window import peek as peek_window
 
 NORM = RMSNorm(dim=6, axis=None)
@@ -81,7 +82,7 @@ def by_hand(layer, params, x, positions, seen):
     if layer.softcap is not None:
         logits = layer.softcap * np.tanh(logits / layer.softcap)
     if layer.sliding_window is not None:
-        seen = seen & (positions[:, None] - positions[None, :] < layer.sliding_window)
+        seen = seen & (np.abs(positions[:, None] - positions[None, :]) < layer.sliding_window)
     if layer.chunk is not None:
         seen = seen & (positions[:, None] // layer.chunk == positions[None, :] // layer.chunk)
     weights = np.where(seen, np.exp(logits), 0.0)

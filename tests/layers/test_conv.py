@@ -4,7 +4,8 @@ import pytest
 from model_helpers import quick_jit
 
 from jaxmodels.layers.conv import causal_conv, causal_conv_tree, conv_tail, window_conv
-from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, fresh_window
+from jaxmodels.layers.masks import BIDIRECTIONAL, CAUSAL
+from jaxmodels.layers.window import fresh_window
 
 # Parent of each token of a tree; -1 follows the history. Depths: 0 1 2 2 1 0 3 4.
 PARENTS = [-1, 0, 1, 1, 0, -1, 3, 6]

@@ -8,9 +8,10 @@ import pytest
 from model_helpers import quick_jit, random_params, ssd
 from recurrent_mixers import SSD, draw, forward, window_after
 
+from jaxmodels.layers.masks import BIDIRECTIONAL, CAUSAL
 from jaxmodels.layers.norm import GatedRMSNorm
 from jaxmodels.layers.spec import abstract_params, init_params, walk
-from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, fresh_window
+from jaxmodels.layers.window import fresh_window
 from jaxmodels.layers.window import peek as peek_window
 
 

@@ -1,22 +1,12 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from model_helpers import attention, latent, ssd
 
+from jaxmodels.layers.masks import BIDIRECTIONAL, CAUSAL
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.rope_scaling import DynamicNTKScaling
 from jaxmodels.layers.sum_mixer import Branch, SumMixer
-from jaxmodels.layers.window import (
-    BIDIRECTIONAL,
-    CAUSAL,
-    Window,
-    check_mask,
-    fresh_window,
-    next_window,
-    ropes_of,
-    take_path,
-)
+from jaxmodels.layers.window import Window, fresh_window, next_window, ropes_of, take_path
 
 
 def test_a_fresh_window_starts_at_nothing():
@@ -80,34 +70,3 @@ def test_a_path_picks_tokens_of_each_row():
     a = np.arange(2 * 4 * 3).reshape(2, 4, 3)
     ours = take_path(jnp.asarray(a), jnp.asarray([[3, 0], [1, 1]]))
     np.testing.assert_array_equal(ours, np.stack([a[0, [3, 0]], a[1, [1, 1]]]))
-
-
-@pytest.mark.parametrize("mask", [CAUSAL, BIDIRECTIONAL, np.ones((3, 3), bool), np.ones((5, 3, 3), bool)])
-def test_masks_that_fit(mask):
-    check_mask(jnp.asarray(mask) if isinstance(mask, np.ndarray) else mask, 3)
-
-
-@pytest.mark.parametrize(
-    ("shape", "dtype", "got"),
-    [
-        ((3, 2), bool, r"bool\[3, 2\]"),
-        ((2, 2), bool, r"bool\[2, 2\]"),
-        ((3,), bool, r"bool\[3\]"),
-        ((1, 2, 3, 3), bool, r"bool\[1, 2, 3, 3\]"),
-        ((3, 3), np.int32, r"int32\[3, 3\]"),
-        ((3, 3), np.float32, r"float32\[3, 3\]"),
-    ],
-)
-def test_masks_that_do_not_fit_are_refused(shape, dtype, got):
-    with pytest.raises(ValueError, match=r"mask: expected bool\[3, 3\] or bool\[B, 3, 3\].*got " + got):
-        check_mask(jnp.ones(shape, dtype), 3)
-
-
-def test_a_masks_batch_must_be_the_windows():
-    with pytest.raises(ValueError, match=r"mask: expected .*bool\[2, 3, 3\].*got bool\[5, 3, 3\]"):
-        check_mask(jnp.ones((5, 3, 3), bool), 3, 2)
-
-
-def test_configurations_of_masks_are_hashable():
-    assert hash(CAUSAL) == hash(type(CAUSAL)())
-    assert jax.tree.leaves(CAUSAL) == [CAUSAL]

@@ -20,11 +20,12 @@ from model_helpers import (
     ssd,
 )
 
+from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import abstract_params, count_params, walk
-from jaxmodels.layers.window import BIDIRECTIONAL, fresh_window
+from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
 

@@ -23,9 +23,9 @@ import jaxmodels as jm
 from jaxmodels.decoding import Autoregressive, Draft, EarlyExit, Jacobi, Speculative, driver
 from jaxmodels.decoding.generation import stream
 from jaxmodels.layers.cache.ring import RingCache
+from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.rope_scaling import LongRopeScaling
-from jaxmodels.layers.window import BIDIRECTIONAL
 
 LIMIT, NEW = 10, 24
 SCALING = LongRopeScaling(
@@ -124,7 +124,7 @@ def test_a_window_that_sees_both_ways_is_refused():
         return jax.eval_shape(lambda: config.peek(params, tokens, cache, mask=BIDIRECTIONAL)[0].logits).shape
 
     assert shape(LIMIT)[:2] == (1, 4)
-    with pytest.raises(ValueError, match="BIDIRECTIONAL needs a cache of at most 10 tokens"):
+    with pytest.raises(ValueError, match="mask=Bidirectional needs a cache of at most 10 tokens"):
         shape(LIMIT + 1)
 
 

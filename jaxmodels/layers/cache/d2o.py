@@ -24,7 +24,8 @@ from jaxmodels.layers.cache.bounded import (
 )
 from jaxmodels.layers.cache.policy import Heads, Projections, check_at_least_one, rotated
 from jaxmodels.layers.kv_cache import EMPTY
-from jaxmodels.layers.window import BIDIRECTIONAL, CAUSAL, Bidirectional, Mask, Window
+from jaxmodels.layers.masks import Mask, as_mask
+from jaxmodels.layers.window import Window, take_path
 
 _UNSET = -2.0  # below every cosine
 _CHUNK = 64
@@ -47,8 +48,7 @@ class D2OPending:
     Attributes:
         mass: attention given so far, with the window's queries.
         mass_before: without them.
-        q, sink_logits: the window's.
-        mask: the window's; None is causal, or with `both_ways` bidirectional.
+        q, sink_logits, mask, index: the window's.
     """
 
     slots: PendingSlots
@@ -57,8 +57,8 @@ class D2OPending:
     threshold: jax.Array
     q: jax.Array
     sink_logits: jax.Array | None
-    mask: jax.Array | None
-    both_ways: bool = struct.field(pytree_node=False)
+    mask: Mask
+    index: jax.Array | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +137,8 @@ class D2O:
             threshold=state.threshold,
             q=new.q,
             sink_logits=new.sink_logits,
-            mask=window.mask if isinstance(window.mask, jax.Array) else None,
-            both_ways=isinstance(window.mask, Bidirectional),
+            mask=as_mask(window.mask),
+            index=window.index,
         )
         return out, pending
 
@@ -168,14 +168,13 @@ class D2O:
     ) -> Float[Array, "B K T"]:
         """The attention that the committed queries give."""
         before = pending.slots.written.used
-        mask: Mask = BIDIRECTIONAL if pending.both_ways else CAUSAL
-        q, positions = pending.q, pending.slots.positions
-        if path is not None:  # the branch that was taken is a chain
-            q = jnp.take_along_axis(q, path[:, :, None, None], axis=1)
-            positions = jnp.take_along_axis(positions, path, axis=1)
-        elif pending.mask is not None:
-            mask = pending.mask
-        window = Window(start=before, positions=positions, valid=slots.used - before, mask=mask)
+        q, positions, index = pending.q, pending.slots.positions, pending.index
+        if path is not None:
+            q, positions = take_path(q, path), take_path(positions, path)
+            index = path if index is None else take_path(index, path)
+        window = Window(
+            start=before, positions=positions, valid=slots.used - before, mask=pending.mask, index=index
+        )
         return weigh(heads, q, pending.sink_logits, replace(slots, used=before), window)[1]
 
     def _compress(self, state: D2OState, due: Bool[Array, "B"]) -> D2OState:

@@ -37,16 +37,15 @@ class FullCache:
     def read(
         self, heads: Heads, held: Projections, pending: KVPending, window: Window
     ) -> Float[Array, "B S N H"]:
-        state, ring = pending.written, pending.ring
+        state = pending.written
+        slots = window, state.positions, window.start, heads.reach, pending.ring, heads.chunk
         return attend_slots(
             heads,
             held.q,
             state.k,
             state.v,
-            allowed=allowed_by_position(
-                window, state.positions, window.start, heads.reach, ring, heads.chunk
-            ),
-            key_range=range_in_use(window, state.positions, heads.reach),
+            allowed=allowed_by_position(*slots),
+            key_range=range_in_use(*slots),
             sink_logits=held.sink_logits,
         )
 

@@ -40,6 +40,7 @@ from jaxmodels.layers.kv_cache import (
     range_in_use,
     write_window,
 )
+from jaxmodels.layers.masks import Causal
 from jaxmodels.layers.window import Window
 
 
@@ -176,7 +177,7 @@ class LServe:
     ) -> Float[Array, "B S N H"]:
         dense, streaming = held
         state = pending.dense.written
-        if window.size == 1:
+        if window.size == 1 and isinstance(window.mask, Causal):
             out = self._read_pages(heads, dense, pending, window)
         else:
             out = attend_slots(
@@ -185,7 +186,7 @@ class LServe:
                 state.k,
                 state.v,
                 allowed=allowed_by_position(window, state.positions, window.start, None),
-                key_range=range_in_use(window, state.positions, None),
+                key_range=range_in_use(window, state.positions, window.start, None),
                 sink_logits=dense.sink_logits,
             )
         if pending.stream is None:

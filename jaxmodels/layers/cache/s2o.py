@@ -13,7 +13,8 @@ from jaxmodels.layers.attend import Running, Scores, absorb, finish_softmax, sta
 from jaxmodels.layers.cache.full import FULL_CACHE
 from jaxmodels.layers.cache.policy import Heads, Projections, check_at_least_one, grouped, ungrouped
 from jaxmodels.layers.kv_cache import EMPTY, KVPending, KVState
-from jaxmodels.layers.window import Causal, Window
+from jaxmodels.layers.masks import Causal
+from jaxmodels.layers.window import Window
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ def attend_sinks_and_recent(
         state.k,
         state.v,
         allowed=allowed,
-        key_range=range_in_use(window, state.positions, recent),
+        key_range=range_in_use(window, state.positions, window.start, recent, ring),
         running=absorb(start_softmax(q, logits), heads.scores(q, k, seen), seen, v),
     )
 

@@ -9,7 +9,7 @@ from model_helpers import attention, random_params
 
 from jaxmodels.layers.cache.d2o import D2O, layer_budgets
 from jaxmodels.layers.kv_cache import EMPTY
-from jaxmodels.layers.window import BIDIRECTIONAL
+from jaxmodels.layers.masks import BIDIRECTIONAL
 
 POLICY = D2O(budget=10, recent=3, sinks=2, spare=1, longest_peek=6)
 LAYER = attention(sink_logits=True, cache=POLICY)

@@ -7,7 +7,7 @@ from model_helpers import attention, quick_jit, random_params
 
 from jaxmodels.layers.attend import Scores
 from jaxmodels.layers.cache.s2o import S2O, density, s2o_attend
-from jaxmodels.layers.window import BIDIRECTIONAL
+from jaxmodels.layers.masks import BIDIRECTIONAL
 
 QUERIES, KEYS = 4, 3
 EXACT = S2O(threshold=0.0, query_block=QUERIES, key_block=KEYS)
