@@ -27,7 +27,7 @@ import jaxmodels as jm
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.rope_scaling import LinearScaling, YarnScaling
 from jaxmodels.layers.spec import count_params, walk
-from jaxmodels.models.families.dense import reciprocal
+from jaxmodels.models.readers.dense import reciprocal
 
 # Published models: how many parameters they have, and their configurations without inert keys.
 PUBLISHED = {

@@ -20,7 +20,7 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import count_params, walk
 from jaxmodels.models.families import FAMILIES
-from jaxmodels.models.families.dense import UNUSED
+from jaxmodels.models.readers.dense import UNUSED
 
 TOLERANCE = 1e-4
 NEW_TOKENS = 64

@@ -9,8 +9,8 @@ from model_helpers import D_MODEL, VOCAB, attention, decoder, delta
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
 from jaxmodels.layers.spec import walk
-from jaxmodels.models.families.dense import WEIGHTS
 from jaxmodels.models.family import Family, Weight, for_mixer
+from jaxmodels.models.readers.dense import WEIGHTS
 
 CONFIG = decoder(attention())
 FUSED = "layers.{i}.qkv"

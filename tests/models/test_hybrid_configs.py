@@ -15,7 +15,7 @@ import jaxmodels as jm
 from jaxmodels.layers.latent_attention import LatentAttention
 from jaxmodels.layers.moe import SigmoidTopK, SoftmaxTopK
 from jaxmodels.layers.spec import count_params
-from jaxmodels.models.families.hybrid import other_factor
+from jaxmodels.models.readers.hybrid import other_factor
 
 _YARN = {
     "type": "yarn",

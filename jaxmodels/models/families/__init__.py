@@ -1,6 +1,8 @@
-"""The registry of model families: one module each, listed here."""
+"""The registry of model families: each module of this package holds one, or several of one layout."""
 
-from collections.abc import Mapping
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -8,106 +10,20 @@ from jaxmodels.checks import shown
 from jaxmodels.models.config_keys import INERT_KEYS, check_unknown, unknown_keys
 from jaxmodels.models.config_size import check_size
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import (
-    bamba,
-    cohere2,
-    deepseek_v2,
-    deepseek_v3,
-    falcon_h1,
-    falcon_mamba,
-    gemma1,
-    gemma2,
-    gemma3_text,
-    glm4_moe,
-    gpt2,
-    gpt_neox,
-    gpt_oss,
-    granite,
-    granitemoe,
-    granitemoehybrid,
-    jamba,
-    kimi_linear,
-    lfm2,
-    llama,
-    llama4_text,
-    mamba,
-    mamba2,
-    minicpm,
-    minimax,
-    ministral3,
-    mistral,
-    mixtral,
-    moe_plus_plus,
-    nemotron_h,
-    olmo,
-    olmo2,
-    olmo3,
-    olmoe,
-    phi3,
-    qwen2,
-    qwen2_moe,
-    qwen3,
-    qwen3_moe,
-    qwen3_next,
-    recurrent_gemma,
-    smollm3,
-    zamba2,
-)
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 from jaxmodels.models.layer_errors import in_their_words
 from jaxmodels.models.text_part import holds_other_parts, text_part
 
-FAMILIES: Mapping[str, Family] = {
-    family.model_type: family
-    for family in (
-        bamba.FAMILY,
-        cohere2.FAMILY,
-        deepseek_v2.FAMILY,
-        deepseek_v3.FAMILY,
-        deepseek_v3.KIMI_K2,
-        falcon_h1.FAMILY,
-        falcon_mamba.FAMILY,
-        gemma1.FAMILY,
-        gemma2.FAMILY,
-        gemma3_text.FAMILY,
-        glm4_moe.FAMILY,
-        gpt2.FAMILY,
-        gpt_neox.FAMILY,
-        gpt_oss.FAMILY,
-        granite.FAMILY,
-        granitemoe.FAMILY,
-        granitemoehybrid.FAMILY,
-        jamba.FAMILY,
-        kimi_linear.FAMILY,
-        lfm2.FAMILY,
-        llama.FAMILY,
-        llama4_text.FAMILY,
-        mamba.FAMILY,
-        mamba2.FAMILY,
-        mamba2.ORIGINAL,
-        minicpm.FAMILY,
-        minimax.FAMILY,
-        ministral3.FAMILY,
-        mistral.FAMILY,
-        mixtral.FAMILY,
-        moe_plus_plus.FAMILY,
-        nemotron_h.FAMILY,
-        olmo.FAMILY,
-        olmo2.FAMILY,
-        olmo3.FAMILY,
-        olmoe.FAMILY,
-        phi3.FAMILY,
-        qwen2.FAMILY,
-        qwen2_moe.FAMILY,
-        qwen3.FAMILY,
-        qwen3_moe.FAMILY,
-        qwen3_next.FAMILY,
-        recurrent_gemma.FAMILY,
-        smollm3.FAMILY,
-        zamba2.FAMILY,
-    )
-}
+
+def _families() -> Iterator[Family]:
+    """Every module-level `Family` of the modules beside this one."""
+    for module in pkgutil.iter_modules(__path__):
+        members = vars(importlib.import_module(f"{__name__}.{module.name}"))
+        yield from (member for member in members.values() if isinstance(member, Family))
+
+
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in _families()}
 
 
 def list_families() -> tuple[str, ...]:

@@ -8,9 +8,9 @@ from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, hybrid
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import dense, hybrid
 
 WEIGHTS = (
     *hybrid.FRAME_WEIGHTS,

@@ -8,9 +8,9 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.norm import LayerNorm
 from jaxmodels.models.block import ParallelBlock
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense
 
 # What the published configurations say of the architecture, though no code reads it.
 FIXED: Mapping[str, Any] = {

@@ -7,15 +7,15 @@ from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.moe import GatedExperts, SoftmaxTopK
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import deepseek_v3, dense, hybrid, mixture
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import deepseek, dense, hybrid, mixture
 
 
 def read_config(reader: ConfigReader) -> Decoder:
-    attention, norm = deepseek_v3.read_latent_attention(reader, "interleaved"), dense.read_norm(reader)
-    experts, bias = deepseek_v3.read_experts(reader), reader.flag("mlp_bias", False)
-    layers = deepseek_v3.read_feed_forwards(reader, _read_router(reader, experts), experts, 0, bias)
+    attention, norm = deepseek.read_latent_attention(reader, "interleaved"), dense.read_norm(reader)
+    experts, bias = deepseek.read_experts(reader), reader.flag("mlp_bias", False)
+    layers = deepseek.read_feed_forwards(reader, _read_router(reader, experts), experts, 0, bias)
     blocks = [Block(mixer_norm=norm, mixer=attention, ffn_norm=norm, ffn=ffn) for ffn in layers]
     return dense.finish_decoder(reader, blocks, norm)
 
@@ -25,7 +25,7 @@ def _read_router(reader: ConfigReader, experts: GatedExperts) -> SoftmaxTopK:
     reader.expect("norm_topk_prob", False)  # transformers' code does not read it
     reader.expect("topk_method", "greedy", "group_limited_greedy", None)
     in_groups = reader.values.get("topk_method") == "group_limited_greedy"
-    groups, kept = deepseek_v3.read_groups(reader, experts)
+    groups, kept = deepseek.read_groups(reader, experts)
     return SoftmaxTopK(
         d_model=experts.d_model,
         num_experts=experts.num_experts,
@@ -43,8 +43,8 @@ def write_config(config: Decoder) -> dict[str, Any]:
     feed_forwards = [mixture.mixtures(config)[0].shared, *(block.ffn for block in config.blocks)]
     return (
         hybrid.write_decoder(config)
-        | deepseek_v3.write_latent_attention(hybrid.first_of(config, LatentAttention))
-        | deepseek_v3.write_mixture(config)
+        | deepseek.write_latent_attention(hybrid.first_of(config, LatentAttention))
+        | deepseek.write_mixture(config)
         | {
             "architectures": ["DeepseekV2ForCausalLM"],
             "mlp_bias": any(isinstance(ffn, GatedMLP) and ffn.bias for ffn in feed_forwards),
@@ -58,6 +58,6 @@ FAMILY = Family(
     summary="DeepSeek-V2, V2-Lite",
     read_config=read_config,
     write_config=write_config,
-    weights=(*deepseek_v3.FRAME_WEIGHTS, *deepseek_v3.LATENT_ATTENTION_WEIGHTS),
+    weights=(*deepseek.FRAME_WEIGHTS, *deepseek.LATENT_ATTENTION_WEIGHTS),
     unused=dense.UNUSED,
 )

@@ -10,9 +10,9 @@ from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.layers.sum_mixer import Branch, SumMixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, hybrid
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import dense, hybrid
 
 WEIGHTS = (
     *hybrid.FRAME_WEIGHTS,

@@ -5,9 +5,9 @@ from typing import Any
 from jaxmodels.layers.mamba_mixer import MambaMixer
 from jaxmodels.layers.norm import WeightlessRMSNorm
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import mamba
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import mamba
 
 
 def read_config(reader: ConfigReader) -> Decoder:

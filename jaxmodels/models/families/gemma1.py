@@ -6,10 +6,10 @@ from typing import Any
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense
-from jaxmodels.models.families.gemma import DEFAULT_HEAD_DIM
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense
+from jaxmodels.models.readers.gemma import DEFAULT_HEAD_DIM
 
 
 def read_config(reader: ConfigReader) -> Decoder:

@@ -5,9 +5,9 @@ from typing import Any
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, gemma
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense, gemma
 
 THETAS = {dense.FULL: ("rope_theta", 1e6), dense.SLIDING: ("rope_local_base_freq", 1e4)}
 

@@ -7,9 +7,9 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import deepseek_v3, dense, hybrid
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import deepseek, dense, hybrid
 
 
 def read_config(reader: ConfigReader) -> Decoder:
@@ -18,9 +18,9 @@ def read_config(reader: ConfigReader) -> Decoder:
     head_norm = RMSNorm(dim=attention.head_dim, eps=norm.eps, axis=None)
     normed = head_norm if reader.flag("use_qk_norm", False) else None
     attention = replace(attention, query_norm=normed, key_norm=normed, out_bias=False)
-    experts = deepseek_v3.read_experts(reader)
-    router = deepseek_v3.read_sigmoid_router(reader, experts)
-    layers = deepseek_v3.read_feed_forwards(reader, router, experts, first_dense=1)
+    experts = deepseek.read_experts(reader)
+    router = deepseek.read_sigmoid_router(reader, experts)
+    layers = deepseek.read_feed_forwards(reader, router, experts, first_dense=1)
     blocks = [Block(mixer_norm=norm, mixer=attention, ffn_norm=norm, ffn=ffn) for ffn in layers]
     return dense.finish_decoder(reader, blocks, norm)
 
@@ -30,7 +30,7 @@ def write_config(config: Decoder) -> dict[str, Any]:
     return (
         hybrid.write_decoder(config)
         | hybrid.write_attention(attention)
-        | deepseek_v3.write_mixture(config)
+        | deepseek.write_mixture(config)
         | {"architectures": ["Glm4MoeForCausalLM"], "use_qk_norm": attention.query_norm is not None}
     )
 
@@ -40,6 +40,6 @@ FAMILY = Family(
     summary="GLM-4.5, 4.6",
     read_config=read_config,
     write_config=write_config,
-    weights=(*deepseek_v3.FRAME_WEIGHTS, *dense.ATTENTION_WEIGHTS),
+    weights=(*deepseek.FRAME_WEIGHTS, *dense.ATTENTION_WEIGHTS),
     unused=dense.UNUSED,
 )

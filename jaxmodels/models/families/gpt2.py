@@ -7,9 +7,9 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import MLP
 from jaxmodels.layers.norm import LayerNorm
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense
 
 # Dropout, what only classifiers read, and a precision that does not change the arithmetic in float32.
 INERT = (

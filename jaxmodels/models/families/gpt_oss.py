@@ -11,9 +11,9 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.moe import ClampedGatedExperts, MoE, SoftmaxTopK
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, mixture
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import dense, mixture
 
 EPS, THETA, HEAD_DIM, WINDOW = 1e-5, 150000.0, 64, 128
 

@@ -7,9 +7,9 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense
 
 
 def read_config(reader: ConfigReader) -> Decoder:

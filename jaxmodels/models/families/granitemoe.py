@@ -7,17 +7,9 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.moe import MoE
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, mixture
-from jaxmodels.models.family import Family, Weight
+from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
-
-EXPERTS = "model.layers.{i}.block_sparse_moe"
-EXPERT_WEIGHTS = (
-    Weight("blocks/{i}/ffn/router/w", f"{EXPERTS}.router.layer.weight"),
-    Weight("blocks/{i}/ffn/experts/w_gate", f"{EXPERTS}.input_linear.weight", "e f d -> e d f", along=1),
-    Weight("blocks/{i}/ffn/experts/w_up", f"{EXPERTS}.input_linear.weight", "e f d -> e d f", along=1),
-    Weight("blocks/{i}/ffn/experts/w_down", f"{EXPERTS}.output_linear.weight", "e d f -> e f d"),
-)
+from jaxmodels.models.readers import dense, mixture
 
 
 def read_config(reader: ConfigReader) -> Decoder:
@@ -61,6 +53,11 @@ FAMILY = Family(
     summary="Granite 3 mixtures of experts",
     read_config=read_config,
     write_config=write_config,
-    weights=(*dense.ENDS_WEIGHTS, *dense.PRE_NORM_WEIGHTS, *dense.ATTENTION_WEIGHTS, *EXPERT_WEIGHTS),
+    weights=(
+        *dense.ENDS_WEIGHTS,
+        *dense.PRE_NORM_WEIGHTS,
+        *dense.ATTENTION_WEIGHTS,
+        *mixture.GRANITE_WEIGHTS,
+    ),
     unused=dense.UNUSED,
 )

@@ -11,9 +11,9 @@ from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.layers.window import Mixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, granitemoe, hybrid, mixture
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense, hybrid, mixture
 
 # Under `ffn` where there is no mixture, under `ffn/shared` beside one.
 SHARED_WEIGHTS = tuple(
@@ -33,7 +33,7 @@ WEIGHTS = (
     *dense.PRE_NORM_WEIGHTS,
     *dense.ATTENTION_WEIGHTS,
     *hybrid.ssd_weights("blocks/{i}/mixer", "model.layers.{i}.mamba"),
-    *granitemoe.EXPERT_WEIGHTS,
+    *mixture.GRANITE_WEIGHTS,
     *SHARED_WEIGHTS,
 )
 

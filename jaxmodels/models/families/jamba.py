@@ -10,9 +10,9 @@ from jaxmodels.layers.moe import GatedExperts, MoE, SoftmaxTopK
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, hybrid, mamba, mixture
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import dense, hybrid, mamba, mixture
 
 INERT = ("use_associative_scan", "use_mambapy")
 

@@ -12,9 +12,9 @@ from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
 from jaxmodels.layers.window import Mixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import deepseek_v3, dense, hybrid, linear_hybrid, mixtral, mixture
 from jaxmodels.models.family import Family, Weight, for_mixer
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import deepseek, dense, hybrid, linear_hybrid, mixture
 
 # Widths that follow from others; rotary settings, which no layer reads.
 INERT = (*dense.ROPE_KEYS, "head_dim", "qk_head_dim")
@@ -45,9 +45,9 @@ WEIGHTS = (
     *dense.ENDS_WEIGHTS,
     *dense.PRE_NORM_WEIGHTS,
     *DELTA_WEIGHTS,
-    *for_mixer(LatentAttention, *deepseek_v3.LATENT_ATTENTION_WEIGHTS),
+    *for_mixer(LatentAttention, *deepseek.LATENT_ATTENTION_WEIGHTS),
     *dense.GATED_MLP_WEIGHTS,
-    *mixtral.EXPERT_WEIGHTS,
+    *mixture.BLOCK_SPARSE_WEIGHTS,
     Weight("blocks/{i}/ffn/router/selection_bias", f"{MOE}.gate.e_score_correction_bias"),
     *hybrid.renamed(
         dense.GATED_MLP_WEIGHTS,
@@ -59,7 +59,7 @@ WEIGHTS = (
 # transformers writes the feed-forwards of dense layers under the name of the mixtures.
 RENAMED = (
     (r"\.block_sparse_moe\.(gate|up|down)_proj\.", r".mlp.\1_proj."),
-    *mixtral.RENAMED,
+    *mixture.BLOCK_SPARSE_RENAMED,
     (r"\.self_attn\.forget_gate\.", ".self_attn."),  # a module within transformers
 )
 
@@ -176,7 +176,7 @@ def write_config(config: Decoder) -> dict[str, Any]:
     written = {
         **hybrid.write_decoder(config),
         **linear_hybrid.write_layer_types(config),
-        **deepseek_v3.write_latent_attention(hybrid.first_of(config, LatentAttention)),
+        **deepseek.write_latent_attention(hybrid.first_of(config, LatentAttention)),
         "architectures": ["KimiLinearForCausalLM"],
         "hidden_act": experts.activation,
         "linear_num_heads": delta.num_heads,

@@ -13,9 +13,9 @@ from jaxmodels.layers.short_conv import ShortConv
 from jaxmodels.layers.window import Mixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import dense
 
 # How weights are drawn, and the names that first checkpoints have for sizes beside those that are read.
 INERT = (

@@ -15,9 +15,9 @@ from jaxmodels.layers.query_scale import LogScale
 from jaxmodels.layers.rope_scaling import LongRopeScaling, YarnScaling
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, hybrid, mixture
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import dense, hybrid, mixture
 
 CHUNKED = "chunked_attention"
 EPS, THETA, CHUNK = 1e-5, 500000.0, 8192

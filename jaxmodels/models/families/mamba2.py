@@ -14,6 +14,7 @@ from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader, json_number
+from jaxmodels.models.readers import hybrid
 
 # How weights are drawn, a rank that only Mamba-1 has, a width that follows from `expand`: none of these
 # changes a forward pass. Nor does `norm_before_gate`: transformers' code gates first whatever it says.
@@ -28,16 +29,7 @@ WEIGHTS = (
     Weight("final_norm/scale", "backbone.norm_f.weight"),
     Weight("head/weight", "lm_head.weight"),
     Weight("blocks/{i}/mixer_norm/scale", "backbone.layers.{i}.norm.weight"),
-    Weight("blocks/{i}/mixer/w_in", "backbone.layers.{i}.mixer.in_proj.weight"),
-    Weight("blocks/{i}/mixer/b_in", "backbone.layers.{i}.mixer.in_proj.bias"),
-    Weight("blocks/{i}/mixer/conv_w", "backbone.layers.{i}.mixer.conv1d.weight", "f 1 w -> w f"),
-    Weight("blocks/{i}/mixer/conv_b", "backbone.layers.{i}.mixer.conv1d.bias"),
-    Weight("blocks/{i}/mixer/dt_bias", "backbone.layers.{i}.mixer.dt_bias"),
-    Weight("blocks/{i}/mixer/a_log", "backbone.layers.{i}.mixer.A_log"),
-    Weight("blocks/{i}/mixer/d_skip", "backbone.layers.{i}.mixer.D"),
-    Weight("blocks/{i}/mixer/norm/scale", "backbone.layers.{i}.mixer.norm.weight"),
-    Weight("blocks/{i}/mixer/w_out", "backbone.layers.{i}.mixer.out_proj.weight"),
-    Weight("blocks/{i}/mixer/b_out", "backbone.layers.{i}.mixer.out_proj.bias"),
+    *hybrid.SSD_WEIGHTS,
 )
 
 

@@ -15,9 +15,9 @@ from jaxmodels.layers.moe import DenseAbove, MoE, PlainExperts, ReLURouter
 from jaxmodels.layers.moe.relu_router import RouterNorm
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import dense
 
 # Keys of the other kinds of attention and feed-forward, and of kernels.
 INERT = (

@@ -10,9 +10,9 @@ from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.rope import rope_to_hf
 from jaxmodels.models.block import NormedResidualBlock
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, hybrid, linear_hybrid, mixtral, mixture
 from jaxmodels.models.family import Family, Weight, for_mixer
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import dense, hybrid, linear_hybrid, mixture
 
 LIGHTNING = "model.layers.{i}.self_attn"
 QKV = f"{LIGHTNING}.qkv_proj.weight"
@@ -30,7 +30,7 @@ WEIGHTS = (
         Weight("blocks/{i}/mixer/norm/scale", f"{LIGHTNING}.norm.weight"),
         Weight("blocks/{i}/mixer/w_o", f"{LIGHTNING}.out_proj.weight", "d (n h) -> d n h"),
     ),
-    *mixtral.EXPERT_WEIGHTS,
+    *mixture.BLOCK_SPARSE_WEIGHTS,
 )
 
 # Tables of decays, which follow from the number of heads and layers.
@@ -121,5 +121,5 @@ FAMILY = Family(
     write_config=write_config,
     weights=WEIGHTS,
     unused=(*dense.UNUSED, UNUSED),
-    renamed=mixtral.RENAMED,
+    renamed=mixture.BLOCK_SPARSE_RENAMED,
 )

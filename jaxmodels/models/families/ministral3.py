@@ -6,9 +6,9 @@ from typing import Any
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.query_scale import LogScale
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import dense
 
 # The keys of the query scale among the rotary parameters.
 STRENGTH, INTERVAL = "llama_4_scaling_beta", "original_max_position_embeddings"

@@ -6,21 +6,11 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.moe import MoE
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, mixture
-from jaxmodels.models.family import Family, Weight
+from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense, mixture
 
 EPS, THETA = 1e-5, 1e6
-
-EXPERTS = "model.layers.{i}.block_sparse_moe"
-EXPERT_WEIGHTS = (
-    Weight("blocks/{i}/ffn/router/w", f"{EXPERTS}.gate.weight"),
-    Weight("blocks/{i}/ffn/experts/w_gate", EXPERTS + ".experts.{e}.w1.weight", "f d -> d f"),
-    Weight("blocks/{i}/ffn/experts/w_up", EXPERTS + ".experts.{e}.w3.weight", "f d -> d f"),
-    Weight("blocks/{i}/ffn/experts/w_down", EXPERTS + ".experts.{e}.w2.weight", "d f -> f d"),
-)
-# What transformers calls the module since it stacks the experts, and adapters with it.
-RENAMED = ((r"\.mlp\.(gate|experts|shared_experts)\.", r".block_sparse_moe.\1."),)
 
 
 def read_config(reader: ConfigReader) -> Decoder:
@@ -51,7 +41,12 @@ FAMILY = Family(
     summary="Mixtral 8x7B and 8x22B",
     read_config=read_config,
     write_config=write_config,
-    weights=(*dense.ENDS_WEIGHTS, *dense.PRE_NORM_WEIGHTS, *dense.ATTENTION_WEIGHTS, *EXPERT_WEIGHTS),
+    weights=(
+        *dense.ENDS_WEIGHTS,
+        *dense.PRE_NORM_WEIGHTS,
+        *dense.ATTENTION_WEIGHTS,
+        *mixture.BLOCK_SPARSE_WEIGHTS,
+    ),
     unused=dense.UNUSED,
-    renamed=RENAMED,
+    renamed=mixture.BLOCK_SPARSE_RENAMED,
 )

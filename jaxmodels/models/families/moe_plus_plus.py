@@ -9,9 +9,9 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.moe import GatedExperts, MoE, ResidualRouter, ZeroComputationExperts
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, mixture
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import dense, mixture
 
 # What the released layer is built with.
 TOP_K, CONSTANTS, GATE_FEATURES = 2, 2, 8

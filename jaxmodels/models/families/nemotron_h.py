@@ -12,9 +12,9 @@ from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
 from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import deepseek_v3, dense, hybrid
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import deepseek, dense, hybrid
 
 # Beside how weights are drawn: `expand`, whose product the heads spell out; how caches are kept; and what
 # transformers' code does not read: rotary settings, `residual_in_fp32`, `time_step_limit`, other names of
@@ -48,7 +48,7 @@ WEIGHTS = (
         dense.ATTENTION_WEIGHTS, theirs=("model.layers.{i}.self_attn", "backbone.layers.{i}.mixer")
     ),
     *hybrid.renamed(
-        (*dense.GATED_MLP_WEIGHTS, *deepseek_v3.MIXTURE_WEIGHTS),
+        (*dense.GATED_MLP_WEIGHTS, *deepseek.MIXTURE_WEIGHTS),
         theirs=("model.layers.{i}.mlp", "backbone.layers.{i}.mixer"),
     ),
     *dense.affine_rows("blocks/{i}/ffn/latent/{p}_down", "backbone.layers.{i}.mixer.fc1_latent_proj"),
@@ -143,7 +143,7 @@ def _read_mixture(reader: ConfigReader) -> MoE:
         d_ff=reader.positive("moe_intermediate_size"),
         activation=shared.activation,
     )
-    router = deepseek_v3.read_sigmoid_router(reader, experts)
+    router = deepseek.read_sigmoid_router(reader, experts)
     return MoE(router=router, experts=experts, shared=shared, latent=latent)
 
 
@@ -207,7 +207,7 @@ def _write_mixture(mixture: MoE) -> dict[str, Any]:
         "num_experts_per_tok": mixture.router.top_k,
         "mlp_hidden_act": mixture.shared.activation,
         "mlp_bias": mixture.shared.bias,
-        **deepseek_v3.write_router(mixture.router),
+        **deepseek.write_router(mixture.router),
     }
 
 

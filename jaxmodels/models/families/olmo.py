@@ -5,9 +5,9 @@ from typing import Any
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.norm import LayerNorm
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense
 
 
 def read_config(reader: ConfigReader) -> Decoder:

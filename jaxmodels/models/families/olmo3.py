@@ -4,22 +4,22 @@ from dataclasses import replace
 from typing import Any
 
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, olmo2
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense, olmo
 
 THETAS = {dense.FULL: ("rope_theta", 5e5), dense.SLIDING: ("rope_theta", 5e5)}
 
 
 def read_config(reader: ConfigReader) -> Decoder:
-    attention = olmo2.read_olmo_attention(reader)
+    attention = olmo.read_olmo_attention(reader)
     types = dense.read_layer_types(reader, dense.full_every(4, reader.positive("num_hidden_layers")))
     windows = dense.windows_of(types, dense.read_window(reader))
     ropes = dense.read_ropes(reader, attention.head_dim, THETAS)
     layers = [
         replace(attention, sliding_window=w, rope=ropes[kind]) for kind, w in zip(types, windows, strict=True)
     ]
-    return olmo2.read_olmo(reader, layers)
+    return olmo.read_olmo(reader, layers)
 
 
 def write_config(config: Decoder) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from typing import Any
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.rope_scaling import LongRopeScaling
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense
 
 INERT = ("full_attn_mod", "interpolate_factor")
 ORIGINAL = "original_max_position_embeddings"

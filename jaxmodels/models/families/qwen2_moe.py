@@ -8,9 +8,9 @@ from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.moe import MoE
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, mixture
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense, mixture
 
 
 def _windows(reader: ConfigReader, layers: int) -> list[int | None]:

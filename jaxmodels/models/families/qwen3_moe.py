@@ -7,9 +7,9 @@ from jaxmodels.layers.moe import MoE
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, mixture
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense, mixture
 
 
 def read_config(reader: ConfigReader) -> Decoder:

@@ -11,9 +11,9 @@ from jaxmodels.layers.rope import rope_to_hf
 from jaxmodels.layers.window import Mixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, hybrid, linear_hybrid, mixture
 from jaxmodels.models.family import Family, Weight, for_mixer
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense, hybrid, linear_hybrid, mixture
 
 DELTA = "model.layers.{i}.linear_attn"
 QKVZ, BA, CONV = f"{DELTA}.in_proj_qkvz.weight", f"{DELTA}.in_proj_ba.weight", f"{DELTA}.conv1d.weight"

@@ -16,9 +16,9 @@ from jaxmodels.layers.rope_scaling import UNSCALED
 from jaxmodels.layers.window import Mixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import dense
 
 # How weights are drawn.
 INERT = ("final_w_init_variance_scale", "w_init_variance_scale")

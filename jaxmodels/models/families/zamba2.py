@@ -11,9 +11,9 @@ from jaxmodels.layers.rope import rope_to_hf
 from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, hybrid
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import dense, hybrid
 from jaxmodels.models.shared_attention_block import SharedAttentionBlock
 
 # Beside how weights are drawn: sizes that follow from others or are named anew, and what transformers' code

@@ -5,8 +5,8 @@ from typing import Any
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.latent_attention import LatentAttention
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families.dense import FULL
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers.dense import FULL
 
 LINEAR = "linear_attention"
 

@@ -5,9 +5,9 @@ from typing import Any
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.moe import GatedExperts, MoE, SoftmaxTopK
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense
 from jaxmodels.models.family import Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
+from jaxmodels.models.readers import dense
 
 ROUTER_WEIGHTS = (Weight("blocks/{i}/ffn/router/w", "model.layers.{i}.mlp.gate.weight"),)
 
@@ -32,6 +32,24 @@ SHARED_EXPERT_WEIGHTS = (
 )
 
 WEIGHTS = (*dense.WEIGHTS, *ROUTER_WEIGHTS, *EXPERT_WEIGHTS)
+
+BLOCK_SPARSE = "model.layers.{i}.block_sparse_moe"
+# Mixtral's names, which other families took over.
+BLOCK_SPARSE_WEIGHTS = (
+    Weight("blocks/{i}/ffn/router/w", f"{BLOCK_SPARSE}.gate.weight"),
+    Weight("blocks/{i}/ffn/experts/w_gate", BLOCK_SPARSE + ".experts.{e}.w1.weight", "f d -> d f"),
+    Weight("blocks/{i}/ffn/experts/w_up", BLOCK_SPARSE + ".experts.{e}.w3.weight", "f d -> d f"),
+    Weight("blocks/{i}/ffn/experts/w_down", BLOCK_SPARSE + ".experts.{e}.w2.weight", "d f -> f d"),
+)
+# What transformers calls the module since it stacks the experts, and adapters with it.
+BLOCK_SPARSE_RENAMED = ((r"\.mlp\.(gate|experts|shared_experts)\.", r".block_sparse_moe.\1."),)
+# Those of Granite's mixtures, which stack the experts of a layer.
+GRANITE_WEIGHTS = (
+    Weight("blocks/{i}/ffn/router/w", f"{BLOCK_SPARSE}.router.layer.weight"),
+    Weight("blocks/{i}/ffn/experts/w_gate", f"{BLOCK_SPARSE}.input_linear.weight", "e f d -> e d f", along=1),
+    Weight("blocks/{i}/ffn/experts/w_up", f"{BLOCK_SPARSE}.input_linear.weight", "e f d -> e d f", along=1),
+    Weight("blocks/{i}/ffn/experts/w_down", f"{BLOCK_SPARSE}.output_linear.weight", "e d f -> e f d"),
+)
 
 
 def read_expert_count(reader: ConfigReader) -> int:

@@ -9,8 +9,8 @@ from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense
 from jaxmodels.models.hf_config import ConfigReader
+from jaxmodels.models.readers import dense
 
 # Gemma's code reads `hidden_activation`; its first checkpoints carry `hidden_act` as well.
 INERT = ("hidden_act", "sliding_window_size")

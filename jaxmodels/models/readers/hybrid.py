@@ -10,9 +10,9 @@ from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
 from jaxmodels.layers.rope import rope_to_hf
 from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.families import dense, mamba2
 from jaxmodels.models.family import Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader, json_number
+from jaxmodels.models.readers import dense
 
 T = TypeVar("T")
 
@@ -23,6 +23,20 @@ SSD_KEYS = (
 )  # fmt: skip
 
 OLD_LAYER_TYPES = {"mamba": "linear_attention", "attention": "full_attention"}
+
+# An SSD mixer as Mamba-2 names its weights.
+SSD_WEIGHTS = (
+    Weight("blocks/{i}/mixer/w_in", "backbone.layers.{i}.mixer.in_proj.weight"),
+    Weight("blocks/{i}/mixer/b_in", "backbone.layers.{i}.mixer.in_proj.bias"),
+    Weight("blocks/{i}/mixer/conv_w", "backbone.layers.{i}.mixer.conv1d.weight", "f 1 w -> w f"),
+    Weight("blocks/{i}/mixer/conv_b", "backbone.layers.{i}.mixer.conv1d.bias"),
+    Weight("blocks/{i}/mixer/dt_bias", "backbone.layers.{i}.mixer.dt_bias"),
+    Weight("blocks/{i}/mixer/a_log", "backbone.layers.{i}.mixer.A_log"),
+    Weight("blocks/{i}/mixer/d_skip", "backbone.layers.{i}.mixer.D"),
+    Weight("blocks/{i}/mixer/norm/scale", "backbone.layers.{i}.mixer.norm.weight"),
+    Weight("blocks/{i}/mixer/w_out", "backbone.layers.{i}.mixer.out_proj.weight"),
+    Weight("blocks/{i}/mixer/b_out", "backbone.layers.{i}.mixer.out_proj.bias"),
+)
 
 # Ends and norms as Bamba, Falcon-H1, Jamba and Zamba2 name them.
 FRAME_WEIGHTS = (
@@ -45,8 +59,7 @@ def renamed(
 
 def ssd_weights(ours: str, theirs: str) -> tuple[Weight, ...]:
     """The rows of an SSD mixer found at `ours` in the tree and at `theirs` in the checkpoint."""
-    rows = [row for row in mamba2.WEIGHTS if row.ours.startswith("blocks/{i}/mixer/")]
-    return renamed(rows, ours=("blocks/{i}/mixer", ours), theirs=("backbone.layers.{i}.mixer", theirs))
+    return renamed(SSD_WEIGHTS, ours=("blocks/{i}/mixer", ours), theirs=("backbone.layers.{i}.mixer", theirs))
 
 
 GATED_MLP_WEIGHTS = renamed(dense.GATED_MLP_WEIGHTS, theirs=(".mlp.", ".feed_forward."))
