@@ -47,8 +47,8 @@ class Steps:
         def run(params: Params, tokens: Int[Array, "B S"], cache: Cache) -> Cache:
             def step(_: Array, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
                 tokens, cache = carry
-                logits, pending = self.config.peek(params, tokens, cache)
-                return jnp.argmax(logits, -1).astype(jnp.int32), self.config.commit(pending)
+                scored, pending = self.config.peek(params, tokens, cache)
+                return jnp.argmax(scored.logits, -1).astype(jnp.int32), self.config.commit(pending)
 
             return lax.fori_loop(0, STEPS, step, (tokens, cache))[1]
 
