@@ -14,7 +14,7 @@ from jaxmodels.layers.kv_cache import allowed_by_position, range_of_sequence, wi
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.query_scale import LogScale
-from jaxmodels.layers.rope import Rope
+from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 from jaxmodels.layers.window import Window
 
@@ -53,7 +53,7 @@ class Attention:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    rope: Rope | None = None
+    rope: Rotary | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     norm_across_heads: bool = False
@@ -118,7 +118,7 @@ class Attention:
         )
 
     @property
-    def ropes(self) -> tuple[Rope, ...]:
+    def ropes(self) -> tuple[Rotary, ...]:
         """What the layer asks a window to rotate by."""
         return () if self.rope is None else (self.rope,)
 
@@ -172,7 +172,7 @@ class Attention:
         return weights + round(4 * self.num_heads * self.head_dim * seen)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        new = rotated(self.heads, self._project(params, x, window), window)
+        new = rotated(self.heads, self.project(params, x, window), window)
         start = jnp.zeros_like(window.start)
         out = attend_slots(
             self.heads,
@@ -184,41 +184,53 @@ class Attention:
             key_range=range_of_sequence(window, self.heads.reach, self.chunk),
             sink_logits=new.sink_logits,
         )
-        return self._output(params, out, self._gate(params, x))
+        return self.output(params, out, self._gate(params, x))
 
     def write(self, params: Params, x: Float[Array, "B S D"], state: Any, window: Window) -> tuple[Any, Any]:
         """Held are what the cache policy reads with, and the output gates."""
-        held, pending = self.cache.write(self.heads, self._project(params, x, window), state, window)
+        held, pending = self.cache.write(self.heads, self.project(params, x, window), state, window)
         return (held, self._gate(params, x)), pending
 
     def read(self, params: Params, held: Any, pending: Any, window: Window) -> Float[Array, "B S D"]:
         queries, gate = held
-        return self._output(params, self.cache.read(self.heads, queries, pending, window), gate)
+        return self.output(params, self.cache.read(self.heads, queries, pending, window), gate)
 
     def commit(
         self, pending: Any, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
     ) -> Any:
         return self.cache.commit(self.heads, pending, n, path)
 
-    def _project(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Projections:
-        q, k, v = (linear(x, params[name]) for name in ("w_q", "w_k", "w_v"))
-        if self.adapter_rank is not None:
-            adapter = params["adapter"]
-            low = (linear(x, adapter[name]) for name in ("a_q", "a_k", "a_v"))
-            added = (linear(a, adapter[b]) for a, b in zip(low, ("b_q", "b_k", "b_v"), strict=True))
-            q, k, v = (old + new for old, new in zip((q, k, v), added, strict=True))
-        if self.qkv_bias:
-            q, k, v = q + params["b_q"], k + params["b_k"], v + params["b_v"]
-        if self.query_norm is not None:
-            q = self._normalise(self.query_norm, params["query_norm"], q)
-        if self.key_norm is not None:
-            k = self._normalise(self.key_norm, params["key_norm"], k)
-        if self.clip is not None:
-            q, k, v = (jnp.clip(a, -self.clip, self.clip) for a in (q, k, v))
+    def queries(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S N H"]:
+        """The window's queries, normalised and clipped, not rotated yet."""
+        q = self._heads(params, "q", x, self.query_norm)
         if self.query_scale is not None:
             q = (q * self.query_scale(window.positions)[..., None, None]).astype(q.dtype)
+        return q
+
+    def keys_and_values(
+        self, params: Params, x: Float[Array, "B S D"]
+    ) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+        """Keys and values, normalised and clipped, the keys not rotated yet."""
+        return self._heads(params, "k", x, self.key_norm), self._heads(params, "v", x, None)
+
+    def project(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Projections:
+        """A window's heads, not rotated yet."""
         sink_logits = params["sink_logits"].reshape(self.num_kv_heads, -1) if self.sink_logits else None
-        return Projections(q, k, v, sink_logits)
+        return Projections(self.queries(params, x, window), *self.keys_and_values(params, x), sink_logits)
+
+    def _heads(
+        self, params: Params, name: str, x: Float[Array, "B S D"], norm: Norm | None
+    ) -> Float[Array, "B S N H"]:
+        """The projection `name`: "q", "k" or "v"."""
+        heads = linear(x, params[f"w_{name}"])
+        if self.adapter_rank is not None:
+            adapter = params["adapter"]
+            heads = heads + linear(linear(x, adapter[f"a_{name}"]), adapter[f"b_{name}"])
+        if self.qkv_bias:
+            heads = heads + params[f"b_{name}"]
+        if norm is not None:
+            heads = self._normalise(norm, params["query_norm" if name == "q" else "key_norm"], heads)
+        return heads if self.clip is None else jnp.clip(heads, -self.clip, self.clip)
 
     def _normalise(self, norm: Norm, params: Params, x: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
         if self.norm_across_heads:
@@ -231,9 +243,10 @@ class Attention:
         gate = linear(x, params["w_gate"])
         return jax.nn.sigmoid(gate + params["b_gate"] if self.qkv_bias else gate)
 
-    def _output(
+    def output(
         self, params: Params, out: Float[Array, "B S N H"], gate: Float[Array, "B S N H"] | None
     ) -> Float[Array, "B S D"]:
+        """The sum over heads of what they found, each through its part of the output projection."""
         flat = (out if gate is None else out * gate).reshape(*out.shape[:2], -1)
         y = linear(flat, params["w_o"].reshape(self.d_model, -1))
         return y + params["b_o"] if self.out_bias else y

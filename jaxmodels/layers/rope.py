@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,23 @@ class Rotations:
     sin: Float[Array, "B S R/2"]
 
 
+class Rotary(Protocol):
+    """A rotary embedding. Implementations are hashable frozen dataclasses."""
+
+    @property
+    def rotary_dim(self) -> int:
+        """Features of each head that are rotated, the first ones."""
+
+    @property
+    def style(self) -> RopeStyle:
+        """Which features form a pair."""
+
+    def rotations(
+        self, positions: Int[Array, "B S"], lengths: Int[Array, " B"] | Int[Array, "B S"]
+    ) -> Rotations:
+        """The rotations of a window of tokens, see `Rope.rotations`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rope:
     """Rotary embedding of the first `rotary_dim` features of each head; the rest carry no position.
@@ -63,7 +80,7 @@ class Rope:
             raise ValueError(f"Rope: rotary_dim must be a positive even number, got {self.rotary_dim}")
         if not self.theta > 1:
             raise ValueError(f"Rope: theta must be more than 1, got {self.theta}")
-        _check_style(self.style)
+        check_style(self.style)
 
     def rotations(
         self, positions: Int[Array, "B S"], lengths: Int[Array, " B"] | Int[Array, "B S"]
@@ -88,7 +105,7 @@ def apply_rope(x: Float[Array, "B S N H"], rotations: Rotations, style: RopeStyl
     Raises:
         ValueError: `style` is unknown, or heads have fewer than R features.
     """
-    _check_style(style)
+    check_style(style)
     half = rotations.cos.shape[-1]
     if x.shape[-1] < 2 * half:
         raise ValueError(
@@ -164,7 +181,7 @@ def rope_from_hf(
     )
 
 
-def rope_to_hf(rope: Rope, head_dim: int) -> dict[str, Any]:
+def rope_to_hf(rope: Rotary, head_dim: int) -> dict[str, Any]:
     """The part of a Hugging Face configuration that `rope_from_hf` reads back as `rope`, its `style` aside.
 
     Returns ``{"rope_parameters": {...}}`` and, where the scaling is defined by it, "max_position_embeddings".
@@ -173,6 +190,8 @@ def rope_to_hf(rope: Rope, head_dim: int) -> dict[str, Any]:
     Raises:
         ValueError: the scaling has no Hugging Face name, or `rope` does not fit `head_dim`.
     """
+    if not isinstance(rope, Rope):
+        raise ValueError(f"rope_to_hf: {type(rope).__name__} has no Hugging Face rope_type")
     names = {scaling: name for name, scaling in _SCALINGS.items()}
     if type(rope.scaling) not in names:
         raise ValueError(f"rope_to_hf: {type(rope.scaling).__name__} has no Hugging Face rope_type")
@@ -348,6 +367,7 @@ def _materialised(cos: Float[Array, "B S R/2"], sin: Float[Array, "B S R/2"]) ->
     return Rotations(cos=table[0], sin=table[1])
 
 
-def _check_style(style: str) -> None:
+def check_style(style: str) -> None:
+    """Raises ValueError unless `style` is a `RopeStyle`."""
     if style not in ("half_split", "interleaved"):
         raise ValueError(f"style must be 'half_split' or 'interleaved', got {style!r}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.linear import scaled
-from jaxmodels.layers.rope import Rope
+from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import Mixer, Window, ropes_of
 
@@ -43,7 +43,7 @@ class SumMixer:
             raise ValueError(f"branches must have different names, and be at least one, got {names}")
 
     @property
-    def ropes(self) -> tuple[Rope, ...]:
+    def ropes(self) -> tuple[Rotary, ...]:
         return ropes_of(*(branch.mixer for branch in self.branches))
 
     def spec(self) -> ParamTree:

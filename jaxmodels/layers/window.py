@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxmodels.layers.masks import CAUSAL, MaskLike, Places, as_mask, tree_of
-from jaxmodels.layers.rope import Rope, Rotations
+from jaxmodels.layers.rope import Rotary, Rotations
 from jaxmodels.layers.spec import Params, ParamTree
 
 Inputs = TypeVar("Inputs")
@@ -39,7 +39,7 @@ class Window:
     known: Int[Array, "B"] | None = None
     slots: Int[Array, "B S"] | None = None
     index: Int[Array, "B S"] | None = None
-    rotations: Mapping[Rope, Rotations] = field(
+    rotations: Mapping[Rotary, Rotations] = field(
         default_factory=lambda: MappingProxyType({}), repr=False, compare=False
     )
 
@@ -84,12 +84,12 @@ class Window:
         index = jnp.broadcast_to(index, self.positions.shape)
         return Places(positions=self.positions, index=index, is_history=jnp.zeros(index.shape, bool))
 
-    def rotation(self, rope: Rope) -> Rotations:
+    def rotation(self, rope: Rotary) -> Rotations:
         """Cosines and sines of the window under `rope`."""
         made = self.rotations.get(rope)
         return rope.rotations(self.positions, self.lengths) if made is None else made
 
-    def with_rotations(self, ropes: Iterable[Rope]) -> "Window":
+    def with_rotations(self, ropes: Iterable[Rotary]) -> "Window":
         """The window with its rotations under `ropes`, which all layers then share.
 
         They belong to these positions and lengths: a window that is given others must be given them anew.
@@ -103,7 +103,7 @@ def fresh_window(
     valid: Int[Array, "B"] | None = None,
     mask: MaskLike = CAUSAL,
     *,
-    ropes: Iterable[Rope] = (),
+    ropes: Iterable[Rotary] = (),
 ) -> Window:
     """The window of a whole sequence with no history, with its rotations under `ropes`."""
     batch, size = inputs.shape[:2]
@@ -197,11 +197,11 @@ class Rotating(Protocol):
     """A layer, block or model that asks a window for rotations."""
 
     @property
-    def ropes(self) -> tuple[Rope, ...]:
+    def ropes(self) -> tuple[Rotary, ...]:
         """The rotary embeddings it asks for."""
 
 
-def ropes_of(*parts: Any) -> tuple[Rope, ...]:
+def ropes_of(*parts: Any) -> tuple[Rotary, ...]:
     """The rotary embeddings that these parts of a model ask a window for, each once."""
     return tuple(dict.fromkeys(rope for part in parts if isinstance(part, Rotating) for rope in part.ropes))
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jaxmodels.layers.mlp import FeedForward
 from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
-from jaxmodels.layers.rope import Rope
+from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import Mixer, Window, ropes_of
 
@@ -147,7 +147,7 @@ class Block:
                 raise ValueError(f"Block: {norms[0]} is given without {name}; give both or neither")
 
     @property
-    def ropes(self) -> tuple[Rope, ...]:
+    def ropes(self) -> tuple[Rotary, ...]:
         return ropes_of(self.mixer)
 
     def spec(self) -> ParamTree:
@@ -211,7 +211,7 @@ class ParallelBlock:
     ffn: FeedForward
 
     @property
-    def ropes(self) -> tuple[Rope, ...]:
+    def ropes(self) -> tuple[Rotary, ...]:
         return ropes_of(self.mixer)
 
     def spec(self) -> ParamTree:
@@ -258,7 +258,7 @@ class NormedResidualBlock:
     ffn_beta: float = 1.0
 
     @property
-    def ropes(self) -> tuple[Rope, ...]:
+    def ropes(self) -> tuple[Rotary, ...]:
         return ropes_of(self.mixer)
 
     def spec(self) -> ParamTree:

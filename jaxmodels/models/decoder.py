@@ -21,7 +21,7 @@ from jaxmodels.layers.linear import linear
 from jaxmodels.layers.masks import CAUSAL, MaskLike, check_mask
 from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
-from jaxmodels.layers.rope import Rope
+from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import Normal, Param, Params, ParamTree
 from jaxmodels.layers.window import Window, fresh_window, next_window, ropes_of
 from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream
@@ -130,7 +130,7 @@ class Decoder:
         return {**own, "shared": params["shared"][str(block.shared)]}
 
     @property
-    def ropes(self) -> tuple[Rope, ...]:
+    def ropes(self) -> tuple[Rotary, ...]:
         """The rotary embeddings of its layers, each once."""
         return ropes_of(*self.blocks)
 

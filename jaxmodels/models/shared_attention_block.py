@@ -11,7 +11,7 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import Norm
-from jaxmodels.layers.rope import Rope
+from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
 from jaxmodels.layers.window import Mixer, Window, peek, ropes_of
 from jaxmodels.models.block import Stream, layer_specs
@@ -62,7 +62,7 @@ class SharedAttentionBlock:
         }
 
     @property
-    def ropes(self) -> tuple[Rope, ...]:
+    def ropes(self) -> tuple[Rotary, ...]:
         return ropes_of(self.attention, self.mixer)
 
     def shared_spec(self) -> ParamTree:

@@ -20,7 +20,7 @@ from jaxmodels.layers.attend import (
     start_softmax,
 )
 from jaxmodels.layers.kv_cache import KVState, empty_slots
-from jaxmodels.layers.rope import Rope, apply_rope
+from jaxmodels.layers.rope import Rotary, apply_rope
 from jaxmodels.layers.window import Window
 
 
@@ -36,7 +36,7 @@ class Heads:
     scores: Scores
     reach: int | None = None
     chunk: int | None = None
-    rope: Rope | None = None
+    rope: Rotary | None = None
 
 
 @struct.dataclass

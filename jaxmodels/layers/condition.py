@@ -1,0 +1,186 @@
+"""Adaptive layers: what a condition, one vector per row or per token, makes of a normalised stream.
+
+A condition is [B, C] where it holds for whole rows, such as the time of a denoising step, or [B, S, C] where
+every token has its own. `per_token` is the one place where the two become alike.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from jaxtyping import Array, Float
+
+from jaxmodels.layers.linear import linear
+from jaxmodels.layers.mlp import activate, check_activation
+from jaxmodels.layers.norm import Norm
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+
+# A condition of each row, or of each token.
+Condition: TypeAlias = Float[Array, "B C"] | Float[Array, "B S C"]
+# What a condition makes, by name: [B, 1, D] for whole rows, [B, S, D] for tokens.
+Modulations: TypeAlias = Mapping[str, Float[Array, "B _ D"]]
+
+# The six of a block with adaptive norms in front of, and gates behind, its mixer and its feed-forward, in the
+# order of DiT's code (https://arxiv.org/abs/2212.09748); and those of a norm alone, in the order of its last
+# layer. `diffusers` stores the last layers of SD3 and Flux the other way round.
+BLOCK_PARTS = ("mixer_shift", "mixer_scale", "mixer_gate", "ffn_shift", "ffn_scale", "ffn_gate")
+NORM_PARTS = ("shift", "scale")
+
+
+def per_token(condition: Condition) -> Float[Array, "B _ C"]:
+    """The condition with an axis of tokens: of length 1, which broadcasts, where it holds for whole rows."""
+    return condition[:, None] if condition.ndim == 2 else condition
+
+
+def modulate(
+    x: Float[Array, "B S D"], shift: Float[Array, "B _ D"], scale: Float[Array, "B _ D"]
+) -> Float[Array, "B S D"]:
+    """``x * (1 + scale) + shift``."""
+    return x * (1 + scale) + shift
+
+
+class Modulation(Protocol):
+    """Makes modulations of a condition. Implementations are hashable frozen dataclasses."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the modulations it makes."""
+
+    @property
+    def d_condition(self) -> int:
+        """Width of the condition that it reads."""
+
+    def spec(self) -> ParamTree: ...
+
+    def __call__(self, params: Params, condition: Condition) -> Modulations: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectedModulation:
+    """``activation(c) @ w + b``, one stretch of outputs per part: adaLN of https://arxiv.org/abs/2212.09748.
+
+    All start at 0, so that a block whose parts include its gates starts as the identity (adaLN-Zero).
+
+    Attributes:
+        d_model: width of each modulation.
+        d_condition: width of the condition.
+        parts: what is made, in the order in which checkpoints store it.
+        activation: applied to the condition first; None for nothing, as in DDT.
+
+    Raises:
+        ValueError: a part is named twice, or there is none, or `activation` is not in `ACTIVATIONS`.
+    """
+
+    d_model: int
+    d_condition: int
+    parts: tuple[str, ...] = BLOCK_PARTS
+    activation: str | None = "silu"
+
+    def __post_init__(self) -> None:
+        _check_parts(self.parts)
+        if self.activation is not None:
+            check_activation(self.activation)
+
+    def spec(self) -> ParamTree:
+        count = len(self.parts)
+        return {
+            "w": Param((count, self.d_model, self.d_condition), (None, "embed", None), ZEROS),
+            "b": Param((count, self.d_model), (None, "embed"), ZEROS),
+        }
+
+    def flops(self) -> int:
+        """FLOPs for one condition."""
+        return 2 * len(self.parts) * self.d_model * self.d_condition
+
+    def __call__(self, params: Params, condition: Condition) -> Modulations:
+        c = per_token(condition)
+        if self.activation is not None:
+            c = activate(self.activation, c)
+        made = linear(c, params["w"]) + params["b"]
+        return {part: made[..., i, :] for i, part in enumerate(self.parts)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableModulation:
+    """``table + c``: adaLN-single of https://arxiv.org/abs/2310.00426, whose projection all blocks share.
+
+    Attributes:
+        d_model: width of each modulation.
+        d_condition: width of the condition: ``len(parts) * d_model`` where the projection has made one
+            stretch for each part, or `d_model` where all parts are given the same.
+        parts: what is made, in the order in which checkpoints store it.
+
+    Raises:
+        ValueError: a part is named twice, or there is none, or `d_condition` is neither width.
+    """
+
+    d_model: int
+    d_condition: int
+    parts: tuple[str, ...] = BLOCK_PARTS
+
+    def __post_init__(self) -> None:
+        _check_parts(self.parts)
+        widths = (self.d_model, len(self.parts) * self.d_model)
+        if self.d_condition not in widths:
+            raise ValueError(
+                f"TableModulation: d_condition must be d_model={widths[0]}, the same for all parts, or "
+                f"{widths[1]}, one stretch for each of {len(self.parts)} parts; got {self.d_condition}"
+            )
+
+    def spec(self) -> ParamTree:
+        return {"table": Param((len(self.parts), self.d_model), (None, "embed"), FanIn(self.d_model))}
+
+    def flops(self) -> int:
+        """FLOPs for one condition: additions alone, which are not counted."""
+        return 0
+
+    def __call__(self, params: Params, condition: Condition) -> Modulations:
+        c = per_token(condition)
+        made = params["table"] + c.reshape(*c.shape[:-1], -1, self.d_model)
+        return {part: made[..., i, :] for i, part in enumerate(self.parts)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveNorm:
+    """``modulate(norm(x), shift, scale)``: the norm in front of a denoiser's last projection, for example.
+
+    Raises:
+        ValueError: `modulation` makes anything but a shift and a scale.
+    """
+
+    norm: Norm
+    modulation: Modulation
+
+    def __post_init__(self) -> None:
+        if set(self.modulation.parts) != set(NORM_PARTS):
+            raise ValueError(f"AdaptiveNorm: modulation must make {NORM_PARTS}, got {self.modulation.parts}")
+
+    def spec(self) -> ParamTree:
+        return {"norm": self.norm.spec(), "modulation": self.modulation.spec()}
+
+    def __call__(
+        self, params: Params, x: Float[Array, "B S D"], condition: Condition
+    ) -> Float[Array, "B S D"]:
+        made = self.modulation(params["modulation"], condition)
+        return modulate(self.norm(params["norm"], x), made["shift"], made["scale"])
+
+
+def _check_parts(parts: tuple[str, ...]) -> None:
+    if not parts or len(set(parts)) != len(parts):
+        raise ValueError(f"parts must have different names, and be at least one, got {parts}")
+
+
+def embed_mlp_spec(d_model: int, d_in: int) -> ParamTree:
+    """The parameters of `embed_mlp`."""
+    return {
+        "w_in": Param((d_model, d_in), ("embed", None), FanIn(d_in)),
+        "b_in": Param((d_model,), ("embed",), ZEROS),
+        "w_out": Param((d_model, d_model), (None, "embed"), FanIn(d_model)),
+        "b_out": Param((d_model,), (None,), ZEROS),
+    }
+
+
+def embed_mlp(params: Params, x: Float[Array, "... C"], activation: str = "silu") -> Float[Array, "... D"]:
+    """``out(activation(in(x)))``: how times, sizes and texts become a condition of the model's width."""
+    hidden = activate(activation, linear(x, params["w_in"]) + params["b_in"])
+    return linear(hidden, params["w_out"]) + params["b_out"]
