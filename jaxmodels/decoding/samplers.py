@@ -6,9 +6,10 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, number, whole
+from jaxmodels.decoding.bisection import least_float, least_int
 
 
 class Sampler(Protocol):
@@ -42,7 +43,8 @@ class Sample:
     Attributes:
         temperature: divides the logits, > 0.
         top_k: keep the k most probable tokens; of equals those with the lowest ids.
-        top_p: keep the smallest set of most probable tokens whose probabilities reach p, 0 < p <= 1.
+        top_p: keep the smallest set of most probable tokens whose probabilities reach p, 0 < p <= 1; of
+            equals those with the lowest ids.
         min_p: keep tokens at least min_p times as probable as the most probable one, 0 <= min_p <= 1.
         typical_p: keep the tokens whose surprise is nearest to the entropy, until their probabilities reach
             p, 0 < p <= 1.
@@ -84,17 +86,16 @@ class Sample:
         return jnp.zeros((ids.shape[0], vocab), jnp.float32).at[rows, ids].set(kept).reshape(logits.shape)
 
     def candidates(self, logits: Float[Array, "B V"]) -> tuple[Int[Array, "B C"], Float[Array, "B C"]]:
-        """Token ids and their filtered logits (-inf where dropped), most probable first where sorted."""
+        """Token ids and their filtered logits (-inf where dropped): the `top_k`, most probable first, or all
+        tokens by id."""
         logits = logits.astype(jnp.float32) / self.temperature
         vocab = logits.shape[-1]
-        if self.top_k is None and self.top_p is None:
+        if self.top_k is None or self.top_k >= vocab:
             ids = jnp.broadcast_to(jnp.arange(vocab), logits.shape)
         else:
-            logits, ids = jax.lax.top_k(logits, min(self.top_k or vocab, vocab))
+            logits, ids = jax.lax.top_k(logits, self.top_k)
         if self.top_p is not None:
-            probabilities = jax.nn.softmax(logits, axis=-1)
-            before = jnp.cumsum(probabilities, axis=-1) - probabilities
-            logits = jnp.where(before < self.top_p, logits, -jnp.inf)
+            logits = jnp.where(most_probable(logits, self.top_p), logits, -jnp.inf)
         if self.min_p is not None:
             best = logits.max(-1, keepdims=True)
             logits = jnp.where(logits >= best + jnp.log(self.min_p), logits, -jnp.inf)
@@ -122,13 +123,44 @@ def check_number(
         number(name, value, low=low, high=high, low_included=low_included)
 
 
+def most_probable(logits: Float[Array, "B C"], mass: Float[Array, ""] | float) -> Bool[Array, "B C"]:
+    """Which tokens are the fewest whose probabilities reach `mass`; of equally probable ones the first are.
+
+    A token belongs to them if the tokens before it, by falling probability, fall short of `mass`. The last
+    one's logit, and its place among its equals, are found by bisection.
+    """
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    mass = jnp.where(
+        jnp.asarray(mass) >= 1.0, jnp.inf, mass
+    )  # rounded sums may reach 1 before the last token
+
+    def before(last: Float[Array, "B 1"]) -> Float[Array, "B 1"]:
+        return jnp.where(logits > last, probabilities, 0.0).sum(-1, keepdims=True)
+
+    highest = logits.max(-1, keepdims=True)
+    last = least_float(jnp.full_like(highest, -jnp.inf), highest, lambda last: before(last) < mass)
+    equal, reached = logits == last, before(last)
+    each = jnp.where(equal, probabilities, 0.0).max(-1, keepdims=True)
+    index = jnp.arange(logits.shape[-1])
+
+    def reach(end: Int[Array, "B 1"]) -> Bool[Array, "B 1"]:
+        return reached + each * (equal & (index < end)).sum(-1, keepdims=True) >= mass
+
+    none = jnp.zeros(last.shape, jnp.int32)
+    end = least_int(none, none + logits.shape[-1], logits.shape[-1].bit_length(), reach)
+    return (logits > last) | (equal & (index < end))
+
+
 def _typical(logits: Float[Array, "B C"], mass: Float[Array, ""] | float) -> Float[Array, "B C"]:
     """The tokens nearest to the entropy in surprise that reach `mass`, and those as near as the last."""
-    distance = jnp.abs(-jax.nn.log_softmax(logits, axis=-1) - _entropy(logits))
-    order = jnp.argsort(distance, axis=-1)
-    reached = jnp.cumsum(jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1), axis=-1)
-    last = jnp.minimum((reached < mass).sum(-1, keepdims=True), logits.shape[-1] - 1)
-    farthest = jnp.take_along_axis(distance, jnp.take_along_axis(order, last, axis=-1), axis=-1)
+    scores = jax.nn.log_softmax(logits, axis=-1)
+    distance, probabilities = jnp.abs(-scores - _entropy(logits)), jnp.exp(scores)
+
+    def reach(farthest: Float[Array, "B 1"]) -> Bool[Array, "B 1"]:
+        return jnp.where(distance <= farthest, probabilities, 0.0).sum(-1, keepdims=True) >= mass
+
+    highest = distance.max(-1, keepdims=True)
+    farthest = least_float(jnp.zeros_like(highest), highest, reach)
     return jnp.where(distance <= farthest, logits, -jnp.inf)
 
 

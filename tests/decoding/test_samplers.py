@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from jaxmodels.decoding.autoregressive import Autoregressive
-from jaxmodels.decoding.samplers import Greedy, Sample
+from jaxmodels.decoding.samplers import Greedy, Sample, most_probable
 
 LOGITS = np.random.default_rng(0).normal(size=(5, 37)).astype(np.float32) * 3
 
@@ -85,6 +85,41 @@ def test_the_filtered_distribution_is_that_of_transformers(sample):
 )
 def test_equals_are_kept_or_dropped_together_as_in_transformers(sample):
     np.testing.assert_allclose(sample.probabilities(TIED), reference(sample, TIED), atol=1e-6)
+
+
+def awkward_logits(seed: int) -> np.ndarray:
+    """Rows of random, tied, steep, flat, filtered, signed-zero and equal logits."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(7, 203)) * np.array([[3.0], [1.0], [30.0], [1e-3], [2.0], [1.0], [0.0]])
+    rows[1] = np.round(rows[1])
+    rows[4, rng.random(203) < 0.9] = -np.inf
+    rows[5] = np.where(rng.random(203) < 0.5, 0.0, -0.0)
+    return rows.astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("mass", [1e-9, 0.01, 0.3, 0.5, 0.9, 0.999, 1.0])
+def test_the_fewest_most_probable_tokens_are_those_found_by_sorting(mass, seed):
+    logits = awkward_logits(seed)
+    exact = logits.astype(np.float64)
+    weights = np.exp(exact - exact.max(-1, keepdims=True))
+    probabilities = weights / weights.sum(-1, keepdims=True)
+    order = np.argsort(-exact, axis=-1, kind="stable")
+    in_order = np.take_along_axis(probabilities, order, axis=-1)
+    before = np.empty_like(probabilities)
+    np.put_along_axis(before, order, np.cumsum(in_order, -1) - in_order, axis=-1)
+    ours = np.asarray(jax.jit(most_probable)(logits, mass))
+    certain = (np.abs(before - mass) > 1e-6) & (probabilities > 0)  # nearer, rounding decides
+    assert certain.any(-1).all()
+    np.testing.assert_array_equal(ours[certain], ((before < mass) | (mass == 1))[certain])
+
+
+@pytest.mark.parametrize(
+    "sample", [Sample(top_p=0.9), Sample(typical_p=0.5), Sample(top_k=99, top_p=0.9)], ids=str
+)
+def test_the_vocabulary_is_not_sorted(sample):
+    text = jax.jit(sample.candidates).lower(LOGITS).as_text()
+    assert "sort" not in text and "top_k" not in text
 
 
 def test_samples_follow_the_filtered_distribution():
