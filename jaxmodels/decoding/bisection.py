@@ -1,7 +1,7 @@
 """Thresholds found by bisection: what would otherwise need the vocabulary sorted.
 
-A pass over the values costs a comparison and a sum each, and backends do it at the speed of their memory; to
-sort 150,000 values takes TPUs twenty times as long as the 32 passes that find one exactly.
+A pass over the values is a comparison and a sum, at the speed of the memory that they are in, and some 30 of
+them find a threshold exactly. A CPU sorts 50,000 values in 18 times as long.
 """
 
 from collections.abc import Callable
@@ -18,22 +18,21 @@ def least_float(
 
     `holds` must be true from some number on, and is taken to be true for `high`. Neither bound is NaN.
     """
-    bits = least_int(_ordered(low), _ordered(high), 32, lambda bits: holds(_number(bits)))
-    return _number(bits)
+    return _number(least_int(_ordered(low), _ordered(high), lambda bits: holds(_number(bits))))
 
 
 def least_int(
-    low: Int[Array, "..."], high: Int[Array, "..."], width: int, holds: Callable[[Array], Bool[Array, "..."]]
+    low: Int[Array, "..."], high: Int[Array, "..."], holds: Callable[[Array], Bool[Array, "..."]]
 ) -> Int[Array, "..."]:
-    """The same for int32 bounds that are less than ``2 ** width`` apart."""
+    """The same for int32, in as many evaluations as the widest pair of bounds needs; none where they meet."""
 
-    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = (low & high) + ((low ^ high) >> 1)  # the mean rounded down, which cannot overflow
         found = holds(middle)
         return jnp.where(found, low, middle + 1), jnp.where(found, middle, high)
 
-    return lax.fori_loop(0, width, halve, (low, high))[1]
+    return lax.while_loop(lambda bounds: (bounds[0] < bounds[1]).any(), halve, (low, high))[1]
 
 
 def _ordered(x: Float[Array, "..."]) -> Int[Array, "..."]:
