@@ -142,10 +142,11 @@ def save(
     if format == "orbax" and max_shard_bytes is not None:
         raise ValueError(f"max_shard_bytes={max_shard_bytes}: Orbax chooses its own files; leave it out")
     check_progress(progress)
-    check_params(model.config.spec(), model.params)
+    config = model.decoder
+    check_params(config.spec(), model.params)
     warn_of_non_finite(model.params)
-    dtype = str(model.params["embed"]["weight"].dtype)
-    values = huggingface.config_dict(model.config, {**model.metadata, "dtype": dtype})
+    dtype = str(config.dtype_of(model.params))
+    values = huggingface.config_dict(config, {**model.metadata, "dtype": dtype})
     with replace_directory(path) as directory:
         huggingface.write_config(values, directory)
         model.generation.save(directory)
@@ -153,7 +154,7 @@ def save(
             model.tokenizer.save(directory)
         if format == "hf":
             huggingface.save_params(
-                model.config,
+                config,
                 model.params,
                 directory,
                 extra=model.extra_tensors,
@@ -258,7 +259,7 @@ def _without_params(
 def _adapted(opened: _Opened, adapters: Sequence[Adapter]) -> Model:
     """The model with its parameters, in which adapters are merged."""
     leaves = dict(walk(opened.read_params()))
-    config, params = merged(opened.model.config, leaves, adapters)
+    config, params = merged(opened.model.decoder, leaves, adapters)
     return replace(opened.model, config=config, params=params)
 
 

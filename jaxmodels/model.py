@@ -29,6 +29,7 @@ from jaxmodels.decoding.stop_strings import CutText, cut, stop_table
 from jaxmodels.decoding.strategy import LogProbs, Strategy
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.recommended import recommended
 
 
@@ -71,15 +72,16 @@ class Generation:
 class Model:
     """A language model ready to run. Made by `jaxmodels.load` or `jaxmodels.init`.
 
-    config: static, with `peek`, `commit`, `init_cache` and `forward` as pure functions. params: nested dict
-    of arrays. tokenizer: None where the checkpoint had none. generation: what the checkpoint recommends.
+    config: static, with `peek`, `commit`, `init_cache` and `forward` as pure functions: a `Decoder`, or
+    another `LanguageModel`, which can neither be saved nor take adapters. params: nested dict of arrays.
+    tokenizer: None where the checkpoint had none. generation: what the checkpoint recommends.
     metadata: keys of its ``config.json`` that do not describe the model. extra_tensors: what the checkpoint
     holds beyond `params`, modules that predict further tokens, for `jaxmodels.save` to write again; None
     where it holds nothing else. They stay in the files they came from and are read when they are saved.
     kept: the base and the adapters of a model that `with_adapter` gave, None for others.
     """
 
-    config: Decoder
+    config: LanguageModel
     params: Params = field(repr=False)
     tokenizer: Tokenizer | None = None
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
@@ -90,7 +92,7 @@ class Model:
     def __post_init__(self) -> None:
         """Raises ValueError where a field is of another kind; the calls look at `params` and `prompts`."""
         kinds: dict[str, tuple[Any, str]] = {
-            "config": (Decoder, "a Decoder, as config_from_hf gives"),
+            "config": (LanguageModel, "a Decoder, as config_from_hf gives, or another LanguageModel"),
             "tokenizer": (Tokenizer | None, "a jaxmodels.checkpoints.Tokenizer or None"),
             "generation": (GenerationDefaults, "a GenerationDefaults"),
             "metadata": (Mapping, "a mapping"),
@@ -101,6 +103,18 @@ class Model:
         if self.extra_tensors is not None and not hasattr(self.extra_tensors, "infos"):
             given = shown(self.extra_tensors)
             raise ValueError(f"extra_tensors must be a TensorReader, as load gives, or None, got {given}")
+
+    @property
+    def decoder(self) -> Decoder:
+        """The configuration of a model whose weights have names in checkpoints, as all that are loaded have.
+
+        Raises ValueError where `config` is another kind of model.
+        """
+        if not isinstance(self.config, Decoder):
+            raise ValueError(
+                f"config is a {type(self.config).__name__}, which has no form in checkpoints; a Decoder has"
+            )
+        return self.config
 
     def with_adapter(
         self,
@@ -129,7 +143,7 @@ class Model:
         check_path("adapter", adapter)
         check_optional_text("name", name)
         read = read_adapter(adapter, revision, allow_pickle=allow_pickle)
-        kept = self.kept or KeptAdapters(config=self.config, params=self.params)
+        kept = self.kept or self._unadapted()
         name = name or Path(adapter).name
         return self._using(kept.with_adapter(name, read), name)
 
@@ -138,11 +152,14 @@ class Model:
 
         Raises ValueError if it has none of this name.
         """
-        return self._using(self.kept or KeptAdapters(config=self.config, params=self.params), name)
+        return self._using(self.kept or self._unadapted(), name)
 
     def without_adapter(self) -> "Model":
         """The model that adapters were given to, with its own arrays; it still has the adapters to use."""
         return self if self.kept is None else self._using(self.kept, None)
+
+    def _unadapted(self) -> KeptAdapters:
+        return KeptAdapters(config=self.decoder, params=self.params)
 
     def _using(self, kept: KeptAdapters, name: str | None) -> "Model":
         kept, config, params = kept.use(name)
@@ -378,5 +395,5 @@ def _load_draft(name: str) -> Model:
 
 
 @bounded_jit(static_argnames=("config",))
-def _forward(params: Params, tokens: Array, *, config: Decoder) -> Array:
+def _forward(params: Params, tokens: Array, *, config: LanguageModel) -> Array:
     return config.forward(params, tokens)

@@ -180,7 +180,10 @@ def test_misuse_of_the_forward_pass_is_named(tokens, message, model):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"config": None}, "config must be a Decoder, as config_from_hf gives, got None"),
+        (
+            {"config": None},
+            "config must be a Decoder, as config_from_hf gives, or another LanguageModel, got None",
+        ),
         ({"tokenizer": "x"}, "tokenizer must be a jaxmodels.checkpoints.Tokenizer or None, got 'x'"),
         ({"generation": None}, "generation must be a GenerationDefaults, got None"),
         ({"metadata": 3}, "metadata must be a mapping, got 3"),

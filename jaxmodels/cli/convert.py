@@ -85,7 +85,7 @@ def convert(
             adapter=adapter or (),
             progress=progress,
         )
-    target = model.config if family is None else _in_family(model.config, family)
+    target = model.decoder if family is None else _in_family(model.decoder, family)
     with _progress("writing", total) as progress:
         shard = None if max_shard_gb is None else max(1, round(max_shard_gb * 1e9))
         jm.save(

@@ -143,7 +143,7 @@ def generate(
         seed=seed,
     )
     if as_json:
-        about = {"model": model, "dtype": str(loaded.params["embed"]["weight"].dtype)}
+        about = {"model": model, "dtype": str(loaded.config.dtype_of(loaded.params))}
         timing = _print_json(call, text, chat, about | {"load_seconds": load_seconds})
     elif stream:
         timing = _print_stream(call, call.encode(text, chat))

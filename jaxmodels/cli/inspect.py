@@ -90,7 +90,7 @@ def _with_text(
     if block is not None:
         plot_hidden_attention(loaded, text, block, image)
         report["hidden_attention"] = {"block": block, "plot": str(image)}
-    has_experts = any(isinstance(b.ffn, RoutedFeedForward) for b in loaded.config.blocks)
+    has_experts = any(isinstance(b.ffn, RoutedFeedForward) for b in loaded.decoder.blocks)
     if block is None and not has_experts:
         raise ValueError(
             f"{model} has no experts whose load on a text could be shown; leave out --text and --file, or "

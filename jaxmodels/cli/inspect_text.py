@@ -36,7 +36,7 @@ def expert_report(model: "Model", text: str) -> dict[str, dict[str, Any]]:
     """The expert load of each mixture block on a text, as JSON values."""
     from jaxmodels.models.inspection import expert_loads
 
-    loads = expert_loads(model.config, model.params, encode(model, text))
+    loads = expert_loads(model.decoder, model.params, encode(model, text))
     return {
         block: {
             "tokens": report.tokens,
@@ -66,7 +66,7 @@ def plot_hidden_attention(model: "Model", text: str, block: int, image: Path) ->
     figure = Figure(figsize=(7, 6), layout="constrained")
     _check_image(image, figure)
     tokens = encode(model, text, LONGEST_PLOT)
-    shown = importance(hidden_attention(model.config, model.params, tokens, block))
+    shown = importance(hidden_attention(model.decoder, model.params, tokens, block))
     axes = figure.add_subplot()
     # Rows differ by orders of magnitude; the square root keeps small entries visible.
     drawn = axes.imshow(np.sqrt(shown), cmap="magma", interpolation="nearest")

@@ -1,6 +1,7 @@
 """One token at a time: peek 1, commit 1."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,8 @@ from jaxmodels.decoding.strategy import (
     row_keys,
 )
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.decoder import Cache, Decoder, Pending
 from jaxmodels.models.depth import ALL_LAYERS, Depth
+from jaxmodels.models.language_model import Cache, LanguageModel
 from jaxmodels.models.prefill import prefill
 
 
@@ -58,7 +59,7 @@ class Autoregressive:
         return 0
 
     def prefill(
-        self, config: Decoder, params: Params, request: Request, cache: Cache, output: Output
+        self, config: LanguageModel, params: Params, request: Request, cache: Cache, output: Output
     ) -> AutoregressiveCarry:
         last, cache = prefill(config, params, request.tokens, request.lengths, cache, self.prefill_window)
         output = record_also(output, (), self.top_logprobs)
@@ -67,13 +68,18 @@ class Autoregressive:
         return self._pick(carry, config.logits(params, last[:, None]), request)
 
     def step(
-        self, config: Decoder, params: Params, request: Request, carry: AutoregressiveCarry
+        self, config: LanguageModel, params: Params, request: Request, carry: AutoregressiveCarry
     ) -> AutoregressiveCarry:
         return self.advance(config, params, request, carry, ALL_LAYERS)[0]
 
     def advance(
-        self, config: Decoder, params: Params, request: Request, carry: AutoregressiveCarry, depth: Depth
-    ) -> tuple[AutoregressiveCarry, Pending]:
+        self,
+        config: LanguageModel,
+        params: Params,
+        request: Request,
+        carry: AutoregressiveCarry,
+        depth: Depth,
+    ) -> tuple[AutoregressiveCarry, Any]:
         """A step through as many blocks as `depth` says; also what it committed."""
         running = (~carry.output.done).astype(jnp.int32)
         scored, pending = config.peek(params, carry.token[:, None], carry.cache, valid=running, depth=depth)

@@ -22,7 +22,7 @@ from jaxmodels.decoding.strategy import (
 )
 from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.models.language_model import Cache, LanguageModel
 from jaxmodels.models.scored import NOWHERE
 
 
@@ -79,7 +79,7 @@ class BlockDenoiser:
         return self.block_length - 1
 
     def prefill(
-        self, config: Decoder, params: Params, request: Request, cache: Cache, output: Output
+        self, config: LanguageModel, params: Params, request: Request, cache: Cache, output: Output
     ) -> BlockDenoiserCarry:
         if self.mask_token >= config.vocab_size:
             raise ValueError(
@@ -106,7 +106,7 @@ class BlockDenoiser:
         )
 
     def step(
-        self, config: Decoder, params: Params, request: Request, carry: BlockDenoiserCarry
+        self, config: LanguageModel, params: Params, request: Request, carry: BlockDenoiserCarry
     ) -> BlockDenoiserCarry:
         output, block = carry.output, carry.block
         valid = in_rows_that_run(output, self.block_length)

@@ -9,7 +9,7 @@ from jaxtyping import Array
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.strategy import Output, Request, Strategy, empty_output, still_running
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.models.language_model import Cache, LanguageModel
 
 
 @bounded_jit(static_argnames=("config", "max_new"), donate_argnames=("cache",))
@@ -19,7 +19,7 @@ def generate(
     cache: Cache,
     strategy: Strategy,
     *,
-    config: Decoder,
+    config: LanguageModel,
     max_new: int,
 ) -> tuple[Output, Cache]:
     """Prefill and every step as one program without host round trips. The cache is donated.
@@ -43,7 +43,7 @@ def start(
     cache: Cache,
     strategy: Strategy,
     *,
-    config: Decoder,
+    config: LanguageModel,
     max_new: int,
 ) -> Any:
     """The prefill as a program of its own: the strategy's carry, first tokens emitted."""
@@ -53,7 +53,7 @@ def start(
 
 @bounded_jit(static_argnames=("config",), donate_argnames=("carry",))
 def advance(
-    params: Params, request: Request, carry: Any, strategy: Strategy, steps: Array, *, config: Decoder
+    params: Params, request: Request, carry: Any, strategy: Strategy, steps: Array, *, config: LanguageModel
 ) -> Any:
     """At most `steps` (data, not a shape) further steps as one program. The carry is donated."""
     stop_at = carry.output.steps + steps
@@ -65,7 +65,7 @@ def advance(
 
 
 @bounded_jit(static_argnames=("config", "batch", "capacity", "dtype"))
-def allocate(*, config: Decoder, batch: int, capacity: int, dtype: str) -> Cache:
+def allocate(*, config: LanguageModel, batch: int, capacity: int, dtype: str) -> Cache:
     """An empty cache as distinct, donatable buffers."""
     # Without the barrier XLA may back equal constants by one buffer, which cannot be donated twice.
     return lax.optimization_barrier(config.init_cache(batch, capacity, jnp.dtype(dtype)))

@@ -14,8 +14,8 @@ from jaxmodels.decoding.samplers import check_number
 from jaxmodels.decoding.strategy import Output, Request, check_options, check_policy, tally
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.block import Stream
-from jaxmodels.models.decoder import Cache, Decoder
 from jaxmodels.models.depth import Walk
+from jaxmodels.models.language_model import BlockStack, Cache, LanguageModel
 
 
 class Confidence(Protocol):
@@ -113,14 +113,18 @@ class EarlyExit:
         return 0
 
     def prefill(
-        self, config: Decoder, params: Params, request: Request, cache: Cache, output: Output
+        self, config: LanguageModel, params: Params, request: Request, cache: Cache, output: Output
     ) -> AutoregressiveCarry:
+        if not isinstance(config, BlockStack):
+            raise ValueError(
+                f"EarlyExit leaves a model's blocks early, and {type(config).__name__} is not made of blocks"
+            )
         carry = self.decode.prefill(config, params, request, cache, output)
         zeros = jnp.zeros_like(carry.output.lengths)
         return replace(carry, output=replace(carry.output, counters={"calls": zeros, "layers": zeros}))
 
     def step(
-        self, config: Decoder, params: Params, request: Request, carry: AutoregressiveCarry
+        self, config: LanguageModel, params: Params, request: Request, carry: AutoregressiveCarry
     ) -> AutoregressiveCarry:
         depth = UntilConfident(
             confidence=self.confidence, threshold=self.threshold, min_layers=self.min_layers

@@ -19,7 +19,7 @@ from jaxmodels.layers.moe.routing import RoutedFeedForward
 from jaxmodels.layers.spec import Params
 from jaxmodels.memory import check_fits
 from jaxmodels.models.costs import cache_bytes
-from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.models.language_model import BlockStack, Cache, LanguageModel
 
 # Stop-token lists are padded to a multiple of this, so that one more stop token compiles nothing.
 STOP_SLOTS = 4
@@ -52,7 +52,7 @@ class Plan:
 
 
 def plan(
-    config: Decoder,
+    config: LanguageModel,
     params: Params,
     prompts: PromptBatch,
     strategy: Strategy,
@@ -96,7 +96,7 @@ def plan(
     stop = np.full(-(-max(len(stop_tokens), 1) // STOP_SLOTS) * STOP_SLOTS, -1, np.int32)
     stop[: len(stop_tokens)] = list(stop_tokens)
     capacity = max(capacity or 0, capacity_bucket(slots, new_slots + strategy.lookahead))
-    dtype = str(params["embed"]["weight"].dtype)
+    dtype = str(config.dtype_of(params))
     sizes = _cache_bytes(config, dtype)
     check_fits(
         f"a cache of {batch} rows (prompts) and {capacity} slots (capacity: prompt and max_new_tokens)",
@@ -124,9 +124,9 @@ def plan(
 _cache_bytes = functools.lru_cache(maxsize=16)(cache_bytes)
 
 
-def check_causal(config: Decoder) -> None:
+def check_causal(config: LanguageModel) -> None:
     """Raises ValueError, naming block and layer, where a token's features depend on later tokens."""
-    for i, block in enumerate(config.blocks):
+    for i, block in enumerate(config.blocks if isinstance(config, BlockStack) else ()):
         if isinstance(block.ffn, RoutedFeedForward) and not block.ffn.causal:
             raise ValueError(
                 f"block {i} cannot decode token by token: with {block.ffn} what a token gets depends on the "
@@ -134,7 +134,7 @@ def check_causal(config: Decoder) -> None:
             )
 
 
-def run(config: Decoder, params: Params, strategy: Strategy, plan: Plan) -> Generated:
+def run(config: LanguageModel, params: Params, strategy: Strategy, plan: Plan) -> Generated:
     """The whole generation as one compiled program.
 
     Raises:
@@ -148,7 +148,7 @@ def run(config: Decoder, params: Params, strategy: Strategy, plan: Plan) -> Gene
 
 
 def stream(
-    config: Decoder, params: Params, strategy: Strategy, plan: Plan, chunk: int
+    config: LanguageModel, params: Params, strategy: Strategy, plan: Plan, chunk: int
 ) -> Iterator[Generated]:
     """All tokens so far, after the prefill and then after every `chunk` steps, until all rows are done.
 

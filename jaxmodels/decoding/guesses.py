@@ -14,14 +14,14 @@ from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Sampler
 from jaxmodels.decoding.strategy import Output, Request, emit, has_choice, record_also, row_keys, tally
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.decoder import Cache, Decoder, Pending
+from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.models.prefill import prefill
 
 COUNTERS = ("calls", "drafted", "accepted")
 
 
 def first_token(
-    config: Decoder,
+    config: LanguageModel,
     params: Params,
     request: Request,
     cache: Cache,
@@ -48,7 +48,7 @@ def in_rows_that_run(output: Output, size: Int[Array, ""] | int) -> Int[Array, "
 
 
 def settle(
-    config: Decoder,
+    config: LanguageModel,
     request: Request,
     output: Output,
     pending: Pending,

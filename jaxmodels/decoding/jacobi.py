@@ -11,7 +11,7 @@ from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.decoding.strategy import Output, Request, check_options, has_choice
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.models.language_model import Cache, LanguageModel
 
 
 @struct.dataclass
@@ -52,7 +52,7 @@ class Jacobi:
         return self.window - 2
 
     def prefill(
-        self, config: Decoder, params: Params, request: Request, cache: Cache, output: Output
+        self, config: LanguageModel, params: Params, request: Request, cache: Cache, output: Output
     ) -> JacobiCarry:
         token, cache, output = first_token(
             config, params, request, cache, output,
@@ -62,7 +62,9 @@ class Jacobi:
         window = jnp.broadcast_to(token[:, None], (token.shape[0], self.window))
         return JacobiCarry(cache=cache, window=window, output=output)
 
-    def step(self, config: Decoder, params: Params, request: Request, carry: JacobiCarry) -> JacobiCarry:
+    def step(
+        self, config: LanguageModel, params: Params, request: Request, carry: JacobiCarry
+    ) -> JacobiCarry:
         valid = in_rows_that_run(carry.output, self.window)
         scored, pending = config.peek(
             params, carry.window, carry.cache, valid=valid, known=carry.cache.length + 1

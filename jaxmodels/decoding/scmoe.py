@@ -22,7 +22,7 @@ from jaxmodels.decoding.strategy import (
 )
 from jaxmodels.layers.moe import MoE, Ranked
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.models.language_model import BlockStack, Cache, LanguageModel
 from jaxmodels.models.prefill import prefill
 
 
@@ -72,11 +72,11 @@ class SCMoE:
         return 0
 
     def prefill(
-        self, config: Decoder, params: Params, request: Request, cache: Cache, output: Output
+        self, config: LanguageModel, params: Params, request: Request, cache: Cache, output: Output
     ) -> SCMoECarry:
         weak = weaken(config, self.ranks)
         (batch, slots), width = request.tokens.shape, output.tokens.shape[1]
-        dtype = params["embed"]["weight"].dtype
+        dtype = config.dtype_of(params)
         weak_cache = weak.init_cache(batch, slots + width, dtype)
         tokens, lengths = request.tokens, request.lengths
         last, cache = prefill(config, params, tokens, lengths, cache, self.prefill_window)
@@ -87,7 +87,7 @@ class SCMoE:
         logits, weak_logits = (config.logits(params, hidden[:, None]) for hidden in (last, weak_last))
         return self._pick(carry, logits, weak_logits, request)
 
-    def step(self, config: Decoder, params: Params, request: Request, carry: SCMoECarry) -> SCMoECarry:
+    def step(self, config: LanguageModel, params: Params, request: Request, carry: SCMoECarry) -> SCMoECarry:
         weak = weaken(config, self.ranks)
         running = (~carry.output.done).astype(jnp.int32)
         window = carry.token[:, None]
@@ -130,13 +130,14 @@ def contrast(
     return jnp.where(plausible, (1.0 + beta) * strong - beta * weak, -jnp.inf)
 
 
-def weaken(config: Decoder, ranks: tuple[int, ...]) -> Decoder:
+def weaken(config: LanguageModel, ranks: tuple[int, ...]) -> LanguageModel:
     """The model whose mixtures activate the experts at `ranks` instead of the best ones.
 
     Raises:
         ValueError: no block is a mixture of experts, or a mixture has fewer experts than `ranks` name.
     """
-    if not any(isinstance(block.ffn, MoE) for block in config.blocks):
+    blocks = config.blocks if isinstance(config, BlockStack) else ()
+    if not any(isinstance(block.ffn, MoE) for block in blocks):
         raise ValueError("SCMoE contrasts mixtures of experts; the model has none")
 
     def weakened(block: Any) -> Any:
@@ -144,7 +145,8 @@ def weaken(config: Decoder, ranks: tuple[int, ...]) -> Decoder:
             return block
         return replace(block, ffn=replace(block.ffn, router=Ranked(router=block.ffn.router, ranks=ranks)))
 
-    return replace(config, blocks=tuple(weakened(block) for block in config.blocks))
+    stack: Any = config
+    return replace(stack, blocks=tuple(weakened(block) for block in blocks))
 
 
 jax.tree_util.register_dataclass(

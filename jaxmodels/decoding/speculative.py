@@ -17,7 +17,7 @@ from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy, Sampler
 from jaxmodels.decoding.strategy import Output, Request, check_options, check_policy, has_choice, row_keys
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.decoder import Cache, Decoder, Pending
+from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.models.prefill import prefill
 from jaxmodels.models.scored import NOWHERE
 
@@ -26,7 +26,7 @@ from jaxmodels.models.scored import NOWHERE
 class Draft:
     """A model that drafts. A pytree: the configuration is static, the parameters are data."""
 
-    config: Decoder
+    config: LanguageModel
     params: Params = field(repr=False)
 
 
@@ -34,7 +34,7 @@ class HasParams(Protocol):
     """A configuration and its parameters, such as a `jaxmodels.Model`."""
 
     @property
-    def config(self) -> Decoder: ...
+    def config(self) -> LanguageModel: ...
     @property
     def params(self) -> Params: ...
 
@@ -48,7 +48,7 @@ def as_draft(value: Any) -> Draft | str:
         return value
     config: Any = getattr(value, "config", None)
     params: Any = getattr(value, "params", None)
-    if not isinstance(config, Decoder) or not (isinstance(params, Mapping) or is_traced(params)):
+    if not isinstance(config, LanguageModel) or not (isinstance(params, Mapping) or is_traced(params)):
         raise ValueError(
             f"draft must be a model, a Draft(config, params) or the name of a model, got {shown(value)}"
         )
@@ -104,7 +104,7 @@ class Speculative:
         return self.gamma - 1
 
     def prefill(
-        self, config: Decoder, params: Params, request: Request, cache: Cache, output: Output
+        self, config: LanguageModel, params: Params, request: Request, cache: Cache, output: Output
     ) -> SpeculativeCarry:
         draft = self._draft
         if draft.config.vocab_size != config.vocab_size:
@@ -113,7 +113,7 @@ class Speculative:
                 f"{config.vocab_size}; they must be the same"
             )
         (batch, slots), width = request.tokens.shape, output.tokens.shape[1]
-        dtype = draft.params["embed"]["weight"].dtype
+        dtype = draft.config.dtype_of(draft.params)
         draft_cache = draft.config.init_cache(batch, slots + width + self.lookahead, dtype)
         _, draft_cache = prefill(
             draft.config, draft.params, request.tokens, request.lengths, draft_cache, self.prefill_window
@@ -126,7 +126,7 @@ class Speculative:
         return SpeculativeCarry(cache=cache, draft_cache=draft_cache, token=token, output=output)
 
     def step(
-        self, config: Decoder, params: Params, request: Request, carry: SpeculativeCarry
+        self, config: LanguageModel, params: Params, request: Request, carry: SpeculativeCarry
     ) -> SpeculativeCarry:
         output = carry.output
         keys = row_keys(request, output.lengths)

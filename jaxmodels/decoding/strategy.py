@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.models.language_model import Cache, LanguageModel
 
 
 @struct.dataclass
@@ -79,7 +79,7 @@ class Carry(Protocol):
 
 
 class Strategy(Protocol):
-    """A decoding method, written against `Decoder.peek` and `Decoder.commit` alone. A pytree.
+    """A decoding method, written against `LanguageModel` alone. A pytree.
 
     `prefill` settles the prompt; `step` brings every row that is not done nearer to its next token, and
     calls the model at least once. Both are traced.
@@ -94,10 +94,10 @@ class Strategy(Protocol):
         """Cache slots that windows need beyond a row's prompt and the tokens it asks for."""
 
     def prefill(
-        self, config: Decoder, params: Params, request: Request, cache: Cache, output: Output
+        self, config: LanguageModel, params: Params, request: Request, cache: Cache, output: Output
     ) -> Any: ...
 
-    def step(self, config: Decoder, params: Params, request: Request, carry: Any) -> Any: ...
+    def step(self, config: LanguageModel, params: Params, request: Request, carry: Any) -> Any: ...
 
 
 def row_keys(request: Request, lengths: Int[Array, "B"]) -> Array:

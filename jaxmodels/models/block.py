@@ -101,6 +101,31 @@ class ConditionedBlock(Protocol):
         """The length of the condition's last axis."""
 
 
+@runtime_checkable
+class Costed(Protocol):
+    """A layer or block that knows its cost."""
+
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of one token that sees `context` tokens, itself included; 0 counts the weights alone."""
+
+
+def block_flops(block: DecoderBlock, context: int) -> int:
+    """FLOPs of one token that sees `context` tokens in a block: its own figure, or those of its layers.
+
+    Raises ValueError where a layer does not know its cost.
+    """
+    if isinstance(block, Costed):
+        return block.flops_per_token(context)
+    total = 0
+    for layer in (block.mixer, block.ffn):
+        if layer is not None and not isinstance(layer, Costed):
+            raise ValueError(
+                f"{type(layer).__name__} does not know its cost: it has no flops_per_token(context)"
+            )
+        total += 0 if layer is None else layer.flops_per_token(context)
+    return total
+
+
 def peek(
     block: DecoderBlock, params: Params, stream: Stream, state: Any, window: Window
 ) -> tuple[Stream, Any]:

@@ -8,17 +8,15 @@ import functools
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import jax
 from jax.typing import DTypeLike
 
 from jaxmodels.checks import whole
-from jaxmodels.layers.moe.moe import MoE
-from jaxmodels.layers.spec import param_dtype, walk
-from jaxmodels.models.block import DecoderBlock
+from jaxmodels.layers.spec import Param, ParamTree, param_dtype, walk
 from jaxmodels.models.decoder import Decoder
 
 # Sums of up to this many terms are added one by one, and longer ones cut at most so many times.
@@ -64,13 +62,28 @@ class CacheBytes:
     per_row: int
 
 
-@runtime_checkable
-class Costed(Protocol):
-    """A layer that knows its cost."""
+class CostedModel(Protocol):
+    """A model that knows its cost. `Decoder` is one."""
+
+    def spec(self) -> ParamTree:
+        """Its parameters."""
+
+    def init_cache(self, batch: int, capacity: int, dtype: DTypeLike) -> Any:
+        """Empty histories."""
 
     def flops_per_token(self, context: int) -> int:
-        """FLOPs of one token that sees `context` tokens, itself included; 0 counts the weights alone."""
-        ...
+        """FLOPs of one token that sees `context` tokens, itself included, without the head; 0 counts the
+        weights alone.
+
+        Raises ValueError where a layer does not know its cost.
+        """
+
+    @property
+    def head_flops(self) -> int:
+        """FLOPs of one token's logits."""
+
+    def unread(self, rows: int) -> Iterable[Param]:
+        """What a step of `rows` rows leaves unread at least, as parameters of that shape."""
 
 
 def parameter_counts(config: Decoder) -> ParameterCounts:
@@ -81,37 +94,27 @@ def parameter_counts(config: Decoder) -> ParameterCounts:
     return ParameterCounts(**{name: counts[name] for name in ParameterCounts.__dataclass_fields__})
 
 
-def weight_bytes(config: Decoder, dtype: DTypeLike) -> int:
+def weight_bytes(config: CostedModel, dtype: DTypeLike) -> int:
     """Bytes of all parameters in `dtype`, those that pin another one in theirs."""
-    return sum(math.prod(p.shape) * param_dtype(p, dtype).itemsize for _, p in walk(config.spec()))
+    return sum(_nbytes(param, dtype) for _, param in walk(config.spec()))
 
 
-def weight_bytes_per_step(config: Decoder, dtype: DTypeLike, rows: int = 1) -> int:
+def weight_bytes_per_step(config: CostedModel, dtype: DTypeLike, rows: int = 1) -> int:
     """Bytes of parameters that one decoding step of `rows` rows reads at most.
 
     All but an embedding that is not the head, and experts that are more than the rows can choose.
     """
-    total = weight_bytes(config, dtype)
-    for block in config.blocks:
-        if isinstance(block.ffn, MoE):
-            count = block.ffn.experts.num_experts
-            idle = count - min(rows * block.ffn.router.top_k, count)
-            stacks = [param for _, param in walk(block.ffn.experts.spec())]
-            total -= sum(math.prod(p.shape) // count * param_dtype(p, dtype).itemsize for p in stacks) * idle
-    if config.tie_embeddings:
-        return total
-    embedding = dict(walk(config.spec()))["embed/weight"]
-    return total - math.prod(embedding.shape) * param_dtype(embedding, dtype).itemsize
+    return weight_bytes(config, dtype) - sum(_nbytes(param, dtype) for param in config.unread(rows))
 
 
-def cache_bytes(config: Decoder, dtype: DTypeLike) -> CacheBytes:
+def cache_bytes(config: CostedModel, dtype: DTypeLike) -> CacheBytes:
     """Bytes of the cache that `config.init_cache` makes in `dtype`."""
     small, large = (_cache_size(config, capacity, dtype) for capacity in _CAPACITIES)
     per_token = (large - small) // (_CAPACITIES[1] - _CAPACITIES[0])
     return CacheBytes(per_token=per_token, per_row=small - per_token * _CAPACITIES[0])
 
 
-def flops_per_token(config: Decoder, context: int) -> CostPerToken:
+def flops_per_token(config: CostedModel, context: int) -> CostPerToken:
     """FLOPs of one decoded token that sees `context` tokens, itself included.
 
     Raises:
@@ -119,14 +122,13 @@ def flops_per_token(config: Decoder, context: int) -> CostPerToken:
             know its cost.
     """
     context = whole("context", context, low=1)
-    weights, total = (
-        sum(_block_flops(block, seen) * times for block, times in Counter(config.blocks).items())
-        for seen in (0, context)
+    weights = config.flops_per_token(0)
+    return CostPerToken(
+        weights=weights + config.head_flops, context=config.flops_per_token(context) - weights
     )
-    return CostPerToken(weights=weights + _head_flops(config), context=total - weights)
 
 
-def prefill_flops(config: Decoder, length: int) -> int:
+def prefill_flops(config: CostedModel, length: int) -> int:
     """FLOPs of settling a prompt of `length` tokens: each sees those before it; the head runs for the last.
 
     Recurrent layers count as steps: the chunked form does about as much work in larger pieces. The time that
@@ -135,12 +137,7 @@ def prefill_flops(config: Decoder, length: int) -> int:
     Raises:
         ValueError: `length` is no whole number from 1 to 2 ** 31 - 1, or a layer does not know its cost.
     """
-    length = whole("length", length, low=1)
-    blocks = sum(
-        times * _sum_to(length, functools.partial(_block_flops, block))
-        for block, times in Counter(config.blocks).items()
-    )
-    return blocks + _head_flops(config)
+    return _sum_to(whole("length", length, low=1), config.flops_per_token) + config.head_flops
 
 
 def _sum_to(length: int, cost: Callable[[int], int]) -> int:
@@ -182,23 +179,10 @@ def _part(path: str) -> str:
     return {"mixer": "mixers", "ffn": "feed_forwards"}.get(rest[1] if len(rest) > 1 else "", "norms")
 
 
-def _cache_size(config: Decoder, capacity: int, dtype: DTypeLike) -> int:
+def _cache_size(config: CostedModel, capacity: int, dtype: DTypeLike) -> int:
     cache = jax.eval_shape(functools.partial(config.init_cache, 1, capacity, dtype))
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
 
 
-def _head_flops(config: Decoder) -> int:
-    return 2 * config.vocab_size * config.d_model
-
-
-def _block_flops(block: DecoderBlock, context: int) -> int:
-    if isinstance(block, Costed):
-        return block.flops_per_token(context)
-    layers = [layer for layer in (block.mixer, block.ffn) if layer is not None]
-    return sum(_costed(layer).flops_per_token(context) for layer in layers)
-
-
-def _costed(layer: object) -> Costed:
-    if not isinstance(layer, Costed):
-        raise ValueError(f"{type(layer).__name__} does not know its cost: it has no flops_per_token(context)")
-    return layer
+def _nbytes(param: Param, dtype: DTypeLike) -> int:
+    return math.prod(param.shape) * param_dtype(param, dtype).itemsize

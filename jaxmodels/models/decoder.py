@@ -6,9 +6,10 @@
 Every decoding method is a loop over the two (see `jaxmodels.decoding`).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -19,12 +20,13 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.masks import CAUSAL, MaskLike, check_mask
+from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rotary
-from jaxmodels.layers.spec import Normal, Param, Params, ParamTree
+from jaxmodels.layers.spec import Normal, Param, Params, ParamTree, walk
 from jaxmodels.layers.window import Window, fresh_window, next_window, ropes_of
-from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream
+from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, block_flops
 from jaxmodels.models.depth import ALL_LAYERS, Depth, Walk
 from jaxmodels.models.inputs import Inputs, are_embeddings, check_condition, check_inputs
 from jaxmodels.models.scored import EVERYWHERE, LogitsAt, Scored, check_logits_at, check_taps, logits_where
@@ -133,6 +135,35 @@ class Decoder:
     def ropes(self) -> tuple[Rotary, ...]:
         """The rotary embeddings of its layers, each once."""
         return ropes_of(*self.blocks)
+
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of one token that sees `context` tokens, itself included, without the head; 0 counts the
+        weights alone."""
+        return sum(block_flops(block, context) * times for block, times in self._kinds_of_blocks)
+
+    @cached_property
+    def _kinds_of_blocks(self) -> tuple[tuple[DecoderBlock, int], ...]:
+        """Blocks that differ, and how often each occurs."""
+        return tuple(Counter(self.blocks).items())
+
+    @property
+    def head_flops(self) -> int:
+        """FLOPs of one token's logits."""
+        return 2 * self.vocab_size * self.d_model
+
+    def unread(self, rows: int) -> list[Param]:
+        """What a step of `rows` rows leaves unread at least, as parameters of that shape.
+
+        An embedding that is not the head, and experts that are more than the rows can choose.
+        """
+        idle = [] if self.tie_embeddings else [Param((self.vocab_size, self.d_model), ("vocab", "embed"))]
+        for block in self.blocks:
+            if isinstance(block.ffn, MoE):
+                count = block.ffn.experts.num_experts
+                unchosen = count - min(rows * block.ffn.router.top_k, count)
+                stacks = [param for _, param in walk(block.ffn.experts.spec())] if unchosen else []
+                idle += [replace(p, shape=(unchosen, *p.shape[1:])) for p in stacks]
+        return idle
 
     def init_cache(self, batch: int, capacity: int, dtype: DTypeLike = jnp.float32) -> Cache:
         """Empty histories with room for `capacity` tokens each, pending windows included."""

@@ -11,7 +11,16 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.moe.report import LoadReport, load_report
 from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import Window
+from jaxmodels.models.block import Stream
 from jaxmodels.models.decoder import Decoder
+
+
+@runtime_checkable
+class ReadsMore(Protocol):
+    """A block whose mixer reads more of the stream than its normed hidden state."""
+
+    def mixer_input(self, params: Params, stream: Stream, window: Window) -> Float[Array, "B S D"]:
+        """What the mixer reads of a whole sequence."""
 
 
 @runtime_checkable
@@ -59,7 +68,10 @@ def _hidden_attention(params: Params, tokens: Array, *, config: Decoder, block: 
     shown, weights = config.blocks[block], config.block_params(params, block)
     assert isinstance(shown.mixer, HiddenAttention)
     norm = getattr(shown, "mixer_norm", None)
-    x = stream.narrow() if norm is None else norm(weights["mixer_norm"], stream.narrow())
+    if isinstance(shown, ReadsMore):
+        x = shown.mixer_input(weights, stream, window)
+    else:
+        x = stream.narrow() if norm is None else norm(weights["mixer_norm"], stream.narrow())
     return shown.mixer.hidden_attention(weights["mixer"], x, window)
 
 

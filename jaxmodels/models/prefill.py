@@ -1,7 +1,7 @@
 """Settling a batch of prompts of different lengths: a loop of peeks and commits over windows."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,15 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import next_window
 from jaxmodels.models.inputs import Inputs
+from jaxmodels.models.language_model import Cache, LanguageModel
 from jaxmodels.models.scored import NOWHERE, Scored
 
-if TYPE_CHECKING:
-    from jaxmodels.models.decoder import Cache, Decoder, Pending  # which encodes histories anew by `prefill`
+C = TypeVar("C", bound=Cache)
 
 
 def prefill(
-    config: "Decoder", params: Params, inputs: Inputs, lengths: Int[Array, "B"], cache: "Cache", window: int
-) -> tuple[Float[Array, "B D"], "Cache"]:
+    config: LanguageModel, params: Params, inputs: Inputs, lengths: Int[Array, "B"], cache: C, window: int
+) -> tuple[Float[Array, "B D"], C]:
     """Commits the first ``lengths[b]`` tokens of each row; gives the hidden state of each row's last token.
 
     Rows that are given tokens must have no history. Rotations go by the length of the whole prompt.
@@ -32,14 +32,14 @@ def prefill(
 
 
 def prefill_with_taps(
-    config: "Decoder",
+    config: LanguageModel,
     params: Params,
     inputs: Inputs,
     lengths: Int[Array, "B"],
-    cache: "Cache",
+    cache: C,
     window: int,
     taps: Sequence[str],
-) -> tuple[Float[Array, "B D"], "Cache", dict[str, Float[Array, "B S D"]]]:
+) -> tuple[Float[Array, "B D"], C, dict[str, Float[Array, "B S D"]]]:
     """`prefill`, and what `peek` calls `taps` of all prompt tokens; meaningless at padding."""
     batch, size = inputs.shape[:2]
     if size <= window:
@@ -49,7 +49,7 @@ def prefill_with_taps(
     if size % window:
         raise ValueError(f"prefill: {size} prompt slots are not a multiple of the window {window}")
 
-    def score(start: Array, cache: "Cache") -> "tuple[Scored, Pending]":
+    def score(start: Array, cache: C) -> tuple[Scored, Any]:
         part = lax.dynamic_slice_in_dim(inputs, start, window, axis=1)
         valid = jnp.clip(lengths - start, 0, window)
         shown = next_window(part, cache.length, valid=valid, known=lengths)

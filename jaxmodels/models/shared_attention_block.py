@@ -81,11 +81,16 @@ class SharedAttentionBlock:
         return 2 * self.attention.d_model**2 + sum(layer.flops_per_token(context) for layer in layers)
 
     def forward(self, params: Params, stream: Stream, window: Window) -> Stream:
+        return stream.add(
+            self.mixer.forward(params["mixer"], self.mixer_input(params, stream, window), window)
+        )
+
+    def mixer_input(self, params: Params, stream: Stream, window: Window) -> Float[Array, "B S D"]:
+        """What the mixer reads of a whole sequence."""
         attended = self.attention.forward(
             self._of(params, "attention"), self._attention_input(params, stream), window
         )
-        x = self._mixer_input(params, stream, attended)
-        return stream.add(self.mixer.forward(params["mixer"], x, window))
+        return self._mixer_input(params, stream, attended)
 
     def write(
         self, params: Params, stream: Stream, state: tuple[Any, Any], window: Window

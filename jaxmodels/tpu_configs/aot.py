@@ -24,8 +24,8 @@ from jax.experimental import topologies
 
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.strategy import Strategy
-from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import config_from_hf
+from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.tpu_configs.programs import (
     PROGRAMS,
     ProgramName,
@@ -112,7 +112,7 @@ def topology_device(topology: str) -> jax.Device:
 
 def compile_for(
     topology: str,
-    config: Decoder,
+    config: LanguageModel,
     workload: Workload,
     strategy: Strategy = Autoregressive(),
     programs: Sequence[ProgramName] = PROGRAMS,

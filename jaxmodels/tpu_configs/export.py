@@ -21,7 +21,7 @@ from jax import export
 from jaxmodels.decoding import driver
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.strategy import Strategy
-from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.tpu_configs.programs import (
     PROGRAMS,
     Arguments,
@@ -56,7 +56,7 @@ def unpack(like: Any, packed: Any) -> Any:
 
 
 def export_programs(
-    config: Decoder,
+    config: LanguageModel,
     workload: Workload,
     *,
     strategy: Strategy = Autoregressive(),
@@ -91,7 +91,7 @@ def export_programs(
 
 
 def _plain_programs(
-    config: Decoder, max_new: int, strategy: Strategy, like: Arguments
+    config: LanguageModel, max_new: int, strategy: Strategy, like: Arguments
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     """The driver's programs between nested dicts."""
 

@@ -17,7 +17,7 @@ from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.generation import STOP_SLOTS
 from jaxmodels.decoding.strategy import Request, Strategy
 from jaxmodels.layers.spec import abstract_params
-from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.language_model import LanguageModel
 
 ProgramName = Literal["prefill", "decode", "generate"]
 PROGRAMS: tuple[ProgramName, ...] = ("prefill", "decode", "generate")
@@ -71,7 +71,7 @@ class Arguments:
 
 
 def abstract_arguments(
-    config: Decoder, workload: Workload, strategy: Strategy, sharding: Sharding | None = None
+    config: LanguageModel, workload: Workload, strategy: Strategy, sharding: Sharding | None = None
 ) -> Arguments:
     """The programs' arguments as shapes and dtypes, placed by `sharding` where it is given."""
 
@@ -106,7 +106,7 @@ def abstract_arguments(
 
 
 def trace_programs(
-    config: Decoder,
+    config: LanguageModel,
     workload: Workload,
     strategy: Strategy = Autoregressive(),
     sharding: Sharding | None = None,

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer
 
 from jaxmodels.layers.spec import Params
 from jaxmodels.training.data import Batches, end_of_text_id, read_text
-from jaxmodels.training.language_model import LanguageModel
 from jaxmodels.training.loss import nats_to_bits_per_byte, next_token_nats
 from jaxmodels.training.tokenizer import encode_documents
+from jaxmodels.training.trainable import Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Score:
 
 
 def score_files(
-    model: LanguageModel,
+    model: Trainable,
     params: Params,
     tokenizer: Tokenizer,
     files: Sequence[Path],
@@ -99,7 +99,7 @@ def score_files(
 
 
 def bits_per_byte(
-    model: LanguageModel,
+    model: Trainable,
     params: Params,
     tokenizer: Tokenizer,
     files: Sequence[Path],
@@ -115,7 +115,7 @@ def bits_per_byte(
     return score.bits_per_byte
 
 
-def make_held_out_loss(model: LanguageModel, batches: Batches, num_batches: int) -> Callable[[Params], float]:
+def make_held_out_loss(model: Trainable, batches: Batches, num_batches: int) -> Callable[[Params], float]:
     """A function of the parameters: mean nats per token over the first `num_batches` batches."""
     forward = _window_nats(model)
 
@@ -135,7 +135,7 @@ def make_held_out_loss(model: LanguageModel, batches: Batches, num_batches: int)
 _WindowNats: TypeAlias = Callable[[Params, np.ndarray, np.ndarray], np.ndarray]
 
 
-def _window_nats(model: LanguageModel) -> _WindowNats:
+def _window_nats(model: Trainable) -> _WindowNats:
     """Compiled nats of each window's scored tokens; summed further in f64 by the caller."""
 
     @jax.jit

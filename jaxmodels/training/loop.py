@@ -31,7 +31,6 @@ from jaxmodels.training.checkpointing import TrainCheckpoints
 from jaxmodels.training.data import TOKEN_SUFFIXES, Batches, load_tokens, read_text, resolve_files
 from jaxmodels.training.divergence import Diverged, Watch
 from jaxmodels.training.evaluate import Score, make_held_out_loss, score_files
-from jaxmodels.training.language_model import LanguageModel
 from jaxmodels.training.loss import nats_to_bits_per_byte
 from jaxmodels.training.metrics import append_metrics, plot_loss, read_metrics, rewind_metrics
 from jaxmodels.training.progress import TrainProgress
@@ -47,6 +46,7 @@ from jaxmodels.training.run_directory import (
 from jaxmodels.training.start import load_start
 from jaxmodels.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from jaxmodels.training.train import TrainState, abstract_state, first_state, init_state, make_train_step
+from jaxmodels.training.trainable import Trainable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Run:
     """A trained model: its recipe, architecture, f32 parameters and tokenizer."""
 
     recipe: Recipe
-    model: LanguageModel
+    model: Trainable
     params: Params
     tokenizer: Tokenizer
 
@@ -74,7 +74,7 @@ def train(
     recipe: Recipe,
     output_dir: str | Path,
     *,
-    model: LanguageModel | None = None,
+    model: Trainable | None = None,
     console: Console | None = None,
 ) -> tuple[Run, Score]:
     """Trains, or goes on from the last checkpoint in `output_dir`, and scores the held-out files.
@@ -102,7 +102,7 @@ def train(
         return _train(recipe, output, model, console)
 
 
-def _train(recipe: Recipe, output: Path, model: LanguageModel | None, console: Console) -> tuple[Run, Score]:
+def _train(recipe: Recipe, output: Path, model: Trainable | None, console: Console) -> tuple[Run, Score]:
     check_owner(output, recipe)
     model = _build_model(recipe) if model is None else model
     _check_batch_fits(recipe)
@@ -140,7 +140,7 @@ def _train(recipe: Recipe, output: Path, model: LanguageModel | None, console: C
     return Run(recipe=recipe, model=model, params=params, tokenizer=data.tokenizer), score
 
 
-def load_run(output_dir: str | Path, *, model: LanguageModel | None = None) -> Run:
+def load_run(output_dir: str | Path, *, model: Trainable | None = None) -> Run:
     """The newest checkpoint of a run, finished or not.
 
     Args:
@@ -196,7 +196,7 @@ def prepare_data(recipe: Recipe, output: Path) -> TrainingData:
 
 def _fit(
     recipe: Recipe,
-    model: LanguageModel,
+    model: Trainable,
     start: Params | None,
     data: TrainingData,
     output: Path,
@@ -257,7 +257,7 @@ def _fit(
 
 def _first_state(
     recipe: Recipe,
-    model: LanguageModel,
+    model: Trainable,
     optimizer: optax.GradientTransformation,
     start: Params | None,
 ) -> TrainState:
@@ -271,7 +271,7 @@ def _due(step: int, every: int, recipe: Recipe) -> bool:
     return step % every == 0 or step == recipe.steps
 
 
-def _build_model(recipe: Recipe) -> LanguageModel:
+def _build_model(recipe: Recipe) -> Trainable:
     decoder = config_from_hf(dict(recipe.model))
     return ScannedDecoder(decoder) if recipe.stack == "scanned" else decoder
 

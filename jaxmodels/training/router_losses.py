@@ -19,13 +19,13 @@ from jaxmodels.layers.moe.losses import (
 )
 from jaxmodels.layers.moe.routing import Routing, expert_load
 from jaxmodels.layers.spec import Params, ParamTree
-from jaxmodels.training.language_model import LanguageModel
+from jaxmodels.training.trainable import Trainable
 
 Loads = dict[str, Int[Array, "*layers E"]]
 SCOPES = ("row", "micro_batch", "batch")
 
 
-class RoutedLanguageModel(LanguageModel, Protocol):
+class RoutedLanguageModel(Trainable, Protocol):
     """A language model with mixtures of experts. `Decoder` and `ScannedDecoder` are."""
 
     def forward_with_routing(

@@ -10,10 +10,10 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import config_to_hf
 from jaxmodels.models.scanned import ScannedDecoder
-from jaxmodels.training.language_model import LanguageModel
+from jaxmodels.training.trainable import Trainable
 
 
-def load_start(name: str, model: LanguageModel) -> Params:
+def load_start(name: str, model: Trainable) -> Params:
     """The f32 parameters of the model that a recipe's `start_from` names, as `model` takes them.
 
     Args:
@@ -26,14 +26,14 @@ def load_start(name: str, model: LanguageModel) -> Params:
     """
     start = jaxmodels.io.load(name, "float32")
     trained = model.decoder if isinstance(model, ScannedDecoder) else model
-    difference = _difference(start.config, trained)
+    difference = _difference(start.decoder, trained)
     if difference:
         raise ValueError(f"recipe: start_from={name!r} is another model than the recipe's: {difference}")
     params = jax.tree.map(jnp.array, start.params)  # copies: the first step of training donates them
     return model.stack(params) if isinstance(model, ScannedDecoder) else params
 
 
-def _difference(start: Decoder, trained: LanguageModel) -> str:
+def _difference(start: Decoder, trained: Trainable) -> str:
     """What keeps the weights of one from being those of the other; nothing if they are the same model."""
     if not isinstance(trained, Decoder):
         return f"a {type(start).__name__} cannot begin a {type(trained).__name__}"

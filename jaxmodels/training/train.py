@@ -12,10 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.spec import Params, abstract_params, init_params
-from jaxmodels.training.language_model import LanguageModel
 from jaxmodels.training.loss import language_model_loss
 from jaxmodels.training.optimizer import Schedule
 from jaxmodels.training.router_losses import Loads, RouterLosses, busiest, loads_of
+from jaxmodels.training.trainable import Trainable
 
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
 
@@ -42,7 +42,7 @@ class Sums:
 TrainStep: TypeAlias = Callable[..., tuple[TrainState, Metrics]]
 
 
-def init_state(model: LanguageModel, optimizer: optax.GradientTransformation, seed: int = 0) -> TrainState:
+def init_state(model: Trainable, optimizer: optax.GradientTransformation, seed: int = 0) -> TrainState:
     """Step 0: freshly drawn f32 parameters."""
     draw = jax.jit(lambda key: first_state(init_params(model.spec(), key), optimizer))
     return draw(jax.random.key(seed))
@@ -53,7 +53,7 @@ def first_state(params: Params, optimizer: optax.GradientTransformation) -> Trai
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
 
 
-def abstract_state(model: LanguageModel, optimizer: optax.GradientTransformation) -> TrainState:
+def abstract_state(model: Trainable, optimizer: optax.GradientTransformation) -> TrainState:
     """Shapes and dtypes of `init_state`, with nothing allocated."""
     params = abstract_params(model.spec())
     opt_state = jax.eval_shape(optimizer.init, params)
@@ -62,7 +62,7 @@ def abstract_state(model: LanguageModel, optimizer: optax.GradientTransformation
 
 
 def make_train_step(
-    model: LanguageModel,
+    model: Trainable,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     *,
@@ -132,7 +132,7 @@ def _all_finite(tree: Any) -> Float[Array, ""]:
 class _Objective:
     """What a micro-batch is differentiated through: its losses, each times the tokens it predicts."""
 
-    model: LanguageModel
+    model: Trainable
     z_loss: float
     router_losses: RouterLosses | None
 

@@ -12,7 +12,7 @@ from tpu_model_configs import CONFIGS
 from jaxmodels.layers.cache.lserve import LServe
 from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.spec import abstract_params, count_params, init_params
-from jaxmodels.models import costs
+from jaxmodels.models import decoder as decoder_module
 from jaxmodels.models.costs import (
     cache_bytes,
     flops_per_token,
@@ -100,8 +100,10 @@ def test_prefill_of_long_prompts_is_the_sum_too(name, length):
 @pytest.mark.parametrize("name", policies())
 def test_the_work_of_summing_does_not_grow_with_the_prompt(name, monkeypatch):
     config, asked = decoder(*policies()[name]), []
-    cost = costs._block_flops
-    monkeypatch.setattr(costs, "_block_flops", lambda block, seen: asked.append(seen) or cost(block, seen))
+    cost = decoder_module.block_flops
+    monkeypatch.setattr(
+        decoder_module, "block_flops", lambda block, seen: asked.append(seen) or cost(block, seen)
+    )
     prefill_flops(config, 2**31 - 1)
     assert len(asked) < 15_000
 

@@ -55,6 +55,30 @@ def test_a_block_sees_what_the_blocks_before_it_made():
     assert np.abs(hidden_attention(config, params, TOKENS, 2) - matrix).max() > 1e-3
 
 
+def test_blocks_behind_shared_attention_are_shown():
+    config = ARCHITECTURES["sharing"]
+    params = random_params(config.spec())
+    assert blocks_with_hidden_attention(config) == (0, 1, 2)
+    stream = config.forward_scored(params, TOKENS, taps=("blocks/0",)).taps["blocks/0"]
+    shown, weights = config.blocks[1], params["blocks"]["1"]
+    x = shown.mixer_norm(weights["mixer_norm"], stream)
+    expected = shown.mixer.hidden_attention(weights["mixer"], x, fresh_window(TOKENS))
+    np.testing.assert_allclose(hidden_attention(config, params, TOKENS, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mixer_behind_shared_attention_reads_what_that_adds():
+    """Without it, the matrix is that of the normed embeddings; with it, another one."""
+    config = ARCHITECTURES["sharing"]
+    params = random_params(config.spec())
+    shown, weights = config.blocks[0], params["blocks"]["0"]
+    x = shown.mixer_norm(weights["mixer_norm"], config.embeddings(params, TOKENS))
+    alone = shown.mixer.hidden_attention(weights["mixer"], x, fresh_window(TOKENS))
+    assert np.abs(hidden_attention(config, params, TOKENS, 0) - alone).max() > 1e-3
+    without = {**params["blocks"], "0": {**weights, "w_out": 0 * weights["w_out"]}}
+    matrix = hidden_attention(config, {**params, "blocks": without}, TOKENS, 0)
+    np.testing.assert_allclose(matrix, alone, rtol=1e-4, atol=1e-5)
+
+
 def test_importance_shares_each_row_out():
     config = decoder(ssd())
     shown = importance(hidden_attention(config, random_params(config.spec()), TOKENS, 0))

@@ -21,6 +21,7 @@ from model_helpers import (
 )
 
 import jaxmodels as jm
+from jaxmodels.layers.norm import WeightlessRMSNorm
 from jaxmodels.layers.spec import abstract_params
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.prefill import prefill, prefill_with_taps
@@ -76,6 +77,14 @@ def test_a_prompt_has_features_whatever_its_windows():
                 close(seen[name][row, :length], expected.taps[name][row, :length])
             close(last[row], expected.hidden[row, length - 1])
         np.testing.assert_array_equal(cache.length, lengths)
+
+
+def test_a_prompt_needs_no_final_norm_with_parameters():
+    config = dataclasses.replace(CONFIG, final_norm=WeightlessRMSNorm())
+    feed = quick_jit(functools.partial(prefill, config, window=4))
+    last, _ = feed(PARAMS, TOKENS, jnp.asarray([8, 5]), config.init_cache(2, 12))
+    hidden = forward_scored(config, PARAMS, TOKENS).hidden
+    close(last, np.stack([hidden[0, 7], hidden[1, 4]]))
 
 
 # --- the head ----------------------------------------------------------------------------------------

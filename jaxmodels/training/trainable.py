@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.spec import Params, ParamTree
 
 
-class LanguageModel(Protocol):
+class Trainable(Protocol):
     """A causal language model: position s of the logits sees tokens 0..s. `models.decoder.Decoder` is one."""
 
     def spec(self) -> ParamTree:
