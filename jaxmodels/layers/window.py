@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxmodels.layers.masks import CAUSAL, MaskLike, Places, as_mask, tree_of
@@ -14,6 +15,10 @@ from jaxmodels.layers.rope import Rotary, Rotations
 from jaxmodels.layers.spec import Params, ParamTree
 
 Inputs = TypeVar("Inputs")
+
+
+# Which tokens of a window are real: the first so many of each row, or those that are True.
+Valid: TypeAlias = Int[Array, "B"] | Bool[Array, "B S"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,20 +105,14 @@ class Window:
 
 def fresh_window(
     inputs: Shaped[Array, "B S ..."],
-    valid: Int[Array, "B"] | None = None,
+    valid: Valid | None = None,
     mask: MaskLike = CAUSAL,
     *,
     ropes: Iterable[Rotary] = (),
 ) -> Window:
     """The window of a whole sequence with no history, with its rotations under `ropes`."""
-    batch, size = inputs.shape[:2]
-    window = Window(
-        start=jnp.zeros((batch,), jnp.int32),
-        positions=jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (batch, size)),
-        valid=jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32),
-        mask=mask,
-    )
-    return window.with_rotations(ropes)
+    start = jnp.zeros(inputs.shape[:1], jnp.int32)
+    return next_window(inputs, start, valid=valid, mask=mask).with_rotations(ropes)
 
 
 def next_window(
@@ -121,19 +120,51 @@ def next_window(
     start: Int[Array, "B"],
     *,
     positions: Int[Array, "B S"] | None = None,
-    valid: Int[Array, "B"] | None = None,
+    valid: Valid | None = None,
     mask: MaskLike = CAUSAL,
     known: Int[Array, "B"] | None = None,
+    slots: Int[Array, "B S"] | None = None,
 ) -> Window:
-    """The window behind `start` committed tokens: by default at the positions that follow, and all real."""
+    """The window behind `start` committed tokens: by default at the positions that follow, and all real.
+
+    Where `valid` says of each token whether it is real, the window is packed: real tokens come first, in
+    their order, and `index` says where each was.
+    """
     batch, size = inputs.shape[:2]
+    index = None
+    if valid is None:
+        valid = jnp.full((batch,), size, jnp.int32)
+    elif valid.ndim == 2:
+        index = jnp.argsort(~valid, axis=1, stable=True).astype(jnp.int32)
+        positions, slots = (a if a is None else take_path(a, index) for a in (positions, slots))
+        valid = valid.sum(1)
     if positions is None:
         positions = start[:, None] + jnp.arange(size, dtype=jnp.int32)
-    valid = jnp.full((batch,), size, jnp.int32) if valid is None else valid.astype(jnp.int32)
-    return Window(start=start, positions=positions, valid=valid, mask=mask, known=known)
+    return Window(
+        start=start,
+        positions=positions,
+        valid=valid.astype(jnp.int32),
+        mask=mask,
+        known=known,
+        slots=slots,
+        index=index,
+    )
 
 
-def take_path(a: Float[Array, "B S ..."], path: Int[Array, "B P"]) -> Float[Array, "B P ..."]:
+def check_valid(valid: Valid | None, batch: int, size: int) -> None:
+    """Raises ValueError unless `valid` fits a window of `size` tokens in `batch` rows."""
+    if valid is None:
+        return
+    shape, dtype = list(np.shape(valid)), getattr(valid, "dtype", type(valid))
+    leading = shape == [batch] and jnp.issubdtype(dtype, jnp.integer)
+    if not leading and not (shape == [batch, size] and dtype == jnp.bool_):
+        raise ValueError(
+            f"valid: expected i32[{batch}], how many leading tokens of each row are real, or "
+            f"bool[{batch}, {size}], which tokens are, got {dtype}{shape}"
+        )
+
+
+def take_path(a: Shaped[Array, "B S ..."], path: Int[Array, "B P"]) -> Shaped[Array, "B P ..."]:
     """What a window holds for the tokens along an accepted path."""
     return jnp.take_along_axis(a, path.reshape(*path.shape, *(1,) * (a.ndim - 2)), axis=1)
 

@@ -25,10 +25,11 @@ from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import Normal, Param, Params, ParamTree, walk
-from jaxmodels.layers.window import Window, fresh_window, next_window, ropes_of
+from jaxmodels.layers.window import Valid, Window, check_valid, fresh_window, next_window, ropes_of
 from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, block_flops
 from jaxmodels.models.depth import ALL_LAYERS, Depth, Walk
 from jaxmodels.models.inputs import Inputs, are_embeddings, check_condition, check_inputs
+from jaxmodels.models.packing import pack, packed_path, unpack
 from jaxmodels.models.scored import EVERYWHERE, LogitsAt, Scored, check_logits_at, check_taps, logits_where
 from jaxmodels.models.transcript import Transcript, begin, follow, note, recoded, slots_to_recode
 
@@ -49,9 +50,13 @@ class Cache:
 class Pending:
     """A scored window that is not history yet.
 
-    start: i32[B], tokens committed before it. valid: i32[B], how many of its tokens are real.
-    layers: what each block's mixer needs to settle or drop the window. depth: i32, blocks that were read.
-    transcript: the cache's, with the window's tokens behind the history.
+    Attributes:
+        start: i32[B], tokens committed before it.
+        valid: i32[B], how many of its tokens are real.
+        layers: what each block's mixer needs to settle or drop the window.
+        depth: i32, blocks that were read.
+        transcript: the cache's, with the window's tokens behind the history.
+        index: i32[B, S], where the caller gave each token, if the window was packed.
     """
 
     start: jax.Array
@@ -59,6 +64,7 @@ class Pending:
     layers: tuple[Any, ...]
     depth: jax.Array
     transcript: Transcript | None = None
+    index: jax.Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +188,7 @@ class Decoder:
         inputs: Inputs,
         *,
         mask: MaskLike = CAUSAL,
-        valid: Int[Array, "B"] | None = None,
+        valid: Valid | None = None,
     ) -> Float[Array, "B S V"]:
         """Float32 logits of whole sequences, without a cache. Differentiable.
 
@@ -192,7 +198,7 @@ class Decoder:
         stream, window = self.begin_forward(params, inputs, mask=mask, valid=valid)
         for i, block in enumerate(self.blocks):
             stream = block.forward(self.block_params(params, i), stream, window)
-        return self.logits(params, self.normalise(params, stream))
+        return self.logits(params, unpack(window, self.normalise(params, stream)))
 
     def forward_scored(
         self,
@@ -200,7 +206,7 @@ class Decoder:
         inputs: Inputs,
         *,
         mask: MaskLike = CAUSAL,
-        valid: Int[Array, "B"] | None = None,
+        valid: Valid | None = None,
         taps: Sequence[str] = (),
         logits_at: LogitsAt = EVERYWHERE,
         condition: Array | None = None,
@@ -217,7 +223,7 @@ class Decoder:
             stream = block.forward(self.block_params(params, i), stream, window)
             if f"blocks/{i}" in taps:
                 seen[f"blocks/{i}"] = stream.hidden
-        return self._scored(params, stream, seen, logits_at)
+        return self._scored(params, stream, window, seen, logits_at)
 
     def forward_with_routing(
         self,
@@ -225,7 +231,7 @@ class Decoder:
         inputs: Inputs,
         *,
         mask: MaskLike = CAUSAL,
-        valid: Int[Array, "B"] | None = None,
+        valid: Valid | None = None,
     ) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
         """`forward`, and what each block that is a mixture of experts decided, by the block's name in
         ``params["blocks"]``."""
@@ -234,8 +240,8 @@ class Decoder:
         for i, block in enumerate(self.blocks):
             stream = block.forward(self.block_params(params, i), replace(stream, routings=()), window)
             if stream.routings:
-                (routings[str(i)],) = stream.routings
-        return self.logits(params, self.normalise(params, stream)), routings
+                (routings[str(i)],) = unpack(window, stream.routings)
+        return self.logits(params, unpack(window, self.normalise(params, stream))), routings
 
     def begin_forward(
         self,
@@ -243,25 +249,28 @@ class Decoder:
         inputs: Inputs,
         *,
         mask: MaskLike = CAUSAL,
-        valid: Int[Array, "B"] | None = None,
+        valid: Valid | None = None,
         condition: Array | None = None,
     ) -> tuple[Stream, Window]:
         """Whole sequences in front of the first block, for callers who go from block to block themselves.
 
+        Where `valid` is bool[B, S], the stream is packed: `unpack` puts what is found back in its place.
+
         Raises:
-            ValueError: inputs are neither token ids nor embeddings of the model's width; a mask of another
-                window; more tokens than learned positions; a condition that is missing, not read, or of
-                another width.
+            ValueError: inputs are neither token ids nor embeddings of the model's width; a mask or `valid` of
+                another window; more tokens than learned positions; a condition that is missing, not read, or
+                of another width.
         """
         check_inputs(inputs, self.d_model)
         batch, size = inputs.shape[:2]
         check_mask(mask, size, batch)
+        check_valid(valid, batch, size)
         check_condition(condition, self.blocks, batch, size)
         learned = self.learned_positions
         if valid is None and learned is not None and size > learned:
             raise ValueError(f"forward: {size} tokens, but the model has learned {learned} positions")
         window = fresh_window(inputs, valid, mask, ropes=self.ropes)
-        return replace(self.embed(params, inputs, window), condition=condition), window
+        return self._stream(params, pack(window, inputs), window, condition), window
 
     def peek(
         self,
@@ -271,7 +280,7 @@ class Decoder:
         *,
         positions: Int[Array, "B S"] | None = None,
         mask: MaskLike = CAUSAL,
-        valid: Int[Array, "B"] | None = None,
+        valid: Valid | None = None,
         known: Int[Array, "B"] | None = None,
         depth: Depth = ALL_LAYERS,
         taps: Sequence[str] = (),
@@ -284,8 +293,9 @@ class Decoder:
             inputs: token ids [B, S], or embeddings [B, S, D] in their place, see `embeddings`.
             positions: logical positions, by default the ones after the history.
             mask: who sees whom inside the window.
-            valid: how many leading tokens of each row are real, by default all; what stands at padded
-                positions of the result is meaningless.
+            valid: how many leading tokens of each row are real, by default all; or bool[B, S], which tokens
+                are, as in a prompt that is padded on the left: positions then count real tokens alone. What
+                stands at padded places of the result is meaningless.
             known: how many tokens of each row's sequence are certain, by default those up to the window's
                 last real one: what follows in the window is a guess. Rotations that depend on a sequence's
                 length go by it; guesses they cannot serve yet become padding, so that no more than
@@ -305,6 +315,7 @@ class Decoder:
         self._check_scored(inputs, taps, logits_at)
         batch, size = inputs.shape[:2]
         check_mask(mask, size, batch)
+        check_valid(valid, batch, size)
         check_condition(condition, self.blocks, batch, size)
         if cache.length.shape[0] != batch:
             raise ValueError(f"peek: tokens have {batch} rows, the cache has {cache.length.shape[0]}")
@@ -315,6 +326,7 @@ class Decoder:
             )
         window = next_window(inputs, cache.length, positions=positions, valid=valid, mask=mask, known=known)
         cache = recoded(self, params, cache, window)
+        inputs = pack(window, inputs)
         return self.score(
             params, inputs, cache, window, depth=depth, taps=taps, logits_at=logits_at, condition=condition
         )
@@ -331,12 +343,15 @@ class Decoder:
         logits_at: LogitsAt = EVERYWHERE,
         condition: Array | None = None,
     ) -> tuple[Scored, Pending]:
-        """`peek` of a window whose history, if there is one, needs not be encoded anew for it."""
+        """`peek` of a window whose history, if there is one, needs not be encoded anew for it.
+
+        Inputs are in the window's order (see `pack`); the condition and the result are in the caller's.
+        """
         transcript = cache.transcript
         if transcript is not None:
             transcript, window = note(transcript, inputs, window)
         window = window.with_rotations(self.ropes)
-        stream = replace(self.embed(params, inputs, window), condition=condition)
+        stream = self._stream(params, inputs, window, condition)
         seen = {"embeddings": stream.hidden} if "embeddings" in taps else {}
         walk = Walk.begin(
             window, len(self.blocks), lambda stream: self.logits(params, self.normalise(params, stream))
@@ -350,8 +365,9 @@ class Decoder:
             pending.append(layer)
             if f"blocks/{i}" in taps:
                 seen[f"blocks/{i}"] = stream.hidden
-        scored = self._scored(params, stream, seen, logits_at)
-        return scored, Pending(window.start, window.valid, tuple(pending), walk.depth, transcript)
+        scored = self._scored(params, stream, window, seen, logits_at)
+        layers = tuple(pending)
+        return scored, Pending(window.start, window.valid, layers, walk.depth, transcript, window.index)
 
     @property
     def tap_names(self) -> tuple[str, ...]:
@@ -364,8 +380,21 @@ class Decoder:
         check_taps(taps, self.tap_names)
         check_logits_at(logits_at, *inputs.shape[:2])
 
-    def _scored(self, params: Params, stream: Stream, seen: dict[str, Array], logits_at: LogitsAt) -> Scored:
-        hidden = self.normalise(params, stream)
+    def _stream(self, params: Params, inputs: Inputs, window: Window, condition: Array | None) -> Stream:
+        """The stream in front of the first block, with the condition of each of its tokens or rows."""
+        if condition is not None and condition.ndim == 3:
+            condition = pack(window, condition)
+        return replace(self.embed(params, inputs, window), condition=condition)
+
+    def _scored(
+        self,
+        params: Params,
+        stream: Stream,
+        window: Window,
+        seen: dict[str, Array],
+        logits_at: LogitsAt,
+    ) -> Scored:
+        hidden, seen = unpack(window, (self.normalise(params, stream), seen))
         logits = logits_where(partial(self.logits, params), hidden, logits_at)
         return Scored(hidden=hidden, logits=logits, taps=seen)
 
@@ -375,11 +404,12 @@ class Decoder:
         n: Int[Array, "B"] | None = None,
         path: Int[Array, "B P"] | None = None,
     ) -> Cache:
-        """Makes the first ``n[b]`` tokens of each row's window history; 0 gives the cache back as it was.
+        """Makes the first ``n[b]`` real tokens of each row's window history; 0 gives back the old cache.
 
         With `n` None all valid tokens are committed; their state is already known, so nothing is replayed.
         With `path` the tokens ``window[path[b, 0]], window[path[b, 1]], ...`` are, of which the first n.
         """
+        path = packed_path(pending.index, path)
         if n is not None:
             n = n.astype(jnp.int32)
         taken = n if n is not None else pending.valid if path is None else path.shape[1]
