@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.masks import CAUSAL, MaskLike
 from jaxmodels.layers.spec import Params, ParamTree
-from jaxmodels.layers.window import Window
+from jaxmodels.layers.window import Valid, Window
 from jaxmodels.models.block import DecoderBlock
 from jaxmodels.models.depth import ALL_LAYERS, Depth
 from jaxmodels.models.inputs import Inputs
@@ -29,7 +29,7 @@ class Pending(Protocol):
 
     @property
     def valid(self) -> Any:
-        """i32[B], how many of the window's leading tokens can be committed."""
+        """i32[B], how many of the window's real tokens can be committed."""
 
 
 @runtime_checkable
@@ -69,7 +69,7 @@ class LanguageModel(Protocol):
         *,
         positions: Int[Array, "B S"] | None = None,
         mask: MaskLike = CAUSAL,
-        valid: Int[Array, "B"] | None = None,
+        valid: Valid | None = None,
         known: Int[Array, "B"] | None = None,
         depth: Depth = ALL_LAYERS,
         taps: Sequence[str] = (),
