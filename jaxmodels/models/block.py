@@ -8,7 +8,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from jaxmodels.layers.mlp import FeedForward
-from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
+from jaxmodels.layers.moe.routing import RoutedFeedForward, RouterContext, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import Params, ParamTree
@@ -140,7 +140,7 @@ def feed_forward(
     """A feed-forward's output for `x`, and the stream with its routing noted if it has any."""
     if not isinstance(ffn, RoutedFeedForward):
         return ffn(params, x), stream
-    y, routing = ffn.routed(params, x, stream.router_logits, window.is_valid)
+    y, routing = ffn.routed(params, x, RouterContext(stream.router_logits, window.is_valid))
     return y, stream.note(routing)
 
 

@@ -86,7 +86,7 @@ class RouterLosses:
             )
         for name in routings if self.coupling else ():
             layer = _ffn(spec, name)
-            if "latent" in layer or not {"w_gate", "w_up"} & layer["experts"].keys():
+            if "latent" in layer or not {"w_gate", "w_up"} & layer.get("experts", {}).keys():
                 raise ValueError(
                     f"router_losses: coupling={self.coupling} compares a router's rows with the experts' "
                     f"w_gate or w_up on the same input, which those of block {name} do not have"

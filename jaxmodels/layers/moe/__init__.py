@@ -10,7 +10,7 @@ from jaxmodels.layers.moe.ranked import Ranked
 from jaxmodels.layers.moe.relu_router import ReLURouter
 from jaxmodels.layers.moe.residual_router import ResidualRouter, ZeroComputationExperts
 from jaxmodels.layers.moe.routers import Router, SigmoidTopK, SoftmaxTopK
-from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
+from jaxmodels.layers.moe.routing import RoutedFeedForward, RouterContext, Routing
 from jaxmodels.layers.moe.versatile import VersatileFFN
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "ResidualRouter",
     "RoutedFeedForward",
     "Router",
+    "RouterContext",
     "Routing",
     "SigmoidTopK",
     "SoftmaxTopK",

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxmodels.layers.moe.routers import router_logits, router_spec
-from jaxmodels.layers.moe.routing import Routing
+from jaxmodels.layers.moe.routing import ALONE, RouterContext, Routing
 from jaxmodels.layers.spec import Params, ParamTree
 
 
@@ -50,13 +50,12 @@ class ExpertChoice:
         self,
         params: Params,
         x: Float[Array, "... S D"],
-        previous: Float[Array, "... S E"] | None = None,
-        valid: Bool[Array, "... S"] | None = None,
+        context: RouterContext = ALONE,
     ) -> Routing:
         logits = router_logits(params, x)
         scores = jax.nn.softmax(logits, axis=-1)
         *rows, size, _ = x.shape
-        real = jnp.ones((*rows, size), bool) if valid is None else valid
+        real = jnp.ones((*rows, size), bool) if context.valid is None else context.valid
         picks = jnp.ceil(self.experts_per_token * real.sum(-1) / self.num_experts)
         order = jnp.argsort(jnp.where(real[..., None], -scores, jnp.inf), axis=-2, stable=True)
         rank = jnp.argsort(order, axis=-2)
@@ -68,6 +67,6 @@ class ExpertChoice:
             jnp.where(picked, scores, 0.0),
             logits,
             scores,
-            valid,
+            context.valid,
             max_pairs=min(most, size * self.num_experts) * math.prod(rows),
         )

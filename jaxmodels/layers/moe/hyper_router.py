@@ -6,10 +6,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxmodels.layers.moe.routers import SoftmaxTopK, check_choice
-from jaxmodels.layers.moe.routing import Routing
+from jaxmodels.layers.moe.routing import ALONE, RouterContext, Routing
 from jaxmodels.layers.spec import FanIn, Normal, Param, Params, ParamTree
 
 
@@ -69,8 +69,7 @@ class HyperRouter:
         self,
         params: Params,
         x: Float[Array, "... S D"],
-        previous: Float[Array, "... S E"] | None = None,
-        valid: Bool[Array, "... S"] | None = None,
+        context: RouterContext = ALONE,
     ) -> Routing:
         router, folded = self.fold(params)
-        return router(folded, x, previous, valid)
+        return router(folded, x, context)

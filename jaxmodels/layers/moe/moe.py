@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.mlp import MLP, GatedMLP
@@ -14,7 +14,7 @@ from jaxmodels.layers.moe.experts import Experts
 from jaxmodels.layers.moe.latent import LatentSpace
 from jaxmodels.layers.moe.residual_router import ZeroComputationExperts
 from jaxmodels.layers.moe.routers import Router
-from jaxmodels.layers.moe.routing import Routing
+from jaxmodels.layers.moe.routing import ALONE, RouterContext, Routing
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
 
 
@@ -113,11 +113,10 @@ class MoE:
         self,
         params: Params,
         x: Float[Array, "B S D"],
-        previous: Float[Array, "B S E"] | None = None,
-        valid: Bool[Array, "B S"] | None = None,
+        context: RouterContext = ALONE,
     ) -> tuple[Float[Array, "B S D"], Routing]:
-        """The layer's output and the routing behind it. previous, valid: see `Router`."""
-        routing = self.router(params["router"], x, previous, valid)
+        """The layer's output and the routing behind it."""
+        routing = self.router(params["router"], x, context)
         filled = routing.drop_padding()
         scaled = x if self.input_scale == 1.0 else x * self.input_scale
         seen = scaled if self.latent is None else self.latent.down(params["latent"], scaled)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxmodels.layers.moe.routers import Router, take_experts
-from jaxmodels.layers.moe.routing import Routing
+from jaxmodels.layers.moe.routing import ALONE, RouterContext, Routing
 from jaxmodels.layers.spec import Params, ParamTree
 
 
@@ -59,13 +59,12 @@ class Ranked:
         self,
         params: Params,
         x: Float[Array, "... S D"],
-        previous: Float[Array, "... S E"] | None = None,
-        valid: Bool[Array, "... S"] | None = None,
+        context: RouterContext = ALONE,
     ) -> Routing:
-        best = self.router(params, x, previous, valid)
+        best = self.router(params, x, context)
         scores, experts = take_experts(best.scores, max(self.ranks) + 1)
         ranks = jnp.asarray(self.ranks)
         scores, experts = scores[..., ranks], experts[..., ranks]
         total = best.weights.sum(-1, keepdims=True)
         weights = total * scores / jnp.maximum(scores.sum(-1, keepdims=True), 1e-20)
-        return Routing(experts, weights, best.logits, best.scores, valid)
+        return Routing(experts, weights, best.logits, best.scores, context.valid)

@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxmodels.layers.moe.routers import router_logits, router_spec
-from jaxmodels.layers.moe.routing import Routing
+from jaxmodels.layers.moe.routing import ALONE, RouterContext, Routing
 from jaxmodels.layers.norm import rms_norm
 from jaxmodels.layers.spec import ONES, Param, Params, ParamTree
 
@@ -55,8 +55,7 @@ class ReLURouter:
         self,
         params: Params,
         x: Float[Array, "... S D"],
-        previous: Float[Array, "... S E"] | None = None,
-        valid: Bool[Array, "... S"] | None = None,
+        context: RouterContext = ALONE,
     ) -> Routing:
         logits = router_logits(params, x)
         scores = jax.nn.relu(logits)
@@ -65,4 +64,4 @@ class ReLURouter:
         elif self.norm == "rms":
             scores = rms_norm(scores, params["scale"], self.eps)
         experts = jnp.where(logits > 0, jnp.arange(self.num_experts, dtype=jnp.int32), self.num_experts)
-        return Routing(experts, scores, logits, scores, valid)
+        return Routing(experts, scores, logits, scores, context.valid)

@@ -6,11 +6,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.moe.routers import check_choice, router_logits, take_experts
-from jaxmodels.layers.moe.routing import Routing
+from jaxmodels.layers.moe.routing import ALONE, RouterContext, Routing
 from jaxmodels.layers.spec import FanIn, Normal, Param, Params, ParamTree
 
 
@@ -59,17 +59,16 @@ class ResidualRouter:
         self,
         params: Params,
         x: Float[Array, "... S D"],
-        previous: Float[Array, "... S E"] | None = None,
-        valid: Bool[Array, "... S"] | None = None,
+        context: RouterContext = ALONE,
     ) -> Routing:
         features = x.astype(jnp.float32)
         if self.hidden is not None:
             features = jnp.tanh(linear(features, params["w_in"]))
         # libtpu 0.0.42 crashes where it fuses this product with the choice that follows.
         logits = lax.optimization_barrier(router_logits({"w": params["w"]}, features))
-        if previous is not None:
+        if context.previous is not None:
             w = params["w_previous"]
-            logits = logits + linear(previous.astype(w.dtype), w).astype(jnp.float32)
+            logits = logits + linear(context.previous.astype(w.dtype), w).astype(jnp.float32)
         scaled = logits
         if self.logit_std is not None:
             scaled = logits / (jnp.std(logits, axis=-1, keepdims=True, ddof=1) / self.logit_std)
@@ -78,7 +77,7 @@ class ResidualRouter:
         if self.zero_expert:
             weights = jnp.where(experts == self.num_experts - 1, 0.0, weights)
         weights = weights / weights.sum(-1, keepdims=True)
-        return Routing(experts, weights, logits, scores, valid)
+        return Routing(experts, weights, logits, scores, context.valid)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.linear import linear
-from jaxmodels.layers.moe.routing import Routing
+from jaxmodels.layers.moe.routing import ALONE, RouterContext, Routing
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 
 
@@ -41,11 +41,8 @@ class Router(Protocol):
         self,
         params: Params,
         x: Float[Array, "... S D"],
-        previous: Float[Array, "... S E"] | None = None,
-        valid: Bool[Array, "... S"] | None = None,
-    ) -> Routing:
-        """previous: the logits of the router before this one, for routers that look at them. valid: which
-        tokens are real; the others take no place from them."""
+        context: RouterContext = ALONE,
+    ) -> Routing: ...
 
 
 def router_logits(params: Params, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
@@ -109,8 +106,7 @@ class SoftmaxTopK:
         self,
         params: Params,
         x: Float[Array, "... S D"],
-        previous: Float[Array, "... S E"] | None = None,
-        valid: Bool[Array, "... S"] | None = None,
+        context: RouterContext = ALONE,
     ) -> Routing:
         logits = router_logits(params, x)
         scores = jax.nn.softmax(logits, axis=-1)
@@ -122,7 +118,7 @@ class SoftmaxTopK:
             weights = jax.nn.softmax(chosen, axis=-1)
         else:
             weights = jnp.take_along_axis(scores, experts, axis=-1)
-        return Routing(experts, self.scale * weights, logits, scores, valid)
+        return Routing(experts, self.scale * weights, logits, scores, context.valid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +163,7 @@ class SigmoidTopK:
         self,
         params: Params,
         x: Float[Array, "... S D"],
-        previous: Float[Array, "... S E"] | None = None,
-        valid: Bool[Array, "... S"] | None = None,
+        context: RouterContext = ALONE,
     ) -> Routing:
         logits = router_logits(params, x)
         scores = jax.nn.sigmoid(logits)
@@ -182,7 +177,7 @@ class SigmoidTopK:
         weights = jnp.take_along_axis(scores, experts, axis=-1)
         if self.renormalise:
             weights = weights / (weights.sum(-1, keepdims=True) + self.eps)
-        return Routing(experts, self.scale * weights, logits, scores, valid)
+        return Routing(experts, self.scale * weights, logits, scores, context.valid)
 
 
 def router_spec(d_model: int, num_experts: int, *, bias: bool = False) -> ParamTree:

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.spec import Params
 
@@ -53,6 +53,24 @@ class Routing:
         return jnp.einsum("...ke,...k->...e", chosen, self.weights)
 
 
+@struct.dataclass
+class RouterContext:
+    """What a router is told of a window besides its features.
+
+    Attributes:
+        previous: f32[..., S, E], the logits of the router before this one, for routers that look at them;
+            None where there is none.
+        valid: bool[..., S], which tokens are real, so that the others take no place from them; None if all
+            are.
+    """
+
+    previous: jax.Array | None = None
+    valid: jax.Array | None = None
+
+
+ALONE = RouterContext()
+
+
 def expert_load(routing: Routing) -> Int[Array, "*layers E"]:
     """How many slots of real tokens each expert fills, over all rows and tokens."""
     return routing.drop_padding().assigned().sum((-3, -2)).astype(jnp.int32)
@@ -74,6 +92,6 @@ class RoutedFeedForward(Protocol):
         self,
         params: Params,
         x: Float[Array, "B S D"],
-        previous: Float[Array, "B S E"] | None = None,
-        valid: Bool[Array, "B S"] | None = None,
-    ) -> tuple[Float[Array, "B S D"], Routing]: ...
+        context: RouterContext = ALONE,
+    ) -> tuple[Float[Array, "B S D"], Routing]:
+        """The output and the routing behind it."""

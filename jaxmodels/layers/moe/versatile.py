@@ -12,6 +12,7 @@ from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.moe.dispatch import DROPLESS, Dispatch
 from jaxmodels.layers.moe.experts import GatedExperts
 from jaxmodels.layers.moe.routers import SoftmaxTopK
+from jaxmodels.layers.moe.routing import ALONE, RouterContext, Routing
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
 
 
@@ -58,7 +59,22 @@ class VersatileFFN:
         gates = 2 * self.d_model * (self.num_experts + self.max_depth)
         return gates + once * self.top_k // self.num_experts + once * self.max_depth
 
+    @property
+    def causal(self) -> bool:
+        """Whether a token's output depends on itself alone."""
+        return self.dispatch.causal
+
+    @property
+    def carried_logits(self) -> None:
+        """None: its router reads nothing of the mixture before it."""
+
     def __call__(self, params: Params, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        return self.routed(params, x)[0]
+
+    def routed(
+        self, params: Params, x: Float[Array, "B S D"], context: RouterContext = ALONE
+    ) -> tuple[Float[Array, "B S D"], Routing]:
+        """The layer's output and the routing of its slices."""
         chances = jax.nn.softmax(linear(x, params["depth"]["w"]).astype(jnp.float32), axis=-1)
         depths = jnp.arange(1, self.max_depth + 1, dtype=jnp.float32)
         easy = (self.max_depth - chances @ depths) / self.max_depth
@@ -67,11 +83,11 @@ class VersatileFFN:
         for depth in range(self.max_depth):
             hidden = self._ffn()(params["ffn"], hidden)
             deep = deep + chances[..., depth, None] * hidden
-        wide = self._wide(params, x)
-        return (easy[..., None] * wide + (1.0 - easy[..., None]) * deep).astype(x.dtype)
+        routing = self._router()(params["router"], x, context)
+        wide = self._wide(params, x, routing.drop_padding())
+        return (easy[..., None] * wide + (1.0 - easy[..., None]) * deep).astype(x.dtype), routing
 
-    def _wide(self, params: Params, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        routing = self._router()(params["router"], x)
+    def _wide(self, params: Params, x: Float[Array, "B S D"], routing: Routing) -> Float[Array, "B S D"]:
         width = self.d_ff // self.num_experts
         slices = {
             name: rearrange(params["ffn"][name], axes, e=self.num_experts)

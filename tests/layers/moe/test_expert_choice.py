@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from model_helpers import quick_jit, random_params
 
-from jaxmodels.layers.moe import ExpertChoice, GatedExperts, MoE
+from jaxmodels.layers.moe import ExpertChoice, GatedExperts, MoE, RouterContext
 
 D, F, E = 10, 6, 4
 LAYER = MoE(
@@ -32,7 +32,7 @@ def test_every_expert_picks_its_best_real_tokens_of_each_row():
     x = np.random.default_rng(1).standard_normal((3, 9, D)).astype(np.float32)
     lengths = [9, 5, 0]
     valid = np.arange(9) < np.asarray(lengths)[:, None]
-    y, routing = quick_jit(LAYER.routed)(params, jnp.asarray(x), None, jnp.asarray(valid))
+    y, routing = quick_jit(LAYER.routed)(params, jnp.asarray(x), RouterContext(valid=jnp.asarray(valid)))
     assert routing.max_pairs == 3 * E * 4 < 3 * 9 * E
     for row, length in enumerate(lengths):
         weights = picks_of_row(x[row].astype(np.float64), p["router"]["w"].T, length)

@@ -6,7 +6,7 @@ import torch
 from model_helpers import random_params
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from jaxmodels.layers.moe import Routing, SoftmaxTopK
+from jaxmodels.layers.moe import RouterContext, Routing, SoftmaxTopK
 from jaxmodels.layers.moe.losses import (
     chunk_sparsity_loss,
     coupling_loss,
@@ -24,7 +24,7 @@ ROUTER = SoftmaxTopK(d_model=D, num_experts=E, top_k=K)
 def route(valid=None, seed=1, batch=2):
     params = random_params(ROUTER.spec())
     x = np.random.default_rng(seed).standard_normal((batch, 9, D))
-    return ROUTER(params, jnp.asarray(x, jnp.float32), None, valid)
+    return ROUTER(params, jnp.asarray(x, jnp.float32), RouterContext(valid=valid))
 
 
 @pytest.mark.parametrize("padded", [False, True])

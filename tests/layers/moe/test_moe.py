@@ -20,6 +20,7 @@ from jaxmodels.layers.moe import (
     LatentSpace,
     MoE,
     PlainExperts,
+    RouterContext,
     SigmoidTopK,
     SoftmaxTopK,
 )
@@ -75,7 +76,7 @@ def test_weights_may_multiply_what_experts_are_given(dispatch):
     layer = MoE(router=router, experts=experts, dispatch=DISPATCHES[dispatch], weighted="inputs")
     params, x = draw(layer)
     valid = jnp.asarray([[True] * 7, [True] * 4 + [False] * 3])
-    y, routing = quick_jit(layer.routed)(params, x, None, valid)
+    y, routing = quick_jit(layer.routed)(params, x, RouterContext(valid=valid))
     stack, expected = moe_oracle.in_float64(params["experts"]), np.zeros_like(x, np.float64)
     for b, s, slot in np.ndindex(*routing.experts.shape):
         if valid[b, s]:
@@ -125,11 +126,11 @@ def test_padding_and_other_rows_change_nothing(dispatch):
     params, x = draw(layer, batch=3)
     valid = jnp.arange(7)[None] < jnp.asarray([4, 7, 0])[:, None]
     routed = quick_jit(layer.routed)
-    y, _ = routed(params, x, None, valid)
+    y, _ = routed(params, x, RouterContext(valid=valid))
     noise = jnp.where(valid[..., None], x, 100.0)
-    again, _ = routed(params, noise, None, valid)
+    again, _ = routed(params, noise, RouterContext(valid=valid))
     np.testing.assert_array_equal(np.where(valid[..., None], y - again, 0.0), 0.0)
-    alone, _ = routed(params, x[:1], None, valid[:1])
+    alone, _ = routed(params, x[:1], RouterContext(valid=valid[:1]))
     np.testing.assert_allclose(y[0, :4], alone[0, :4], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(y[2], 0.0)
 

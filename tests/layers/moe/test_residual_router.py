@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from model_helpers import quick_jit, random_params
 
-from jaxmodels.layers.moe import GatedExperts, MoE, ResidualRouter, ZeroComputationExperts
+from jaxmodels.layers.moe import GatedExperts, MoE, ResidualRouter, RouterContext, ZeroComputationExperts
 
 D, F, FFNS = 10, 6, 3
 E = FFNS + 4
@@ -50,7 +50,8 @@ def test_equals_the_released_layer_token_by_token(hidden, std):
     p = moe_oracle.in_float64(params)
     rng = np.random.default_rng(2)
     x, previous = rng.standard_normal((2, 30, D)), rng.standard_normal((2, 30, E))
-    y, routing = quick_jit(mixture.routed)(params, jnp.asarray(x, jnp.float32), jnp.asarray(previous))
+    context = RouterContext(previous=jnp.asarray(previous))
+    y, routing = quick_jit(mixture.routed)(params, jnp.asarray(x, jnp.float32), context)
     used = set()
     for at in np.ndindex(2, 30):
         logits, expected, chosen = one_token(p, x[at], previous[at], hidden, std)
@@ -65,7 +66,9 @@ def test_without_a_layer_before_nothing_is_added():
     params = random_params(mixture.spec())
     x = jnp.ones((1, 2, D))
     zero = jnp.zeros((1, 2, E))
-    np.testing.assert_array_equal(mixture(params, x), mixture.routed(params, x, zero)[0])
+    np.testing.assert_array_equal(
+        mixture(params, x), mixture.routed(params, x, RouterContext(previous=zero))[0]
+    )
     assert mixture.carried_logits == E
 
 
