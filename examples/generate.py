@@ -18,7 +18,7 @@ def main() -> None:
         print(repr(model.generate("class Stack:", 24, sampled, seed=seed).text))
 
     for piece in model.stream("def main():", 24):
-        print(piece, end="", flush=True)
+        print(piece.text, end="", flush=True)
     print()
 
 

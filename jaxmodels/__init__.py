@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxmodels import checkpoints, decoding
     from jaxmodels.checkpoints import CheckpointError, list_bundled
+    from jaxmodels.decoding.generation import Piece
     from jaxmodels.io import init, load, save
     from jaxmodels.model import Generation, Model, Stats
     from jaxmodels.models.families import config_from_hf, config_to_hf, list_families
@@ -24,6 +25,7 @@ __all__ = [
     "ConfigWarning",
     "Generation",
     "Model",
+    "Piece",
     "Stats",
     "checkpoints",
     "config_from_hf",
@@ -39,6 +41,7 @@ __all__ = [
 # Imported on first use: JAX takes more than a second, which `jaxmodels --help` has no need of.
 _HOME = {
     "checkpoints": ("CheckpointError", "list_bundled"),
+    "decoding.generation": ("Piece",),
     "io": ("init", "load", "save"),
     "model": ("Generation", "Model", "Stats"),
     "models.families": ("config_from_hf", "config_to_hf", "list_families"),

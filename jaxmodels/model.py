@@ -249,39 +249,16 @@ class Model:
         seed: int = 0,
         capacity: int | None = None,
         chunk: int = 8,
-    ) -> Iterator[str]:
-        """Continues one prompt and yields text as it comes; the pieces join to `generate`'s text.
+    ) -> Iterator[Piece]:
+        """Continues one prompt and yields text as it comes, each piece with the number of tokens so far.
 
-        The steps run on the device in compiled chunks of `chunk` tokens; other arguments as for `generate`.
+        The texts of the pieces join to `generate`'s text; one may be empty, where its tokens do not make up a
+        character yet or may be the beginning of a stop string. The steps run on the device in compiled chunks
+        of `chunk` tokens; other arguments as for `generate`.
 
         Raises:
             ValueError: as `generate`, or more than one prompt, or a model without a tokenizer.
         """
-        pieces = self.pieces(
-            prompt,
-            max_new_tokens,
-            strategy,
-            stop_tokens=stop_tokens,
-            stop_strings=stop_strings,
-            seed=seed,
-            capacity=capacity,
-            chunk=chunk,
-        )
-        return (piece.text for piece in pieces if piece.text)
-
-    def pieces(
-        self,
-        prompt: Prompts,
-        max_new_tokens: int = 64,
-        strategy: Strategy = Autoregressive(),
-        *,
-        stop_tokens: int | Sequence[int] | None = None,
-        stop_strings: str | Sequence[str] | None = None,
-        seed: int = 0,
-        capacity: int | None = None,
-        chunk: int = 8,
-    ) -> Iterator[Piece]:
-        """`stream` with a piece for every chunk, its text perhaps empty, and the number of tokens so far."""
         if self.tokenizer is None:
             raise ValueError("stream yields text, but this model has no tokenizer; use generate")
         strategy, chunk = _with_draft(check_strategy(strategy)), whole("chunk", chunk, low=1)

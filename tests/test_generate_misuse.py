@@ -228,5 +228,6 @@ def test_misuse_of_stream_is_named():
     with pytest.raises(ValueError, match="strategy must be an instance, got the class Jacobi"):
         model.stream("a", strategy=Jacobi)
     assert (
-        "".join(model.stream("def f(", np.int64(4), chunk=np.int64(2))) == model.generate("def f(", 4).text[0]
+        "".join(piece.text for piece in model.stream("def f(", np.int64(4), chunk=np.int64(2)))
+        == model.generate("def f(", 4).text[0]
     )

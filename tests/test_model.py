@@ -60,11 +60,19 @@ def test_text_and_ids_generate_alike(model):
     assert by_text.text == [" ".join(WORDS[t] for t in row) for row in by_text.tokens]
 
 
+def joined(pieces):
+    return "".join(piece.text for piece in pieces)
+
+
 def test_streamed_pieces_join_to_the_text(model):
     expected = model.generate("w3 w1 w4", 12).text[0]
     pieces = list(model.stream("w3 w1 w4", 12, chunk=4))
-    assert "".join(pieces) == expected
-    assert len(pieces) > 1
+    assert joined(pieces) == expected
+    assert sum(bool(piece.text) for piece in pieces) > 1
+    counts = [piece.tokens for piece in pieces]
+    assert counts == sorted(counts)
+    assert counts[-1] == model.generate("w3 w1 w4", 12).lengths[0]
+    assert max(np.diff(counts)) <= 4
 
 
 def test_streams_are_refused_before_they_begin(model):
@@ -88,7 +96,7 @@ def test_end_of_text_tokens_stop_by_default(model):
         row = out.tokens[0, : out.lengths[0]]
         assert end in row
         assert out.text == [" ".join(WORDS[token] for token in row if token != end)]
-    assert "".join(ends.stream("w3 w1 w4", 8)) == stopped.text[0]
+    assert joined(ends.stream("w3 w1 w4", 8)) == stopped.text[0]
 
 
 def test_the_recommended_strategy_follows_the_checkpoint(model):
@@ -119,7 +127,7 @@ def test_token_ids_that_the_vocabulary_lacks_are_the_checkpoints_fault_and_not_t
         loaded = jm.load(tmp_path / "model")
     assert loaded.generation.eos_token_ids == (first,)
     assert loaded.generate("def f(", 3).lengths.tolist() == [1]
-    assert "".join(loaded.stream("def f(", 3)) == loaded.generate("def f(", 3).text[0]
+    assert joined(loaded.stream("def f(", 3)) == loaded.generate("def f(", 3).text[0]
     for token in (size, -1):
         with pytest.raises(ValueError, match=f"stop_tokens: {token} lies outside the vocabulary"):
             loaded.generate("def f(", 3, stop_tokens=[token])
@@ -147,7 +155,7 @@ def test_stop_strings_end_rows_across_tokens(trained):
         assert out.tokens[0, : out.lengths[0]].tolist() == tokens[:end]
         assert out.text[0] == free[: free.index(string)]
     pieces = list(model.stream(prompt, 24, stop_tokens=[], stop_strings=string, chunk=2))
-    assert "".join(pieces) == free[: free.index(string)]
+    assert joined(pieces) == free[: free.index(string)]
     settings = dataclasses.replace(model.generation, stop_strings=(string,))
     own = dataclasses.replace(model, generation=settings)
     assert own.generate(prompt, 24, stop_tokens=[]).lengths[0] == end

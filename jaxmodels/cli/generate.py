@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from jaxmodels import Model
     from jaxmodels.checkpoints import Tokenizer
     from jaxmodels.decoding import LogProbs, Strategy
-    from jaxmodels.decoding.generation import Piece
     from jaxmodels.model import Generation
 
 CHUNK = 8
@@ -215,10 +213,13 @@ def _print_stream(call: Call, ids: list[int]) -> str:
     began = time.perf_counter()
     times: list[float] = []
     counts: list[int] = []
-    for piece, count in _pieces(call, ids):
+    pieces = call.model.stream(
+        ids, call.max_new_tokens, call.strategy, **call.ends, seed=call.seed, chunk=CHUNK
+    )
+    for piece in pieces:
         times.append(time.perf_counter() - began)
-        counts.append(count)
-        sys.stdout.write(piece)
+        counts.append(piece.tokens)
+        sys.stdout.write(piece.text)
         sys.stdout.flush()
     sys.stdout.write("\n")
     sys.stdout.flush()
@@ -227,12 +228,6 @@ def _print_stream(call: Call, ids: list[int]) -> str:
         rate = (counts[-1] - counts[1]) / (times[-1] - times[1])
         timing = f"{timing} ({rate:.1f} once compiled), the first after {times[0]:.2f} s"
     return timing
-
-
-def _pieces(call: Call, ids: list[int]) -> "Iterator[Piece]":
-    """Text as it comes, with the number of tokens so far."""
-    model, new = call.model, call.max_new_tokens
-    return model.pieces(ids, new, call.strategy, **call.ends, seed=call.seed, chunk=CHUNK)
 
 
 def _result(prompt: str, out: "Generation", tokenizer: "Tokenizer") -> dict[str, Any]:
