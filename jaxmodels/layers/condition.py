@@ -52,6 +52,9 @@ class Modulation(Protocol):
 
     def spec(self) -> ParamTree: ...
 
+    def flops(self) -> int:
+        """FLOPs for one condition."""
+
     def __call__(self, params: Params, condition: Condition) -> Modulations: ...
 
 

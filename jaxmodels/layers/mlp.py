@@ -21,6 +21,9 @@ class FeedForward(Protocol):
 
     def spec(self) -> ParamTree: ...
 
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of one token, the same for every `context`."""
+
     def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]: ...
 
 

@@ -189,13 +189,14 @@ class Decoder:
         *,
         mask: MaskLike = CAUSAL,
         valid: Valid | None = None,
+        condition: Array | None = None,
     ) -> Float[Array, "B S V"]:
         """Float32 logits of whole sequences, without a cache. Differentiable.
 
         Raises:
             ValueError: inputs, mask or condition do not fit the model, see `begin_forward`.
         """
-        stream, window = self.begin_forward(params, inputs, mask=mask, valid=valid)
+        stream, window = self.begin_forward(params, inputs, mask=mask, valid=valid, condition=condition)
         for i, block in enumerate(self.blocks):
             stream = block.forward(self.block_params(params, i), stream, window)
         return self.logits(params, unpack(window, self.normalise(params, stream)))
@@ -232,10 +233,11 @@ class Decoder:
         *,
         mask: MaskLike = CAUSAL,
         valid: Valid | None = None,
+        condition: Array | None = None,
     ) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
         """`forward`, and what each block that is a mixture of experts decided, by the block's name in
         ``params["blocks"]``."""
-        stream, window = self.begin_forward(params, inputs, mask=mask, valid=valid)
+        stream, window = self.begin_forward(params, inputs, mask=mask, valid=valid, condition=condition)
         routings = {}
         for i, block in enumerate(self.blocks):
             stream = block.forward(self.block_params(params, i), replace(stream, routings=()), window)
@@ -297,8 +299,8 @@ class Decoder:
                 are, as in a prompt that is padded on the left: positions then count real tokens alone. What
                 stands at padded places of the result is meaningless.
             known: how many tokens of each row's sequence are certain, by default those up to the window's
-                last real one; the others are draft tokens. Rotations that depend on a sequence's length go by
-                it; draft tokens that they cannot serve yet become padding, so that no more than
+                last real one: what follows in the window is a guess. Rotations that depend on a sequence's
+                length go by it; guesses they cannot serve yet become padding, so that no more than
                 ``pending.valid`` tokens may be committed.
             depth: which blocks the window is read through; all are written.
             taps: names, some of `tap_names`, of what the result holds beside the last hidden state.
