@@ -26,7 +26,7 @@ from jaxmodels.checkpoints.safetensors_io import (
     write_tensors,
 )
 from jaxmodels.checkpoints.unreadable import check_readable
-from jaxmodels.layers.spec import Params, param_dtype, unflatten, walk
+from jaxmodels.layers.spec import Params, ParamTree, param_dtype, unflatten, walk
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import FAMILIES, config_to_hf, read_hf_config
 from jaxmodels.models.family import Part, Tensor
@@ -134,6 +134,21 @@ def load_params(
         CheckpointError: a tensor cannot be read, or holds numbers beyond the range of `dtype`.
     """
     expected = FAMILIES[str(config.family)].tensors(config)
+    return read_params(expected, config.spec(), tensors, dtype, progress=progress)
+
+
+def read_params(
+    expected: Mapping[str, Tensor],
+    spec: ParamTree,
+    tensors: TensorReader,
+    dtype: DTypeLike,
+    *,
+    progress: Progress | None = None,
+) -> Params:
+    """All parameters of `spec` from the tensors of any family's model; see `load_params`.
+
+    expected: the tensors of the checkpoint by name, as `Family.tensors` gives them; `tensors` has no others.
+    """
     with copying_threads() as threads:
         leaves = _Leaves(dtype, threads)
         for name, info in tensors.infos.items():
@@ -143,7 +158,7 @@ def load_params(
             num_bytes = sum(leaves.fill(part, tensor) for part in expected[name].parts)
             if progress is not None:
                 progress(info.name, num_bytes)
-    return unflatten(leaves.done, config.spec())
+    return unflatten(leaves.done, spec)
 
 
 def edit_leaves(
@@ -213,7 +228,8 @@ def save_params(
     Raises:
         CheckpointError: see `write_tensors`.
     """
-    to_write = chain(_to_write(config, params, progress), as_stored(extra))
+    tensors = FAMILIES[str(config.family)].tensors(config).values()
+    to_write = chain(exported(tensors, params, progress), as_stored(extra))
     if max_shard_bytes is None:
         return write_tensors(directory, to_write)
     return write_tensors(directory, to_write, max_shard_bytes)
@@ -263,9 +279,12 @@ class _Leaves:
         self.done[path] = jax.block_until_ready(jax.device_put(array))
 
 
-def _to_write(config: Decoder, params: Params, progress: Progress | None) -> Iterator[TensorToWrite]:
+def exported(
+    tensors: Iterable[Tensor], params: Params, progress: Progress | None = None
+) -> Iterator[TensorToWrite]:
+    """The tensors of a family's model, made of its parameters one by one as they are written."""
     leaves = dict(walk(params))
-    for tensor in FAMILIES[str(config.family)].tensors(config).values():
+    for tensor in tensors:
 
         def export(tensor: Tensor = tensor) -> np.ndarray:
             array = tensor.export(leaves)

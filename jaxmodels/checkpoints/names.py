@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.family import Family
 
 # The head's names in checkpoints of any family; it stands outside of what all other names begin with.
@@ -31,7 +32,7 @@ class TableNames:
             in a dot.
     """
 
-    family: Family
+    family: Family[Decoder]
     prefix: str
 
     @cached_property
@@ -70,7 +71,7 @@ class TableNames:
         return re.compile(rf"{re.escape(self.prefix)}(?:{containers})([0-9]+)\.")
 
 
-def find_names(family: Family, stored: Iterable[str]) -> TableNames:
+def find_names(family: Family[Decoder], stored: Iterable[str]) -> TableNames:
     """The names of a checkpoint: its prefix is the one under which most of the table is found.
 
     Args:
@@ -96,7 +97,7 @@ def find_names(family: Family, stored: Iterable[str]) -> TableNames:
     return TableNames(family, max(kinds, key=fit, default=base))
 
 
-def base_prefix(family: Family) -> str:
+def base_prefix(family: Family[Decoder]) -> str:
     """What all names of a family's table but the head's begin with, such as ``"model."``."""
     return family.embedding_name.split(".", 1)[0] + "."
 

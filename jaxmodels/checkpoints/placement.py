@@ -154,7 +154,7 @@ def place(
     _check_complete(names, expected, in_table, tensors, left)
     filled = {name: stored for name, stored in in_table.items() if name in expected}
     for name, stored in filled.items():
-        _check_tensor(tensors.infos[stored], expected[name], values)
+        check_tensor(tensors.infos[stored], expected[name], values)
     return Placed(
         config=config,
         tensors=TensorView(tensors=tensors, names=filled),
@@ -268,7 +268,7 @@ def _check_complete(
         )
 
 
-def _check_tensor(info: TensorInfo, tensor: Tensor, values: Mapping[str, Any]) -> None:
+def check_tensor(info: TensorInfo, tensor: Tensor, values: Mapping[str, Any]) -> None:
     """Raises `CheckpointError` where a stored tensor cannot fill its parameters."""
     if tuple(info.shape) != tensor.shape:
         raise CheckpointError(

@@ -210,8 +210,8 @@ def check_weight_map(weight_map: Mapping[str, str], held: Mapping[str, Iterable[
             )
 
 
-def open_tensors(directory: Path, single: str = SINGLE_FILE) -> TensorFiles:
-    """Opens the safetensors of a checkpoint directory: the file `single`, or an index and its shards.
+def open_tensors(directory: Path, single: str = SINGLE_FILE, index: str = INDEX_FILE) -> TensorFiles:
+    """Opens the safetensors of a checkpoint directory: the file `single`, or the file `index` and its shards.
 
     Only headers are read. Tensors that a shard holds and the index does not list are kept, so that a caller
     notices them.
@@ -221,19 +221,19 @@ def open_tensors(directory: Path, single: str = SINGLE_FILE) -> TensorFiles:
             is missing, truncated or has a corrupt header, or two shards hold the same tensor.
     """
     directory = Path(directory)
-    files, weight_map = weight_files(directory, single, INDEX_FILE)
+    files, weight_map = weight_files(directory, single, index)
     if not files:
         found = (
             sorted(path.name for path in directory.iterdir())[:20] if directory.is_dir() else "no directory"
         )
-        raise CheckpointError(f"{directory} holds neither {single} nor {INDEX_FILE}; found {found}")
+        raise CheckpointError(f"{directory} holds neither {single} nor {index}; found {found}")
     opened: dict[Path, BinaryIO] = {}
     headers = {}
     for file, path in files.items():
         with told_by_name(path):
             opened[path] = open_file(path)
             headers[file] = _read_header(path, opened[path])
-    check_weight_map(weight_map, headers, directory / INDEX_FILE)
+    check_weight_map(weight_map, headers, directory / index)
     infos: dict[str, TensorInfo] = {}
     offsets: dict[str, int] = {}
     for file, header in headers.items():
@@ -242,7 +242,7 @@ def open_tensors(directory: Path, single: str = SINGLE_FILE) -> TensorFiles:
                 continue
             if name in infos:
                 raise CheckpointError(
-                    f"tensor {name!r} is both in {infos[name].file} and in {info.file}, and {INDEX_FILE} "
+                    f"tensor {name!r} is both in {infos[name].file} and in {info.file}, and {index} "
                     "does not say which is meant"
                 )
             infos[name], offsets[name] = info, offset
@@ -250,9 +250,13 @@ def open_tensors(directory: Path, single: str = SINGLE_FILE) -> TensorFiles:
 
 
 def write_tensors(
-    directory: Path, tensors: Iterable[TensorToWrite], max_shard_bytes: int = DEFAULT_SHARD_BYTES
+    directory: Path,
+    tensors: Iterable[TensorToWrite],
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    stem: str = "model",
 ) -> tuple[Path, ...]:
-    """Writes tensors as Hugging Face names them: `model.safetensors`, or numbered shards and an index.
+    """Writes tensors as Hugging Face names them: `model.safetensors`, or numbered shards and an index; `stem`
+    is what their names begin with.
 
     Holds one tensor at a time. A tensor larger than `max_shard_bytes` gets a shard of its own. Every file is
     on the disk (fsync) on return; use `atomic.replace_directory` around it to replace an older checkpoint.
@@ -267,30 +271,31 @@ def write_tensors(
     if max_shard_bytes <= 0:
         raise CheckpointError(f"max_shard_bytes is {max_shard_bytes}; it must be positive")
     directory = Path(directory)
+    single, index_file = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
     present = [
-        *directory.glob(SINGLE_FILE),
-        *directory.glob(INDEX_FILE),
-        *directory.glob("model-*-of-*.safetensors"),
+        *directory.glob(single),
+        *directory.glob(index_file),
+        *directory.glob(f"{stem}-*-of-*.safetensors"),
     ]
     if present:
         raise CheckpointError(f"{present[0]} exists: {directory} must not hold weights before writing")
     shards = _split(_checked(tensors), max_shard_bytes)
     if len(shards) == 1:
-        _write_file(directory / SINGLE_FILE, shards[0])
-        return (directory / SINGLE_FILE,)
+        _write_file(directory / single, shards[0])
+        return (directory / single,)
     paths: list[Path] = []
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_file(directory / name, shard)
         paths.append(directory / name)
         weight_map |= {tensor.name: name for tensor in shard}
     total = sum(tensor.num_bytes for shard in shards for tensor in shard)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    with open(directory / INDEX_FILE, "w", encoding="utf-8") as file:
+    with open(directory / index_file, "w", encoding="utf-8") as file:
         file.write(json.dumps(index, indent=2) + "\n")
         _sync(file.fileno(), file.flush)
-    return (*paths, directory / INDEX_FILE)
+    return (*paths, directory / index_file)
 
 
 def _mapped(file: BinaryIO, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray | None:

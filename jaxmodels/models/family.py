@@ -4,13 +4,12 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from einops import rearrange
 
-from jaxmodels.layers.spec import Param, walk
-from jaxmodels.models.decoder import Decoder
+from jaxmodels.layers.spec import Param, ParamTree, walk
 from jaxmodels.models.hf_config import ConfigReader
 
 
@@ -137,9 +136,23 @@ class Tensor:
         return np.ascontiguousarray(joined)
 
 
+class Layered(Protocol):
+    """A configuration that a family can be of: a decoder, a denoiser."""
+
+    @property
+    def blocks(self) -> tuple[Any, ...]:
+        """One for each layer; the class of a block's `mixer` decides which rows of the table are its."""
+
+    def spec(self) -> ParamTree:
+        """Shapes, axes and initialisers of all parameters."""
+
+
+Config = TypeVar("Config", bound=Layered)
+
+
 @dataclass(frozen=True)
-class Family:
-    """How checkpoints of one `model_type` are read and written.
+class Family(Generic[Config]):
+    """How checkpoints of one `model_type`, or class of `diffusers`, are read and written.
 
     read_config and write_config are inverse to each other up to inert keys. weights is the table. unused
     holds regular expressions of tensors that checkpoints may carry and the model does not need. renamed holds
@@ -151,15 +164,15 @@ class Family:
 
     model_type: str
     summary: str
-    read_config: Callable[[ConfigReader], Decoder]
-    write_config: Callable[[Decoder], dict[str, Any]]
+    read_config: Callable[[ConfigReader], Config]
+    write_config: Callable[[Config], dict[str, Any]]
     weights: tuple[Weight, ...]
     unused: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     inert: tuple[str, ...] = ()
-    named_weights: Callable[[Decoder], tuple[Weight, ...]] = lambda config: ()
+    named_weights: Callable[[Config], tuple[Weight, ...]] = lambda config: ()
 
-    def rows(self, config: Decoder) -> Iterator[tuple[Weight, Param]]:
+    def rows(self, config: Config) -> Iterator[tuple[Weight, Param]]:
         """Every parameter of `config` once, with the row that fills it.
 
         Raises KeyError where the table lacks a parameter, which is an error in the family's file.
@@ -171,7 +184,7 @@ class Family:
                 raise KeyError(f"family {self.model_type!r} has no weight row for parameter {path!r}")
             yield by_path[path], param
 
-    def tensors(self, config: Decoder) -> dict[str, Tensor]:
+    def tensors(self, config: Config) -> dict[str, Tensor]:
         """Every tensor of a checkpoint of `config`, by name.
 
         Raises KeyError as `rows` does.
@@ -219,7 +232,7 @@ class Family:
     def _name_of(self, path: str) -> str:
         return next(row.theirs for row in self.weights if row.ours == path)
 
-    def table(self, config: Decoder) -> list[Weight]:
+    def table(self, config: Config) -> list[Weight]:
         """The table with a row per layer."""
         layers = [block.mixer for block in config.blocks]
         by_layer = [

@@ -62,23 +62,23 @@ class Processor(Protocol):
     def __call__(self, logits: Float[Array, "V"], context: Context) -> Float[Array, "V"]: ...
 
 
-def contexts(request: Request, output: Output, drafts: Int[Array, "B G"] | None = None) -> Context:
+def contexts(request: Request, output: Output, guesses: Int[Array, "B G"] | None = None) -> Context:
     """Each row's context; every field leads with B.
 
-    `drafts`, draft tokens, are taken to follow the answer: where the token behind the first i of them is
-    chosen, the length is greater by i.
+    `guesses` are taken to follow the answer: where the token behind the first i of them is chosen, the
+    length is greater by i.
     """
 
-    def joined(prompt: Array, length: Array, new: Array, new_length: Array, drafts: Array) -> Array:
-        text = jnp.pad(prompt, (0, new.shape[0] + drafts.shape[0]))
+    def joined(prompt: Array, length: Array, new: Array, new_length: Array, guesses: Array) -> Array:
+        text = jnp.pad(prompt, (0, new.shape[0] + guesses.shape[0]))
         text = lax.dynamic_update_slice(text, new, (length,))
-        return lax.dynamic_update_slice(text, drafts, (length + new_length,))
+        return lax.dynamic_update_slice(text, guesses, (length + new_length,))
 
     batch = request.tokens.shape[0]
-    if drafts is None:
-        drafts = jnp.zeros((batch, 0), jnp.int32)
+    if guesses is None:
+        guesses = jnp.zeros((batch, 0), jnp.int32)
     return Context(
-        tokens=jax.vmap(joined)(request.tokens, request.lengths, output.tokens, output.lengths, drafts),
+        tokens=jax.vmap(joined)(request.tokens, request.lengths, output.tokens, output.lengths, guesses),
         length=request.lengths + output.lengths,
         prompt_length=request.lengths,
         max_new=jnp.broadcast_to(request.max_new, (batch,)),
@@ -93,13 +93,13 @@ def process(
     logits: Float[Array, "B S V"],
     request: Request,
     output: Output,
-    drafts: Int[Array, "B G"] | None = None,
+    guesses: Int[Array, "B G"] | None = None,
     *,
     first: Int[Array, ""] | int = 0,
 ) -> Float[Array, "B S V"]:
-    """The logits behind the answer and behind each draft token that follows it, changed by all processors.
+    """The logits behind the answer and behind each of the guesses that follow it, changed by all processors.
 
-    The i-th logits are those behind the first ``first + i`` draft tokens.
+    The i-th logits are those behind the first ``first + i`` guesses.
     """
     if not processors:
         return logits
@@ -112,4 +112,4 @@ def process(
 
     ahead = first + jnp.arange(logits.shape[1])
     over_rows = jax.vmap(jax.vmap(chain, in_axes=(0, 0, None)), in_axes=(0, None, 0))
-    return over_rows(logits, ahead, contexts(request, output, drafts))
+    return over_rows(logits, ahead, contexts(request, output, guesses))

@@ -23,7 +23,7 @@ def _families() -> Iterator[Family]:
         yield from (member for member in members.values() if isinstance(member, Family))
 
 
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in _families()}
+FAMILIES: Mapping[str, Family[Decoder]] = {family.model_type: family for family in _families()}
 
 
 def list_families() -> tuple[str, ...]:
@@ -31,7 +31,7 @@ def list_families() -> tuple[str, ...]:
     return tuple(sorted(FAMILIES))
 
 
-def find_family(values: Mapping[str, Any]) -> Family:
+def find_family(values: Mapping[str, Any]) -> Family[Decoder]:
     """The family of a ``config.json`` dictionary.
 
     Raises ConfigError naming the `model_type` where no family has it.

@@ -1,0 +1,177 @@
+"""Diffusion transformers whose blocks go by time and class: DiT and SiT."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from jaxmodels.layers.condition import AdaptiveNorm, Condition
+from jaxmodels.layers.linear import linear
+from jaxmodels.layers.masks import BIDIRECTIONAL
+from jaxmodels.layers.patches import patch_grid, patchify, unpatchify
+from jaxmodels.layers.sincos import sincos_grid
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.window import fresh_window
+from jaxmodels.models.adaptive_block import AdaptiveBlock
+from jaxmodels.models.block import Stream
+from jaxmodels.models.denoisers.class_conditioner import ClassConditioner
+from jaxmodels.models.denoisers.denoiser import Denoised
+from jaxmodels.models.scored import check_taps
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiT:
+    """A transformer over the patches of a square canvas (https://arxiv.org/abs/2212.09748).
+
+    SiT (https://arxiv.org/abs/2401.08740) is the same network, trained to predict a velocity. Files of
+    `diffusers` and of the official code differ in three things on the same weights, each a field of a part:
+    the frequencies of times (`TimestepEmbedding.freq_shift`), the eps of the blocks' second norm, and whether
+    each block embeds time and class with weights of its own.
+
+    Attributes:
+        d_model: width of the stream.
+        sample_size: height and width of the canvases it was trained on.
+        patch: height and width of a patch.
+        in_channels: channels of a canvas.
+        out_channels: channels of the prediction, twice as many where it also predicts a variance.
+        blocks: one for each layer.
+        conditioner: makes the condition of time and class.
+        own_conditioners: whether each block has conditioner weights of its own, as `diffusers` stores them;
+            the last norm goes by those of the first block.
+        final_norm: the norm in front of the last projection.
+        family: what it was read as and is written back as, None if it has no such form.
+
+    Raises:
+        ValueError: there are no blocks, or `patch` does not divide `sample_size`.
+    """
+
+    d_model: int
+    sample_size: int
+    patch: int
+    in_channels: int
+    out_channels: int
+    blocks: tuple[AdaptiveBlock, ...]
+    conditioner: ClassConditioner
+    own_conditioners: bool = False
+    final_norm: AdaptiveNorm
+    family: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.blocks:
+            raise ValueError("DiT: blocks must hold at least one block")
+        patch_grid(self.sample_size, self.sample_size, self.patch)
+
+    def spec(self) -> ParamTree:
+        """Shapes, axes and initialisers of all parameters."""
+        p, d = self.patch, self.d_model
+        made = self.conditioner.spec()
+        count = len(self.blocks) if self.own_conditioners else 1
+        return {
+            "patches": {
+                "w": Param(
+                    (d, p, p, self.in_channels), ("embed", None, None, None), FanIn(p * p * self.in_channels)
+                ),
+                "b": Param((d,), ("embed",), ZEROS),
+            },
+            "conditioners": {str(i): made for i in range(count)},
+            "blocks": {str(i): block.spec() for i, block in enumerate(self.blocks)},
+            "final_norm": self.final_norm.spec(),
+            "out": {
+                "w": Param((p, p, self.out_channels, d), (None, None, None, "embed"), ZEROS),
+                "b": Param((p, p, self.out_channels), (None, None, None), ZEROS),
+            },
+        }
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The names of the streams that `denoise` can give."""
+        return ("embeddings", *(f"blocks/{i}" for i in range(len(self.blocks))))
+
+    def denoise(
+        self,
+        params: Params,
+        x: Float[Array, "B H W C"],
+        t: Num[Array, "B"] | Num[Array, "B S"],
+        condition: Int[Array, "B"],
+        *,
+        taps: Sequence[str] = (),
+    ) -> Denoised:
+        """See `Denoiser.denoise`. condition: the class of each row, `num_classes` for none. `t` may also be
+        that of each patch.
+
+        Raises:
+            ValueError: `x` is no square of patches, or has other channels; `t` or `condition` do not fit it;
+                the model has no such tap.
+        """
+        self._check(x, t, condition)
+        return self.denoise_given(params, x, self.conditions(params, t, condition), taps=taps)
+
+    def conditions(
+        self, params: Params, t: Num[Array, "B"] | Num[Array, "B S"], labels: Int[Array, "B"]
+    ) -> tuple[Condition, ...]:
+        """What the blocks go by: one condition for all, or one for each block. They depend on time and class
+        alone, so that those of all steps of a run can be made at once."""
+        return tuple(self.conditioner(weights, t, labels) for weights in params["conditioners"].values())
+
+    def denoise_given(
+        self,
+        params: Params,
+        x: Float[Array, "B H W C"],
+        conditions: tuple[Condition, ...],
+        *,
+        taps: Sequence[str] = (),
+    ) -> Denoised:
+        """`denoise`, its `conditions` made before."""
+        check_taps(taps, self.taps)
+        _, height, width, _ = x.shape
+        embedded = self.embed(params, x)
+        window = fresh_window(embedded[..., 0], mask=BIDIRECTIONAL)
+        stream, seen = Stream(hidden=embedded, embedded=embedded), {"embeddings": embedded}
+        for i, block in enumerate(self.blocks):
+            stream = replace(stream, condition=conditions[i if self.own_conditioners else 0])
+            stream = block.forward(params["blocks"][str(i)], stream, window)
+            seen[f"blocks/{i}"] = stream.hidden
+        hidden = self.final_norm(params["final_norm"], stream.narrow(), conditions[0])
+        patches = linear(hidden, params["out"]["w"].reshape(-1, self.d_model)) + params["out"]["b"].reshape(
+            -1
+        )
+        prediction = unpatchify(patches, height=height, width=width, patch=self.patch)
+        return Denoised(prediction, {name: seen[name] for name in taps})
+
+    def embed(self, params: Params, x: Float[Array, "B H W C"]) -> Float[Array, "B S D"]:
+        """The stream in front of the first block: patches and their positions."""
+        w = params["patches"]["w"]
+        embedded = (
+            linear(patchify(x.astype(w.dtype), self.patch), w.reshape(self.d_model, -1))
+            + params["patches"]["b"]
+        )
+        rows, columns = patch_grid(x.shape[1], x.shape[2], self.patch)
+        positions = sincos_grid(self.d_model, rows, columns, base=self.sample_size // self.patch)
+        return embedded + positions.astype(embedded.dtype)
+
+    def flops(self, height: int, width: int) -> int:
+        """FLOPs of one step for one canvas, as `jaxmodels.models.costs` counts them."""
+        rows, columns = patch_grid(height, width, self.patch)
+        tokens, values = rows * columns, self.patch**2 * (self.in_channels + self.out_channels)
+        conditioners = self.conditioner.time.flops() * (len(self.blocks) if self.own_conditioners else 1)
+        modulations = self.final_norm.modulation.flops() + sum(
+            block.modulation.flops() for block in self.blocks
+        )
+        layers = sum(block.layer_flops_per_token(tokens) for block in self.blocks)
+        return conditioners + modulations + tokens * (layers + 2 * self.d_model * values)
+
+    def _check(self, x: Array, t: Array, labels: Array) -> None:
+        if x.ndim != 4 or x.shape[1] != x.shape[2] or x.shape[3] != self.in_channels:
+            raise ValueError(
+                f"x: expected square canvases [B, {self.sample_size}, {self.sample_size}, "
+                f"{self.in_channels}], got {list(x.shape)}"
+            )
+        batch, (rows, columns) = x.shape[0], patch_grid(x.shape[1], x.shape[2], self.patch)
+        if t.shape not in ((batch,), (batch, rows * columns)):
+            raise ValueError(f"t: expected [{batch}] or [{batch}, {rows * columns}], got {list(t.shape)}")
+        if labels.shape != (batch,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(
+                f"condition: expected the class of each row, integers [{batch}] from 0 to "
+                f"{self.conditioner.num_classes} (no class), got {labels.dtype}{list(labels.shape)}"
+            )

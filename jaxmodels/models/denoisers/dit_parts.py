@@ -1,0 +1,81 @@
+"""What both layouts of DiT's files share: how the network is put together of its sizes."""
+
+from typing import Any
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.condition import NORM_PARTS, AdaptiveNorm, ProjectedModulation
+from jaxmodels.layers.mlp import MLP
+from jaxmodels.layers.norm import LayerNorm
+from jaxmodels.layers.timestep import TimestepEmbedding
+from jaxmodels.models.adaptive_block import AdaptiveBlock
+from jaxmodels.models.denoisers.class_conditioner import ClassConditioner
+from jaxmodels.models.denoisers.dit import DiT
+from jaxmodels.models.family import Weight
+
+# In the official code, and in the norms of `diffusers` that its configuration does not reach.
+EPS = 1e-6
+
+
+def build(
+    *,
+    num_heads: int,
+    head_dim: int,
+    d_ff: int,
+    num_layers: int,
+    num_classes: int,
+    freq_shift: float = 0.0,
+    activation: str = "gelu_new",
+    qkv_bias: bool = True,
+    ffn_norm: LayerNorm | None = None,
+    **sizes: Any,
+) -> DiT:
+    """The network of these sizes. ffn_norm: the blocks' second norm, by default as the others: no weights.
+    sizes: those fields of `DiT` that are no layers."""
+    d_model = num_heads * head_dim
+    norm = LayerNorm(dim=d_model, eps=EPS, scale=False, bias=False)
+    block = AdaptiveBlock(
+        mixer_norm=norm,
+        mixer=Attention(
+            d_model=d_model,
+            num_heads=num_heads,
+            num_kv_heads=num_heads,
+            head_dim=head_dim,
+            qkv_bias=qkv_bias,
+            out_bias=True,
+        ),
+        ffn_norm=norm if ffn_norm is None else ffn_norm,
+        ffn=MLP(d_model=d_model, d_ff=d_ff, activation=activation),
+        modulation=ProjectedModulation(d_model=d_model, d_condition=d_model),
+    )
+    last = ProjectedModulation(d_model=d_model, d_condition=d_model, parts=NORM_PARTS)
+    time = TimestepEmbedding(d_model=d_model, freq_shift=freq_shift)
+    return DiT(
+        d_model=d_model,
+        blocks=(block,) * num_layers,
+        conditioner=ClassConditioner(time=time, num_classes=num_classes),
+        final_norm=AdaptiveNorm(norm=norm, modulation=last),
+        **sizes,
+    )
+
+
+def affine(
+    ours: str, theirs: str, axes: str | None = None, bias_axes: str | None = None
+) -> tuple[Weight, ...]:
+    """The rows of a projection's weight and bias; ``{p}`` in `ours` stands for "w" and "b"."""
+    return (
+        Weight(ours.replace("{p}", "w"), f"{theirs}.weight", axes),
+        Weight(ours.replace("{p}", "b"), f"{theirs}.bias", bias_axes),
+    )
+
+
+def modulation(ours: str, theirs: str) -> tuple[Weight, ...]:
+    """The rows of a `ProjectedModulation`."""
+    return affine(f"{ours}/{{p}}", theirs, "(m d) c -> m d c", "(m d) -> m d")
+
+
+def ends(patches: str, out: str) -> tuple[Weight, ...]:
+    """The rows of the first projection, a convolution in their code, and the last."""
+    return (
+        *affine("patches/{p}", patches, "d c p q -> d p q c"),
+        *affine("out/{p}", out, "(p q c) d -> p q c d", "(p q c) -> p q c"),
+    )

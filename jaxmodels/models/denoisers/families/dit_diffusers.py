@@ -1,0 +1,98 @@
+"""DiT as `diffusers` stores it (`DiTTransformer2DModel`): a conditioner in each block, and frequencies of its
+own."""
+
+from typing import Any
+
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.mlp import MLP
+from jaxmodels.layers.norm import LayerNorm
+from jaxmodels.models.denoisers import dit_parts
+from jaxmodels.models.denoisers.dit import DiT
+from jaxmodels.models.denoisers.dit_parts import affine
+from jaxmodels.models.family import Family, Weight
+from jaxmodels.models.hf_config import ConfigReader
+
+# Times are embedded with this shift of frequencies, which no configuration says.
+FREQ_SHIFT = 1.0
+
+ACTIVATIONS = {"gelu-approximate": "gelu_new", "gelu": "gelu"}
+
+BLOCK = "transformer_blocks.{i}."
+EMBEDDERS = BLOCK + "norm1.emb."
+HEADS, HEAD_BIAS = "(n h) d -> n h d", "(n h) -> n h"
+WEIGHTS = (
+    *dit_parts.ends("pos_embed.proj", "proj_out_2"),
+    *affine("conditioners/{i}/time/{p}_in", EMBEDDERS + "timestep_embedder.linear_1"),
+    *affine("conditioners/{i}/time/{p}_out", EMBEDDERS + "timestep_embedder.linear_2"),
+    Weight("conditioners/{i}/classes/weight", EMBEDDERS + "class_embedder.embedding_table.weight"),
+    *dit_parts.modulation("blocks/{i}/modulation", BLOCK + "norm1.linear"),
+    *affine("blocks/{i}/mixer/{p}_q", BLOCK + "attn1.to_q", HEADS, HEAD_BIAS),
+    *affine("blocks/{i}/mixer/{p}_k", BLOCK + "attn1.to_k", HEADS, HEAD_BIAS),
+    *affine("blocks/{i}/mixer/{p}_v", BLOCK + "attn1.to_v", HEADS, HEAD_BIAS),
+    *affine("blocks/{i}/mixer/{p}_o", BLOCK + "attn1.to_out.0", "d (n h) -> d n h"),
+    Weight("blocks/{i}/ffn_norm/scale", BLOCK + "norm3.weight"),
+    Weight("blocks/{i}/ffn_norm/bias", BLOCK + "norm3.bias"),
+    *affine("blocks/{i}/ffn/{p}_up", BLOCK + "ff.net.0.proj"),
+    *affine("blocks/{i}/ffn/{p}_down", BLOCK + "ff.net.2"),
+    *dit_parts.modulation("final_norm/modulation", "proj_out_1"),
+)
+
+
+def read_config(reader: ConfigReader) -> DiT:
+    reader.expect("norm_type", "ada_norm_zero")
+    reader.expect("activation_fn", *ACTIVATIONS)
+    num_heads = reader.positive_or("num_attention_heads", 16)
+    head_dim = reader.positive_or("attention_head_dim", 72)
+    d_model, in_channels = num_heads * head_dim, reader.positive_or("in_channels", 4)
+    learned = reader.flag("norm_elementwise_affine", False)
+    return dit_parts.build(
+        num_heads=num_heads,
+        head_dim=head_dim,
+        d_ff=4 * d_model,
+        num_layers=reader.positive_or("num_layers", 28),
+        num_classes=reader.positive_or("num_embeds_ada_norm", 1000),
+        freq_shift=FREQ_SHIFT,
+        activation=ACTIVATIONS[reader.take_or("activation_fn", str, "gelu-approximate")],
+        qkv_bias=reader.flag("attention_bias", True),
+        ffn_norm=LayerNorm(dim=d_model, eps=reader.epsilon("norm_eps", 1e-5), scale=learned, bias=learned),
+        sample_size=reader.positive_or("sample_size", 32),
+        patch=reader.positive_or("patch_size", 2),
+        in_channels=in_channels,
+        out_channels=reader.positive_or("out_channels", in_channels),
+        own_conditioners=True,
+        family=FAMILY.model_type,
+    )
+
+
+def write_config(config: DiT) -> dict[str, Any]:
+    block = config.blocks[0]
+    attention, ffn, norm = block.mixer, block.ffn, block.ffn_norm
+    assert isinstance(attention, Attention) and isinstance(ffn, MLP) and isinstance(norm, LayerNorm)
+    names = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
+    return {
+        "_class_name": FAMILY.model_type,
+        "activation_fn": names[ffn.activation],
+        "attention_bias": attention.qkv_bias,
+        "attention_head_dim": attention.head_dim,
+        "in_channels": config.in_channels,
+        "norm_elementwise_affine": norm.scale,
+        "norm_eps": norm.eps,
+        "norm_type": "ada_norm_zero",
+        "num_attention_heads": attention.num_heads,
+        "num_embeds_ada_norm": config.conditioner.num_classes,
+        "num_layers": len(config.blocks),
+        "out_channels": config.out_channels,
+        "patch_size": config.patch,
+        "sample_size": config.sample_size,
+    }
+
+
+# Group norms are of other kinds of block, and the softmax is taken in float32 in any case.
+FAMILY = Family(
+    model_type="DiTTransformer2DModel",
+    summary="DiT, as diffusers has it",
+    read_config=read_config,
+    write_config=write_config,
+    weights=WEIGHTS,
+    inert=("norm_num_groups", "upcast_attention"),
+)
