@@ -39,7 +39,7 @@ def random_params(spec, seed=0):
     rng = np.random.default_rng(seed)
     leaves = {}
     for path, param in walk(spec):
-        noise = rng.standard_normal(param.shape)
+        noise, name = rng.standard_normal(param.shape), path.rsplit("/", 1)[-1]
         if path.endswith(("scale", "d_skip")):
             leaf = 1 + 0.2 * noise
         elif path.endswith("a_log"):
@@ -48,12 +48,12 @@ def random_params(spec, seed=0):
             leaf = noise - 1.0
         elif path.endswith("rate"):
             leaf = noise - 3.0
-        elif path == "embed/weight" or len(param.shape) == 1:
+        elif path == "embed/weight" or len(param.shape) == 1 or name.startswith("conv_bias"):
             leaf = 0.5 * noise
         else:
-            contracted = {"w_o": param.shape[1:], "conv_w": param.shape[:1]}
-            fan_in = np.prod(contracted.get(path.rsplit("/", 1)[-1], param.shape[-1:]))
-            leaf = noise / np.sqrt(fan_in)
+            taps = name.startswith("conv_")
+            contracted = param.shape[:1] if taps else param.shape[1:] if name == "w_o" else param.shape[-1:]
+            leaf = noise / np.sqrt(np.prod(contracted))
         leaves[path] = jnp.asarray(leaf, jnp.float32)
     return unflatten(leaves, spec)
 

@@ -17,10 +17,13 @@ from jaxmodels.models.decoder import Decoder
 # Files of Orbax's own, of which each version that could write ours leaves one at least.
 _MARKERS = (*ORBAX_MARKERS, "_sharding", "manifest.ocdbt")
 
+_CONVERT_AGAIN = "convert the model again from its Hugging Face form"
 _OLD_LAYOUT = (
     ". Checkpoints of this form from before projections were stored [out, in] have other shapes: "
-    "convert the model again from its Hugging Face form"
+    f"{_CONVERT_AGAIN}"
 )
+# Parameters that were joined in one before they were stored by part.
+_JOINED = ("w_in", "b_in", "w_select")
 
 
 def is_orbax(directory: Path) -> bool:
@@ -80,6 +83,11 @@ def _check_stored(config: Decoder, path: Path) -> Mapping[str, Any]:
             "(num_hidden_layers); they are of different models"
         )
     expected = dict(walk(config.spec()))
+    joined = [name for name in stored if name not in expected and name.rsplit("/", 1)[-1] in _JOINED]
+    if joined:
+        raise CheckpointError(
+            f"{path} holds the parameter {joined[0]!r}, which this version stores in parts: {_CONVERT_AGAIN}"
+        )
     for name in (*expected, *stored):
         if name not in stored or name not in expected:
             what = "lacks the parameter" if name in expected else "has a parameter that the model lacks,"

@@ -10,19 +10,20 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmodels.layers.window import Window
 
 
-def extended(history: Float[Array, "B W-1 F"], inputs: Float[Array, "B S F"]) -> Float[Array, "B E F"]:
+def extended(history: Float[Array, "B W-1 *F"], inputs: Float[Array, "B S *F"]) -> Float[Array, "B E *F"]:
     """A window's inputs behind the history's last ``W - 1``."""
     return jnp.concatenate([history.astype(inputs.dtype), inputs], axis=1)
 
 
 def causal_conv(
-    extended: Float[Array, "B E F"], weight: Float[Array, "W F"], bias: Float[Array, "F"] | None
-) -> Float[Array, "B S F"]:
+    extended: Float[Array, "B E *F"], weight: Float[Array, "W *F"], bias: Float[Array, "*F"] | None
+) -> Float[Array, "B S *F"]:
     """Depthwise convolution of each channel with its own `W` taps.
 
     `extended` is the history's last ``W - 1`` inputs followed by the window's ``S`` inputs, so
     ``E = W - 1 + S``; output token ``i`` sees inputs ``i - W + 1 .. i``, the last tap on input ``i``.
-    Written as W shifted products: XLA fuses them into one pass on every backend.
+    Channels may have several axes. Written as W shifted products: XLA fuses them into one pass on every
+    backend.
     """
     width = weight.shape[0]
     size = extended.shape[1] - width + 1
@@ -34,21 +35,21 @@ def causal_conv(
     return y.astype(extended.dtype)
 
 
-def conv_tail(extended: Float[Array, "B E F"], n: Int[Array, "B"], width: int) -> Float[Array, "B W-1 F"]:
+def conv_tail(extended: Float[Array, "B E *F"], n: Int[Array, "B"], width: int) -> Float[Array, "B W-1 *F"]:
     """The last ``width - 1`` inputs after the first `n` window tokens."""
     keep = width - 1
     if extended.shape[1] == keep + 1:
-        return jnp.where(n[:, None, None] > 0, extended[:, 1:], extended[:, :keep])
+        return jnp.where(_over(n, extended) > 0, extended[:, 1:], extended[:, :keep])
     return jax.vmap(lambda row, start: lax.dynamic_slice_in_dim(row, start, keep))(extended, n)
 
 
 def window_conv(
-    history: Float[Array, "B W-1 F"],
-    inputs: Float[Array, "B S F"],
-    weight: Float[Array, "W F"],
-    bias: Float[Array, "F"] | None,
+    history: Float[Array, "B W-1 *F"],
+    inputs: Float[Array, "B S *F"],
+    weight: Float[Array, "W *F"],
+    bias: Float[Array, "*F"] | None,
     window: Window,
-) -> Float[Array, "B S F"]:
+) -> Float[Array, "B S *F"]:
     """The convolution over a window behind `history`, whose tokens follow one another or form a tree."""
     both = extended(history, inputs)
     if window.ancestors is None:
@@ -57,11 +58,11 @@ def window_conv(
 
 
 def causal_conv_tree(
-    extended: Float[Array, "B E F"],
-    weight: Float[Array, "W F"],
-    bias: Float[Array, "F"] | None,
+    extended: Float[Array, "B E *F"],
+    weight: Float[Array, "W *F"],
+    bias: Float[Array, "*F"] | None,
     ancestors: Bool[Array, "B S S"],
-) -> Float[Array, "B S F"]:
+) -> Float[Array, "B S *F"]:
     """The convolution where each window token follows its ancestors instead of its neighbours.
 
     ``ancestors[b, i, j]`` says that token j is token i itself or one of its ancestors. Beyond the root of
@@ -74,8 +75,13 @@ def causal_conv_tree(
         target = depth - back  # the depth of the ancestor that this tap reads; negative: history
         is_ancestor = ancestors & (depth[:, None, :] == target[:, :, None])
         index = jnp.where(target >= 0, width - 1 + jnp.argmax(is_ancestor, axis=-1), width - 1 + target)
-        taken = jnp.take_along_axis(extended, jnp.maximum(index, 0)[..., None], axis=1)
+        taken = jnp.take_along_axis(extended, _over(jnp.maximum(index, 0), extended), axis=1)
         y = y + taken.astype(jnp.float32) * weight[width - 1 - back].astype(jnp.float32)
     if bias is not None:
         y = y + bias.astype(jnp.float32)
     return y.astype(extended.dtype)
+
+
+def _over(a: Int[Array, "B ..."], inputs: Float[Array, "B E *F"]) -> Int[Array, "B ..."]:
+    """`a` with an axis of one for each further axis of `inputs`."""
+    return a.reshape(*a.shape, *(1,) * (inputs.ndim - a.ndim))

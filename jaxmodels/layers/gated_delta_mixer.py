@@ -48,7 +48,8 @@ class GatedDeltaMixer:
     that reads it can be sharded together.
 
     The state is f32[B, N, R, P]. A window's tokens are keys f32[B, S, G, R], updates f32[B, S, N, P] and
-    log_decay f32[B, S, N, 1 or R]; the convolution's inputs are queries, keys and values, [B, S, F].
+    log_decay f32[B, S, N, 1 or R]; the convolution's inputs are queries, keys and values under "q", "k" and
+    "v".
 
     Raises:
         ValueError: a size is not positive, `num_key_heads` does not divide `num_heads`, or the norm's width
@@ -81,11 +82,6 @@ class GatedDeltaMixer:
         if self.norm.dim != self.head_dim:
             raise ValueError(f"norm: dim={self.norm.dim} must be head_dim={self.head_dim}")
 
-    @property
-    def d_conv(self) -> int:
-        """Channels that pass through the convolution: queries, keys, values."""
-        return 2 * self.num_key_heads * self.key_dim + self.num_heads * self.head_dim
-
     def spec(self) -> ParamTree:
         d, g, w = self.d_model, self.num_key_heads, self.conv_width
         per_group = (g, self.num_heads // g)
@@ -95,9 +91,10 @@ class GatedDeltaMixer:
             **_projection("q", d, None, keys),
             **_projection("k", d, None, keys),
             **_projection("v", d, None, (*per_group, self.head_dim)),
-            "conv_q": Param((w, *keys), (None, "kv_heads", "head_dim"), FanIn(w)),
-            "conv_k": Param((w, *keys), (None, "kv_heads", "head_dim"), FanIn(w)),
-            "conv_v": Param((w, *values), (None, "heads", "head_dim"), FanIn(w)),
+            **{
+                f"conv_{name}": Param((w, *shape), (None, *axes), FanIn(w))
+                for name, shape, axes in self._convolved
+            },
             **_projection("beta", d, None, per_group),
             **_projection("decay", d, self.decay_rank, (*per_group, *decays)),
             **_projection("gate", d, self.gate_rank, (*per_group, self.head_dim)),
@@ -113,7 +110,10 @@ class GatedDeltaMixer:
     def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
         return RecurrentState(
             state=jnp.zeros((batch, self.num_heads, self.key_dim, self.head_dim), jnp.float32),
-            conv=jnp.zeros((batch, self.conv_width - 1, self.d_conv), dtype),
+            conv={
+                name: jnp.zeros((batch, self.conv_width - 1, *shape), dtype)
+                for name, shape, _ in self._convolved
+            },
         )
 
     def flops_per_token(self, context: int) -> int:
@@ -133,9 +133,13 @@ class GatedDeltaMixer:
         self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
     ) -> tuple[tuple[Float[Array, "B S N P"], Float[Array, "B S D"]], RecurrentPending]:
         """Held are the recurrence's output and x, from which the gate is computed."""
-        inputs = jnp.concatenate([_project(params, name, x) for name in "qkv"], axis=-1)
-        weight = jnp.concatenate([_flat(params[f"conv_{name}"]) for name in "qkv"], axis=-1)
-        q, k, v = self._split(jax.nn.silu(window_conv(state.conv, inputs, weight, None, window)))
+        inputs, convolved = {}, []
+        for name, shape, _ in self._convolved:
+            inputs[name] = _project(params, name, x).reshape(*x.shape[:2], *shape)
+            part = window_conv(state.conv[name], inputs[name], params[f"conv_{name}"], None, window)
+            convolved.append(jax.nn.silu(part).astype(jnp.float32))
+        q, k, v = convolved
+        q, k = _unit(q) * self.key_dim**-0.5, _unit(k)
         beta, log_decay = self._gates(params, x, window)
         if window.ancestors is None:
             y, update, memory = delta_window(q, k, v, beta, log_decay, state.state, self.chunk_size)
@@ -165,14 +169,12 @@ class GatedDeltaMixer:
     ) -> RecurrentState:
         return settle(pending, delta_replay, n, path)
 
-    def _split(
-        self, convolved: Float[Array, "B S F"]
-    ) -> tuple[Float[Array, "B S G R"], Float[Array, "B S G R"], Float[Array, "B S N P"]]:
-        """Queries, keys and values in float32."""
-        keys = self.num_key_heads * self.key_dim
-        q, k, v = jnp.split(convolved.astype(jnp.float32), [keys, 2 * keys], axis=-1)
-        q, k = (_unit(a.reshape(*a.shape[:2], self.num_key_heads, self.key_dim)) for a in (q, k))
-        return q * self.key_dim**-0.5, k, v.reshape(*v.shape[:2], self.num_heads, self.head_dim)
+    @property
+    def _convolved(self) -> tuple[tuple[str, tuple[int, int], tuple[str, str]], ...]:
+        """Queries, keys and values: name, shape and logical axes of what passes through the convolution."""
+        keys, values = (self.num_key_heads, self.key_dim), (self.num_heads, self.head_dim)
+        of_keys, of_values = ("kv_heads", "head_dim"), ("heads", "head_dim")
+        return (("q", keys, of_keys), ("k", keys, of_keys), ("v", values, of_values))
 
     def _gates(
         self, params: Params, x: Float[Array, "B S D"], window: Window
@@ -189,10 +191,6 @@ class GatedDeltaMixer:
 def _unit(a: Float[Array, "... R"]) -> Float[Array, "... R"]:
     """Vectors of length 1."""
     return a * jax.lax.rsqrt(jnp.square(a).sum(-1, keepdims=True) + 1e-6)
-
-
-def _flat(w: Float[Array, "D ..."]) -> Float[Array, "D F"]:
-    return w.reshape(w.shape[0], -1)
 
 
 def _projection(name: str, d_model: int, rank: int | None, shape: tuple[int, ...]) -> ParamTree:

@@ -104,7 +104,8 @@ class LatentAttention:
         d, n, r, h, i = self.d_model, self.num_heads, self.kv_rank, self.key_dim, self.value_dim
         width = h + self.rope_dim
         tree: ParamTree = {
-            "w_kv_down": Param((r + self.rope_dim, d), ("latent", "embed"), FanIn(d)),
+            "w_kv_down": Param((r, d), ("latent", "embed"), FanIn(d)),
+            "w_k_rope": Param((self.rope_dim, d), ("head_dim", "embed"), FanIn(d)),
             "latent_norm": self.latent_norm.spec(),
             "w_uk": Param((n, h, r), ("heads", "head_dim", "latent"), FanIn(r)),
             "w_uv": Param((n, r, i), ("heads", "latent", "head_dim"), FanIn(r)),
@@ -118,7 +119,8 @@ class LatentAttention:
             tree["query_norm"] = self.query_norm.spec()
             tree["w_q_up"] = Param((n, width, j), ("heads", "head_dim", "latent"), FanIn(j))
         if self.bias:
-            tree["b_kv_down"] = Param((r + self.rope_dim,), ("latent",), ZEROS)
+            tree["b_kv_down"] = Param((r,), ("latent",), ZEROS)
+            tree["b_k_rope"] = Param((self.rope_dim,), ("head_dim",), ZEROS)
             tree["b_o"] = Param((d,), ("embed",), ZEROS)
             if self.query_rank is not None:
                 tree["b_q_down"] = Param((self.query_rank,), ("latent",), ZEROS)
@@ -255,8 +257,9 @@ class LatentAttention:
 
     def _entries(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S R+X"]:
         """What the cache keeps of each token."""
-        down = linear(x, params["w_kv_down"])
-        latent, shared = jnp.split(down + params["b_kv_down"] if self.bias else down, [self.kv_rank], axis=-1)
+        latent, shared = linear(x, params["w_kv_down"]), linear(x, params["w_k_rope"])
+        if self.bias:
+            latent, shared = latent + params["b_kv_down"], shared + params["b_k_rope"]
         latent = self.latent_norm(params["latent_norm"], latent)
         return jnp.concatenate([latent, self._rotate(shared[:, :, None], window)[:, :, 0]], axis=-1)
 

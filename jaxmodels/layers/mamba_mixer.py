@@ -28,10 +28,10 @@ from jaxmodels.layers.window import Window, peek
 class MambaMixer:
     """Mamba-1's mixer (Gu and Dao 2023): ``y = out((scan(x) + d_skip * x) * silu(z))``.
 
-    One input projection holds x [I] and the gate z [I], with inner width ``I = d_inner``; x then passes
-    through the convolution and ``silu``. Of it a second projection makes, in this order, the step size's
-    features [dt_rank], B [R] and C [R]; each is normalised where `dt_norm`, `b_norm` or `c_norm` is given.
-    The step size is ``softplus(w_dt features + dt_bias)``.
+    The input is projected to x [I] and the gate z [I], with inner width ``I = d_inner``; x then passes
+    through the convolution and ``silu``. It is projected to the step size's features [dt_rank], B [R] and
+    C [R]; each is normalised where `dt_norm`, `b_norm` or `c_norm` is given. The step size is
+    ``softplus(w_dt_up features + dt_bias)``.
 
     The state is f32[B, R, I]. A window's tokens are one `SelectiveInputs`, its constants the rates f32[R, I];
     the convolution's inputs are [B, S, I].
@@ -65,18 +65,21 @@ class MambaMixer:
 
     @property
     def d_selected(self) -> int:
-        """Width of the second projection: features of the step size, B and C."""
+        """How much is made of x: features of the step size, B and C."""
         return self.dt_rank + 2 * self.state_dim
 
     def spec(self) -> ParamTree:
         d, inner = self.d_model, self.d_inner
         tree: ParamTree = {
-            "w_in": Param((2 * inner, d), ("ssm_inner", "embed"), FanIn(d)),
+            "w_x": Param((inner, d), ("ssm_inner", "embed"), FanIn(d)),
+            "w_z": Param((inner, d), ("ssm_inner", "embed"), FanIn(d)),
             "conv_w": Param((self.conv_width, inner), (None, "ssm_inner"), FanIn(self.conv_width)),
-            "w_select": Param((self.d_selected, inner), (None, "ssm_inner"), FanIn(inner)),
-            "w_dt": Param((inner, self.dt_rank), ("ssm_inner", None), FanIn(self.dt_rank)),
+            "w_dt_down": Param((self.dt_rank, inner), (None, "ssm_inner"), FanIn(inner)),
+            "w_b": Param((self.state_dim, inner), ("ssm_state", "ssm_inner"), FanIn(inner)),
+            "w_c": Param((self.state_dim, inner), ("ssm_state", "ssm_inner"), FanIn(inner)),
+            "w_dt_up": Param((inner, self.dt_rank), ("ssm_inner", None), FanIn(self.dt_rank)),
             "dt_bias": Param((inner,), ("ssm_inner",), InverseSoftplusLogUniform(), "float32"),
-            "a_log": Param((self.state_dim, inner), (None, "ssm_inner"), LogArange(), "float32"),
+            "a_log": Param((self.state_dim, inner), ("ssm_state", "ssm_inner"), LogArange(), "float32"),
             "d_skip": Param((inner,), ("ssm_inner",), ONES, "float32"),
             "w_out": Param((d, inner), ("embed", "ssm_inner"), FanIn(inner)),
         }
@@ -87,7 +90,8 @@ class MambaMixer:
             if norm is not None:
                 tree[name] = norm.spec()
         if self.projection_bias:
-            tree["b_in"] = Param((2 * inner,), ("ssm_inner",), Normal())
+            tree["b_x"] = Param((inner,), ("ssm_inner",), Normal())
+            tree["b_z"] = Param((inner,), ("ssm_inner",), Normal())
             tree["b_out"] = Param((d,), ("embed",), Normal())
         return tree
 
@@ -114,10 +118,7 @@ class MambaMixer:
         self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
     ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S I"]], RecurrentPending]:
         """Held are the scan's output and the gate."""
-        projected = linear(x, params["w_in"])
-        if self.projection_bias:
-            projected = projected + params["b_in"]
-        xs, z = jnp.split(projected, 2, axis=-1)
+        xs, z = self._project(params, "x", x), self._project(params, "z", x)
         convolved = window_conv(state.conv, xs, params["conv_w"], params.get("conv_b"), window)
         convolved = jax.nn.silu(convolved)
 
@@ -139,8 +140,7 @@ class MambaMixer:
     ) -> Float[Array, "B S D"]:
         y, z = held
         gated = y * jax.nn.silu(z.astype(jnp.float32))
-        y = linear(gated.astype(z.dtype), params["w_out"])
-        return y + params["b_out"] if self.projection_bias else y
+        return self._project(params, "out", gated.astype(z.dtype))
 
     def commit(
         self,
@@ -159,10 +159,7 @@ class MambaMixer:
         The convolved inputs times this matrix are the scan's output, without the skip ``D x``: entry (i, j)
         is ``C_i (product over j < k <= i of exp(dt_k A)) B_j dt_j``. Quadratic in S; for inspection.
         """
-        projected = linear(x, params["w_in"])
-        if self.projection_bias:
-            projected = projected + params["b_in"]
-        xs, history = projected[..., : self.d_inner], self.init_state(x.shape[0], 0, x.dtype).conv
+        xs, history = self._project(params, "x", x), self.init_state(x.shape[0], 0, x.dtype).conv
         xs = jax.nn.silu(window_conv(history, xs, params["conv_w"], params.get("conv_b"), window))
         inputs, c = self._select(params, xs)
         inputs = keep_only(inputs, window.is_valid)
@@ -170,20 +167,22 @@ class MambaMixer:
         matrix = selective_matrix(inputs.dt, inputs.b, c, rates)
         return matrix * jnp.moveaxis(inputs.dt, 1, 2)[:, :, None, :]
 
+    def _project(self, params: Params, name: str, x: Float[Array, "B S D"]) -> Float[Array, "B S F"]:
+        y = linear(x, params[f"w_{name}"])
+        return y + params[f"b_{name}"] if self.projection_bias else y
+
     def _select(
         self, params: Params, xs: Float[Array, "B S I"]
     ) -> tuple[SelectiveInputs, Float[Array, "B S R"]]:
         """The scan's inputs and C, in float32."""
-        selected = linear(xs, params["w_select"])
         features, b, c = (
             part if norm is None else norm(params[name], part)
-            for name, norm, part in zip(
-                ("dt_norm", "b_norm", "c_norm"),
-                (self.dt_norm, self.b_norm, self.c_norm),
-                jnp.split(selected, [self.dt_rank, self.dt_rank + self.state_dim], axis=-1),
-                strict=True,
+            for name, norm, part in (
+                ("dt_norm", self.dt_norm, linear(xs, params["w_dt_down"])),
+                ("b_norm", self.b_norm, linear(xs, params["w_b"])),
+                ("c_norm", self.c_norm, linear(xs, params["w_c"])),
             )
         )
-        dt = jax.nn.softplus(linear(features, params["w_dt"]).astype(jnp.float32) + params["dt_bias"])
+        dt = jax.nn.softplus(linear(features, params["w_dt_up"]).astype(jnp.float32) + params["dt_bias"])
         u = dt * xs.astype(jnp.float32)
         return SelectiveInputs(u=u, dt=dt, b=b.astype(jnp.float32)), c.astype(jnp.float32)

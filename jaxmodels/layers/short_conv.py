@@ -12,12 +12,15 @@ from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, Window
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 from jaxmodels.layers.window import Window, peek
 
+# What the input is projected to, in the order of checkpoints.
+PROJECTED = ("b", "c", "x")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShortConv:
-    """``y = out(c * conv(b * x))`` with b, c and x, in this order, from one input projection.
+    """``y = out(c * conv(b * x))`` with b, c and x projected from the input.
 
-    `bias` adds a bias to both projections and to the convolution. Source: the LFM2 blocks of transformers.
+    `bias` adds a bias to all projections and to the convolution. Source: the LFM2 blocks of transformers.
 
     Raises:
         ValueError: `d_model` is not positive, or `conv_width` is less than 2.
@@ -36,12 +39,12 @@ class ShortConv:
     def spec(self) -> ParamTree:
         d = self.d_model
         tree: ParamTree = {
-            "w_in": Param((3 * d, d), ("ssm_inner", "embed"), FanIn(d)),
+            **{f"w_{name}": Param((d, d), ("ssm_inner", "embed"), FanIn(d)) for name in PROJECTED},
             "conv_w": Param((self.conv_width, d), (None, "ssm_inner"), FanIn(self.conv_width)),
             "w_out": Param((d, d), ("embed", "ssm_inner"), FanIn(d)),
         }
         if self.bias:
-            tree["b_in"] = Param((3 * d,), ("ssm_inner",), ZEROS)
+            tree |= {f"b_{name}": Param((d,), ("ssm_inner",), ZEROS) for name in PROJECTED}
             tree["conv_b"] = Param((d,), ("ssm_inner",), ZEROS)
             tree["b_out"] = Param((d,), ("embed",), ZEROS)
         return tree
@@ -60,10 +63,7 @@ class ShortConv:
         self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
     ) -> tuple[Float[Array, "B S D"], RecurrentPending]:
         """Held is the gate c."""
-        projected = linear(x, params["w_in"])
-        if self.bias:
-            projected = projected + params["b_in"]
-        b, c, xs = jnp.split(projected, 3, axis=-1)
+        b, c, xs = (self._project(params, name, x) for name in PROJECTED)
         return c, pend(state, None, WindowInputs((), conv=b * xs), window)
 
     def read(
@@ -71,8 +71,7 @@ class ShortConv:
     ) -> Float[Array, "B S D"]:
         history, inputs = pending.before.conv, pending.inputs.conv
         convolved = window_conv(history, inputs, params["conv_w"], params.get("conv_b"), window)
-        y = linear(held * convolved, params["w_out"])
-        return y + params["b_out"] if self.bias else y
+        return self._project(params, "out", held * convolved)
 
     def commit(
         self,
@@ -81,3 +80,7 @@ class ShortConv:
         path: Int[Array, "B P"] | None = None,
     ) -> RecurrentState:
         return settle(pending, None, n, path)
+
+    def _project(self, params: Params, name: str, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        y = linear(x, params[f"w_{name}"])
+        return y + params[f"b_{name}"] if self.bias else y

@@ -1,7 +1,7 @@
 """Parameter specifications: one tree that drives initialisation, sharding, loading and counts.
 
 A layer's `spec()` returns a `ParamTree`, a nested dict whose leaves are `Param`. Parameters are the same
-nested dict with arrays at the leaves. A path such as ``"blocks/3/mixer/w_in"`` names a leaf.
+nested dict with arrays at the leaves. A path such as ``"blocks/3/mixer/w_out"`` names a leaf.
 """
 
 import functools

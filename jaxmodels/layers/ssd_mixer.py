@@ -6,16 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.conv import window_conv
-from jaxmodels.layers.linear import linear
+from jaxmodels.layers.linear import linear, scaled
 from jaxmodels.layers.norm import GatedRMSNorm
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
 from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
 from jaxmodels.layers.ssd import ssd_matrix, ssd_replay, ssd_tree, ssd_window
 from jaxmodels.layers.window import Window, peek
+
+# What the input is projected to, in the order of checkpoints, and what of it is convolved.
+PROJECTED = ("z", "x", "b", "c", "dt")
+CONVOLVED = ("x", "b", "c")
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,14 @@ class InverseSoftplusLogUniform:
 class SSDMixer:
     """Mamba-2's mixer (Dao and Gu 2024): y = out(norm(ssd(conv(x, B, C), dt), gate)).
 
-    One input projection holds, in this order along its output: gate z [I], x [I], B [G*R], C [G*R], dt [N],
-    with inner width ``I = num_heads * head_dim``. `norm` None gates without normalising. The step size is
-    ``clip(softplus(dt + dt_bias), *dt_limit)``. `chunk_size` bounds the chunks of the window form; results
-    do not depend on it. `input_scales` multiply z, x, B, C and dt as they leave the input projection.
+    The input is projected to the gate z [I], to x [I], B [G, R] and C [G, R], which pass through the
+    convolution and ``silu``, and to dt [N], with inner width ``I = num_heads * head_dim``. Each has weights
+    of its own, so that heads and groups can be sharded. `norm` None gates without normalising. The step size
+    is ``clip(softplus(dt + dt_bias), *dt_limit)``. `chunk_size` bounds the chunks of the window form; results
+    do not depend on it. `input_scales` multiply z, x, B, C and dt as they leave their projections.
 
     The state is f32[B, N, R, P]. A window's tokens are ``u = dt * x``, f32[B, S, N, P], ``dt * A``,
-    f32[B, S, N], and B, f32[B, S, G, R]; the convolution's inputs are x, B and C, [B, S, F].
+    f32[B, S, N], and B, f32[B, S, G, R]; the convolution's inputs are x, B and C under "x", "b" and "c".
     """
 
     d_model: int
@@ -93,28 +97,35 @@ class SSDMixer:
         return self.d_inner + 2 * self.num_groups * self.state_dim
 
     def spec(self) -> ParamTree:
-        d_in = self.d_inner + self.d_conv + self.num_heads
+        d, w = self.d_model, self.conv_width
+        projected = {name: self._channels(name) for name in PROJECTED}
         tree: ParamTree = {
-            "w_in": Param((d_in, self.d_model), ("ssm_inner", "embed"), FanIn(self.d_model)),
-            "conv_w": Param((self.conv_width, self.d_conv), (None, "ssm_inner"), FanIn(self.conv_width)),
+            **{f"w_{name}": Param((*n, d), (*a, "embed"), FanIn(d)) for name, (n, a) in projected.items()},
+            **{
+                f"conv_{name}": Param((w, *projected[name][0]), (None, *projected[name][1]), FanIn(w))
+                for name in CONVOLVED
+            },
             "dt_bias": Param((self.num_heads,), ("ssm_heads",), InverseSoftplusLogUniform(), "float32"),
             "a_log": Param((self.num_heads,), ("ssm_heads",), LogArange(), "float32"),
             "d_skip": Param((self.num_heads,), ("ssm_heads",), ONES, "float32"),
             "w_out": Param((self.d_model, self.d_inner), ("embed", "ssm_inner"), FanIn(self.d_inner)),
         }
         if self.conv_bias:
-            tree["conv_b"] = Param((self.d_conv,), ("ssm_inner",), ZEROS)
+            tree |= {f"conv_bias_{name}": Param(*projected[name], ZEROS) for name in CONVOLVED}
         if self.norm is not None:
             tree["norm"] = self.norm.spec()
         if self.projection_bias:
-            tree["b_in"] = Param((d_in,), ("ssm_inner",), Normal())
+            tree |= {f"b_{name}": Param(*part, Normal()) for name, part in projected.items()}
             tree["b_out"] = Param((self.d_model,), ("embed",), Normal())
         return tree
 
     def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
         return RecurrentState(
             state=jnp.zeros((batch, self.num_heads, self.state_dim, self.head_dim), jnp.float32),
-            conv=jnp.zeros((batch, self.conv_width - 1, self.d_conv), dtype),
+            conv={
+                name: jnp.zeros((batch, self.conv_width - 1, *self._channels(name)[0]), dtype)
+                for name in CONVOLVED
+            },
         )
 
     def flops_per_token(self, context: int) -> int:
@@ -134,9 +145,8 @@ class SSDMixer:
         self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
     ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S I"]], RecurrentPending]:
         """Held are the recurrence's output and the gate."""
-        z, xbc, dt = self._project(params, x)
-        convolved = window_conv(state.conv, xbc, params["conv_w"], params.get("conv_b"), window)
-        u, log_decay, b, c, xs = self._discretise(params, jax.nn.silu(convolved), dt, window)
+        z, inputs, dt = self._project(params, x)
+        u, log_decay, b, c, xs = self._discretise(params, state.conv, inputs, dt, window)
 
         y, ssm = ssd_window(u, log_decay, b, c, state.state, self.chunk_size)
         if window.ancestors is not None:
@@ -144,7 +154,7 @@ class SSDMixer:
         y = y + params["d_skip"][:, None] * xs
         y = y.reshape(*y.shape[:2], self.d_inner)
 
-        return (y, z), pend(state, ssm, WindowInputs(tokens=(u, log_decay, b), conv=xbc), window)
+        return (y, z), pend(state, ssm, WindowInputs(tokens=(u, log_decay, b), conv=inputs), window)
 
     def read(
         self,
@@ -174,26 +184,31 @@ class SSDMixer:
         The convolved inputs times this matrix are the recurrence's output, without the skip ``D x``: entry
         (i, j) is ``C_i (product over j < k <= i of exp(dt_k A)) B_j dt_j``. Quadratic in S; for inspection.
         """
-        _, xbc, dt = self._project(params, x)
+        _, inputs, dt = self._project(params, x)
         history = self.init_state(x.shape[0], 0, x.dtype).conv
-        convolved = jax.nn.silu(window_conv(history, xbc, params["conv_w"], params.get("conv_b"), window))
-        _, log_decay, b, c, _ = self._discretise(params, convolved, dt, window)
+        _, log_decay, b, c, _ = self._discretise(params, history, inputs, dt, window)
         steps = self._steps(params, dt, window)
         return ssd_matrix(log_decay, b, c) * jnp.moveaxis(steps, 1, 2)[:, :, None, :]
 
+    def _channels(self, name: str) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
+        """Sizes and logical axes of what the input is projected to."""
+        if name in ("z", "x"):
+            return (self.d_inner,), ("ssm_inner",)
+        if name in ("b", "c"):
+            return (self.num_groups, self.state_dim), ("ssm_groups", "ssm_state")
+        return (self.num_heads,), ("ssm_heads",)
+
     def _project(
         self, params: Params, x: Float[Array, "B S D"]
-    ) -> tuple[Float[Array, "B S I"], Float[Array, "B S F"], Float[Array, "B S N"]]:
-        """The gate, the convolution's inputs and the raw step sizes."""
-        projected = linear(x, params["w_in"])
-        if self.projection_bias:
-            projected = projected + params["b_in"]
-        if set(self.input_scales) != {1.0}:
-            group_width = self.num_groups * self.state_dim
-            widths = (self.d_inner, self.d_inner, group_width, group_width, self.num_heads)
-            projected = projected * np.repeat(self.input_scales, widths).astype(projected.dtype)
-        z, xbc, dt = jnp.split(projected, [self.d_inner, self.d_inner + self.d_conv], axis=-1)
-        return z, xbc, dt
+    ) -> tuple[Float[Array, "B S I"], dict[str, Float[Array, "B S *F"]], Float[Array, "B S N"]]:
+        """The gate, the convolution's inputs by name and the raw step sizes."""
+        parts = {}
+        for name, scale in zip(PROJECTED, self.input_scales, strict=True):
+            part = linear(x, params[f"w_{name}"])
+            if self.projection_bias:
+                part = part + params[f"b_{name}"]
+            parts[name] = scaled(part, scale)
+        return parts["z"], {name: parts[name] for name in CONVOLVED}, parts["dt"]
 
     def _steps(self, params: Params, dt: Float[Array, "B S N"], window: Window) -> Float[Array, "B S N"]:
         """Step sizes; those of padding are 0, which leaves the state alone."""
@@ -201,13 +216,20 @@ class SSDMixer:
         return jnp.where(window.is_valid[..., None], steps, 0.0)
 
     def _discretise(
-        self, params: Params, xbc: Float[Array, "B S F"], dt: Float[Array, "B S N"], window: Window
+        self,
+        params: Params,
+        history: dict[str, Float[Array, "B W-1 *F"]],
+        inputs: dict[str, Float[Array, "B S *F"]],
+        dt: Float[Array, "B S N"],
+        window: Window,
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-        """u = dt * x, dt * A, B, C and x in float32."""
-        batch, size, _ = xbc.shape
-        group_width = self.num_groups * self.state_dim
-        xs, b, c = jnp.split(xbc.astype(jnp.float32), [self.d_inner, self.d_inner + group_width], axis=-1)
-        xs = xs.reshape(batch, size, self.num_heads, self.head_dim)
-        b, c = (a.reshape(batch, size, self.num_groups, self.state_dim) for a in (b, c))
+        """u = dt * x, dt * A, B, C and x in float32, from the convolution's inputs and the raw step sizes."""
+        convolved = {}
+        for name in CONVOLVED:
+            weight, bias = params[f"conv_{name}"], params.get(f"conv_bias_{name}")
+            part = window_conv(history[name], inputs[name], weight, bias, window)
+            convolved[name] = jax.nn.silu(part).astype(jnp.float32)
+        xs = convolved["x"].reshape(*dt.shape, self.head_dim)
         dt = self._steps(params, dt, window)
-        return xs * dt[..., None], -jnp.exp(params["a_log"].astype(jnp.float32)) * dt, b, c, xs
+        log_decay = -jnp.exp(params["a_log"].astype(jnp.float32)) * dt
+        return xs * dt[..., None], log_decay, convolved["b"], convolved["c"], xs

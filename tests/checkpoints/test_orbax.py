@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from model_helpers import attention, decoder, random_params
+from model_helpers import D_MODEL, attention, decoder, mamba, random_params, short_conv, ssd
 
 import jaxmodels as jm
 from jaxmodels.checkpoints import orbax
@@ -69,8 +69,8 @@ def test_a_directory_of_the_users_own_is_not_taken_for_one(tmp_path: Path) -> No
         ({"num_hidden_layers": 80}, r"holds 5 layers, .* describes 80 \(num_hidden_layers\)"),
         ({"num_hidden_layers": 1}, r"holds 5 layers, .* describes 1 \(num_hidden_layers\)"),
         ({"tie_word_embeddings": False}, r"model/params lacks the parameter 'head/weight'"),
-        ({"use_bias": True}, r"model/params lacks the parameter 'blocks/0/mixer/b_in'"),
-        ({"use_conv_bias": False}, r"has a parameter that the model lacks, 'blocks/0/mixer/conv_b'"),
+        ({"use_bias": True}, r"model/params lacks the parameter 'blocks/0/mixer/b_z'"),
+        ({"use_conv_bias": False}, r"has a parameter that the model lacks, 'blocks/0/mixer/conv_bias_b'"),
         (
             {"vocab_size": 5000},
             r"'embed/weight' has shape \[4096, 256\], the configuration asks for \[5000, 256",
@@ -92,4 +92,19 @@ def test_projections_stored_inputs_first_are_refused_with_advice(tmp_path):
     params["blocks"] = jax.tree.map(lambda leaf: leaf.T, params["blocks"])
     orbax.save_params(params, tmp_path)
     with pytest.raises(CheckpointError, match=r"stored \[out, in\].*convert the model again"):
+        orbax.load_params(config, tmp_path, "float32")
+
+
+@pytest.mark.parametrize(
+    ("mixer", "parts"), [(ssd(), ("z", "x", "b", "c", "dt")), (mamba(), "xz"), (short_conv(), "bcx")]
+)
+def test_projections_stored_in_one_are_refused_with_advice(mixer, parts, tmp_path):
+    config = decoder(mixer)
+    params = random_params(config.spec())
+    weights = params["blocks"]["0"]["mixer"]
+    joined = [weights.pop(f"w_{name}").reshape(-1, D_MODEL) for name in parts]
+    weights["w_in"] = np.concatenate(joined)
+    orbax.save_params(params, tmp_path)
+    message = r"'blocks/0/mixer/w_in', which .* stores in parts.*convert the model again"
+    with pytest.raises(CheckpointError, match=message):
         orbax.load_params(config, tmp_path, "float32")

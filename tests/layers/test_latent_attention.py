@@ -51,8 +51,9 @@ def rotate(x, rope):
 def by_hand(layer, params, x):
     """One causal sequence [S, D] with the keys and values of every head written out, in float64."""
     p = {path: np.asarray(leaf, np.float64) for path, leaf in walk(params)}
-    down = x.astype(np.float64) @ p["w_kv_down"].T + p.get("b_kv_down", 0)
-    c, r = rms(down[:, : layer.kv_rank], p["latent_norm/scale"]), down[:, None, layer.kv_rank :]
+    x = x.astype(np.float64)
+    c = rms(x @ p["w_kv_down"].T + p.get("b_kv_down", 0), p["latent_norm/scale"])
+    r = (x @ p["w_k_rope"].T + p.get("b_k_rope", 0))[:, None]
     if layer.query_rank is None:
         q = np.einsum("sd,nud->snu", x, p["w_q"])
     else:
@@ -209,7 +210,8 @@ def params_of(module):
     tensors = {name: tensor.detach().numpy() for name, tensor in module.named_parameters()}
     heads = tensors["kv_b_proj.weight"].reshape(3, 8 + 4, 10)
     params = {
-        "w_kv_down": tensors["kv_a_proj_with_mqa.weight"],
+        "w_kv_down": tensors["kv_a_proj_with_mqa.weight"][:10],
+        "w_k_rope": tensors["kv_a_proj_with_mqa.weight"][10:],
         "latent_norm": {"scale": tensors["kv_a_layernorm.weight"]},
         "w_uk": heads[:, :8],
         "w_uv": heads[:, 8:].swapaxes(1, 2),
@@ -221,7 +223,9 @@ def params_of(module):
         params["w_q_down"] = tensors["q_a_proj.weight"]
         params["query_norm"] = {"scale": tensors["q_a_layernorm.weight"]}
         params["w_q_up"] = tensors["q_b_proj.weight"].reshape(3, 14, 10)
-    theirs = {"b_q_down": "q_a_proj.bias", "b_kv_down": "kv_a_proj_with_mqa.bias", "b_o": "o_proj.bias"}
+    if "kv_a_proj_with_mqa.bias" in tensors:
+        params["b_kv_down"], params["b_k_rope"] = np.split(tensors["kv_a_proj_with_mqa.bias"], [10])
+    theirs = {"b_q_down": "q_a_proj.bias", "b_o": "o_proj.bias"}
     params |= {ours: tensors[name] for ours, name in theirs.items() if name in tensors}
     return jax.tree.map(jnp.asarray, params)
 

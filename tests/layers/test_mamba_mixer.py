@@ -46,9 +46,12 @@ def reference(name, mixer):
     return MambaMixer(config, 0)
 
 
+# Ours in the order in which they stand in theirs.
 NAMES = {
-    "w_in": "in_proj.weight", "b_in": "in_proj.bias", "conv_w": "conv1d.weight", "conv_b": "conv1d.bias",
-    "w_select": "x_proj.weight", "w_dt": "dt_proj.weight", "dt_bias": "dt_proj.bias", "a_log": "A_log",
+    "w_x": "in_proj.weight", "w_z": "in_proj.weight", "b_x": "in_proj.bias", "b_z": "in_proj.bias",
+    "conv_w": "conv1d.weight", "conv_b": "conv1d.bias", "w_dt_down": "x_proj.weight",
+    "w_b": "x_proj.weight", "w_c": "x_proj.weight", "w_dt_up": "dt_proj.weight",
+    "dt_bias": "dt_proj.bias", "a_log": "A_log",
     "d_skip": "D", "w_out": "out_proj.weight", "b_out": "out_proj.bias",
     "dt_norm/scale": "dt_layernorm.weight", "b_norm/scale": "b_layernorm.weight",
     "c_norm/scale": "c_layernorm.weight",
@@ -57,11 +60,13 @@ NAMES = {
 
 def fill(module, params):
     """Gives a module our parameters; both have the same ones."""
-    tensors = {}
-    for path, leaf in walk(params):
-        tensor = torch.tensor(np.array(leaf.T if path in ("conv_w", "a_log") else leaf))
-        tensors[NAMES[path]] = tensor[:, None] if path == "conv_w" else tensor
-    module.load_state_dict(tensors)
+    parts, leaves = {}, dict(walk(params))
+    for path, name in NAMES.items():
+        if path in leaves:
+            leaf = leaves[path]
+            tensor = torch.tensor(np.array(leaf.T if path in ("conv_w", "a_log") else leaf))
+            parts.setdefault(name, []).append(tensor[:, None] if path == "conv_w" else tensor)
+    module.load_state_dict({name: torch.cat(tensors) for name, tensors in parts.items()})
     return module.eval()
 
 

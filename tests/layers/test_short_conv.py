@@ -6,9 +6,11 @@ from recurrent_mixers import SHORT_CONV, draw, forward
 
 from jaxmodels.layers.spec import count_params, walk
 
+# Ours in the order in which they stand in theirs.
 NAMES = {
-    "w_in": "in_proj.weight", "b_in": "in_proj.bias", "conv_w": "conv.weight", "conv_b": "conv.bias",
-    "w_out": "out_proj.weight", "b_out": "out_proj.bias",
+    "w_b": "in_proj.weight", "w_c": "in_proj.weight", "w_x": "in_proj.weight",
+    "b_b": "in_proj.bias", "b_c": "in_proj.bias", "b_x": "in_proj.bias",
+    "conv_w": "conv.weight", "conv_b": "conv.bias", "w_out": "out_proj.weight", "b_out": "out_proj.bias",
 }  # fmt: skip
 
 
@@ -24,11 +26,12 @@ def reference(mixer, params):
         layer_types=["conv"],
     )
     module = Lfm2ShortConv(config, 0)
-    tensors = {}
-    for path, leaf in walk(params):
-        tensor = torch.tensor(np.array(leaf.T if path == "conv_w" else leaf))
-        tensors[NAMES[path]] = tensor[:, None] if path == "conv_w" else tensor
-    module.load_state_dict(tensors)
+    parts, leaves = {}, dict(walk(params))
+    for path, name in NAMES.items():
+        if path in leaves:
+            tensor = torch.tensor(np.array(leaves[path].T if path == "conv_w" else leaves[path]))
+            parts.setdefault(name, []).append(tensor[:, None] if path == "conv_w" else tensor)
+    module.load_state_dict({name: torch.cat(tensors) for name, tensors in parts.items()})
     return module.eval()
 
 

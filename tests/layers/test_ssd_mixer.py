@@ -22,22 +22,22 @@ def silu(x):
 def by_hand(mixer, params, x):
     """One sequence [S, D] token by token, straight from the definition, in float64."""
     p = {path: np.asarray(leaf, np.float64) for path, leaf in walk(params)}
-    inner, groups, state_dim = mixer.num_heads * mixer.head_dim, mixer.num_groups, mixer.state_dim
-    conv_inputs = np.zeros((mixer.conv_width, mixer.d_conv))
+    groups, state_dim = mixer.num_groups, mixer.state_dim
+    conv_inputs = {name: np.zeros((mixer.conv_width, *p[f"conv_{name}"].shape[1:])) for name in "xbc"}
     state = np.zeros((mixer.num_heads, state_dim, mixer.head_dim))
     outputs = []
     for token in x.astype(np.float64):
-        projected = token @ p["w_in"].T + p.get("b_in", 0)
-        group_width = groups * state_dim
-        projected = projected * np.repeat(
-            mixer.input_scales, (inner, inner, group_width, group_width, mixer.num_heads)
-        )
-        z, xbc, dt = projected[:inner], projected[inner : inner + mixer.d_conv], projected[-mixer.num_heads :]
-        conv_inputs = np.concatenate([conv_inputs[1:], xbc[None]])
-        convolved = silu((conv_inputs * p["conv_w"]).sum(0) + p.get("conv_b", 0))
-        xs = convolved[:inner].reshape(mixer.num_heads, mixer.head_dim)
-        b = convolved[inner : inner + groups * state_dim].reshape(groups, state_dim)
-        c = convolved[inner + groups * state_dim :].reshape(groups, state_dim)
+        projected = {
+            name: scale * (p[f"w_{name}"] @ token + p.get(f"b_{name}", 0))
+            for name, scale in zip(("z", "x", "b", "c", "dt"), mixer.input_scales, strict=True)
+        }
+        convolved = {}
+        for name, seen in conv_inputs.items():
+            conv_inputs[name] = np.concatenate([seen[1:], projected[name][None]])
+            taps = (conv_inputs[name] * p[f"conv_{name}"]).sum(0)
+            convolved[name] = silu(taps + p.get(f"conv_bias_{name}", 0))
+        xs = convolved["x"].reshape(mixer.num_heads, mixer.head_dim)
+        b, c, z, dt = convolved["b"], convolved["c"], projected["z"], projected["dt"]
         dt = np.clip(np.log1p(np.exp(dt + p["dt_bias"])), *mixer.dt_limit)
         y = np.zeros_like(xs)
         for n in range(mixer.num_heads):

@@ -18,11 +18,11 @@ def silu(x):
     return x / (1 + np.exp(-x))
 
 
-def convolved(mixer, params, x, first, width):
+def convolved(mixer, params, x, weight, bias):
     """The recurrence's inputs: projected, convolved, activated."""
-    inputs = (np.asarray(x) @ np.asarray(params["w_in"]).T)[..., first : first + width]
+    inputs = np.asarray(x) @ np.asarray(params["w_x"]).T
     padded = np.pad(inputs, ((0, 0), (mixer.conv_width - 1, 0), (0, 0)))
-    return silu(np.asarray(causal_conv(padded, params["conv_w"], params.get("conv_b"))))
+    return silu(np.asarray(causal_conv(padded, params[weight], params[bias])))
 
 
 @pytest.mark.parametrize("mixer", [ssd(), mamba()], ids=["ssd", "mamba"])
@@ -33,12 +33,12 @@ def test_the_matrix_times_the_inputs_is_the_layers_output(mixer):
     (y, _), _ = mixer.write(params, x, mixer.init_state(2, 0, np.float32), window)
     matrix = np.asarray(mixer.hidden_attention(params, x, window))
     if mixer == ssd():
-        width = mixer.d_conv
-        xs = convolved(mixer, params, x, mixer.d_inner, width)[..., : mixer.d_inner]
-        xs = xs.reshape(2, 9, mixer.num_heads, mixer.head_dim)
+        xs = convolved(mixer, params, x, "conv_x", "conv_bias_x").reshape(
+            2, 9, mixer.num_heads, mixer.head_dim
+        )
         expected = np.einsum("bnij,bjnp->binp", matrix, xs) + np.asarray(params["d_skip"])[:, None] * xs
     else:
-        xs = convolved(mixer, params, x, 0, mixer.d_inner)
+        xs = convolved(mixer, params, x, "conv_w", "conv_b")
         expected = np.einsum("bcij,bjc->bic", matrix, xs) + np.asarray(params["d_skip"]) * xs
     np.testing.assert_allclose(y, expected.reshape(y.shape), rtol=2e-4, atol=2e-4)
     assert np.abs(np.triu(matrix, 1)).max() == 0

@@ -32,8 +32,12 @@ ENDS_AND_NORMS = (
 )
 
 MIXERS = (
-    Weight("blocks/{i}/mixer/w_in", "model.layers.{i}.conv.in_proj.weight"),
-    Weight("blocks/{i}/mixer/b_in", "model.layers.{i}.conv.in_proj.bias"),
+    Weight("blocks/{i}/mixer/w_b", "model.layers.{i}.conv.in_proj.weight"),
+    Weight("blocks/{i}/mixer/w_c", "model.layers.{i}.conv.in_proj.weight"),
+    Weight("blocks/{i}/mixer/w_x", "model.layers.{i}.conv.in_proj.weight"),
+    Weight("blocks/{i}/mixer/b_b", "model.layers.{i}.conv.in_proj.bias"),
+    Weight("blocks/{i}/mixer/b_c", "model.layers.{i}.conv.in_proj.bias"),
+    Weight("blocks/{i}/mixer/b_x", "model.layers.{i}.conv.in_proj.bias"),
     Weight("blocks/{i}/mixer/conv_w", "model.layers.{i}.conv.conv.weight", "f 1 w -> w f"),
     Weight("blocks/{i}/mixer/conv_b", "model.layers.{i}.conv.conv.bias"),
     Weight("blocks/{i}/mixer/w_out", "model.layers.{i}.conv.out_proj.weight"),

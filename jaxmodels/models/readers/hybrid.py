@@ -24,18 +24,32 @@ SSD_KEYS = (
 
 OLD_LAYER_TYPES = {"mamba": "linear_attention", "attention": "full_attention"}
 
+MIXER = "backbone.layers.{i}.mixer"
+
 # An SSD mixer as Mamba-2 names its weights.
 SSD_WEIGHTS = (
-    Weight("blocks/{i}/mixer/w_in", "backbone.layers.{i}.mixer.in_proj.weight"),
-    Weight("blocks/{i}/mixer/b_in", "backbone.layers.{i}.mixer.in_proj.bias"),
-    Weight("blocks/{i}/mixer/conv_w", "backbone.layers.{i}.mixer.conv1d.weight", "f 1 w -> w f"),
-    Weight("blocks/{i}/mixer/conv_b", "backbone.layers.{i}.mixer.conv1d.bias"),
-    Weight("blocks/{i}/mixer/dt_bias", "backbone.layers.{i}.mixer.dt_bias"),
-    Weight("blocks/{i}/mixer/a_log", "backbone.layers.{i}.mixer.A_log"),
-    Weight("blocks/{i}/mixer/d_skip", "backbone.layers.{i}.mixer.D"),
-    Weight("blocks/{i}/mixer/norm/scale", "backbone.layers.{i}.mixer.norm.weight"),
-    Weight("blocks/{i}/mixer/w_out", "backbone.layers.{i}.mixer.out_proj.weight"),
-    Weight("blocks/{i}/mixer/b_out", "backbone.layers.{i}.mixer.out_proj.bias"),
+    Weight("blocks/{i}/mixer/w_z", f"{MIXER}.in_proj.weight"),
+    Weight("blocks/{i}/mixer/w_x", f"{MIXER}.in_proj.weight"),
+    Weight("blocks/{i}/mixer/w_b", f"{MIXER}.in_proj.weight", "(g r) d -> g r d"),
+    Weight("blocks/{i}/mixer/w_c", f"{MIXER}.in_proj.weight", "(g r) d -> g r d"),
+    Weight("blocks/{i}/mixer/w_dt", f"{MIXER}.in_proj.weight"),
+    Weight("blocks/{i}/mixer/b_z", f"{MIXER}.in_proj.bias"),
+    Weight("blocks/{i}/mixer/b_x", f"{MIXER}.in_proj.bias"),
+    Weight("blocks/{i}/mixer/b_b", f"{MIXER}.in_proj.bias", "(g r) -> g r"),
+    Weight("blocks/{i}/mixer/b_c", f"{MIXER}.in_proj.bias", "(g r) -> g r"),
+    Weight("blocks/{i}/mixer/b_dt", f"{MIXER}.in_proj.bias"),
+    Weight("blocks/{i}/mixer/conv_x", f"{MIXER}.conv1d.weight", "f 1 w -> w f"),
+    Weight("blocks/{i}/mixer/conv_b", f"{MIXER}.conv1d.weight", "(g r) 1 w -> w g r"),
+    Weight("blocks/{i}/mixer/conv_c", f"{MIXER}.conv1d.weight", "(g r) 1 w -> w g r"),
+    Weight("blocks/{i}/mixer/conv_bias_x", f"{MIXER}.conv1d.bias"),
+    Weight("blocks/{i}/mixer/conv_bias_b", f"{MIXER}.conv1d.bias", "(g r) -> g r"),
+    Weight("blocks/{i}/mixer/conv_bias_c", f"{MIXER}.conv1d.bias", "(g r) -> g r"),
+    Weight("blocks/{i}/mixer/dt_bias", f"{MIXER}.dt_bias"),
+    Weight("blocks/{i}/mixer/a_log", f"{MIXER}.A_log"),
+    Weight("blocks/{i}/mixer/d_skip", f"{MIXER}.D"),
+    Weight("blocks/{i}/mixer/norm/scale", f"{MIXER}.norm.weight"),
+    Weight("blocks/{i}/mixer/w_out", f"{MIXER}.out_proj.weight"),
+    Weight("blocks/{i}/mixer/b_out", f"{MIXER}.out_proj.bias"),
 )
 
 # Ends and norms as Bamba, Falcon-H1, Jamba and Zamba2 name them.

@@ -19,22 +19,28 @@ INERT = (
     "time_step_min", "time_step_scale", "use_associative_scan", "use_falcon_mambapy", "use_mambapy",
 )  # fmt: skip
 
+MIXER = "backbone.layers.{i}.mixer"
+
 WEIGHTS = (
     Weight("embed/weight", "backbone.embeddings.weight"),
     Weight("final_norm/scale", "backbone.norm_f.weight"),
     Weight("head/weight", "lm_head.weight"),
     Weight("blocks/{i}/mixer_norm/scale", "backbone.layers.{i}.norm.weight"),
-    Weight("blocks/{i}/mixer/w_in", "backbone.layers.{i}.mixer.in_proj.weight"),
-    Weight("blocks/{i}/mixer/b_in", "backbone.layers.{i}.mixer.in_proj.bias"),
-    Weight("blocks/{i}/mixer/conv_w", "backbone.layers.{i}.mixer.conv1d.weight", "f 1 w -> w f"),
-    Weight("blocks/{i}/mixer/conv_b", "backbone.layers.{i}.mixer.conv1d.bias"),
-    Weight("blocks/{i}/mixer/w_select", "backbone.layers.{i}.mixer.x_proj.weight"),
-    Weight("blocks/{i}/mixer/w_dt", "backbone.layers.{i}.mixer.dt_proj.weight"),
-    Weight("blocks/{i}/mixer/dt_bias", "backbone.layers.{i}.mixer.dt_proj.bias"),
-    Weight("blocks/{i}/mixer/a_log", "backbone.layers.{i}.mixer.A_log", "f r -> r f"),
-    Weight("blocks/{i}/mixer/d_skip", "backbone.layers.{i}.mixer.D"),
-    Weight("blocks/{i}/mixer/w_out", "backbone.layers.{i}.mixer.out_proj.weight"),
-    Weight("blocks/{i}/mixer/b_out", "backbone.layers.{i}.mixer.out_proj.bias"),
+    Weight("blocks/{i}/mixer/w_x", f"{MIXER}.in_proj.weight"),
+    Weight("blocks/{i}/mixer/w_z", f"{MIXER}.in_proj.weight"),
+    Weight("blocks/{i}/mixer/b_x", f"{MIXER}.in_proj.bias"),
+    Weight("blocks/{i}/mixer/b_z", f"{MIXER}.in_proj.bias"),
+    Weight("blocks/{i}/mixer/conv_w", f"{MIXER}.conv1d.weight", "f 1 w -> w f"),
+    Weight("blocks/{i}/mixer/conv_b", f"{MIXER}.conv1d.bias"),
+    Weight("blocks/{i}/mixer/w_dt_down", f"{MIXER}.x_proj.weight"),
+    Weight("blocks/{i}/mixer/w_b", f"{MIXER}.x_proj.weight"),
+    Weight("blocks/{i}/mixer/w_c", f"{MIXER}.x_proj.weight"),
+    Weight("blocks/{i}/mixer/w_dt_up", f"{MIXER}.dt_proj.weight"),
+    Weight("blocks/{i}/mixer/dt_bias", f"{MIXER}.dt_proj.bias"),
+    Weight("blocks/{i}/mixer/a_log", f"{MIXER}.A_log", "f r -> r f"),
+    Weight("blocks/{i}/mixer/d_skip", f"{MIXER}.D"),
+    Weight("blocks/{i}/mixer/w_out", f"{MIXER}.out_proj.weight"),
+    Weight("blocks/{i}/mixer/b_out", f"{MIXER}.out_proj.bias"),
 )
 
 
