@@ -443,7 +443,7 @@ def test_bfloat16_stays_close(build_reference):
     reference = build_reference(MAMBA2[0])
     model = jm.load(reference.directory, dtype="bfloat16")
     dtypes = {path: leaf.dtype for path, leaf in walk(model.params)}
-    assert dtypes["blocks/0/mixer/w_in"] == jnp.bfloat16
+    assert dtypes["blocks/0/mixer/w_x"] == jnp.bfloat16
     assert dtypes["blocks/0/mixer/a_log"] == jnp.float32
     ours = np.asarray(model(reference.tokens))
     assert ours.dtype == np.float32
