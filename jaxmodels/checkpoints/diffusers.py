@@ -18,7 +18,7 @@ from jaxmodels.checkpoints.safetensors_io import (
     write_tensors,
 )
 from jaxmodels.layers.spec import Params, check_params
-from jaxmodels.models.denoisers.dit import DiT
+from jaxmodels.models.denoisers.denoiser import Denoiser
 from jaxmodels.models.denoisers.families import DENOISERS, denoiser_from_config, denoiser_to_config
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError
@@ -26,7 +26,7 @@ from jaxmodels.models.hf_config import ConfigError
 STEM = "diffusion_pytorch_model"
 
 
-def load_denoiser(directory: str | Path, dtype: DTypeLike = jnp.float32) -> tuple[DiT, Params]:
+def load_denoiser(directory: str | Path, dtype: DTypeLike = jnp.float32) -> tuple[Any, Params]:
     """The denoiser of a directory that `save_pretrained` wrote, and its parameters in `dtype`.
 
     Raises:
@@ -46,7 +46,7 @@ def load_denoiser(directory: str | Path, dtype: DTypeLike = jnp.float32) -> tupl
     return config, read_params(expected, config.spec(), _placed(family, config, tensors, values), dtype)
 
 
-def save_denoiser(config: DiT, params: Params, directory: str | Path) -> None:
+def save_denoiser(config: Denoiser, params: Params, directory: str | Path) -> None:
     """Writes a denoiser as a directory that `load_denoiser` and `diffusers` read, in place of any other.
 
     Raises:
@@ -64,7 +64,9 @@ def save_denoiser(config: DiT, params: Params, directory: str | Path) -> None:
         write_tensors(temporary, exported(tensors, params), stem=STEM)
 
 
-def _placed(family: Family[DiT], config: DiT, tensors: TensorReader, values: dict[str, Any]) -> TensorView:
+def _placed(
+    family: Family[Any], config: Denoiser, tensors: TensorReader, values: dict[str, Any]
+) -> TensorView:
     """The tensors that fill parameters; raises `CheckpointError` unless all are there and nothing else is."""
     expected = family.tensors(config)
     for name, tensor in expected.items():

@@ -96,11 +96,14 @@ class ProjectedModulation:
         return 2 * len(self.parts) * self.d_model * self.d_condition
 
     def __call__(self, params: Params, condition: Condition) -> Modulations:
-        c = per_token(condition)
-        if self.activation is not None:
-            c = activate(self.activation, c)
-        made = linear(c, params["w"]) + params["b"]
+        made = self.project(params, per_token(condition))
         return {part: made[..., i, :] for i, part in enumerate(self.parts)}
+
+    def project(self, params: Params, condition: Float[Array, "*T C"]) -> Float[Array, "*T P D"]:
+        """The parts of each condition, one after the other."""
+        if self.activation is not None:
+            condition = activate(self.activation, condition)
+        return linear(condition, params["w"]) + params["b"]
 
 
 @dataclass(frozen=True, kw_only=True)

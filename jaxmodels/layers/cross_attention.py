@@ -52,8 +52,25 @@ class CrossAttention:
         A row whose context has no real token gets the output bias alone. (`diffusers` adds -10,000 to the
         logits of the others instead, which for such a row attends to all of them.)
         """
-        k, v = self.attention.keys_and_values(params, context)
         if seen is None:
             seen = jnp.ones(context.shape[:2], bool)
+        return self.read(params, x, *self.keys_and_values(params, context), window, seen)
+
+    def keys_and_values(
+        self, params: Params, context: Float[Array, "B T C"]
+    ) -> tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]:
+        """What is made of the context alone, and so once for all steps that see it."""
+        return self.attention.keys_and_values(params, context)
+
+    def read(
+        self,
+        params: Params,
+        x: Float[Array, "B S D"],
+        k: Float[Array, "B T K H"],
+        v: Float[Array, "B T K H"],
+        window: Window,
+        seen: Bool[Array, "B T"],
+    ) -> Float[Array, "B S D"]:
+        """`forward` with `keys_and_values` made before."""
         out = attend_seen(self.attention, self.attention.queries(params, x, window), k, v, seen)
         return self.attention.output(params, out, None)

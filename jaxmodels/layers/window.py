@@ -185,23 +185,28 @@ def accepted(
     return inputs, n
 
 
-class Mixer(Protocol):
-    """A layer that mixes along the sequence and keeps a state between windows.
-
-    The work on a window is cut in two: `write` does what its history depends on, `read` the rest. `peek`
-    puts them together.
-    """
+class SequenceMixer(Protocol):
+    """A layer that mixes along a sequence that it sees as a whole. Implementations are hashable frozen
+    dataclasses."""
 
     def spec(self) -> ParamTree: ...
-
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
-        """The state of an empty history with room for `capacity` tokens."""
 
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token that sees `context` tokens, itself included; 0 counts the weights alone."""
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
         """The layer over a whole sequence with no history. Differentiable, keeps no state."""
+
+
+class Mixer(SequenceMixer, Protocol):
+    """A layer that mixes along the sequence and keeps a state between windows.
+
+    The work on a window is cut in two: `write` does what its history depends on, `read` the rest. `peek`
+    puts them together.
+    """
+
+    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
+        """The state of an empty history with room for `capacity` tokens."""
 
     def write(self, params: Params, x: Float[Array, "B S D"], state: Any, window: Window) -> tuple[Any, Any]:
         """Shows the layer a window that follows the history in `state`: (held, pending).

@@ -28,6 +28,14 @@ class Denoiser(Protocol):
     """A model of one denoising step. Implementations are hashable frozen dataclasses, at once configuration
     and module."""
 
+    @property
+    def blocks(self) -> tuple[Any, ...]:
+        """One for each layer."""
+
+    @property
+    def family(self) -> str | None:
+        """What it was read as and is written back as, None if it has no such form."""
+
     def spec(self) -> ParamTree:
         """Shapes, axes and initialisers of all parameters."""
 

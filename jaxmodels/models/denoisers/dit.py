@@ -7,16 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from jaxmodels.layers.condition import AdaptiveNorm, Condition
-from jaxmodels.layers.linear import linear
 from jaxmodels.layers.masks import BIDIRECTIONAL
-from jaxmodels.layers.patches import patch_grid, patchify, unpatchify
+from jaxmodels.layers.patches import patch_grid
 from jaxmodels.layers.sincos import sincos_grid
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.adaptive_block import AdaptiveBlock
 from jaxmodels.models.block import Stream
 from jaxmodels.models.denoisers.class_conditioner import ClassConditioner
 from jaxmodels.models.denoisers.denoiser import Denoised
+from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.scored import check_taps
 
 
@@ -30,11 +30,8 @@ class DiT:
     each block embeds time and class with weights of its own.
 
     Attributes:
-        d_model: width of the stream.
         sample_size: height and width of the canvases it was trained on.
-        patch: height and width of a patch.
-        in_channels: channels of a canvas.
-        out_channels: channels of the prediction, twice as many where it also predicts a variance.
+        projections: from patches to the stream and back.
         blocks: one for each layer.
         conditioner: makes the condition of time and class.
         own_conditioners: whether each block has conditioner weights of its own, as `diffusers` stores them;
@@ -43,14 +40,11 @@ class DiT:
         family: what it was read as and is written back as, None if it has no such form.
 
     Raises:
-        ValueError: there are no blocks, or `patch` does not divide `sample_size`.
+        ValueError: there are no blocks, or patches do not divide `sample_size`.
     """
 
-    d_model: int
     sample_size: int
-    patch: int
-    in_channels: int
-    out_channels: int
+    projections: PatchProjections
     blocks: tuple[AdaptiveBlock, ...]
     conditioner: ClassConditioner
     own_conditioners: bool = False
@@ -60,27 +54,17 @@ class DiT:
     def __post_init__(self) -> None:
         if not self.blocks:
             raise ValueError("DiT: blocks must hold at least one block")
-        patch_grid(self.sample_size, self.sample_size, self.patch)
+        patch_grid(self.sample_size, self.sample_size, self.projections.patch)
 
     def spec(self) -> ParamTree:
         """Shapes, axes and initialisers of all parameters."""
-        p, d = self.patch, self.d_model
         made = self.conditioner.spec()
         count = len(self.blocks) if self.own_conditioners else 1
         return {
-            "patches": {
-                "w": Param(
-                    (d, p, p, self.in_channels), ("embed", None, None, None), FanIn(p * p * self.in_channels)
-                ),
-                "b": Param((d,), ("embed",), ZEROS),
-            },
+            **self.projections.spec(),
             "conditioners": {str(i): made for i in range(count)},
             "blocks": {str(i): block.spec() for i, block in enumerate(self.blocks)},
             "final_norm": self.final_norm.spec(),
-            "out": {
-                "w": Param((p, p, self.out_channels, d), (None, None, None, "embed"), ZEROS),
-                "b": Param((p, p, self.out_channels), (None, None, None), ZEROS),
-            },
         }
 
     @property
@@ -133,41 +117,33 @@ class DiT:
             stream = block.forward(params["blocks"][str(i)], stream, window)
             seen[f"blocks/{i}"] = stream.hidden
         hidden = self.final_norm(params["final_norm"], stream.narrow(), conditions[0])
-        patches = linear(hidden, params["out"]["w"].reshape(-1, self.d_model)) + params["out"]["b"].reshape(
-            -1
-        )
-        prediction = unpatchify(patches, height=height, width=width, patch=self.patch)
+        prediction = self.projections.predict(params, hidden, height, width)
         return Denoised(prediction, {name: seen[name] for name in taps})
 
     def embed(self, params: Params, x: Float[Array, "B H W C"]) -> Float[Array, "B S D"]:
         """The stream in front of the first block: patches and their positions."""
-        w = params["patches"]["w"]
-        embedded = (
-            linear(patchify(x.astype(w.dtype), self.patch), w.reshape(self.d_model, -1))
-            + params["patches"]["b"]
-        )
-        rows, columns = patch_grid(x.shape[1], x.shape[2], self.patch)
-        positions = sincos_grid(self.d_model, rows, columns, base=self.sample_size // self.patch)
+        rows, columns = self.projections.grid(x)
+        base = self.sample_size // self.projections.patch
+        embedded = self.projections.embed(params, x)
+        positions = sincos_grid(self.projections.d_model, rows, columns, base=base)
         return embedded + positions.astype(embedded.dtype)
 
     def flops(self, height: int, width: int) -> int:
         """FLOPs of one step for one canvas, as `jaxmodels.models.costs` counts them."""
-        rows, columns = patch_grid(height, width, self.patch)
-        tokens, values = rows * columns, self.patch**2 * (self.in_channels + self.out_channels)
+        rows, columns = patch_grid(height, width, self.projections.patch)
+        tokens = rows * columns
         conditioners = self.conditioner.time.flops() * (len(self.blocks) if self.own_conditioners else 1)
         modulations = self.final_norm.modulation.flops() + sum(
             block.modulation.flops() for block in self.blocks
         )
         layers = sum(block.layer_flops_per_token(tokens) for block in self.blocks)
-        return conditioners + modulations + tokens * (layers + 2 * self.d_model * values)
+        return conditioners + modulations + tokens * (layers + self.projections.flops_per_token())
 
     def _check(self, x: Array, t: Array, labels: Array) -> None:
-        if x.ndim != 4 or x.shape[1] != x.shape[2] or x.shape[3] != self.in_channels:
-            raise ValueError(
-                f"x: expected square canvases [B, {self.sample_size}, {self.sample_size}, "
-                f"{self.in_channels}], got {list(x.shape)}"
-            )
-        batch, (rows, columns) = x.shape[0], patch_grid(x.shape[1], x.shape[2], self.patch)
+        rows, columns = self.projections.grid(x)
+        batch = x.shape[0]
+        if rows != columns:
+            raise ValueError(f"x: the model takes square canvases, got {x.shape[1]} x {x.shape[2]}")
         if t.shape not in ((batch,), (batch, rows * columns)):
             raise ValueError(f"t: expected [{batch}] or [{batch}, {rows * columns}], got {list(t.shape)}")
         if labels.shape != (batch,) or not jnp.issubdtype(labels.dtype, jnp.integer):

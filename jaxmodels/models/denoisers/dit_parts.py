@@ -1,6 +1,7 @@
 """What both layouts of DiT's files share: how the network is put together of its sizes."""
 
-from typing import Any
+from itertools import chain
+from types import MappingProxyType
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.condition import NORM_PARTS, AdaptiveNorm, ProjectedModulation
@@ -10,7 +11,11 @@ from jaxmodels.layers.timestep import TimestepEmbedding
 from jaxmodels.models.adaptive_block import AdaptiveBlock
 from jaxmodels.models.denoisers.class_conditioner import ClassConditioner
 from jaxmodels.models.denoisers.dit import DiT
+from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.family import Weight
+
+# Names of `diffusers`, and ours.
+ACTIVATIONS = MappingProxyType({"gelu-approximate": "gelu_new", "gelu": "gelu"})
 
 # In the official code, and in the norms of `diffusers` that its configuration does not reach.
 EPS = 1e-6
@@ -27,10 +32,14 @@ def build(
     activation: str = "gelu_new",
     qkv_bias: bool = True,
     ffn_norm: LayerNorm | None = None,
-    **sizes: Any,
+    sample_size: int,
+    patch: int,
+    in_channels: int,
+    out_channels: int,
+    own_conditioners: bool = False,
+    family: str,
 ) -> DiT:
-    """The network of these sizes. ffn_norm: the blocks' second norm, by default as the others: no weights.
-    sizes: those fields of `DiT` that are no layers."""
+    """The network of these sizes. ffn_norm: the blocks' second norm, by default as the others: no weights."""
     d_model = num_heads * head_dim
     norm = LayerNorm(dim=d_model, eps=EPS, scale=False, bias=False)
     block = AdaptiveBlock(
@@ -50,12 +59,21 @@ def build(
     last = ProjectedModulation(d_model=d_model, d_condition=d_model, parts=NORM_PARTS)
     time = TimestepEmbedding(d_model=d_model, freq_shift=freq_shift)
     return DiT(
-        d_model=d_model,
+        sample_size=sample_size,
+        projections=PatchProjections(
+            d_model=d_model, patch=patch, in_channels=in_channels, out_channels=out_channels
+        ),
         blocks=(block,) * num_layers,
         conditioner=ClassConditioner(time=time, num_classes=num_classes),
         final_norm=AdaptiveNorm(norm=norm, modulation=last),
-        **sizes,
+        own_conditioners=own_conditioners,
+        family=family,
     )
+
+
+def activation_name(ours: str) -> str:
+    """The name that `diffusers` has for an activation."""
+    return next(theirs for theirs, name in ACTIVATIONS.items() if name == ours)
 
 
 def affine(
@@ -65,6 +83,23 @@ def affine(
     return (
         Weight(ours.replace("{p}", "w"), f"{theirs}.weight", axes),
         Weight(ours.replace("{p}", "b"), f"{theirs}.bias", bias_axes),
+    )
+
+
+def attention(ours: str, theirs: str) -> tuple[Weight, ...]:
+    """The rows of an `Attention` in the names of `diffusers`."""
+    inputs = (
+        affine(f"{ours}/{{p}}_{part}", f"{theirs}to_{part}", "(n h) d -> n h d", "(n h) -> n h")
+        for part in "qkv"
+    )
+    return (*chain(*inputs), *affine(f"{ours}/{{p}}_o", f"{theirs}to_out.0", "d (n h) -> d n h"))
+
+
+def embed_mlp(ours: str, theirs: str) -> tuple[Weight, ...]:
+    """The rows of the two projections that `jaxmodels.layers.condition.embed_mlp` has, in those names."""
+    return (
+        *affine(f"{ours}/{{p}}_in", f"{theirs}.linear_1"),
+        *affine(f"{ours}/{{p}}_out", f"{theirs}.linear_2"),
     )
 
 

@@ -1,25 +1,25 @@
 """The registry of denoisers: one module for each class whose files are read, listed here."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from jaxmodels.checks import shown
 from jaxmodels.models.config_keys import check_unknown, unknown_keys
-from jaxmodels.models.denoisers.dit import DiT
-from jaxmodels.models.denoisers.families import dit_diffusers, dit_official
+from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.models.denoisers.families import dit_diffusers, dit_official, pixart
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
-DENOISERS: Mapping[str, Family[DiT]] = {
-    family.model_type: family for family in (dit_diffusers.FAMILY, dit_official.FAMILY, dit_official.SIT)
+DENOISERS: Mapping[str, Family[Any]] = {
+    family.model_type: family
+    for family in (dit_diffusers.FAMILY, dit_official.FAMILY, dit_official.SIT, pixart.FAMILY)
 }
 
 # What `diffusers` notes in every configuration.
 _NOTES = ("_class_name", "_diffusers_version")
 
 
-def denoiser_from_config(values: Mapping[str, Any]) -> DiT:
+def denoiser_from_config(values: Mapping[str, Any]) -> Denoiser:
     """The denoiser that a ``config.json`` of `diffusers` describes.
 
     Raises:
@@ -42,7 +42,7 @@ def denoiser_from_config(values: Mapping[str, Any]) -> DiT:
     return config
 
 
-def denoiser_to_config(config: DiT) -> dict[str, Any]:
+def denoiser_to_config(config: Denoiser) -> dict[str, Any]:
     """The ``config.json`` of a denoiser: `denoiser_from_config` gives `config` back.
 
     Raises:
@@ -53,7 +53,7 @@ def denoiser_to_config(config: DiT) -> dict[str, Any]:
         raise ConfigError(f"config.family is {config.family!r}; to write it, set one of: {known}")
     written = DENOISERS[config.family].write_config(config)
     again = denoiser_from_config(written)
-    lost = [f.name for f in fields(config) if getattr(again, f.name) != getattr(config, f.name)]
+    lost = [name for name, value in vars(config).items() if getattr(again, name) != value]
     if lost:
         raise ConfigError(f"the {config.family!r} layout cannot express this model: {lost} would be lost")
     return written

@@ -15,21 +15,14 @@ from jaxmodels.models.hf_config import ConfigReader
 # Times are embedded with this shift of frequencies, which no configuration says.
 FREQ_SHIFT = 1.0
 
-ACTIVATIONS = {"gelu-approximate": "gelu_new", "gelu": "gelu"}
-
 BLOCK = "transformer_blocks.{i}."
 EMBEDDERS = BLOCK + "norm1.emb."
-HEADS, HEAD_BIAS = "(n h) d -> n h d", "(n h) -> n h"
 WEIGHTS = (
     *dit_parts.ends("pos_embed.proj", "proj_out_2"),
-    *affine("conditioners/{i}/time/{p}_in", EMBEDDERS + "timestep_embedder.linear_1"),
-    *affine("conditioners/{i}/time/{p}_out", EMBEDDERS + "timestep_embedder.linear_2"),
+    *dit_parts.embed_mlp("conditioners/{i}/time", EMBEDDERS + "timestep_embedder"),
     Weight("conditioners/{i}/classes/weight", EMBEDDERS + "class_embedder.embedding_table.weight"),
     *dit_parts.modulation("blocks/{i}/modulation", BLOCK + "norm1.linear"),
-    *affine("blocks/{i}/mixer/{p}_q", BLOCK + "attn1.to_q", HEADS, HEAD_BIAS),
-    *affine("blocks/{i}/mixer/{p}_k", BLOCK + "attn1.to_k", HEADS, HEAD_BIAS),
-    *affine("blocks/{i}/mixer/{p}_v", BLOCK + "attn1.to_v", HEADS, HEAD_BIAS),
-    *affine("blocks/{i}/mixer/{p}_o", BLOCK + "attn1.to_out.0", "d (n h) -> d n h"),
+    *dit_parts.attention("blocks/{i}/mixer", BLOCK + "attn1."),
     Weight("blocks/{i}/ffn_norm/scale", BLOCK + "norm3.weight"),
     Weight("blocks/{i}/ffn_norm/bias", BLOCK + "norm3.bias"),
     *affine("blocks/{i}/ffn/{p}_up", BLOCK + "ff.net.0.proj"),
@@ -40,7 +33,7 @@ WEIGHTS = (
 
 def read_config(reader: ConfigReader) -> DiT:
     reader.expect("norm_type", "ada_norm_zero")
-    reader.expect("activation_fn", *ACTIVATIONS)
+    reader.expect("activation_fn", *dit_parts.ACTIVATIONS)
     num_heads = reader.positive_or("num_attention_heads", 16)
     head_dim = reader.positive_or("attention_head_dim", 72)
     d_model, in_channels = num_heads * head_dim, reader.positive_or("in_channels", 4)
@@ -52,7 +45,7 @@ def read_config(reader: ConfigReader) -> DiT:
         num_layers=reader.positive_or("num_layers", 28),
         num_classes=reader.positive_or("num_embeds_ada_norm", 1000),
         freq_shift=FREQ_SHIFT,
-        activation=ACTIVATIONS[reader.take_or("activation_fn", str, "gelu-approximate")],
+        activation=dit_parts.ACTIVATIONS[reader.take_or("activation_fn", str, "gelu-approximate")],
         qkv_bias=reader.flag("attention_bias", True),
         ffn_norm=LayerNorm(dim=d_model, eps=reader.epsilon("norm_eps", 1e-5), scale=learned, bias=learned),
         sample_size=reader.positive_or("sample_size", 32),
@@ -68,21 +61,20 @@ def write_config(config: DiT) -> dict[str, Any]:
     block = config.blocks[0]
     attention, ffn, norm = block.mixer, block.ffn, block.ffn_norm
     assert isinstance(attention, Attention) and isinstance(ffn, MLP) and isinstance(norm, LayerNorm)
-    names = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
     return {
         "_class_name": FAMILY.model_type,
-        "activation_fn": names[ffn.activation],
+        "activation_fn": dit_parts.activation_name(ffn.activation),
         "attention_bias": attention.qkv_bias,
         "attention_head_dim": attention.head_dim,
-        "in_channels": config.in_channels,
+        "in_channels": config.projections.in_channels,
         "norm_elementwise_affine": norm.scale,
         "norm_eps": norm.eps,
         "norm_type": "ada_norm_zero",
         "num_attention_heads": attention.num_heads,
         "num_embeds_ada_norm": config.conditioner.num_classes,
         "num_layers": len(config.blocks),
-        "out_channels": config.out_channels,
-        "patch_size": config.patch,
+        "out_channels": config.projections.out_channels,
+        "patch_size": config.projections.patch,
         "sample_size": config.sample_size,
     }
 

@@ -59,14 +59,14 @@ def write_config(config: DiT) -> dict[str, Any]:
     return {
         "_class_name": FAMILY.model_type,
         "depth": len(config.blocks),
-        "hidden_size": config.d_model,
-        "in_channels": config.in_channels,
+        "hidden_size": config.projections.d_model,
+        "in_channels": config.projections.in_channels,
         "input_size": config.sample_size,
-        "learn_sigma": config.out_channels == 2 * config.in_channels,
-        "mlp_ratio": ffn.d_ff / config.d_model,
+        "learn_sigma": config.projections.out_channels == 2 * config.projections.in_channels,
+        "mlp_ratio": ffn.d_ff / config.projections.d_model,
         "num_classes": config.conditioner.num_classes,
         "num_heads": attention.num_heads,
-        "patch_size": config.patch,
+        "patch_size": config.projections.patch,
     }
 
 
