@@ -7,6 +7,8 @@ Queries are laid out ``[B, K, M, S, H]`` with ``M = N / K`` query heads per key/
 width, I, than keys, and both may be stored in another form than they are used in (`Unpack`).
 """
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -16,17 +18,22 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-KEY_BLOCK = 256
-# A single query per head is bound by reading keys: small blocks stay in the inner caches. The block must be
-# smaller than the cache: one block that spans it makes XLA copy the whole cache at every step.
-KEY_BLOCK_ONE_QUERY = 128
-QUERY_BLOCK = 256
+from jaxmodels.layers.backends import ByBackend
+
+# Of CPUs. A single query per head is bound by reading keys: small blocks stay in the inner caches. The block
+# must be smaller than the cache: one block that spans it makes XLA copy the whole cache at every step.
+QUERY_BLOCK, KEY_BLOCK, KEY_BLOCK_ONE_QUERY = 256, 256, 128
+# Of accelerators, where every step of a loop costs as much as many blocks of a CPU's size.
+WIDE_QUERY_BLOCK, WIDE_KEY_BLOCK = 512, 1024
+# A single query's block there: about so many bytes of keys and values, but no more slots than this.
+WIDE_BYTES_ONE_QUERY, MOST_KEYS_ONE_QUERY = 2**25, 8192
 MAX_QUERY_BLOCKS = 16
 
 # allowed(query_start, query_size, key_start, key_size) -> bool[B, query_size, key_size]
 Allowed: TypeAlias = Callable[[int | Array, int, int | Array, int], Bool[Array, "B S T"]]
-# The half-open range of key slots that queries [start, start + size) may attend to.
-KeyRange: TypeAlias = Callable[[int, int], tuple[int | Array, int | Array]]
+# The half-open range of key slots that queries [start, start + size) may attend to. Where it gives Python
+# integers it does so for all queries, and `start` is one.
+KeyRange: TypeAlias = Callable[[int | Array, int], tuple[int | Array, int | Array]]
 
 # Makes keys [B, K, T, H] and values [B, K, T, I] of a block of what is stored, [B, C, T, *] each.
 Unpack: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
@@ -34,6 +41,14 @@ Unpack: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
 _FEW_HEADS = 4
 
 _MASKED = -1e30  # finite, so that a row that sees nothing gives zeros instead of NaN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """How many `queries` and how many `keys` are computed with at a time."""
+
+    queries: int
+    keys: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +78,7 @@ def attend(
     sink_logits: Float[Array, "K M"] | None = None,
     running: "Running | None" = None,
     unpack: Unpack = lambda k, v: (k, v),
-    query_block: int = QUERY_BLOCK,
+    query_block: int | None = None,
 ) -> Float[Array, "B K M S I"]:
     """Attention output of every query, in q's dtype.
 
@@ -71,22 +86,57 @@ def attend(
     slots in use and not the capacity. Where it returns Python integers the loop has a static length and the
     result can be differentiated in reverse. `sink_logits` adds one logit per head to the softmax's
     denominator. `running` is the softmax over other keys of the same queries (`sink_logits` included), which
-    these continue. `unpack` is applied to each block of `k` and `v` that is visited, once per block of about
-    `query_block` queries; they may be one buffer. A query that may attend to nothing gets zeros.
+    these continue. `unpack` is applied to each block of `k` and `v` that is visited, once per block of
+    queries; they may be one buffer. `query_block` is how many queries are worth unpacking a block for, by
+    default the backend's choice. A query that may attend to nothing gets zeros.
     """
-    size = q.shape[3]
-    value_dim = jax.eval_shape(unpack, k, v)[1].shape[-1]
-    block = max(query_block, -(-size // MAX_QUERY_BLOCKS))
-    outputs = []
-    for start in range(0, size, block):
-        stop = min(start + block, size)
-        queries = q[:, :, :, start:stop]
-        if running is None:
-            begun = start_softmax(queries, sink_logits, value_dim)
-        else:
-            begun = jax.tree.map(lambda leaf, a=start, b=stop: leaf[:, :, :, a:b], running)
-        outputs.append(_attend_block(queries, k, v, unpack, start, allowed, key_range, scores, begun))
-    return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=3)
+
+    search = _Search(
+        q=q,
+        k=k,
+        v=v,
+        allowed=allowed,
+        key_range=key_range,
+        scores=scores,
+        sink_logits=sink_logits,
+        running=running,
+        unpack=unpack,
+    )
+    narrow, wide = (
+        Blocks(
+            queries=max(query_block or blocks.queries, -(-q.shape[3] // MAX_QUERY_BLOCKS)),
+            keys=min(blocks.keys, k.shape[2]),
+        )
+        for blocks in (narrow_blocks(q), wide_blocks(q, k, v))
+    )
+    if q.shape[3] <= narrow.queries and wide.keys == narrow.keys:
+        return search.in_turn(narrow)
+    by_backend = ByBackend(
+        portable=functools.partial(search.in_a_loop, wide), cpu=functools.partial(search.in_turn, narrow)
+    )
+    out: Array = by_backend()
+    return out
+
+
+def narrow_blocks(q: Float[Array, "B K M S H"]) -> Blocks:
+    """What suits the caches of a CPU."""
+    return Blocks(queries=QUERY_BLOCK, keys=KEY_BLOCK if q.shape[3] > 1 else KEY_BLOCK_ONE_QUERY)
+
+
+def wide_blocks(
+    q: Float[Array, "B K M S H"], k: Float[Array, "B C T X"], v: Float[Array, "B C T Y"]
+) -> Blocks:
+    """What makes the steps of a loop worth their while on an accelerator.
+
+    By the TPU compiler's estimate (v6e, bfloat16) a step costs as much as reading 20 MiB. A short cache,
+    or one of few rows and heads, is therefore read in one step, others by blocks up to the slots in use.
+    """
+    if q.shape[3] > 1:
+        return Blocks(queries=WIDE_QUERY_BLOCK, keys=WIDE_KEY_BLOCK)
+    bytes_per_slot = sum(a.size * a.dtype.itemsize for a in (k, v)) // k.shape[2]
+    fitting = WIDE_BYTES_ONE_QUERY // max(bytes_per_slot, 1)
+    keys = 2 ** math.floor(math.log2(max(fitting, 1)))
+    return Blocks(queries=1, keys=min(max(keys, WIDE_KEY_BLOCK), MOST_KEYS_ONE_QUERY))
 
 
 @dataclass(frozen=True)
@@ -101,40 +151,81 @@ class Running:
 jax.tree_util.register_dataclass(Running, ["maximum", "denominator", "weighted"], [])
 
 
-def _attend_block(
-    q: Float[Array, "B K M S H"],
-    k: Float[Array, "B C T X"],
-    v: Float[Array, "B C T Y"],
-    unpack: Unpack,
-    start: int,
-    allowed: Allowed,
-    key_range: KeyRange,
-    scores: Scores,
-    running: Running,
-) -> Float[Array, "B K M S I"]:
-    size, slots = q.shape[3], k.shape[2]
-    block = min(KEY_BLOCK if size > 1 else KEY_BLOCK_ONE_QUERY, slots)
-    low, high = key_range(start, size)
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """The arguments of `attend`, by their names there, and the orders in which its blocks can be visited."""
 
-    def step(index: int | Array, running: Running) -> Running:
-        # The last block of an odd number of slots is shifted back; slots seen before are masked out.
-        begin = index * block
-        first = jnp.minimum(begin, slots - block) if slots % block else begin
-        seen = allowed(start, size, first, block)
-        if slots % block:
-            seen = seen & (first + jnp.arange(block) >= begin)
-        keys, values = unpack(*(lax.dynamic_slice_in_dim(a, first, block, axis=2) for a in (k, v)))
-        return absorb(running, scores(q, keys, seen), seen, values)
+    q: Float[Array, "B K M S H"]
+    k: Float[Array, "B C T X"]
+    v: Float[Array, "B C T Y"]
+    allowed: Allowed
+    key_range: KeyRange
+    scores: Scores
+    sink_logits: Float[Array, "K M"] | None
+    running: Running | None
+    unpack: Unpack
 
-    if slots <= block:
-        running = step(0, running)
-    else:
-        if isinstance(low, int) and isinstance(high, int):
-            step = jax.checkpoint(step)  # reverse mode would otherwise keep every block's weights: S x T
-        running = lax.fori_loop(low // block, -(-high // block), step, running)
-    return finish_softmax(running).astype(q.dtype)
+    @property
+    def value_dim(self) -> int:
+        return int(jax.eval_shape(self.unpack, self.k, self.v)[1].shape[-1])
+
+    def in_turn(self, blocks: Blocks) -> Float[Array, "B K M S I"]:
+        """One block of queries after the other, each with a program of its own."""
+        size = self.q.shape[3]
+        starts = range(0, size, blocks.queries)
+        found = [self.found(start, min(blocks.queries, size - start), blocks.keys) for start in starts]
+        return found[0] if len(found) == 1 else jnp.concatenate(found, axis=3)
+
+    def in_a_loop(self, blocks: Blocks) -> Float[Array, "B K M S I"]:
+        """The same in a loop, which writes what each block of queries finds where it belongs: a TPU would
+        make one pass over the whole for each part of a concatenation. Not where it may be differentiated."""
+        size = self.q.shape[3]
+        if size <= blocks.queries or isinstance(self.key_range(0, blocks.queries)[0], int):
+            return self.in_turn(blocks)
+
+        def step(index: Array, out: Array) -> Array:
+            start = jnp.minimum(index * blocks.queries, size - blocks.queries)
+            found = self.found(start, blocks.queries, blocks.keys)
+            return lax.dynamic_update_slice_in_dim(out, found, start, axis=3)
+
+        out = lax.empty((*self.q.shape[:-1], self.value_dim), self.q.dtype)
+        return lax.fori_loop(0, -(-size // blocks.queries), step, out)
+
+    def found(self, start: int | Array, size: int, block: int) -> Float[Array, "B K M s I"]:
+        """What `size` queries from `start` on find, by blocks of `block` keys."""
+        slots = self.k.shape[2]
+        q, running = self._part(self.q, start, size), self._begun(start, size)
+        low, high = self.key_range(start, size)
+
+        def step(index: int | Array, running: Running) -> Running:
+            # The last block of an odd number of slots is shifted back; slots seen before are masked out.
+            begin = index * block
+            first = jnp.minimum(begin, slots - block) if slots % block else begin
+            seen = self.allowed(start, size, first, block)
+            if slots % block:
+                seen = seen & (first + jnp.arange(block) >= begin)
+            parts = (lax.dynamic_slice_in_dim(a, first, block, axis=2) for a in (self.k, self.v))
+            keys, values = self.unpack(*parts)
+            return absorb(running, self.scores(q, keys, seen), seen, values)
+
+        if slots <= block:
+            running = step(0, running)
+        else:
+            if isinstance(low, int) and isinstance(high, int):
+                step = jax.checkpoint(step)  # reverse mode would otherwise keep every block's weights: S x T
+            running = lax.fori_loop(low // block, -(-high // block), step, running)
+        return finish_softmax(running).astype(q.dtype)
+
+    def _begun(self, start: int | Array, size: int) -> Running:
+        if self.running is None:
+            return start_softmax(self._part(self.q, start, size), self.sink_logits, self.value_dim)
+        return jax.tree.map(lambda leaf: self._part(leaf, start, size), self.running)
+
+    def _part(self, leaf: Array, start: int | Array, size: int) -> Array:
+        return leaf if size == leaf.shape[3] else lax.dynamic_slice_in_dim(leaf, start, size, axis=3)
 
 
+@functools.partial(jax.jit, inline=True, static_argnames=("whole", "one_head"))
 def _products(
     queries: Float[Array, "B K M S X"], cache: Float[Array, "B K T H"], whole: str, one_head: str
 ) -> Float[Array, "B K M S Y"]:
@@ -157,7 +248,8 @@ def _products(
 
     if queries.shape[3] > 1 or queries.shape[2] > _FEW_HEADS:
         return at_once(queries, cache)
-    return lax.platform_dependent(queries, cache, cpu=head_by_head, default=at_once)
+    y: Array = ByBackend(portable=at_once, cpu=head_by_head)(queries, cache)
+    return y
 
 
 def start_softmax(

@@ -160,7 +160,7 @@ def range_of_sequence(window: Window, reach: int | None, chunk: int | None = Non
     line = np.arange(size)[None, :]
     keys = Places(positions=line, index=line, is_history=np.zeros(line.shape, bool))
 
-    def key_range(q0: int, q_size: int) -> tuple[int, int]:
+    def key_range(q0: int | Array, q_size: int) -> tuple[int, int]:
         near = mask.within_reach(q0, q0 + q_size, keys)
         if is_traced(near):
             return 0, size
@@ -185,8 +185,8 @@ def range_in_use(
     mask, keys = in_layer(window.mask, reach, chunk), _slot_places(window, tags, start, ring)
     slots = jnp.arange(tags.shape[1], dtype=jnp.int32)
 
-    def key_range(q0: int, q_size: int) -> tuple[Array, Array]:
-        queries = window.positions[:, q0 : q0 + q_size]
+    def key_range(q0: int | Array, q_size: int) -> tuple[Array, Array]:
+        queries = lax.dynamic_slice_in_dim(window.positions, q0, q_size, axis=1)
         low, high = queries.min(1, keepdims=True), queries.max(1, keepdims=True) + 1
         needed = ((tags != EMPTY) & mask.within_reach(low, high, keys)).any(0)
         low = jnp.min(jnp.where(needed, slots, tags.shape[1]))

@@ -10,7 +10,7 @@ from einops import rearrange
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.attend import QUERY_BLOCK, Scores, Unpack, attend
+from jaxmodels.layers.attend import Scores, Unpack, attend
 from jaxmodels.layers.kv_cache import (
     KVPending,
     allowed_by_position,
@@ -203,7 +203,7 @@ class LatentAttention:
         def unpack(entries: Array, _: Array) -> tuple[Array, Array]:
             return entries, entries[..., : self.kv_rank]
 
-        out = self._attend_cache(queries, cache, window, unpack, QUERY_BLOCK)
+        out = self._attend_cache(queries, cache, window, unpack, None)
         return jnp.einsum("bnsr,nri->bsni", out[:, 0], params["w_uv"])
 
     def _expanded(
@@ -224,7 +224,7 @@ class LatentAttention:
         cache: LatentState,
         window: Window,
         unpack: Unpack,
-        query_block: int,
+        query_block: int | None,
     ) -> Float[Array, "B K M S I"]:
         entries = cache.entries.astype(queries.dtype)
         return attend(

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from backend_forms import forms_of
 from model_helpers import quick_jit
 
 from jaxmodels.layers import attend as attend_module
-from jaxmodels.layers.attend import Scores, attend
+from jaxmodels.layers.attend import Scores, absorb, attend, start_softmax, wide_blocks
+from jaxmodels.layers.backends import BACKENDS
 
 BLOCK = 8
 
@@ -18,6 +20,9 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(attend_module, "KEY_BLOCK", BLOCK)
     monkeypatch.setattr(attend_module, "KEY_BLOCK_ONE_QUERY", BLOCK)
     monkeypatch.setattr(attend_module, "QUERY_BLOCK", BLOCK)
+    monkeypatch.setattr(attend_module, "WIDE_QUERY_BLOCK", BLOCK)
+    monkeypatch.setattr(attend_module, "WIDE_KEY_BLOCK", BLOCK)
+    monkeypatch.setattr(attend_module, "MOST_KEYS_ONE_QUERY", BLOCK)
 
 
 def draw(*shape, seed):
@@ -100,6 +105,47 @@ def test_against_the_dense_form(small_blocks, kv_heads, per_kv, queries, slots, 
     expected = dense(q, k, v, seen, scale=0.6, softcap=softcap, sink_logits=sink_logits)
     np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-6)
     assert not ours[0, :, :, -1].any()
+
+
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("queries", [1, 8, 17, 24])
+def test_an_accelerators_order_of_blocks_finds_the_same(small_blocks, queries, static):
+    q, k, v, seen = inputs(2, 2, 3, queries, 37, 5)
+    wider = np.concatenate([v, v[..., :3]], axis=-1)
+    limits, scores = (jnp.int32(0), jnp.int32(37)), Scores(scale=0.6)
+    with forms_of("tpu"):
+        ours = quick_jit(
+            lambda *arrays: run.__wrapped__(*arrays, None, limits, scores=scores, static=static)
+        )(q, k, wider, seen)
+        rows = jax.vmap(
+            lambda *one: run.__wrapped__(*(a[None] for a in one), None, limits, scores=scores, static=static)
+        )(q, k, wider, seen)
+    expected = dense(q, k, wider, seen, scale=0.6)
+    np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(rows[:, 0], expected, rtol=2e-5, atol=2e-6)
+
+
+def test_a_softmax_over_other_keys_goes_on_in_every_block(small_blocks):
+    q, k, v, seen = inputs(1, 2, 1, 19, 24, 5)
+    before = absorb(
+        start_softmax(q), Scores(scale=0.6)(q, k[:, :, :8], seen[:, :, :8]), seen[:, :, :8], v[:, :, :8]
+    )
+    for backend in BACKENDS:
+        with forms_of(backend):
+            ours = attend(
+                q, k[:, :, 8:], v[:, :, 8:], allowed=by_table(seen[:, :, 8:]), running=before,
+                key_range=lambda start, size: (jnp.int32(0), jnp.int32(16)), scores=Scores(scale=0.6),
+            )  # fmt: skip
+        np.testing.assert_allclose(ours, dense(q, k, v, seen, scale=0.6), rtol=2e-5, atol=2e-6)
+
+
+def test_accelerators_get_blocks_that_are_worth_a_step():
+    def keys(rows, heads, queries=1):
+        q, k = (jax.ShapeDtypeStruct((rows, heads, *a, 128), jnp.bfloat16) for a in ((4, queries), (2**15,)))
+        return wide_blocks(q, k, k).keys
+
+    assert (keys(1, 1), keys(1, 8), keys(4, 8), keys(8, 8), keys(64, 8)) == (8192, 8192, 2048, 1024, 1024)
+    assert keys(1, 8, queries=2) == 1024
 
 
 def test_values_may_have_another_width_and_lie_among_the_keys(small_blocks):

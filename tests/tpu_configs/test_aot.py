@@ -16,13 +16,13 @@ import pytest
 from tpu_model_configs import CONFIGS, TOPOLOGIES, by_tier
 
 import jaxmodels as jm
-from jaxmodels.layers.attend import KEY_BLOCK
+from jaxmodels.layers.attend import MOST_KEYS_ONE_QUERY, WIDE_KEY_BLOCK
 from jaxmodels.layers.spec import abstract_params, walk
 from jaxmodels.tpu_configs import aot
 from jaxmodels.tpu_configs.programs import PROGRAMS, Workload, abstract_arguments, host_transfers
 
 # Both capacities are several blocks of keys, so that decoding loops over blocks in both.
-BATCH, PROMPT, NEW, CAPACITY = 2, 32, 16, 16384
+BATCH, PROMPT, NEW, CAPACITY = 2, 32, 16, 8 * MOST_KEYS_ONE_QUERY
 SMALL_CAPACITY = CAPACITY // 4
 # Two chunks of every recurrence, in one family for each: all with such prompts would take twice as long.
 LONG_PROMPT = 256
@@ -93,7 +93,7 @@ def working_memory(family, prompt=PROMPT):
     params = abstract_params(config.spec(), jnp.bfloat16)
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     widest = max(leaf.size // config.d_model for _, leaf in walk(params))
-    return 2 * weights + 2 * 4 * BATCH * max(prompt, KEY_BLOCK) * widest
+    return 2 * weights + 2 * 4 * BATCH * max(prompt, WIDE_KEY_BLOCK) * widest
 
 
 STRATEGY = jm.decoding.Autoregressive()

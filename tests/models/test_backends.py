@@ -1,0 +1,39 @@
+"""What accelerators get in place of the forms for CPUs computes the same: whole models, run here."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from backend_forms import forms_of
+from model_helpers import ARCHITECTURES, draw_tokens, quick_jit, random_params
+
+SIZE, CAPACITY = 9, 16
+QUICK = (("ssd", 1), ("latent", 2))
+
+
+def logits_of(config, params, tokens):
+    """Those of the full forward, and of a window of all but three tokens and single steps."""
+    outputs = [config.forward(params, tokens)]
+    cache = config.init_cache(tokens.shape[0], CAPACITY)
+    for start, stop in [(0, SIZE - 3), *((i, i + 1) for i in range(SIZE - 3, SIZE))]:
+        scored, pending = config.peek(params, tokens[:, start:stop], cache)
+        outputs.append(scored.logits)
+        cache = config.commit(pending)
+    return outputs[0], jnp.concatenate(outputs[1:], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    [
+        pytest.param(name, batch, marks=() if (name, batch) in QUICK else pytest.mark.sweep)
+        for name in ARCHITECTURES
+        for batch in (1, 2)
+    ],
+)
+def test_an_accelerators_forms_give_the_logits_of_the_forms_for_cpus(name, batch):
+    config = ARCHITECTURES[name]
+    params, tokens = random_params(config.spec()), draw_tokens(batch, SIZE)
+    expected = quick_jit(logits_of, static_argnums=0)(config, params, tokens)[0]
+    with forms_of("tpu"):
+        found = quick_jit(lambda params, tokens: logits_of(config, params, tokens))(params, tokens)
+    for ours in found:
+        np.testing.assert_allclose(ours, expected, atol=1e-4 * np.abs(expected).max())
