@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.moe.experts import Experts, Stacked, expert_outputs, sorted_outputs
@@ -146,4 +147,11 @@ def _combine(
     shape = routing.experts.shape
     weights = jnp.where(flat.reshape(shape) < experts.num_experts, routing.weights, 0.0)
     y = y.reshape(*shape, x.shape[-1])
-    return jnp.einsum("bskd,bsk->bsd", y, weights, preferred_element_type=jnp.float32).astype(x.dtype)
+    summed = jnp.einsum(
+        "bskd,bsk->bsd",
+        y,
+        weights,
+        precision=lax.Precision.HIGHEST,  # of the weights, which a TPU would round to bfloat16
+        preferred_element_type=jnp.float32,
+    )
+    return summed.astype(x.dtype)

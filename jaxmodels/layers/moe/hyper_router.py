@@ -52,7 +52,8 @@ class HyperRouter:
     def weights(self, params: Params) -> Float[Array, "E D"]:
         """The router's matrix."""
         hyper_in, hyper_out = (lax.stop_gradient(params[name]) for name in ("hyper_in", "hyper_out"))
-        made = jax.nn.relu(params["embedding"] @ hyper_in) @ hyper_out
+        hidden = jnp.matmul(params["embedding"], hyper_in, precision=lax.Precision.HIGHEST)
+        made = jnp.matmul(jax.nn.relu(hidden), hyper_out, precision=lax.Precision.HIGHEST)
         return made.reshape(self.num_experts, self.d_model)
 
     def fold(self, params: Params) -> tuple[SoftmaxTopK, Params]:

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxmodels.layers.linear import linear
-from jaxmodels.layers.moe.routers import check_choice, router_logits, take_experts
+from jaxmodels.layers.moe.routers import check_choice, in_float32, router_logits, take_experts
 from jaxmodels.layers.moe.routing import ALONE, RouterContext, Routing
 from jaxmodels.layers.spec import FanIn, Normal, Param, Params, ParamTree
 
@@ -63,7 +63,7 @@ class ResidualRouter:
     ) -> Routing:
         features = x.astype(jnp.float32)
         if self.hidden is not None:
-            features = jnp.tanh(linear(features, params["w_in"]))
+            features = jnp.tanh(in_float32(features, params["w_in"]))
         # libtpu 0.0.42 crashes where it fuses this product with the choice that follows.
         logits = lax.optimization_barrier(router_logits({"w": params["w"]}, features))
         if context.previous is not None:

@@ -46,9 +46,14 @@ class Router(Protocol):
 
 
 def router_logits(params: Params, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
-    """``w x``, plus a bias if there is one, in float32."""
-    logits = linear(x.astype(jnp.float32), params["w"].astype(jnp.float32))
+    """``w x``, plus a bias if there is one, in float32 throughout: rounded, it would choose other experts."""
+    logits = in_float32(x, params["w"])
     return logits + params["b"].astype(jnp.float32) if "b" in params else logits
+
+
+def in_float32(x: Float[Array, "... D"], w: Float[Array, "E D"]) -> Float[Array, "... E"]:
+    """``w x`` in float32, on TPUs too, which by default would round the operands to bfloat16."""
+    return linear(x.astype(jnp.float32), w.astype(jnp.float32), precision=lax.Precision.HIGHEST)
 
 
 def take_experts(

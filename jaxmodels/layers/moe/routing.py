@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.spec import Params
@@ -50,7 +51,7 @@ class Routing:
     def dense_weights(self) -> Float[Array, "... S E"]:
         """The weight of every expert for every token, 0 where it was not chosen."""
         chosen = jax.nn.one_hot(self.experts, self.num_experts, dtype=self.weights.dtype)
-        return jnp.einsum("...ke,...k->...e", chosen, self.weights)
+        return jnp.einsum("...ke,...k->...e", chosen, self.weights, precision=lax.Precision.HIGHEST)
 
 
 @struct.dataclass

@@ -1,5 +1,6 @@
 """Routers against transformers' modules with random weights."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from transformers.models.lfm2_moe.modeling_lfm2_moe import Lfm2MoeTopKRouter
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 from jaxmodels.layers.moe import SigmoidTopK, SoftmaxTopK
+from jaxmodels.layers.spec import abstract_params
 
 D, E, K = 8, 12, 3
 
@@ -116,3 +118,15 @@ def test_impossible_choices_are_refused_with_both_values(make):
 def test_groups_compared_by_two_experts_must_hold_two():
     with pytest.raises(ValueError, match=r"num_experts=12 in num_groups=12 leaves 1"):
         SigmoidTopK(d_model=D, num_experts=E, top_k=2, num_groups=12, top_groups=3)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 300])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_product_of_a_router_is_rounded_to_bfloat16(rows, dtype):
+    """On TPU every product in float32 is, unless the program asks for more."""
+    router = SoftmaxTopK(d_model=128, num_experts=16, top_k=2)
+    params = abstract_params(router.spec(), jnp.dtype(dtype))
+    x = jax.ShapeDtypeStruct((1, rows, 128), dtype)
+    text = jax.jit(router).trace(params, x).lower(lowering_platforms=("tpu",)).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products and all("precision = [HIGHEST, HIGHEST]" in line for line in products)
