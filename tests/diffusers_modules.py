@@ -1,8 +1,11 @@
 """Modules of diffusers with random weights, and those weights as parameters of our layers."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import torch
+from safetensors.numpy import load_file
 
 torch.set_num_threads(1)
 
@@ -62,3 +65,15 @@ def assert_close(ours, theirs, tolerance=1e-5):
     expected = theirs.detach().float().numpy()
     difference = np.abs(np.asarray(ours, np.float32) - expected).max()
     assert difference <= tolerance * np.abs(expected).max()
+
+
+def assert_saved_alike(load, save, directory, again):
+    """What we load from a directory and save to another has the same tensors and configuration."""
+    save(*load(directory), again)
+    before, after = (load_file(d / "diffusion_pytorch_model.safetensors") for d in (directory, again))
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        np.testing.assert_array_equal(after[name], tensor)
+    given, written = (json.loads((d / "config.json").read_text()) for d in (directory, again))
+    stated = {key: value for key, value in given.items() if value is not None and key in written}
+    assert stated == {key: written[key] for key in stated}

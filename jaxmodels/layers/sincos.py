@@ -1,7 +1,11 @@
 """Fixed embeddings of positions on a grid, made on the host in float64."""
 
+from dataclasses import dataclass
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -34,3 +38,14 @@ def _sincos(size: int, base: int, interpolation_scale: float, dim: int) -> Float
     frequencies = 10000.0 ** (-np.arange(dim // 2) / (dim / 2))
     angles = x.astype(np.float64)[:, None] * frequencies
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class SincosPositions:
+    """Initial value of a stored table [rows, columns, D] of positions: `sincos_grid`. See `Initializer`."""
+
+    base: int
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+        rows, columns, d_model = shape
+        return sincos_grid(d_model, rows, columns, base=self.base).reshape(shape).astype(dtype)

@@ -119,6 +119,13 @@ class ConfigReader:
             raise ConfigError(f"{self._key(key)} must hold {len(default)} numbers, got {shown(given)}")
         return tuple(self._number(key, value) for value in given)
 
+    def counts(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """An optional list of as many whole numbers from 1 on as `default` has."""
+        given = self.take_or(key, list, list(default))
+        if len(given) != len(default):
+            raise ConfigError(f"{self._key(key)} must hold {len(default)} numbers, got {shown(given)}")
+        return tuple(self._whole(key, value, low=1) for value in given)
+
     def limits(self, key: str, default: tuple[float, float]) -> tuple[float, float]:
         """An optional ``[low, high]``, from 0 on. Infinities may be written ``{"__float__": "Infinity"}``."""
         given = self.take_or(key, list, list(default))

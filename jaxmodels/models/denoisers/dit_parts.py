@@ -1,4 +1,4 @@
-"""What both layouts of DiT's files share: how the network is put together of its sizes."""
+"""What the layouts of denoisers' files share: parts of networks by their sizes, and rows of weights."""
 
 from itertools import chain
 from types import MappingProxyType
@@ -6,7 +6,7 @@ from types import MappingProxyType
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.condition import NORM_PARTS, AdaptiveNorm, ProjectedModulation
 from jaxmodels.layers.mlp import MLP
-from jaxmodels.layers.norm import LayerNorm
+from jaxmodels.layers.norm import LayerNorm, RMSNorm
 from jaxmodels.layers.timestep import TimestepEmbedding
 from jaxmodels.models.adaptive_block import AdaptiveBlock
 from jaxmodels.models.denoisers.class_conditioner import ClassConditioner
@@ -16,6 +16,9 @@ from jaxmodels.models.family import Weight
 
 # Names of `diffusers`, and ours.
 ACTIVATIONS = MappingProxyType({"gelu-approximate": "gelu_new", "gelu": "gelu"})
+
+# How the axes of their projections are arranged, to ours.
+HEADS, HEAD_BIAS = "(n h) d -> n h d", "(n h) -> n h"
 
 # In the official code, and in the norms of `diffusers` that its configuration does not reach.
 EPS = 1e-6
@@ -88,11 +91,18 @@ def affine(
 
 def attention(ours: str, theirs: str) -> tuple[Weight, ...]:
     """The rows of an `Attention` in the names of `diffusers`."""
-    inputs = (
-        affine(f"{ours}/{{p}}_{part}", f"{theirs}to_{part}", "(n h) d -> n h d", "(n h) -> n h")
-        for part in "qkv"
+    out = affine(f"{ours}/{{p}}_o", f"{theirs}to_out.0", "d (n h) -> d n h")
+    return (*attention_inputs(ours, theirs), *out)
+
+
+def attention_inputs(ours: str, theirs: str) -> tuple[Weight, ...]:
+    """Those of its queries, keys and values."""
+    inputs = (affine(f"{ours}/{{p}}_{part}", f"{theirs}to_{part}", HEADS, HEAD_BIAS) for part in "qkv")
+    return (
+        *chain(*inputs),
+        Weight(f"{ours}/query_norm/scale", f"{theirs}norm_q.weight"),
+        Weight(f"{ours}/key_norm/scale", f"{theirs}norm_k.weight"),
     )
-    return (*chain(*inputs), *affine(f"{ours}/{{p}}_o", f"{theirs}to_out.0", "d (n h) -> d n h"))
 
 
 def embed_mlp(ours: str, theirs: str) -> tuple[Weight, ...]:
@@ -113,4 +123,49 @@ def ends(patches: str, out: str) -> tuple[Weight, ...]:
     return (
         *affine("patches/{p}", patches, "d c p q -> d p q c"),
         *affine("out/{p}", out, "(p q c) d -> p q c d", "(p q c) -> p q c"),
+    )
+
+
+# The order in which `diffusers` stores the modulations of a last norm.
+LAST_PARTS = ("scale", "shift")
+
+
+def final_norm(d_model: int) -> AdaptiveNorm:
+    """The norm in front of the last projection, `AdaLayerNormContinuous` of `diffusers`."""
+    made = ProjectedModulation(d_model=d_model, d_condition=d_model, parts=LAST_PARTS)
+    return AdaptiveNorm(norm=LayerNorm(dim=d_model, eps=EPS, scale=False, bias=False), modulation=made)
+
+
+def plain_attention(num_heads: int, head_dim: int, qk_norm: RMSNorm | None) -> Attention:
+    """Attention with biases and as many key heads as query heads. qk_norm: of each query and key head."""
+    return Attention(
+        d_model=num_heads * head_dim,
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_dim=head_dim,
+        query_norm=qk_norm,
+        key_norm=qk_norm,
+        qkv_bias=True,
+        out_bias=True,
+    )
+
+
+def joint_block(ours: str, theirs: str) -> tuple[Weight, ...]:
+    """The rows of a `JointBlock`, in the names that SD3 and Flux share."""
+    added = (
+        affine(f"{ours}/mixer/context/{{p}}_{part}", f"{theirs}attn.add_{part}_proj", HEADS, HEAD_BIAS)
+        for part in "qkv"
+    )
+    return (
+        *modulation(f"{ours}/modulation", f"{theirs}norm1.linear"),
+        *modulation(f"{ours}/context_modulation", f"{theirs}norm1_context.linear"),
+        *attention(f"{ours}/mixer/stream", f"{theirs}attn."),
+        *chain(*added),
+        *affine(f"{ours}/mixer/context/{{p}}_o", f"{theirs}attn.to_add_out", "d (n h) -> d n h"),
+        Weight(f"{ours}/mixer/context/query_norm/scale", f"{theirs}attn.norm_added_q.weight"),
+        Weight(f"{ours}/mixer/context/key_norm/scale", f"{theirs}attn.norm_added_k.weight"),
+        *affine(f"{ours}/ffn/{{p}}_up", f"{theirs}ff.net.0.proj"),
+        *affine(f"{ours}/ffn/{{p}}_down", f"{theirs}ff.net.2"),
+        *affine(f"{ours}/context_ffn/{{p}}_up", f"{theirs}ff_context.net.0.proj"),
+        *affine(f"{ours}/context_ffn/{{p}}_down", f"{theirs}ff_context.net.2"),
     )

@@ -6,13 +6,20 @@ from typing import Any
 from jaxmodels.checks import shown
 from jaxmodels.models.config_keys import check_unknown, unknown_keys
 from jaxmodels.models.denoisers.denoiser import Denoiser
-from jaxmodels.models.denoisers.families import dit_diffusers, dit_official, pixart
+from jaxmodels.models.denoisers.families import dit_diffusers, dit_official, flux, pixart, sd3
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
 DENOISERS: Mapping[str, Family[Any]] = {
     family.model_type: family
-    for family in (dit_diffusers.FAMILY, dit_official.FAMILY, dit_official.SIT, pixart.FAMILY)
+    for family in (
+        dit_diffusers.FAMILY,
+        dit_official.FAMILY,
+        dit_official.SIT,
+        flux.FAMILY,
+        pixart.FAMILY,
+        sd3.FAMILY,
+    )
 }
 
 # What `diffusers` notes in every configuration.

@@ -8,12 +8,11 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import MLP
 from jaxmodels.models.denoisers import dit_parts
 from jaxmodels.models.denoisers.dit import DiT
-from jaxmodels.models.denoisers.dit_parts import affine
+from jaxmodels.models.denoisers.dit_parts import HEAD_BIAS, HEADS, affine
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
 BLOCK = "blocks.{i}."
-HEADS, HEAD_BIAS = "(n h) d -> n h d", "(n h) -> n h"
 WEIGHTS = (
     *dit_parts.ends("x_embedder.proj", "final_layer.linear"),
     *affine("conditioners/0/time/{p}_in", "t_embedder.mlp.0"),

@@ -1,5 +1,6 @@
 """PixArt-alpha and PixArt-Sigma as `diffusers` stores them (`PixArtTransformer2DModel`)."""
 
+from dataclasses import replace
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
@@ -48,14 +49,8 @@ def read_config(reader: ConfigReader) -> PixArt:
             f"{reader.name}: key 'cross_attention_dim' must equal num_attention_heads * attention_head_dim = "
             f"{d_model}, got {reader.values.get('cross_attention_dim', 1152)}"
         )
-    attention = Attention(
-        d_model=d_model,
-        num_heads=num_heads,
-        num_kv_heads=num_heads,
-        head_dim=head_dim,
-        qkv_bias=reader.flag("attention_bias", True),
-        out_bias=True,
-    )
+    bias = reader.flag("attention_bias", True)
+    attention = replace(dit_parts.plain_attention(num_heads, head_dim, None), qkv_bias=bias)
     activation = dit_parts.ACTIVATIONS[reader.take_or("activation_fn", str, "gelu-approximate")]
     norm = LayerNorm(dim=d_model, eps=reader.epsilon("norm_eps", 1e-6), scale=False, bias=False)
     block = CrossBlock(
