@@ -38,18 +38,26 @@ class GatedDeltaMixer:
     serves ``N / G`` consecutive value heads. ``beta = sigmoid(w_beta x)``, and the decay's logarithm is
     ``-exp(a_log) * softplus(features + dt_bias)``.
 
-    decay_rank: None for one decay per head, whose features are a projection of x (Gated DeltaNet,
-    https://arxiv.org/abs/2412.06464); else one per key channel, whose features come through a bottleneck of
-    that width (Kimi Delta Attention, https://arxiv.org/abs/2510.26692). gate_rank: likewise, None for a gate
-    projected from x, else the width of its bottleneck. norm: over each head's values. chunk_size bounds the
-    chunks of the window form; results do not depend on it.
-
     Projections have a key head axis, and what serves its value heads behind it, so that a key head and all
     that reads it can be sharded together.
 
     The state is f32[B, N, R, P]. A window's tokens are keys f32[B, S, G, R], updates f32[B, S, N, P] and
     log_decay f32[B, S, N, 1 or R]; the convolution's inputs are queries, keys and values under "q", "k" and
     "v".
+
+    Attributes:
+        d_model: width of input and output.
+        num_heads: value heads N.
+        num_key_heads: G, of queries and keys.
+        head_dim: features P of a value.
+        key_dim: features R of a key.
+        norm: over each head's values.
+        conv_width: tokens that the convolution sees, the newest included.
+        chunk_size: tokens of a chunk in the form for windows; results do not depend on it.
+        decay_rank: None for one decay per head, whose features are a projection of x (Gated DeltaNet,
+            https://arxiv.org/abs/2412.06464); else one per key channel, whose features come through a
+            bottleneck of this width (Kimi Delta Attention, https://arxiv.org/abs/2510.26692).
+        gate_rank: None for a gate projected from x, else the width of its bottleneck.
 
     Raises:
         ValueError: a size is not positive, `num_key_heads` does not divide `num_heads`, or the norm's width

@@ -177,7 +177,13 @@ def _of_group(groups: Tree, group: Array | int) -> Tree:
 
 @dataclass(frozen=True, kw_only=True)
 class _Tile:
-    """Some rows of one group: whose, the first, how many."""
+    """Some rows of one group.
+
+    Attributes:
+        group: whose rows they are.
+        start: the first.
+        rows: how many.
+    """
 
     group: Int[Array, ""]
     start: Int[Array, ""]
@@ -186,10 +192,14 @@ class _Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class _Tiling:
-    """How the rows of each group are cut into tiles of up to `longest` rows.
+    """How the rows of each group are cut into tiles.
 
-    step: tiles are computed in multiples of it. sizes, starts: each group's rows and its first. ends: how
-    many tiles there are up to and with each group.
+    Attributes:
+        longest: rows of a tile, at most.
+        step: tiles are computed in multiples of this.
+        sizes: each group's rows.
+        starts: each group's first row.
+        ends: how many tiles there are up to and with each group.
     """
 
     longest: int

@@ -45,7 +45,12 @@ class Ring:
 
 @struct.dataclass
 class KVState:
-    """Keys and values by slot. k, v: [B, K, T, H]; positions: i32[B, T], -1 marks an empty slot."""
+    """Keys and values by slot.
+
+    Attributes:
+        k, v: [B, K, T, H].
+        positions: i32[B, T]; -1 marks an empty slot.
+    """
 
     k: jax.Array
     v: jax.Array

@@ -34,8 +34,13 @@ EXPANDED_QUERY_BLOCK = 1024
 
 @struct.dataclass
 class LatentState:
-    """Latents by slot. entries: [B, 1, T, R + X], each a normalised latent and, behind it, the rotated key
-    that all heads share; positions: i32[B, T], -1 marks an empty slot."""
+    """Latents by slot.
+
+    Attributes:
+        entries: [B, 1, T, R + X], each a normalised latent and, behind it, the rotated key that all heads
+            share.
+        positions: i32[B, T]; -1 marks an empty slot.
+    """
 
     entries: jax.Array
     positions: jax.Array
@@ -57,11 +62,21 @@ class LatentAttention:
     being narrower than the latent (`queries_to_expand`), they are made, block by block of the cache. A
     sequence without a cache has as many queries as keys and is always attended so.
 
-    value_dim: features of a head's value. query_rank: queries come from a latent of this width, normalised
-    by `query_norm`; None projects them from x. rope: rotates the shared key and the queries' last `rope_dim`
-    features, None leaves them as they are (Kimi Linear). scale: None stands for ``(key_dim + rope_dim) **
-    -0.5``, times the `logit_factor` of a `YarnScaling`. bias: whether the projections into latents and out of
-    the heads have biases.
+    Attributes:
+        d_model: width of input and output.
+        num_heads: query heads.
+        kv_rank: width of the latent of keys and values.
+        key_dim: features of a head's key that come from the latent.
+        rope_dim: features of the key that all heads share.
+        value_dim: features of a head's value.
+        latent_norm: of the latent of keys and values.
+        query_rank: queries come from a latent of this width; None projects them from x.
+        query_norm: of the queries' latent.
+        rope: rotates the shared key and the queries' last `rope_dim` features; None leaves them as they are
+            (Kimi Linear).
+        scale: multiplies the logits; None stands for ``(key_dim + rope_dim) ** -0.5``, times the
+            `logit_factor` of a `YarnScaling`.
+        bias: whether the projections into latents and out of the heads have biases.
 
     Raises:
         ValueError: a size is below 1, `rope` rotates another number of features than `rope_dim`, or only one

@@ -28,7 +28,13 @@ Rates = Float[Array, "R I"]
 
 @struct.dataclass
 class SelectiveInputs:
-    """What the state depends on. u: f32[B, S, I], dt * x. dt: f32[B, S, I], step sizes. b: f32[B, S, R]."""
+    """What the state depends on.
+
+    Attributes:
+        u: f32[B, S, I], ``dt * x``.
+        dt: f32[B, S, I], step sizes.
+        b: f32[B, S, R].
+    """
 
     u: jax.Array
     dt: jax.Array

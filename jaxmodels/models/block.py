@@ -19,11 +19,15 @@ from jaxmodels.layers.window import Mixer, Window, ropes_of
 class Stream:
     """What flows from block to block over a window of tokens.
 
-    hidden: [B, S, D], the residual stream, which may be wider than the parameters. embedded: [B, S, D], the
-    token embeddings in the parameters' dtype, for blocks that look at them again. router_logits: f32[B, S,
-    E], those of the latest mixture of experts (0 before the first), for routers that look at them; None in
-    models without such. routings: what the mixtures passed so far decided, where it is asked for; else None.
-    condition: [B, C] or [B, S, C], what the caller gives for blocks that go by it, see `ConditionedBlock`.
+    Attributes:
+        hidden: [B, S, D], the residual stream, which may be wider than the parameters.
+        embedded: [B, S, D], the token embeddings in the parameters' dtype, for blocks that look at them
+            again.
+        router_logits: f32[B, S, E], those of the latest mixture of experts (0 before the first), for routers
+            that look at them; None in models without such.
+        routings: what the mixtures passed so far decided, where it is asked for; else None.
+        condition: [B, C] or [B, S, C], what the caller gives for blocks that go by it, see
+            `ConditionedBlock`.
     """
 
     hidden: jax.Array

@@ -43,8 +43,12 @@ class ParameterCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class CostPerToken:
-    """FLOPs of one token. weights: multiplying with the weights. context: attention to the tokens it sees,
-    and the steps of recurrent states."""
+    """FLOPs of one token.
+
+    Attributes:
+        weights: of products with the weights.
+        context: of attention to the tokens it sees, and of the steps of recurrent states.
+    """
 
     weights: int
     context: int
@@ -56,7 +60,12 @@ class CostPerToken:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheBytes:
-    """Memory of the cache. per_token: for each token of capacity, per row. per_row: whatever the capacity."""
+    """Memory of the cache.
+
+    Attributes:
+        per_token: bytes for each token of capacity, per row.
+        per_row: bytes of a row whatever the capacity.
+    """
 
     per_token: int
     per_row: int

@@ -36,9 +36,12 @@ from jaxmodels.models.transcript import Transcript, begin, follow, note, recoded
 
 @struct.dataclass
 class Cache:
-    """A batch of histories. length: i32[B], tokens committed per row. layers: one state per block.
+    """A batch of histories.
 
-    transcript: the histories' tokens, None where they are never encoded anew.
+    Attributes:
+        length: i32[B], tokens committed per row.
+        layers: one state per block.
+        transcript: the histories' tokens; None where they are never encoded anew.
     """
 
     length: jax.Array
@@ -71,15 +74,23 @@ class Pending:
 class Decoder:
     """A causal language model. Static and hashable: it is the configuration, and it is the module.
 
-    family: the `model_type` it was read as and is written back as, None if it has no such form.
-    tie_embeddings: the head is the transposed embedding. embed_scale: multiplies the embeddings.
-    learned_positions: rows of a learned embedding of positions that is added to the tokens', None for none.
-    logit_scale, logit_softcap: the logits are ``logit_scale * logits``, then ``softcap * tanh(logits /
-    softcap)``. residual_dtype: dtype of the residual stream where it is wider than the parameters.
-    max_positions: longest sequence it was trained for, None if unbounded (advisory: it is kept for the
-    checkpoint's sake).
-    recode_beyond: a sequence of more tokens than this has other rotations for all of them, so that a history
-    which grows beyond it is encoded anew, once; None: never.
+    Attributes:
+        vocab_size: rows of the embedding, and logits per token.
+        d_model: width of the residual stream.
+        blocks: in order.
+        final_norm: in front of the head.
+        tie_embeddings: whether the head is the transposed embedding.
+        embed_scale: multiplies the embeddings.
+        learned_positions: rows of a learned embedding of positions that is added to the tokens'; None for
+            none.
+        logit_scale, logit_softcap: the logits are ``logit_scale * logits``, then ``softcap * tanh(logits /
+            softcap)``.
+        residual_dtype: dtype of the residual stream where it is wider than the parameters.
+        max_positions: longest sequence it was trained for, None if unbounded (advisory: it is kept for the
+            checkpoint's sake).
+        recode_beyond: a sequence of more tokens than this has other rotations for all of them, so that a
+            history which grows beyond it is encoded anew, once; None: never.
+        family: the `model_type` it was read as and is written back as; None if it has no such form.
     """
 
     vocab_size: int

@@ -19,8 +19,12 @@ from jaxmodels.models.block import Stream
 class Walk:
     """A window's way through the blocks. Built anew inside each trace; never crosses a jit boundary.
 
-    window: what is read. blocks: how many there are. head: float32[B, S, V] logits of a stream, as if the
-    decoder ended there. depth: i32, blocks read so far. stopped: bool, whether the policy has had enough.
+    Attributes:
+        window: what is read.
+        blocks: how many there are.
+        head: float32[B, S, V] logits of a stream, as if the decoder ended there.
+        depth: i32, blocks read so far.
+        stopped: bool, whether the policy has had enough.
     """
 
     window: Window

@@ -17,17 +17,20 @@ from jaxmodels.models.hf_config import ConfigReader
 class Weight:
     """One row of a family's table: our parameter, their tensor, and how the axes are arranged.
 
-    ours: parameter path; ``{i}`` stands for the layer index. theirs: tensor name with the same placeholder.
-    axes: an einops pattern from their axes to ours, such as ``"(n h) d -> d n h"``; read backwards it
-    exports. None where both have the same axes. Rows whose parameter a configuration lacks do not apply.
+    Rows whose parameter a configuration lacks do not apply. Rows that name the same tensor are parts of it,
+    joined in the table's order.
 
-    Where `theirs` has the placeholder ``{e}``, our parameter's leading axis stacks one of their tensors per
-    expert, and `axes` arranges a single one. Rows that name the same tensor are parts of it, joined in the
-    table's order along its axis `along`; where `per` names an axis of the pattern, that of heads say, the
-    parts are joined for each of its entries, and those follow one another. `after` is the path of another
-    stacked parameter, behind whose experts these are numbered.
-
-    Where layers of several kinds have parameters of one name, `mixer` is the class of those the row is for.
+    Attributes:
+        ours: parameter path; ``{i}`` stands for the layer index.
+        theirs: tensor name with the same placeholder. Where it has the placeholder ``{e}``, our parameter's
+            leading axis stacks one of their tensors per expert, and `axes` arranges a single one.
+        axes: an einops pattern from their axes to ours, such as ``"(n h) d -> d n h"``; read backwards it
+            exports. None where both have the same axes.
+        along: the axis of the tensor along which its parts are joined.
+        per: an axis of the pattern, that of heads say: parts are joined for each of its entries, and those
+            follow one another. None joins them once.
+        mixer: where layers of several kinds have parameters of one name, the class of those the row is for.
+        after: the path of another stacked parameter, behind whose experts these are numbered.
     """
 
     ours: str
@@ -86,9 +89,12 @@ class Weight:
 class Part:
     """One parameter's share of a tensor.
 
-    row: the layer's row. param: the whole parameter. expert: index along its leading axis where it stacks
-    the tensors of all experts. start, size: the share's extent along the tensor's axis ``row.along``, in each
-    of its `stretches`.
+    Attributes:
+        row: the layer's row.
+        param: the whole parameter.
+        expert: index along its leading axis where it stacks the tensors of all experts.
+        start, size: the share's extent along the tensor's axis ``row.along``, in each of its `stretches`.
+        stretches: how often the tensor repeats its parts along that axis.
     """
 
     row: Weight

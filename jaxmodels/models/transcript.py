@@ -31,8 +31,11 @@ WINDOW = 256
 class Transcript:
     """The tokens of histories, kept to encode them anew.
 
-    tokens: i32[B, T], by number. extended: bool[B], the rows whose history is encoded as a part of a sequence
-    of more than `limit` tokens.
+    Attributes:
+        tokens: i32[B, T], by number.
+        extended: bool[B], the rows whose history is encoded as a part of a sequence of more than `limit`
+            tokens.
+        limit: tokens of a sequence up to which its rotations stay as they are.
     """
 
     tokens: jax.Array

@@ -32,7 +32,13 @@ State = TypeVar("State")
 
 @struct.dataclass
 class Slots:
-    """k, v: [B, K, T, H]. positions: i32[B, K, T], -1 is empty. used: i32[B], how many come first."""
+    """The keys and values that are held, those in use first.
+
+    Attributes:
+        k, v: [B, K, T, H].
+        positions: i32[B, K, T], of each key; -1 is an empty slot.
+        used: i32[B], how many slots are in use.
+    """
 
     k: jax.Array
     v: jax.Array
@@ -42,7 +48,13 @@ class Slots:
 
 @struct.dataclass
 class PendingSlots:
-    """The slots with a window written behind those in use. positions: i32[B, S]. valid: i32[B]."""
+    """The slots with a window written behind those in use.
+
+    Attributes:
+        written: the slots.
+        positions: i32[B, S], the window's.
+        valid: i32[B], how many of the window's tokens are real.
+    """
 
     written: Slots
     positions: jax.Array

@@ -33,8 +33,14 @@ _CHUNK = 64
 
 @struct.dataclass
 class D2OState:
-    """mass: f32[B, K, T], the attention each slot has been given so far. threshold: f32[B, K], the similarity
-    from which an evicted token is merged, `_UNSET` before the first eviction."""
+    """What is held, and how evicted tokens are treated.
+
+    Attributes:
+        slots: the keys and values.
+        mass: f32[B, K, T], the attention that each slot has been given so far.
+        threshold: f32[B, K], the similarity from which an evicted token is merged; `_UNSET` before the first
+            eviction.
+    """
 
     slots: Slots
     mass: jax.Array
@@ -46,8 +52,10 @@ class D2OPending:
     """What a window does to the cache, and what is needed to weigh a part of it.
 
     Attributes:
+        slots: the keys and values, the window's included.
         mass: attention given so far, with the window's queries.
         mass_before: without them.
+        threshold: as in `D2OState`.
         q, sink_logits, mask, index: the window's.
     """
 
@@ -82,7 +90,13 @@ class D2O:
     Which tokens stay depends on when eviction happens, so that the split into windows matters; how a window
     is committed does not.
 
-    longest_peek: tokens in the longest window that is shown to the layer; for it room is kept.
+    Attributes:
+        budget: tokens that are kept per key head.
+        recent: of these, the last ones that are never evicted.
+        sinks: the first ones that are never evicted.
+        spare: slots beyond `budget`, so that as many tokens are evicted together.
+        smoothing: weight of the newest eviction's mean similarity in the threshold.
+        longest_peek: tokens in the longest window that is shown to the layer; room is kept for it.
 
     Raises:
         ValueError: a size is below 1, `smoothing` is not in (0, 1], or more is protected than `budget`.

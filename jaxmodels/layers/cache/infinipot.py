@@ -44,7 +44,14 @@ class InfiniPotV:
     Which tokens stay depends on when compression happens, so that the split into windows matters; how a
     window is committed does not.
 
-    longest_peek: tokens in the longest window that is shown to the layer.
+    Attributes:
+        budget: slots per key head.
+        keep: slots that stay in use after a compression.
+        recent: frames at the end that always stay.
+        frame: tokens of a frame; 1 for text.
+        system: tokens at the beginning that always stay.
+        redundancy_share: of ``keep - system``, what goes to recent frames and to tokens chosen by redundancy.
+        longest_peek: tokens in the longest window that is shown to the layer.
 
     Raises:
         ValueError: a size is below 1 (`system` below 0), `keep` leaves no room in `budget` for the longest

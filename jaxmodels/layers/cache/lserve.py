@@ -48,7 +48,9 @@ from jaxmodels.layers.window import Window
 class Choice:
     """Which pages a token reads beside its own.
 
-    pages: i32[B, K, P - 1], `NO_PAGE` where there are fewer. age: i32[B], tokens since they were chosen.
+    Attributes:
+        pages: i32[B, K, P - 1], `NO_PAGE` where there are fewer.
+        age: i32[B], tokens since they were chosen.
     """
 
     pages: jax.Array
@@ -57,8 +59,14 @@ class Choice:
 
 @struct.dataclass
 class LServeState:
-    """dense: every slot of the heads that choose pages, and bounds on their keys. stream: first and recent
-    slots of the streaming heads, None without any."""
+    """What is held, for the two kinds of heads.
+
+    Attributes:
+        dense: every slot of the heads that choose pages.
+        bounds: on the keys of their pages.
+        choice: the pages that they read at present.
+        stream: first and recent slots of the streaming heads; None without any.
+    """
 
     dense: KVState
     bounds: KeyBounds
@@ -68,7 +76,15 @@ class LServeState:
 
 @struct.dataclass
 class LServePending:
-    """chosen: as the window left it. before: as it was, for rows that commit nothing."""
+    """What a window does to the cache.
+
+    Attributes:
+        dense: of the heads that choose pages.
+        bounds: with the window's keys.
+        chosen: the choice as the window left it.
+        before: the choice as it was, for rows that commit nothing.
+        stream: of the streaming heads; None without any.
+    """
 
     dense: KVPending
     bounds: KeyBounds
@@ -94,7 +110,14 @@ class LServe:
     after it). Which heads stream is a finding about the weights (DuoAttention's gates): see
     `streaming_by_gates`.
 
-    longest_peek: tokens in the longest window that is shown to the layer, prompts' windows included.
+    Attributes:
+        streaming_heads: the key/value heads that see sinks and local positions alone.
+        budget: tokens that a single token reads in the other heads.
+        page: tokens of a page.
+        subpages: parts of a page that have bounds of their own.
+        refresh: tokens between two choices of pages.
+        sinks, local: first and last positions that streaming heads see.
+        longest_peek: tokens in the longest window that is shown to the layer, prompts' windows included.
 
     Raises:
         ValueError: `page` does not divide `budget`, `subpages` does not divide `page`, a size is below 1, a

@@ -19,7 +19,11 @@ _FAR = 1e30  # beyond any key; finite, since it is multiplied by zeros
 
 @struct.dataclass
 class KeyBounds:
-    """low, high: [B, K, U, H], the smallest and largest key of each sub-page by channel."""
+    """Bounds on the keys of each sub-page, by channel.
+
+    Attributes:
+        low, high: [B, K, U, H], the smallest and the largest.
+    """
 
     low: jax.Array
     high: jax.Array

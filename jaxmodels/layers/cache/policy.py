@@ -26,9 +26,16 @@ from jaxmodels.layers.window import Window
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """What a policy knows of its layer. scores: how logits are made. reach: positions that a token sees, its
-    own included, None for all; within that, chunk is the length of the chunks of positions that it does not
-    see beyond, None for no such. rope: rotary embedding of queries and keys, if any."""
+    """What a policy knows of its layer.
+
+    Attributes:
+        num_heads, num_kv_heads, head_dim: the layer's.
+        scores: how logits are made.
+        reach: positions that a token sees, its own included; None for all.
+        chunk: positions are cut into chunks of this length, and a token sees none of an earlier one; None for
+            no chunks.
+        rope: rotary embedding of queries and keys, if any.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -41,10 +48,12 @@ class Heads:
 
 @struct.dataclass
 class Projections:
-    """A window's heads. q: [B, S, N, H]; k, v: [B, S, K, H]; sink_logits: [K, M], logits in the denominator.
+    """A window's queries, keys and values as a layer hands them to its policy: not rotated yet.
 
-    As a layer hands them to its policy, queries and keys are not rotated yet. `sink_logits` is
-    None for a layer without.
+    Attributes:
+        q: [B, S, N, H].
+        k, v: [B, S, K, H].
+        sink_logits: [K, M], logits in the denominator of the softmax; None for a layer without.
     """
 
     q: jax.Array

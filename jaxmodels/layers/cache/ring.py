@@ -18,7 +18,8 @@ class RingCache:
     A peek of S tokens from position p on overwrites tokens before ``p + S - slots <= p - reach + 1``, which
     no query from p on sees. So whatever part of it is committed, nothing is lost that is needed.
 
-    longest_peek: tokens in the longest window that is shown to the layer, prompts' windows included.
+    Attributes:
+        longest_peek: tokens in the longest window that is shown to the layer, prompts' windows included.
 
     Raises:
         ValueError: `longest_peek` is below 1, or the layer has no sliding window.

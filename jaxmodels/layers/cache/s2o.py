@@ -95,8 +95,13 @@ class S2O:
 
 @struct.dataclass
 class Found:
-    """out: [B, K, M, S, H]. read, visible: i32[B, K], blocks of keys that were read before the queries' own
-    blocks, and those there are."""
+    """The attention of a window, and how much of the history it took.
+
+    Attributes:
+        out: [B, K, M, S, H].
+        read: i32[B, K], blocks of keys that were read before the queries' own blocks.
+        visible: i32[B, K], those that there are.
+    """
 
     out: jax.Array
     read: jax.Array

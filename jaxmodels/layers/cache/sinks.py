@@ -76,7 +76,10 @@ class SinkCache:
 
     A peek of S tokens is exact whatever part of it is committed, and any split into windows gives the same.
 
-    longest_peek: tokens in the longest window that is shown to the layer, prompts' windows included.
+    Attributes:
+        sinks: first tokens that are always seen.
+        recent: last tokens that are seen, a token's own included.
+        longest_peek: tokens in the longest window that is shown to the layer, prompts' windows included.
 
     Raises:
         ValueError: a size is below 1, or the layer has a sliding window of its own.

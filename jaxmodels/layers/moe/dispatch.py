@@ -17,8 +17,10 @@ from jaxmodels.layers.spec import Params
 class Dispatch(Protocol):
     """``y[t] = sum of weights[t, j] * expert experts[t, j](x[t])`` over the slots of each token.
 
-    Slots whose expert is not among those of `experts` add nothing. causal: whether a token's result depends
-    on itself alone.
+    Slots whose expert is not among those of `experts` add nothing.
+
+    Attributes:
+        causal: whether a token's result depends on itself alone.
     """
 
     causal: ClassVar[bool]

@@ -26,7 +26,12 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Sorted:
-    """Rows ``[P, D]`` sorted by expert. experts: each row's, E for rows of none. sizes: rows per expert."""
+    """Rows ``[P, D]`` sorted by expert.
+
+    Attributes:
+        experts: each row's, E for rows of none.
+        sizes: rows per expert.
+    """
 
     experts: Int[Array, "P"]
     sizes: Int[Array, "E"]

@@ -13,7 +13,12 @@ class LatentSpace:
     """``up(sum of weight * expert(down(x)))``: to the experts and back, tokens travel in `dim` features.
 
     Router and shared feed-forward stay in the model's width. From the layout of Nemotron 3's mixtures in
-    `transformers` (``fc1_latent_proj``, ``fc2_latent_proj``). bias: of both projections.
+    `transformers` (``fc1_latent_proj``, ``fc2_latent_proj``).
+
+    Attributes:
+        d_model: the model's width.
+        dim: the experts' width.
+        bias: whether both projections have biases.
 
     Raises:
         ValueError: `dim` is below 1.

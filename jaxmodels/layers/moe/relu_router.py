@@ -19,9 +19,16 @@ RouterNorm = Literal["none", "sum", "rms"]
 class ReLURouter:
     """``s = relu(w x)``, normalised over the experts; those with ``s = 0`` are left out.
 
-    norm: "rms" divides by the root mean square and multiplies by a learned scale per expert; as no mean is
-    taken off, 0 stays 0. "sum" divides by ``norm_scale * sum(s) + 1e-5``. "none" leaves s as it is.
     Source: BlockFFN (https://github.com/thunlp/BlockFFN).
+
+    Attributes:
+        d_model: width of x.
+        num_experts: experts, each of which has a score.
+        norm: "rms" divides by the root mean square and multiplies by a learned scale per expert; as no mean
+            is taken off, 0 stays 0. "sum" divides by ``norm_scale * sum(s) + 1e-5``. "none" leaves s as it
+            is.
+        eps: added to the mean square.
+        norm_scale: see "sum".
 
     Raises:
         ValueError: `norm` is unknown or `num_experts` is below 1.

@@ -13,9 +13,13 @@ from jaxmodels.layers.moe.routing import Routing, expert_load
 class LoadReport:
     """One layer's expert load over some tokens.
 
-    load: slots filled per expert. tokens: real tokens. per_token: experts per token, in the mean.
-    busiest: the largest load over the mean one, 1 under perfect balance. balance: entropy of the load over
-    that of an even one, 0 to 1. unused: experts without a token.
+    Attributes:
+        load: slots filled per expert.
+        tokens: real tokens.
+        per_token: experts per token, in the mean.
+        busiest: the largest load over the mean one, 1 under perfect balance.
+        balance: entropy of the load over that of an even one, 0 to 1.
+        unused: experts without a token.
     """
 
     load: tuple[int, ...]

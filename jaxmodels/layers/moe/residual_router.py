@@ -18,11 +18,17 @@ from jaxmodels.layers.spec import FanIn, Normal, Param, Params, ParamTree
 class ResidualRouter:
     """``logits = gate(x) + w_previous previous``, top-k of their softmax, renormalised.
 
-    hidden: the gate is ``w tanh(w_in x)`` with that many hidden features; None: it is ``w x``.
-    logit_std: the logits of each token are scaled to this standard deviation before the softmax; None leaves
-    them. zero_expert: the last expert is a zero expert, whose weight is set to 0 before the chosen weights
-    are renormalised, so that the token's other experts take it over. Source: MoE++
-    (https://github.com/SkyworkAI/MoE-plus-plus).
+    Source: MoE++ (https://github.com/SkyworkAI/MoE-plus-plus).
+
+    Attributes:
+        d_model: width of x.
+        num_experts: all experts, those without a feed-forward included.
+        top_k: experts per token.
+        hidden: the gate is ``w tanh(w_in x)`` with this many hidden features; None for ``w x``.
+        logit_std: the logits of each token are scaled to this standard deviation before the softmax; None
+            leaves them.
+        zero_expert: whether the last expert is a zero expert, whose weight is set to 0 before the chosen
+            weights are renormalised, so that the token's other experts take it over.
 
     Raises:
         ValueError: `top_k` exceeds `num_experts`, or with a zero expert is below 2.
@@ -84,8 +90,12 @@ class ResidualRouter:
 class ZeroComputationExperts:
     """Experts without a feed-forward. They follow those that have one, in the order of the fields.
 
-    constants: ``a[0] * x + a[1] * c`` with ``a = softmax(x @ w)`` and a learned vector c, for each. copies:
-    x. zeros: 0.
+    Attributes:
+        d_model: width of x.
+        constants: experts that give ``a[0] * x + a[1] * c`` with ``a = softmax(x @ w)`` and a learned vector
+            c.
+        copies: experts that give x.
+        zeros: experts that give 0.
 
     Raises:
         ValueError: a count is negative, or all are 0.

@@ -80,9 +80,16 @@ def keep_groups(
 class SoftmaxTopK:
     """``p = softmax(w x)``; the `top_k` most probable experts, each weighted by ``scale * p``.
 
-    renormalise: the chosen weights sum to `scale`. That is the softmax over the chosen logits alone, which
-    some call top-k before softmax. bias: of the logits. num_groups, top_groups: experts are chosen within the
-    `top_groups` groups whose best expert is most probable (DeepSeek-V2's group-limited greedy choice).
+    Attributes:
+        d_model: width of x.
+        num_experts: experts to choose from.
+        top_k: experts per token.
+        renormalise: whether the chosen weights sum to `scale`. That is the softmax over the chosen logits
+            alone, which some call top-k before softmax.
+        scale: see above.
+        bias: whether the logits have one.
+        num_groups, top_groups: experts are chosen within the `top_groups` of `num_groups` groups whose best
+            expert is most probable (DeepSeek-V2's group-limited greedy choice).
 
     Raises:
         ValueError: `top_k` exceeds what there is to choose from, or `num_groups` does not divide
@@ -130,11 +137,20 @@ class SoftmaxTopK:
 class SigmoidTopK:
     """``s = sigmoid(w x)``; `top_k` experts of highest ``s + selection_bias``, weighted by ``scale * s``.
 
-    renormalise: the chosen s are divided by their sum (plus `eps`). selection_bias: a parameter that decides
-    who is chosen but not with what weight; training moves it against the load, outside the gradient (see
-    `losses.update_selection_bias`). num_groups, top_groups: experts are chosen within the `top_groups` groups
-    whose two best experts have the highest sum. bias: of the logits. Source: DeepSeek-V3
-    (https://arxiv.org/abs/2412.19437, section 2.1.2).
+    Source: DeepSeek-V3 (https://arxiv.org/abs/2412.19437, section 2.1.2).
+
+    Attributes:
+        d_model: width of x.
+        num_experts: experts to choose from.
+        top_k: experts per token.
+        renormalise: whether the chosen s are divided by their sum plus `eps`.
+        scale: see above.
+        eps: see `renormalise`.
+        selection_bias: whether a parameter decides who is chosen but not with what weight; training moves it
+            against the load, outside the gradient (see `losses.update_selection_bias`).
+        bias: whether the logits have one.
+        num_groups, top_groups: experts are chosen within the `top_groups` of `num_groups` groups whose two
+            best experts have the highest sum.
 
     Raises:
         ValueError: `top_k` exceeds what there is to choose from, `num_groups` does not divide `num_experts`,

@@ -16,10 +16,13 @@ from jaxmodels.layers.spec import Params
 class Routing:
     """Which experts each token is sent to, and with what weight. E counts all experts of the router.
 
-    experts: i32[..., S, k], E where a slot is empty. weights: f32[..., S, k], 0 in empty slots.
-    logits: f32[..., S, E], the router's raw outputs. scores: f32[..., S, E], what they became: probabilities
-    or gates. valid: bool[..., S], which tokens are real; None if all are.
-    max_pairs: the most slots that can be filled in all, where the router bounds them below S * k.
+    Attributes:
+        experts: i32[..., S, k], E where a slot is empty.
+        weights: f32[..., S, k], 0 in empty slots.
+        logits: f32[..., S, E], the router's raw outputs.
+        scores: f32[..., S, E], what they became: probabilities or gates.
+        valid: bool[..., S], which tokens are real; None if all are.
+        max_pairs: the most slots that can be filled in all, where the router bounds them below S * k.
     """
 
     experts: jax.Array
