@@ -206,7 +206,8 @@ class Model:
                 special token ends the row if its own text holds a string.
             seed: of the random draws. Rows are independent: row b's tokens depend on the seed, b and its
                 prompt, not on the other rows.
-            capacity: cache slots per row; by default a bucket that holds prompt and answer.
+            capacity: cache slots per row, exactly so many; by default a bucket that holds prompt and answer,
+                whose programs serve others of about the same lengths.
 
         Raises:
             ValueError: an empty prompt, ids outside the vocabulary, sizes below 1, beyond `capacity` or for

@@ -91,11 +91,14 @@ def plan(
             f"the model has learned {positions}"
         )
     slots, new_slots = prompt_bucket(longest, strategy.prefill_window), answer_bucket(max_new_tokens)
+    if capacity is None:
+        capacity = capacity_bucket(slots, new_slots + strategy.lookahead)
+    elif slots <= strategy.prefill_window:
+        slots = min(slots, capacity)  # a prompt that is fed in one window may be padded to what is there
     tokens = np.zeros((batch, slots), np.int32)
     tokens[:, :longest] = prompts.tokens
     stop = np.full(-(-max(len(stop_tokens), 1) // STOP_SLOTS) * STOP_SLOTS, -1, np.int32)
     stop[: len(stop_tokens)] = list(stop_tokens)
-    capacity = max(capacity or 0, capacity_bucket(slots, new_slots + strategy.lookahead))
     dtype = str(config.dtype_of(params))
     sizes = _cache_bytes(config, dtype)
     check_fits(

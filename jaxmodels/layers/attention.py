@@ -200,6 +200,9 @@ class Attention:
     ) -> Any:
         return self.cache.commit(self.heads, pending, n, path)
 
+    def limit(self, state: Any) -> int | None:
+        return self.cache.limit(self.heads, state)
+
     def queries(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S N H"]:
         """The window's queries, normalised and clipped, not rotated yet."""
         q = self._heads(params, "q", x, self.query_norm)

@@ -6,7 +6,7 @@ makes them history by tagging them with their positions. Who sees whom follows f
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,16 @@ from jaxmodels.layers.masks import Places, in_layer
 from jaxmodels.layers.window import Window, accepted
 
 EMPTY = -1
+# The longest window that is scattered slot by slot. On TPU a scatter of many slots is slow to compile.
+MOST_SCATTERED = 64
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A mixer whose states may have slots for so many tokens and no more."""
+
+    def limit(self, state: Any) -> int | None:
+        """How many tokens a row's history may have, pending ones included; None for any number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +71,18 @@ class KVState:
 class KVPending:
     """The cache with the window's candidates written behind the committed slots.
 
-    written: the state. start: i32[B], the number of the window's first token, and its slot but for a `ring`.
-    positions: i32[B, S], the window's logical positions. ring: how slots are used again, if they are.
+    Attributes:
+        written: the state.
+        start: i32[B], the number of the window's first token, and its slot but for a `ring`.
+        positions: i32[B, S], the window's logical positions.
+        valid: i32[B], how many leading tokens were written; the rest is padding.
+        ring: how slots are used again, if they are.
     """
 
     written: Any
     start: jax.Array
     positions: jax.Array
+    valid: jax.Array
     ring: Ring | None = struct.field(pytree_node=False, default=None)
 
 
@@ -81,17 +96,21 @@ def write_window(
 ) -> KVPending:
     """The state with the window's `entries`, by the names of its buffers, behind the committed slots.
 
+    Padding is not written, and neither are tokens beyond the last slot.
+
     Raises ValueError where the window has more tokens than the cache (or its ring) has slots.
     """
     slots = state.positions.shape[1] if ring is None else ring.size
     if window.size > slots:
         raise ValueError(f"write: a window of {window.size} tokens does not fit a cache of {slots} slots")
+    tokens = window.start if window.slots is None else window.slots
     written = {
-        name: write_slots(getattr(state, name), jnp.swapaxes(new, 1, 2), window.start, ring)
+        name: write_slots(getattr(state, name), jnp.swapaxes(new, 1, 2), tokens, window.valid, ring)
         for name, new in entries.items()
     }
-    tags = write_slots(state.positions, window_tags(window), window.start, ring)
-    return KVPending(state.replace(positions=tags, **written), window.start, window.positions, ring)
+    tags = write_slots(state.positions, window_tags(window), tokens, window.valid, ring)
+    written = state.replace(positions=tags, **written)
+    return KVPending(written, window.start, window.positions, window.valid, ring)
 
 
 def commit_window(
@@ -100,26 +119,31 @@ def commit_window(
     """The state once the first `n` window tokens (of `path`, if given) are history; see `Mixer.commit`."""
     if n is None and path is None:
         return pending.written
-    state, start, positions, ring = pending.written, pending.start, pending.positions, pending.ring
-    size = positions.shape[1]
+    state, start, ring = pending.written, pending.start, pending.ring
     if path is not None:
-        buffers = {field.name: getattr(state, field.name) for field in fields(state)}
-        del buffers["positions"]
+        tokens = start[:, None] + path
+        slots = tokens if ring is None else ring.slots(tokens)
         moved = {
-            name: write_slots(buffer, _take_slots(read_slots(buffer, start, size, ring), path), start, ring)
-            for name, buffer in buffers.items()
+            field.name: write_slots(buffer, take_slots(buffer, slots), start, n, ring)
+            for field in fields(state)
+            if field.name != "positions" and (buffer := getattr(state, field.name)) is not None
         }
         state = state.replace(**moved)
-    tags, _ = accepted_tags(positions, n, path)
-    return state.replace(positions=write_slots(state.positions, tags, start, ring))
+    tags, _ = accepted_tags(pending.positions, pending.valid, n, path)
+    return state.replace(positions=write_slots(state.positions, tags, start, pending.valid, ring))
 
 
 def accepted_tags(
-    positions: Int[Array, "B S"], n: Int[Array, "B"] | None, path: Int[Array, "B P"] | None
+    positions: Int[Array, "B S"],
+    valid: Int[Array, "B"],
+    n: Int[Array, "B"] | None,
+    path: Int[Array, "B P"] | None,
 ) -> tuple[Int[Array, "B S"], Int[Array, "B"]]:
-    """The tags of the window's slots once `n` tokens (of `path`, if given) are history, and that number."""
+    """The tags of the window's slots once `n` tokens (of `path`, if given) are history, and that number,
+    which is at most `valid`."""
     size = positions.shape[1]
     positions, n = accepted(positions, n, path)
+    n = jnp.clip(n, 0, valid)
     positions = jnp.pad(positions, ((0, 0), (0, size - positions.shape[1])))
     return jnp.where(jnp.arange(size) < n[:, None], positions, EMPTY), n
 
@@ -209,7 +233,7 @@ def _slot_places(
         place = _place_by_slot(window, tags.shape[1], ring)
     else:
         place = slots - start[:, None] if ring is None else ring.offsets(slots, start)
-    inside = (place >= 0) & (place < window.size)
+    inside = (place >= 0) & (place < window.valid[:, None])
     if window.index is not None:
         place = jnp.take_along_axis(window.index, jnp.clip(place, 0, window.size - 1), axis=1)
     return Places(positions=tags, index=place, is_history=~inside)
@@ -228,35 +252,69 @@ def _place_by_slot(window: Window, capacity: int, ring: Ring | None) -> Int[Arra
     return jax.vmap(of_row)(slots)
 
 
-def write_slots(buffer: Array, new: Array, start: Int[Array, "B"], ring: Ring | None = None) -> Array:
-    """Writes each row's window from its start slot on; slots are axis 2 of [B, K, T, H], axis 1 of [B, T]."""
-    axis = buffer.ndim // 2 - 1
+def write_slots(
+    buffer: Float[Array, "B K T H"] | Int[Array, "B T"],
+    new: Float[Array, "B K S H"] | Int[Array, "B S"],
+    tokens: Int[Array, "B"] | Int[Array, "B S"],
+    count: Int[Array, "B"] | None = None,
+    ring: Ring | None = None,
+) -> Array:
+    """Writes a window's tokens into their slots. Those without one, at or beyond the last, are dropped.
+
+    tokens: the numbers of the tokens, which are their slots but for a `ring`: of the first of each row, which
+    the others follow, or of each. count: how many leading tokens must be written, None for all; in the slots
+    that the rest would have, anything may be left.
+
+    One scatter of single slots: XLA makes no loop over rows of it on any backend, as it does on TPU of slices
+    that begin in another slot in each row. A long line of tokens moves as slices all the same.
+    """
     new = new.astype(buffer.dtype)
-    size = new.shape[axis + 1]
-    if ring is not None and size > 1:
-        slots = ring.slots(start[:, None] + jnp.arange(size))
-        return jax.vmap(lambda row, part, at: _scatter(row, part, at, axis))(buffer, new, slots)
-    if ring is not None:
-        start = ring.slots(start)
-    if buffer.shape[0] == 1:
-        return lax.dynamic_update_slice_in_dim(buffer, new, start[0], axis + 1)
-    return jax.vmap(lambda row, part, at: lax.dynamic_update_slice_in_dim(row, part, at, axis))(
-        buffer, new, start
-    )
+    axis = buffer.ndim // 2
+    size, capacity = new.shape[axis], buffer.shape[axis]
+    if tokens.ndim == 1:
+        if ring is None and MOST_SCATTERED < size <= capacity:
+            return _write_line(buffer, new, tokens, count)
+        tokens = tokens[:, None] + jnp.arange(size)
+    slots = tokens if ring is None else ring.slots(tokens)
+    has_slot = (slots >= 0) & (slots < capacity)
+    if count is not None:
+        has_slot = has_slot & (jnp.arange(size) < count[:, None])
+    # Tokens without a slot are sent to slots of their own beyond the last, so that no two go to the same.
+    slots = jnp.where(has_slot, slots, capacity + jnp.arange(size))
+
+    def scatter(line: Array, part: Array, at: Int[Array, "S"]) -> Array:
+        return line.at[at].set(part, mode="drop", unique_indices=True)
+
+    by_head = scatter if axis == 1 else jax.vmap(scatter, (0, 0, None))
+    return jax.vmap(by_head)(buffer, new, slots)
 
 
-def _scatter(row: Array, part: Array, slots: Int[Array, "S"], axis: int) -> Array:
-    return row.at[:, slots].set(part) if axis else row.at[slots].set(part)
+def _write_line(buffer: Array, new: Array, start: Int[Array, "B"], count: Int[Array, "B"] | None) -> Array:
+    """`write_slots` of many tokens in a line: slices, or where a row's reach beyond the last slot, piece by
+    piece. Both stand in loops, of no or one turn and of no or all pieces, so that no buffer is copied."""
+    axis = buffer.ndim // 2
+    size = new.shape[axis]
+    fits = (start + size <= buffer.shape[axis]).all()
+
+    def slices(_: Array, buffer: Array) -> Array:
+        return jax.vmap(lambda row, part, at: lax.dynamic_update_slice_in_dim(row, part, at, axis - 1))(
+            buffer, new, start
+        )
+
+    def piece(i: Array, buffer: Array) -> Array:
+        begin = jnp.minimum(i * MOST_SCATTERED, size - MOST_SCATTERED)
+        part = lax.dynamic_slice_in_dim(new, begin, MOST_SCATTERED, axis)
+        return write_slots(buffer, part, start + begin, None if count is None else count - begin)
+
+    buffer = lax.fori_loop(0, fits.astype(jnp.int32), slices, buffer)
+    return lax.fori_loop(0, jnp.where(fits, 0, -(-size // MOST_SCATTERED)), piece, buffer)
 
 
-def read_slots(
-    buffer: Float[Array, "B K T H"], start: Int[Array, "B"], size: int, ring: Ring | None = None
-) -> Float[Array, "B K S H"]:
-    """The slots of each row's window of `size` tokens."""
-    if ring is not None:
-        return _take_slots(buffer, ring.slots(start[:, None] + jnp.arange(size)))
+def read_slots(buffer: Float[Array, "B K T H"], start: Int[Array, "B"], size: int) -> Float[Array, "B K S H"]:
+    """The slots of each row from `start` to ``start + size``."""
     return jax.vmap(lambda row, at: lax.dynamic_slice_in_dim(row, at, size, 1))(buffer, start)
 
 
-def _take_slots(window: Float[Array, "B K S H"], path: Int[Array, "B P"]) -> Float[Array, "B K P H"]:
-    return jnp.take_along_axis(window, path[:, None, :, None], axis=2)
+def take_slots(buffer: Float[Array, "B K T H"], slots: Int[Array, "B P"]) -> Float[Array, "B K P H"]:
+    """What lies in these slots of each row; any slot where one does not exist."""
+    return jnp.take_along_axis(buffer, slots[:, None, :, None], axis=2, mode="clip")

@@ -196,6 +196,9 @@ class LatentAttention:
         state: LatentState = commit_window(pending, n, path)
         return state
 
+    def limit(self, state: LatentState) -> int | None:
+        return state.positions.shape[1]
+
     def _queries(
         self, params: Params, x: Float[Array, "B S D"], window: Window
     ) -> tuple[Float[Array, "B S N H"], Float[Array, "B S N X"]]:

@@ -52,6 +52,10 @@ class SumMixer:
     def init_state(self, batch: int, capacity: int, dtype: Any) -> tuple[Any, ...]:
         return tuple(branch.mixer.init_state(batch, capacity, dtype) for branch in self.branches)
 
+    def parts(self, state: tuple[Any, ...]) -> tuple[tuple[Mixer, Any], ...]:
+        """The branches' mixers with their states."""
+        return tuple((branch.mixer, part) for branch, part in zip(self.branches, state, strict=True))
+
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token that sees `context` tokens, itself included; 0 counts the weights alone."""
         return sum(branch.mixer.flops_per_token(context) for branch in self.branches)

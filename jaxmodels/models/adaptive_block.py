@@ -68,6 +68,9 @@ class AdaptiveBlock:
     def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
         return self.mixer.init_state(batch, capacity, dtype)
 
+    def parts(self, state: Any) -> tuple[tuple[Mixer, Any], ...]:
+        return ((self.mixer, state),)
+
     def forward(self, params: Params, stream: Stream, window: Window) -> Stream:
         made = self._modulations(params, stream)
         mixed = self.mixer.forward(params["mixer"], self._before_mixer(params, stream, made), window)

@@ -68,6 +68,9 @@ class DecoderBlock(Protocol):
     def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
         """The state of an empty history with room for `capacity` tokens."""
 
+    def parts(self, state: Any) -> tuple[tuple[Mixer, Any], ...]:
+        """Its mixers, each with its part of a state."""
+
     def forward(self, params: Params, stream: Stream, window: Window) -> Stream:
         """The block over a whole sequence with no history. Differentiable, keeps no state."""
 
@@ -192,6 +195,9 @@ class Block:
     def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
         return None if self.mixer is None else self.mixer.init_state(batch, capacity, dtype)
 
+    def parts(self, state: Any) -> tuple[tuple[Mixer, Any], ...]:
+        return () if self.mixer is None else ((self.mixer, state),)
+
     def forward(self, params: Params, stream: Stream, window: Window) -> Stream:
         if self.mixer is not None:
             mixed = self.mixer.forward(params["mixer"], self._before(params, "mixer", stream), window)
@@ -249,6 +255,9 @@ class ParallelBlock:
     def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
         return self.mixer.init_state(batch, capacity, dtype)
 
+    def parts(self, state: Any) -> tuple[tuple[Mixer, Any], ...]:
+        return ((self.mixer, state),)
+
     def forward(self, params: Params, stream: Stream, window: Window) -> Stream:
         x = self.mixer_norm(params["mixer_norm"], stream.narrow())
         return self._join(params, stream, self.mixer.forward(params["mixer"], x, window), window)
@@ -295,6 +304,9 @@ class NormedResidualBlock:
 
     def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
         return self.mixer.init_state(batch, capacity, dtype)
+
+    def parts(self, state: Any) -> tuple[tuple[Mixer, Any], ...]:
+        return ((self.mixer, state),)
 
     def forward(self, params: Params, stream: Stream, window: Window) -> Stream:
         x = self.mixer_norm(params["mixer_norm"], stream.narrow())

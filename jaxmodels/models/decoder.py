@@ -31,7 +31,8 @@ from jaxmodels.models.depth import ALL_LAYERS, Depth, Walk
 from jaxmodels.models.inputs import Inputs, are_embeddings, check_condition, check_inputs
 from jaxmodels.models.packing import pack, packed_path, unpack
 from jaxmodels.models.scored import EVERYWHERE, LogitsAt, Scored, check_logits_at, check_taps, logits_where
-from jaxmodels.models.transcript import Transcript, begin, follow, note, recoded, slots_to_recode
+from jaxmodels.models.slots import committable, fitted, token_limit
+from jaxmodels.models.transcript import Transcript, begin, follow, note, recoded
 
 
 @struct.dataclass
@@ -186,11 +187,10 @@ class Decoder:
         """Empty histories with room for `capacity` tokens each, pending windows included."""
         if batch < 1 or capacity < 1:
             raise ValueError(f"init_cache: batch={batch} and capacity={capacity} must be at least 1")
-        slots = slots_to_recode(self, capacity)
         return Cache(
             length=jnp.zeros((batch,), jnp.int32),
-            layers=tuple(block.init_state(batch, slots, dtype) for block in self.blocks),
-            transcript=begin(self, batch, slots),
+            layers=tuple(block.init_state(batch, capacity, dtype) for block in self.blocks),
+            transcript=begin(self, batch, capacity),
         )
 
     def forward(
@@ -318,8 +318,8 @@ class Decoder:
             logits_at: where the head is computed: EVERYWHERE, NOWHERE, or window indices i32[B, P].
             condition: [B, C] or [B, S, C] for blocks that go by one.
 
-        ``cache.length + S`` must not exceed the capacity. A tap behind a block that `depth` skips holds the
-        stream that passed the block by.
+        Tokens that find no slot in the cache become padding, in recurrent layers too: ``pending.valid`` is
+        what can be committed. A tap behind a block that `depth` skips holds the stream that passed it by.
 
         Raises:
             ValueError: inputs, mask, taps, logits_at or condition do not fit the model, the window or each
@@ -360,6 +360,7 @@ class Decoder:
 
         Inputs are in the window's order (see `pack`); the condition and the result are in the caller's.
         """
+        window = fitted(window, token_limit(self.blocks, cache.layers))
         transcript = cache.transcript
         if transcript is not None:
             transcript, window = note(transcript, inputs, window)
@@ -421,13 +422,15 @@ class Decoder:
 
         With `n` None all valid tokens are committed; their state is already known, so nothing is replayed.
         With `path` the tokens ``window[path[b, 0]], window[path[b, 1]], ...`` are, of which the first n.
+        Padding is never committed: no more than ``pending.valid`` tokens, and of a path those before the
+        first that is padding.
         """
         path = packed_path(pending.index, path)
-        if n is not None:
-            n = n.astype(jnp.int32)
-        taken = n if n is not None else pending.valid if path is None else path.shape[1]
+        taken = committable(pending.valid, n, path)
+        counted = None if n is None and path is None else taken
         layers = tuple(
-            block.commit(layer, n, path) for block, layer in zip(self.blocks, pending.layers, strict=True)
+            block.commit(layer, counted, path)
+            for block, layer in zip(self.blocks, pending.layers, strict=True)
         )
         transcript = None if pending.transcript is None else follow(pending.transcript, pending.start, path)
         return Cache(length=pending.start + taken, layers=layers, transcript=transcript)

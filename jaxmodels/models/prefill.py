@@ -5,9 +5,11 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.checks import is_traced
 from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import next_window
 from jaxmodels.models.inputs import Inputs
@@ -22,10 +24,15 @@ def prefill(
 ) -> tuple[Float[Array, "B D"], C]:
     """Commits the first ``lengths[b]`` tokens of each row; gives the hidden state of each row's last token.
 
-    Rows that are given tokens must have no history. Rotations go by the length of the whole prompt.
+    Rows that are given tokens must have no history. Rotations go by the length of the whole prompt. Inside a
+    compiled program, where lengths have no value yet, tokens that find no slot in the cache are left out, and
+    the last token is the last that found one.
 
     Prompts longer than `window` are fed in windows of that size, as many as the longest row needs, so that
     working memory is bounded by the window and not by the prompt. S must then be a multiple of `window`.
+
+    Raises:
+        ValueError: a prompt is longer than the cache has room for, or S is no multiple of `window`.
     """
     last, cache, _ = prefill_with_taps(config, params, inputs, lengths, cache, window, ())
     return last, cache
@@ -45,7 +52,9 @@ def prefill_with_taps(
     if size <= window:
         whole = next_window(inputs, cache.length, valid=lengths, known=lengths)
         scored, pending = config.score(params, inputs, cache, whole, taps=taps, logits_at=NOWHERE)
-        return _at(scored.hidden, lengths - 1), config.commit(pending), scored.taps
+        cache = config.commit(pending)
+        _check_settled(lengths, cache.length)
+        return _at(scored.hidden, pending.valid - 1), cache, scored.taps
     if size % window:
         raise ValueError(f"prefill: {size} prompt slots are not a multiple of the window {window}")
 
@@ -59,8 +68,8 @@ def prefill_with_taps(
         last, cache, seen = carry
         start = index * window
         scored, pending = score(start, cache)
-        ends_here = (lengths > start) & (lengths <= start + window)
-        last = jnp.where(ends_here[:, None], _at(scored.hidden, lengths - start - 1), last)
+        goes_on = pending.valid > 0
+        last = jnp.where(goes_on[:, None], _at(scored.hidden, pending.valid - 1), last)
         seen = {
             name: lax.dynamic_update_slice_in_dim(all_, scored.taps[name], start, axis=1)
             for name, all_ in seen.items()
@@ -70,7 +79,18 @@ def prefill_with_taps(
     one, _ = jax.eval_shape(score, jnp.zeros((), jnp.int32), cache)
     last = jnp.zeros((batch, one.hidden.shape[-1]), one.hidden.dtype)
     seen = {name: jnp.zeros((batch, size, tap.shape[-1]), tap.dtype) for name, tap in one.taps.items()}
-    return lax.fori_loop(0, -(-lengths.max() // window), feed, (last, cache, seen))
+    last, cache, seen = lax.fori_loop(0, -(-lengths.max() // window), feed, (last, cache, seen))
+    _check_settled(lengths, cache.length)
+    return last, cache, seen
+
+
+def _check_settled(lengths: Int[Array, "B"], settled: Int[Array, "B"]) -> None:
+    """Raises ValueError where a row's tokens did not all find a slot, if that is known."""
+    if is_traced(lengths) or is_traced(settled):
+        return
+    for row, (length, found) in enumerate(zip(np.asarray(lengths), np.asarray(settled), strict=True)):
+        if found < length:
+            raise ValueError(f"prefill: row {row} has {length} tokens, the cache has room for {found}")
 
 
 def _at(hidden: Float[Array, "B S D"], index: Int[Array, "B"]) -> Float[Array, "B D"]:

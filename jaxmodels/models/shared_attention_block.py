@@ -75,6 +75,9 @@ class SharedAttentionBlock:
         layers = (self.attention, self.mixer)
         return tuple(layer.init_state(batch, capacity, dtype) for layer in layers)  # type: ignore[return-value]
 
+    def parts(self, state: tuple[Any, Any]) -> tuple[tuple[Mixer, Any], ...]:
+        return (self.attention, state[0]), (self.mixer, state[1])
+
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token that sees `context` tokens, itself included; 0 counts the weights alone."""
         layers = (self.attention, self.ffn, self.mixer)

@@ -23,7 +23,7 @@ from jaxmodels.models.prefill import prefill
 if TYPE_CHECKING:
     from jaxmodels.models.decoder import Cache, Decoder  # whose windows are noted here
 
-# Tokens that are encoded anew at a time, at most. Meanwhile the other rows need as many free slots.
+# Tokens that are encoded anew at a time, at most.
 WINDOW = 256
 
 
@@ -49,14 +49,6 @@ class BoundedPeek(Protocol):
 
     @property
     def longest_peek(self) -> int: ...
-
-
-def slots_to_recode(config: "Decoder", capacity: int) -> int:
-    """The slots of a cache for `capacity` tokens per row: more than these where a row may be encoded anew."""
-    if config.recode_beyond is None or capacity <= config.recode_beyond:
-        return capacity
-    window = _window(config, config.recode_beyond)
-    return -(-(capacity + window - 1) // window) * window
 
 
 def begin(config: "Decoder", batch: int, slots: int) -> Transcript | None:
@@ -121,13 +113,15 @@ def recoded(config: "Decoder", params: Params, cache: "Cache", window: Window) -
         cache, due = carry
         assert cache.transcript is not None
         tokens, lengths = cache.transcript.tokens, jnp.where(due, cache.length, 0)
+        size = _window(config, transcript.limit)
+        padded = jnp.pad(tokens, ((0, 0), (0, -tokens.shape[1] % size)))
         cache = replace(
             cache,
             length=jnp.where(due, 0, cache.length),
             layers=_emptied(config, cache.layers, due, tokens.shape[1]),
             transcript=replace(cache.transcript, extended=cache.transcript.extended | due),
         )
-        _, cache = prefill(config, params, tokens, lengths, cache, _window(config, transcript.limit))
+        _, cache = prefill(config, params, padded, lengths, cache, size)
         return cache, jnp.zeros_like(due)
 
     return lax.while_loop(lambda carry: carry[1].any(), once, (cache, due))[0]

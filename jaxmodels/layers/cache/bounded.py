@@ -21,7 +21,7 @@ from jaxmodels.layers.kv_cache import (
     EMPTY,
     accepted_tags,
     allowed_by_position,
-    read_slots,
+    take_slots,
     window_tags,
     write_slots,
 )
@@ -84,10 +84,10 @@ def write_behind(
             f"write: a window of {window.size} tokens is longer than {policy}'s longest_peek={longest_peek}"
         )
     k, v = (
-        write_slots(old, jnp.swapaxes(part, 1, 2), state.used)
+        write_slots(old, jnp.swapaxes(part, 1, 2), state.used, window.valid)
         for old, part in ((state.k, new.k), (state.v, new.v))
     )
-    positions = _write_tags(state.positions, window_tags(window), state.used)
+    positions = _write_tags(state.positions, window_tags(window), state.used, window.valid)
     written = Slots(k=k, v=v, positions=positions, used=state.used)
     return PendingSlots(written, window.positions, window.valid)
 
@@ -99,15 +99,13 @@ def settle(
     state, positions = pending.written, pending.positions
     if n is None and path is None:
         return replace(state, used=state.used + pending.valid)
-    size = positions.shape[1]
     if path is not None:
-        k, v = (
-            write_slots(buffer, jnp.take_along_axis(window, path[:, None, :, None], axis=2), state.used)
-            for buffer, window in ((a, read_slots(a, state.used, size)) for a in (state.k, state.v))
-        )
+        slots = state.used[:, None] + path
+        k, v = (write_slots(a, take_slots(a, slots), state.used, n) for a in (state.k, state.v))
         state = replace(state, k=k, v=v)
-    tags, n = accepted_tags(positions, n, path)
-    return replace(state, positions=_write_tags(state.positions, tags, state.used), used=state.used + n)
+    tags, n = accepted_tags(positions, pending.valid, n, path)
+    tags = _write_tags(state.positions, tags, state.used, pending.valid)
+    return replace(state, positions=tags, used=state.used + n)
 
 
 def weigh(
@@ -250,7 +248,7 @@ def _over_slots(
 
 
 def _write_tags(
-    tags: Int[Array, "B K T"], new: Int[Array, "B S"], start: Int[Array, "B"]
+    tags: Int[Array, "B K T"], new: Int[Array, "B S"], start: Int[Array, "B"], count: Int[Array, "B"]
 ) -> Int[Array, "B K T"]:
     per_head = jnp.broadcast_to(new[:, None, :, None], (*tags.shape[:2], new.shape[1], 1))
-    return write_slots(tags[..., None], per_head, start)[..., 0]
+    return write_slots(tags[..., None], per_head, start, count)[..., 0]

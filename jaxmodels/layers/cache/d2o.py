@@ -174,6 +174,10 @@ class D2O:
             mass = pending.mass_before + self._given(heads, pending, slots, path)
         return D2OState(slots=slots, mass=mass, threshold=pending.threshold)
 
+    def limit(self, heads: Heads, state: D2OState) -> int | None:
+        slots = state.slots.k.shape[2]
+        return slots if slots < self.slots else None
+
     def keys_read(self, heads: Heads, context: int) -> float:
         return min(context, self.budget + self.spare)
 

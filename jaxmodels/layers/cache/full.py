@@ -59,6 +59,9 @@ class FullCache:
         state: KVState = commit_window(pending, n, path)
         return state
 
+    def limit(self, heads: Heads, state: KVState) -> int | None:
+        return state.positions.shape[1]
+
     def keys_read(self, heads: Heads, context: int) -> float:
         return context if heads.reach is None else min(context, heads.reach)
 

@@ -112,6 +112,10 @@ class InfiniPotV:
     ) -> Slots:
         return settle(pending, n, path)
 
+    def limit(self, heads: Heads, state: Slots) -> int | None:
+        slots = state.k.shape[2]
+        return slots if slots < self.budget else None
+
     def keys_read(self, heads: Heads, context: int) -> float:
         return min(context, self.budget)
 

@@ -240,6 +240,13 @@ class LServe:
             )
         return LServeState(dense=dense, bounds=bounds, choice=choice, stream=stream)
 
+    def limit(self, heads: Heads, state: LServeState) -> int | None:
+        slots = state.dense.positions.shape[1]
+        if state.stream is None:
+            return slots
+        ring = state.stream.positions.shape[1] - self.sinks
+        return min(slots, ring) if ring < self.local - 1 + self.longest_peek else slots
+
     def keys_read(self, heads: Heads, context: int) -> float:
         """The bounds' two vectors per sub-page count as two keys, and once in `refresh` tokens."""
         dense, streaming = self._split(heads)

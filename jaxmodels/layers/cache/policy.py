@@ -91,6 +91,9 @@ class CachePolicy(Protocol):
     ) -> Any:
         """The state once the first n tokens (of `path`) are history."""
 
+    def limit(self, heads: Heads, state: Any) -> int | None:
+        """How many tokens a row's history may have, pending ones included; None for any number."""
+
     def keys_read(self, heads: Heads, context: int) -> float:
         """How many keys a token reads per head that sees `context` tokens, itself included."""
 

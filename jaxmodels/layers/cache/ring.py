@@ -38,9 +38,7 @@ class RingCache:
             )
 
     def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> KVState:
-        assert heads.reach is not None
-        slots = min(capacity, heads.reach - 1 + self.longest_peek)
-        return empty_state(heads.num_kv_heads, heads, batch, slots, dtype)
+        return empty_state(heads.num_kv_heads, heads, batch, min(capacity, self._slots(heads)), dtype)
 
     def write(
         self, heads: Heads, new: Projections, state: KVState, window: Window
@@ -68,5 +66,14 @@ class RingCache:
     ) -> KVState:
         return FULL_CACHE.commit(heads, pending, n, path)
 
+    def limit(self, heads: Heads, state: KVState) -> int | None:
+        slots = state.positions.shape[1]
+        return slots if slots < self._slots(heads) else None
+
     def keys_read(self, heads: Heads, context: int) -> float:
         return FULL_CACHE.keys_read(heads, context)
+
+    def _slots(self, heads: Heads) -> int:
+        """Slots of a ring that goes round for ever."""
+        assert heads.reach is not None
+        return heads.reach - 1 + self.longest_peek

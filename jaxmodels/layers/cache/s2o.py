@@ -88,6 +88,9 @@ class S2O:
     ) -> KVState:
         return FULL_CACHE.commit(heads, pending, n, path)
 
+    def limit(self, heads: Heads, state: KVState) -> int | None:
+        return FULL_CACHE.limit(heads, state)
+
     def keys_read(self, heads: Heads, context: int) -> float:
         """Of a single token: everything. How much a prompt reads depends on its contents."""
         return context

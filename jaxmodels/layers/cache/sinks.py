@@ -142,6 +142,10 @@ class SinkCache:
         state: KVState = commit_window(pending, n, path)
         return state
 
+    def limit(self, heads: Heads, state: KVState) -> int | None:
+        ring = state.positions.shape[1] - self.sinks
+        return ring if ring < self.recent - 1 + self.longest_peek else None
+
     def keys_read(self, heads: Heads, context: int) -> float:
         return min(context, self.sinks + self.recent)
 
