@@ -27,7 +27,13 @@ from jaxmodels.models.prefill import prefill
 
 @struct.dataclass
 class AutoregressiveCarry:
-    """cache: all tokens but the newest. token: i32[B], the newest token of each row, not yet history."""
+    """What a step hands to the next.
+
+    Attributes:
+        cache: all tokens but the newest.
+        token: i32[B], the newest token of each row, not yet history.
+        output: what has been generated.
+    """
 
     cache: Cache
     token: jax.Array
@@ -38,9 +44,12 @@ class AutoregressiveCarry:
 class Autoregressive:
     """Sequential decoding.
 
-    sampler: how the next token is picked. processors: what changes the logits before, in this order.
-    top_logprobs: None for no log-probabilities, 0 for those of the emitted tokens, n for those of the n most
-    probable tokens beside them. prefill_window: longest window in which prompts are fed.
+    Attributes:
+        sampler: how the next token is picked.
+        processors: what changes the logits before, in this order.
+        top_logprobs: None for no log-probabilities, 0 for those of the emitted tokens, n for those of the n
+            most probable tokens beside them.
+        prefill_window: longest window in which prompts are fed.
 
     Raises:
         ValueError: a value outside its range or not finite.

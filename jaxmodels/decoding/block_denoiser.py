@@ -28,8 +28,14 @@ from jaxmodels.models.scored import NOWHERE
 
 @struct.dataclass
 class BlockDenoiserCarry:
-    """cache: the prompt and all settled blocks. block: i32[B, L], the tokens of the block that follows them,
-    the mask token where they are not known yet."""
+    """What a step hands to the next.
+
+    Attributes:
+        cache: the prompt and all settled blocks.
+        block: i32[B, L], the tokens of the block that follows them, the mask token where they are not known
+            yet.
+        output: what has been generated.
+    """
 
     cache: Cache
     block: jax.Array
@@ -46,11 +52,18 @@ class BlockDenoiser:
     more step, in which the whole block is known, commits it. Rows go through their blocks independently. On
     recurrent layers the block runs in its order, see `Bidirectional`.
 
-    processors: see `Autoregressive`; only those that go by a token's place, because the text before it is not
-    known when it is proposed. mask_token: the id of the mask, which is never proposed. The logits at a
-    position speak of that position, not of the next one. The prompt, whose tokens see each other both ways as
-    well, is fed at once. The counter ``"unmasked"`` holds the tokens that steps unmasked. Sources: Nie et
-    al. 2025 (LLaDA); Wu et al. 2025 (Fast-dLLM), its threshold rule.
+    The logits at a position speak of that position, not of the next one. The prompt, whose tokens see each
+    other both ways as well, is fed at once. The counter ``"unmasked"`` holds the tokens that steps unmasked.
+    Sources: Nie et al. 2025 (LLaDA); Wu et al. 2025 (Fast-dLLM), its threshold rule.
+
+    Attributes:
+        mask_token: the id of the mask, which is never proposed.
+        block_length: tokens of a block.
+        threshold: probability from which a proposed token is accepted.
+        sampler: how a token is proposed.
+        processors: see `Autoregressive`; only those that go by a token's place, because the text before it is
+            not known when it is proposed.
+        prefill_window: longest prompt.
 
     Raises:
         ValueError: a value outside its range, or a processor that goes by the text; when run, a mask token

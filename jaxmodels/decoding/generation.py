@@ -27,8 +27,15 @@ STOP_SLOTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """Tokens of one batch. tokens: i32[B, max_new], lengths: i32[B] (stop token included), steps: model
-    calls after the prefill, counters: what the strategy counted, i32[B] each."""
+    """Tokens of one batch.
+
+    Attributes:
+        tokens: i32[B, max_new].
+        lengths: i32[B], stop token included.
+        steps: model calls after the prefill.
+        log_probs: None unless asked for.
+        counters: what the strategy counted, i32[B] each.
+    """
 
     tokens: np.ndarray
     lengths: np.ndarray
@@ -41,7 +48,12 @@ class Generated:
 class Plan:
     """One batch made ready: bucketed sizes, the request as data, an empty cache.
 
-    max_new: tokens asked for. new_slots: the output's bucketed width. capacity: cache slots per row.
+    Attributes:
+        request: the prompts and when to stop.
+        cache: with room for prompts and answers.
+        max_new: tokens asked for.
+        new_slots: the output's bucketed width.
+        capacity: cache slots per row.
     """
 
     request: Request

@@ -22,7 +22,12 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """tokens: i32[B, S], padded on the right with zeros. lengths: i32[B]."""
+    """Prompts of one batch.
+
+    Attributes:
+        tokens: i32[B, S], padded on the right with zeros.
+        lengths: i32[B].
+    """
 
     tokens: np.ndarray
     lengths: np.ndarray

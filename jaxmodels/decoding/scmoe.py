@@ -28,7 +28,13 @@ from jaxmodels.models.prefill import prefill
 
 @struct.dataclass
 class SCMoECarry:
-    """cache, weak_cache: all tokens but the newest, as either activation saw them. token: i32[B]."""
+    """What a step hands to the next.
+
+    Attributes:
+        cache, weak_cache: all tokens but the newest, as either activation saw them.
+        token: i32[B], the newest.
+        output: what has been generated.
+    """
 
     cache: Cache
     weak_cache: Cache
@@ -40,14 +46,17 @@ class SCMoECarry:
 class SCMoE:
     """Decoding from ``(1 + beta) * strong - beta * weak`` logits of one mixture-of-experts model.
 
-    strong: the model as it is. weak: the same parameters with the experts at the given ranks of each router's
-    scores active instead of the best ones (by default the second best alone). Only tokens that the strong
-    activation gives at least `alpha` times the probability of its best one may be picked. The weak activation
-    has a cache of its own, so a step costs two. beta = 0 is `Autoregressive`.
+    The strong activation is the model as it is; the weak one has the same parameters with the experts at the
+    given ranks of each router's scores active instead of the best ones. It has a cache of its own, so a step
+    costs two. Source: https://arxiv.org/abs/2405.14507 and its code.
 
-    sampler, processors: how the next token is picked from the contrast. top_logprobs, prefill_window: see
-    `Autoregressive`; log-probabilities are the strong activation's. Source: https://arxiv.org/abs/2405.14507
-    and its code.
+    Attributes:
+        ranks: of the weak activation's experts, 0 being the best; by default the second best alone.
+        beta: strength of the contrast; 0 is `Autoregressive`.
+        alpha: only tokens that the strong activation gives at least this times the probability of its best
+            one may be picked.
+        sampler, processors: how the next token is picked from the contrast.
+        top_logprobs, prefill_window: see `Autoregressive`; log-probabilities are the strong activation's.
 
     Raises:
         ValueError: a value outside its range; when run, a model without mixtures, or with too few experts.

@@ -20,10 +20,14 @@ from jaxmodels.models.language_model import Cache, LanguageModel
 class Request:
     """One batch of prompts and when to stop. All of it is data: none of it causes a compilation.
 
-    tokens: i32[B, S], prompts padded on the right. lengths: i32[B], their lengths, at least 1.
-    max_new: i32, tokens to generate per row at most. stop_tokens: i32[any], a row ends after any of them.
-    pad_token: i32, fills rows beyond their end. keys: one random key per row. stop_table: i16[states, V],
-    what `stop_strings.stop_table` gives; None without stop strings.
+    Attributes:
+        tokens: i32[B, S], prompts padded on the right.
+        lengths: i32[B], their lengths, at least 1.
+        max_new: i32, tokens to generate per row at most.
+        stop_tokens: i32[any], a row ends after any of them.
+        pad_token: i32, fills rows beyond their end.
+        keys: one random key per row.
+        stop_table: i16[states, V], what `stop_strings.stop_table` gives; None without stop strings.
     """
 
     tokens: jax.Array
@@ -39,7 +43,10 @@ class Request:
 class LogProbs:
     """Log-probabilities under the model itself, before any penalty, temperature or filter.
 
-    chosen: f32[B, max_new]. top_ids: i32[B, max_new, n] and top: f32[B, max_new, n], most probable first.
+    Attributes:
+        chosen: f32[B, max_new], of the emitted tokens.
+        top_ids: i32[B, max_new, n], the most probable tokens, best first.
+        top: f32[B, max_new, n], theirs.
     """
 
     chosen: jax.Array
@@ -51,12 +58,16 @@ class LogProbs:
 class Output:
     """What has been generated so far.
 
-    tokens: i32[B, max_new], the padding token beyond each row's length. lengths: i32[B], stop token included.
-    done: bool[B]. stuck: bool[B], rows that ended because there was no token to choose, see `has_choice`.
-    matched: i32[B], the state of the search for stop strings. steps: i32, calls of the model after the
-    prefill. log_probs: None unless asked for.
-    counters: i32[B] each, what a strategy counts; ``"calls"``, where it is there, are the calls in which the
-    row was not done.
+    Attributes:
+        tokens: i32[B, max_new], the padding token beyond each row's length.
+        lengths: i32[B], stop token included.
+        done: bool[B], rows that have ended.
+        stuck: bool[B], rows that ended because there was no token to choose, see `has_choice`.
+        matched: i32[B], the state of the search for stop strings.
+        steps: i32, calls of the model after the prefill.
+        log_probs: None unless asked for.
+        counters: i32[B] each, what a strategy counts; ``"calls"``, where it is there, are the calls in which
+            the row was not done.
     """
 
     tokens: jax.Array

@@ -17,10 +17,14 @@ from jaxmodels.decoding.strategy import Output, Request
 class Context:
     """What a processor sees of a row where its next token is chosen.
 
-    tokens: i32[T], the row's text, prompt first; what stands beyond `length` is arbitrary. length: i32, of
-    prompt and answer so far. prompt_length: i32. max_new: i32, tokens that the answer has at most.
-    stop_tokens: i32[any], those that end the row; -1 where there are fewer. row: i32, its number in the
-    batch of `rows`.
+    Attributes:
+        tokens: i32[T], the row's text, prompt first; what stands beyond `length` is arbitrary.
+        length: i32, of prompt and answer so far.
+        prompt_length: i32.
+        max_new: i32, tokens that the answer has at most.
+        stop_tokens: i32[any], those that end the row; -1 where there are fewer.
+        row: i32, its number in the batch.
+        rows: how many the batch has.
     """
 
     tokens: jax.Array

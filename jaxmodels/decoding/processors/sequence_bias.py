@@ -15,7 +15,12 @@ from jaxmodels.decoding.processors.token_ids import checked_ids, padded
 
 
 class BiasTable(NamedTuple):
-    """ids: i32[N, L], sequences flush right with -1 before and below them. biases: f32[N]."""
+    """Sequences and what each adds to its last token's logit.
+
+    Attributes:
+        ids: i32[N, L], sequences flush right with -1 before and below them.
+        biases: f32[N].
+    """
 
     ids: Any
     biases: Any
