@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxmodels.layers.backends import ByBackend
+from jaxmodels.layers.mapped import varying_like
 
 # Of CPUs. A single query per head is bound by reading keys: small blocks stay in the inner caches. The block
 # must be smaller than the cache: one block that spans it makes XLA copy the whole cache at every step.
@@ -189,6 +190,7 @@ class _Search:
             return lax.dynamic_update_slice_in_dim(out, found, start, axis=3)
 
         out = lax.empty((*self.q.shape[:-1], self.value_dim), self.q.dtype)
+        out = varying_like(out, self.q, self.k, self.v)
         return lax.fori_loop(0, -(-size // blocks.queries), step, out)
 
     def found(self, start: int | Array, size: int, block: int) -> Float[Array, "B K M s I"]:
@@ -213,6 +215,7 @@ class _Search:
         else:
             if isinstance(low, int) and isinstance(high, int):
                 step = jax.checkpoint(step)  # reverse mode would otherwise keep every block's weights: S x T
+            running = varying_like(running, q, self.k, self.v)
             running = lax.fori_loop(low // block, -(-high // block), step, running)
         return finish_softmax(running).astype(q.dtype)
 

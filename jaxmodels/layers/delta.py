@@ -27,6 +27,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.backends import ByBackend
+from jaxmodels.layers.mapped import scan
 
 State = Float[Array, "B N R P"]
 
@@ -88,7 +89,7 @@ def delta_chunked(
         return kept + jnp.einsum("bnqr,bnqp->bnrp", writers, update), (from_history + scores @ update, update)
 
     chunks = (inverse, scores, readers, writers, total, _to_chunks(v, chunk))
-    state, (y, update) = lax.scan(pass_on, state, chunks)
+    state, (y, update) = scan(pass_on, state, chunks)
     y, update = (rearrange(a, "c b n q p -> b (c q) n p")[:, :size] for a in (y, update))
     return y, update, state
 

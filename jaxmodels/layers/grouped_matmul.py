@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.backends import ByBackend
+from jaxmodels.layers.mapped import summed_like, varying_like
 
 Carry = TypeVar("Carry")
 Tree = TypeVar("Tree")
@@ -82,7 +83,8 @@ def over_groups(
         return lax.dynamic_update_slice_in_dim(y, out.astype(y.dtype), tile.start, 0)
 
     out = jax.eval_shape(lambda: fn(_of_group(groups, 0), x[:1]))
-    y = tiling.loop(add, jnp.zeros((padded.shape[0], *out.shape[1:]), out.dtype))[: x.shape[0]]
+    empty = jnp.zeros((padded.shape[0], *out.shape[1:]), out.dtype)
+    y = tiling.loop(add, empty, (x, groups))[: x.shape[0]]
     return jnp.where(jnp.arange(x.shape[0])[:, None] < group_sizes.sum(), y, 0)
 
 
@@ -156,8 +158,9 @@ def _gradients(
         dx = lax.dynamic_update_slice_in_dim(dx, tile_dx.astype(dx.dtype), tile.start, 0)
         return dx, dw.at[tile.group].add(tile_dw)
 
-    dx, dw = tiling.loop(add, (jnp.zeros(padded_x.shape, x.dtype), jnp.zeros(w.shape, wide)))
-    return dx[: x.shape[0]], dw.astype(w.dtype)
+    empty = jnp.zeros(padded_x.shape, x.dtype), jnp.zeros(w.shape, wide)
+    dx, dw = tiling.loop(add, empty, (padded_x, padded_g, w))
+    return summed_like(dx[: x.shape[0]], x), summed_like(dw.astype(w.dtype), w)
 
 
 def _ragged_gradients(
@@ -216,8 +219,9 @@ class _Tiling:
         """A tile's results with zeros behind them."""
         return jnp.pad(rows, ((0, self.longest - rows.shape[0]), (0, 0)))
 
-    def loop(self, body: Callable[[Carry, _Tile], Carry], carry: Carry) -> Carry:
-        """`body` over all tiles in the order of their rows."""
+    def loop(self, body: Callable[[Carry, _Tile], Carry], carry: Carry, data: Tree) -> Carry:
+        """`body`, which reads `data`, over all tiles in the order of their rows."""
+        carry = varying_like(carry, self.ends, *jax.tree.leaves(data))
         return lax.fori_loop(0, self.ends[-1], lambda i, c: body(c, self._tile(i)), carry)
 
     def fitting(self, tile: _Tile, fn: Callable[..., Tree], *operands: Any) -> Tree:

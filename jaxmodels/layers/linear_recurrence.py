@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.backends import ByBackend
+from jaxmodels.layers.mapped import scan
 
 State: TypeAlias = Float[Array, "B ..."]
 Tokens: TypeAlias = Any
@@ -50,7 +51,7 @@ def recur_in_steps(tokens: Tokens, state: State, expand: Expand, read: Read, chu
         h = _advance(h, token, expand)
         return h, read(h, token)
 
-    return _over_chunks(lambda h, part: lax.scan(step, h, part), tokens, state, chunk)
+    return _over_chunks(lambda h, part: scan(step, h, part), tokens, state, chunk)
 
 
 def recur_in_chunks(
@@ -101,7 +102,7 @@ def recur_tree(
         return states.at[rows, token].set(h), read(h, own)
 
     empty = jnp.zeros((batch, size, *state.shape[1:]), state.dtype)
-    _, visited = lax.scan(visit, jnp.concatenate([empty, state[:, None]], axis=1), order.T)
+    _, visited = scan(visit, jnp.concatenate([empty, state[:, None]], axis=1), order.T)
     place = jnp.argsort(order, axis=-1)
     return jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1)[rows[:, None], place], visited)
 
@@ -136,5 +137,5 @@ def _over_chunks(
         return jnp.moveaxis(y.reshape(num_chunks * length, *y.shape[2:])[:size], 0, 1)
 
     remembered = jax.checkpoint(one_chunk, prevent_cse=False)
-    state, outputs = lax.scan(remembered, state, jax.tree.map(split, tokens))
+    state, outputs = scan(remembered, state, jax.tree.map(split, tokens))
     return jax.tree.map(join, outputs), state

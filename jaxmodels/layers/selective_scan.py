@@ -13,10 +13,10 @@ authors' code. The arithmetic of the forms is that of `jaxmodels.layers.linear_r
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.linear_recurrence import Expand, recur, recur_tree, replay
+from jaxmodels.layers.mapped import scan
 
 # The states of a chunk's tokens exist at once where chunks are scanned in parallel: they should stay near the
 # arithmetic units, and not outgrow the layer's other arrays, which are R times smaller per token.
@@ -88,7 +88,7 @@ def selective_matrix(
         return matrix + scores[:, None] * jnp.exp(rate[:, None, None] * between), None
 
     empty = jnp.zeros((*steps.shape, size), jnp.float32)
-    return lax.scan(add, empty, (jnp.moveaxis(b, -1, 0), jnp.moveaxis(c, -1, 0), rates))[0]
+    return scan(add, empty, (jnp.moveaxis(b, -1, 0), jnp.moveaxis(c, -1, 0), rates))[0]
 
 
 def _expand(rates: Rates) -> Expand:

@@ -20,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.backends import ByBackend
+from jaxmodels.layers.mapped import scan
 
 State = Float[Array, "B N R P"]
 
@@ -83,7 +84,7 @@ def ssd_chunked(
     # States are read and updated inside the scan: one is alive at a time, not one per chunk.
     by_chunk = (jnp.moveaxis(b, 1, 0), jnp.moveaxis(c, 1, 0), decayed, decay)
     carried = rearrange(state, "b (g m) r p -> b g r (m p)", g=groups)
-    final, read = lax.scan(pass_on, carried, by_chunk)
+    final, read = scan(pass_on, carried, by_chunk)
     from_history = rearrange(read, "c b g q (m p) -> b c g q m p", p=head_dim)
     from_history = from_history * rearrange(jnp.exp(cumulative), "b c g m q -> b c g q m 1")
     y = rearrange(within, "b c g m q p -> b c g q m p") + from_history

@@ -1,12 +1,28 @@
 """What a decoder makes of its windows: rotations that all layers share, masks, tokens of any places."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, attention, decoder, draw_tokens, quick_jit, random_params
+from model_helpers import (
+    ARCHITECTURES,
+    attention,
+    commit,
+    decoder,
+    draw_tokens,
+    forward,
+    peek,
+    quick_jit,
+    random_params,
+)
 
+from jaxmodels.layers.masks import All, BlockCausal, Prefix, Sliding
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import abstract_params, walk
 from jaxmodels.layers.window import fresh_window
@@ -55,3 +71,104 @@ def test_blocks_can_be_rematerialised_under_a_window_made_outside(ropes):
     ours = quick_jit(jax.grad(functools.partial(loss, keep=jax.checkpoint)))(params)
     for (path, a), (_, b) in zip(walk(ours), walk(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6, err_msg=path)
+
+
+# --- masks -----------------------------------------------------------------------------------------
+
+TOKENS = draw_tokens(2, 12)
+# By how long the windows are in which a sequence may be fed and give what it gives as a whole.
+SPLIT_MASKS = {
+    "block_causal": (BlockCausal(4), 4),
+    "prefix": (Prefix(np.array([4, 3], np.int32)), 4),
+    "near_blocks": (All((BlockCausal(2), Sliding(before=5))), 2),
+}
+ESSENTIAL = ("attention", "latent", "sliding")
+NAMES = [name if name in ESSENTIAL else pytest.param(name, marks=pytest.mark.sweep) for name in ARCHITECTURES]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_windows_under_a_mask_are_the_sequence_under_it(name):
+    config = ARCHITECTURES[name]
+    params = random_params(config.spec())
+    for kind, (mask, size) in SPLIT_MASKS.items():
+        whole, cache, parts = forward(config, params, TOKENS, mask=mask), config.init_cache(2, 16), []
+        for begin in range(0, TOKENS.shape[1], size):
+            logits, pending = peek(config, params, TOKENS[:, begin : begin + size], cache, mask=mask)
+            parts.append(logits)
+            cache = commit(config, pending)
+        np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=2e-4, atol=2e-4, err_msg=kind)
+
+
+# --- transformations -------------------------------------------------------------------------------
+
+TREES = np.stack([np.tril(np.ones((4, 4), bool)), np.eye(4, dtype=bool) | (np.arange(4) == 0)])
+
+
+@pytest.mark.parametrize("name", ["hybrid", "sliding"])
+def test_windows_of_many_caches_at_once(name):
+    """Two caches, each with a history and a tree of its own, through one `jax.vmap` of both verbs."""
+    config = ARCHITECTURES[name]
+    params, tokens = random_params(config.spec()), draw_tokens(4, 9).reshape(2, 2, 9)
+
+    def verbs(tokens, tree, kept):
+        cache = config.commit(config.peek(params, tokens[:, :4], config.init_cache(2, 16))[1], kept)
+        positions = cache.length[:, None] + tree.sum(-1) - 1
+        scored, pending = config.peek(params, tokens[:, 4:8], cache, mask=tree, positions=positions)
+        cache = config.commit(pending, jnp.minimum(kept, 2))
+        return scored.logits, config.peek(params, tokens[:, 8:], cache)[0].logits
+
+    kept = jnp.asarray([[4, 1], [2, 3]])
+    at_once = quick_jit(jax.vmap(verbs))(tokens, TREES, kept)
+    for i in range(2):
+        for ours, expected in zip(at_once, quick_jit(verbs)(tokens[i], TREES[i], kept[i]), strict=True):
+            np.testing.assert_allclose(ours[i], expected, rtol=2e-4, atol=2e-5)
+
+
+ROWS_ON_TWO_DEVICES = """
+import functools, sys
+sys.path[:0] = sys.argv[1:]
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
+from model_helpers import ARCHITECTURES, draw_tokens, random_params
+
+mesh = Mesh(jax.devices(), ("rows",))
+assert mesh.size == 2
+tokens = draw_tokens(4, 5)
+
+for name in ("hybrid", "latent"):
+    config = ARCHITECTURES[name]
+    params = random_params(config.spec())
+
+    def verbs(params, tokens, cache):
+        scored, pending = config.peek(params, tokens[:, :4], cache, valid=tokens[:, :4] > 5)
+        cache = config.commit(pending)
+        return scored.logits, config.peek(params, tokens[:, 4:], cache)[0].logits, cache
+
+    cache = config.init_cache(4, 300)
+    by_rows = jax.shard_map(verbs, mesh=mesh, in_specs=(P(), P("rows"), P("rows")), out_specs=P("rows"))
+    ours, expected = (jax.jit(f)(params, tokens, cache) for f in (by_rows, verbs))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), ours, expected)
+
+config = ARCHITECTURES["hybrid_moe"]
+params = random_params(config.spec())
+
+def loss(params, tokens):
+    return (config.forward(params, tokens) ** 2).sum()
+
+def slope(params, tokens):
+    return jax.grad(loss)(params, tokens)
+
+by_rows = jax.shard_map(slope, mesh=mesh, in_specs=(P(), P("rows")), out_specs=P())
+ours, expected = (jax.jit(f)(params, tokens) for f in (by_rows, slope))
+jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3), ours, expected)
+"""
+
+
+def test_rows_may_lie_on_several_devices():
+    """Both verbs and the gradient under `jax.shard_map`, rows apart, parameters alike on two devices."""
+    tests = Path(__file__).parents[1]
+    subprocess.run(
+        [sys.executable, "-c", ROWS_ON_TWO_DEVICES, tests],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        check=True,
+    )
