@@ -119,7 +119,9 @@ def random_cache(seed, ring):
 RINGS = {"all_slots": None, "ring": Ring(size=9), "pinned_ring": Ring(size=8, pinned=3)}
 
 
-@pytest.mark.parametrize("ring", RINGS.values(), ids=RINGS)
+@pytest.mark.parametrize(
+    "ring", [None, RINGS["ring"], pytest.param(RINGS["pinned_ring"], marks=pytest.mark.sweep)], ids=RINGS
+)
 @pytest.mark.parametrize("name", MASKS)
 def test_slots_that_are_seen_and_visited(name, ring):
     for seed, (_, layer) in enumerate(sorted(LAYERS.items())):
