@@ -217,7 +217,7 @@ def test_attention_over_a_sequence(small_blocks, layer, given):
             )
 
 
-@pytest.mark.parametrize("given", ["as data", "in the program"])
+@pytest.mark.parametrize("given", ["as data", pytest.param("in the program", marks=pytest.mark.sweep)])
 def test_attention_over_a_sequence_is_differentiable(small_blocks, given):
     def loss(masks, q):
         return {
