@@ -31,6 +31,7 @@ ORDER = (
     "windows_mamba2_130m",
     "loading",
     "compiled_properties",
+    "tpu_programs",
     "bits_per_byte",
 )
 

@@ -4,7 +4,7 @@ and its figure.
     python benchmarks/run_all.py            # about three quarters of an hour on two cores
     python benchmarks/run_all.py --quick    # tiny shapes, results in a temporary directory, report printed
 
-Do not use the machine for anything else meanwhile. Needs `pip install -e .[bench]`.
+Do not use the machine for anything else meanwhile. Needs `pip install -e .[bench,aot]`.
 """
 
 import argparse
@@ -33,6 +33,7 @@ BENCHMARKS = (
     ("windows", "--shape", "mamba2-130m"),
     ("loading",),
     ("compiled_properties",),
+    ("tpu_programs",),
     ("bits_per_byte", "tiny-mamba2", "tiny-qwen3", "tiny-hybrid-moe"),
 )
 

@@ -1,0 +1,98 @@
+"""What the TPU compiler makes of the forms that accelerators get, in a process of its own."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.tpu_programs import estimated_cycles
+from jaxmodels.tpu_configs import aot
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU compiler is not installed (pip install 'jaxmodels[aot]')",
+)
+
+
+def compiled_in_subprocess(script, *arguments):
+    """Runs a module or a script with the TPU compiler; its output."""
+    environment = {**os.environ, **aot.ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    done = subprocess.run(
+        [sys.executable, *script, *map(str, arguments)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+ONE_ROW = """
+import jax, jax.numpy as jnp
+from benchmarks.tpu_programs import TOPOLOGY, Shapes, examine
+from jaxmodels.layers.linear import linear, product
+from jaxmodels.tpu_configs.aot import topology_device
+on = Shapes(jax.sharding.SingleDeviceSharding(topology_device(TOPOLOGY)))
+for form in (linear, product):
+    one, two = (examine(on.traced(form, on.array(rows, 1024), on.array(4096, 1024))) for rows in (1, 2))
+    print(one.vector_products, two.vector_products, one.cycles, two.cycles)
+"""
+
+
+@needs_libtpu
+def test_one_row_is_multiplied_in_the_matrix_unit_and_costs_no_more_than_two():
+    ours, plain = (
+        [int(word) for word in line.split()] for line in compiled_in_subprocess(["-c", ONE_ROW]).splitlines()
+    )
+    assert ours[:2] == [0, 0] and plain[:2] == [1, 0]
+    padding = 4000  # writing the padded row, and taking it out of the result
+    assert ours[2] <= ours[3] + padding
+    assert plain[2] > 2 * plain[3]
+
+
+@needs_libtpu
+@pytest.mark.sweep
+def test_every_mended_finding_is_mended_in_the_compiled_program(tmp_path):
+    compiled_in_subprocess(["-m", "benchmarks.tpu_programs"], "--quick", "--results", tmp_path)
+    targets = json.loads((tmp_path / "tpu_programs.json").read_text())["targets"]
+    assert len(targets) == 6
+    assert [it["what"] for it in targets if not it["is_met"]] == []
+
+
+PROGRAM = """HloModule jit_f, is_scheduled=true
+
+%wide.condition (arg: (s32[], f32[8])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(5)
+  ROOT %compare = pred[] compare(%index, %limit), direction=LT
+}
+
+%data.condition (arg: (s32[], f32[8])) -> pred[] {
+  ROOT %compare.1 = pred[] compare(%index.1, %end), direction=LT
+}
+
+%inner (arg: (s32[], f32[8])) -> (s32[], f32[8]) {
+  ROOT %add = f32[8] fusion(%x), backend_config={"estimated_cycles":"7"}
+}
+
+%outer (arg: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %loop = (s32[], f32[8]) while(%t), condition=%data.condition, body=%inner
+  %sum = f32[8] fusion(%y), backend_config={"estimated_cycles":"100"}
+}
+
+%taken () -> f32[8] {
+  ROOT %made = f32[8] fusion(), backend_config={"estimated_cycles":"1000"}
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %first = f32[8] fusion(%x), backend_config={"estimated_cycles":"10000"}
+  %called = f32[8] call(), to_apply=%taken
+  %loop.1 = (s32[], f32[8]) while(%t), condition=%wide.condition, body=%outer
+}
+"""
+
+
+def test_estimates_are_multiplied_by_the_trips_of_loops():
+    assert estimated_cycles(PROGRAM, trips=3) == 10000 + 1000 + 5 * (100 + 3 * 7)
