@@ -37,7 +37,7 @@ from benchmarks.common import (
     publish,
     seconds,
 )
-from jaxmodels.layers.spec import Params
+from jaxmodels.layers.spec import Params, init_state
 from jaxmodels.layers.window import Mixer, Window, peek
 
 TOLERANCE = 1e-4
@@ -169,7 +169,7 @@ class Ours:
         return cls(mixer, model.params["blocks"]["0"]["mixer"])
 
     def empty(self) -> Any:
-        return self.mixer.init_state(1, WINDOW, jnp.float32)
+        return init_state(self.mixer, 1, WINDOW, jnp.float32)
 
     def after(self, history: np.ndarray) -> Any:
         """The state that the history leaves behind."""

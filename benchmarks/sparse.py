@@ -30,7 +30,7 @@ from jaxmodels.layers.cache.lserve import LServe
 from jaxmodels.layers.cache.policy import CachePolicy
 from jaxmodels.layers.cache.s2o import S2O, s2o_attend
 from jaxmodels.layers.cache.sinks import SinkCache
-from jaxmodels.layers.spec import Params, init_params
+from jaxmodels.layers.spec import Params, init_params, init_state
 from jaxmodels.layers.window import Window, peek
 from jaxmodels.models.cache_policies import with_cache_policy
 from jaxmodels.models.decoder import Cache, Decoder
@@ -82,7 +82,7 @@ def show(layer: Attention, params: Params, x: Array, state: Any, start: Int[Arra
 
 def filled(layer: Attention, params: Params, x: Float[Array, "B S D"], capacity: int) -> Any:
     """The state after all of x."""
-    state = jax.jit(lambda: lax.optimization_barrier(layer.init_state(len(x), capacity, jnp.float32)))()
+    state = jax.jit(lambda: lax.optimization_barrier(init_state(layer, len(x), capacity, jnp.float32)))()
     for start in range(0, x.shape[1], FILL):
         part = x[:, start : start + FILL]
         state = show(layer, params, part, state, jnp.full(x.shape[:1], start, jnp.int32))

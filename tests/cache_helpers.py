@@ -9,7 +9,7 @@ from model_helpers import D_MODEL, quick_jit
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.masks import CAUSAL
-from jaxmodels.layers.spec import walk
+from jaxmodels.layers.spec import init_state, walk
 from jaxmodels.layers.window import Window
 from jaxmodels.layers.window import peek as peek_window
 
@@ -60,7 +60,7 @@ class Stream:
 
 
 def start(layer, params, batch=2, capacity=64, dtype=jnp.float32):
-    return Stream(layer, params, layer.init_state(batch, capacity, dtype), np.zeros(batch, np.int32))
+    return Stream(layer, params, init_state(layer, batch, capacity, dtype), np.zeros(batch, np.int32))
 
 
 def project_by_hand(layer, params, x):

@@ -74,7 +74,7 @@ def joined(names: Iterator[str] | list[str]) -> str:
 
 
 def _is_mixer(part: Any) -> bool:
-    return hasattr(part, "init_state") and hasattr(part, "spec")
+    return hasattr(part, "state_spec") and hasattr(part, "spec")
 
 
 def mixers(configs: list[Decoder]) -> str:

@@ -86,7 +86,7 @@ LIGHTNING = LightningMixer(
     head_dim=6,
     slope_scale=0.7,
     chunk_size=4,
-    norm=RMSNorm(dim=24, axis="heads"),
+    norm=RMSNorm(dim=24, axis="ssm_inner"),
 )
 attention = functools.partial(dataclasses.replace, ATTENTION)
 ssd = functools.partial(dataclasses.replace, SSD)

@@ -158,8 +158,8 @@ class Attention:
             tree["sink_logits"] = Param((n,), ("heads",), ZEROS)
         return tree
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
-        return self.cache.init_state(self.heads, batch, capacity, dtype)
+    def state_spec(self, batch: int, capacity: int) -> Any:
+        return self.cache.state_spec(self.heads, batch, capacity)
 
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token that sees `context` tokens, itself included; 0 counts the weights alone."""

@@ -13,7 +13,7 @@ from jaxmodels.layers.delta import delta_replay, delta_tree, delta_window
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import GatedRMSNorm
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
-from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree, buffer, init_state
 from jaxmodels.layers.ssd_mixer import InverseSoftplusLogUniform
 from jaxmodels.layers.window import Window, peek
 
@@ -115,12 +115,13 @@ class GatedDeltaMixer:
         tree["w_o"] = Param((d, *values), ("embed", "heads", "head_dim"), FanIn(fan_in))
         return tree
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
+    def state_spec(self, batch: int, capacity: int) -> RecurrentState:
+        shape = (batch, self.num_heads, self.key_dim, self.head_dim)
         return RecurrentState(
-            state=jnp.zeros((batch, self.num_heads, self.key_dim, self.head_dim), jnp.float32),
+            state=buffer(shape, ("batch", "heads", None, "head_dim"), "float32"),
             conv={
-                name: jnp.zeros((batch, self.conv_width - 1, *shape), dtype)
-                for name, shape, _ in self._convolved
+                name: buffer((batch, self.conv_width - 1, *sizes), ("batch", None, *axes))
+                for name, sizes, axes in self._convolved
             },
         )
 
@@ -135,7 +136,7 @@ class GatedDeltaMixer:
         return weights + (7 * self.num_heads * self.key_dim * self.head_dim if context > 0 else 0)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
+        return peek(self, params, x, init_state(self, x.shape[0], 0, x.dtype), window)[0]
 
     def write(
         self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmodels.checks import is_traced
 from jaxmodels.layers.attend import Allowed, KeyRange
 from jaxmodels.layers.masks import Places, in_layer
+from jaxmodels.layers.spec import buffer
 from jaxmodels.layers.window import Window, accepted
 
 EMPTY = -1
@@ -86,9 +87,9 @@ class KVPending:
     ring: Ring | None = struct.field(pytree_node=False, default=None)
 
 
-def empty_slots(batch: int, capacity: int) -> Int[Array, "B T"]:
-    """The tags of a cache that holds nothing."""
-    return jnp.full((batch, capacity), EMPTY, jnp.int32)
+def empty_slots(batch: int, capacity: int) -> Any:
+    """The tags of a cache that holds nothing, i32[B, T], as part of a `state_spec`."""
+    return buffer((batch, capacity), ("batch", "slots"), "int32", EMPTY)
 
 
 def write_window(

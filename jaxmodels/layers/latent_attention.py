@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rope, apply_rope
 from jaxmodels.layers.rope_scaling import YarnScaling
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree, buffer
 from jaxmodels.layers.window import Window
 
 # Each block of queries makes the keys and values that it meets anew: the larger it is, the fewer times.
@@ -141,9 +140,11 @@ class LatentAttention:
                 tree["b_q_down"] = Param((self.query_rank,), ("latent",), ZEROS)
         return tree
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> LatentState:
+    def state_spec(self, batch: int, capacity: int) -> LatentState:
         shape = (batch, 1, capacity, self.kv_rank + self.rope_dim)
-        return LatentState(entries=jnp.zeros(shape, dtype), positions=empty_slots(batch, capacity))
+        return LatentState(
+            entries=buffer(shape, ("batch", None, "slots", None)), positions=empty_slots(batch, capacity)
+        )
 
     @property
     def queries_to_expand(self) -> float:

@@ -1,7 +1,6 @@
 """Lightning attention: linear attention with a fixed decay per head, as in MiniMax-01."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jaxmodels.layers.linear import linear
 from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
-from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree, buffer, init_state
 from jaxmodels.layers.ssd import ssd_replay, ssd_tree, ssd_window
 from jaxmodels.layers.window import Window, peek
 
@@ -71,8 +70,9 @@ class LightningMixer:
         tree["w_o"] = Param((d, n, h), ("embed", "heads", "head_dim"), FanIn(n * h))
         return tree
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
-        return RecurrentState(jnp.zeros((batch, self.num_heads, self.head_dim, self.head_dim), jnp.float32))
+    def state_spec(self, batch: int, capacity: int) -> RecurrentState:
+        shape = (batch, self.num_heads, self.head_dim, self.head_dim)
+        return RecurrentState(buffer(shape, ("batch", "heads", None, "head_dim"), "float32"))
 
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token as a step of the recurrence, whatever its history; 0 counts the weights alone.
@@ -83,7 +83,7 @@ class LightningMixer:
         return 10 * self.d_model * inner + (5 * inner * self.head_dim if context > 0 else 0)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
+        return peek(self, params, x, init_state(self, x.shape[0], 0, x.dtype), window)[0]
 
     def write(
         self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window

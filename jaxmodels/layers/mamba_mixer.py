@@ -1,7 +1,6 @@
 """The Mamba-1 mixer: projections, causal convolution, selective scan, gate."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from jaxmodels.layers.selective_scan import (
     selective_scan,
     selective_tree,
 )
-from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
+from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree, buffer, init_state
 from jaxmodels.layers.ssd_mixer import InverseSoftplusLogUniform, LogArange
 from jaxmodels.layers.window import Window, peek
 
@@ -95,10 +94,11 @@ class MambaMixer:
             tree["b_out"] = Param((d,), ("embed",), Normal())
         return tree
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
+    def state_spec(self, batch: int, capacity: int) -> RecurrentState:
+        inner = self.d_inner
         return RecurrentState(
-            state=jnp.zeros((batch, self.state_dim, self.d_inner), jnp.float32),
-            conv=jnp.zeros((batch, self.conv_width - 1, self.d_inner), dtype),
+            state=buffer((batch, self.state_dim, inner), ("batch", "ssm_state", "ssm_inner"), "float32"),
+            conv=buffer((batch, self.conv_width - 1, inner), ("batch", None, "ssm_inner")),
         )
 
     def flops_per_token(self, context: int) -> int:
@@ -112,7 +112,7 @@ class MambaMixer:
         return projections + 2 * self.conv_width * inner + (state if context > 0 else 0)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
+        return peek(self, params, x, init_state(self, x.shape[0], 0, x.dtype), window)[0]
 
     def write(
         self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
@@ -159,7 +159,7 @@ class MambaMixer:
         The convolved inputs times this matrix are the scan's output, without the skip ``D x``: entry (i, j)
         is ``C_i (product over j < k <= i of exp(dt_k A)) B_j dt_j``. Quadratic in S; for inspection.
         """
-        xs, history = self._project(params, "x", x), self.init_state(x.shape[0], 0, x.dtype).conv
+        xs, history = self._project(params, "x", x), init_state(self, x.shape[0], 0, x.dtype).conv
         xs = jax.nn.silu(window_conv(history, xs, params["conv_w"], params.get("conv_b"), window))
         inputs, c = self._select(params, xs)
         inputs = keep_only(inputs, window.is_valid)

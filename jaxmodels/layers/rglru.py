@@ -10,7 +10,6 @@ At position 0 a sequence starts: there ``h_t = i_t * x_t``. Source: De et al. 20
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ from jaxmodels.layers.linear import linear
 from jaxmodels.layers.linear_recurrence import keep_only, recur, recur_tree, replay
 from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree, buffer, init_state
 from jaxmodels.layers.window import Window, peek
 
 # Griffin's constant c: how many times the gate can multiply the slowest decay.
@@ -142,10 +141,11 @@ class RGLRUMixer:
             "b_out": Param((d,), ("embed",), ZEROS),
         }
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
+    def state_spec(self, batch: int, capacity: int) -> RecurrentState:
+        shape = (batch, self.conv_width - 1, self.d_inner)
         return RecurrentState(
-            state=jnp.zeros((batch, self.d_inner), jnp.float32),
-            conv=jnp.zeros((batch, self.conv_width - 1, self.d_inner), dtype),
+            state=buffer((batch, self.d_inner), ("batch", "ssm_inner"), "float32"),
+            conv=buffer(shape, ("batch", None, "ssm_inner")),
         )
 
     def flops_per_token(self, context: int) -> int:
@@ -157,7 +157,7 @@ class RGLRUMixer:
         return weights + (2 * self.d_inner if context > 0 else 0)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
+        return peek(self, params, x, init_state(self, x.shape[0], 0, x.dtype), window)[0]
 
     def write(
         self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window

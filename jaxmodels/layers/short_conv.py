@@ -1,15 +1,13 @@
 """LFM2's gated short convolution: a mixer whose whole history is its last few inputs."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.conv import window_conv
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree, buffer, init_state
 from jaxmodels.layers.window import Window, peek
 
 # What the input is projected to, in the order of checkpoints.
@@ -49,15 +47,16 @@ class ShortConv:
             tree["b_out"] = Param((d,), ("embed",), ZEROS)
         return tree
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
-        return RecurrentState(None, conv=jnp.zeros((batch, self.conv_width - 1, self.d_model), dtype))
+    def state_spec(self, batch: int, capacity: int) -> RecurrentState:
+        shape = (batch, self.conv_width - 1, self.d_model)
+        return RecurrentState(None, conv=buffer(shape, ("batch", None, "ssm_inner")))
 
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token, the same for every `context`."""
         return 8 * self.d_model**2 + 2 * self.conv_width * self.d_model
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
+        return peek(self, params, x, init_state(self, x.shape[0], 0, x.dtype), window)[0]
 
     def write(
         self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window

@@ -78,6 +78,25 @@ class Param:
             raise ValueError(f"Param: every dimension must be at least 1, got shape {self.shape}")
 
 
+# What the logical axes of parameters and states are named after.
+LOGICAL_AXES = {
+    "batch": "rows of a batch",
+    "embed": "the model's width, that of the residual stream",
+    "experts": "experts of a mixture",
+    "head_dim": "what one head is wide, of queries, keys or values",
+    "heads": "query heads, or value heads of a delta rule",
+    "kv_heads": "key and value heads, or key heads of a delta rule",
+    "latent": "the narrow vector that keys, values or queries of latent attention are made of",
+    "layers": "equal layers whose parameters are stacked",
+    "mlp": "what a feed-forward is wide inside",
+    "slots": "places for tokens in a cache",
+    "ssm_groups": "groups of heads of a state space layer that share B and C",
+    "ssm_heads": "heads of a state space layer, or blocks of channels that are gated together",
+    "ssm_inner": "the channels inside a recurrent layer: its heads times their width",
+    "ssm_state": "state dimensions of a state space layer",
+    "vocab": "the vocabulary",
+}
+
 ParamTree: TypeAlias = dict[str, "Param | ParamTree"]
 Params: TypeAlias = dict[str, Any]
 
@@ -119,8 +138,8 @@ def without_leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from without_leaves(value, path + "/") if value else (path,)
 
 
-def param_dtype(param: Param, dtype: DTypeLike) -> np.dtype:
-    """The dtype a parameter is held in when the model's dtype is `dtype`."""
+def param_dtype(param: "Param | Buffer", dtype: DTypeLike) -> np.dtype:
+    """The dtype a parameter or buffer is held in when that of the model or cache is `dtype`."""
     return np.dtype(jnp.dtype(param.dtype or dtype))
 
 
@@ -139,6 +158,56 @@ def _draw(
     key: jax.Array, number: np.uint32, init: Initializer, shape: tuple[int, ...], dtype: np.dtype
 ) -> jax.Array:
     return init(jax.random.fold_in(key, number), shape, dtype)
+
+
+class Stateful(Protocol):
+    """A layer or block that keeps a state between windows."""
+
+    def state_spec(self, batch: int, capacity: int) -> Any:
+        """The state of an empty history with room for `capacity` tokens: a tree of `Buffer`, of the
+        type that the state has."""
+        ...
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """One array of a state, as `Param` is one of a layer's parameters.
+
+    Attributes:
+        shape, axes: its dimensions and their logical names, None for what is never sharded.
+        dtype: where it does not follow the cache's.
+        fill: its entries while the history is empty.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    dtype: str | None = None
+    fill: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != len(self.axes):
+            raise ValueError(f"Buffer: axes {self.axes} must name each dimension of shape {self.shape}")
+
+
+def buffer(
+    shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: str | None = None, fill: float = 0.0
+) -> Any:
+    """The `Buffer` with these attributes, typed to stand where the state has its array."""
+    return Buffer(shape, axes, dtype, fill)
+
+
+def init_state(layer: Stateful, batch: int, capacity: int, dtype: DTypeLike) -> Any:
+    """The state of an empty history with room for `capacity` tokens, as `layer.state_spec` describes it."""
+    return filled(layer.state_spec(batch, capacity), dtype)
+
+
+def filled(spec: Any, dtype: DTypeLike) -> Any:
+    """The arrays that a tree of `Buffer` describes."""
+
+    def fill(leaf: Buffer) -> jax.Array:
+        return jnp.full(leaf.shape, leaf.fill, param_dtype(leaf, dtype))
+
+    return jax.tree.map(fill, spec)
 
 
 def check_params(spec: ParamTree, params: Params) -> None:

@@ -12,7 +12,7 @@ from jaxmodels.layers.conv import window_conv
 from jaxmodels.layers.linear import linear, scaled
 from jaxmodels.layers.norm import GatedRMSNorm
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
-from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree
+from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree, buffer, init_state
 from jaxmodels.layers.ssd import ssd_matrix, ssd_replay, ssd_tree, ssd_window
 from jaxmodels.layers.window import Window, peek
 
@@ -119,12 +119,14 @@ class SSDMixer:
             tree["b_out"] = Param((self.d_model,), ("embed",), Normal())
         return tree
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> RecurrentState:
+    def state_spec(self, batch: int, capacity: int) -> RecurrentState:
+        shape = (batch, self.num_heads, self.state_dim, self.head_dim)
+        channels = {name: self._channels(name) for name in CONVOLVED}
         return RecurrentState(
-            state=jnp.zeros((batch, self.num_heads, self.state_dim, self.head_dim), jnp.float32),
+            state=buffer(shape, ("batch", "ssm_heads", "ssm_state", None), "float32"),
             conv={
-                name: jnp.zeros((batch, self.conv_width - 1, *self._channels(name)[0]), dtype)
-                for name in CONVOLVED
+                name: buffer((batch, self.conv_width - 1, *sizes), ("batch", None, *axes))
+                for name, (sizes, axes) in channels.items()
             },
         )
 
@@ -139,7 +141,7 @@ class SSDMixer:
         return projections + 2 * self.conv_width * self.d_conv + (state if context > 0 else 0)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        return peek(self, params, x, self.init_state(x.shape[0], 0, x.dtype), window)[0]
+        return peek(self, params, x, init_state(self, x.shape[0], 0, x.dtype), window)[0]
 
     def write(
         self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
@@ -185,7 +187,7 @@ class SSDMixer:
         (i, j) is ``C_i (product over j < k <= i of exp(dt_k A)) B_j dt_j``. Quadratic in S; for inspection.
         """
         _, inputs, dt = self._project(params, x)
-        history = self.init_state(x.shape[0], 0, x.dtype).conv
+        history = init_state(self, x.shape[0], 0, x.dtype).conv
         _, log_decay, b, c, _ = self._discretise(params, history, inputs, dt, window)
         steps = self._steps(params, dt, window)
         return ssd_matrix(log_decay, b, c) * jnp.moveaxis(steps, 1, 2)[:, :, None, :]

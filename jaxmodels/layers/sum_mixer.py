@@ -49,8 +49,8 @@ class SumMixer:
     def spec(self) -> ParamTree:
         return {branch.name: branch.mixer.spec() for branch in self.branches}
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> tuple[Any, ...]:
-        return tuple(branch.mixer.init_state(batch, capacity, dtype) for branch in self.branches)
+    def state_spec(self, batch: int, capacity: int) -> tuple[Any, ...]:
+        return tuple(branch.mixer.state_spec(batch, capacity) for branch in self.branches)
 
     def parts(self, state: tuple[Any, ...]) -> tuple[tuple[Mixer, Any], ...]:
         """The branches' mixers with their states."""

@@ -205,8 +205,8 @@ class Mixer(SequenceMixer, Protocol):
     puts them together.
     """
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
-        """The state of an empty history with room for `capacity` tokens."""
+    def state_spec(self, batch: int, capacity: int) -> Any:
+        """The state of an empty history with room for `capacity` tokens; see `Stateful.state_spec`."""
 
     def write(self, params: Params, x: Float[Array, "B S D"], state: Any, window: Window) -> tuple[Any, Any]:
         """Shows the layer a window that follows the history in `state`: (held, pending).

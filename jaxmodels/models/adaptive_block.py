@@ -65,8 +65,8 @@ class AdaptiveBlock:
         """`flops_per_token` without the modulations, which whole rows may share."""
         return self.mixer.flops_per_token(context) + self.ffn.flops_per_token(context)
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
-        return self.mixer.init_state(batch, capacity, dtype)
+    def state_spec(self, batch: int, capacity: int) -> Any:
+        return self.mixer.state_spec(batch, capacity)
 
     def parts(self, state: Any) -> tuple[tuple[Mixer, Any], ...]:
         return ((self.mixer, state),)

@@ -65,8 +65,8 @@ class DecoderBlock(Protocol):
 
     def spec(self) -> ParamTree: ...
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
-        """The state of an empty history with room for `capacity` tokens."""
+    def state_spec(self, batch: int, capacity: int) -> Any:
+        """The state of an empty history with room for `capacity` tokens; see `Stateful.state_spec`."""
 
     def parts(self, state: Any) -> tuple[tuple[Mixer, Any], ...]:
         """Its mixers, each with its part of a state."""
@@ -192,8 +192,8 @@ class Block:
             ffn_post_norm=self.ffn_post_norm,
         )
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
-        return None if self.mixer is None else self.mixer.init_state(batch, capacity, dtype)
+    def state_spec(self, batch: int, capacity: int) -> Any:
+        return None if self.mixer is None else self.mixer.state_spec(batch, capacity)
 
     def parts(self, state: Any) -> tuple[tuple[Mixer, Any], ...]:
         return () if self.mixer is None else ((self.mixer, state),)
@@ -252,8 +252,8 @@ class ParallelBlock:
     def spec(self) -> ParamTree:
         return layer_specs(mixer_norm=self.mixer_norm, mixer=self.mixer, ffn_norm=self.ffn_norm, ffn=self.ffn)
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
-        return self.mixer.init_state(batch, capacity, dtype)
+    def state_spec(self, batch: int, capacity: int) -> Any:
+        return self.mixer.state_spec(batch, capacity)
 
     def parts(self, state: Any) -> tuple[tuple[Mixer, Any], ...]:
         return ((self.mixer, state),)
@@ -302,8 +302,8 @@ class NormedResidualBlock:
     def spec(self) -> ParamTree:
         return layer_specs(mixer_norm=self.mixer_norm, mixer=self.mixer, ffn_norm=self.ffn_norm, ffn=self.ffn)
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> Any:
-        return self.mixer.init_state(batch, capacity, dtype)
+    def state_spec(self, batch: int, capacity: int) -> Any:
+        return self.mixer.state_spec(batch, capacity)
 
     def parts(self, state: Any) -> tuple[tuple[Mixer, Any], ...]:
         return ((self.mixer, state),)

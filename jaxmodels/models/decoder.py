@@ -24,7 +24,7 @@ from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rotary
-from jaxmodels.layers.spec import Normal, Param, Params, ParamTree, walk
+from jaxmodels.layers.spec import Normal, Param, Params, ParamTree, buffer, filled, walk
 from jaxmodels.layers.window import Valid, Window, check_valid, fresh_window, next_window, ropes_of
 from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, block_flops
 from jaxmodels.models.depth import ALL_LAYERS, Depth, Walk
@@ -183,15 +183,19 @@ class Decoder:
                 idle += [replace(p, shape=(unchosen, *p.shape[1:])) for p in stacks]
         return idle
 
-    def init_cache(self, batch: int, capacity: int, dtype: DTypeLike = jnp.float32) -> Cache:
-        """Empty histories with room for `capacity` tokens each, pending windows included."""
+    def cache_spec(self, batch: int, capacity: int) -> Cache:
+        """What `init_cache` makes, with a `Buffer` in the place of each array."""
         if batch < 1 or capacity < 1:
             raise ValueError(f"init_cache: batch={batch} and capacity={capacity} must be at least 1")
         return Cache(
-            length=jnp.zeros((batch,), jnp.int32),
-            layers=tuple(block.init_state(batch, capacity, dtype) for block in self.blocks),
+            length=buffer((batch,), ("batch",), "int32"),
+            layers=tuple(block.state_spec(batch, capacity) for block in self.blocks),
             transcript=begin(self, batch, capacity),
         )
+
+    def init_cache(self, batch: int, capacity: int, dtype: DTypeLike = jnp.float32) -> Cache:
+        """Empty histories with room for `capacity` tokens each, pending windows included."""
+        return filled(self.cache_spec(batch, capacity), dtype)
 
     def forward(
         self,

@@ -71,9 +71,9 @@ class SharedAttentionBlock:
             for name, tree in self._transformer_spec().items()
         }
 
-    def init_state(self, batch: int, capacity: int, dtype: Any) -> tuple[Any, Any]:
+    def state_spec(self, batch: int, capacity: int) -> tuple[Any, Any]:
         layers = (self.attention, self.mixer)
-        return tuple(layer.init_state(batch, capacity, dtype) for layer in layers)  # type: ignore[return-value]
+        return tuple(layer.state_spec(batch, capacity) for layer in layers)  # type: ignore[return-value]
 
     def parts(self, state: tuple[Any, Any]) -> tuple[tuple[Mixer, Any], ...]:
         return (self.attention, state[0]), (self.mixer, state[1])

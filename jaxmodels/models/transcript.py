@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Int
 
 from jaxmodels.layers.kv_cache import write_slots
 from jaxmodels.layers.masks import Ancestors, Causal, as_mask
-from jaxmodels.layers.spec import Params
+from jaxmodels.layers.spec import Params, buffer, init_state
 from jaxmodels.layers.window import Window
 from jaxmodels.models.prefill import prefill
 
@@ -52,12 +52,13 @@ class BoundedPeek(Protocol):
 
 
 def begin(config: "Decoder", batch: int, slots: int) -> Transcript | None:
-    """The transcript of empty histories; None where none can outgrow `recode_beyond`."""
+    """The transcript of empty histories, as part of a `cache_spec`; None where none can outgrow
+    `recode_beyond`."""
     if config.recode_beyond is None or slots <= config.recode_beyond:
         return None
     return Transcript(
-        tokens=jnp.zeros((batch, slots), jnp.int32),
-        extended=jnp.zeros((batch,), bool),
+        tokens=buffer((batch, slots), ("batch", "slots"), "int32"),
+        extended=buffer((batch,), ("batch",), "bool"),
         limit=config.recode_beyond,
     )
 
@@ -134,7 +135,7 @@ def _emptied(config: "Decoder", layers: tuple[Any, ...], rows: Bool[Array, "B"],
     def choose(old: Array, new: Array) -> Array:
         return jnp.where(rows.reshape(batch, *(1,) * (old.ndim - 1)), new.astype(old.dtype), old)
 
-    fresh = tuple(block.init_state(batch, slots, jnp.float32) for block in config.blocks)
+    fresh = tuple(init_state(block, batch, slots, jnp.float32) for block in config.blocks)
     return jax.tree.map(choose, layers, fresh)
 
 

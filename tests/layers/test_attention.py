@@ -13,7 +13,7 @@ from jaxmodels.layers.masks import BIDIRECTIONAL, CAUSAL
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.query_scale import LogScale
 from jaxmodels.layers.rope import Rope
-from jaxmodels.layers.spec import abstract_params, walk
+from jaxmodels.layers.spec import abstract_params, init_state, walk
 from jaxmodels.layers.window import Window, fresh_window
 from jaxmodels.layers.window import peek as peek_window
 
@@ -126,7 +126,7 @@ HISTORY, NEW, NEXT = draw(2, 6, seed=1), draw(2, 4, seed=2), draw(2, 1, seed=3)
 
 def settled_history(layer, params, capacity=13):
     """Two rows with histories of 6 and 4 tokens, fed in two windows of which the second is mostly padding."""
-    state, padded = layer.init_state(2, capacity, jnp.float32), np.pad(HISTORY, ((0, 0), (0, 2), (0, 0)))
+    state, padded = init_state(layer, 2, capacity, jnp.float32), np.pad(HISTORY, ((0, 0), (0, 2), (0, 0)))
     for begin, valid in ((0, [4, 4]), (4, [2, 0])):
         window, start = padded[:, begin : begin + 4], np.full(2, begin, np.int32)
         state = commit(layer, peek(layer, params, window, state, start, valid=np.array(valid, np.int32))[1])
@@ -263,7 +263,7 @@ def test_only_blocks_with_visible_slots_are_read(window):
 def test_the_state_keeps_its_types(params_dtype, state_dtype):
     layer = VARIANTS["ratio_1_sinks_partial_rope"]
     params = abstract_params(layer.spec(), params_dtype)
-    state = jax.eval_shape(lambda: layer.init_state(2, 9, state_dtype))
+    state = jax.eval_shape(lambda: init_state(layer, 2, 9, state_dtype))
     i32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
     for size in (1, 4):
         x = jax.ShapeDtypeStruct((2, size, D_MODEL), params_dtype)
@@ -278,7 +278,7 @@ def test_the_state_keeps_its_types(params_dtype, state_dtype):
 def test_an_empty_slot_is_never_seen():
     layer = attention()
     params = random_params(layer.spec())
-    state = layer.init_state(1, 7, jnp.float32)
+    state = init_state(layer, 1, 7, jnp.float32)
     assert (state.positions == EMPTY).all()
     state = state.replace(v=state.v + 100.0)
     y, _ = peek(layer, params, NEXT[:1], state, np.zeros(1, np.int32), kind=BIDIRECTIONAL)
@@ -314,7 +314,7 @@ def test_a_long_prefill_never_holds_its_score_matrix(monkeypatch):
         y, pending = peek_window(layer, params, x, state, window)
         return y, layer.commit(pending)
 
-    state = jax.eval_shape(lambda: layer.init_state(1, size + 64, jnp.float32))
+    state = jax.eval_shape(lambda: init_state(layer, 1, size + 64, jnp.float32))
     start = jax.ShapeDtypeStruct((1,), jnp.int32)
     # The score matrix of four heads would be 1024 MiB; q, k, v and the output are 2 MiB or less each.
     assert temp_bytes(whole, params, x) < 24 * MIB

@@ -15,7 +15,7 @@ from jaxmodels.layers.latent_attention import LatentAttention
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.rope import Rope, rope_from_hf
 from jaxmodels.layers.rope_scaling import YarnScaling
-from jaxmodels.layers.spec import abstract_params, count_params, walk
+from jaxmodels.layers.spec import abstract_params, count_params, init_state, walk
 from jaxmodels.layers.window import Window, fresh_window
 from jaxmodels.layers.window import peek as peek_window
 
@@ -103,7 +103,7 @@ def test_both_forms_against_the_definition(case):
     whole = forward(layer, params, x, jnp.asarray(lengths))
     for row, n in enumerate(lengths):
         close(whole[row, :n], by_hand(layer, params, x[row, :n]))
-    state = layer.init_state(2, 13, jnp.float32)
+    state = init_state(layer, 2, 13, jnp.float32)
     for start, stop in ((0, 5), (5, 6), (6, 9)):
         y, pending = peek(layer, params, x[:, start:stop], state, jnp.full((2,), start, jnp.int32))
         for row in range(2):
@@ -117,7 +117,7 @@ def test_windows_of_many_queries_expand_the_cache_to_the_same_result(case):
     assert layer.queries_to_expand == 3
     params = random_params(layer.spec())
     x = draw(2, 16)
-    state = layer.init_state(2, 18, jnp.float32)
+    state = init_state(layer, 2, 18, jnp.float32)
     for start, stop in ((0, 4), (4, 6), (6, 7), (7, 16)):  # expanded, absorbed, absorbed, expanded
         y, pending = peek(layer, params, x[:, start:stop], state, jnp.full((2,), start, jnp.int32))
         for row in range(2):
@@ -245,7 +245,7 @@ def run_module(theirs, module, config, x):
 def test_the_cache_holds_a_latent_and_a_shared_key_per_token():
     """Nothing per head."""
     for layer in (latent(), latent(num_heads=64)):
-        states = [layer.init_state(1, slots, jnp.bfloat16) for slots in (8, 9)]
+        states = [init_state(layer, 1, slots, jnp.bfloat16) for slots in (8, 9)]
         small, large = (sum(leaf.nbytes for leaf in jax.tree.leaves(state)) for state in states)
         assert large - small == 2 * (layer.kv_rank + layer.rope_dim) + 4  # and the slot's position
 
@@ -273,7 +273,7 @@ def test_one_decoded_token_works_on_latents():
         y, pending = peek.__wrapped__(layer, params, x, state, start)
         return y, layer.commit(pending)
 
-    state = jax.eval_shape(lambda: layer.init_state(1, slots, jnp.float32))
+    state = jax.eval_shape(lambda: init_state(layer, 1, slots, jnp.float32))
     x, start = jax.ShapeDtypeStruct((1, 1, 128), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
     lowered = jax.jit(one_token, donate_argnums=2).lower(abstract_params(layer.spec()), x, state, start)
     compiled = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
@@ -299,7 +299,7 @@ def test_so_is_a_window_with_more_queries_than_the_expansion_costs():
     assert 49 < layer.queries_to_expand < 50
 
     def flops(size):
-        state = jax.eval_shape(lambda: layer.init_state(1, 256, jnp.float32))
+        state = jax.eval_shape(lambda: init_state(layer, 1, 256, jnp.float32))
         x, start = jax.ShapeDtypeStruct((1, size, 128), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
         lowered = peek.lower(layer, abstract_params(layer.spec()), x, state, start)
         found = lowered.compile().cost_analysis()["flops"]
@@ -316,7 +316,7 @@ def test_expanding_makes_a_block_of_keys_at_a_time():
     layer, size = big_layer(), 512
 
     def temporary(capacity):
-        state = jax.eval_shape(lambda: layer.init_state(1, capacity, jnp.float32))
+        state = jax.eval_shape(lambda: init_state(layer, 1, capacity, jnp.float32))
         x, start = jax.ShapeDtypeStruct((1, size, 128), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
         lowered = jax.jit(lambda p, x, s, at: peek.__wrapped__(layer, p, x, s, at)[0]).lower(
             abstract_params(layer.spec()), x, state, start
@@ -332,7 +332,7 @@ def test_expanding_makes_a_block_of_keys_at_a_time():
 def test_the_state_keeps_its_types(params_dtype, state_dtype):
     layer = VARIANTS["query_latent_biases"]
     params = abstract_params(layer.spec(), params_dtype)
-    state = jax.eval_shape(lambda: layer.init_state(2, 9, state_dtype))
+    state = jax.eval_shape(lambda: init_state(layer, 2, 9, state_dtype))
     i32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
     for size in (1, 4):
         x = jax.ShapeDtypeStruct((2, size, D_MODEL), params_dtype)

@@ -8,6 +8,7 @@ from model_helpers import quick_jit, random_params
 from recurrent_mixers import MIXERS, OF_EACH_KIND, commit, draw, peek
 
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, chain, settle
+from jaxmodels.layers.spec import init_state
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def test_what_a_convolution_keeps_of_a_window(n, path, expected):
 def test_tokens_shown_one_by_one_are_settled_together(name):
     mixer, size = MIXERS[name], 4
     params, x = random_params(mixer.spec()), draw(6, 3 + size)
-    _, pending = peek(mixer, params, x[:, :3], mixer.init_state(6, 99, jnp.float32), 0)
+    _, pending = peek(mixer, params, x[:, :3], init_state(mixer, 6, 99, jnp.float32), 0)
     before = commit(mixer, pending)
 
     @functools.partial(quick_jit, static_argnums=0)

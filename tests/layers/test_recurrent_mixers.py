@@ -9,7 +9,7 @@ import pytest
 from model_helpers import D_MODEL, random_params
 from recurrent_mixers import MIXERS, OF_EACH_KIND, commit, draw, forward, peek
 
-from jaxmodels.layers.spec import abstract_params
+from jaxmodels.layers.spec import abstract_params, init_state
 
 HISTORY, SIZE = 3, 5
 
@@ -24,7 +24,7 @@ def test_windows_and_single_tokens_continue_each_other(name):
     mixer = MIXERS[name]
     params, x = random_params(mixer.spec()), draw(2, 13)
     whole = forward(mixer, params, x)
-    state = mixer.init_state(2, 99, jnp.float32)
+    state = init_state(mixer, 2, 99, jnp.float32)
     for start, stop in ((0, 1), (1, 6), (6, 7), (7, 8), (8, 13)):
         y, pending = peek(mixer, params, x[:, start:stop], state, start)
         np.testing.assert_allclose(y, whole[:, start:stop], rtol=1e-4, atol=1e-5)
@@ -36,14 +36,14 @@ def settled(request):
     """A mixer, its parameters and a history of three tokens in each of six rows."""
     mixer = MIXERS[request.param]
     params = random_params(mixer.spec())
-    _, pending = peek(mixer, params, draw(6, HISTORY, seed=1), mixer.init_state(6, 99, jnp.float32), 0)
+    _, pending = peek(mixer, params, draw(6, HISTORY, seed=1), init_state(mixer, 6, 99, jnp.float32), 0)
     return mixer, params, commit(mixer, pending)
 
 
 @pytest.mark.parametrize("history", [0, HISTORY])
 def test_committing_n_tokens_is_having_seen_only_those(settled, history):
     mixer, params, state = settled
-    state = state if history else mixer.init_state(6, 99, jnp.float32)
+    state = state if history else init_state(mixer, 6, 99, jnp.float32)
     x, n = draw(6, SIZE), jnp.arange(SIZE + 1)
     by_count = commit(mixer, peek(mixer, params, x, state, history)[1], n)
     by_valid = commit(mixer, peek(mixer, params, x, state, history, n)[1])
@@ -86,7 +86,7 @@ def test_the_state_keeps_its_types(name, params_dtype, state_dtype):
     """A loop carries the state: its types must not follow those of a window."""
     mixer = MIXERS[name]
     params = abstract_params(mixer.spec(), params_dtype)
-    state = jax.eval_shape(lambda: mixer.init_state(2, 99, state_dtype))
+    state = jax.eval_shape(lambda: init_state(mixer, 2, 99, state_dtype))
     n, path = jax.ShapeDtypeStruct((2,), jnp.int32), jax.ShapeDtypeStruct((2, 3), jnp.int32)
     for size in (1, 4):
         x = jax.ShapeDtypeStruct((2, size, D_MODEL), params_dtype)

@@ -10,7 +10,7 @@ from recurrent_mixers import SSD, draw, forward, window_after
 
 from jaxmodels.layers.masks import BIDIRECTIONAL, CAUSAL
 from jaxmodels.layers.norm import GatedRMSNorm
-from jaxmodels.layers.spec import abstract_params, init_params, walk
+from jaxmodels.layers.spec import abstract_params, init_params, init_state, walk
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.layers.window import peek as peek_window
 
@@ -80,7 +80,7 @@ def test_a_bidirectional_window_runs_in_order():
     def program(mask):
         window = window_after([0, 3], 5, mask=mask)
         return jax.make_jaxpr(lambda p, s: peek_window(mixer, p, x, s, window))(
-            params, mixer.init_state(2, 9, jnp.float32)
+            params, init_state(mixer, 2, 9, jnp.float32)
         )
 
     assert str(program(BIDIRECTIONAL)) == str(program(CAUSAL))

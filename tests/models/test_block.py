@@ -10,6 +10,7 @@ from model_helpers import D_MODEL, attention, decoder, draw_tokens, forward, qui
 
 from jaxmodels.layers.mlp import MLP, GatedMLP
 from jaxmodels.layers.norm import LayerNorm, RMSNorm
+from jaxmodels.layers.spec import init_state
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.block import Block, NormedResidualBlock, ParallelBlock, Stream, peek
 
@@ -73,7 +74,7 @@ def test_blocks_are_their_definition(name):
     ours = quick_jit(lambda p, s: block.forward(p, s, fresh_window(TOKENS)))(params, stream)
     np.testing.assert_allclose(ours.hidden, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(ours.embedded, x)
-    state = block.init_state(2, 9, jnp.float32)
+    state = init_state(block, 2, 9, jnp.float32)
     peeked, pending = quick_jit(lambda p, s: peek(block, p, s, state, fresh_window(TOKENS)))(params, stream)
     np.testing.assert_allclose(peeked.hidden, expected, rtol=1e-5, atol=1e-5)
     assert jax.tree.structure(block.commit(pending)) == jax.tree.structure(state)

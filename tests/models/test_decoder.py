@@ -24,7 +24,7 @@ from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
 from jaxmodels.layers.rope import Rope
-from jaxmodels.layers.spec import abstract_params, count_params, walk
+from jaxmodels.layers.spec import abstract_params, count_params, init_state, walk
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
@@ -83,7 +83,7 @@ def rounding(config, params, whole):
 
 def keeps_slots(block):
     """Whether the block's state holds something per token."""
-    parts, _ = jax.tree.flatten_with_path(block.init_state(1, 1, jnp.float32))
+    parts, _ = jax.tree.flatten_with_path(init_state(block, 1, 1, jnp.float32))
     return any(path[-1] == jax.tree_util.GetAttrKey("positions") for path, _ in parts)
 
 

@@ -3,6 +3,7 @@ import pytest
 from model_helpers import ARCHITECTURES, D_MODEL, attention, decoder, draw_tokens, mamba, random_params, ssd
 
 from jaxmodels.layers.conv import causal_conv
+from jaxmodels.layers.spec import init_state
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.inspection import (
     blocks_with_hidden_attention,
@@ -30,7 +31,7 @@ def test_the_matrix_times_the_inputs_is_the_layers_output(mixer):
     params = random_params(mixer.spec())
     x = np.random.default_rng(0).standard_normal((2, 9, D_MODEL)).astype(np.float32)
     window = fresh_window(TOKENS)
-    (y, _), _ = mixer.write(params, x, mixer.init_state(2, 0, np.float32), window)
+    (y, _), _ = mixer.write(params, x, init_state(mixer, 2, 0, np.float32), window)
     matrix = np.asarray(mixer.hidden_attention(params, x, window))
     if mixer == ssd():
         xs = convolved(mixer, params, x, "conv_x", "conv_bias_x").reshape(

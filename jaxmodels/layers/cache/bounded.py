@@ -7,7 +7,7 @@ been read, XLA could not change the buffers without copying them.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from jaxmodels.layers.kv_cache import (
     window_tags,
     write_slots,
 )
+from jaxmodels.layers.spec import buffer
 from jaxmodels.layers.window import Window
 
 State = TypeVar("State")
@@ -61,14 +62,15 @@ class PendingSlots:
     valid: jax.Array
 
 
-def empty_slots_per_head(heads: Heads, batch: int, slots: int, dtype: Any) -> Slots:
-    """Slots of an empty history."""
-    shape = (batch, heads.num_kv_heads, slots, heads.head_dim)
+def slots_per_head(heads: Heads, batch: int, slots: int) -> Slots:
+    """Slots of an empty history, as part of a `state_spec`."""
+    shape, axes = (batch, heads.num_kv_heads, slots), ("batch", "kv_heads", "slots")
+    entries = buffer((*shape, heads.head_dim), (*axes, "head_dim"))
     return Slots(
-        k=jnp.zeros(shape, dtype),
-        v=jnp.zeros(shape, dtype),
-        positions=jnp.full(shape[:3], EMPTY, jnp.int32),
-        used=jnp.zeros((batch,), jnp.int32),
+        k=entries,
+        v=entries,
+        positions=buffer(shape, axes, "int32", EMPTY),
+        used=buffer((batch,), ("batch",), "int32"),
     )
 
 

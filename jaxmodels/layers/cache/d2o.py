@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmodels.layers.cache.bounded import (
     PendingSlots,
     Slots,
-    empty_slots_per_head,
     kept_first,
     reorder,
     settle,
+    slots_per_head,
     weigh,
     when_full,
     write_behind,
@@ -25,6 +24,7 @@ from jaxmodels.layers.cache.bounded import (
 from jaxmodels.layers.cache.policy import Heads, Projections, check_at_least_one, rotated
 from jaxmodels.layers.kv_cache import EMPTY
 from jaxmodels.layers.masks import Mask, as_mask
+from jaxmodels.layers.spec import buffer
 from jaxmodels.layers.window import Window, take_path
 
 _UNSET = -2.0  # below every cosine
@@ -127,12 +127,13 @@ class D2O:
     def check(self, heads: Heads) -> None:
         """It fits every layer."""
 
-    def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> D2OState:
-        slots = empty_slots_per_head(heads, batch, min(capacity, self.slots), dtype)
+    def state_spec(self, heads: Heads, batch: int, capacity: int) -> D2OState:
+        slots = min(capacity, self.slots)
+        shape, axes = (batch, heads.num_kv_heads, slots), ("batch", "kv_heads", "slots")
         return D2OState(
-            slots=slots,
-            mass=jnp.zeros(slots.positions.shape, jnp.float32),
-            threshold=jnp.full((batch, heads.num_kv_heads), _UNSET, jnp.float32),
+            slots=slots_per_head(heads, batch, slots),
+            mass=buffer(shape, axes, "float32"),
+            threshold=buffer(shape[:2], axes[:2], "float32", _UNSET),
         )
 
     def write(

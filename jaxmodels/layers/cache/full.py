@@ -1,11 +1,10 @@
 """Every token keeps its slot, every query reads all it may see."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.cache.policy import Heads, Projections, attend_slots, empty_state, rotated
+from jaxmodels.layers.cache.policy import Heads, Projections, attend_slots, rotated, slots_spec
 from jaxmodels.layers.kv_cache import (
     KVPending,
     KVState,
@@ -24,8 +23,8 @@ class FullCache:
     def check(self, heads: Heads) -> None:
         """It fits every layer."""
 
-    def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> KVState:
-        return empty_state(heads.num_kv_heads, heads, batch, capacity, dtype)
+    def state_spec(self, heads: Heads, batch: int, capacity: int) -> KVState:
+        return slots_spec(heads.num_kv_heads, heads, batch, capacity)
 
     def write(
         self, heads: Heads, new: Projections, state: KVState, window: Window

@@ -1,7 +1,6 @@
 """InfiniPot-V (https://arxiv.org/abs/2506.15745): a stream of any length under a fixed cap of memory."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,10 @@ from jaxmodels.layers.cache.bounded import (
     PendingSlots,
     Slots,
     are_best,
-    empty_slots_per_head,
     kept_first,
     reorder,
     settle,
+    slots_per_head,
     weigh,
     when_full,
     write_behind,
@@ -87,8 +86,8 @@ class InfiniPotV:
     def check(self, heads: Heads) -> None:
         """It fits every layer."""
 
-    def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> Slots:
-        return empty_slots_per_head(heads, batch, min(capacity, self.budget), dtype)
+    def state_spec(self, heads: Heads, batch: int, capacity: int) -> Slots:
+        return slots_per_head(heads, batch, min(capacity, self.budget))
 
     def write(
         self, heads: Heads, new: Projections, state: Slots, window: Window

@@ -1,7 +1,6 @@
 """LServe (https://arxiv.org/abs/2502.14866): streaming heads beside heads that read a few pages."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +23,9 @@ from jaxmodels.layers.cache.policy import (
     attend_per_head,
     attend_slots,
     check_at_least_one,
-    empty_state,
     grouped,
     rotated,
+    slots_spec,
     ungrouped,
 )
 from jaxmodels.layers.cache.sinks import attend_sinks_and_recent
@@ -41,6 +40,7 @@ from jaxmodels.layers.kv_cache import (
     write_window,
 )
 from jaxmodels.layers.masks import Causal
+from jaxmodels.layers.spec import buffer
 from jaxmodels.layers.window import Window
 
 
@@ -155,19 +155,22 @@ class LServe:
                 f"num_kv_heads={heads.num_kv_heads} heads 0 to {heads.num_kv_heads - 1}"
             )
 
-    def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> LServeState:
+    def state_spec(self, heads: Heads, batch: int, capacity: int) -> LServeState:
         dense, streaming = self._split(heads)
         slots = -(-capacity // self.page) * self.page
-        state = empty_state(len(dense), heads, batch, slots, dtype)
-        pages = jnp.full((batch, len(dense), self.budget // self.page - 1), EMPTY, jnp.int32)
+        state = slots_spec(len(dense), heads, batch, slots)
+        pages = (batch, len(dense), self.budget // self.page - 1)
         stream = None
         if streaming:
             ring = min(capacity, self.local - 1 + self.longest_peek)
-            stream = empty_state(len(streaming), heads, batch, self.sinks + ring, dtype)
+            stream = slots_spec(len(streaming), heads, batch, self.sinks + ring)
         return LServeState(
             dense=state,
             bounds=empty_bounds(state, self.page // self.subpages),
-            choice=Choice(pages=pages, age=jnp.full((batch,), self.refresh, jnp.int32)),
+            choice=Choice(
+                pages=buffer(pages, ("batch", "kv_heads", None), "int32", EMPTY),
+                age=buffer((batch,), ("batch",), "int32", self.refresh),
+            ),
             stream=stream,
         )
 

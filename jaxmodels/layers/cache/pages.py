@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.kv_cache import EMPTY, KVState, read_slots, write_slots
+from jaxmodels.layers.spec import buffer
 
 NO_PAGE = -1
 _FAR = 1e30  # beyond any key; finite, since it is multiplied by zeros
@@ -30,10 +31,10 @@ class KeyBounds:
 
 
 def empty_bounds(state: KVState, subpage: int) -> KeyBounds:
-    """The bounds of an empty cache with sub-pages of `subpage` slots."""
+    """The bounds of an empty cache with sub-pages of `subpage` slots, both as parts of a `state_spec`."""
     batch, heads, slots, width = state.k.shape
-    shape = (batch, heads, slots // subpage, width)
-    return KeyBounds(low=jnp.full(shape, _FAR, state.k.dtype), high=jnp.full(shape, -_FAR, state.k.dtype))
+    shape, axes = (batch, heads, slots // subpage, width), ("batch", "kv_heads", None, "head_dim")
+    return KeyBounds(low=buffer(shape, axes, fill=_FAR), high=buffer(shape, axes, fill=-_FAR))
 
 
 def update_bounds(

@@ -21,6 +21,7 @@ from jaxmodels.layers.attend import (
 )
 from jaxmodels.layers.kv_cache import KVState, empty_slots
 from jaxmodels.layers.rope import Rotary, apply_rope
+from jaxmodels.layers.spec import buffer
 from jaxmodels.layers.window import Window
 
 
@@ -73,8 +74,9 @@ class CachePolicy(Protocol):
     def check(self, heads: Heads) -> None:
         """Raises ValueError where the policy does not fit the layer."""
 
-    def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> Any:
-        """The state of an empty history that grows to at most `capacity` tokens, pending ones included."""
+    def state_spec(self, heads: Heads, batch: int, capacity: int) -> Any:
+        """The state of an empty history that grows to at most `capacity` tokens, pending ones included; see
+        `Stateful.state_spec`."""
 
     def write(self, heads: Heads, new: Projections, state: Any, window: Window) -> tuple[Any, Any]:
         """Stores a window: (what `read` needs beside it, what `commit` needs)."""
@@ -107,10 +109,10 @@ def rotated(heads: Heads, new: Projections, window: Window) -> Projections:
     return replace(new, q=q, k=k)
 
 
-def empty_state(num_kv_heads: int, heads: Heads, batch: int, slots: int, dtype: Any) -> KVState:
-    """Slots for `num_kv_heads` of the layer's heads, all empty."""
-    shape = (batch, num_kv_heads, slots, heads.head_dim)
-    return KVState(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype), positions=empty_slots(batch, slots))
+def slots_spec(num_kv_heads: int, heads: Heads, batch: int, slots: int) -> KVState:
+    """Slots for `num_kv_heads` of the layer's heads, all empty, as part of a `state_spec`."""
+    entries = buffer((batch, num_kv_heads, slots, heads.head_dim), ("batch", "kv_heads", "slots", "head_dim"))
+    return KVState(k=entries, v=entries, positions=empty_slots(batch, slots))
 
 
 def grouped(q: Float[Array, "B S N H"], num_kv_heads: int) -> Float[Array, "B K M S H"]:

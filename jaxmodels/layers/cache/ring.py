@@ -1,12 +1,11 @@
 """A sliding-window layer keeps the positions that its window still sees, and no others."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.cache.full import FULL_CACHE
-from jaxmodels.layers.cache.policy import Heads, Projections, check_at_least_one, empty_state, rotated
+from jaxmodels.layers.cache.policy import Heads, Projections, check_at_least_one, rotated, slots_spec
 from jaxmodels.layers.kv_cache import KVPending, KVState, Ring, write_window
 from jaxmodels.layers.window import Window
 
@@ -37,8 +36,8 @@ class RingCache:
                 "sliding_window=None: a layer that sees everything must keep everything"
             )
 
-    def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> KVState:
-        return empty_state(heads.num_kv_heads, heads, batch, min(capacity, self._slots(heads)), dtype)
+    def state_spec(self, heads: Heads, batch: int, capacity: int) -> KVState:
+        return slots_spec(heads.num_kv_heads, heads, batch, min(capacity, self._slots(heads)))
 
     def write(
         self, heads: Heads, new: Projections, state: KVState, window: Window

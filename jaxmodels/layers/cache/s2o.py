@@ -59,8 +59,8 @@ class S2O:
                 f"got sliding_window={heads.reach}"
             )
 
-    def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> KVState:
-        return FULL_CACHE.init_state(heads, batch, capacity, dtype)
+    def state_spec(self, heads: Heads, batch: int, capacity: int) -> KVState:
+        return FULL_CACHE.state_spec(heads, batch, capacity)
 
     def write(
         self, heads: Heads, new: Projections, state: KVState, window: Window

@@ -1,7 +1,6 @@
 """First tokens and recent ones: StreamingLLM (https://arxiv.org/abs/2309.17453) and StreamingVLM after it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -12,8 +11,8 @@ from jaxmodels.layers.cache.policy import (
     Projections,
     attend_slots,
     check_at_least_one,
-    empty_state,
     grouped,
+    slots_spec,
 )
 from jaxmodels.layers.kv_cache import (
     KVPending,
@@ -101,9 +100,9 @@ class SinkCache:
                 f"got sliding_window={heads.reach}"
             )
 
-    def init_state(self, heads: Heads, batch: int, capacity: int, dtype: Any) -> KVState:
+    def state_spec(self, heads: Heads, batch: int, capacity: int) -> KVState:
         slots = self.sinks + min(capacity, self.recent - 1 + self.longest_peek)
-        return empty_state(heads.num_kv_heads, heads, batch, slots, dtype)
+        return slots_spec(heads.num_kv_heads, heads, batch, slots)
 
     def write(
         self, heads: Heads, new: Projections, state: KVState, window: Window

@@ -53,7 +53,7 @@ def read_config(reader: ConfigReader) -> Decoder:
         d_model=attention.d_model,
         num_heads=attention.num_heads,
         head_dim=attention.head_dim,
-        norm=RMSNorm(dim=attention.num_heads * attention.head_dim, axis="heads"),
+        norm=RMSNorm(dim=attention.num_heads * attention.head_dim, axis="ssm_inner"),
         activation=experts.activation,
         chunk_size=reader.positive_or("block_size", 256),
     )

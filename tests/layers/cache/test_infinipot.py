@@ -10,7 +10,7 @@ from model_helpers import attention, random_params
 
 from jaxmodels.layers.cache.infinipot import InfiniPotV
 from jaxmodels.layers.kv_cache import EMPTY
-from jaxmodels.layers.spec import abstract_params
+from jaxmodels.layers.spec import abstract_params, init_state
 from jaxmodels.layers.window import Window
 from jaxmodels.layers.window import peek as peek_window
 
@@ -122,7 +122,7 @@ def test_a_decode_loop_copies_the_slots_only_to_compress_them():
 
         return jax.lax.fori_loop(0, 16, step, (x, state))
 
-    state = jax.eval_shape(lambda: layer.init_state(1, 10**6, jnp.float32))
+    state = jax.eval_shape(lambda: init_state(layer, 1, 10**6, jnp.float32))
     x, begin = jax.ShapeDtypeStruct((1, 1, 16), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
     lowered = jax.jit(decode, donate_argnums=2).lower(abstract_params(layer.spec()), x, state, begin)
     text = lowered.compile().as_text()

@@ -11,7 +11,7 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.cache.lserve import LServe, streaming_by_gates
 from jaxmodels.layers.cache.pages import NO_PAGE
 from jaxmodels.layers.kv_cache import EMPTY
-from jaxmodels.layers.spec import abstract_params
+from jaxmodels.layers.spec import abstract_params, init_state
 from jaxmodels.layers.window import Window
 from jaxmodels.layers.window import peek as peek_window
 
@@ -161,7 +161,7 @@ def step_analysis(policy, capacity):
         y, pending = peek_window(layer, params, x, state, window)
         return y, layer.commit(pending)
 
-    state = jax.eval_shape(lambda: layer.init_state(1, capacity, jnp.float32))
+    state = jax.eval_shape(lambda: init_state(layer, 1, capacity, jnp.float32))
     x, begin = jax.ShapeDtypeStruct((1, 1, D_MODEL), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
     lowered = jax.jit(step, donate_argnums=2).lower(abstract_params(layer.spec()), x, state, begin)
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

@@ -7,7 +7,7 @@ from model_helpers import attention, random_params
 
 from jaxmodels.layers.cache.ring import RingCache
 from jaxmodels.layers.kv_cache import Ring
-from jaxmodels.layers.spec import abstract_params
+from jaxmodels.layers.spec import abstract_params, init_state
 from jaxmodels.layers.window import Window
 from jaxmodels.layers.window import peek as peek_window
 
@@ -82,7 +82,7 @@ def test_memory_follows_the_window_and_not_the_capacity():
     sizes = []
     layer = attention(sliding_window=700, cache=RingCache(longest_peek=4))
     for capacity in (10_000, 100_000):
-        state = jax.eval_shape(lambda capacity=capacity: layer.init_state(1, capacity, jnp.float32))
+        state = jax.eval_shape(lambda capacity=capacity: init_state(layer, 1, capacity, jnp.float32))
         x = jax.ShapeDtypeStruct((1, 1, 16), jnp.float32)
         start = jax.ShapeDtypeStruct((1,), jnp.int32)
         lowered = jax.jit(step, donate_argnums=2).lower(abstract_params(layer.spec()), x, state, start)
