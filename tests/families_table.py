@@ -38,7 +38,7 @@ prefill, decoding and a whole `generate` go through the TPU compiler for {" and 
 """
 
 ATTENTION_OPTIONS = {
-    "window": "windows",
+    "sliding_window": "windows",
     "chunk": "chunks",
     "query_scale": "queries scaled by position",
     "softcap": "capped logits",
