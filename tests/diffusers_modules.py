@@ -49,14 +49,13 @@ def attention_params(module, heads, names=("to_q", "to_k", "to_v", "to_out.0"), 
     for part, name in zip("qkvo", names, strict=True):
         w, b = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
         if w is not None:
-            params[f"w_{part}"] = w.reshape(
-                (w.shape[0], heads, -1) if part == "o" else (heads, -1, w.shape[1])
-            )
+            shape = (w.shape[0], heads, -1) if part == "o" else (heads, -1, w.shape[1])
+            params[f"w_{part}"] = jnp.asarray(w.reshape(shape))
         if b is not None:
-            params[f"b_{part}"] = b if part == "o" else b.reshape(heads, -1)
+            params[f"b_{part}"] = jnp.asarray(b if part == "o" else b.reshape(heads, -1))
     for ours, name in zip(("query_norm", "key_norm"), norms, strict=True):
         if f"{name}.weight" in weights:
-            params[ours] = {"scale": weights[f"{name}.weight"]}
+            params[ours] = {"scale": jnp.asarray(weights[f"{name}.weight"])}
     return params
 
 

@@ -1,7 +1,7 @@
 """Adaptive layers: what a condition, one vector per row or per token, makes of a normalised stream.
 
-A condition is [B, C] where it holds for whole rows, such as the time of a denoising step, or [B, S, C] where
-every token has its own. `per_token` is the one place where the two become alike.
+A condition is [B, cond] where it holds for whole rows, such as the time of a denoising step, or [B, S, cond]
+where every token has its own. `per_token` is the one place where the two become alike.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 
 # A condition of each row, or of each token.
-Condition: TypeAlias = Float[Array, "B C"] | Float[Array, "B S C"]
+Condition: TypeAlias = Float[Array, "B cond"] | Float[Array, "B S cond"]
 # What a condition makes, by name: [B, 1, D] for whole rows, [B, S, D] for tokens.
 Modulations: TypeAlias = Mapping[str, Float[Array, "B _ D"]]
 
@@ -27,7 +27,7 @@ BLOCK_PARTS = ("mixer_shift", "mixer_scale", "mixer_gate", "ffn_shift", "ffn_sca
 NORM_PARTS = ("shift", "scale")
 
 
-def per_token(condition: Condition) -> Float[Array, "B _ C"]:
+def per_token(condition: Condition) -> Float[Array, "B _ cond"]:
     """The condition with an axis of tokens: of length 1, which broadcasts, where it holds for whole rows."""
     return condition[:, None] if condition.ndim == 2 else condition
 
@@ -99,7 +99,7 @@ class ProjectedModulation:
         made = self.project(params, per_token(condition))
         return {part: made[..., i, :] for i, part in enumerate(self.parts)}
 
-    def project(self, params: Params, condition: Float[Array, "*T C"]) -> Float[Array, "*T P D"]:
+    def project(self, params: Params, condition: Float[Array, "*T cond"]) -> Float[Array, "*T P D"]:
         """The parts of each condition, one after the other."""
         if self.activation is not None:
             condition = activate(self.activation, condition)

@@ -23,11 +23,13 @@ def test_patches_and_positions_are_those_of_diffusers(height, width):
     kernel = theirs.proj.weight.detach().numpy()  # [D, C, p, q]
     w = kernel.transpose(0, 2, 3, 1).reshape(24, -1)
     ours = patchify(x, 2) @ w.T + theirs.proj.bias.detach().numpy()
-    ours = ours + sincos_grid(24, height // 2, width // 2, base=4, interpolation_scale=2)
+    ours = ours + sincos_grid(24, height // 2, width // 2, base=4, interpolation_scale=2.0)
     assert_close(ours, theirs(tx.movedim(-1, 1)), 1e-6)
 
 
-@pytest.mark.parametrize(("size", "base", "scale"), [((5, 3), 16, 1.0), ((32, 32), 16, 1.5), ((1, 7), 4, 1)])
+@pytest.mark.parametrize(
+    ("size", "base", "scale"), [((5, 3), 16, 1.0), ((32, 32), 16, 1.5), ((1, 7), 4, 1.0)]
+)
 def test_positions_of_odd_grids(size, base, scale):
     theirs = get_2d_sincos_pos_embed(20, size, base_size=base, interpolation_scale=scale, output_type="pt")
     ours = sincos_grid(20, *size, base=base, interpolation_scale=scale)

@@ -11,7 +11,7 @@ from jaxmodels.layers.timestep import TimestepEmbedding, timestep_features
 TIMES = np.array([0.0, 0.25, 1.0, 37.5, 500.0, 999.0], np.float32)
 
 
-@pytest.mark.parametrize("freq_shift", [0, 1])
+@pytest.mark.parametrize("freq_shift", [0.0, 1.0])
 def test_features_are_those_of_diffusers(freq_shift):
     theirs = get_timestep_embedding(
         torch.tensor(TIMES), 256, flip_sin_to_cos=True, downscale_freq_shift=freq_shift
@@ -24,7 +24,7 @@ def test_features_are_those_of_diffusers(freq_shift):
 
 
 def test_the_shift_of_frequencies_is_another_function():
-    at_500 = [timestep_features(jnp.asarray([500.0]), 256, freq_shift=shift) for shift in (0, 1)]
+    at_500 = [timestep_features(jnp.asarray([500.0]), 256, freq_shift=shift) for shift in (0.0, 1.0)]
     assert np.abs(at_500[0] - at_500[1]).max() == pytest.approx(1.24, abs=0.01)
 
 
@@ -32,7 +32,7 @@ def test_embedding_is_that_of_diffusers_and_takes_times_of_tokens():
     theirs = randomised(TheirEmbedding(256, 12))
     weights = weights_of(theirs)
     params = {
-        f"{kind[0]}_{place}": weights[f"linear_{i}.{kind}"]
+        f"{kind[0]}_{place}": jnp.asarray(weights[f"linear_{i}.{kind}"])
         for i, place in ((1, "in"), (2, "out"))
         for kind in ("weight", "bias")
     }
@@ -45,7 +45,7 @@ def test_embedding_is_that_of_diffusers_and_takes_times_of_tokens():
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"), [({"features": 7}, "got 7"), ({"freq_shift": 128}, "128, got 128")]
+    ("fields", "message"), [({"features": 7}, "got 7"), ({"freq_shift": 128.0}, "128, got 128")]
 )
 def test_features_that_cannot_be_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):

@@ -12,6 +12,7 @@ from diffusers.models.attention_processor import Attention as TheirAttention
 from diffusers.models.attention_processor import AttnProcessor2_0, SanaLinearAttnProcessor2_0
 from diffusers.models.transformers.transformer_flux import FluxAttention, FluxPosEmbed
 from diffusers_modules import assert_close, attention_params, draw, randomised
+from model_helpers import quick_jit
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.cross_attention import CrossAttention
@@ -38,6 +39,11 @@ def window(batch, size, valid=None):
     return fresh_window(jnp.zeros((batch, size), jnp.int32), valid, BIDIRECTIONAL)
 
 
+def forward(layer, params, *inputs):
+    """The layer as one program, which compiles sooner than its operations one by one."""
+    return quick_jit(lambda params: layer.forward(params, *inputs))(params)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_cross_attention_is_that_of_diffusers(masked):
     theirs = randomised(
@@ -51,7 +57,7 @@ def test_cross_attention_is_that_of_diffusers(masked):
     (x, tx), (c, tc) = draw(2, 5, D), draw(2, 7, 10, seed=1)
     seen = np.arange(7) < np.array([[7], [4]])
     bias = torch.tensor(np.where(seen, 0.0, -10000.0), dtype=torch.float32)[:, None] if masked else None
-    ours = layer.forward(params, x, c, window(2, 5), jnp.asarray(seen) if masked else None)
+    ours = forward(layer, params, x, c, window(2, 5), jnp.asarray(seen) if masked else None)
     assert_close(ours, theirs(tx, encoder_hidden_states=tc, attention_mask=bias))
 
 
@@ -69,7 +75,7 @@ def test_joint_attention_is_that_of_sd3(qk_norm, ends_context):
     }
     check_params(layer.spec(), params)
     (x, tx), (c, tc) = draw(2, 5, D), draw(2, 3, D, seed=1)
-    ours, our_context = layer.forward(params, x, c, window(2, 5), window(2, 3))
+    ours, our_context = forward(layer, params, x, c, window(2, 5), window(2, 3))
     wanted, wanted_context = theirs(tx, encoder_hidden_states=tc)
     assert_close(ours, wanted)
     if ends_context:
@@ -93,7 +99,7 @@ def test_joint_attention_with_rotations_is_that_of_flux():
         dataclasses.replace(window(2, ids.shape[1]), rotations={rope: rope.at(np.repeat(ids, 2, axis=0))})
         for ids in (image, text)
     ]
-    ours = layer.forward(params, x, c, *windows)
+    ours = forward(layer, params, x, c, *windows)
     turned = FluxPosEmbed(10000, [2, 2, 4])(torch.tensor(np.concatenate([text, image], axis=1)[0]))
     for mine, expected in zip(ours, theirs(tx, tc, image_rotary_emb=turned), strict=True):
         assert_close(mine, expected)
@@ -103,8 +109,10 @@ def test_padding_of_a_context_is_seen_by_no_token():
     layer = JointAttention(stream=attention(), context=attention())
     params = jax.tree.map(lambda p: 0.3 * draw(*p.shape, seed=p.size)[0], abstract_params(layer.spec()))
     x, c = draw(1, 5, D)[0], draw(1, 6, D, seed=1)[0]
-    padded = layer.forward(params, x, c.at[:, 4:].set(9.0), window(1, 5), window(1, 6, jnp.array([4])))
-    alone = layer.forward(params, x, c[:, :4], window(1, 5), window(1, 4))
+    padded = quick_jit(layer.forward)(
+        params, x, c.at[:, 4:].set(9.0), window(1, 5), window(1, 6, jnp.array([4]))
+    )
+    alone = forward(layer, params, x, c[:, :4], window(1, 5), window(1, 4))
     np.testing.assert_allclose(padded[0], alone[0], atol=1e-5)
     np.testing.assert_allclose(padded[1][:, :4], alone[1], atol=1e-5)
 
@@ -130,10 +138,10 @@ def test_linear_attention_is_that_of_sana(qk_norm):
     params = attention_params(theirs, HEADS)
     check_params(layer.spec(), params)
     x, tx = draw(2, 9, D)
-    ours = layer.forward(params, x, window(2, 9))
+    ours = forward(layer, params, x, window(2, 9))
     assert_close(ours, theirs(tx))
-    padded = layer.forward(params, x, window(2, 9, jnp.array([9, 6])))
-    np.testing.assert_allclose(padded[1, :6], layer.forward(params, x[1:, :6], window(1, 6))[0], atol=1e-5)
+    padded = forward(layer, params, x, window(2, 9, jnp.array([9, 6])))
+    np.testing.assert_allclose(padded[1, :6], forward(layer, params, x[1:, :6], window(1, 6))[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

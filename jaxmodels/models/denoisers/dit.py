@@ -6,16 +6,19 @@ from dataclasses import dataclass, replace
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from jaxmodels.layers.condition import AdaptiveNorm, Condition
+from jaxmodels.layers.condition import NORM_PARTS, AdaptiveNorm, Condition, ProjectedModulation
 from jaxmodels.layers.masks import BIDIRECTIONAL
+from jaxmodels.layers.mlp import MLP
 from jaxmodels.layers.patches import patch_grid
 from jaxmodels.layers.sincos import sincos_grid
 from jaxmodels.layers.spec import Params, ParamTree
+from jaxmodels.layers.timestep import TimestepEmbedding
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.adaptive_block import AdaptiveBlock
 from jaxmodels.models.block import Stream
 from jaxmodels.models.denoisers.class_conditioner import ClassConditioner
 from jaxmodels.models.denoisers.denoiser import Denoised
+from jaxmodels.models.denoisers.parts import bare_norm, final_norm, plain_attention
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.scored import check_taps
 
@@ -151,3 +154,39 @@ class DiT:
                 f"condition: expected the class of each row, integers [{batch}] from 0 to "
                 f"{self.conditioner.num_classes} (no class), got {labels.dtype}{list(labels.shape)}"
             )
+
+
+def dit_block(num_heads: int, head_dim: int, d_ff: int) -> AdaptiveBlock:
+    """The block of the official code."""
+    d_model = num_heads * head_dim
+    return AdaptiveBlock(
+        mixer_norm=bare_norm(d_model),
+        mixer=plain_attention(num_heads, head_dim),
+        ffn_norm=bare_norm(d_model),
+        ffn=MLP(d_model=d_model, d_ff=d_ff, activation="gelu_new"),
+        modulation=ProjectedModulation(d_model=d_model, d_condition=d_model),
+    )
+
+
+def dit(
+    block: AdaptiveBlock,
+    num_layers: int,
+    *,
+    sample_size: int,
+    projections: PatchProjections,
+    num_classes: int,
+    freq_shift: float = 0.0,
+    own_conditioners: bool = False,
+    family: str | None = None,
+) -> DiT:
+    """A `DiT` of equal blocks. freq_shift: see `TimestepEmbedding`."""
+    time = TimestepEmbedding(d_model=projections.d_model, freq_shift=freq_shift)
+    return DiT(
+        sample_size=sample_size,
+        projections=projections,
+        blocks=(block,) * num_layers,
+        conditioner=ClassConditioner(time=time, num_classes=num_classes),
+        own_conditioners=own_conditioners,
+        final_norm=final_norm(projections.d_model, NORM_PARTS),
+        family=family,
+    )

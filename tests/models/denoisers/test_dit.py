@@ -1,6 +1,7 @@
 """DiT against `diffusers`: the same predictions, files and configurations, and what becomes of bad ones."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -91,7 +92,7 @@ def test_other_square_sizes_scale_the_positions(plain):
     theirs = DiTTransformer2DModel.from_pretrained(plain)
     config, params = load_denoiser(plain)
     (x, t, labels), given = inputs(config, size=12)
-    assert_close(config.denoise(params, x, t, labels).prediction, theirs_of(theirs, *given))
+    assert_close(quick_jit(config.denoise)(params, x, t, labels).prediction, theirs_of(theirs, *given))
 
 
 def test_a_save_is_the_file_that_diffusers_wrote(saved, tmp_path):
@@ -166,7 +167,7 @@ def test_official_names_with_the_official_arithmetic(official, tmp_path):
     theirs, directory = official
     config, params = load_denoiser(directory)
     (x, t, labels), given = inputs(config)
-    assert_close(config.denoise(params, x, t, labels).prediction, theirs_of(theirs, *given))
+    assert_close(quick_jit(config.denoise)(params, x, t, labels).prediction, theirs_of(theirs, *given))
     save_denoiser(config, params, tmp_path / "again")
     before, after = (load_file(d / f"{STEM}.safetensors") for d in (directory, tmp_path / "again"))
     assert before.keys() - after.keys() == {"pos_embed"}
@@ -177,11 +178,12 @@ def test_official_names_with_the_official_arithmetic(official, tmp_path):
 def test_taps_and_the_conditions_made_ahead(plain):
     config, params = load_denoiser(plain)
     (x, t, labels), _ = inputs(config)
-    whole = config.denoise(params, x, t, labels, taps=("blocks/0", "embeddings"))
+    tapped = functools.partial(config.denoise, taps=("blocks/0", "embeddings"))
+    whole = quick_jit(tapped)(params, x, t, labels)
     assert list(whole.taps) == ["blocks/0", "embeddings"]
     np.testing.assert_array_equal(whole.taps["embeddings"], config.embed(params, x))
     conditions = config.conditions(params, t, labels)
-    given = config.denoise_given(params, x, conditions, taps=("blocks/1",))
+    given = quick_jit(functools.partial(config.denoise_given, taps=("blocks/1",)))(params, x, conditions)
     np.testing.assert_allclose(given.prediction, whole.prediction, rtol=1e-6)
     assert np.abs(given.taps["blocks/1"] - whole.taps["blocks/0"]).max() > 0.1
 
@@ -189,16 +191,16 @@ def test_taps_and_the_conditions_made_ahead(plain):
 def test_a_time_of_each_patch(plain):
     config, params = load_denoiser(plain)
     (x, t, labels), _ = inputs(config)
-    by_patch = jnp.repeat(t[:, None], 16, axis=1)
-    whole = config.denoise(params, x, t, labels).prediction
-    np.testing.assert_allclose(config.denoise(params, x, by_patch, labels).prediction, whole, atol=1e-5)
-    assert np.abs(config.denoise(params, x, by_patch.at[:, 3].add(9), labels).prediction - whole).max() > 1e-3
+    step, by_patch = quick_jit(config.denoise), jnp.repeat(t[:, None], 16, axis=1)
+    whole = step(params, x, t, labels).prediction
+    np.testing.assert_allclose(step(params, x, by_patch, labels).prediction, whole, atol=1e-5)
+    assert np.abs(step(params, x, by_patch.at[:, 3].add(9), labels).prediction - whole).max() > 1e-3
 
 
 def test_a_class_outside_the_table_gives_no_picture_of_another(plain):
     config, params = load_denoiser(plain)
     (x, t, _), _ = inputs(config)
-    prediction = config.denoise(params, x, t, jnp.array([2, 11, 0])).prediction
+    prediction = quick_jit(config.denoise)(params, x, t, jnp.array([2, 11, 0])).prediction
     assert np.isnan(prediction[1]).all() and np.isfinite(prediction[::2]).all()
 
 
@@ -246,10 +248,10 @@ def test_one_program_for_all_times_and_classes_which_maps_and_differentiates(pla
 
 
 def test_a_new_model_predicts_nothing():
-    config = dit_s()
+    config = denoiser_from_config({"_class_name": "DiTTransformer2DModel", **BASE})
     params = init_params(config.spec(), jax.random.key(0))
-    x = draw(1, 32, 32, 4)[0]
-    out = config.denoise(params, x, jnp.zeros(1), jnp.zeros(1, jnp.int32), taps=("embeddings", "blocks/1"))
+    denoise = quick_jit(functools.partial(config.denoise, taps=("embeddings", "blocks/1")))
+    out = denoise(params, *inputs(config)[0])
     np.testing.assert_array_equal(out.prediction, 0.0)
     np.testing.assert_array_equal(out.taps["blocks/1"], out.taps["embeddings"])  # every gate is closed
 

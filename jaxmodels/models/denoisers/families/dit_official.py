@@ -6,26 +6,27 @@ from typing import Any
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import MLP
-from jaxmodels.models.denoisers import dit_parts
-from jaxmodels.models.denoisers.dit import DiT
-from jaxmodels.models.denoisers.dit_parts import HEAD_BIAS, HEADS, affine
+from jaxmodels.models.denoisers import weight_rows
+from jaxmodels.models.denoisers.dit import DiT, dit, dit_block
+from jaxmodels.models.denoisers.patch_projections import PatchProjections
+from jaxmodels.models.denoisers.weight_rows import HEAD_BIAS, HEADS, affine
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
 BLOCK = "blocks.{i}."
 WEIGHTS = (
-    *dit_parts.ends("x_embedder.proj", "final_layer.linear"),
+    *weight_rows.ends("x_embedder.proj", "final_layer.linear"),
     *affine("conditioners/0/time/{p}_in", "t_embedder.mlp.0"),
     *affine("conditioners/0/time/{p}_out", "t_embedder.mlp.2"),
     Weight("conditioners/0/classes/weight", "y_embedder.embedding_table.weight"),
-    *dit_parts.modulation("blocks/{i}/modulation", BLOCK + "adaLN_modulation.1"),
+    *weight_rows.modulation("blocks/{i}/modulation", BLOCK + "adaLN_modulation.1"),
     *affine("blocks/{i}/mixer/{p}_q", BLOCK + "attn.qkv", HEADS, HEAD_BIAS),
     *affine("blocks/{i}/mixer/{p}_k", BLOCK + "attn.qkv", HEADS, HEAD_BIAS),
     *affine("blocks/{i}/mixer/{p}_v", BLOCK + "attn.qkv", HEADS, HEAD_BIAS),
     *affine("blocks/{i}/mixer/{p}_o", BLOCK + "attn.proj", "d (n h) -> d n h"),
     *affine("blocks/{i}/ffn/{p}_up", BLOCK + "mlp.fc1"),
     *affine("blocks/{i}/ffn/{p}_down", BLOCK + "mlp.fc2"),
-    *dit_parts.modulation("final_norm/modulation", "final_layer.adaLN_modulation.1"),
+    *weight_rows.modulation("final_norm/modulation", "final_layer.adaLN_modulation.1"),
 )
 
 
@@ -38,16 +39,17 @@ def read_config(reader: ConfigReader) -> DiT:
             f"{reader.name}: key 'class_dropout_prob' is 0, so that the table of classes has no row for no "
             "class; it must be above 0"
         )
-    return dit_parts.build(
-        num_heads=num_heads,
-        head_dim=d_model // num_heads,
-        d_ff=int(d_model * ratio),
-        num_layers=reader.positive_or("depth", 28),
-        num_classes=reader.positive_or("num_classes", 1000),
+    return dit(
+        dit_block(num_heads, d_model // num_heads, int(d_model * ratio)),
+        reader.positive_or("depth", 28),
         sample_size=reader.positive_or("input_size", 32),
-        patch=reader.positive_or("patch_size", 2),
-        in_channels=in_channels,
-        out_channels=in_channels * (2 if reader.flag("learn_sigma", True) else 1),
+        projections=PatchProjections(
+            d_model=d_model,
+            patch=reader.positive_or("patch_size", 2),
+            in_channels=in_channels,
+            out_channels=in_channels * (2 if reader.flag("learn_sigma", True) else 1),
+        ),
+        num_classes=reader.positive_or("num_classes", 1000),
         family=FAMILY.model_type,
     )
 

@@ -6,15 +6,15 @@ from typing import Any
 from jaxmodels.layers.condition import ProjectedModulation
 from jaxmodels.layers.joint_attention import JointAttention
 from jaxmodels.layers.mlp import MLP
-from jaxmodels.layers.norm import LayerNorm, RMSNorm
+from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.rope_axes import AxesRope
 from jaxmodels.layers.timestep import TimestepEmbedding
-from jaxmodels.models.denoisers import dit_parts
-from jaxmodels.models.denoisers.dit_parts import affine
+from jaxmodels.models.denoisers import parts, weight_rows
 from jaxmodels.models.denoisers.flux import Flux
 from jaxmodels.models.denoisers.joint_block import SINGLE_PARTS, JointBlock, SingleBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner
+from jaxmodels.models.denoisers.weight_rows import affine
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
@@ -26,16 +26,16 @@ SINGLE = "single_transformer_blocks.{i}."
 WEIGHTS = (
     *affine("patches/{p}", "x_embedder", "d (c p q) -> d p q c"),
     *affine("out/{p}", "proj_out", "(c p q) d -> p q c d", "(c p q) -> p q c"),
-    *dit_parts.embed_mlp("conditioner/time", "time_text_embed.timestep_embedder"),
-    *dit_parts.embed_mlp("conditioner/guidance", "time_text_embed.guidance_embedder"),
-    *dit_parts.embed_mlp("conditioner/text", "time_text_embed.text_embedder"),
+    *weight_rows.embed_mlp("conditioner/time", "time_text_embed.timestep_embedder"),
+    *weight_rows.embed_mlp("conditioner/guidance", "time_text_embed.guidance_embedder"),
+    *weight_rows.embed_mlp("conditioner/text", "time_text_embed.text_embedder"),
     *affine("context/{p}", "context_embedder"),
-    *dit_parts.joint_block("blocks/{i}", "transformer_blocks.{i}."),
-    *dit_parts.modulation("final_norm/modulation", "norm_out.linear"),
+    *weight_rows.joint_block("blocks/{i}", "transformer_blocks.{i}."),
+    *weight_rows.modulation("final_norm/modulation", "norm_out.linear"),
 )
 SINGLE_WEIGHTS = (
-    *dit_parts.modulation("single_blocks/{i}/modulation", SINGLE + "norm.linear"),
-    *dit_parts.attention_inputs("single_blocks/{i}/mixer", SINGLE + "attn."),
+    *weight_rows.modulation("single_blocks/{i}/modulation", SINGLE + "norm.linear"),
+    *weight_rows.attention_inputs("single_blocks/{i}/mixer", SINGLE + "attn."),
     *affine("single_blocks/{i}/ffn/{p}_up", SINGLE + "proj_mlp"),
     # One projection of what attention and feed-forward give, side by side.
     Weight("single_blocks/{i}/mixer/w_o", SINGLE + "proj_out.weight", "d (n h) -> d n h", along=1),
@@ -63,10 +63,10 @@ def read_config(reader: ConfigReader) -> Flux:
                 f"{reader.name}: key {key!r} must be a multiple of {PATCH**2}, the numbers of a patch of "
                 f"{PATCH} x {PATCH} per channel, got {value}"
             )
-    norm = RMSNorm(dim=head_dim, eps=dit_parts.EPS, axis=None)
-    attention = replace(dit_parts.plain_attention(num_heads, head_dim, norm), rope=rope)
+    norm = RMSNorm(dim=head_dim, eps=parts.EPS, axis=None)
+    attention = replace(parts.plain_attention(num_heads, head_dim, norm), rope=rope)
     ffn = MLP(d_model=d_model, d_ff=4 * d_model, activation="gelu_new")
-    outer = LayerNorm(dim=d_model, eps=dit_parts.EPS, scale=False, bias=False)
+    outer = parts.bare_norm(d_model)
     made = ProjectedModulation(d_model=d_model, d_condition=d_model)
     double = JointBlock(
         norm=outer,
@@ -99,7 +99,7 @@ def read_config(reader: ConfigReader) -> Flux:
         rope=rope,
         blocks=(double,) * reader.positive_or("num_layers", 19),
         single_blocks=(single,) * reader.positive_or("num_single_layers", 38),
-        final_norm=dit_parts.final_norm(d_model),
+        final_norm=parts.final_norm(d_model),
         family=FAMILY.model_type,
     )
 

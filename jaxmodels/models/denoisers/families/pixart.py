@@ -9,25 +9,25 @@ from jaxmodels.layers.cross_attention import CrossAttention
 from jaxmodels.layers.mlp import MLP
 from jaxmodels.layers.norm import LayerNorm
 from jaxmodels.layers.timestep import TimestepEmbedding
-from jaxmodels.models.denoisers import dit_parts
+from jaxmodels.models.denoisers import parts, weight_rows
 from jaxmodels.models.denoisers.cross_block import CrossBlock
-from jaxmodels.models.denoisers.dit_parts import affine
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.pixart import PixArt
+from jaxmodels.models.denoisers.weight_rows import affine
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
 BLOCK = "transformer_blocks.{i}."
 WEIGHTS = (
-    *dit_parts.ends("pos_embed.proj", "proj_out"),
-    *dit_parts.embed_mlp("time", "adaln_single.emb.timestep_embedder"),
-    *dit_parts.embed_mlp("resolution", "adaln_single.emb.resolution_embedder"),
-    *dit_parts.embed_mlp("aspect_ratio", "adaln_single.emb.aspect_ratio_embedder"),
-    *dit_parts.modulation("modulation", "adaln_single.linear"),
-    *dit_parts.embed_mlp("caption", "caption_projection"),
+    *weight_rows.ends("pos_embed.proj", "proj_out"),
+    *weight_rows.embed_mlp("time", "adaln_single.emb.timestep_embedder"),
+    *weight_rows.embed_mlp("resolution", "adaln_single.emb.resolution_embedder"),
+    *weight_rows.embed_mlp("aspect_ratio", "adaln_single.emb.aspect_ratio_embedder"),
+    *weight_rows.modulation("modulation", "adaln_single.linear"),
+    *weight_rows.embed_mlp("caption", "caption_projection"),
     Weight("blocks/{i}/modulation/table", BLOCK + "scale_shift_table"),
-    *dit_parts.attention("blocks/{i}/mixer", BLOCK + "attn1."),
-    *dit_parts.attention("blocks/{i}/cross", BLOCK + "attn2."),
+    *weight_rows.attention("blocks/{i}/mixer", BLOCK + "attn1."),
+    *weight_rows.attention("blocks/{i}/cross", BLOCK + "attn2."),
     *affine("blocks/{i}/ffn/{p}_up", BLOCK + "ff.net.0.proj"),
     *affine("blocks/{i}/ffn/{p}_down", BLOCK + "ff.net.2"),
     Weight("final_norm/modulation/table", "scale_shift_table"),
@@ -37,7 +37,7 @@ WEIGHTS = (
 def read_config(reader: ConfigReader) -> PixArt:
     reader.expect("norm_type", "ada_norm_single")
     reader.expect("norm_elementwise_affine", False)
-    reader.expect("activation_fn", *dit_parts.ACTIVATIONS)
+    reader.expect("activation_fn", *parts.ACTIVATIONS)
     reader.expect("attention_type", "default")
     num_heads = reader.positive_or("num_attention_heads", 16)
     head_dim = reader.positive_or("attention_head_dim", 72)
@@ -50,9 +50,9 @@ def read_config(reader: ConfigReader) -> PixArt:
             f"{d_model}, got {reader.values.get('cross_attention_dim', 1152)}"
         )
     bias = reader.flag("attention_bias", True)
-    attention = replace(dit_parts.plain_attention(num_heads, head_dim, None), qkv_bias=bias)
-    activation = dit_parts.ACTIVATIONS[reader.take_or("activation_fn", str, "gelu-approximate")]
-    norm = LayerNorm(dim=d_model, eps=reader.epsilon("norm_eps", 1e-6), scale=False, bias=False)
+    attention = replace(parts.plain_attention(num_heads, head_dim), qkv_bias=bias)
+    activation = parts.ACTIVATIONS[reader.take_or("activation_fn", str, "gelu-approximate")]
+    norm = parts.bare_norm(d_model, reader.epsilon("norm_eps", 1e-6))
     block = CrossBlock(
         mixer_norm=norm,
         mixer=attention,
@@ -61,12 +61,12 @@ def read_config(reader: ConfigReader) -> PixArt:
         ffn=MLP(d_model=d_model, d_ff=4 * d_model, activation=activation),
         modulation=TableModulation(d_model=d_model, d_condition=6 * d_model),
     )
-    last = LayerNorm(dim=d_model, eps=dit_parts.EPS, scale=False, bias=False)
+    last = parts.bare_norm(d_model)
     sample_size, in_channels = reader.positive_or("sample_size", 128), reader.positive_or("in_channels", 4)
     told = reader.flag("use_additional_conditions", sample_size == 128)
     return PixArt(
         sample_size=sample_size,
-        interpolation_scale=reader.factor("interpolation_scale", max(sample_size // 64, 1)),
+        interpolation_scale=reader.factor("interpolation_scale", max(sample_size // 64, 1.0)),
         projections=PatchProjections(
             d_model=d_model,
             patch=reader.positive_or("patch_size", 2),
@@ -92,7 +92,7 @@ def write_config(config: PixArt) -> dict[str, Any]:
     assert isinstance(attention, Attention) and isinstance(ffn, MLP) and isinstance(norm, LayerNorm)
     return {
         "_class_name": FAMILY.model_type,
-        "activation_fn": dit_parts.activation_name(ffn.activation),
+        "activation_fn": parts.activation_name(ffn.activation),
         "attention_bias": attention.qkv_bias,
         "attention_head_dim": attention.head_dim,
         "attention_type": "default",

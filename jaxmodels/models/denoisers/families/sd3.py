@@ -5,27 +5,27 @@ from typing import Any
 from jaxmodels.layers.condition import BLOCK_PARTS, ProjectedModulation
 from jaxmodels.layers.joint_attention import JointAttention
 from jaxmodels.layers.mlp import MLP
-from jaxmodels.layers.norm import LayerNorm, RMSNorm
+from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.timestep import TimestepEmbedding
-from jaxmodels.models.denoisers import dit_parts
-from jaxmodels.models.denoisers.dit_parts import affine
+from jaxmodels.models.denoisers import parts, weight_rows
 from jaxmodels.models.denoisers.joint_block import SECOND_PARTS, JointBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner
 from jaxmodels.models.denoisers.sd3 import SD3
+from jaxmodels.models.denoisers.weight_rows import affine
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigReader
 
 BLOCK = "transformer_blocks.{i}."
 WEIGHTS = (
-    *dit_parts.ends("pos_embed.proj", "proj_out"),
+    *weight_rows.ends("pos_embed.proj", "proj_out"),
     Weight("positions/weight", "pos_embed.pos_embed", "1 (r c) d -> r c d"),
-    *dit_parts.embed_mlp("conditioner/time", "time_text_embed.timestep_embedder"),
-    *dit_parts.embed_mlp("conditioner/text", "time_text_embed.text_embedder"),
+    *weight_rows.embed_mlp("conditioner/time", "time_text_embed.timestep_embedder"),
+    *weight_rows.embed_mlp("conditioner/text", "time_text_embed.text_embedder"),
     *affine("context/{p}", "context_embedder"),
-    *dit_parts.joint_block("blocks/{i}", BLOCK),
-    *dit_parts.attention("blocks/{i}/second", BLOCK + "attn2."),
-    *dit_parts.modulation("final_norm/modulation", "norm_out.linear"),
+    *weight_rows.joint_block("blocks/{i}", BLOCK),
+    *weight_rows.attention("blocks/{i}/second", BLOCK + "attn2."),
+    *weight_rows.modulation("final_norm/modulation", "norm_out.linear"),
 )
 
 
@@ -35,7 +35,7 @@ def read_config(reader: ConfigReader) -> SD3:
     head_dim = reader.positive_or("attention_head_dim", 64)
     d_model, count = num_heads * head_dim, reader.positive_or("num_layers", 18)
     reader.expect_same("caption_projection_dim", "num_attention_heads * attention_head_dim", d_model)
-    norm = RMSNorm(dim=head_dim, eps=dit_parts.EPS, axis=None) if reader.values.get("qk_norm") else None
+    norm = RMSNorm(dim=head_dim, eps=parts.EPS, axis=None) if reader.values.get("qk_norm") else None
     dual = reader.indices("dual_attention_layers", count, [])
     in_channels = reader.positive_or("in_channels", 16)
     return SD3(
@@ -57,7 +57,7 @@ def read_config(reader: ConfigReader) -> SD3:
             joint_block(num_heads, head_dim, norm, second=i in dual, ends=i == count - 1)
             for i in range(count)
         ),
-        final_norm=dit_parts.final_norm(d_model),
+        final_norm=parts.final_norm(d_model),
         family=FAMILY.model_type,
     )
 
@@ -67,13 +67,13 @@ def joint_block(
 ) -> JointBlock:
     """One block. second: with an attention of the stream to itself; ends: the last to read the context."""
     d_model = num_heads * head_dim
-    attention = dit_parts.plain_attention(num_heads, head_dim, qk_norm)
+    attention = parts.plain_attention(num_heads, head_dim, qk_norm)
     ffn = MLP(d_model=d_model, d_ff=4 * d_model, activation="gelu_new")
-    parts = (*BLOCK_PARTS, *SECOND_PARTS) if second else BLOCK_PARTS
-    made = ProjectedModulation(d_model=d_model, d_condition=d_model, parts=parts)
-    context_parts = dit_parts.LAST_PARTS if ends else BLOCK_PARTS
+    own_parts = (*BLOCK_PARTS, *SECOND_PARTS) if second else BLOCK_PARTS
+    made = ProjectedModulation(d_model=d_model, d_condition=d_model, parts=own_parts)
+    context_parts = parts.LAST_PARTS if ends else BLOCK_PARTS
     return JointBlock(
-        norm=LayerNorm(dim=d_model, eps=dit_parts.EPS, scale=False, bias=False),
+        norm=parts.bare_norm(d_model),
         mixer=JointAttention(stream=attention, context=attention, ends_context=ends),
         second=attention if second else None,
         ffn=ffn,

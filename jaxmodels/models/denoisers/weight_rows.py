@@ -1,0 +1,76 @@
+"""Rows of weight tables that several layouts of denoisers share, in the names of `diffusers` if any."""
+
+from itertools import chain
+
+from jaxmodels.models.family import Weight
+
+# How the axes of attention's projections are arranged, to ours.
+HEADS, HEAD_BIAS = "(n h) d -> n h d", "(n h) -> n h"
+
+
+def affine(
+    ours: str, theirs: str, axes: str | None = None, bias_axes: str | None = None
+) -> tuple[Weight, ...]:
+    """The rows of a projection's weight and bias; ``{p}`` in `ours` stands for "w" and "b"."""
+    return (
+        Weight(ours.replace("{p}", "w"), f"{theirs}.weight", axes),
+        Weight(ours.replace("{p}", "b"), f"{theirs}.bias", bias_axes),
+    )
+
+
+def attention(ours: str, theirs: str) -> tuple[Weight, ...]:
+    """The rows of an `Attention` in the names of `diffusers`."""
+    out = affine(f"{ours}/{{p}}_o", f"{theirs}to_out.0", "d (n h) -> d n h")
+    return (*attention_inputs(ours, theirs), *out)
+
+
+def attention_inputs(ours: str, theirs: str) -> tuple[Weight, ...]:
+    """Those of its queries, keys and values."""
+    inputs = (affine(f"{ours}/{{p}}_{part}", f"{theirs}to_{part}", HEADS, HEAD_BIAS) for part in "qkv")
+    return (
+        *chain(*inputs),
+        Weight(f"{ours}/query_norm/scale", f"{theirs}norm_q.weight"),
+        Weight(f"{ours}/key_norm/scale", f"{theirs}norm_k.weight"),
+    )
+
+
+def embed_mlp(ours: str, theirs: str) -> tuple[Weight, ...]:
+    """The rows of the two projections that `jaxmodels.layers.condition.embed_mlp` has, in those names."""
+    return (
+        *affine(f"{ours}/{{p}}_in", f"{theirs}.linear_1"),
+        *affine(f"{ours}/{{p}}_out", f"{theirs}.linear_2"),
+    )
+
+
+def modulation(ours: str, theirs: str) -> tuple[Weight, ...]:
+    """The rows of a `ProjectedModulation`."""
+    return affine(f"{ours}/{{p}}", theirs, "(m d) c -> m d c", "(m d) -> m d")
+
+
+def ends(patches: str, out: str) -> tuple[Weight, ...]:
+    """The rows of the first projection, a convolution in their code, and the last."""
+    return (
+        *affine("patches/{p}", patches, "d c p q -> d p q c"),
+        *affine("out/{p}", out, "(p q c) d -> p q c d", "(p q c) -> p q c"),
+    )
+
+
+def joint_block(ours: str, theirs: str) -> tuple[Weight, ...]:
+    """The rows of a `JointBlock`, in the names that SD3 and Flux share."""
+    added = (
+        affine(f"{ours}/mixer/context/{{p}}_{part}", f"{theirs}attn.add_{part}_proj", HEADS, HEAD_BIAS)
+        for part in "qkv"
+    )
+    return (
+        *modulation(f"{ours}/modulation", f"{theirs}norm1.linear"),
+        *modulation(f"{ours}/context_modulation", f"{theirs}norm1_context.linear"),
+        *attention(f"{ours}/mixer/stream", f"{theirs}attn."),
+        *chain(*added),
+        *affine(f"{ours}/mixer/context/{{p}}_o", f"{theirs}attn.to_add_out", "d (n h) -> d n h"),
+        Weight(f"{ours}/mixer/context/query_norm/scale", f"{theirs}attn.norm_added_q.weight"),
+        Weight(f"{ours}/mixer/context/key_norm/scale", f"{theirs}attn.norm_added_k.weight"),
+        *affine(f"{ours}/ffn/{{p}}_up", f"{theirs}ff.net.0.proj"),
+        *affine(f"{ours}/ffn/{{p}}_down", f"{theirs}ff.net.2"),
+        *affine(f"{ours}/context_ffn/{{p}}_up", f"{theirs}ff_context.net.0.proj"),
+        *affine(f"{ours}/context_ffn/{{p}}_down", f"{theirs}ff_context.net.2"),
+    )
