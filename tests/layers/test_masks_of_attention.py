@@ -15,6 +15,7 @@ from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.cache.ring import RingCache
 from jaxmodels.layers.cache.sinks import SinkCache
 from jaxmodels.layers.masks import Causal
+from jaxmodels.layers.spec import init_state
 from jaxmodels.layers.window import Window
 from jaxmodels.layers.window import peek as peek_window
 
@@ -81,7 +82,7 @@ def test_a_window_after_a_history(name, kind):
     most = lengths.max() + SIZE
     x = rng.standard_normal((BATCH, most, D_MODEL)).astype(np.float32)
     positions = positions_of(name, rng, most)
-    state, done = layer.init_state(BATCH, CAPACITY, jnp.float32), np.zeros(BATCH, np.int32)
+    state, done = init_state(layer, BATCH, CAPACITY, jnp.float32), np.zeros(BATCH, np.int32)
 
     def part(a, begin):
         return np.stack(
