@@ -109,9 +109,7 @@ def test_padding_of_a_context_is_seen_by_no_token():
     layer = JointAttention(stream=attention(), context=attention())
     params = jax.tree.map(lambda p: 0.3 * draw(*p.shape, seed=p.size)[0], abstract_params(layer.spec()))
     x, c = draw(1, 5, D)[0], draw(1, 6, D, seed=1)[0]
-    padded = quick_jit(layer.forward)(
-        params, x, c.at[:, 4:].set(9.0), window(1, 5), window(1, 6, jnp.array([4]))
-    )
+    padded = forward(layer, params, x, c.at[:, 4:].set(9.0), window(1, 5), window(1, 6, jnp.array([4])))
     alone = forward(layer, params, x, c[:, :4], window(1, 5), window(1, 4))
     np.testing.assert_allclose(padded[0], alone[0], atol=1e-5)
     np.testing.assert_allclose(padded[1][:, :4], alone[1], atol=1e-5)
