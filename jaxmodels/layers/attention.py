@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.attend import Scores
 from jaxmodels.layers.cache.full import FULL_CACHE
-from jaxmodels.layers.cache.policy import CachePolicy, Heads, Projections, attend_slots, rotated
+from jaxmodels.layers.cache.policy import CachePolicy, Heads, KeepsEntries, Projections, attend_slots, rotated
 from jaxmodels.layers.kv_cache import allowed_by_position, range_of_sequence, window_tags
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import Norm
@@ -202,6 +202,15 @@ class Attention:
 
     def limit(self, state: Any) -> int | None:
         return self.cache.limit(self.heads, state)
+
+    def held(self, state: Any, length: Int[Array, "B"], slots: Int[Array, "B S"]) -> Int[Array, "B S"]:
+        """See `Refreshable`. Raises ValueError where the cache policy evicts entries or sums them up."""
+        if not isinstance(self.cache, KeepsEntries):
+            raise ValueError(
+                f"refresh: the cache policy {type(self.cache).__name__} evicts tokens or keeps sums over "
+                "several, so that no entry can be recomputed by itself; FullCache, RingCache and S2O can"
+            )
+        return self.cache.held(self.heads, state, length, slots)
 
     def queries(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S N H"]:
         """The window's queries, normalised and clipped, not rotated yet."""

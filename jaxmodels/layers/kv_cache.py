@@ -34,6 +34,22 @@ class Limited(Protocol):
         """How many tokens a row's history may have, pending ones included; None for any number."""
 
 
+@runtime_checkable
+class Refreshable(Protocol):
+    """A mixer that keeps an entry for each token, which can be written anew without touching the others.
+
+    Its `write` takes a window whose `slots` say where each token goes, and `commit` without a count keeps it.
+    """
+
+    def held(self, state: Any, length: Int[Array, "B"], slots: Int[Array, "B S"]) -> Int[Array, "B S"]:
+        """The positions of the tokens of these numbers, of `length` in each row; EMPTY where the state does
+        not hold the token, or not all that it sees.
+
+        Raises:
+            ValueError: entries cannot be written anew one by one; the message says why.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ring:
     """Slots that are used again: a row's token number i lies in slot i while ``i < pinned``, then in slot
@@ -102,7 +118,7 @@ def write_window(
     Raises ValueError where the window has more tokens than the cache (or its ring) has slots.
     """
     slots = state.positions.shape[1] if ring is None else ring.size
-    if window.size > slots:
+    if window.slots is None and window.size > slots:
         raise ValueError(f"write: a window of {window.size} tokens does not fit a cache of {slots} slots")
     tokens = window.start if window.slots is None else window.slots
     written = {
@@ -309,6 +325,12 @@ def _write_line(buffer: Array, new: Array, start: Int[Array, "B"], count: Int[Ar
 
     buffer = lax.fori_loop(0, fits.astype(jnp.int32), slices, buffer)
     return lax.fori_loop(0, jnp.where(fits, 0, -(-size // MOST_SCATTERED)), piece, buffer)
+
+
+def take_tags(tags: Int[Array, "B T"], slots: Int[Array, "B S"]) -> Int[Array, "B S"]:
+    """The tags of these slots, EMPTY where one does not exist."""
+    exists = (slots >= 0) & (slots < tags.shape[1])
+    return jnp.where(exists, jnp.take_along_axis(tags, slots, axis=1, mode="clip"), EMPTY)
 
 
 def read_slots(buffer: Float[Array, "B K T H"], start: Int[Array, "B"], size: int) -> Float[Array, "B K S H"]:

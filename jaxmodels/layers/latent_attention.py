@@ -17,6 +17,7 @@ from jaxmodels.layers.kv_cache import (
     empty_slots,
     range_in_use,
     range_of_sequence,
+    take_tags,
     window_tags,
     write_window,
 )
@@ -199,6 +200,11 @@ class LatentAttention:
 
     def limit(self, state: LatentState) -> int | None:
         return state.positions.shape[1]
+
+    def held(
+        self, state: LatentState, length: Int[Array, "B"], slots: Int[Array, "B S"]
+    ) -> Int[Array, "B S"]:
+        return take_tags(state.positions, slots)
 
     def _queries(
         self, params: Params, x: Float[Array, "B S D"], window: Window

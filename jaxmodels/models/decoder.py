@@ -30,6 +30,7 @@ from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, block_flo
 from jaxmodels.models.depth import ALL_LAYERS, Depth, Walk
 from jaxmodels.models.inputs import Inputs, are_embeddings, check_condition, check_inputs
 from jaxmodels.models.packing import pack, packed_path, unpack
+from jaxmodels.models.refresh import check_slots, refresh_window
 from jaxmodels.models.scored import EVERYWHERE, LogitsAt, Scored, check_logits_at, check_taps, logits_where
 from jaxmodels.models.slots import committable, fitted, token_limit
 from jaxmodels.models.transcript import Transcript, begin, follow, note, recoded
@@ -329,18 +330,7 @@ class Decoder:
             ValueError: inputs, mask, taps, logits_at or condition do not fit the model, the window or each
                 other; a cache of another batch; embeddings where histories are encoded anew from tokens.
         """
-        self._check_scored(inputs, taps, logits_at)
-        batch, size = inputs.shape[:2]
-        check_mask(mask, size, batch)
-        check_valid(valid, batch, size)
-        check_condition(condition, self.blocks, batch, size)
-        if cache.length.shape[0] != batch:
-            raise ValueError(f"peek: tokens have {batch} rows, the cache has {cache.length.shape[0]}")
-        if cache.transcript is not None and are_embeddings(inputs):
-            raise ValueError(
-                f"peek: inputs are embeddings, but beyond {cache.transcript.limit} tokens (recode_beyond) a "
-                "history is encoded anew from its tokens; give tokens, or a cache of at most that capacity"
-            )
+        self._check_window(inputs, cache, mask, valid, taps, logits_at, condition)
         window = next_window(inputs, cache.length, positions=positions, valid=valid, mask=mask, known=known)
         cache = recoded(self, params, cache, window)
         inputs = pack(window, inputs)
@@ -393,6 +383,30 @@ class Decoder:
         the stream behind block i; in the residual stream's dtype."""
         return ("embeddings", *(f"blocks/{i}" for i in range(len(self.blocks))))
 
+    def _check_window(
+        self,
+        inputs: Inputs,
+        cache: Cache,
+        mask: MaskLike,
+        valid: Valid | None,
+        taps: Sequence[str],
+        logits_at: LogitsAt,
+        condition: Array | None,
+    ) -> None:
+        """Raises ValueError where what `peek` is given does not fit the model or each other."""
+        self._check_scored(inputs, taps, logits_at)
+        batch, size = inputs.shape[:2]
+        check_mask(mask, size, batch)
+        check_valid(valid, batch, size)
+        check_condition(condition, self.blocks, batch, size)
+        if cache.length.shape[0] != batch:
+            raise ValueError(f"peek: tokens have {batch} rows, the cache has {cache.length.shape[0]}")
+        if cache.transcript is not None and are_embeddings(inputs):
+            raise ValueError(
+                f"peek: inputs are embeddings, but beyond {cache.transcript.limit} tokens (recode_beyond) a "
+                "history is encoded anew from its tokens; give tokens, or a cache of at most that capacity"
+            )
+
     def _check_scored(self, inputs: Inputs, taps: Sequence[str], logits_at: LogitsAt) -> None:
         check_inputs(inputs, self.d_model)
         check_taps(taps, self.tap_names)
@@ -438,6 +452,58 @@ class Decoder:
         )
         transcript = None if pending.transcript is None else follow(pending.transcript, pending.start, path)
         return Cache(length=pending.start + taken, layers=layers, transcript=transcript)
+
+    def refresh(
+        self,
+        params: Params,
+        inputs: Inputs,
+        cache: Cache,
+        slots: Int[Array, "B S"],
+        *,
+        positions: Int[Array, "B S"] | None = None,
+        mask: MaskLike = CAUSAL,
+        valid: Valid | None = None,
+        taps: Sequence[str] = (),
+        logits_at: LogitsAt = EVERYWHERE,
+        condition: Array | None = None,
+    ) -> tuple[Scored, Cache]:
+        """Recomputes committed entries in place: what the layers keep of the tokens in `slots`; the cache is
+        spent.
+
+        Layer by layer the entries are written and then read, so that these tokens see one another as they
+        are now, and of the rest of the history what was kept of it. Dual caches, d2Cache, edited tokens and
+        selective recomputation are calls of this.
+
+        Args:
+            inputs: what stands in the slots from now on, tokens or embeddings as for `peek`.
+            slots: which tokens of the history, counted from 0, [B, S].
+            positions: their positions, by default those that they have.
+            mask: who sees whom; what is not recomputed is history.
+            valid, taps, logits_at, condition: as for `peek`.
+
+        Tokens become padding whose slot holds nothing: beyond the history, or where a `RingCache` has lost
+        what the token sees. Inside a compiled program, where slots have no value yet, so do those outside
+        the cache, and those whose slot stands before in the same row.
+
+        Raises:
+            ValueError: as `peek`; slots outside the cache or given twice; a layer that keeps one state for
+                its whole history, or whose cache policy evicts tokens or keeps sums of them.
+        """
+        self._check_window(inputs, cache, mask, valid, taps, logits_at, condition)
+        check_slots(slots, valid, inputs.shape[:2], token_limit(self.blocks, cache.layers))
+        window = refresh_window(
+            self.blocks, cache.layers, cache.length, slots, positions=positions, mask=mask, valid=valid
+        )
+        scored, pending = self.score(
+            params,
+            pack(window, inputs),
+            cache,
+            window,
+            taps=taps,
+            logits_at=logits_at,
+            condition=condition,
+        )
+        return scored, replace(self.commit(pending), length=cache.length)
 
     def dtype_of(self, params: Params) -> jnp.dtype:
         """The dtype of the embeddings, in which the layers compute and a cache is usually kept."""

@@ -37,8 +37,11 @@ def token_limit(blocks: Iterable[DecoderBlock], states: Iterable[Any]) -> int | 
 
 
 def fitted(window: Window, limit: int | None) -> Window:
-    """The window with the tokens beyond the first `limit` of a row as padding, in all layers alike."""
-    if limit is None:
+    """The window with the tokens beyond the first `limit` of a row as padding, in all layers alike.
+
+    One whose tokens go to slots that are given stays as it is.
+    """
+    if limit is None or window.slots is not None:
         return window
     room = jnp.maximum(limit - window.start, 0)
     return replace(window, valid=jnp.minimum(window.valid, room))

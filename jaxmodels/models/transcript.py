@@ -87,7 +87,8 @@ def note(transcript: Transcript, tokens: Int[Array, "B S"], window: Window) -> t
         valid=jnp.where(extended, window.valid, jnp.minimum(window.valid, inside)),
         known=jnp.where(extended, jnp.maximum(known, limit + 1), known),
     )
-    tokens = write_slots(transcript.tokens, tokens, window.start)
+    slots = window.start if window.slots is None else window.slots
+    tokens = write_slots(transcript.tokens, tokens, slots, window.valid)
     return replace(transcript, tokens=tokens, extended=extended), window
 
 

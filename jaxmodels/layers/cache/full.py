@@ -11,6 +11,7 @@ from jaxmodels.layers.kv_cache import (
     allowed_by_position,
     commit_window,
     range_in_use,
+    take_tags,
     write_window,
 )
 from jaxmodels.layers.window import Window
@@ -60,6 +61,11 @@ class FullCache:
 
     def limit(self, heads: Heads, state: KVState) -> int | None:
         return state.positions.shape[1]
+
+    def held(
+        self, heads: Heads, state: KVState, length: Int[Array, "B"], slots: Int[Array, "B S"]
+    ) -> Int[Array, "B S"]:
+        return take_tags(state.positions, slots)
 
     def keys_read(self, heads: Heads, context: int) -> float:
         return context if heads.reach is None else min(context, heads.reach)

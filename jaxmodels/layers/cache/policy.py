@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +98,17 @@ class CachePolicy(Protocol):
 
     def keys_read(self, heads: Heads, context: int) -> float:
         """How many keys a token reads per head that sees `context` tokens, itself included."""
+
+
+@runtime_checkable
+class KeepsEntries(Protocol):
+    """A policy whose entries can be written anew one by one; see `Refreshable`."""
+
+    def held(
+        self, heads: Heads, state: Any, length: Int[Array, "B"], slots: Int[Array, "B S"]
+    ) -> Int[Array, "B S"]:
+        """The positions of the tokens of these numbers; EMPTY where the state does not hold the token, or
+        not all that it sees."""
 
 
 def rotated(heads: Heads, new: Projections, window: Window) -> Projections:

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.cache.full import FULL_CACHE
 from jaxmodels.layers.cache.policy import Heads, Projections, check_at_least_one, rotated, slots_spec
-from jaxmodels.layers.kv_cache import KVPending, KVState, Ring, write_window
+from jaxmodels.layers.kv_cache import EMPTY, KVPending, KVState, Ring, take_tags, write_window
 from jaxmodels.layers.window import Window
 
 
@@ -43,7 +44,7 @@ class RingCache:
         self, heads: Heads, new: Projections, state: KVState, window: Window
     ) -> tuple[Projections, KVPending]:
         new = rotated(heads, new, window)
-        if window.size > self.longest_peek:
+        if window.slots is None and window.size > self.longest_peek:
             raise ValueError(
                 f"write: a window of {window.size} tokens is longer than RingCache's "
                 f"longest_peek={self.longest_peek}"
@@ -68,6 +69,18 @@ class RingCache:
     def limit(self, heads: Heads, state: KVState) -> int | None:
         slots = state.positions.shape[1]
         return slots if slots < self._slots(heads) else None
+
+    def held(
+        self, heads: Heads, state: KVState, length: Int[Array, "B"], slots: Int[Array, "B S"]
+    ) -> Int[Array, "B S"]:
+        """Of the tokens whose whole reach the ring still holds. It forgets the oldest first, and those in
+        whose slots rejected tokens were."""
+        assert heads.reach is not None
+        ring = Ring(size=state.positions.shape[1])
+        oldest = (length - (state.positions != EMPTY).sum(1, dtype=jnp.int32))[:, None]
+        reached = jnp.maximum(slots - heads.reach + 1, 0)
+        tags = take_tags(state.positions, ring.slots(jnp.maximum(slots, 0)))
+        return jnp.where((slots < length[:, None]) & (reached >= oldest), tags, EMPTY)
 
     def keys_read(self, heads: Heads, context: int) -> float:
         return FULL_CACHE.keys_read(heads, context)

@@ -31,8 +31,8 @@ class S2O:
     3. The first key block whose estimated weights add up to less than `threshold` ends it, for that block of
        queries and head.
 
-    The block's own keys are always read. Windows of fewer than ``2 * query_block`` tokens, and windows with
-    another mask than the causal one, read everything.
+    The block's own keys are always read. Windows of fewer than ``2 * query_block`` tokens, windows with
+    another mask than the causal one, and entries that are recomputed read everything.
 
     Only the abstract of the method was available. Permuting keys online by importance, loading them by index
     and stopping where a block's score falls below a threshold are stated there. The estimate, the granularity
@@ -70,7 +70,8 @@ class S2O:
     def read(
         self, heads: Heads, held: Projections, pending: KVPending, window: Window
     ) -> Float[Array, "B S N H"]:
-        if window.size < 2 * self.query_block or not isinstance(window.mask, Causal):
+        in_line = isinstance(window.mask, Causal) and window.slots is None
+        if window.size < 2 * self.query_block or not in_line:
             return FULL_CACHE.read(heads, held, pending, window)
         state = pending.written
         q = grouped(held.q, heads.num_kv_heads)
@@ -90,6 +91,11 @@ class S2O:
 
     def limit(self, heads: Heads, state: KVState) -> int | None:
         return FULL_CACHE.limit(heads, state)
+
+    def held(
+        self, heads: Heads, state: KVState, length: Int[Array, "B"], slots: Int[Array, "B S"]
+    ) -> Int[Array, "B S"]:
+        return FULL_CACHE.held(heads, state, length, slots)
 
     def keys_read(self, heads: Heads, context: int) -> float:
         """Of a single token: everything. How much a prompt reads depends on its contents."""
