@@ -1,10 +1,12 @@
 """Decoding: loops over `peek` and `commit` that know no family, driven by small policies."""
 
-from jaxmodels.decoding import processors
+from jaxmodels.decoding import depth, processors
 from jaxmodels.decoding.acceptance import Acceptance, BlockVerification, TokenVerification
+from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.block_denoiser import BlockDenoiser
-from jaxmodels.decoding.early_exit import Confidence, EarlyExit, MaxProbability
+from jaxmodels.decoding.depth import Confidence, MaxProbability
+from jaxmodels.decoding.early_exit import EarlyExit
 from jaxmodels.decoding.jacobi import Jacobi
 from jaxmodels.decoding.samplers import Greedy, Sample, Sampler
 from jaxmodels.decoding.scmoe import SCMoE
@@ -13,6 +15,7 @@ from jaxmodels.decoding.strategy import LogProbs, Strategy
 
 __all__ = [
     "Acceptance",
+    "AdaptiveDepth",
     "Autoregressive",
     "BlockDenoiser",
     "BlockVerification",
@@ -29,5 +32,6 @@ __all__ = [
     "Speculative",
     "Strategy",
     "TokenVerification",
+    "depth",
     "processors",
 ]

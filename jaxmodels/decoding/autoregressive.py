@@ -70,7 +70,21 @@ class Autoregressive:
     def prefill(
         self, config: LanguageModel, params: Params, request: Request, cache: Cache, output: Output
     ) -> AutoregressiveCarry:
-        last, cache = prefill(config, params, request.tokens, request.lengths, cache, self.prefill_window)
+        return self.begin(config, params, request, cache, output, ALL_LAYERS)
+
+    def begin(
+        self,
+        config: LanguageModel,
+        params: Params,
+        request: Request,
+        cache: Cache,
+        output: Output,
+        depth: Depth,
+    ) -> AutoregressiveCarry:
+        """The prefill, through as many blocks as `depth` says."""
+        last, cache = prefill(
+            config, params, request.tokens, request.lengths, cache, self.prefill_window, depth=depth
+        )
         output = record_also(output, (), self.top_logprobs)
         token = jnp.zeros(request.lengths.shape, jnp.int32)
         carry = AutoregressiveCarry(cache=cache, token=token, output=output)

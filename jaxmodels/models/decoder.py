@@ -27,7 +27,17 @@ from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import Normal, Param, Params, ParamTree, buffer, filled, walk
 from jaxmodels.layers.window import Valid, Window, check_valid, fresh_window, next_window, ropes_of
 from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, block_flops
-from jaxmodels.models.depth import ALL_LAYERS, Depth, Walk
+from jaxmodels.models.depth import (
+    ALL_LAYERS,
+    Depth,
+    Pass,
+    Remembering,
+    Repeating,
+    Walk,
+    check_cache,
+    remembered,
+    settled,
+)
 from jaxmodels.models.inputs import Inputs, are_embeddings, check_condition, check_inputs
 from jaxmodels.models.packing import pack, packed_path, unpack
 from jaxmodels.models.refresh import check_slots, refresh_window
@@ -43,12 +53,16 @@ class Cache:
     Attributes:
         length: i32[B], tokens committed per row.
         layers: one state per block.
-        transcript: the histories' tokens; None where they are never encoded anew.
+        transcript: the histories' tokens, None where they are never encoded anew.
+        repeats: for each block the states of further passes, where a policy of depth repeats blocks.
+        memory: the state of a policy of depth that keeps one, see `Remembering`.
     """
 
     length: jax.Array
     layers: tuple[Any, ...]
     transcript: Transcript | None = None
+    repeats: tuple[tuple[Any, ...], ...] = ()
+    memory: Any = None
 
 
 @struct.dataclass
@@ -59,9 +73,12 @@ class Pending:
         start: i32[B], tokens committed before it.
         valid: i32[B], how many of its tokens are real.
         layers: what each block's mixer needs to settle or drop the window.
-        depth: i32, blocks that were read.
+        depth: i32[B, S], the passes through blocks that each token was read in.
         transcript: the cache's, with the window's tokens behind the history.
         index: i32[B, S], where the caller gave each token, if the window was packed.
+        repeats: as `layers`, of further passes.
+        memory: the state of a policy of depth in front of the window, and behind each of its tokens; None
+            for what there is not.
     """
 
     start: jax.Array
@@ -70,6 +87,8 @@ class Pending:
     depth: jax.Array
     transcript: Transcript | None = None
     index: jax.Array | None = None
+    repeats: tuple[tuple[Any, ...], ...] = ()
+    memory: tuple[Any, Any] = (None, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,19 +203,42 @@ class Decoder:
                 idle += [replace(p, shape=(unchosen, *p.shape[1:])) for p in stacks]
         return idle
 
-    def cache_spec(self, batch: int, capacity: int) -> Cache:
+    def cache_spec(self, batch: int, capacity: int, *, depth: Depth = ALL_LAYERS) -> Cache:
         """What `init_cache` makes, with a `Buffer` in the place of each array."""
         if batch < 1 or capacity < 1:
             raise ValueError(f"init_cache: batch={batch} and capacity={capacity} must be at least 1")
-        return Cache(
+        most = depth.most_passes(len(self.blocks)) if isinstance(depth, Repeating) else ()
+        repeats = tuple(
+            tuple(block.state_spec(batch, capacity) for _ in range(times - 1))
+            for block, times in zip(self.blocks, most, strict=bool(most))
+        )
+        cache = Cache(
             length=buffer((batch,), ("batch",), "int32"),
             layers=tuple(block.state_spec(batch, capacity) for block in self.blocks),
             transcript=begin(self, batch, capacity),
+            repeats=repeats if any(repeats) else (),
+            memory=depth.state_spec(batch, self.d_model) if isinstance(depth, Remembering) else None,
         )
+        if cache.transcript is not None and (cache.repeats or cache.memory is not None):
+            raise ValueError(
+                f"init_cache: {type(depth).__name__} keeps histories of its own, not to be encoded anew "
+                f"beyond recode_beyond={cache.transcript.limit}; give at most that capacity, got {capacity}"
+            )
+        return cache
 
-    def init_cache(self, batch: int, capacity: int, dtype: DTypeLike = jnp.float32) -> Cache:
-        """Empty histories with room for `capacity` tokens each, pending windows included."""
-        return filled(self.cache_spec(batch, capacity), dtype)
+    def init_cache(
+        self, batch: int, capacity: int, dtype: DTypeLike = jnp.float32, *, depth: Depth = ALL_LAYERS
+    ) -> Cache:
+        """Empty histories with room for `capacity` tokens each, pending windows included.
+
+        With `depth`, for windows that are read by it: where it repeats blocks, each pass has a history of its
+        own, and where it keeps a state, that is in the cache.
+
+        Raises:
+            ValueError: a size below 1, or a policy that does not fit the model or a history that may be
+                encoded anew.
+        """
+        return filled(self.cache_spec(batch, capacity, depth=depth), dtype)
 
     def forward(
         self,
@@ -318,7 +360,7 @@ class Decoder:
                 last real one: what follows in the window is a guess. Rotations that depend on a sequence's
                 length go by it; guesses they cannot serve yet become padding, so that no more than
                 ``pending.valid`` tokens may be committed.
-            depth: which blocks the window is read through; all are written.
+            depth: which blocks the window is read through, and what the others are shown of it.
             taps: names, some of `tap_names`, of what the result holds beside the last hidden state.
             logits_at: where the head is computed: EVERYWHERE, NOWHERE, or window indices i32[B, P].
             condition: [B, C] or [B, S, C] for blocks that go by one.
@@ -361,21 +403,44 @@ class Decoder:
         window = window.with_rotations(self.ropes)
         stream = self._stream(params, inputs, window, condition)
         seen = {"embeddings": stream.hidden} if "embeddings" in taps else {}
-        walk = Walk.begin(
-            window, len(self.blocks), lambda stream: self.logits(params, self.normalise(params, stream))
-        )
-        pending = []
-        for i, (block, state) in enumerate(zip(self.blocks, cache.layers, strict=True)):
-            weights = self.block_params(params, i)
-            held, layer = block.write(weights, stream, state, window)
-            read = partial(block.read, weights, held=held, pending=layer, window=window)
-            stream, walk = depth.read(i, read, stream, walk)
-            pending.append(layer)
+        check_cache(depth, cache.repeats, cache.memory, len(self.blocks))
+        walk = depth.begin(self._walk(params, window, cache.memory))
+        layers, repeats = [], []
+        for i, block in enumerate(self.blocks):
+            states = (cache.layers[i], *(cache.repeats[i] if cache.repeats else ()))
+            written = []
+            for repeat, state in enumerate(states):
+                offered = Pass(
+                    index=i, repeat=repeat, block=block, params=self.block_params(params, i), state=state,
+                    window=window,
+                )  # fmt: skip
+                stream, what, walk = depth.through(offered, stream, walk)
+                written.append(what)
+            layers.append(written[0])
+            repeats.append(tuple(written[1:]))
             if f"blocks/{i}" in taps:
                 seen[f"blocks/{i}"] = stream.hidden
-        scored = self._scored(params, stream, window, seen, logits_at)
-        layers = tuple(pending)
-        return scored, Pending(window.start, window.valid, layers, walk.depth, transcript, window.index)
+        return self._scored(params, stream, window, seen, logits_at), Pending(
+            start=window.start,
+            valid=window.valid,
+            layers=tuple(layers),
+            depth=unpack(window, walk.depth),
+            transcript=transcript,
+            index=window.index,
+            repeats=tuple(repeats) if cache.repeats else (),
+            memory=(cache.memory, walk.state if isinstance(depth, Remembering) else None),
+        )
+
+    def _walk(self, params: Params, window: Window, memory: Any) -> Walk:
+        """The walk in front of the first block, with nothing of the policy's but its state."""
+        return Walk(
+            window=window,
+            blocks=len(self.blocks),
+            d_model=self.d_model,
+            head=lambda stream: self.logits(params, self.normalise(params, stream)),
+            depth=jnp.zeros(window.positions.shape, jnp.int32),
+            state=memory,
+        )
 
     @property
     def tap_names(self) -> tuple[str, ...]:
@@ -446,12 +511,21 @@ class Decoder:
         path = packed_path(pending.index, path)
         taken = committable(pending.valid, n, path)
         counted = None if n is None and path is None else taken
-        layers = tuple(
-            block.commit(layer, counted, path)
-            for block, layer in zip(self.blocks, pending.layers, strict=True)
+        return Cache(
+            length=pending.start + taken,
+            layers=tuple(
+                settled(block, layer, counted, path)
+                for block, layer in zip(self.blocks, pending.layers, strict=True)
+            ),
+            transcript=(
+                None if pending.transcript is None else follow(pending.transcript, pending.start, path)
+            ),
+            repeats=tuple(
+                tuple(settled(block, layer, counted, path) for layer in layers)
+                for block, layers in zip(self.blocks, pending.repeats, strict=bool(pending.repeats))
+            ),
+            memory=remembered(*pending.memory, taken, path),
         )
-        transcript = None if pending.transcript is None else follow(pending.transcript, pending.start, path)
-        return Cache(length=pending.start + taken, layers=layers, transcript=transcript)
 
     def refresh(
         self,

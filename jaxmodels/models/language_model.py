@@ -107,3 +107,6 @@ class BlockStack(Protocol):
 
     @property
     def blocks(self) -> tuple[DecoderBlock, ...]: ...
+
+    def init_cache(self, batch: int, capacity: int, dtype: DTypeLike, *, depth: Depth = ALL_LAYERS) -> Any:
+        """Empty histories, for windows that are read by `depth`."""

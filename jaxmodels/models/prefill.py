@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.checks import is_traced
 from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import next_window
+from jaxmodels.models.depth import ALL_LAYERS, Depth
 from jaxmodels.models.inputs import Inputs
 from jaxmodels.models.language_model import Cache, LanguageModel
 from jaxmodels.models.scored import NOWHERE, Scored
@@ -20,7 +21,14 @@ C = TypeVar("C", bound=Cache)
 
 
 def prefill(
-    config: LanguageModel, params: Params, inputs: Inputs, lengths: Int[Array, "B"], cache: C, window: int
+    config: LanguageModel,
+    params: Params,
+    inputs: Inputs,
+    lengths: Int[Array, "B"],
+    cache: C,
+    window: int,
+    *,
+    depth: Depth = ALL_LAYERS,
 ) -> tuple[Float[Array, "B D"], C]:
     """Commits the first ``lengths[b]`` tokens of each row; gives the hidden state of each row's last token.
 
@@ -34,7 +42,7 @@ def prefill(
     Raises:
         ValueError: a prompt is longer than the cache has room for, or S is no multiple of `window`.
     """
-    last, cache, _ = prefill_with_taps(config, params, inputs, lengths, cache, window, ())
+    last, cache, _ = prefill_with_taps(config, params, inputs, lengths, cache, window, (), depth=depth)
     return last, cache
 
 
@@ -46,12 +54,16 @@ def prefill_with_taps(
     cache: C,
     window: int,
     taps: Sequence[str],
+    *,
+    depth: Depth = ALL_LAYERS,
 ) -> tuple[Float[Array, "B D"], C, dict[str, Float[Array, "B S D"]]]:
     """`prefill`, and what `peek` calls `taps` of all prompt tokens; meaningless at padding."""
     batch, size = inputs.shape[:2]
     if size <= window:
         whole = next_window(inputs, cache.length, valid=lengths, known=lengths)
-        scored, pending = config.score(params, inputs, cache, whole, taps=taps, logits_at=NOWHERE)
+        scored, pending = config.score(
+            params, inputs, cache, whole, depth=depth, taps=taps, logits_at=NOWHERE
+        )
         cache = config.commit(pending)
         _check_settled(lengths, cache.length)
         return _at(scored.hidden, pending.valid - 1), cache, scored.taps
@@ -62,7 +74,7 @@ def prefill_with_taps(
         part = lax.dynamic_slice_in_dim(inputs, start, window, axis=1)
         valid = jnp.clip(lengths - start, 0, window)
         shown = next_window(part, cache.length, valid=valid, known=lengths)
-        return config.score(params, part, cache, shown, taps=taps, logits_at=NOWHERE)
+        return config.score(params, part, cache, shown, depth=depth, taps=taps, logits_at=NOWHERE)
 
     def feed(index: Array, carry: Any) -> Any:
         last, cache, seen = carry

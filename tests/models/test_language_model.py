@@ -67,7 +67,7 @@ def test_sampling_and_log_probabilities_need_no_blocks():
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        (EarlyExit(), "EarlyExit leaves a model's blocks early, and Bigrams is not made of blocks"),
+        (EarlyExit(), "a policy of depth needs a model made of blocks, which Bigrams is not"),
         (SCMoE(), "SCMoE contrasts mixtures of experts; the model has none"),
     ],
     ids=["EarlyExit", "SCMoE"],

@@ -1,0 +1,27 @@
+"""Policies of depth: which blocks a token is read in, see `jaxmodels.models.depth`."""
+
+from jaxmodels.decoding.depth.budget import Budget, linear_budget
+from jaxmodels.decoding.depth.confidence import (
+    Confidence,
+    LinearConfidence,
+    MaxProbability,
+    Passed,
+    ProbabilityGap,
+    Similarity,
+)
+from jaxmodels.decoding.depth.plans import Plan, RowPlans
+from jaxmodels.decoding.depth.until_confident import UntilConfident
+
+__all__ = [
+    "Budget",
+    "Confidence",
+    "LinearConfidence",
+    "MaxProbability",
+    "Passed",
+    "Plan",
+    "ProbabilityGap",
+    "RowPlans",
+    "Similarity",
+    "UntilConfident",
+    "linear_budget",
+]

@@ -1,0 +1,95 @@
+"""What early exits go by, each written out, and learned ones with their parameters."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_helpers import ARCHITECTURES, draw_tokens, peek_scored, random_params
+from strategy_helpers import architecture, decode
+
+from jaxmodels.decoding import EarlyExit
+from jaxmodels.decoding.depth import (
+    LinearConfidence,
+    MaxProbability,
+    ProbabilityGap,
+    Similarity,
+    UntilConfident,
+)
+from jaxmodels.layers.spec import abstract_params
+
+CONFIG = ARCHITECTURES["attention"]
+WIDTH, BLOCKS = CONFIG.d_model, len(CONFIG.blocks)
+THREE = dataclasses.replace(CONFIG, blocks=(*CONFIG.blocks, CONFIG.blocks[0]))
+PARAMS = random_params(THREE.spec())
+TOKENS = draw_tokens(2, 5)
+RNG = np.random.default_rng(0)
+LINEAR = LinearConfidence(
+    weight=jnp.asarray(RNG.standard_normal((3, WIDTH)), jnp.float32),
+    bias=jnp.asarray(RNG.standard_normal(3), jnp.float32),
+)
+
+
+def by_hand(confidence, index, before, after):
+    """float[B, S] in numpy."""
+    if isinstance(confidence, Similarity):
+        products = (before * after).sum(-1)
+        return products / np.linalg.norm(before, axis=-1) / np.linalg.norm(after, axis=-1)
+    if isinstance(confidence, LinearConfidence):
+        return 1 / (1 + np.exp(-(after @ confidence.weight[index] + confidence.bias[index])))
+    scale = PARAMS["final_norm"]["scale"]
+    normed = after / np.sqrt((after**2).mean(-1, keepdims=True) + 1e-6) * scale
+    head = PARAMS["embed" if THREE.tie_embeddings else "head"]["weight"]
+    logits = normed @ np.asarray(head).T
+    p = np.sort(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True), axis=-1)
+    return p[..., -1] if isinstance(confidence, MaxProbability) else p[..., -1] - p[..., -2]
+
+
+@pytest.mark.parametrize(
+    "confidence",
+    [MaxProbability(), ProbabilityGap(), Similarity(), LINEAR],
+    ids=lambda confidence: type(confidence).__name__,
+)
+def test_tokens_leave_where_the_confidence_says(confidence):
+    """At a threshold between the tokens' confidences behind block 0, some leave and some go on."""
+    cache, taps = THREE.init_cache(2, 5), THREE.tap_names
+    streams, _ = peek_scored(THREE, PARAMS, TOKENS, cache, taps=taps)
+    before, after = (np.asarray(streams.taps[name]) for name in taps[:2])
+    sure = by_hand(confidence, 0, before, after)
+    ranked = np.sort(sure.ravel())
+    threshold = float(ranked[4:6].mean())
+    depth = UntilConfident(confidence=confidence, threshold=threshold, min_layers=1)
+    scored, pending = jax.jit(lambda p: THREE.peek(p, TOKENS, cache, depth=depth, taps=taps))(PARAMS)
+    leaves = sure >= threshold
+    assert 0 < leaves.sum() < leaves.size
+    np.testing.assert_array_equal(pending.depth == 1, leaves)
+    np.testing.assert_array_equal((scored.taps["blocks/2"] == scored.taps["blocks/0"]).all(-1), leaves)
+
+
+def test_a_learned_exit_decodes_and_is_data():
+    config, params = architecture("attention")
+    width, blocks = config.d_model, len(config.blocks)
+    weight = np.zeros((blocks, width), np.float32)
+    for bias, depth in ((9.0, 1), (-9.0, blocks)):
+        confidence = LinearConfidence(weight=jnp.asarray(weight), bias=jnp.full((blocks,), bias))
+        ours = decode(config, params, EarlyExit(threshold=0.5, confidence=confidence))
+        assert (ours.counters["layers"] == depth * ours.counters["calls"]).all()
+    other = EarlyExit(confidence=dataclasses.replace(confidence, bias=confidence.bias + 1))
+    assert jax.tree.structure(other) == jax.tree.structure(EarlyExit(confidence=confidence))
+
+
+def test_a_classifier_of_another_model_is_refused_before_compilation():
+    cache = CONFIG.init_cache(2, 9)
+    depth = UntilConfident(confidence=LINEAR, threshold=0.5, min_layers=1)
+    message = rf"weight \[3, {WIDTH}\] is for another model: this one has {BLOCKS} blocks of width {WIDTH}"
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda p: CONFIG.peek(p, TOKENS, cache, depth=depth), abstract_params(CONFIG.spec()))
+    narrow = LinearConfidence(weight=LINEAR.weight[:BLOCKS, 1:], bias=LINEAR.bias[:BLOCKS])
+    with pytest.raises(ValueError, match=rf"weight \[{BLOCKS}, {WIDTH - 1}\] is for another model"):
+        decode(*architecture("attention"), EarlyExit(confidence=narrow))
+
+
+def test_a_classifier_has_a_bias_per_block():
+    with pytest.raises(ValueError, match=r"weight must be \[L, D\] and bias \[L\].*got \[3, 16\] and \[2\]"):
+        LinearConfidence(weight=LINEAR.weight, bias=LINEAR.bias[:2])
