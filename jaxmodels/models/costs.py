@@ -71,11 +71,15 @@ class CacheBytes:
     per_row: int
 
 
-class CostedModel(Protocol):
-    """A model that knows its cost. `Decoder` is one."""
+class Specified(Protocol):
+    """A model of any kind, as far as its parameters go."""
 
     def spec(self) -> ParamTree:
         """Its parameters."""
+
+
+class CostedModel(Specified, Protocol):
+    """A language model that knows its cost. `Decoder` is one."""
 
     def init_cache(self, batch: int, capacity: int, dtype: DTypeLike) -> Any:
         """Empty histories."""
@@ -103,7 +107,7 @@ def parameter_counts(config: Decoder) -> ParameterCounts:
     return ParameterCounts(**{name: counts[name] for name in ParameterCounts.__dataclass_fields__})
 
 
-def weight_bytes(config: CostedModel, dtype: DTypeLike) -> int:
+def weight_bytes(config: Specified, dtype: DTypeLike) -> int:
     """Bytes of all parameters in `dtype`, those that pin another one in theirs."""
     return sum(_nbytes(param, dtype) for _, param in walk(config.spec()))
 
