@@ -8,8 +8,19 @@ import pytest
 from model_helpers import VOCAB
 from strategy_helpers import MODELS
 
-from jaxmodels.decoding import Autoregressive, BlockDenoiser, Draft, EarlyExit, Jacobi, Speculative, driver
+from jaxmodels.decoding import (
+    AdaptiveDepth,
+    Autoregressive,
+    BlockDenoiser,
+    Draft,
+    EarlyExit,
+    Jacobi,
+    Speculative,
+    driver,
+)
+from jaxmodels.decoding.depth import Plan
 from jaxmodels.layers.spec import abstract_params
+from jaxmodels.models.depth import ALL_LAYERS
 from jaxmodels.tpu_configs.programs import Workload, abstract_arguments, host_transfers
 
 CONFIG = MODELS["attention"]
@@ -18,9 +29,9 @@ ANEW = dataclasses.replace(CONFIG, recode_beyond=8)
 QUICK = {"xla_backend_optimization_level": 0}
 
 
-def with_capacity(config, carry, capacity):
+def with_capacity(config, carry, capacity, depth):
     """The carry with all its caches of a capacity, whatever they were planned for."""
-    cache = jax.eval_shape(lambda: config.init_cache(2, capacity))
+    cache = jax.eval_shape(lambda: config.init_cache(2, capacity, depth=depth))
     caches = {name: cache for name in ("cache", "draft_cache") if hasattr(carry, name)}
     return dataclasses.replace(carry, **caches)
 
@@ -34,12 +45,17 @@ def speculative(config):
     return Speculative(draft=Draft(config, abstract_params(config.spec())), gamma=2)
 
 
+def repeating(config):
+    return AdaptiveDepth(depth=Plan((2, *(1,) * (len(config.blocks) - 1))))
+
+
 @pytest.mark.parametrize(
     ("config", "strategy"),
     [
         pytest.param(CONFIG, speculative(CONFIG), id="Speculative"),
         pytest.param(CONFIG, Jacobi(window=3), id="Jacobi"),
         pytest.param(CONFIG, EarlyExit(), id="EarlyExit"),
+        pytest.param(CONFIG, repeating(CONFIG), id="AdaptiveDepth"),
         pytest.param(CONFIG, BlockDenoiser(mask_token=VOCAB - 1, block_length=4), id="BlockDenoiser"),
         pytest.param(ANEW, Autoregressive(), id="encoded_anew"),
         pytest.param(ANEW, speculative(ANEW), id="encoded_anew-Speculative", marks=pytest.mark.sweep),
@@ -50,7 +66,7 @@ def test_temporary_memory_does_not_grow_with_the_caches(config, strategy):
     numbers = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.float32), strategy)
     given, temporary = abstract_arguments(config, workload, numbers), []
     for capacity in (1024, 8192):
-        carry = with_capacity(config, given.carry, capacity)
+        carry = with_capacity(config, given.carry, capacity, getattr(strategy, "depth", ALL_LAYERS))
         lowered = driver.advance.lower(
             given.params, given.request, carry, numbers, given.steps, config=config
         )

@@ -9,6 +9,7 @@ from jaxmodels.decoding.depth.confidence import (
     ProbabilityGap,
     Similarity,
 )
+from jaxmodels.decoding.depth.lora_drop import LoRADrop
 from jaxmodels.decoding.depth.plans import Plan, RowPlans
 from jaxmodels.decoding.depth.until_confident import UntilConfident
 
@@ -16,6 +17,7 @@ __all__ = [
     "Budget",
     "Confidence",
     "LinearConfidence",
+    "LoRADrop",
     "MaxProbability",
     "Passed",
     "Plan",

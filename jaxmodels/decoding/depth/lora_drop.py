@@ -1,0 +1,140 @@
+"""A policy of depth that reads some blocks for every few tokens only, and corrects the last result."""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxmodels.checks import is_traced, shown, whole
+from jaxmodels.decoding.samplers import check_number
+from jaxmodels.layers.spec import buffer
+from jaxmodels.models.block import Stream
+from jaxmodels.models.depth import Pass, Walk, pass_where
+
+
+@struct.dataclass
+class Anchors:
+    """What `LoRADrop` keeps.
+
+    Attributes:
+        outputs: [B, K, D], the streams behind the dropped blocks at a row's newest anchor.
+        seen: bool[B], whether there has been one.
+    """
+
+    outputs: jax.Array
+    seen: jax.Array
+
+
+class _Window(NamedTuple):
+    """is_anchor: which window tokens are anchors. newest: the window index of the newest one up to each
+    token, -1 where that lies in front of the window."""
+
+    is_anchor: Bool[Array, "B S"]
+    newest: Int[Array, "B S"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoRADrop:
+    """A `Depth`: the blocks `dropped` are read for anchors, which are the tokens at every `period`-th
+    position and the first that a row decodes. For the others block ``dropped[k]`` gives
+
+        its output at the newest anchor + scale / r * up[k] @ down[k] @ the stream in front of it,
+
+    and its history holds nothing of them. In windows of several tokens a row with an anchor shows the block
+    all of its tokens. Source: LoRA-Drop's released code, where r is 8, `scale` 16, `period` 8, and all blocks
+    but every fourth are dropped.
+
+    Attributes:
+        down: f32[K, r, D]. up: f32[K, D, r].
+        dropped: K blocks in order.
+
+    Raises:
+        ValueError: an option outside its range, or arrays that do not fit it; when traced, a model of another
+            width or with fewer blocks.
+    """
+
+    down: jax.Array
+    up: jax.Array
+    dropped: tuple[int, ...]
+    period: int = 8
+    scale: float = 16.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "period", whole("period", self.period, low=1))
+        check_number("scale", self.scale, low=0.0)
+        if not isinstance(self.dropped, list | tuple) or not self.dropped:
+            raise ValueError(
+                f"dropped must be numbers of blocks, such as (1, 2, 3), got {shown(self.dropped)}"
+            )
+        dropped = tuple(whole(f"dropped[{i}]", block, low=0) for i, block in enumerate(self.dropped))
+        if list(dropped) != sorted(set(dropped)):
+            raise ValueError(f"dropped must rise, got {list(dropped)}")
+        object.__setattr__(self, "dropped", dropped)
+        if is_traced(self.down) or is_traced(self.up):
+            return
+        down, up = jnp.shape(self.down), jnp.shape(self.up)
+        if len(down) != 3 or down[0] != len(dropped) or up != (down[0], down[2], down[1]):
+            raise ValueError(
+                f"LoRADrop: down must be [{len(dropped)}, r, D] and up [{len(dropped)}, D, r] for the "
+                f"dropped blocks {list(dropped)}, got {list(down)} and {list(up)}"
+            )
+
+    def state_spec(self, batch: int, d_model: int) -> Any:
+        """No anchor yet."""
+        self._check_width(d_model)
+        outputs = buffer((batch, len(self.dropped), d_model), ("batch", None, "embed"))
+        return Anchors(outputs=outputs, seen=buffer((batch,), ("batch",), "bool"))
+
+    def begin(self, walk: Walk) -> Walk:
+        self._check_width(walk.d_model)
+        if self.dropped[-1] >= walk.blocks:
+            raise ValueError(f"dropped: there is no block {self.dropped[-1]}, the model has {walk.blocks}")
+        window, before = walk.window, walk.state
+        index = jnp.arange(window.size)
+        is_first = (index == 0) & ~before.seen[:, None]
+        is_anchor = ((window.positions % self.period == 0) | is_first) & window.is_valid
+        newest = lax.cummax(jnp.where(is_anchor, index, -1), axis=1)
+        shape = (*window.positions.shape, *before.outputs.shape[1:])
+        state = Anchors(
+            outputs=jnp.broadcast_to(before.outputs[:, None], shape),
+            seen=before.seen[:, None] | (newest >= 0),
+        )
+        return replace(walk, notes=_Window(is_anchor, newest), state=state)
+
+    def through(self, offered: Pass, stream: Stream, walk: Walk) -> tuple[Stream, Any, Walk]:
+        if offered.repeat:
+            return stream, offered.hold(), walk
+        window: _Window = walk.notes
+        if offered.index not in self.dropped:
+            read, written = offered.write(stream)
+            return read(stream), written, replace(walk, depth=walk.depth + walk.window.is_valid)
+        k = self.dropped.index(offered.index)
+        after, written, walk = pass_where(window.is_anchor, "hold", offered, stream, walk)
+        outputs = walk.state.outputs
+        inside = jnp.take_along_axis(after.hidden, jnp.maximum(window.newest, 0)[:, :, None], axis=1)
+        newest = jnp.where(window.newest[:, :, None] >= 0, inside, outputs[:, :, k].astype(inside.dtype))
+        hidden = jnp.where(
+            window.is_anchor[:, :, None], after.hidden, newest + self._correction(k, stream.hidden)
+        )
+        state = replace(walk.state, outputs=outputs.at[:, :, k].set(newest.astype(outputs.dtype)))
+        return replace(after, hidden=hidden), written, replace(walk, state=state)
+
+    def _correction(self, k: int, hidden: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        low = jnp.einsum("bsd,rd->bsr", hidden, self.down[k])
+        return (self.scale / self.down.shape[1] * jnp.einsum("bsr,dr->bsd", low, self.up[k])).astype(
+            hidden.dtype
+        )
+
+    def _check_width(self, d_model: int) -> None:
+        if self.down.shape[-1] != d_model:
+            raise ValueError(
+                f"LoRADrop: down {list(self.down.shape)} is for a stream of width {self.down.shape[-1]}, the "
+                f"model's has {d_model}"
+            )
+
+
+jax.tree_util.register_dataclass(LoRADrop, ["down", "up", "scale"], ["dropped", "period"])
