@@ -10,4 +10,6 @@ One glossary of dimensions, in every signature, einsum and rearrangement:
     Delta rule: as SSD; G key heads of R features, N value heads of P
     Recurrent layers: I inner channels
     Latent attention: R latent width        X shared key dim  I value dim
+    Images: H height  W width   C channels  P numbers of a patch   A axes of a position
+    Conditions: cond width of a condition   T, C tokens of a text and their width
 """

@@ -75,6 +75,25 @@ def test_a_condition_of_a_token_reaches_no_earlier_token():
     assert np.abs(after[:, 5:] - before[:, 5:]).max((0, 2)).min() > 1e-3
 
 
+def test_conditions_of_tokens_stay_with_them_in_rows_that_are_padded_on_the_left():
+    params, tokens, condition = inputs(MODEL, by_token=True)
+    valid = jnp.arange(SIZE) >= jnp.array([[0], [3]])
+    padded = quick_jit(MODEL.forward)(params, tokens, valid=valid, condition=condition)
+    alone = quick_jit(MODEL.forward)(params, tokens[1:, 3:], condition=condition[1:, 3:])
+    np.testing.assert_allclose(padded[1:, 3:], alone, atol=2e-5)
+
+
+def test_history_is_recomputed_under_another_condition():
+    params, tokens, condition = inputs(MODEL, by_token=False)
+    _, pending = quick_jit(MODEL.peek)(params, tokens, MODEL.init_cache(BATCH, 16), condition=condition)
+    slots = jnp.broadcast_to(jnp.arange(SIZE), (BATCH, SIZE))
+    scored, cache = quick_jit(MODEL.refresh)(
+        params, tokens, MODEL.commit(pending), slots, condition=-condition
+    )
+    np.testing.assert_allclose(scored.logits, MODEL.forward(params, tokens, condition=-condition), atol=2e-5)
+    assert cache.length.tolist() == [SIZE] * BATCH
+
+
 def test_what_a_step_costs_includes_its_condition():
     modulations = 2 * 2 * 6 * D_MODEL * WIDTH
     plain = Block(mixer_norm=NORM, mixer=ATTENTION, ffn_norm=NORM, ffn=FFN)
