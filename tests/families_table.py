@@ -92,7 +92,8 @@ def feed_forwards(configs: list[Decoder]) -> str:
     """The kinds of feed-forward layers, those of several parts with them."""
 
     def described(ffn: Any) -> str:
-        inner = {name: getattr(ffn, name, None) for name in ("router", "experts", "free", "shared")}
+        parts = ("router", "experts", "zero_computation", "shared")
+        inner = {name.replace("_", " "): getattr(ffn, name, None) for name in parts}
         names = [f"{name} `{type(p).__name__}`" for name, p in inner.items() if dataclasses.is_dataclass(p)]
         return f"`{type(ffn).__name__}`" + (f" ({joined(names)})" if names else "")
 
