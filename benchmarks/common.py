@@ -29,8 +29,8 @@ MEMORY_INFO = Path("/proc/meminfo")
 PAUSE = 0.05  # seconds between measurements
 # Names of projections whose last axis is contracted.
 PROJECTIONS = (
-    "w_b", "w_c", "w_down", "w_dt", "w_gate", "w_k", "w_k_rope", "w_kv_down", "w_out", "w_q", "w_up", "w_v",
-    "w_x", "w_y", "w_z",
+    "w_b", "w_bc", "w_c", "w_down", "w_dt", "w_gate", "w_k", "w_k_rope", "w_kv_down", "w_out", "w_q", "w_up",
+    "w_v", "w_x", "w_y", "w_z",
 )  # fmt: skip
 
 

@@ -74,8 +74,7 @@ class MambaMixer:
             "w_z": Param((inner, d), ("ssm_inner", "embed"), FanIn(d)),
             "conv_w": Param((self.conv_width, inner), (None, "ssm_inner"), FanIn(self.conv_width)),
             "w_dt_down": Param((self.dt_rank, inner), (None, "ssm_inner"), FanIn(inner)),
-            "w_b": Param((self.state_dim, inner), ("ssm_state", "ssm_inner"), FanIn(inner)),
-            "w_c": Param((self.state_dim, inner), ("ssm_state", "ssm_inner"), FanIn(inner)),
+            "w_bc": Param((2, self.state_dim, inner), (None, "ssm_state", "ssm_inner"), FanIn(inner)),
             "w_dt_up": Param((inner, self.dt_rank), ("ssm_inner", None), FanIn(self.dt_rank)),
             "dt_bias": Param((inner,), ("ssm_inner",), InverseSoftplusLogUniform(), "float32"),
             "a_log": Param((self.state_dim, inner), ("ssm_state", "ssm_inner"), LogArange(), "float32"),
@@ -175,12 +174,13 @@ class MambaMixer:
         self, params: Params, xs: Float[Array, "B S I"]
     ) -> tuple[SelectiveInputs, Float[Array, "B S R"]]:
         """The scan's inputs and C, in float32."""
+        b, c = jnp.unstack(linear(xs, params["w_bc"]), axis=2)
         features, b, c = (
             part if norm is None else norm(params[name], part)
             for name, norm, part in (
                 ("dt_norm", self.dt_norm, linear(xs, params["w_dt_down"])),
-                ("b_norm", self.b_norm, linear(xs, params["w_b"])),
-                ("c_norm", self.c_norm, linear(xs, params["w_c"])),
+                ("b_norm", self.b_norm, b),
+                ("c_norm", self.c_norm, c),
             )
         )
         dt = jax.nn.softplus(linear(features, params["w_dt_up"]).astype(jnp.float32) + params["dt_bias"])

@@ -16,9 +16,10 @@ from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, Par
 from jaxmodels.layers.ssd import ssd_matrix, ssd_replay, ssd_tree, ssd_window
 from jaxmodels.layers.window import Window, peek
 
-# What the input is projected to, in the order of checkpoints, and what of it is convolved.
-PROJECTED = ("z", "x", "b", "c", "dt")
-CONVOLVED = ("x", "b", "c")
+# What the input is projected to, in the order of checkpoints, and what of it is convolved. B and C are thin
+# and have the same axes: as two slices of one part they take half as many kernels.
+PROJECTED = ("z", "x", "bc", "dt")
+CONVOLVED = ("x", "bc")
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ class InverseSoftplusLogUniform:
 class SSDMixer:
     """Mamba-2's mixer (Dao and Gu 2024): y = out(norm(ssd(conv(x, B, C), dt), gate)).
 
-    The input is projected to the gate z [I], to x [I], B [G, R] and C [G, R], which pass through the
+    The input is projected to the gate z [I], to x [I] and to B and C [2, G, R], which pass through the
     convolution and ``silu``, and to dt [N], with inner width ``I = num_heads * head_dim``. Each has weights
     of its own, so that heads and groups can be sharded. `norm` None gates without normalising. The step size
     is ``clip(softplus(dt + dt_bias), *dt_limit)``. `chunk_size` bounds the chunks of the window form; results
     do not depend on it. `input_scales` multiply z, x, B, C and dt as they leave their projections.
 
     The state is f32[B, N, R, P]. A window's tokens are ``u = dt * x``, f32[B, S, N, P], ``dt * A``,
-    f32[B, S, N], and B, f32[B, S, G, R]; the convolution's inputs are x, B and C under "x", "b" and "c".
+    f32[B, S, N], and B, f32[B, S, G, R]; the convolution's inputs are x under "x", B and C under "bc".
     """
 
     d_model: int
@@ -196,21 +197,23 @@ class SSDMixer:
         """Sizes and logical axes of what the input is projected to."""
         if name in ("z", "x"):
             return (self.d_inner,), ("ssm_inner",)
-        if name in ("b", "c"):
-            return (self.num_groups, self.state_dim), ("ssm_groups", "ssm_state")
+        if name == "bc":
+            return (2, self.num_groups, self.state_dim), (None, "ssm_groups", "ssm_state")
         return (self.num_heads,), ("ssm_heads",)
 
     def _project(
         self, params: Params, x: Float[Array, "B S D"]
     ) -> tuple[Float[Array, "B S I"], dict[str, Float[Array, "B S *F"]], Float[Array, "B S N"]]:
         """The gate, the convolution's inputs by name and the raw step sizes."""
-        parts = {}
-        for name, scale in zip(PROJECTED, self.input_scales, strict=True):
-            part = linear(x, params[f"w_{name}"])
-            if self.projection_bias:
-                part = part + params[f"b_{name}"]
-            parts[name] = scaled(part, scale)
-        return parts["z"], {name: parts[name] for name in CONVOLVED}, parts["dt"]
+        z, xs, bc, dt = (linear(x, params[f"w_{name}"]) for name in PROJECTED)
+        if self.projection_bias:
+            z, xs, bc, dt = (
+                part + params[f"b_{name}"] for name, part in zip(PROJECTED, (z, xs, bc, dt), strict=True)
+            )
+        of_z, of_x, of_b, of_c, of_dt = self.input_scales
+        if {of_b, of_c} != {1.0}:
+            bc = bc * jnp.asarray([of_b, of_c], bc.dtype)[:, None, None]
+        return scaled(z, of_z), {"x": scaled(xs, of_x), "bc": bc}, scaled(dt, of_dt)
 
     def _steps(self, params: Params, dt: Float[Array, "B S N"], window: Window) -> Float[Array, "B S N"]:
         """Step sizes; those of padding are 0, which leaves the state alone."""
@@ -234,4 +237,5 @@ class SSDMixer:
         xs = convolved["x"].reshape(*dt.shape, self.head_dim)
         dt = self._steps(params, dt, window)
         log_decay = -jnp.exp(params["a_log"].astype(jnp.float32)) * dt
-        return xs * dt[..., None], log_decay, convolved["b"], convolved["c"], xs
+        b, c = jnp.unstack(convolved["bc"], axis=2)
+        return xs * dt[..., None], log_decay, b, c, xs

@@ -70,7 +70,7 @@ def test_a_directory_of_the_users_own_is_not_taken_for_one(tmp_path: Path) -> No
         ({"num_hidden_layers": 1}, r"holds 5 layers, .* describes 1 \(num_hidden_layers\)"),
         ({"tie_word_embeddings": False}, r"model/params lacks the parameter 'head/weight'"),
         ({"use_bias": True}, r"model/params lacks the parameter 'blocks/0/mixer/b_z'"),
-        ({"use_conv_bias": False}, r"has a parameter that the model lacks, 'blocks/0/mixer/conv_bias_b'"),
+        ({"use_conv_bias": False}, r"has a parameter that the model lacks, 'blocks/0/mixer/conv_bias_bc'"),
         (
             {"vocab_size": 5000},
             r"'embed/weight' has shape \[4096, 256\], the configuration asks for \[5000, 256",
@@ -96,7 +96,7 @@ def test_projections_stored_inputs_first_are_refused_with_advice(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mixer", "parts"), [(ssd(), ("z", "x", "b", "c", "dt")), (mamba(), "xz"), (short_conv(), "bcx")]
+    ("mixer", "parts"), [(ssd(), ("z", "x", "bc", "dt")), (mamba(), "xz"), (short_conv(), "bcx")]
 )
 def test_projections_stored_in_one_are_refused_with_advice(mixer, parts, tmp_path):
     config = decoder(mixer)

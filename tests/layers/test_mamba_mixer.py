@@ -50,7 +50,7 @@ def reference(name, mixer):
 NAMES = {
     "w_x": "in_proj.weight", "w_z": "in_proj.weight", "b_x": "in_proj.bias", "b_z": "in_proj.bias",
     "conv_w": "conv1d.weight", "conv_b": "conv1d.bias", "w_dt_down": "x_proj.weight",
-    "w_b": "x_proj.weight", "w_c": "x_proj.weight", "w_dt_up": "dt_proj.weight",
+    "w_bc": "x_proj.weight", "w_dt_up": "dt_proj.weight",
     "dt_bias": "dt_proj.bias", "a_log": "A_log",
     "d_skip": "D", "w_out": "out_proj.weight", "b_out": "out_proj.bias",
     "dt_norm/scale": "dt_layernorm.weight", "b_norm/scale": "b_layernorm.weight",
@@ -63,7 +63,7 @@ def fill(module, params):
     parts, leaves = {}, dict(walk(params))
     for path, name in NAMES.items():
         if path in leaves:
-            leaf = leaves[path]
+            leaf = leaves[path] if path != "w_bc" else leaves[path].reshape(-1, leaves[path].shape[-1])
             tensor = torch.tensor(np.array(leaf.T if path in ("conv_w", "a_log") else leaf))
             parts.setdefault(name, []).append(tensor[:, None] if path == "conv_w" else tensor)
     module.load_state_dict({name: torch.cat(tensors) for name, tensors in parts.items()})

@@ -23,13 +23,14 @@ def by_hand(mixer, params, x):
     """One sequence [S, D] token by token, straight from the definition, in float64."""
     p = {path: np.asarray(leaf, np.float64) for path, leaf in walk(params)}
     groups, state_dim = mixer.num_groups, mixer.state_dim
-    conv_inputs = {name: np.zeros((mixer.conv_width, *p[f"conv_{name}"].shape[1:])) for name in "xbc"}
+    conv_inputs = {name: np.zeros((mixer.conv_width, *p[f"conv_{name}"].shape[1:])) for name in ("x", "bc")}
     state = np.zeros((mixer.num_heads, state_dim, mixer.head_dim))
     outputs = []
     for token in x.astype(np.float64):
+        of_z, of_x, of_b, of_c, of_dt = mixer.input_scales
+        scales = {"z": of_z, "x": of_x, "bc": np.array([of_b, of_c])[:, None, None], "dt": of_dt}
         projected = {
-            name: scale * (p[f"w_{name}"] @ token + p.get(f"b_{name}", 0))
-            for name, scale in zip(("z", "x", "b", "c", "dt"), mixer.input_scales, strict=True)
+            name: scale * (p[f"w_{name}"] @ token + p.get(f"b_{name}", 0)) for name, scale in scales.items()
         }
         convolved = {}
         for name, seen in conv_inputs.items():
@@ -37,7 +38,7 @@ def by_hand(mixer, params, x):
             taps = (conv_inputs[name] * p[f"conv_{name}"]).sum(0)
             convolved[name] = silu(taps + p.get(f"conv_bias_{name}", 0))
         xs = convolved["x"].reshape(mixer.num_heads, mixer.head_dim)
-        b, c, z, dt = convolved["b"], convolved["c"], projected["z"], projected["dt"]
+        (b, c), z, dt = convolved["bc"], projected["z"], projected["dt"]
         dt = np.clip(np.log1p(np.exp(dt + p["dt_bias"])), *mixer.dt_limit)
         y = np.zeros_like(xs)
         for n in range(mixer.num_heads):
