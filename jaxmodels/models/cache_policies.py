@@ -24,6 +24,20 @@ def attention_layers(config: Decoder) -> tuple[int, ...]:
     return tuple(i for i, block in enumerate(config.blocks) if _has_cache(block.mixer))
 
 
+def policies_of(config: Decoder) -> tuple[tuple[int, CachePolicy], ...]:
+    """Every cache policy that a layer keeps keys and values under, with the number of its block."""
+    found = []
+    for i, block in enumerate(config.blocks):
+        layers = [block.mixer, getattr(block, "attention", None)]
+        while layers:
+            layer = layers.pop(0)
+            if isinstance(layer, SumMixer):
+                layers = [branch.mixer for branch in layer.branches] + layers
+            elif isinstance(layer, Attention):
+                found.append((i, layer.cache))
+    return tuple(found)
+
+
 def with_cache_policy(
     config: Decoder, policy: CachePolicy | Sequence[CachePolicy], layers: Sequence[int] | None = None
 ) -> Decoder:

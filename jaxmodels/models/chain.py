@@ -1,0 +1,175 @@
+"""A window whose tokens become known one after another, each once those before it have been scored.
+
+That is how a model drafts. Showing the growing window anew for every token would compute all of it each
+time. Here each token is a window of its own, settled before the next: one step of decoding. Together the
+steps are one window that is still pending. Keys and values are in the cache, where tags decide what is
+history; recurrent layers need the state before the first token and the small inputs of all. So `commit`
+settles any prefix exactly, and no cache is copied.
+
+A history that is changed by settling a token, and not by keeping its entry alone, cannot be joined so: caches
+that evict, and models of other kinds than `Decoder`. For those the growing window is shown anew.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.layers.kv_cache import KVPending, KVState
+from jaxmodels.layers.latent_attention import LatentState
+from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, chain
+from jaxmodels.layers.spec import Params
+from jaxmodels.layers.window import Window, next_window
+from jaxmodels.models import decoder
+from jaxmodels.models.cache_policies import policies_of
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.language_model import Cache, LanguageModel, Pending
+from jaxmodels.models.transcript import BoundedPeek, recoded
+
+# ``choose(i, logits, carry)``: the token behind token i of the window, from the logits there, and the carry.
+Choose: TypeAlias = Callable[[Int[Array, ""], Float[Array, "B V"], Any], tuple[Int[Array, "B"], Any]]
+
+# States whose windows of one token can be joined: what they keep of a token is an entry of its own, or is
+# replayed from its inputs.
+JOINED_STATES = KVState | LatentState | RecurrentState
+
+
+def peek_chain(
+    config: LanguageModel,
+    params: Params,
+    token: Int[Array, "B"],
+    cache: Cache,
+    size: int,
+    choose: Choose,
+    carry: Any,
+    *,
+    valid: Int[Array, "B"],
+) -> tuple[Any, Pending]:
+    """Scores a window of `size` tokens that begins with `token` and goes on as `choose` says.
+
+    The cache is spent. Gives the last carry, and what `commit` needs to settle the first n tokens. All tokens
+    but the first are draft tokens: rotations that depend on a sequence's length go by the history and the
+    first token, as in a `peek` of the whole window with ``known = cache.length + 1``.
+
+    Args:
+        valid: how many leading tokens of each row are real.
+
+    Raises:
+        ValueError: a cache keeps no room for a window of `size` tokens.
+    """
+    if isinstance(config, Decoder) and isinstance(cache, decoder.Cache) and can_join(config, cache, size):
+        return _peek_joined(config, params, token, cache, size, choose, carry, valid)
+    return _peek_growing(config, params, token, cache, size, choose, carry, valid)
+
+
+def can_join(config: Decoder, cache: decoder.Cache, size: int) -> bool:
+    """Whether every layer can settle any prefix of `size` tokens that it was shown one by one."""
+
+    def joins(state: Any) -> bool:
+        if isinstance(state, tuple):  # of a layer that is made of several
+            return all(map(joins, state))
+        return state is None or isinstance(state, JOINED_STATES)
+
+    rooms = [policy.longest_peek for _, policy in policies_of(config) if isinstance(policy, BoundedPeek)]
+    return joins(cache.layers) and size <= min(rooms, default=size)
+
+
+def _peek_joined(
+    config: Decoder,
+    params: Params,
+    token: Int[Array, "B"],
+    cache: decoder.Cache,
+    size: int,
+    choose: Choose,
+    carry: Any,
+    valid: Int[Array, "B"],
+) -> tuple[Any, decoder.Pending]:
+    """`peek_chain` by windows of one token, each of them settled before the next."""
+    known = cache.length + 1
+
+    def window(cache: decoder.Cache, i: Array | int) -> Window:
+        return next_window(token[:, None], cache.length, valid=(valid > i).astype(jnp.int32), known=known)
+
+    cache = recoded(config, params, cache, window(cache, 0))
+    before = replace(cache, transcript=None)
+
+    def step(state: Any, i: Array) -> tuple[Any, decoder.Pending]:
+        cache, token, carry = state
+        scored, pending = config.score(params, token[:, None], cache, window(cache, i))
+        token, carry = choose(i, scored.logits[:, 0], carry)
+        small = replace(pending, layers=tuple(map(_without_states, pending.layers)), transcript=None)
+        return (config.commit(pending), token, carry), small
+
+    (after, _, carry), steps = lax.scan(step, (cache, token, carry), jnp.arange(size))
+    return carry, decoder.Pending(
+        start=before.length,
+        valid=steps.valid.sum(0),
+        layers=tuple(map(_with_states, before.layers, after.layers, steps.layers)),
+        depth=steps.depth[-1],
+        transcript=after.transcript,
+    )
+
+
+def _without_states(pending: Any) -> Any:
+    """The small arrays of a layer's pending."""
+    if isinstance(pending, tuple):
+        return tuple(map(_without_states, pending))
+    if isinstance(pending, KVPending):
+        return replace(pending, written=None)
+    if isinstance(pending, RecurrentPending):
+        return replace(pending, before=None, settled=None)
+    return None
+
+
+def _with_states(before: Any, after: Any, steps: Any) -> Any:
+    """A layer's pending of all steps, whose small arrays `steps` holds along a leading axis."""
+    if isinstance(steps, tuple):
+        return tuple(map(_with_states, before, after, steps))
+    if isinstance(steps, KVPending):
+        positions = jnp.swapaxes(steps.positions[:, :, 0], 0, 1)
+        return replace(steps, written=after, start=steps.start[0], positions=positions)
+    if isinstance(steps, RecurrentPending):
+        constants = jax.tree.map(lambda leaf: leaf[-1], steps.constants)
+        return chain(before, replace(steps, settled=after, constants=constants), steps.inputs)
+    return None
+
+
+def _peek_growing(
+    config: LanguageModel,
+    params: Params,
+    token: Int[Array, "B"],
+    cache: Cache,
+    size: int,
+    choose: Choose,
+    carry: Any,
+    valid: Int[Array, "B"],
+) -> tuple[Any, Pending]:
+    """`peek_chain` by one window that is shown anew, with one more token, for every token."""
+    batch = token.shape[0]
+
+    def look(i: Array | int, window: Array, cache: Cache, carry: Any) -> tuple[Array, Any, Pending]:
+        scored, pending = config.peek(
+            params,
+            window,
+            cache,
+            valid=jnp.minimum(valid, i + 1),
+            known=cache.length + 1,
+            logits_at=jnp.full((batch, 1), i),
+        )
+        following, carry = choose(jnp.asarray(i), scored.logits[:, 0], carry)
+        return following, carry, pending
+
+    def step(i: Array, state: Any) -> Any:
+        window, cache, carry = state
+        following, carry, pending = look(i, window, cache, carry)
+        window = lax.dynamic_update_slice_in_dim(window, following[:, None], i + 1, axis=1)
+        return window, config.commit(pending, jnp.zeros((batch,), jnp.int32)), carry
+
+    window = jnp.pad(token[:, None], ((0, 0), (0, size - 1)))
+    window, cache, carry = lax.fori_loop(0, size - 1, step, (window, cache, carry))
+    _, carry, pending = look(size - 1, window, cache, carry)
+    return carry, pending
