@@ -21,10 +21,10 @@ class StrategyName(StrEnum):
     EARLY_EXIT = "early-exit"
 
 
-MOST_GUESSES = 2**30
+MOST_DRAFT_TOKENS = 2**30
 BELONGS_TO = {
     "draft": (StrategyName.SPECULATIVE,),
-    "guesses": (StrategyName.SPECULATIVE, StrategyName.JACOBI),
+    "draft_tokens": (StrategyName.SPECULATIVE, StrategyName.JACOBI),
     "threshold": (StrategyName.EARLY_EXIT,),
     "min_layers": (StrategyName.EARLY_EXIT,),
 }
@@ -43,10 +43,15 @@ class StrategyOptions:
         typer.Option("--strategy", help="How tokens are found; all but early-exit keep the text."),
     ] = StrategyName.AUTOREGRESSIVE
     draft: Annotated[
-        str | None, typer.Option(help="With speculative: the small model that guesses; as --model.")
+        str | None, typer.Option(help="With speculative: the small model that drafts; as --model.")
     ] = None
-    guesses: Annotated[
-        int | None, typer.Option(help="With speculative and jacobi: tokens guessed per step.")
+    draft_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--draft-tokens",
+            "--guesses",
+            help="With speculative and jacobi: tokens drafted per step (--guesses is its former name).",
+        ),
     ] = None
     threshold: Annotated[
         float | None, typer.Option(help="With early-exit: probability at which a token skips what is left.")
@@ -60,10 +65,10 @@ class StrategyOptions:
             if getattr(self, option) is not None and self.name not in names:
                 owners = " or ".join(f"--strategy {name}" for name in names)
                 raise ValueError(f"--{option.replace('_', '-')} belongs to {owners}")
-        if self.guesses is not None and self.guesses < 1:
-            raise ValueError(f"--guesses must be at least 1, got {self.guesses}")
-        if self.guesses is not None and self.guesses > MOST_GUESSES:
-            raise ValueError(f"--guesses must be at most {MOST_GUESSES}, got {self.guesses}")
+        if self.draft_tokens is not None and self.draft_tokens < 1:
+            raise ValueError(f"--draft-tokens must be at least 1, got {self.draft_tokens}")
+        if self.draft_tokens is not None and self.draft_tokens > MOST_DRAFT_TOKENS:
+            raise ValueError(f"--draft-tokens must be at most {MOST_DRAFT_TOKENS}, got {self.draft_tokens}")
         if self.name is StrategyName.SPECULATIVE and self.draft is None:
             raise ValueError("--strategy speculative needs --draft, a small model with the same tokenizer")
 
@@ -88,14 +93,15 @@ class StrategyOptions:
         if self.name is StrategyName.JACOBI:
             if base.sampler != Greedy():
                 raise ValueError("--strategy jacobi is greedy; leave out --recommended and sampling")
-            return Jacobi(**shared, **_given({"window": None if self.guesses is None else self.guesses + 1}))
+            window = None if self.draft_tokens is None else self.draft_tokens + 1
+            return Jacobi(**shared, **_given({"window": window}))
         assert self.draft is not None
         model = load(self.draft)
         return Speculative(
             draft=Draft(model.config, model.params),
             sampler=base.sampler,
             **shared,
-            **_given({"gamma": self.guesses}),
+            **_given({"gamma": self.draft_tokens}),
         )
 
 

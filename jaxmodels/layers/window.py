@@ -61,7 +61,7 @@ class Window:
     def lengths(self) -> Int[Array, "B"] | Int[Array, "B S"]:
         """How long the sequence is, for rotary embeddings that depend on it: of each row or each token.
 
-        A token that is no more than a guess counts those up to itself, as if it were the newest one.
+        A draft token counts those up to itself, as if it were the newest one.
         """
         if self.known is None:
             return self.start + self.valid

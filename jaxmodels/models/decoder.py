@@ -357,8 +357,8 @@ class Decoder:
                 are, as in a prompt that is padded on the left: positions then count real tokens alone. What
                 stands at padded places of the result is meaningless.
             known: how many tokens of each row's sequence are certain, by default those up to the window's
-                last real one: what follows in the window is a guess. Rotations that depend on a sequence's
-                length go by it; guesses they cannot serve yet become padding, so that no more than
+                last real one; the others are draft tokens. Rotations that depend on a sequence's length go by
+                it; draft tokens that they cannot serve yet become padding, so that no more than
                 ``pending.valid`` tokens may be committed.
             depth: which blocks the window is read through, and what the others are shown of it.
             taps: names, some of `tap_names`, of what the result holds beside the last hidden state.

@@ -66,7 +66,8 @@ def begin(config: "Decoder", batch: int, slots: int) -> Transcript | None:
 def note(transcript: Transcript, tokens: Int[Array, "B S"], window: Window) -> tuple[Transcript, Window]:
     """The transcript with a window's tokens behind the history, and the window as its rotations allow it.
 
-    Rows that are encoded as short sequences have no place for guesses beyond the limit: those become padding.
+    Rows that are encoded as short sequences have no place for draft tokens beyond the limit: those become
+    padding.
 
     Raises:
         ValueError: the mask is neither causal nor a tree's; a history under others could not be encoded anew

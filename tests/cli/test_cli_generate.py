@@ -141,7 +141,7 @@ def test_strategies_keep_the_text(generate, model, options, counter):
 
 
 def test_a_draft_is_loaded(generate, model, model_dir):
-    options = ("--strategy", "speculative", "--draft", model_dir, "--guesses", 2)
+    options = ("--strategy", "speculative", "--draft", model_dir, "--draft-tokens", 2)
     values = json.loads(generate(PROMPT, "--json", *options, "--logprobs", 1).stdout)
     assert values["text"] == text_of(model)
     assert values["stats"]["per_call"]["drafted"] == 2
@@ -195,7 +195,7 @@ def test_the_timing_line_can_be_left_out(generate):
         (("--logit-bias", "5"), "--logit-bias must be a token id and a number, such as 42=-1.5, got '5'"),
         (("--logit-bias", "264=1"), "LogitBias names token 264, which lies outside the vocabulary 0 to 263"),
         (("--no-repeat-ngram", 0), "size must be a whole number >= 1 .*got 0"),
-        (("--strategy", "jacobi", "--guesses", 0), "--guesses must be at least 1, got 0"),
+        (("--strategy", "jacobi", "--draft-tokens", 0), "--draft-tokens must be at least 1, got 0"),
         (("--temperature", 0), "temperature must be a finite number > 0, got 0"),
         (("--max-new-tokens", 0), "max_new_tokens must be a whole number >= 1 .*, got 0"),
         (("--revision", "main"), "not a Hugging Face repository"),
@@ -208,10 +208,10 @@ def test_the_timing_line_can_be_left_out(generate):
         (("--logit-bias", "3=nan"), "--logit-bias: bias of token 3 must be a finite number, got nan"),
         (("--logit-bias", "9" * 5000), r"such as 42=-1.5, got '9{70,}\.\.\.\n"),
         (
-            ("--strategy", "jacobi", "--guesses", 2**31),
-            "--guesses must be at most 1073741824, got 2147",
+            ("--strategy", "jacobi", "--draft-tokens", 2**31),
+            "--draft-tokens must be at most 1073741824, got 2147",
         ),
-        (("--strategy", "jacobi", "--guesses", 2**30), r"the logits of 1 rows .* needs [\d,]+ bytes"),
+        (("--strategy", "jacobi", "--draft-tokens", 2**30), r"the logits of 1 rows .* needs [\d,]+ bytes"),
         (("--strategy", "jacobi", "--recommended"), "leave out --recommended and sampling"),
         (("--json", "--logprobs", 265), "top_logprobs=265 exceeds the vocabulary's 264 tokens"),
         (("--model", "~nobody-of-this-name/x"), "'~nobody-of-this-name/x' is no path"),

@@ -38,7 +38,7 @@ def test_rotations_are_made_up_front_and_count_the_real_tokens():
     assert np.abs(made.cos[1] - plain.cos[1]).max() > 1e-3
 
 
-def test_a_guess_is_rotated_as_if_it_were_the_newest_token():
+def test_a_draft_token_is_rotated_as_if_it_were_the_newest_token():
     rope = Rope(rotary_dim=4, scaling=DynamicNTKScaling(factor=2.0, max_position_embeddings=8))
     tokens, start = jnp.zeros((2, 3), jnp.int32), jnp.asarray([7, 9])
     window = next_window(tokens, start, known=jnp.asarray([8, 15]))

@@ -85,7 +85,7 @@ def test_a_full_row_does_not_suffer_from_another_one_that_crosses():
         np.testing.assert_allclose(logits[row, 0], whole[row, length], atol=2e-5)
 
 
-def test_guesses_wait_where_the_history_is_short():
+def test_draft_tokens_wait_where_the_history_is_short():
     """Tokens up to the limit are scored as parts of a short sequence, those behind it are not real yet."""
     config = MODELS["full"]
     params, tokens = random_params(config.spec()), draw_tokens(2, 12)

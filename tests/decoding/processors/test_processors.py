@@ -151,7 +151,7 @@ def test_frequency_and_presence_penalties_count_the_answer_alone():
 
 
 def test_a_window_is_its_texts_one_by_one():
-    """Logits behind the first i of three guesses are those of a text that ends with them."""
+    """Logits behind the first i of three draft tokens are those of a text that ends with them."""
     chain = (
         RepetitionPenalty(1.3),
         NoRepeatNGram(2),
@@ -161,13 +161,13 @@ def test_a_window_is_its_texts_one_by_one():
     )
     chain = (*chain, SuppressAtBegin((1,)), ForcedEos((9,)))
     request, output = request_and_output()
-    guesses = _RNG.integers(0, 10, (len(TEXTS), 3)).astype(np.int32)
+    drafts = _RNG.integers(0, 10, (len(TEXTS), 3)).astype(np.int32)
     windows = _RNG.normal(size=(len(TEXTS), 4, VOCAB)).astype(np.float32)
-    together = jax.jit(process)(chain, windows, request, output, guesses)
+    together = jax.jit(process)(chain, windows, request, output, drafts)
     alone = jax.jit(process)
     for b, (_, answer) in enumerate(TEXTS):
         for i in range(4):
-            new = [*answer, *guesses[b, :i].tolist()]
+            new = [*answer, *drafts[b, :i].tolist()]
             if len(new) >= NEW:
                 continue
             padded = jnp.zeros((1, NEW), jnp.int32).at[0, : len(new)].set(jnp.asarray(new, jnp.int32))
@@ -176,7 +176,7 @@ def test_a_window_is_its_texts_one_by_one():
             np.testing.assert_array_equal(
                 together[b, i], alone(chain, windows[b : b + 1, i : i + 1], row, so_far)[0, 0]
             )
-    part = jax.jit(process)(chain, windows[:, 2:3], request, output, guesses, first=2)
+    part = jax.jit(process)(chain, windows[:, 2:3], request, output, drafts, first=2)
     np.testing.assert_array_equal(part, together[:, 2:3])
 
 
