@@ -354,15 +354,23 @@ def _with_draft(strategy: Strategy) -> Strategy:
     """
     if not isinstance(strategy, Speculative):
         return strategy
-    draft = strategy.draft
+    drafter: Any = strategy.draft
+    if isinstance(drafter, str | Draft):
+        return replace(strategy, draft=_ready_draft(drafter))
+    if isinstance(getattr(drafter, "draft", None), str | Draft):
+        return replace(strategy, draft=replace(drafter, draft=_ready_draft(drafter.draft)))
+    return strategy
+
+
+def _ready_draft(draft: str | Draft) -> Draft:
     if isinstance(draft, str):
-        loaded = _load_draft(draft)
-        draft = Draft(loaded.config, loaded.params)
+        model = _load_draft(draft)
+        draft = Draft(model.config, model.params)
     try:
         check_params(draft.config.spec(), draft.params)
     except ValueError as error:
         raise ValueError(f"draft: {error}") from error
-    return replace(strategy, draft=draft)
+    return draft
 
 
 @functools.lru_cache(maxsize=1)

@@ -33,7 +33,8 @@ EXPERTS = MoE(
     router=SoftmaxTopK(d_model=D_MODEL, num_experts=5, top_k=2),
     experts=GatedExperts(num_experts=5, d_model=D_MODEL, d_ff=12),
 )
-# A Transformer with sliding windows in ring buffers, a Mamba-2, a gated delta rule, a hybrid with experts.
+# Transformers: plain, with sliding windows in ring buffers, with latents; a Mamba-2, a gated delta rule, a
+# hybrid with experts.
 MODELS = {
     "attention": ARCHITECTURES["attention"],
     "ring": decoder(
@@ -41,6 +42,7 @@ MODELS = {
         attention(sliding_window=5, sink_logits=True, cache=RingCache(longest_peek=32)),
     ),
     "ssd": ARCHITECTURES["ssd"],
+    "latent": ARCHITECTURES["latent"],
     "delta": decoder(delta(), delta(num_key_heads=4, decay_rank=3, gate_rank=2, conv_width=3)),
     "hybrid": Decoder(
         vocab_size=VOCAB,

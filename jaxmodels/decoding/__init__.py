@@ -6,11 +6,12 @@ from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.block_denoiser import BlockDenoiser
 from jaxmodels.decoding.depth import Confidence, MaxProbability
+from jaxmodels.decoding.drafters import Draft, LastVerdict, ModelDrafter, PromptLookup, TreeDrafter
 from jaxmodels.decoding.early_exit import EarlyExit
 from jaxmodels.decoding.jacobi import Jacobi
 from jaxmodels.decoding.samplers import Greedy, Sample, Sampler
 from jaxmodels.decoding.scmoe import SCMoE
-from jaxmodels.decoding.speculative import Draft, Speculative
+from jaxmodels.decoding.speculative import Speculative
 from jaxmodels.decoding.strategy import LogProbs, Strategy
 
 __all__ = [
@@ -24,14 +25,18 @@ __all__ = [
     "EarlyExit",
     "Greedy",
     "Jacobi",
+    "LastVerdict",
     "LogProbs",
     "MaxProbability",
+    "ModelDrafter",
+    "PromptLookup",
     "SCMoE",
     "Sample",
     "Sampler",
     "Speculative",
     "Strategy",
     "TokenVerification",
+    "TreeDrafter",
     "depth",
     "processors",
 ]

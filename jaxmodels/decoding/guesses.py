@@ -7,6 +7,7 @@ as many window tokens become history, so that the newest token is again the only
 from collections.abc import Sequence
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -15,7 +16,7 @@ from jaxmodels.decoding.samplers import Sampler
 from jaxmodels.decoding.strategy import Output, Request, emit, has_choice, record_also, row_keys, tally
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
-from jaxmodels.models.prefill import prefill
+from jaxmodels.models.prefill import prefill_with_taps
 
 COUNTERS = ("calls", "drafted", "accepted")
 
@@ -31,15 +32,18 @@ def first_token(
     processors: Sequence[Processor],
     top_logprobs: int | None,
     prefill_window: int,
-) -> tuple[Int[Array, "B"], Cache, Output]:
-    """Settles the prompts and emits each row's first token: (token, cache, output)."""
-    last, cache = prefill(config, params, request.tokens, request.lengths, cache, prefill_window)
+    taps: Sequence[str] = (),
+) -> tuple[Int[Array, "B"], Cache, Output, dict[str, Float[Array, "B S D"]]]:
+    """Settles the prompts and emits each row's first token: (token, cache, output, the prompts' `taps`)."""
+    last, cache, seen = prefill_with_taps(
+        config, params, request.tokens, request.lengths, cache, prefill_window, taps
+    )
     logits = config.logits(params, last[:, None])
     scores = process(processors, logits, request, output)
     token = sampler(scores[:, 0], row_keys(request, output.lengths))
     output = record_also(output, COUNTERS, top_logprobs)
     output = emit(output, request, token[:, None], 1, logits, chosen=has_choice(scores))
-    return token, cache, output
+    return token, cache, output, seen
 
 
 def in_rows_that_run(output: Output, size: Int[Array, ""] | int) -> Int[Array, "B"]:
@@ -57,15 +61,35 @@ def settle(
     logits: Float[Array, "B S V"],
     *,
     chosen: Bool[Array, "B S"],
+    drafted: Int[Array, "B"] | int,
+    path: Int[Array, "B S"] | None = None,
 ) -> tuple[Int[Array, "B"], Cache, Output]:
-    """Emits and commits the first ``count[b]`` of `tokens`, the successors of the window's: as `first_token`.
+    """Emits and commits the first ``count[b]`` of `tokens`, the successors of the window's.
 
-    logits: the model's at each window token, of which `tokens` are the verdict. chosen: see `emit`. count: at
-    least 1, and 0 in rows that are done.
+    Args:
+        count: at least 1, and 0 in rows that are done.
+        logits: the model's at each window token, of which `tokens` are the verdict.
+        chosen: see `emit`.
+        drafted: how many guesses there were.
+        path: where the guesses are a tree, the window tokens that `tokens`, `logits` and `chosen` belong to;
+            None where they are those of the window in its order.
+
+    Returns:
+        (newest token, cache, output).
     """
     emitted = emit(output, request, tokens, count, logits, chosen=chosen)
     accepted = jnp.minimum(count - 1, emitted.lengths - output.lengths)
-    counters = tally(output, calls=1, drafted=tokens.shape[1] - 1, accepted=accepted).counters
+    counters = tally(output, calls=1, drafted=drafted, accepted=accepted).counters
     newest = jnp.take_along_axis(tokens, jnp.maximum(count - 1, 0)[:, None], axis=1)[:, 0]
     output = replace(emitted, steps=output.steps + 1, counters=counters)
-    return newest, config.commit(pending, count), output
+    return newest, config.commit(pending, count, path), output
+
+
+def fold_keys(keys: Array, index: Array | int) -> Array:
+    """Number `index` of each row's keys."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
+
+
+def even_without_choice(scores: Float[Array, "B S V"], chosen: Bool[Array, "B S"]) -> Float[Array, "B S V"]:
+    """Scores that leave a choice as they are, others even: a guess must not spoil those before it."""
+    return jnp.where(chosen[..., None], scores, 0.0)

@@ -1,87 +1,68 @@
-"""Speculative decoding: a small model drafts, the model verifies the draft in one window."""
+"""Speculative decoding: guesses are drafted, and the model verifies all of them in one window."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jaxmodels.checks import is_traced, shown
-from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw
-from jaxmodels.decoding.guesses import first_token, in_rows_that_run, settle
-from jaxmodels.decoding.processors.chain import Processor, process
+from jaxmodels.checks import is_traced
+from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw, longest_agreement
+from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, ModelDrafter, as_draft
+from jaxmodels.decoding.guesses import even_without_choice, first_token, fold_keys, settle
+from jaxmodels.decoding.processors.chain import Processor, process, process_tree
 from jaxmodels.decoding.samplers import Greedy, Sampler
 from jaxmodels.decoding.strategy import Output, Request, check_options, check_policy, has_choice, row_keys
+from jaxmodels.decoding.trees import Tree, depths
+from jaxmodels.layers.masks import CAUSAL, MaskLike
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
-from jaxmodels.models.prefill import prefill
-from jaxmodels.models.scored import NOWHERE
+from jaxmodels.models.scored import Scored
 
-
-@dataclass(frozen=True, eq=False)
-class Draft:
-    """A model that drafts. A pytree: the configuration is static, the parameters are data."""
-
-    config: LanguageModel
-    params: Params = field(repr=False)
-
-
-class HasParams(Protocol):
-    """A configuration and its parameters, such as a `jaxmodels.Model`."""
-
-    @property
-    def config(self) -> LanguageModel: ...
-    @property
-    def params(self) -> Params: ...
-
-
-def as_draft(value: Any) -> Draft | str:
-    """The `Draft` of a model; a name stays one.
-
-    Raises ValueError for anything else.
-    """
-    if isinstance(value, str) or is_traced(value):
-        return value
-    config: Any = getattr(value, "config", None)
-    params: Any = getattr(value, "params", None)
-    if not isinstance(config, LanguageModel) or not (isinstance(params, Mapping) or is_traced(params)):
-        raise ValueError(
-            f"draft must be a model, a Draft(config, params) or the name of a model, got {shown(value)}"
-        )
-    return value if isinstance(value, Draft) else Draft(config, dict(params))
+GUESSES_OF_A_MODEL = 4
 
 
 @struct.dataclass
 class SpeculativeCarry:
-    """cache, draft_cache: all tokens but the newest. token: i32[B], the newest token of each row."""
+    """The loop state.
+
+    Attributes:
+        cache: all tokens but the newest.
+        token: i32[B], the newest token of each row.
+        drafts: the drafter's state.
+    """
 
     cache: Cache
-    draft_cache: Cache
     token: jax.Array
     output: Output
+    drafts: Any
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Speculative:
-    """Drafts `gamma` tokens per step and keeps those that `acceptance` accepts, per row.
+    """Drafts some tokens per step and keeps those that `acceptance` accepts, per row.
 
     The output follows exactly the model's own distribution under `processors` and `sampler`, whatever the
     draft is; with `Greedy` it is that of `Autoregressive`, token for token. The draft proposes under the same
-    two. Any two architectures with one vocabulary go together. processors, top_logprobs, prefill_window: see
-    `Autoregressive`.
+    two. processors, top_logprobs, prefill_window: see `Autoregressive`.
 
-    draft: a model, a `Draft`, or the name of a model, which `Model.generate` loads.
+    Attributes:
+        draft: a model, a `Draft`, or the name of a model, which `Model.generate` loads: any architecture with
+            the same vocabulary, see `ModelDrafter`. Or a `Drafter`, such as `PromptLookup()`.
+        gamma: tokens that a model drafts per step, 4 where it is None. A `Drafter` has its own `size`.
+        acceptance: which drafted tokens are kept where the sampler is not `Greedy`; with it, all rules keep
+            the longest path that the model agrees with.
 
     Raises:
-        ValueError: a value outside its range; when run, a draft of another vocabulary.
+        ValueError: a value outside its range, `gamma` beside a `Drafter`; when run, a draft of another
+            vocabulary, or a tree with an acceptance rule for chains.
     """
 
-    draft: Draft | HasParams | str
-    gamma: int = 4
+    draft: Draft | HasParams | str | Drafter
+    gamma: int | None = None
     sampler: Sampler = Greedy()
     processors: tuple[Processor, ...] = ()
     acceptance: Acceptance = TokenVerification()
@@ -89,119 +70,148 @@ class Speculative:
     prefill_window: int = 2048
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "draft", as_draft(self.draft))
-        check_options(self, {"gamma": 1})
+        if _is_drafter(self.draft):
+            if self.gamma is not None:
+                raise ValueError(
+                    f"gamma={self.gamma} is for a draft that is a model; tell {type(self.draft).__name__} "
+                    "itself how many tokens to draft"
+                )
+        else:
+            object.__setattr__(self, "draft", as_draft(self.draft))
+        check_options(self, {} if self.gamma is None else {"gamma": 1})
         check_policy("acceptance", self.acceptance, "outcomes", "TokenVerification()")
 
     @property
-    def _draft(self) -> Draft:
-        if not isinstance(self.draft, Draft):
-            raise ValueError(f"draft {self.draft!r} is a name, which Model.generate loads; give a model here")
-        return self.draft
+    def drafter(self) -> Drafter:
+        """What drafts: `draft` itself, or the `ModelDrafter` of it."""
+        draft: Any = self.draft
+        if _is_drafter(draft):
+            return draft
+        return ModelDrafter(draft=draft, size=GUESSES_OF_A_MODEL if self.gamma is None else self.gamma)
 
     @property
     def lookahead(self) -> int:
-        return self.gamma - 1
+        return self.drafter.size - 1
 
     def prefill(
         self, config: LanguageModel, params: Params, request: Request, cache: Cache, output: Output
     ) -> SpeculativeCarry:
-        draft = self._draft
-        if draft.config.vocab_size != config.vocab_size:
-            raise ValueError(
-                f"draft: its vocabulary has {draft.config.vocab_size} tokens and the model's "
-                f"{config.vocab_size}; they must be the same"
-            )
-        (batch, slots), width = request.tokens.shape, output.tokens.shape[1]
-        dtype = draft.config.dtype_of(draft.params)
-        draft_cache = draft.config.init_cache(batch, slots + width + self.lookahead, dtype)
-        _, draft_cache = prefill(
-            draft.config, draft.params, request.tokens, request.lengths, draft_cache, self.prefill_window
-        )
-        token, cache, output = first_token(
+        token, cache, output, taps = first_token(
             config, params, request, cache, output,
-            sampler=self.sampler, processors=self.processors,
-            top_logprobs=self.top_logprobs, prefill_window=self.prefill_window,
+            sampler=self.sampler, processors=self.processors, top_logprobs=self.top_logprobs,
+            prefill_window=self.prefill_window, taps=self.drafter.taps,
         )  # fmt: skip
-        return SpeculativeCarry(cache=cache, draft_cache=draft_cache, token=token, output=output)
+        drafts = self.drafter.begin(self._round(config, params, request, output, token), taps)
+        return SpeculativeCarry(cache=cache, token=token, output=output, drafts=drafts)
 
     def step(
         self, config: LanguageModel, params: Params, request: Request, carry: SpeculativeCarry
     ) -> SpeculativeCarry:
-        output = carry.output
-        keys = row_keys(request, output.lengths)
-        window, proposed, draft_pending = self._propose(carry, request, keys)
-        valid = in_rows_that_run(output, self.gamma + 1)
-        scored, pending = config.peek(params, window, carry.cache, valid=valid, known=carry.cache.length + 1)
-        scores = process(self.processors, scored.logits, request, output, window[:, 1:])
+        drafter, output = self.drafter, carry.output
+        around = self._round(config, params, request, output, carry.token)
+        proposal, pending_drafts = drafter.propose(carry.drafts, around)
+        window = jnp.concatenate([carry.token[:, None], proposal.tokens], axis=1)
+        scored, pending = self._peek(around, proposal, window, carry.cache)
+        scores = self._process(around, proposal, scored.logits)
         chosen = has_choice(scores)
-        target = self.sampler.probabilities(_finite(scores, chosen))
-        outcomes = self.acceptance.outcomes(target, proposed, window[:, 1:])
-        accepted, last = draw(outcomes, _fold(keys, self.gamma))
-        # The verdict: the drafted tokens one place to the left, then the token that follows the accepted.
-        tokens = jnp.where(jnp.arange(self.gamma + 1) == accepted[:, None], last[:, None], _shifted(window))
-        count = jnp.minimum(accepted + 1, pending.valid)
+        choices = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+        node, last = self._accept(around, proposal, even_without_choice(scores, chosen), choices)
+        path, length = _path(proposal.tree, node, window)
+        # What follows each token of the path: the next one of it, and behind the last accepted one `last`.
+        place = jnp.arange(path.shape[1])
+        following = jnp.pad(jnp.take_along_axis(window, path, axis=1)[:, 1:], ((0, 0), (0, 1)))
+        tokens = jnp.where(place == length[:, None] - 1, last[:, None], following)
+        # Guesses that the model could not be shown yet do not become history.
+        count = ((place < length[:, None]) & (path < pending.valid[:, None])).sum(1, dtype=jnp.int32)
+        verdict = Verdict(path=path, count=count, tokens=tokens, choices=choices, taps=scored.taps)
+        logits = scored.logits
+        if proposal.tree is not None:
+            chosen = jnp.take_along_axis(chosen, path, axis=1)
+            logits = jnp.take_along_axis(logits, path[:, :, None], axis=1)
         token, cache, output = settle(
-            config, request, output, pending, tokens, count, scored.logits, chosen=chosen
+            config, request, output, pending, tokens, count, logits,
+            chosen=chosen, drafted=proposal.count, path=None if proposal.tree is None else path,
+        )  # fmt: skip
+        drafts = drafter.settle(pending_drafts, around, verdict)
+        return SpeculativeCarry(cache=cache, token=token, output=output, drafts=drafts)
+
+    def _round(
+        self, config: LanguageModel, params: Params, request: Request, output: Output, token: Int[Array, "B"]
+    ) -> Round:
+        return Round(
+            config=config,
+            params=params,
+            request=request,
+            output=output,
+            token=token,
+            sampler=self.sampler,
+            processors=self.processors,
+            keys=row_keys(request, output.lengths),
+            prefill_window=self.prefill_window,
         )
-        draft_cache = self._draft.config.commit(draft_pending, count)
-        return SpeculativeCarry(cache=cache, draft_cache=draft_cache, token=token, output=output)
 
-    def _propose(
-        self, carry: SpeculativeCarry, request: Request, keys: Array
-    ) -> tuple[Int[Array, "B G+1"], Float[Array, "B G V"], Pending]:
-        """The newest token and the draft behind it, each drafted token's distribution, and the draft
-        model's view of the whole window.
-
-        The draft grows inside one window that is looked at again for every token, so that no part of it is
-        history before it is accepted: any draft model can then drop what was not.
-        """
-        config, params = self._draft.config, self._draft.params
-        batch, size = carry.token.shape[0], self.gamma + 1
-        window = jnp.zeros((batch, size), jnp.int32).at[:, 0].set(carry.token)
-        proposed = jnp.zeros((batch, self.gamma, config.vocab_size), jnp.float32)
-
-        def extend(i: Array, state: tuple[Array, Array, Cache]) -> tuple[Array, Array, Cache]:
-            window, proposed, cache = state
-            valid = in_rows_that_run(carry.output, i + 1)
-            scored, pending = config.peek(
-                params,
-                window,
-                cache,
-                valid=valid,
-                known=cache.length + 1,
-                logits_at=jnp.full((batch, 1), i),
-            )
-            scores = process(self.processors, scored.logits, request, carry.output, window[:, 1:], first=i)
-            logits = _finite(scores, has_choice(scores))[:, 0]
-            token = self.sampler(logits, _fold(keys, i))
-            window = lax.dynamic_update_slice_in_dim(window, token[:, None], i + 1, axis=1)
-            distribution = self.sampler.probabilities(logits)
-            proposed = lax.dynamic_update_slice_in_dim(proposed, distribution[:, None], i, axis=1)
-            return window, proposed, config.commit(pending, jnp.zeros((batch,), jnp.int32))
-
-        window, proposed, cache = lax.fori_loop(0, self.gamma, extend, (window, proposed, carry.draft_cache))
-        valid = in_rows_that_run(carry.output, size)
-        _, pending = config.peek(
-            params, window, cache, valid=valid, known=cache.length + 1, logits_at=NOWHERE
+    def _peek(
+        self, around: Round, proposal: Proposal, window: Int[Array, "B S"], cache: Cache
+    ) -> tuple[Scored, Pending]:
+        """The model's view of the newest token and the guesses behind it."""
+        mask: MaskLike = CAUSAL
+        positions = None
+        if proposal.tree is not None:
+            mask = proposal.tree.ancestors()
+            positions = cache.length[:, None] + depths(mask)
+        return around.config.peek(
+            around.params,
+            window,
+            cache,
+            positions=positions,
+            mask=mask,
+            valid=jnp.where(around.output.done, 0, 1 + proposal.count),
+            known=cache.length + 1,
+            taps=self.drafter.taps,
         )
-        return window, proposed, pending
+
+    def _process(
+        self, around: Round, proposal: Proposal, logits: Float[Array, "B S V"]
+    ) -> Float[Array, "B S V"]:
+        """The logits behind all processors, of which each sees the guesses that lead to its token."""
+        given = self.processors, logits, around.request, around.output, proposal.tokens
+        return process(*given) if proposal.tree is None else process_tree(*given, proposal.tree)
+
+    def _accept(
+        self,
+        around: Round,
+        proposal: Proposal,
+        scores: Float[Array, "B S V"],
+        choices: Int[Array, "B S"],
+    ) -> tuple[Int[Array, "B"], Int[Array, "B"]]:
+        """The last window token that is accepted, and what follows it."""
+        drafted, tree = proposal.tokens, proposal.tree
+        if isinstance(self.sampler, Greedy):  # no distribution over the vocabulary is made
+            node = longest_agreement(choices, drafted, proposal.count, tree)
+            return node, jnp.take_along_axis(choices, node[:, None], axis=1)[:, 0]
+        draft = proposal.distributions
+        if draft is None:
+            draft = jax.nn.one_hot(drafted, scores.shape[-1])
+        is_there = jnp.arange(drafted.shape[1]) < proposal.count[:, None]
+        target, draft = self.sampler.probabilities(scores), jnp.where(is_there[:, :, None], draft, 0.0)
+        outcomes = self.acceptance.outcomes(target, draft, drafted, tree)
+        return draw(outcomes, fold_keys(around.keys, drafted.shape[1]))
 
 
-jax.tree_util.register_dataclass(Draft, ["params"], ["config"])
+def _is_drafter(draft: Any) -> bool:
+    return not is_traced(draft) and hasattr(draft, "propose") and not isinstance(draft, type)
+
+
+def _path(
+    tree: Tree | None, node: Int[Array, "B"], window: Int[Array, "B S"]
+) -> tuple[Int[Array, "B P"], Int[Array, "B"]]:
+    """The window tokens from the newest one to `node`, and how many they are."""
+    if tree is None:
+        return jnp.broadcast_to(jnp.arange(window.shape[1]), window.shape), node + 1
+    depth = jnp.take_along_axis(depths(tree.ancestors()), node[:, None], axis=1)[:, 0]
+    return tree.path_to(node), depth + 1
+
+
 jax.tree_util.register_dataclass(
     Speculative, ["draft", "sampler", "processors", "acceptance"], ["gamma", "top_logprobs", "prefill_window"]
 )
-
-
-def _fold(keys: Array, index: Array | int) -> Array:
-    return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
-
-
-def _finite(scores: Float[Array, "B S V"], chosen: Bool[Array, "B S"]) -> Float[Array, "B S V"]:
-    """Scores that leave a choice as they are, others even: a guess must not spoil those before it."""
-    return jnp.where(chosen[..., None], scores, 0.0)
-
-
-def _shifted(window: Int[Array, "B S"]) -> Int[Array, "B S"]:
-    return jnp.pad(window[:, 1:], ((0, 0), (0, 1)))

@@ -52,10 +52,14 @@ class Tree:
         at = (self.parents[:, None, :] == jnp.arange(self.size)[:, None]) & (ranks == rank)[:, None, :]
         return jnp.where(at.any(-1), jnp.argmax(at, axis=-1), drafted)
 
+    def paths(self) -> Int[Array, "B S P"]:
+        """The window indices from the root to each window token; entries behind it are other tokens."""
+        order = jnp.argsort(~self.ancestors(), axis=-1, stable=True)
+        return order[:, :, : self.depth + 1].astype(jnp.int32)
+
     def path_to(self, node: Int[Array, "B"]) -> Int[Array, "B P"]:
-        """The window indices from the root to `node`; entries behind it are other tokens."""
-        on_path = jnp.take_along_axis(self.ancestors(), node[:, None, None], axis=1)[:, 0]
-        return jnp.argsort(~on_path, axis=-1, stable=True)[:, : self.depth + 1].astype(jnp.int32)
+        """That of one window token per row."""
+        return jnp.take_along_axis(self.paths(), node[:, None, None], axis=1)[:, 0]
 
 
 def depths(ancestors: Bool[Array, "B S S"]) -> Int[Array, "B S"]:

@@ -75,7 +75,9 @@ def can_join(config: Decoder, cache: decoder.Cache, size: int) -> bool:
         return state is None or isinstance(state, JOINED_STATES)
 
     rooms = [policy.longest_peek for _, policy in policies_of(config) if isinstance(policy, BoundedPeek)]
-    return joins(cache.layers) and size <= min(rooms, default=size)
+    # A policy of depth keeps what one token leaves to the next, or passes of its own, for whole windows.
+    is_plain = cache.memory is None and cache.repeats == ()
+    return is_plain and joins(cache.layers) and size <= min(rooms, default=size)
 
 
 def _peek_joined(
@@ -109,7 +111,7 @@ def _peek_joined(
         start=before.length,
         valid=steps.valid.sum(0),
         layers=tuple(map(_with_states, before.layers, after.layers, steps.layers)),
-        depth=steps.depth[-1],
+        depth=jnp.swapaxes(steps.depth[:, :, 0], 0, 1),
         transcript=after.transcript,
     )
 
@@ -121,7 +123,8 @@ def _without_states(pending: Any) -> Any:
     if isinstance(pending, KVPending):
         return replace(pending, written=None)
     if isinstance(pending, RecurrentPending):
-        return replace(pending, before=None, settled=None)
+        without: Any = {"before": None, "settled": None}
+        return replace(pending, **without)
     return None
 
 
@@ -131,7 +134,9 @@ def _with_states(before: Any, after: Any, steps: Any) -> Any:
         return tuple(map(_with_states, before, after, steps))
     if isinstance(steps, KVPending):
         positions = jnp.swapaxes(steps.positions[:, :, 0], 0, 1)
-        return replace(steps, written=after, start=steps.start[0], positions=positions)
+        return replace(
+            steps, written=after, start=steps.start[0], positions=positions, valid=steps.valid.sum(0)
+        )
     if isinstance(steps, RecurrentPending):
         constants = jax.tree.map(lambda leaf: leaf[-1], steps.constants)
         return chain(before, replace(steps, settled=after, constants=constants), steps.inputs)

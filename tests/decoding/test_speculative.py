@@ -1,14 +1,10 @@
 """Speculation is lossless: greedy token for token, sampled by enumeration over every draft and outcome."""
 
-import itertools
-from dataclasses import dataclass, replace
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from model_helpers import quick_jit, random_params
+from model_helpers import quick_jit
+from step_enumeration import PROCESSORS, assert_exact_step, tiny
 from strategy_helpers import (
     MODELS,
     NEW,
@@ -19,14 +15,18 @@ from strategy_helpers import (
     decode,
     expected,
     nearby,
-    ready,
     stop_inside,
 )
-from transformers.generation import logits_process
 
-from jaxmodels.decoding import BlockVerification, Draft, Sample, Speculative, TokenVerification
-from jaxmodels.decoding.processors import BadWords, FrequencyPenalty, MinNewTokens, RepetitionPenalty
-from jaxmodels.decoding.strategy import empty_output
+from jaxmodels.decoding import (
+    BlockVerification,
+    Draft,
+    PromptLookup,
+    Sample,
+    Speculative,
+    TokenVerification,
+    TreeDrafter,
+)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -78,125 +78,15 @@ def test_the_draft_forgets_what_was_not_accepted(acceptance):
     assert 0 < ours.counters["accepted"].sum() < ours.counters["drafted"].sum()
 
 
-# --- the whole step, enumerated ----------------------------------------------------------------------
-
-VOCAB, GAMMA = 3, 2
-DRAFTS = np.asarray(list(itertools.product(range(VOCAB), repeat=GAMMA)))
-
-
-@dataclass(frozen=True, eq=False)
-class Scripted:
-    """Draws `tokens[b, i]` in row b with the i-th of the row's keys, and 0 with any other key."""
-
-    keys: jax.Array
-    tokens: jax.Array
-
-    def __call__(self, logits, keys):
-        mine = jax.random.key_data(keys)[:, None, :] == self.keys
-        return jnp.where(mine.all(-1), self.tokens, 0).sum(1)
-
-    def probabilities(self, logits):
-        return jax.nn.softmax(logits, axis=-1)
-
-
-@dataclass(frozen=True, eq=False)
-class Recording:
-    """A rule whose distributions are kept aside, and whose outcome is then forced to (count, token)."""
-
-    rule: TokenVerification
-    count: jax.Array
-    token: jax.Array
-    seen: list
-
-    def outcomes(self, target, draft, drafted):
-        self.seen.append((draft, drafted, self.rule.outcomes(target, draft, drafted)))
-        rows = jnp.arange(drafted.shape[0])
-        return jnp.zeros(target.shape).at[rows, self.count, self.token].set(1.0)
-
-
-PROCESSORS = (RepetitionPenalty(1.5), FrequencyPenalty(0.4), BadWords([[1, 2], [2, 2, 0]]), MinNewTokens(4))
-
-
-def processed(logits, history, prompt_length):
-    """What `PROCESSORS` make of the logits behind a text, by the classes of `transformers`."""
-    ids = torch.tensor([history])
-    scores = logits_process.RepetitionPenaltyLogitsProcessor(1.5)(ids, torch.tensor(logits)[None])
-    scores = scores - 0.4 * torch.bincount(ids[0, prompt_length:], minlength=VOCAB)
-    scores = logits_process.NoBadWordsLogitsProcessor([[1, 2], [2, 2, 0]])(ids, scores)
-    least = logits_process.MinNewTokensLengthLogitsProcessor(prompt_length, 4, [0])
-    return least(ids, scores)[0].numpy()
-
-
-def conditionals(config, params, history, prompt_length, processors):
-    """The model's distribution at each of the last tokens of every continuation: [V^(G+1), G+1, V]."""
-    sequences = list(itertools.product(range(VOCAB), repeat=GAMMA + 1))
-    rows = [[*history, *sequence] for sequence in sequences]
-    logits = np.array(quick_jit(config.forward)(params, jnp.asarray(rows))[:, len(history) - 1 : -1])
-    if processors:
-        for (row, i), _ in np.ndenumerate(logits[:, :, 0]):
-            logits[row, i] = processed(logits[row, i], rows[row][: len(history) + i], prompt_length)
-    return sequences, np.asarray(jax.nn.softmax(logits, axis=-1), np.float64)
-
-
-def tiny(name, seed):
-    config = replace(MODELS[name], vocab_size=VOCAB)
-    return config, random_params(config.spec(), seed)
-
-
 @pytest.mark.parametrize(
     ("name", "draft_name", "processors"),
     [("hybrid", "attention", ()), ("attention", "ssd", ()), ("attention", "ssd", PROCESSORS)],
     ids=["hybrid", "attention", "processors"],
 )
 def test_a_sampled_step_has_the_models_joint_distribution(name, draft_name, processors):
-    """Every draft in a row of its own, for three histories that a first step leaves in the same batch.
-
-    The first step keeps 0, 1 or 2 drafted tokens, so that the second one depends on what both caches
-    forgot. What the second step emits, weighted by the probability of its draft and continued by the model,
-    must be distributed as the model's next tokens are by a full forward.
-    """
-    (config, params), draft = tiny(name, 0), Draft(*tiny(draft_name, 1))
-    kept = np.repeat(np.arange(GAMMA + 1), len(DRAFTS))
-    drafts, rows = np.tile(DRAFTS, (GAMMA + 1, 1)), len(kept)
-    prompt = [0, 2, 1, 1]
-    plain = Speculative(draft=draft, gamma=GAMMA, processors=processors)
-    request = ready(config, params, plain, [prompt] * rows, stop=[0] if processors else ()).request
-    output = empty_output(rows, NEW, request.pad_token)
-    carry = quick_jit(plain.prefill, static_argnums=0)(
-        config, params, request, config.init_cache(rows, 32), output
-    )
-
-    @quick_jit
-    def step(carry, drafts, count, token):
-        keys = jax.vmap(jax.random.fold_in)(request.keys, carry.output.lengths)
-        by_draft = [jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(GAMMA)]
-        script = Scripted(jax.random.key_data(jnp.stack(by_draft, 1)), drafts)
-        rule = Recording(TokenVerification(), count, token, [])
-        return replace(plain, sampler=script, acceptance=rule).step(config, params, request, carry), rule.seen
-
-    first = int(carry.output.tokens[0, 0])
-    carry, _ = step(carry, jnp.full((rows, GAMMA), 2), kept, jnp.ones(rows, jnp.int32))
-    assert carry.output.lengths.tolist() == (kept + 2).tolist()
-    _, ((proposed, drafted, outcomes),) = jax.device_get(step(carry, drafts, kept, kept))
-    np.testing.assert_array_equal(drafted, drafts)
-
-    for n_before in range(GAMMA + 1):
-        group = np.flatnonzero(kept == n_before)
-        history = [*prompt, *np.asarray(carry.output.tokens)[group[0], : n_before + 2].tolist()]
-        assert history[len(prompt) :] == [first, *[2] * n_before, 1]
-        sequences, p = conditionals(config, params, history, len(prompt), processors)
-        q = conditionals(draft.config, draft.params, history, len(prompt), processors)[1]
-        for sequence, by_position, draft_by_position in zip(sequences, p, q, strict=True):
-            chances = by_position[np.arange(GAMMA + 1), sequence]
-            joint = 0.0
-            for b in group:
-                weight = np.prod(proposed[b, np.arange(GAMMA), drafts[b]])
-                for n in range(GAMMA + 1):
-                    if (*drafts[b, :n], sequence[n]) == sequence[: n + 1]:
-                        joint += weight * outcomes[b, n, sequence[n]] * np.prod(chances[n + 1 :])
-                if sequence[:GAMMA] == tuple(drafts[b]):
-                    np.testing.assert_allclose(proposed[b], draft_by_position[:GAMMA], atol=1e-6)
-            assert abs(joint - np.prod(chances)) < 1e-6, (n_before, sequence)
+    draft = Draft(*tiny(draft_name, 1))
+    strategy = Speculative(draft=draft, gamma=2, processors=processors)
+    assert_exact_step(*tiny(name, 0), strategy, levels=2, kept=[0, 1, 2])
 
 
 def test_samples_do_not_depend_on_their_neighbours_and_follow_the_seed():
@@ -222,6 +112,20 @@ def test_samples_do_not_depend_on_their_neighbours_and_follow_the_seed():
 def test_values_outside_their_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Speculative(draft=Draft(*architecture("ssd")), **arguments)
+
+
+def test_a_drafter_says_itself_how_much_it_drafts():
+    assert Speculative(draft=PromptLookup(size=5)).lookahead == 4
+    assert Speculative(draft=Draft(*architecture("ssd"))).lookahead == 3
+    with pytest.raises(ValueError, match="gamma=3 is for a draft that is a model; tell PromptLookup itself"):
+        Speculative(draft=PromptLookup(), gamma=3)
+
+
+def test_a_tree_is_not_verified_by_blocks():
+    drafter = TreeDrafter(draft=Draft(*architecture("ssd")), siblings=(2, 1))
+    strategy = Speculative(draft=drafter, acceptance=BlockVerification(), sampler=Sample())
+    with pytest.raises(ValueError, match="the draft is a tree of 3 tokens with up to 2 siblings"):
+        decode(*architecture("ssd"), strategy)
 
 
 def test_a_draft_of_another_vocabulary_is_refused():

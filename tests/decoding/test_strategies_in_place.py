@@ -15,11 +15,14 @@ from jaxmodels.decoding import (
     Draft,
     EarlyExit,
     Jacobi,
+    PromptLookup,
     Speculative,
+    TreeDrafter,
     driver,
 )
 from jaxmodels.decoding.depth import Plan
 from jaxmodels.layers.spec import abstract_params
+from jaxmodels.models.decoder import Cache
 from jaxmodels.models.depth import ALL_LAYERS
 from jaxmodels.tpu_configs.programs import Workload, abstract_arguments, host_transfers
 
@@ -32,12 +35,18 @@ QUICK = {"xla_backend_optimization_level": 0}
 def with_capacity(config, carry, capacity, depth):
     """The carry with all its caches of a capacity, whatever they were planned for."""
     cache = jax.eval_shape(lambda: config.init_cache(2, capacity, depth=depth))
-    caches = {name: cache for name in ("cache", "draft_cache") if hasattr(carry, name)}
+    caches = {"cache": cache}
+    if drafts_with_a_model(carry):
+        caches["drafts"] = cache
     return dataclasses.replace(carry, **caches)
 
 
+def drafts_with_a_model(carry):
+    return isinstance(getattr(carry, "drafts", None), Cache)
+
+
 def cache_bytes(carry):
-    caches = [getattr(carry, name) for name in ("cache", "draft_cache") if hasattr(carry, name)]
+    caches = [carry.cache, *([carry.drafts] if drafts_with_a_model(carry) else [])]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(caches))
 
 
@@ -49,10 +58,17 @@ def repeating(config):
     return AdaptiveDepth(depth=Plan((2, *(1,) * (len(config.blocks) - 1))))
 
 
+def tree(config):
+    draft = Draft(config, abstract_params(config.spec()))
+    return Speculative(draft=TreeDrafter(draft=draft, siblings=(2, 1)))
+
+
 @pytest.mark.parametrize(
     ("config", "strategy"),
     [
         pytest.param(CONFIG, speculative(CONFIG), id="Speculative"),
+        pytest.param(CONFIG, tree(CONFIG), id="TreeDrafter"),
+        pytest.param(CONFIG, Speculative(draft=PromptLookup(size=3)), id="PromptLookup"),
         pytest.param(CONFIG, Jacobi(window=3), id="Jacobi"),
         pytest.param(CONFIG, EarlyExit(), id="EarlyExit"),
         pytest.param(CONFIG, repeating(CONFIG), id="AdaptiveDepth"),
@@ -75,6 +91,6 @@ def test_temporary_memory_does_not_grow_with_the_caches(config, strategy):
         assert memory.alias_size_in_bytes >= cache_bytes(carry)
         assert host_transfers(compiled.as_text()) == ()
         temporary.append(memory.temp_size_in_bytes)
-    layers = len(CONFIG.blocks) * (2 if hasattr(given.carry, "draft_cache") else 1)
+    layers = len(CONFIG.blocks) * (2 if drafts_with_a_model(given.carry) else 1)
     # What may grow is per slot, not per slot, head and feature: positions and masks.
     assert temporary[1] - temporary[0] <= 16 * layers * 2 * (8192 - 1024)

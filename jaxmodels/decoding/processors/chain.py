@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.decoding.strategy import Output, Request
+from jaxmodels.decoding.trees import Tree, depths
 
 
 @struct.dataclass
@@ -66,23 +67,23 @@ class Processor(Protocol):
     def __call__(self, logits: Float[Array, "V"], context: Context) -> Float[Array, "V"]: ...
 
 
-def contexts(request: Request, output: Output, guesses: Int[Array, "B G"] | None = None) -> Context:
+def contexts(request: Request, output: Output, drafts: Int[Array, "B G"] | None = None) -> Context:
     """Each row's context; every field leads with B.
 
-    `guesses` are taken to follow the answer: where the token behind the first i of them is chosen, the
-    length is greater by i.
+    `drafts`, draft tokens, are taken to follow the answer: where the token behind the first i of them is
+    chosen, the length is greater by i.
     """
 
-    def joined(prompt: Array, length: Array, new: Array, new_length: Array, guesses: Array) -> Array:
-        text = jnp.pad(prompt, (0, new.shape[0] + guesses.shape[0]))
+    def joined(prompt: Array, length: Array, new: Array, new_length: Array, drafts: Array) -> Array:
+        text = jnp.pad(prompt, (0, new.shape[0] + drafts.shape[0]))
         text = lax.dynamic_update_slice(text, new, (length,))
-        return lax.dynamic_update_slice(text, guesses, (length + new_length,))
+        return lax.dynamic_update_slice(text, drafts, (length + new_length,))
 
     batch = request.tokens.shape[0]
-    if guesses is None:
-        guesses = jnp.zeros((batch, 0), jnp.int32)
+    if drafts is None:
+        drafts = jnp.zeros((batch, 0), jnp.int32)
     return Context(
-        tokens=jax.vmap(joined)(request.tokens, request.lengths, output.tokens, output.lengths, guesses),
+        tokens=jax.vmap(joined)(request.tokens, request.lengths, output.tokens, output.lengths, drafts),
         length=request.lengths + output.lengths,
         prompt_length=request.lengths,
         max_new=jnp.broadcast_to(request.max_new, (batch,)),
@@ -97,23 +98,45 @@ def process(
     logits: Float[Array, "B S V"],
     request: Request,
     output: Output,
-    guesses: Int[Array, "B G"] | None = None,
+    drafts: Int[Array, "B G"] | None = None,
     *,
     first: Int[Array, ""] | int = 0,
 ) -> Float[Array, "B S V"]:
-    """The logits behind the answer and behind each of the guesses that follow it, changed by all processors.
+    """The logits behind the answer and behind each draft token that follows it, changed by all processors.
 
-    The i-th logits are those behind the first ``first + i`` guesses.
+    The i-th logits are those behind the first ``first + i`` draft tokens.
     """
     if not processors:
         return logits
-
-    def chain(logits: Float[Array, "V"], ahead: Array, context: Context) -> Float[Array, "V"]:
-        context = replace(context, length=context.length + ahead)
-        for processor in processors:
-            logits = processor(logits, context)
-        return logits
-
     ahead = first + jnp.arange(logits.shape[1])
-    over_rows = jax.vmap(jax.vmap(chain, in_axes=(0, 0, None)), in_axes=(0, None, 0))
-    return over_rows(logits, ahead, contexts(request, output, guesses))
+    over_rows = jax.vmap(jax.vmap(_changed, in_axes=(None, 0, 0, None)), in_axes=(None, 0, None, 0))
+    return over_rows(tuple(processors), logits, ahead, contexts(request, output, drafts))
+
+
+def process_tree(
+    processors: Sequence[Processor],
+    logits: Float[Array, "B S V"],
+    request: Request,
+    output: Output,
+    drafts: Int[Array, "B G"],
+    tree: Tree,
+) -> Float[Array, "B S V"]:
+    """`process` where the draft tokens are a tree: each one's text ends with the path to it."""
+    if not processors:
+        return logits
+    # The root is part of the answer; what stands behind a path's end is beyond the length.
+    paths = jnp.maximum(tree.paths()[:, :, 1:] - 1, 0)
+    texts = jnp.take_along_axis(drafts[:, None, :], paths, axis=2)
+    around = jax.vmap(lambda path: contexts(request, output, path), in_axes=1, out_axes=1)(texts)
+    over_rows = jax.vmap(jax.vmap(_changed, in_axes=(None, 0, 0, 0)), in_axes=(None, 0, 0, 0))
+    return over_rows(tuple(processors), logits, depths(tree.ancestors()), around)
+
+
+def _changed(
+    processors: tuple[Processor, ...], logits: Float[Array, "V"], ahead: Array, context: Context
+) -> Float[Array, "V"]:
+    """One token's logits behind all processors, `ahead` draft tokens behind the answer."""
+    context = replace(context, length=context.length + ahead)
+    for processor in processors:
+        logits = processor(logits, context)
+    return logits

@@ -1,0 +1,19 @@
+"""Drafters: what guesses the tokens that `Speculative` verifies."""
+
+from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.last_verdict import LastVerdict
+from jaxmodels.decoding.drafters.model_drafter import Draft, ModelDrafter
+from jaxmodels.decoding.drafters.prompt_lookup import PromptLookup
+from jaxmodels.decoding.drafters.tree_drafter import TreeDrafter
+
+__all__ = [
+    "Draft",
+    "Drafter",
+    "LastVerdict",
+    "ModelDrafter",
+    "PromptLookup",
+    "Proposal",
+    "Round",
+    "TreeDrafter",
+    "Verdict",
+]

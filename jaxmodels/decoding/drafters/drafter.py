@@ -1,0 +1,106 @@
+"""What a drafter is: something that guesses the next tokens, and is told which of them were right.
+
+A round of `Speculative` is three calls: `propose`, the model's `peek` at the guesses, `settle`. As with a
+model, what was proposed is pending until it is settled, and a drafter that keeps a history settles a part.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.decoding.processors.chain import Processor
+from jaxmodels.decoding.samplers import Sampler
+from jaxmodels.decoding.strategy import Output, Request
+from jaxmodels.decoding.trees import Tree
+from jaxmodels.layers.spec import Params
+from jaxmodels.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What a drafter is told of the generation. Built anew in each round; never crosses a jit boundary.
+
+    Attributes:
+        config, params: the model that verifies.
+        request, output: the batch and what has been generated so far.
+        token: i32[B], the newest token of each row: the last of the output, not yet part of any history.
+        sampler, processors: how the model's tokens are chosen.
+        keys: one random key per row. Number i of its folds belongs to drafted token i.
+        prefill_window: the longest window in which prompts are fed.
+    """
+
+    config: LanguageModel
+    params: Params
+    request: Request
+    output: Output
+    token: Int[Array, "B"]
+    sampler: Sampler
+    processors: tuple[Processor, ...]
+    keys: Array
+    prefill_window: int
+
+
+@struct.dataclass
+class Proposal:
+    """Guesses of the tokens behind the newest one.
+
+    Attributes:
+        tokens: i32[B, G].
+        count: i32[B], how many leading ones are there; the rest is padding.
+        tree: which follows which, None where each follows the one before. In a tree, tokens that are nearer
+            to the newest one stand before those that are farther.
+        distributions: f32[B, G, V], what each was drawn from, given its parent and the siblings before it.
+            None where nothing was left to chance, so that each is certain.
+    """
+
+    tokens: jax.Array
+    count: jax.Array
+    tree: Tree | None = None
+    distributions: jax.Array | None = None
+
+
+@struct.dataclass
+class Verdict:
+    """What became of a proposal. The window is the newest token, at index 0, and the drafted ones.
+
+    Attributes:
+        path: i32[B, P], the window indices of the tokens that became history, in their order.
+        count: i32[B], how many did: at least the newest one, or 0 in rows that are done.
+        tokens: i32[B, P], what follows each token of the path; ``tokens[b, count[b] - 1]`` is the newest now.
+        choices: i32[B, G+1], the model's most probable token behind each window token.
+        taps: [B, G+1, D] each, the streams of the window that the drafter asked for by name.
+    """
+
+    path: jax.Array
+    count: jax.Array
+    tokens: jax.Array
+    choices: jax.Array
+    taps: dict[str, jax.Array]
+
+
+class Drafter(Protocol):
+    """A way to guess. A pytree: sizes are static, numbers and parameters are data.
+
+    Its state is a pytree whose type never changes.
+    """
+
+    @property
+    def size(self) -> int:
+        """G, the tokens of a proposal."""
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Names of the model's streams that `begin` and `settle` are given, as `peek` knows them."""
+
+    def begin(self, around: Round, taps: Mapping[str, Float[Array, "B S D"]]) -> Any:
+        """The state behind the prompts, of which `taps` hold the streams; the first token is chosen."""
+
+    def propose(self, state: Any, around: Round) -> tuple[Proposal, Any]:
+        """Guesses, and what `settle` needs; the state is spent. Rows that are done are proposed nothing."""
+
+    def settle(self, pending: Any, around: Round, verdict: Verdict) -> Any:
+        """The state once the accepted tokens are history. `around` is that of the proposal."""

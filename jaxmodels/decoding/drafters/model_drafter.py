@@ -1,0 +1,236 @@
+"""A second model as the drafter: one step of it per token, which is not looked at again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxmodels.checks import is_traced, shown, whole
+from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.guesses import even_without_choice, fold_keys, in_rows_that_run
+from jaxmodels.decoding.processors.chain import process
+from jaxmodels.decoding.samplers import Greedy
+from jaxmodels.decoding.strategy import has_choice
+from jaxmodels.decoding.trees import fixed_tree
+from jaxmodels.layers.spec import Params
+from jaxmodels.models.chain import peek_chain
+from jaxmodels.models.language_model import Cache, LanguageModel, Pending
+from jaxmodels.models.prefill import prefill
+from jaxmodels.models.scored import NOWHERE
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A model that drafts. A pytree: the configuration is static, the parameters are data."""
+
+    config: LanguageModel
+    params: Params = field(repr=False)
+
+
+class HasParams(Protocol):
+    """A configuration and its parameters, such as a `jaxmodels.Model`."""
+
+    @property
+    def config(self) -> LanguageModel: ...
+    @property
+    def params(self) -> Params: ...
+
+
+def as_draft(value: Any) -> Draft | str:
+    """The `Draft` of a model; a name stays one.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(value, str) or is_traced(value):
+        return value
+    config: Any = getattr(value, "config", None)
+    params: Any = getattr(value, "params", None)
+    if not isinstance(config, LanguageModel) or not (isinstance(params, Mapping) or is_traced(params)):
+        raise ValueError(
+            f"draft must be a model, a Draft(config, params) or the name of a model, got {shown(value)}"
+        )
+    return value if isinstance(value, Draft) else Draft(config, dict(params))
+
+
+def loaded(draft: Draft | HasParams | str) -> Draft:
+    """The draft, unless it is still a name; then ValueError."""
+    if not isinstance(draft, Draft):
+        raise ValueError(f"draft {draft!r} is a name, which Model.generate loads; give a model here")
+    return draft
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelDrafter:
+    """A chain of `size` tokens by another model, under the same sampler and processors.
+
+    Any architecture with the same vocabulary will do, but for caches that evict between two tokens (`D2O`,
+    `InfiniPotV`, `LServe`), which could not take tokens back. Drafting G tokens costs G steps of the draft,
+    and one more where all of them were accepted.
+
+    Attributes:
+        draft: a model, a `Draft`, or the name of a model, which `Model.generate` loads.
+        size: tokens drafted per round.
+
+    Raises:
+        ValueError: `draft` is none of these, or `size` is below 1; when run, a draft of another vocabulary.
+    """
+
+    draft: Draft | HasParams | str
+    size: int = 4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "draft", as_draft(self.draft))
+        object.__setattr__(self, "size", whole("size", self.size, low=1))
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return ()
+
+    def begin(self, around: Round, taps: Mapping[str, Float[Array, "B S D"]]) -> Cache:
+        """The state is the draft's cache: all tokens but the newest."""
+        return begin_draft(loaded(self.draft), around, self.size)
+
+    def propose(self, state: Cache, around: Round) -> tuple[Proposal, Pending]:
+        return draft_levels(loaded(self.draft), state, around, (1,) * self.size)
+
+    def settle(self, pending: Pending, around: Round, verdict: Verdict) -> Cache:
+        return settle_draft(loaded(self.draft), pending, verdict, range(self.size))
+
+
+@struct.dataclass
+class _Levels:
+    """What has been drafted so far.
+
+    Attributes:
+        chain: i32[B, L], the first token of each level, from which the next level goes on.
+        others: i32[B, L, W-1], the most probable others.
+        distributions: f32[B, L, V], what the first tokens were drawn from; None where they are certain.
+    """
+
+    chain: jax.Array
+    others: jax.Array
+    distributions: jax.Array | None
+
+
+def begin_draft(draft: Draft, around: Round, size: int) -> Cache:
+    """The draft's cache behind the prompts, with room for the answer and `size` tokens.
+
+    Raises ValueError where the vocabularies differ.
+    """
+    request, vocabulary = around.request, around.config.vocab_size
+    if draft.config.vocab_size != vocabulary:
+        raise ValueError(
+            f"draft: its vocabulary has {draft.config.vocab_size} tokens and the model's {vocabulary}; "
+            "they must be the same"
+        )
+    (batch, slots), width = request.tokens.shape, around.output.tokens.shape[1]
+    cache = draft.config.init_cache(batch, slots + width + size, draft.config.dtype_of(draft.params))
+    _, cache = prefill(
+        draft.config, draft.params, request.tokens, request.lengths, cache, around.prefill_window
+    )
+    return cache
+
+
+def draft_levels(
+    draft: Draft, cache: Cache, around: Round, siblings: Sequence[int]
+) -> tuple[Proposal, Pending]:
+    """As many tokens per level as `siblings` says, of which the first is the sampler's and has the children.
+
+    The others are the most probable ones beside it, without chance. One step of the draft per level.
+    """
+    batch, levels, beside = around.token.shape[0], len(siblings), max(siblings) - 1
+    certain = isinstance(around.sampler, Greedy)
+    vocabulary = draft.config.vocab_size
+
+    def choose(i: Array, logits: Float[Array, "B V"], drafted: _Levels) -> tuple[Array, _Levels]:
+        def put(whole: Array, level: Array) -> Array:
+            return lax.dynamic_update_slice_in_dim(whole, level[:, None], i, axis=1)
+
+        scores = process(
+            around.processors, logits[:, None], around.request, around.output, drafted.chain, first=i
+        )
+        scores = even_without_choice(scores, has_choice(scores))[:, 0]
+        token = around.sampler(scores, fold_keys(around.keys, i))
+        is_token = jnp.arange(vocabulary) == token[:, None]
+        distributions = drafted.distributions
+        if distributions is not None:
+            distributions = put(distributions, around.sampler.probabilities(scores))
+        others = drafted.others
+        if beside:
+            others = put(others, lax.top_k(jnp.where(is_token, -jnp.inf, scores), beside)[1])
+        return token, _Levels(put(drafted.chain, token), others, distributions)
+
+    drafted, pending = peek_chain(
+        draft.config,
+        draft.params,
+        around.token,
+        cache,
+        levels,
+        choose,
+        _Levels(
+            chain=jnp.zeros((batch, levels), jnp.int32),
+            others=jnp.zeros((batch, levels, beside), jnp.int32),
+            distributions=None if certain else jnp.zeros((batch, levels, vocabulary), jnp.float32),
+        ),
+        valid=in_rows_that_run(around.output, levels),
+    )
+    return _proposal(drafted, pending, siblings), pending
+
+
+def settle_draft(draft: Draft, pending: Pending, verdict: Verdict, fed: Sequence[int]) -> Cache:
+    """The draft's cache once it holds what was accepted.
+
+    The draft has been shown the window tokens `fed`. An accepted path follows them but for its last token,
+    which may be another or the last one drafted: where it is, it takes one more step. That step is a loop of
+    no or one turn, since a `lax.cond` would copy the cache.
+    """
+    size = min(len(fed), verdict.path.shape[1])
+    same = verdict.path[:, :size] == jnp.asarray(fed[:size])
+    kept = jnp.minimum(jnp.cumprod(same, axis=1).sum(1), verdict.count)
+    missing = (verdict.count > kept).astype(jnp.int32)
+    token = jnp.take_along_axis(verdict.tokens, jnp.maximum(kept - 1, 0)[:, None], axis=1)
+
+    def catch_up(turn: Array, cache: Cache) -> Cache:
+        _, pending = draft.config.peek(draft.params, token, cache, valid=missing, logits_at=NOWHERE)
+        return draft.config.commit(pending)
+
+    return lax.fori_loop(0, missing.max(), catch_up, draft.config.commit(pending, kept))
+
+
+def first_of_levels(siblings: Sequence[int]) -> tuple[int, ...]:
+    """The window indices of the newest token and of each level's first drafted token."""
+    return (0, *(1 + before for before in accumulate(siblings[:-1], initial=0)))
+
+
+def _proposal(drafted: _Levels, pending: Pending, siblings: Sequence[int]) -> Proposal:
+    """The levels one behind the other, as far as the draft could be asked."""
+    tokens, distributions = [], []
+    for level, width in enumerate(siblings):
+        others = drafted.others[:, level, : width - 1]
+        tokens.append(jnp.concatenate([drafted.chain[:, level : level + 1], others], axis=1))
+        if drafted.distributions is not None:
+            drawn = drafted.distributions[:, level : level + 1]
+            distributions += [drawn, jax.nn.one_hot(others, drawn.shape[-1], dtype=drawn.dtype)]
+    tree = None
+    if max(siblings) > 1:
+        firsts = first_of_levels(siblings)
+        parents = [0] * siblings[0]
+        for level, width in enumerate(siblings[1:]):
+            parents += [firsts[level + 1]] * width
+        tree = fixed_tree(parents, drafted.chain.shape[0])
+    return Proposal(
+        tokens=jnp.concatenate(tokens, axis=1),
+        count=jnp.asarray([0, *accumulate(siblings)])[pending.valid],
+        tree=tree,
+        distributions=jnp.concatenate(distributions, axis=1) if distributions else None,
+    )
+
+
+jax.tree_util.register_dataclass(Draft, ["params"], ["config"])
+jax.tree_util.register_dataclass(ModelDrafter, ["draft"], ["size"])

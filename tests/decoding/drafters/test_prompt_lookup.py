@@ -1,0 +1,92 @@
+"""Guesses from the text: those of a search written out, and whole generations that stay as they are."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from step_enumeration import PROCESSORS, assert_exact_step, tiny
+from strategy_helpers import (
+    MODELS,
+    PROMPTS,
+    architecture,
+    assert_same_generation,
+    decode,
+    expected,
+    stop_inside,
+)
+
+from jaxmodels.decoding import BlockVerification, PromptLookup, Speculative
+
+LOOKUP = Speculative(draft=PromptLookup(size=4, most=3), top_logprobs=2)
+
+
+def search(text, size, most, least):
+    """The guess by slices of lists, None without a match."""
+    for length in range(min(most, len(text) - 1), least - 1, -1):
+        for end in range(len(text) - 1, length - 1, -1):  # behind the match
+            if text[end - length : end] == text[-length:]:
+                guess = list(text)
+                for i in range(size):
+                    guess.append(guess[end + i])
+                return guess[len(text) :]
+    return None
+
+
+@pytest.mark.parametrize(("most", "least"), [(1, 1), (3, 1), (3, 2), (4, 4)])
+def test_guesses_are_those_of_a_search(most, least):
+    rng = np.random.default_rng(0)
+    drafter, found = PromptLookup(size=5, most=most, least=least), 0
+    for length in range(1, 26):
+        text = rng.integers(3, size=length).tolist()
+        padded = jnp.asarray(text + rng.integers(3, size=30 - length).tolist())
+        guess, is_found = drafter._guess(padded, jnp.asarray(length))
+        ours = search(text, 5, most, least)
+        assert bool(is_found) == (ours is not None), text
+        if ours is not None:
+            assert guess.tolist() == ours, text
+            found += 1
+    assert 0 < found < 25
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_equals_autoregressive_decoding(name):
+    config, params = architecture(name)
+    plain = expected(name)
+    ours = decode(config, params, LOOKUP)
+    assert_same_generation(ours, plain)
+    stop = stop_inside(plain.tokens)
+    assert_same_generation(decode(config, params, LOOKUP, stop=[stop]), expected(name, stop=(stop,)))
+
+
+def test_text_that_repeats_itself_takes_fewer_steps():
+    config, params = architecture("ssd")
+    ours, plain = decode(config, params, LOOKUP, PROMPTS[1:2]), expected("ssd")
+    np.testing.assert_array_equal(ours.tokens[0], plain.tokens[1])
+    assert (ours.steps, plain.steps) == (3, 13)
+
+
+def test_rows_without_a_match_are_guessed_nothing():
+    config, params = architecture("ssd")
+    ours = decode(config, params, Speculative(draft=PromptLookup(size=4, most=20, least=20)))
+    assert ours.counters["drafted"].tolist() == [0] * len(PROMPTS)
+    assert ours.steps == expected("ssd").steps
+    np.testing.assert_array_equal(ours.tokens, expected("ssd").tokens)
+
+
+@pytest.mark.parametrize("processors", [(), PROCESSORS], ids=["plain", "processors"])
+@pytest.mark.parametrize("acceptance", [LOOKUP.acceptance, BlockVerification()], ids=["tokens", "blocks"])
+def test_a_sampled_step_has_the_models_joint_distribution(acceptance, processors):
+    strategy = Speculative(draft=PromptLookup(size=2), acceptance=acceptance, processors=processors)
+    assert_exact_step(*tiny("hybrid", 0), strategy, levels=0, kept=[0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 0}, "size must be a whole number >= 1 .*, got 0"),
+        ({"most": 0}, "most must be a whole number >= 1 .*, got 0"),
+        ({"most": 2, "least": 3}, "least=3 must not exceed most=2"),
+    ],
+)
+def test_values_outside_their_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PromptLookup(**arguments)
