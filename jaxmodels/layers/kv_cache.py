@@ -184,8 +184,10 @@ def allowed_by_position(
     sees only its own chunk of so many positions. The window's own tokens lie in the slots from `start` on
     (around the `ring`), or where its `slots` say.
     """
-    mask, queries = in_layer(window.mask, reach, chunk), window.places
-    keys = _slot_places(window, tags, start, ring)
+    mask = in_layer(window.mask, reach, chunk)
+    queries, keys = Places(positions=window.positions), Places(positions=tags)
+    if not mask.by_position:
+        queries, keys = window.places, _slot_places(window, tags, start, ring)
 
     def allowed(q0: int | Array, q_size: int, k0: int | Array, k_size: int) -> Bool[Array, "B S T"]:
         rows = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, q0, q_size, axis=1)[:, :, None], queries)
@@ -228,7 +230,8 @@ def range_in_use(
 
     The arguments are those of `allowed_by_position`.
     """
-    mask, keys = in_layer(window.mask, reach, chunk), _slot_places(window, tags, start, ring)
+    mask = in_layer(window.mask, reach, chunk)
+    keys = Places(positions=tags) if mask.by_position else _slot_places(window, tags, start, ring)
     slots = jnp.arange(tags.shape[1], dtype=jnp.int32)
 
     def key_range(q0: int | Array, q_size: int) -> tuple[Array, Array]:

@@ -33,18 +33,23 @@ class Places:
 
     Attributes:
         positions: their logical positions.
-        index: their places in the window as the caller gave it; of no meaning in the history.
-        is_history: whether they were committed before the window.
+        index: their places in the window as the caller gave it; of no meaning in the history. None where a
+            mask does not ask.
+        is_history: whether they were committed before the window. None where a mask does not ask.
     """
 
     positions: Any
-    index: Any
-    is_history: Any
+    index: Any = None
+    is_history: Any = None
 
 
 @runtime_checkable
 class Mask(Protocol):
     """Which tokens a token sees. Implementations are frozen dataclasses and pytrees."""
+
+    @property
+    def by_position(self) -> bool:
+        """Whether it asks for positions alone."""
 
     def sees(self, queries: Places, keys: Places) -> Answer:
         """Whether each query sees each key: [B, S, T] of places [B, S, 1] and [B, 1, T]."""
@@ -76,6 +81,8 @@ class Causal:
         x x x x
     """
 
+    by_position = True
+
     def sees(self, queries: Places, keys: Places) -> Answer:
         return keys.positions <= queries.positions
 
@@ -97,6 +104,8 @@ class Bidirectional:
         x x x x
         x x x x
     """
+
+    by_position = True
 
     def sees(self, queries: Places, keys: Places) -> Answer:
         return np.True_
@@ -124,6 +133,8 @@ class BlockCausal:
     """
 
     block: int
+
+    by_position = True
 
     def __post_init__(self) -> None:
         whole("BlockCausal: block", self.block, low=1)
@@ -154,6 +165,8 @@ class Chunks:
     """
 
     size: int
+
+    by_position = True
 
     def __post_init__(self) -> None:
         whole("Chunks: size", self.size, low=1)
@@ -187,6 +200,8 @@ class Sliding:
 
     before: int | None = None
     after: int | None = None
+
+    by_position = True
 
     def __post_init__(self) -> None:
         for name in ("before", "after"):
@@ -224,6 +239,8 @@ class Prefix:
     """
 
     length: int | Int[Array, "B"]
+
+    by_position = True
 
     def sees(self, queries: Places, keys: Places) -> Answer:
         return (keys.positions <= queries.positions) | (keys.positions < self._by_row(keys))
@@ -268,6 +285,8 @@ class Ancestors:
 
     tree: Bool[Array, "... S S"] | np.ndarray
 
+    by_position = False
+
     def sees(self, queries: Places, keys: Places) -> Answer:
         at: tuple[Any, ...] = (queries.index, keys.index)
         if self.tree.ndim > 2 and self.tree.shape[0] > 1:
@@ -301,6 +320,10 @@ class All:
 
     masks: tuple[Mask, ...]
 
+    @property
+    def by_position(self) -> bool:
+        return all(mask.by_position for mask in self.masks)
+
     def sees(self, queries: Places, keys: Places) -> Answer:
         return functools.reduce(operator.and_, [mask.sees(queries, keys) for mask in self.masks])
 
@@ -322,6 +345,10 @@ class Either:
     """
 
     masks: tuple[Mask, ...]
+
+    @property
+    def by_position(self) -> bool:
+        return all(mask.by_position for mask in self.masks)
 
     def sees(self, queries: Places, keys: Places) -> Answer:
         return functools.reduce(operator.or_, [mask.sees(queries, keys) for mask in self.masks])
@@ -346,6 +373,8 @@ class Split:
 
     history: Mask
     window: Mask
+
+    by_position = False
 
     def sees(self, queries: Places, keys: Places) -> Answer:
         inside = self.window.sees(queries, keys)

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 from model_helpers import attention, latent, ssd
 
-from jaxmodels.layers.masks import BIDIRECTIONAL, CAUSAL
+from jaxmodels.layers.masks import BIDIRECTIONAL, CAUSAL, Ancestors, Split
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.rope_scaling import DynamicNTKScaling
 from jaxmodels.layers.sum_mixer import Branch, SumMixer
@@ -70,3 +70,23 @@ def test_a_path_picks_tokens_of_each_row():
     a = np.arange(2 * 4 * 3).reshape(2, 4, 3)
     ours = take_path(jnp.asarray(a), jnp.asarray([[3, 0], [1, 1]]))
     np.testing.assert_array_equal(ours, np.stack([a[0, [3, 0]], a[1, [1, 1]]]))
+
+
+def test_branches_follow_the_order_in_which_a_window_was_packed():
+    tree = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 1]], bool)
+    valid, mask = np.array([[0, 1, 1], [1, 1, 1]], bool), Split(history=CAUSAL, window=Ancestors(tree))
+    window = next_window(jnp.zeros((2, 3), jnp.int32), jnp.asarray([4, 9]), valid=valid, mask=mask)
+    np.testing.assert_array_equal(window.index, [[1, 2, 0], [0, 1, 2]])
+    np.testing.assert_array_equal(window.valid, [2, 3])
+    np.testing.assert_array_equal(window.positions, [[4, 5, 6], [9, 10, 11]])
+    order = [1, 2, 0]
+    np.testing.assert_array_equal(window.ancestors, [tree[np.ix_(order, order)], tree])
+
+
+def test_a_packed_window_takes_positions_and_slots_of_the_callers_order():
+    given = jnp.asarray([[10, 11, 12]])
+    window = next_window(
+        given, jnp.zeros(1, jnp.int32), valid=np.array([[0, 1, 0]], bool), positions=given, slots=given + 10
+    )
+    np.testing.assert_array_equal(window.positions, [[11, 10, 12]])
+    np.testing.assert_array_equal(window.slots, [[21, 20, 22]])

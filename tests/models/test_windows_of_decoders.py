@@ -160,3 +160,18 @@ def test_rows_may_lie_on_several_devices():
         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
         check=True,
     )
+
+
+def test_models_with_recurrent_layers_refuse_what_is_no_tree_before_compilation():
+    everyone = jnp.ones((4, 4), bool)
+    for name, refuses in (("attention", False), ("hybrid", True)):
+        config = ARCHITECTURES[name]
+        params, cache = abstract_params(config.spec()), config.init_cache(2, 8)
+        run = functools.partial(
+            jax.eval_shape, lambda p, c=config, k=cache: c.peek(p, TOKENS[:, :4], k, mask=everyone)
+        )
+        if not refuses:
+            run(params)
+            continue
+        with pytest.raises(ValueError, match="recurrent layers expected each row to name the token itself"):
+            run(params)
