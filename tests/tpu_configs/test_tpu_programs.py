@@ -53,6 +53,47 @@ def test_one_row_is_multiplied_in_the_matrix_unit_and_costs_no_more_than_two():
     assert plain[2] > 2 * plain[3]
 
 
+CACHE_WRITES = """
+import dataclasses, jax, jax.numpy as jnp
+from benchmarks.tpu_programs import TOPOLOGY, Shapes, examine
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.cache.ring import RingCache
+from jaxmodels.layers.rope import Rope
+from jaxmodels.layers.spec import abstract_params, init_state
+from jaxmodels.layers.window import Window, peek
+from jaxmodels.tpu_configs.aot import topology_device
+on = Shapes(jax.sharding.SingleDeviceSharding(topology_device(TOPOLOGY)))
+full = Attention(d_model=128, num_heads=2, num_kv_heads=2, head_dim=128, rope=Rope(rotary_dim=128))
+ring = dataclasses.replace(full, sliding_window=64, cache=RingCache(longest_peek=8))
+rows = 8
+
+def program(layer, size, along_a_path):
+    def run(params, x, state, start, n, path):
+        positions, valid = start[:, None] + jnp.arange(size), jnp.full_like(start, size)
+        window = Window(start=start, positions=positions, valid=valid)
+        y, pending = peek(layer, params, x, state, window)
+        return y, layer.commit(pending, n, path) if along_a_path else layer.commit(pending)
+
+    def on_device(tree):
+        return jax.tree.map(lambda leaf: on.array(*leaf.shape, dtype=leaf.dtype), tree)
+
+    state = jax.eval_shape(lambda: init_state(layer, rows, 512, jnp.bfloat16))
+    number, path = on.array(rows, dtype=jnp.int32), on.array(rows, 2, dtype=jnp.int32)
+    params = on_device(abstract_params(layer.spec(), "bfloat16"))
+    x = on.array(rows, size, 128)
+    return jax.jit(run, donate_argnums=2).trace(params, x, on_device(state), number, number, path)
+
+for layer, size, along_a_path in ((full, 1, False), (full, 4, True), (ring, 1, False), (ring, 4, True)):
+    print(examine(program(layer, size, along_a_path)).loops)
+"""
+
+
+@needs_libtpu
+def test_caches_are_written_without_a_loop_over_rows():
+    """A short cache is read in one pass, so that a window of eight rows needs no loop at all."""
+    assert compiled_in_subprocess(["-c", CACHE_WRITES]).split() == ["0"] * 4
+
+
 @needs_libtpu
 @pytest.mark.sweep
 def test_every_mended_finding_is_mended_in_the_compiled_program(tmp_path):
