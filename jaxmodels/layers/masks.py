@@ -322,7 +322,7 @@ class All:
 
     @property
     def by_position(self) -> bool:
-        return all(mask.by_position for mask in self.masks)
+        return all(isinstance(mask, Mask) and mask.by_position for mask in self.masks)
 
     def sees(self, queries: Places, keys: Places) -> Answer:
         return functools.reduce(operator.and_, [mask.sees(queries, keys) for mask in self.masks])
@@ -348,7 +348,7 @@ class Either:
 
     @property
     def by_position(self) -> bool:
-        return all(mask.by_position for mask in self.masks)
+        return all(isinstance(mask, Mask) and mask.by_position for mask in self.masks)
 
     def sees(self, queries: Places, keys: Places) -> Answer:
         return functools.reduce(operator.or_, [mask.sees(queries, keys) for mask in self.masks])
