@@ -285,15 +285,20 @@ def write_slots(
     the others follow, or of each. count: how many leading tokens must be written, None for all; in the slots
     that the rest would have, anything may be left.
 
-    One scatter of single slots: XLA makes no loop over rows of it on any backend, as it does on TPU of slices
-    that begin in another slot in each row. A long line of tokens moves as slices all the same.
+    The tokens of a single row, and a long line of them, move as one slice. Short windows of several rows are
+    one scatter of single slots: XLA makes no loop over rows of it on any backend, as it does on TPU of slices
+    that begin in another slot in each row.
     """
     new = new.astype(buffer.dtype)
     axis = buffer.ndim // 2
     size, capacity = new.shape[axis], buffer.shape[axis]
     if tokens.ndim == 1:
-        if ring is None and MOST_SCATTERED < size <= capacity:
-            return _write_line(buffer, new, tokens, count)
+        is_line = ring is None and size <= capacity
+        is_single = (
+            buffer.shape[0] == 1 and axis > 1
+        )  # positions are read by many, who would each keep a copy
+        if is_line and (is_single or size > MOST_SCATTERED):
+            return _write_line(buffer, new, tokens)
         tokens = tokens[:, None] + jnp.arange(size)
     slots = tokens if ring is None else ring.slots(tokens)
     has_slot = (slots >= 0) & (slots < capacity)
@@ -309,25 +314,25 @@ def write_slots(
     return jax.vmap(by_head)(buffer, new, slots)
 
 
-def _write_line(buffer: Array, new: Array, start: Int[Array, "B"], count: Int[Array, "B"] | None) -> Array:
-    """`write_slots` of many tokens in a line: slices, or where a row's reach beyond the last slot, piece by
-    piece. Both stand in loops, of no or one turn and of no or all pieces, so that no buffer is copied."""
+def _write_line(buffer: Array, new: Array, start: Int[Array, "B"]) -> Array:
+    """`write_slots` of tokens in a line: the slice of slots that they reach, with what was in front of them
+    where the line would reach beyond the last slot."""
     axis = buffer.ndim // 2
-    size = new.shape[axis]
-    fits = (start + size <= buffer.shape[axis]).all()
+    size, capacity = new.shape[axis], buffer.shape[axis]
 
-    def slices(_: Array, buffer: Array) -> Array:
-        return jax.vmap(lambda row, part, at: lax.dynamic_update_slice_in_dim(row, part, at, axis - 1))(
-            buffer, new, start
-        )
+    def write(row: Array, part: Array, start: Int[Array, ""]) -> Array:
+        first = jnp.clip(start, 0, capacity - size)
+        shift = jnp.minimum(start - first, size)
+        held = lax.dynamic_slice_in_dim(row, first, size, axis - 1)
+        if size > 1:
+            in_line = jnp.concatenate([held, part], axis=axis - 1)
+            part = lax.dynamic_slice_in_dim(in_line, size - shift, size, axis - 1)
+        is_new = (jnp.arange(size) >= shift).reshape(-1, *(1,) * (row.ndim - axis))
+        return lax.dynamic_update_slice_in_dim(row, jnp.where(is_new, part, held), first, axis - 1)
 
-    def piece(i: Array, buffer: Array) -> Array:
-        begin = jnp.minimum(i * MOST_SCATTERED, size - MOST_SCATTERED)
-        part = lax.dynamic_slice_in_dim(new, begin, MOST_SCATTERED, axis)
-        return write_slots(buffer, part, start + begin, None if count is None else count - begin)
-
-    buffer = lax.fori_loop(0, fits.astype(jnp.int32), slices, buffer)
-    return lax.fori_loop(0, jnp.where(fits, 0, -(-size // MOST_SCATTERED)), piece, buffer)
+    if buffer.shape[0] == 1:  # vmap would make a scatter of the slice
+        return write(buffer[0], new[0], start[0])[None]
+    return jax.vmap(write)(buffer, new, start)
 
 
 def take_tags(tags: Int[Array, "B T"], slots: Int[Array, "B S"]) -> Int[Array, "B S"]:

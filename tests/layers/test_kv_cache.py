@@ -58,6 +58,22 @@ def test_tokens_beyond_the_last_slot_are_dropped(monkeypatch, most_scattered, si
             check(size, tokens, count)
 
 
+@pytest.mark.parametrize("size", [1, 5, SLOTS])
+def test_a_single_row_is_written_as_a_slice_and_drops_the_same_tokens(size):
+    for start in (0, 3, SLOTS - size, SLOTS - 2, SLOTS - 1, SLOTS, SLOTS + 9):
+        tokens = start + np.arange(size)[None]
+        new = RNG.standard_normal((1, HEADS, size, WIDTH)).astype(np.float32)
+        write = quick_jit(write_slots)
+        kept = tokens[0] < SLOTS
+        expected = BUFFER[:1].copy()
+        expected[0][:, tokens[0][kept]] = new[0][:, kept]
+        np.testing.assert_array_equal(write(BUFFER[:1], new, tokens[:, 0]), expected)
+        tags = np.where(np.isin(np.arange(SLOTS), tokens), 7, TAGS[:1])
+        np.testing.assert_array_equal(write(TAGS[:1], np.full((1, size), 7), tokens[:, 0]), tags)
+        text = jax.jit(write_slots).lower(BUFFER[:1], new, tokens[:, 0]).as_text()
+        assert "scatter" not in text and "while" not in text
+
+
 def test_each_token_may_have_a_slot_of_its_own():
     tokens = np.asarray([[4, 0, 9], [SLOTS, 10, -1], [2, 1, 40]])
     check(3, tokens, None, explicit=True)
@@ -76,21 +92,22 @@ def test_slots_are_taken_in_any_order():
     np.testing.assert_array_equal(take_slots(jnp.asarray(BUFFER), jnp.asarray(slots)), expected)
 
 
+@pytest.mark.parametrize("rows", [1, 8])
 @pytest.mark.parametrize("size", [1, 4, 300])
-def test_writing_copies_no_buffer(size):
+def test_writing_copies_no_buffer(size, rows):
     def step(buffer, new, start):
         return write_slots(buffer, new, start, start + 1)
 
     temporary = []
     for slots in (1024, 8192):
-        buffer = jax.ShapeDtypeStruct((8, 2, slots, 16), jnp.float32)
-        new = jax.ShapeDtypeStruct((8, 2, size, 16), jnp.float32)
+        buffer = jax.ShapeDtypeStruct((rows, 2, slots, 16), jnp.float32)
+        new = jax.ShapeDtypeStruct((rows, 2, size, 16), jnp.float32)
         compiled = (
             jax.jit(step, donate_argnums=0)
-            .lower(buffer, new, jax.ShapeDtypeStruct((8,), jnp.int32))
+            .lower(buffer, new, jax.ShapeDtypeStruct((rows,), jnp.int32))
             .compile()
         )
         memory = compiled.memory_analysis()
-        assert memory.alias_size_in_bytes >= 8 * 2 * slots * 16 * 4
+        assert memory.alias_size_in_bytes >= rows * 2 * slots * 16 * 4
         temporary.append(memory.temp_size_in_bytes)
     assert temporary[0] == temporary[1]
