@@ -201,4 +201,9 @@ def test_bad_requests_are_refused(hybrid, arguments, message):
 
 
 def test_a_given_capacity_is_allocated(hybrid):
-    assert hybrid.generate(RAGGED[:1], 2, capacity=1000).stats.capacity == 1000
+    """Exactly: even where the padded prompt of the default would not fit."""
+    free = hybrid.generate(RAGGED[:1], 2)
+    for capacity in (1000, len(RAGGED[0]) + 2):
+        given = hybrid.generate(RAGGED[:1], 2, capacity=capacity)
+        assert given.stats.capacity == capacity
+        np.testing.assert_array_equal(given.tokens, free.tokens)
