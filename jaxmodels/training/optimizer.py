@@ -1,6 +1,7 @@
 """Learning-rate schedules and optimizers."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ from jaxmodels.checks import number, whole
 from jaxmodels.layers.spec import Param, ParamTree, unflatten, walk
 
 _STACKED = ("layers", "experts")
+# The end of a bias's path; the ``b_`` of an adapter is the second factor of what it adds.
+_BIAS = re.compile(r"(?<!/adapter)/b_\w+$|bias\w*$")
 
 
 class Schedule(Protocol):
@@ -208,13 +211,14 @@ def orthogonalised(spec: ParamTree) -> dict[str, MuonDimensionNumbers]:
 def decayed(spec: ParamTree) -> dict[str, Any]:
     """Which parameters weight decay applies to: True at matrices, False at norms, biases, other vectors.
 
-    Stacks of layers or experts are judged by what they stack.
+    Stacks of layers or experts are judged by what they stack. Biases of projections to several axes, such as
+    heads, have several as well and are told by their names.
     """
 
-    def is_matrix(param: Param) -> bool:
-        return sum(axis not in _STACKED for axis in param.axes) >= 2
+    def is_matrix(path: str, param: Param) -> bool:
+        return sum(axis not in _STACKED for axis in param.axes) >= 2 and not _BIAS.search(path)
 
-    return unflatten({path: is_matrix(param) for path, param in walk(spec)}, spec)
+    return unflatten({path: is_matrix(path, param) for path, param in walk(spec)}, spec)
 
 
 def _holding_frozen(spec: ParamTree) -> list[optax.GradientTransformation]:

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_helpers import attention, decoder, ssd
 from toy_language_model import ToyModel
 
 from jaxmodels.layers.spec import Param, init_params
@@ -33,6 +34,16 @@ def test_weight_decay_is_on_matrices_only():
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     assert not updates["norm"]["scale"].any()
     np.testing.assert_allclose(updates["previous"], -0.05 * params["previous"], rtol=1e-5)
+
+
+def test_weight_decay_is_on_no_bias():
+    config = decoder(ssd(projection_bias=True), attention(qkv_bias=True, adapter_rank=2))
+    recurrent, attending = (decayed(config.spec())["blocks"][i]["mixer"] for i in "01")
+    assert {name for name, is_decayed in recurrent.items() if is_decayed is True} == {
+        "w_z", "w_x", "w_bc", "w_dt", "w_out", "conv_x", "conv_bc",
+    }  # fmt: skip
+    assert not any(attending[f"b_{name}"] for name in "qkv")
+    assert all(attending["adapter"].values())
 
 
 def test_gradients_are_clipped_by_global_norm():
