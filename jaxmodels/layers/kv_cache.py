@@ -294,9 +294,8 @@ def write_slots(
     size, capacity = new.shape[axis], buffer.shape[axis]
     if tokens.ndim == 1:
         is_line = ring is None and size <= capacity
-        is_single = (
-            buffer.shape[0] == 1 and axis > 1
-        )  # positions are read by many, who would each keep a copy
+        # Of positions, which much is made of, XLA keeps one more copy if several are written so.
+        is_single = buffer.shape[0] == 1 and (axis > 1 or size == 1)
         if is_line and (is_single or size > MOST_SCATTERED):
             return _write_line(buffer, new, tokens)
         tokens = tokens[:, None] + jnp.arange(size)
