@@ -201,7 +201,7 @@ def by_hand(mask, q, k, v, **layer):
     return out
 
 
-@pytest.mark.parametrize("given", ["as data", "in the program"])
+@pytest.mark.parametrize("given", ["as data", pytest.param("in the program", marks=pytest.mark.sweep)])
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 def test_attention_over_a_sequence(small_blocks, layer, given):
     run = functools.partial(over_sequence, **layer)
