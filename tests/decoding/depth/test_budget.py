@@ -39,16 +39,19 @@ def test_a_budget_is_a_plan_for_each_position(unread):
         ours, theirs = commit(CONFIG, pending), commit(CONFIG, planned)
 
 
-def test_the_tokens_of_one_window_have_depths_of_their_own():
+@pytest.mark.parametrize("name", ["hybrid", "hybrid_moe"])
+def test_the_tokens_of_one_window_have_depths_of_their_own(name):
     """What is propagated depends on each token's own stream, so that windows may be cut anywhere."""
+    config = ARCHITECTURES[name]
+    params = random_params(config.spec())
     budget = Budget(blocks=linear_budget(3, 1, 8), unread="propagate")
     assert linear_budget(3, 1, 8).tolist() == [3, 3, 2, 2, 2, 2, 1, 1]
-    whole, pending = peek(CONFIG, PARAMS, TOKENS, CONFIG.init_cache(2, 9), depth=budget)
+    whole, pending = peek(config, params, TOKENS, config.init_cache(2, 9), depth=budget)
     assert pending.depth.tolist() == [[3, 3, 2, 2, 2, 2, 1, 1]] * 2
-    cache, parts = CONFIG.init_cache(2, 9), []
+    cache, parts = config.init_cache(2, 9), []
     for start, stop in ((0, 3), (3, 4), (4, 8)):
-        logits, pending = peek(CONFIG, PARAMS, TOKENS[:, start:stop], cache, depth=budget)
-        cache = commit(CONFIG, pending)
+        logits, pending = peek(config, params, TOKENS[:, start:stop], cache, depth=budget)
+        cache = commit(config, pending)
         parts.append(logits)
     np.testing.assert_allclose(np.concatenate(parts, 1), whole, atol=1e-5)
 
