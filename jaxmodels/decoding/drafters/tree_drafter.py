@@ -75,7 +75,8 @@ class TreeDrafter:
         return draft_levels(loaded(self.draft), state, around, self.siblings)
 
     def settle(self, pending: Pending, around: Round, verdict: Verdict) -> Cache:
-        return settle_draft(loaded(self.draft), pending, verdict, first_of_levels(self.siblings))
+        # The last level's tokens were drafted, and not shown to the draft.
+        return settle_draft(loaded(self.draft), pending, verdict, first_of_levels(self.siblings)[:-1])
 
 
 jax.tree_util.register_dataclass(TreeDrafter, ["draft"], ["siblings"])
