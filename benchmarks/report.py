@@ -24,6 +24,7 @@ ORDER = (
     "recurrent_mixers",
     "grouped_matmul",
     "rollback",
+    "speculation",
     "sparse",
     "batch_mamba2_130m",
     "batch_qwen3_100m",

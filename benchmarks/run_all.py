@@ -26,6 +26,7 @@ BENCHMARKS = (
     ("recurrent_mixers",),
     ("grouped_matmul",),
     ("rollback",),
+    ("speculation",),
     ("sparse",),
     ("batch", "--shape", "mamba2-130m"),
     ("batch", "--shape", "qwen3-100m"),
