@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shape_checks
 from configurations import CASES, case_param
 from configurations.case import Case
 
@@ -36,6 +37,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+
+shape_checks.install()
 
 NEW_TOKENS = 64
 # Logits may differ by 1e-4 of the largest: a token that leads by less than this tests nothing.

@@ -287,7 +287,7 @@ def absorb(
     )
 
 
-def finish_softmax(running: Running) -> Float[Array, "B K M S H"]:
+def finish_softmax(running: Running) -> Float[Array, "... S H"]:
     """The delayed division, in float32; zeros where nothing was seen."""
     denominator = jnp.where(running.denominator > 0, running.denominator, 1.0)
     return running.weighted / denominator[..., None]

@@ -171,7 +171,7 @@ class Attention:
             weights += 2 * self.adapter_rank * (3 * self.d_in + self.head_dim * heads)
         return weights + round(4 * self.num_heads * self.head_dim * seen)
 
-    def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
+    def forward(self, params: Params, x: Float[Array, "B S I"], window: Window) -> Float[Array, "B S D"]:
         new = rotated(self.heads, self.project(params, x, window), window)
         start = jnp.zeros_like(window.start)
         out = attend_slots(

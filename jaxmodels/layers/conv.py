@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmodels.layers.window import Window
 
 
-def extended(history: Float[Array, "B W-1 *F"], inputs: Float[Array, "B S *F"]) -> Float[Array, "B E *F"]:
-    """A window's inputs behind the history's last ``W - 1``."""
+def extended(history: Float[Array, "B H *F"], inputs: Float[Array, "B S *F"]) -> Float[Array, "B H+S *F"]:
+    """A window's inputs behind the history's last ``H = W - 1``."""
     return jnp.concatenate([history.astype(inputs.dtype), inputs], axis=1)
 
 
@@ -35,7 +35,9 @@ def causal_conv(
     return y.astype(extended.dtype)
 
 
-def conv_tail(extended: Float[Array, "B E *F"], n: Int[Array, "B"], width: int) -> Float[Array, "B W-1 *F"]:
+def conv_tail(
+    extended: Float[Array, "B E *F"], n: Int[Array, "B"], width: int
+) -> Float[Array, "B {width}-1 *F"]:
     """The last ``width - 1`` inputs after the first `n` window tokens."""
     keep = width - 1
     if extended.shape[1] == keep + 1:
@@ -44,7 +46,7 @@ def conv_tail(extended: Float[Array, "B E *F"], n: Int[Array, "B"], width: int) 
 
 
 def window_conv(
-    history: Float[Array, "B W-1 *F"],
+    history: Float[Array, "B H *F"],
     inputs: Float[Array, "B S *F"],
     weight: Float[Array, "W *F"],
     bias: Float[Array, "*F"] | None,

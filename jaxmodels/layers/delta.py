@@ -173,7 +173,7 @@ def _decayed_scores(
 
 
 def _scores_entry_by_entry(
-    rows: Float[Array, "*b Z R"], k: Float[Array, "*b Q R"], cumulative: Float[Array, "*b Q R"]
+    rows: Float[Array, "*b Z R"], k: Float[Array, "*b Q R"], cumulative: Float[Array, "*b Q #R"]
 ) -> Float[Array, "*b Z Q"]:
     difference = jnp.minimum(cumulative[..., :, None, :] - cumulative[..., None, :, :], 0.0)
     weighted = k[..., None, :, :] * jnp.exp(difference)

@@ -211,11 +211,11 @@ class _Tiling:
     starts: Int[Array, "E"]
     ends: Int[Array, "E"]
 
-    def pad(self, rows: Float[Array, "T D"]) -> Float[Array, "T+longest D"]:
+    def pad(self, rows: Float[Array, "T D"]) -> Float[Array, "T+{self.longest} D"]:
         """The rows with room for a tile that begins at the last of them."""
         return jnp.pad(rows, ((0, self.longest), (0, 0)))
 
-    def fill(self, rows: Float[Array, "t F"]) -> Float[Array, "longest F"]:
+    def fill(self, rows: Float[Array, "t F"]) -> Float[Array, "{self.longest} F"]:
         """A tile's results with zeros behind them."""
         return jnp.pad(rows, ((0, self.longest - rows.shape[0]), (0, 0)))
 

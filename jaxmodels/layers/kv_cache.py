@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxmodels.checks import is_traced
 from jaxmodels.layers.attend import Allowed, KeyRange
@@ -273,8 +273,8 @@ def _place_by_slot(window: Window, capacity: int, ring: Ring | None) -> Int[Arra
 
 
 def write_slots(
-    buffer: Float[Array, "B K T H"] | Int[Array, "B T"],
-    new: Float[Array, "B K S H"] | Int[Array, "B S"],
+    buffer: Shaped[Array, "B K T H"] | Int[Array, "B T"],
+    new: Shaped[Array, "B K S H"] | Int[Array, "B S"],
     tokens: Int[Array, "B"] | Int[Array, "B S"],
     count: Int[Array, "B"] | None = None,
     ring: Ring | None = None,

@@ -265,14 +265,14 @@ class LatentAttention:
 
     def _whole_queries(
         self, params: Params, x: Float[Array, "B S D"], window: Window
-    ) -> Float[Array, "B N 1 S H+X"]:
+    ) -> Float[Array, "B N 1 S Q"]:
         """Queries for the keys of each head."""
         both = jnp.concatenate(self._queries(params, x, window), axis=-1)
         return rearrange(both, "b s n u -> b n 1 s u")
 
     def _keys_and_values(
-        self, params: Params, entries: Float[Array, "B T R+X"]
-    ) -> tuple[Float[Array, "B N T H+X"], Float[Array, "B N T I"]]:
+        self, params: Params, entries: Float[Array, "B T E"]
+    ) -> tuple[Float[Array, "B N T Q"], Float[Array, "B N T I"]]:
         """Those of each head, from what the cache keeps of the tokens."""
         latents, shared = jnp.split(entries, [self.kv_rank], axis=-1)
         k = jnp.einsum("btr,nhr->bnth", latents, params["w_uk"])
@@ -280,7 +280,7 @@ class LatentAttention:
         shared = jnp.broadcast_to(shared[:, None], (*k.shape[:-1], self.rope_dim))
         return jnp.concatenate([k, shared], axis=-1), v
 
-    def _entries(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S R+X"]:
+    def _entries(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S E"]:
         """What the cache keeps of each token."""
         latent, shared = linear(x, params["w_kv_down"]), linear(x, params["w_k_rope"])
         if self.bias:

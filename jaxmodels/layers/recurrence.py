@@ -114,7 +114,7 @@ def chain(before: RecurrentState, last: RecurrentPending, inputs: WindowInputs) 
 def _tails(history: Any, inputs: Any, n: Int[Array, "B"]) -> Any:
     """The convolution's last inputs after `n` of the window's, in the history's dtype."""
 
-    def tail(last: Float[Array, "B W-1 F"], new: Float[Array, "B S F"]) -> Float[Array, "B W-1 F"]:
+    def tail(last: Float[Array, "B H ..."], new: Float[Array, "B S ..."]) -> Float[Array, "B H ..."]:
         return conv_tail(extended(last, new), n, last.shape[1] + 1).astype(last.dtype)
 
     return jax.tree.map(tail, history, inputs)

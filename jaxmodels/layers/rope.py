@@ -36,10 +36,10 @@ RopeStyle = Literal["half_split", "interleaved"]
 
 @struct.dataclass
 class Rotations:
-    """The rotation of each token and feature pair, both ``f32[B, S, R/2]``, attention factor included."""
+    """The rotation of each token and feature pair, of which there are F = R/2, attention factor included."""
 
-    cos: Float[Array, "B S R/2"]
-    sin: Float[Array, "B S R/2"]
+    cos: Float[Array, "B S F"]
+    sin: Float[Array, "B S F"]
 
 
 class Rotary(Protocol):
@@ -354,7 +354,7 @@ def _fraction(part: int, whole: int) -> float:
     return fraction
 
 
-def _materialised(cos: Float[Array, "B S R/2"], sin: Float[Array, "B S R/2"]) -> Rotations:
+def _materialised(cos: Float[Array, "B S F"], sin: Float[Array, "B S F"]) -> Rotations:
     """The same values, computed once however many layers read them.
 
     XLA fuses a cosine into each of its readers, so that every head of every layer would compute it anew: for

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-Frequencies: TypeAlias = "tuple[Float[np.ndarray | Array, '*#L R/2'], float]"
+Frequencies: TypeAlias = tuple[Float[np.ndarray | Array, "*#L {rotary_dim}//2"], float]
 
 
 class RopeScaling(Protocol):
@@ -30,7 +30,7 @@ class RopeScaling(Protocol):
         ...
 
 
-def unscaled_frequencies(rotary_dim: int, theta: float) -> Float[np.ndarray, " R/2"]:
+def unscaled_frequencies(rotary_dim: int, theta: float) -> Float[np.ndarray, " {rotary_dim}//2"]:
     """``theta ** (-2 i / R)``, rounded to float32 where the code that trained the checkpoints rounds it."""
     return np.float32(1.0) / _wavelengths(rotary_dim, theta)
 
@@ -225,11 +225,11 @@ class ProportionalScaling:
         return np.where(np.arange(rotary_dim // 2) < turning, inv_freq, np.float32(0))[None], 1.0
 
 
-def _exponents(rotary_dim: int) -> Float[np.ndarray, " R/2"]:
+def _exponents(rotary_dim: int) -> Float[np.ndarray, " {rotary_dim}//2"]:
     return np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
 
 
-def _wavelengths(rotary_dim: int, theta: float) -> Float[np.ndarray, " R/2"]:
+def _wavelengths(rotary_dim: int, theta: float) -> Float[np.ndarray, " {rotary_dim}//2"]:
     """``theta ** (2 i / R)``: positions per radian."""
     exponents = _exponents(rotary_dim).astype(np.float64)  # float64 rounds the power itself correctly
     return np.power(np.float64(np.float32(theta)), exponents).astype(np.float32)

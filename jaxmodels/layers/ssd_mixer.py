@@ -203,7 +203,7 @@ class SSDMixer:
 
     def _project(
         self, params: Params, x: Float[Array, "B S D"]
-    ) -> tuple[Float[Array, "B S I"], dict[str, Float[Array, "B S *F"]], Float[Array, "B S N"]]:
+    ) -> tuple[Float[Array, "B S I"], dict[str, Float[Array, "B S ..."]], Float[Array, "B S N"]]:
         """The gate, the convolution's inputs by name and the raw step sizes."""
         z, xs, bc, dt = (linear(x, params[f"w_{name}"]) for name in PROJECTED)
         if self.projection_bias:
@@ -223,8 +223,8 @@ class SSDMixer:
     def _discretise(
         self,
         params: Params,
-        history: dict[str, Float[Array, "B W-1 *F"]],
-        inputs: dict[str, Float[Array, "B S *F"]],
+        history: dict[str, Float[Array, "B H ..."]],
+        inputs: dict[str, Float[Array, "B S ..."]],
         dt: Float[Array, "B S N"],
         window: Window,
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:

@@ -243,7 +243,7 @@ def ropes_of(*parts: Any) -> tuple[Rotary, ...]:
 
 
 def peek(
-    mixer: Mixer, params: Params, x: Float[Array, "B S D"], state: Any, window: Window
+    mixer: Mixer, params: Params, x: Float[Array, "B S I"], state: Any, window: Window
 ) -> tuple[Float[Array, "B S D"], Any]:
     """A mixer's output over a window that follows the history in `state`, and what `commit` needs."""
     held, pending = mixer.write(params, x, state, window)

@@ -39,7 +39,7 @@ def rms(x, scale, eps=1e-6):
 def rotate(x, rope):
     """[S, N, X] at positions 0, 1, ..."""
     half = rope.rotary_dim // 2
-    frequencies, factor = rope.scaling.frequencies(rope.rotary_dim, rope.theta, None)
+    frequencies, factor = rope.scaling.frequencies(rope.rotary_dim, rope.theta, np.zeros(1, np.int32))
     turn = factor * np.exp(1j * np.arange(len(x))[:, None, None] * np.asarray(frequencies, np.float64))
     if rope.style == "interleaved":
         pairs = (x[..., 0::2] + 1j * x[..., 1::2]) * turn

@@ -331,7 +331,7 @@ def _take_heads(heads: Heads, new: Projections, kv_heads: tuple[int, ...]) -> Pr
 
 
 def _join_heads(
-    heads: Heads, outs: list[Float[Array, "B S N H"]], parts: tuple[tuple[int, ...], ...]
+    heads: Heads, outs: list[Float[Array, "B S _ H"]], parts: tuple[tuple[int, ...], ...]
 ) -> Float[Array, "B S N H"]:
     """The inverse of `_take_heads`, over all parts."""
     batch, size = outs[0].shape[:2]
