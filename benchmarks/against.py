@@ -54,7 +54,7 @@ class Revision:
         )
 
 
-def import_from(root: Path, values: dict[str, Any]) -> Revision:
+def import_from(root: Path) -> ModuleType:
     """The package as it lies below `root`, beside versions that were imported before.
 
     Modules that an earlier version imports only when it is used must be imported by then.
@@ -68,7 +68,7 @@ def import_from(root: Path, values: dict[str, Any]) -> Revision:
         sys.path.remove(str(root))
     if not Path(str(package.__file__)).is_relative_to(root):
         raise SystemExit(f"{PACKAGE} came from {package.__file__} instead of {root}")
-    return Revision(package=package, model=package.init(package.config_from_hf(values), seed=0))
+    return package
 
 
 def compare(old: Revision, new: Revision, rounds: int) -> None:
@@ -130,8 +130,11 @@ def main() -> None:
             ["git", "archive", arguments.revision, PACKAGE], cwd=ROOT, check=True, capture_output=True
         )
         subprocess.run(["tar", "-x", "-C", directory], input=archive.stdout, check=True)
-        old = import_from(Path(directory), values)
-        new = import_from(ROOT, values)
+        package = import_from(Path(directory))
+        old = Revision(package=package, model=package.init(package.config_from_hf(values), seed=0))
+        package.save(old.model, Path(directory) / "weights")
+        package = import_from(ROOT)
+        new = Revision(package=package, model=package.load(Path(directory) / "weights"))
         (compare_compiling if arguments.compile else compare)(old, new, arguments.rounds)
 
 

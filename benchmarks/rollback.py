@@ -29,7 +29,8 @@ from benchmarks.common import (
     seconds,
 )
 from benchmarks.shapes import shape
-from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.models.cache import Cache
+from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.scored import NOWHERE
 
 SHAPES = {"Qwen3": "qwen3-100m", "Mamba-2": "mamba2-130m", "Bamba (hybrid)": "bamba-130m"}

@@ -32,8 +32,9 @@ from jaxmodels.layers.cache.s2o import S2O, s2o_attend
 from jaxmodels.layers.cache.sinks import SinkCache
 from jaxmodels.layers.spec import Params, init_params, init_state
 from jaxmodels.layers.window import Window, peek
+from jaxmodels.models.cache import Cache
 from jaxmodels.models.cache_policies import with_cache_policy
-from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.models.decoder import Decoder
 from jaxmodels.training.data import STDLIB_HELD_OUT, resolve_files
 
 FILL = 512  # tokens per window while a context is built

@@ -19,7 +19,8 @@ import jaxmodels as jm
 from benchmarks.common import Result, Table, Target, argument_parser, in_turns, publish, seconds
 from benchmarks.shapes import shape
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.decoder import Cache, Decoder
+from jaxmodels.models.cache import Cache
+from jaxmodels.models.decoder import Decoder
 
 WINDOWS = ((1, 1), (1, 2), (1, 4), (1, 8), (1, 16))  # rows, tokens
 BATCHES = ((2, 1), (4, 1), (8, 1), (16, 1))

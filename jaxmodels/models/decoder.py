@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -24,71 +22,26 @@ from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rotary
-from jaxmodels.layers.spec import Normal, Param, Params, ParamTree, buffer, filled, walk
+from jaxmodels.layers.spec import Normal, Param, Params, ParamTree, filled, walk
 from jaxmodels.layers.window import Valid, Window, check_valid, fresh_window, next_window, ropes_of
 from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, block_flops
+from jaxmodels.models.cache import Cache, Pending, cache_spec
 from jaxmodels.models.depth import (
     ALL_LAYERS,
     Depth,
     Pass,
     Remembering,
-    Repeating,
     Walk,
     check_cache,
     remembered,
     settled,
 )
-from jaxmodels.models.inputs import Inputs, are_embeddings, check_condition, check_inputs
+from jaxmodels.models.inputs import Inputs, are_embeddings, check_condition, check_inputs, check_window
 from jaxmodels.models.packing import pack, packed_path, unpack
 from jaxmodels.models.refresh import check_slots, refresh_window
-from jaxmodels.models.scored import EVERYWHERE, LogitsAt, Scored, check_logits_at, check_taps, logits_where
+from jaxmodels.models.scored import EVERYWHERE, LogitsAt, Scored, check_wanted, logits_where
 from jaxmodels.models.slots import committable, fitted, token_limit
-from jaxmodels.models.transcript import Transcript, begin, follow, note, recoded
-
-
-@struct.dataclass
-class Cache:
-    """A batch of histories.
-
-    Attributes:
-        length: i32[B], tokens committed per row.
-        layers: one state per block.
-        transcript: the histories' tokens, None where they are never encoded anew.
-        repeats: for each block the states of further passes, where a policy of depth repeats blocks.
-        memory: the state of a policy of depth that keeps one, see `Remembering`.
-    """
-
-    length: jax.Array
-    layers: tuple[Any, ...]
-    transcript: Transcript | None = None
-    repeats: tuple[tuple[Any, ...], ...] = ()
-    memory: Any = None
-
-
-@struct.dataclass
-class Pending:
-    """A scored window that is not history yet.
-
-    Attributes:
-        start: i32[B], tokens committed before it.
-        valid: i32[B], how many of its tokens are real.
-        layers: what each block's mixer needs to settle or drop the window.
-        depth: i32[B, S], the passes through blocks that each token was read in.
-        transcript: the cache's, with the window's tokens behind the history.
-        index: i32[B, S], where the caller gave each token, if the window was packed.
-        repeats: as `layers`, of further passes.
-        memory: the state of a policy of depth in front of the window, and behind each of its tokens; None
-            for what there is not.
-    """
-
-    start: jax.Array
-    valid: jax.Array
-    layers: tuple[Any, ...]
-    depth: jax.Array
-    transcript: Transcript | None = None
-    index: jax.Array | None = None
-    repeats: tuple[tuple[Any, ...], ...] = ()
-    memory: tuple[Any, Any] = (None, None)
+from jaxmodels.models.transcript import follow, note, recoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,26 +158,7 @@ class Decoder:
 
     def cache_spec(self, batch: int, capacity: int, *, depth: Depth = ALL_LAYERS) -> Cache:
         """What `init_cache` makes, with a `Buffer` in the place of each array."""
-        if batch < 1 or capacity < 1:
-            raise ValueError(f"init_cache: batch={batch} and capacity={capacity} must be at least 1")
-        most = depth.most_passes(len(self.blocks)) if isinstance(depth, Repeating) else ()
-        repeats = tuple(
-            tuple(block.state_spec(batch, capacity) for _ in range(times - 1))
-            for block, times in zip(self.blocks, most, strict=bool(most))
-        )
-        cache = Cache(
-            length=buffer((batch,), ("batch",), "int32"),
-            layers=tuple(block.state_spec(batch, capacity) for block in self.blocks),
-            transcript=begin(self, batch, capacity),
-            repeats=repeats if any(repeats) else (),
-            memory=depth.state_spec(batch, self.d_model) if isinstance(depth, Remembering) else None,
-        )
-        if cache.transcript is not None and (cache.repeats or cache.memory is not None):
-            raise ValueError(
-                f"init_cache: {type(depth).__name__} keeps histories of its own, not to be encoded anew "
-                f"beyond recode_beyond={cache.transcript.limit}; give at most that capacity, got {capacity}"
-            )
-        return cache
+        return cache_spec(self, batch, capacity, depth)
 
     def init_cache(
         self, batch: int, capacity: int, dtype: DTypeLike = jnp.float32, *, depth: Depth = ALL_LAYERS
@@ -275,7 +209,8 @@ class Decoder:
         Raises:
             ValueError: as `forward`; taps or logits_at do not fit, see `peek`.
         """
-        self._check_scored(inputs, taps, logits_at)
+        check_inputs(inputs, self.d_model)
+        check_wanted(self.tap_names, inputs, taps, logits_at)
         stream, window = self.begin_forward(params, inputs, mask=mask, valid=valid, condition=condition)
         seen = {"embeddings": stream.hidden} if "embeddings" in taps else {}
         for i, block in enumerate(self.blocks):
@@ -372,7 +307,8 @@ class Decoder:
             ValueError: inputs, mask, taps, logits_at or condition do not fit the model, the window or each
                 other; a cache of another batch; embeddings where histories are encoded anew from tokens.
         """
-        self._check_window(inputs, cache, mask, valid, taps, logits_at, condition)
+        check_window(self, inputs, cache, mask=mask, valid=valid, condition=condition)
+        check_wanted(self.tap_names, inputs, taps, logits_at)
         window = next_window(inputs, cache.length, positions=positions, valid=valid, mask=mask, known=known)
         cache = recoded(self, params, cache, window)
         inputs = pack(window, inputs)
@@ -447,35 +383,6 @@ class Decoder:
         """What `peek` can be asked for: "embeddings", the stream in front of the first block, and "blocks/i",
         the stream behind block i; in the residual stream's dtype."""
         return ("embeddings", *(f"blocks/{i}" for i in range(len(self.blocks))))
-
-    def _check_window(
-        self,
-        inputs: Inputs,
-        cache: Cache,
-        mask: MaskLike,
-        valid: Valid | None,
-        taps: Sequence[str],
-        logits_at: LogitsAt,
-        condition: Array | None,
-    ) -> None:
-        """Raises ValueError where what `peek` is given does not fit the model or each other."""
-        self._check_scored(inputs, taps, logits_at)
-        batch, size = inputs.shape[:2]
-        check_mask(mask, size, batch)
-        check_valid(valid, batch, size)
-        check_condition(condition, self.blocks, batch, size)
-        if cache.length.shape[0] != batch:
-            raise ValueError(f"peek: tokens have {batch} rows, the cache has {cache.length.shape[0]}")
-        if cache.transcript is not None and are_embeddings(inputs):
-            raise ValueError(
-                f"peek: inputs are embeddings, but beyond {cache.transcript.limit} tokens (recode_beyond) a "
-                "history is encoded anew from its tokens; give tokens, or a cache of at most that capacity"
-            )
-
-    def _check_scored(self, inputs: Inputs, taps: Sequence[str], logits_at: LogitsAt) -> None:
-        check_inputs(inputs, self.d_model)
-        check_taps(taps, self.tap_names)
-        check_logits_at(logits_at, *inputs.shape[:2])
 
     def _stream(self, params: Params, inputs: Inputs, window: Window, condition: Array | None) -> Stream:
         """The stream in front of the first block, with the condition of each of its tokens or rows."""
@@ -563,7 +470,8 @@ class Decoder:
             ValueError: as `peek`; slots outside the cache or given twice; a layer that keeps one state for
                 its whole history, or whose cache policy evicts tokens or keeps sums of them.
         """
-        self._check_window(inputs, cache, mask, valid, taps, logits_at, condition)
+        check_window(self, inputs, cache, mask=mask, valid=valid, condition=condition)
+        check_wanted(self.tap_names, inputs, taps, logits_at)
         check_slots(slots, valid, inputs.shape[:2], token_limit(self.blocks, cache.layers))
         window = refresh_window(
             self.blocks, cache.layers, cache.length, slots, positions=positions, mask=mask, valid=valid

@@ -1,13 +1,19 @@
 """What a model is given for a window: tokens or their embeddings, and perhaps a condition."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.layers.masks import MaskLike, check_mask
+from jaxmodels.layers.window import Valid, check_valid
 from jaxmodels.models.block import ConditionedBlock
+
+if TYPE_CHECKING:
+    from jaxmodels.models.cache import Cache
+    from jaxmodels.models.decoder import Decoder  # whose windows are checked here
 
 # Token ids, or in place of tokens what `Decoder.embeddings` would give for them.
 Inputs: TypeAlias = Int[Array, "B S"] | Float[Array, "B S D"]
@@ -46,3 +52,27 @@ def check_condition(condition: jax.Array | None, blocks: Sequence[object], batch
                 )
     if condition is not None and not any(isinstance(block, ConditionedBlock) for block in blocks):
         raise ValueError(f"condition: no block reads one, but {list(condition.shape)} is given; leave it out")
+
+
+def check_window(
+    config: "Decoder",
+    inputs: Inputs,
+    cache: "Cache",
+    *,
+    mask: MaskLike,
+    valid: Valid | None,
+    condition: jax.Array | None,
+) -> None:
+    """Raises ValueError where what `peek` is given for a window does not fit the model or each other."""
+    check_inputs(inputs, config.d_model)
+    batch, size = inputs.shape[:2]
+    check_mask(mask, size, batch)
+    check_valid(valid, batch, size)
+    check_condition(condition, config.blocks, batch, size)
+    if cache.length.shape[0] != batch:
+        raise ValueError(f"peek: tokens have {batch} rows, the cache has {cache.length.shape[0]}")
+    if cache.transcript is not None and are_embeddings(inputs):
+        raise ValueError(
+            f"peek: inputs are embeddings, but beyond {cache.transcript.limit} tokens (recode_beyond) a "
+            "history is encoded anew from its tokens; give tokens, or a cache of at most that capacity"
+        )

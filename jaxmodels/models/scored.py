@@ -83,3 +83,9 @@ def check_taps(taps: Sequence[str], names: Collection[str]) -> None:
     for name in taps:
         if name not in names:
             raise ValueError(f"taps: the model has no {shown(name)}; it has {', '.join(names)}")
+
+
+def check_wanted(names: Collection[str], inputs: jax.Array, taps: Sequence[str], logits_at: LogitsAt) -> None:
+    """Raises ValueError where what is asked of a window of `inputs` is none of `names`, or not in it."""
+    check_taps(taps, names)
+    check_logits_at(logits_at, *inputs.shape[:2])

@@ -21,7 +21,8 @@ from jaxmodels.layers.window import Window
 from jaxmodels.models.prefill import prefill
 
 if TYPE_CHECKING:
-    from jaxmodels.models.decoder import Cache, Decoder  # whose windows are noted here
+    from jaxmodels.models.cache import Cache
+    from jaxmodels.models.decoder import Decoder  # whose windows are noted here
 
 # Tokens that are encoded anew at a time, at most.
 WINDOW = 256

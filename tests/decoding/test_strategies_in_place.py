@@ -22,7 +22,7 @@ from jaxmodels.decoding import (
 )
 from jaxmodels.decoding.depth import Plan
 from jaxmodels.layers.spec import abstract_params
-from jaxmodels.models.decoder import Cache
+from jaxmodels.models.cache import Cache
 from jaxmodels.models.depth import ALL_LAYERS
 from jaxmodels.tpu_configs.programs import Workload, abstract_arguments, host_transfers
 

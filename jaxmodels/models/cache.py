@@ -1,0 +1,82 @@
+"""What a decoder keeps of histories, and of a window that is not history yet."""
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+from flax import struct
+
+from jaxmodels.layers.spec import buffer
+from jaxmodels.models.depth import Depth, Remembering, Repeating
+from jaxmodels.models.transcript import Transcript, begin
+
+if TYPE_CHECKING:
+    from jaxmodels.models.decoder import Decoder  # whose histories these are
+
+
+@struct.dataclass
+class Cache:
+    """A batch of histories.
+
+    Attributes:
+        length: i32[B], tokens committed per row.
+        layers: one state per block.
+        transcript: the histories' tokens, None where they are never encoded anew.
+        repeats: for each block the states of further passes, where a policy of depth repeats blocks.
+        memory: the state of a policy of depth that keeps one, see `Remembering`.
+    """
+
+    length: jax.Array
+    layers: tuple[Any, ...]
+    transcript: Transcript | None = None
+    repeats: tuple[tuple[Any, ...], ...] = ()
+    memory: Any = None
+
+
+@struct.dataclass
+class Pending:
+    """A scored window that is not history yet.
+
+    Attributes:
+        start: i32[B], tokens committed before it.
+        valid: i32[B], how many of its tokens are real.
+        layers: what each block's mixer needs to settle or drop the window.
+        depth: i32[B, S], the passes through blocks that each token was read in.
+        transcript: the cache's, with the window's tokens behind the history.
+        index: i32[B, S], where the caller gave each token, if the window was packed.
+        repeats: as `layers`, of further passes.
+        memory: the state of a policy of depth in front of the window, and behind each of its tokens; None
+            for what there is not.
+    """
+
+    start: jax.Array
+    valid: jax.Array
+    layers: tuple[Any, ...]
+    depth: jax.Array
+    transcript: Transcript | None = None
+    index: jax.Array | None = None
+    repeats: tuple[tuple[Any, ...], ...] = ()
+    memory: tuple[Any, Any] = (None, None)
+
+
+def cache_spec(config: "Decoder", batch: int, capacity: int, depth: Depth) -> Cache:
+    """`Decoder.cache_spec`: empty histories, with a `Buffer` in the place of each array."""
+    if batch < 1 or capacity < 1:
+        raise ValueError(f"init_cache: batch={batch} and capacity={capacity} must be at least 1")
+    most = depth.most_passes(len(config.blocks)) if isinstance(depth, Repeating) else ()
+    repeats = tuple(
+        tuple(block.state_spec(batch, capacity) for _ in range(times - 1))
+        for block, times in zip(config.blocks, most, strict=bool(most))
+    )
+    cache = Cache(
+        length=buffer((batch,), ("batch",), "int32"),
+        layers=tuple(block.state_spec(batch, capacity) for block in config.blocks),
+        transcript=begin(config, batch, capacity),
+        repeats=repeats if any(repeats) else (),
+        memory=depth.state_spec(batch, config.d_model) if isinstance(depth, Remembering) else None,
+    )
+    if cache.transcript is not None and (cache.repeats or cache.memory is not None):
+        raise ValueError(
+            f"init_cache: {type(depth).__name__} keeps histories of its own, not to be encoded anew "
+            f"beyond recode_beyond={cache.transcript.limit}; give at most that capacity, got {capacity}"
+        )
+    return cache
