@@ -40,8 +40,8 @@ def rms_norm(
 
 def layer_norm(
     x: Float[Array, "... D"],
-    scale: Float[Array, "#D"] | None,
-    bias: Float[Array, "#D"] | None,
+    scale: Float[Array, "... #D"] | None,
+    bias: Float[Array, "... #D"] | None,
     eps: float,
 ) -> Float[Array, "... D"]:
     """``(x - mean) / sqrt(variance + eps) * scale + bias`` over the last dimension (https://arxiv.org/abs/1607.06450).

@@ -21,7 +21,7 @@ from jaxmodels.layers.spec import init_state
     ],
 )
 def test_what_a_convolution_keeps_of_a_window(n, path, expected):
-    both = jnp.arange(2 * 6).reshape(2, 6, 1)  # two of the history, four of the window
+    both = jnp.arange(12.0).reshape(2, 6, 1)  # two of the history, four of the window
     before = RecurrentState(None, conv=both[:, :2])
     pending = RecurrentPending(before, before, WindowInputs((), conv=both[:, 2:]))
     n, path = (None if a is None else jnp.asarray(a) for a in (n, path))
