@@ -1,7 +1,7 @@
-"""A decoding method of your own, against `peek` and `commit` alone: greedy decoding with one guess per step.
+"""A decoding method of your own, against `peek` and `commit` alone: greedily, with one draft token per step.
 
-Each round guesses that the next token repeats the one before the last, scores the newest token and the guess
-in one window, and keeps the guess only if the model agrees. The result is plain greedy decoding, with fewer
+Each round takes the token before the last as its draft of the next one, scores the newest token and the draft
+in one window, and keeps the draft only if the model agrees. The result is plain greedy decoding, with fewer
 model calls where text repeats; nothing below knows whether the model is a Transformer or a state space model.
 """
 
@@ -15,7 +15,7 @@ import jaxmodels as jm
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def round_(config, params, cache, window):
-    """Scores [token, guess]; gives the two argmaxes, whether the guess held, and the settled cache."""
+    """Scores [token, draft]; gives the two argmaxes, whether the draft held, and the settled cache."""
     scored, pending = config.peek(params, window, cache)
     best = jnp.argmax(scored.logits, axis=-1)
     held = best[:, 0] == window[:, 1]
@@ -30,8 +30,8 @@ def generate(model: jm.Model, prompt: list[int], new_tokens: int) -> tuple[list[
     cache = config.commit(pending)
     tokens, calls = [*prompt, int(scored.logits[0, -1].argmax())], 1
     while len(tokens) < len(prompt) + new_tokens:
-        guess = tokens[-2]
-        best, held, cache = round_(config, params, cache, jnp.asarray([[tokens[-1], guess]]))
+        draft = tokens[-2]
+        best, held, cache = round_(config, params, cache, jnp.asarray([[tokens[-1], draft]]))
         tokens.append(int(best[0, 0]))
         if held[0]:
             tokens.append(int(best[0, 1]))

@@ -16,7 +16,7 @@ from strategy_helpers import MODELS, NEW, ready
 from transformers.generation import logits_process
 
 from jaxmodels.decoding import TokenVerification
-from jaxmodels.decoding.guesses import fold_keys
+from jaxmodels.decoding.draft_windows import fold_keys
 from jaxmodels.decoding.processors import BadWords, FrequencyPenalty, MinNewTokens, RepetitionPenalty
 from jaxmodels.decoding.strategy import empty_output
 

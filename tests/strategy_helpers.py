@@ -115,7 +115,7 @@ def random_like(params):
 
 
 def bigram_draft(tokens, vocab):
-    """A draft without a history that guesses each token's last successor in rows of tokens."""
+    """A draft without a history that drafts each token's last successor in rows of tokens."""
     table = np.zeros((vocab, vocab), np.float32)
     for row in tokens:
         for before, after in itertools.pairwise(row):

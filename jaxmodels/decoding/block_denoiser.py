@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.decoding.guesses import in_rows_that_run
+from jaxmodels.decoding.draft_windows import in_rows_that_run
 from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy, Sampler, check_number
 from jaxmodels.decoding.strategy import (

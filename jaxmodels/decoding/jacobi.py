@@ -1,4 +1,4 @@
-"""Jacobi decoding: the model's own earlier verdict on a window is the guess for the next one."""
+"""Jacobi decoding: the model's own earlier verdict on a window is the draft for the next one."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ from jaxmodels.models.language_model import Cache, LanguageModel
 class Jacobi:
     """Greedy decoding as a fixed point, `window` tokens at a time.
 
-    Every step scores the newest token and ``window - 1`` guesses at once. The guesses that equal the model's
+    Every step scores the newest token and ``window - 1`` draft tokens at once. Those that equal the model's
     most probable token are right, because all before them are; they and the first correction are emitted. The
-    rest of the verdict, moved to the front and filled up with its last token, is the next guess. The output
+    rest of the verdict, moved to the front and filled up with its last token, is the next draft. The output
     is that of greedy `Autoregressive` with the same processors, token for token. Each step emits at least one
     token per row. It is greedy `Speculative` with `LastVerdict` as the draft.
 
@@ -34,7 +34,7 @@ class Jacobi:
     prefill_window: int = 2048
 
     def __post_init__(self) -> None:
-        check_options(self, {"window": 2})  # the newest token and a guess
+        check_options(self, {"window": 2})  # the newest token and a draft token
 
     @property
     def _speculative(self) -> Speculative:

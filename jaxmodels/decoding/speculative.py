@@ -1,4 +1,4 @@
-"""Speculative decoding: guesses are drafted, and the model verifies all of them in one window."""
+"""Speculative decoding: tokens are drafted, and the model verifies all of them in one window."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import is_traced
 from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw, longest_agreement
+from jaxmodels.decoding.draft_windows import even_without_choice, first_token, fold_keys, settle
 from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, ModelDrafter, as_draft
-from jaxmodels.decoding.guesses import even_without_choice, first_token, fold_keys, settle
 from jaxmodels.decoding.processors.chain import Processor, process, process_tree
 from jaxmodels.decoding.samplers import Greedy, Sampler
 from jaxmodels.decoding.strategy import Output, Request, check_options, check_policy, has_choice, row_keys
@@ -22,7 +22,7 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.models.scored import Scored
 
-GUESSES_OF_A_MODEL = 4
+DRAFT_TOKENS_OF_A_MODEL = 4
 
 
 @struct.dataclass
@@ -87,7 +87,7 @@ class Speculative:
         draft: Any = self.draft
         if _is_drafter(draft):
             return draft
-        return ModelDrafter(draft=draft, size=GUESSES_OF_A_MODEL if self.gamma is None else self.gamma)
+        return ModelDrafter(draft=draft, size=DRAFT_TOKENS_OF_A_MODEL if self.gamma is None else self.gamma)
 
     @property
     def lookahead(self) -> int:
@@ -121,7 +121,7 @@ class Speculative:
         place = jnp.arange(path.shape[1])
         following = jnp.pad(jnp.take_along_axis(window, path, axis=1)[:, 1:], ((0, 0), (0, 1)))
         tokens = jnp.where(place == length[:, None] - 1, last[:, None], following)
-        # Guesses that the model could not be shown yet do not become history.
+        # Draft tokens that the model could not be shown yet do not become history.
         count = ((place < length[:, None]) & (path < pending.valid[:, None])).sum(1, dtype=jnp.int32)
         verdict = Verdict(path=path, count=count, tokens=tokens, choices=choices, taps=scored.taps)
         logits = scored.logits
@@ -153,7 +153,7 @@ class Speculative:
     def _peek(
         self, around: Round, proposal: Proposal, window: Int[Array, "B S"], cache: Cache
     ) -> tuple[Scored, Pending]:
-        """The model's view of the newest token and the guesses behind it."""
+        """The model's view of the newest token and the draft tokens behind it."""
         mask: MaskLike = CAUSAL
         positions = None
         if proposal.tree is not None:
@@ -173,7 +173,7 @@ class Speculative:
     def _process(
         self, around: Round, proposal: Proposal, logits: Float[Array, "B S V"]
     ) -> Float[Array, "B S V"]:
-        """The logits behind all processors, of which each sees the guesses that lead to its token."""
+        """The logits behind all processors, of which each sees the draft tokens that lead to its token."""
         given = self.processors, logits, around.request, around.output, proposal.tokens
         return process(*given) if proposal.tree is None else process_tree(*given, proposal.tree)
 

@@ -58,7 +58,7 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
     ],
     ids=["dynamic", "longrope"],
 )
-def test_a_guess_is_rotated_as_when_its_turn_has_come(scaling):
+def test_a_draft_token_is_rotated_as_when_its_turn_has_come(scaling):
     """Where keys keep the rotations of the length at which they were written."""
     layer = attention(rope=Rope(rotary_dim=6, theta=50.0, scaling=scaling))
     config = decoder(layer, layer)

@@ -49,7 +49,7 @@ def test_every_strategy_ends_the_row_and_no_other(name):
         ours = decode(config, bad, strategy)
         np.testing.assert_array_equal(ours.stuck, found)
         np.testing.assert_array_equal(ours.lengths, lengths)
-    # A guess that is no number may end its row before it is due: it is a real token of the window.
+    # A draft token that is no number may end its row before it is due: it is a real token of the window.
     for strategy in (Jacobi(window=3), Speculative(draft=Draft(config, nearby(params, 0.1)), gamma=2)):
         ours = decode(config, bad, strategy)
         assert ours.stuck[found].all() and (ours.lengths <= lengths).all()

@@ -63,14 +63,14 @@ def test_the_draft_forgets_what_was_not_accepted(acceptance):
     for b, prompt in enumerate(PROMPTS):
         length, calls, accepted = 1, 0, 0
         while length < NEW:
-            guess = [*prompt, *plain[b, :length].tolist()]
+            drafted = [*prompt, *plain[b, :length].tolist()]
             for _ in range(gamma):
                 padded = np.zeros((1, width), np.int32)
-                padded[0, : len(guess)] = guess
-                guess.append(int(best(draft.params, padded)[0, len(guess) - 1]))
-            right = guess[len(prompt) + length :] == plain[b, length : length + gamma]
+                padded[0, : len(drafted)] = drafted
+                drafted.append(int(best(draft.params, padded)[0, len(drafted) - 1]))
+            right = drafted[len(prompt) + length :] == plain[b, length : length + gamma]
             if right.shape[0] < gamma:
-                right = np.asarray(guess[len(prompt) + length :][: NEW - length]) == plain[b, length:NEW]
+                right = np.asarray(drafted[len(prompt) + length :][: NEW - length]) == plain[b, length:NEW]
             n = int(np.cumprod(right).sum())
             accepted, calls, length = accepted + n, calls + 1, length + n + 1
         assert ours.counters["calls"][b] == calls

@@ -1,4 +1,4 @@
-"""Drafters: what guesses the tokens that `Speculative` verifies."""
+"""Drafters: what drafts the tokens that `Speculative` verifies."""
 
 from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.last_verdict import LastVerdict

@@ -1,7 +1,7 @@
-"""What a drafter is: something that guesses the next tokens, and is told which of them were right.
+"""What a drafter is: something that drafts the next tokens, and is told which of them were right.
 
-A round of `Speculative` is three calls: `propose`, the model's `peek` at the guesses, `settle`. As with a
-model, what was proposed is pending until it is settled, and a drafter that keeps a history settles a part.
+A round of `Speculative` is three calls: `propose`, the model's `peek` at the draft tokens, `settle`. As with
+a model, what was proposed is pending until it is settled, and a drafter that keeps a history settles a part.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ class Round:
 
 @struct.dataclass
 class Proposal:
-    """Guesses of the tokens behind the newest one.
+    """Draft tokens behind the newest one.
 
     Attributes:
         tokens: i32[B, G].
@@ -83,7 +83,7 @@ class Verdict:
 
 
 class Drafter(Protocol):
-    """A way to guess. A pytree: sizes are static, numbers and parameters are data.
+    """A way to draft. A pytree: sizes are static, numbers and parameters are data.
 
     Its state is a pytree whose type never changes.
     """
@@ -100,7 +100,7 @@ class Drafter(Protocol):
         """The state behind the prompts, of which `taps` hold the streams; the first token is chosen."""
 
     def propose(self, state: Any, around: Round) -> tuple[Proposal, Any]:
-        """Guesses, and what `settle` needs; the state is spent. Rows that are done are proposed nothing."""
+        """Draft tokens, and what `settle` needs; the state is spent. Rows that are done get none."""
 
     def settle(self, pending: Any, around: Round, verdict: Verdict) -> Any:
         """The state once the accepted tokens are history. `around` is that of the proposal."""

@@ -1,4 +1,4 @@
-"""The model's own verdict on the last window as the guess for the next one: Jacobi iteration."""
+"""The model's own verdict on the last window as the draft for the next one: Jacobi iteration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import whole
+from jaxmodels.decoding.draft_windows import in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
-from jaxmodels.decoding.guesses import in_rows_that_run
 
 
 @dataclass(frozen=True, kw_only=True)
 class LastVerdict:
-    """Guesses `size` tokens: what the model found most probable behind the guesses that were wrong.
+    """Drafts `size` tokens: what the model found most probable behind the draft tokens that were wrong.
 
     The choices behind the last accepted token, but for the first, which is the newest token now, moved to the
-    front and filled up with their last one. The first guess is the first token, again and again. Costs
+    front and filled up with their last one. The first draft is the first token, again and again. Costs
     nothing. Source: Santilli et al. 2023.
 
     Raises:
@@ -34,7 +34,7 @@ class LastVerdict:
         return ()
 
     def begin(self, around: Round, taps: Mapping[str, Float[Array, "B S D"]]) -> Int[Array, "B G"]:
-        """The state is the next guess."""
+        """The state is the next draft."""
         return jnp.broadcast_to(around.token[:, None], (around.token.shape[0], self.size))
 
     def propose(self, state: Int[Array, "B G"], around: Round) -> tuple[Proposal, None]:

@@ -12,8 +12,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import is_traced, shown, whole
+from jaxmodels.decoding.draft_windows import even_without_choice, fold_keys, in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
-from jaxmodels.decoding.guesses import even_without_choice, fold_keys, in_rows_that_run
 from jaxmodels.decoding.processors.chain import process
 from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.decoding.strategy import has_choice

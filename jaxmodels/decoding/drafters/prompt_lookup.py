@@ -1,4 +1,4 @@
-"""Guesses from the text itself: what followed when its newest tokens last stood in it."""
+"""Drafts from the text itself: what followed when its newest tokens last stood in it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import whole
+from jaxmodels.decoding.draft_windows import in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
-from jaxmodels.decoding.guesses import in_rows_that_run
 from jaxmodels.decoding.processors.chain import contexts
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptLookup:
-    """Guesses that the text goes on as it did behind the last match of its newest tokens.
+    """Lets the text go on as it did behind the last match of its newest tokens.
 
     Prompt and answer are searched for the place before whose end most tokens agree with the newest ones, at
-    least `least` and at most `most`; of equals the last. What follows there is guessed; where it reaches the
-    end of the text, it goes on with the guess itself, as a text does that repeats itself. Rows without a
-    match are guessed nothing. No model is asked. Source: prompt lookup decoding (Saxena 2023), which takes
+    least `least` and at most `most`; of equals the last. What follows there is drafted; where it reaches the
+    end of the text, it goes on with the draft itself, as a text does that repeats itself. Rows without a
+    match are drafted nothing. No model is asked. Source: prompt lookup decoding (Saxena 2023), which takes
     the first match instead, and stops at the end of the text.
 
     Attributes:
-        size: tokens guessed.
+        size: tokens drafted.
         most, least: tokens that are compared.
 
     Raises:
@@ -51,14 +51,14 @@ class PromptLookup:
 
     def propose(self, state: tuple[()], around: Round) -> tuple[Proposal, tuple[()]]:
         text = contexts(around.request, around.output)
-        tokens, found = jax.vmap(self._guess)(text.tokens, text.length)
+        tokens, found = jax.vmap(self._draft)(text.tokens, text.length)
         count = jnp.where(found, in_rows_that_run(around.output, self.size), 0)
         return Proposal(tokens=tokens, count=count), ()
 
     def settle(self, pending: tuple[()], around: Round, verdict: Verdict) -> tuple[()]:
         return ()
 
-    def _guess(self, text: Int[Array, "T"], length: Int[Array, ""]) -> tuple[Int[Array, "G"], Array]:
+    def _draft(self, text: Int[Array, "T"], length: Int[Array, ""]) -> tuple[Int[Array, "G"], Array]:
         """What one row's text goes on with, and whether there is a match."""
         places = jnp.arange(text.shape[0])
         last = length - 1
@@ -72,8 +72,8 @@ class PromptLookup:
         # The longest match, and of equals the last.
         end = jnp.argmax(jnp.where(matched, most * text.shape[0] + places, -1))
         period = jnp.maximum(last - end, 1)
-        guess = text[jnp.minimum(end + 1 + jnp.arange(self.size) % period, text.shape[0] - 1)]
-        return guess, matched.any()
+        draft = text[jnp.minimum(end + 1 + jnp.arange(self.size) % period, text.shape[0] - 1)]
+        return draft, matched.any()
 
 
 jax.tree_util.register_dataclass(PromptLookup, [], ["size", "most", "least"])

@@ -1,4 +1,4 @@
-"""Guesses from the text: those of a search written out, and whole generations that stay as they are."""
+"""Drafts from the text: those of a search written out, and whole generations that stay as they are."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,29 +20,29 @@ LOOKUP = Speculative(draft=PromptLookup(size=4, most=3), top_logprobs=2)
 
 
 def search(text, size, most, least):
-    """The guess by slices of lists, None without a match."""
+    """The draft by slices of lists, None without a match."""
     for length in range(min(most, len(text) - 1), least - 1, -1):
         for end in range(len(text) - 1, length - 1, -1):  # behind the match
             if text[end - length : end] == text[-length:]:
-                guess = list(text)
+                draft = list(text)
                 for i in range(size):
-                    guess.append(guess[end + i])
-                return guess[len(text) :]
+                    draft.append(draft[end + i])
+                return draft[len(text) :]
     return None
 
 
 @pytest.mark.parametrize(("most", "least"), [(1, 1), (3, 1), (3, 2), (4, 4)])
-def test_guesses_are_those_of_a_search(most, least):
+def test_draft_tokens_are_those_of_a_search(most, least):
     rng = np.random.default_rng(0)
     drafter, found = PromptLookup(size=5, most=most, least=least), 0
     for length in range(1, 26):
         text = rng.integers(3, size=length).tolist()
         padded = jnp.asarray(text + rng.integers(3, size=30 - length).tolist())
-        guess, is_found = drafter._guess(padded, jnp.asarray(length))
+        draft, is_found = drafter._draft(padded, jnp.asarray(length))
         ours = search(text, 5, most, least)
         assert bool(is_found) == (ours is not None), text
         if ours is not None:
-            assert guess.tolist() == ours, text
+            assert draft.tolist() == ours, text
             found += 1
     assert 0 < found < 25
 
@@ -64,7 +64,7 @@ def test_text_that_repeats_itself_takes_fewer_steps():
     assert (ours.steps, plain.steps) == (3, 13)
 
 
-def test_rows_without_a_match_are_guessed_nothing():
+def test_rows_without_a_match_are_drafted_nothing():
     config, params = architecture("ssd")
     ours = decode(config, params, Speculative(draft=PromptLookup(size=4, most=20, least=20)))
     assert ours.counters["drafted"].tolist() == [0] * len(PROMPTS)

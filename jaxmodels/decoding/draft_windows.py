@@ -1,6 +1,6 @@
-"""What strategies share that score guesses: one window holds the newest token and guesses of the next ones.
+"""What strategies share that score draft tokens: one window holds the newest token and drafts behind it.
 
-The model's verdict on the window emits ``count[b]`` tokens in row b, of which all but the last were guessed;
+The model's verdict on the window emits ``count[b]`` tokens in row b, of which all but the last were drafted;
 as many window tokens become history, so that the newest token is again the only one that is not.
 """
 
@@ -70,9 +70,9 @@ def settle(
         count: at least 1, and 0 in rows that are done.
         logits: the model's at each window token, of which `tokens` are the verdict.
         chosen: see `emit`.
-        drafted: how many guesses there were.
-        path: where the guesses are a tree, the window tokens that `tokens`, `logits` and `chosen` belong to;
-            None where they are those of the window in its order.
+        drafted: how many draft tokens there were.
+        path: where the draft tokens are a tree, the window tokens that `tokens`, `logits` and `chosen` belong
+            to; None where they are those of the window in its order.
 
     Returns:
         (newest token, cache, output).
@@ -91,5 +91,5 @@ def fold_keys(keys: Array, index: Array | int) -> Array:
 
 
 def even_without_choice(scores: Float[Array, "B S V"], chosen: Bool[Array, "B S"]) -> Float[Array, "B S V"]:
-    """Scores that leave a choice as they are, others even: a guess must not spoil those before it."""
+    """Scores that leave a choice as they are, others even: a draft token must not spoil those before it."""
     return jnp.where(chosen[..., None], scores, 0.0)
