@@ -20,9 +20,11 @@ class Jacobi:
     most probable token are right, because all before them are; they and the first correction are emitted. The
     rest of the verdict, moved to the front and filled up with its last token, is the next draft. The output
     is that of greedy `Autoregressive` with the same processors, token for token. Each step emits at least one
-    token per row. It is greedy `Speculative` with `LastVerdict` as the draft.
+    token per row. It is greedy `Speculative` with `LastVerdict` as the draft. Source: Santilli et al. 2023.
 
-    processors, top_logprobs, prefill_window: see `Autoregressive`. Source: Santilli et al. 2023.
+    Attributes:
+        window: tokens that are scored at once, the newest included.
+        processors, top_logprobs, prefill_window: see `Autoregressive`.
 
     Raises:
         ValueError: a value outside its range.

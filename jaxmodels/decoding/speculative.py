@@ -32,6 +32,7 @@ class SpeculativeCarry:
     Attributes:
         cache: all tokens but the newest.
         token: i32[B], the newest token of each row.
+        output: what has been generated.
         drafts: the drafter's state.
     """
 
@@ -47,12 +48,13 @@ class Speculative:
 
     The output follows exactly the model's own distribution under `processors` and `sampler`, whatever the
     draft is; with `Greedy` it is that of `Autoregressive`, token for token. The draft proposes under the same
-    two. processors, top_logprobs, prefill_window: see `Autoregressive`.
+    two.
 
     Attributes:
         draft: a model, a `Draft`, or the name of a model, which `Model.generate` loads: any architecture with
             the same vocabulary, see `ModelDrafter`. Or a `Drafter`, such as `PromptLookup()`.
         gamma: tokens that a model drafts per step, 4 where it is None. A `Drafter` has its own `size`.
+        sampler, processors, top_logprobs, prefill_window: see `Autoregressive`.
         acceptance: which drafted tokens are kept where the sampler is not `Greedy`; with it, all rules keep
             the longest path that the model agrees with.
 

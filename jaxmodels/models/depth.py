@@ -59,7 +59,12 @@ class Held:
 
 @struct.dataclass
 class Shown:
-    """What `commit` needs of a pass whose block is shown the window in some rows. rows: bool[B]."""
+    """What `commit` needs of a pass whose block is shown the window in some rows.
+
+    Attributes:
+        pending: the block's.
+        rows: bool[B], the rows that are shown it.
+    """
 
     pending: Any
     rows: jax.Array

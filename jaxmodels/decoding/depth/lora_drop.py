@@ -30,8 +30,13 @@ class Anchors:
 
 
 class _Window(NamedTuple):
-    """is_anchor: which window tokens are anchors. newest: the window index of the newest one up to each
-    token, -1 where that lies in front of the window."""
+    """Which tokens of a window are anchors.
+
+    Attributes:
+        is_anchor: whether each is one.
+        newest: the window index of the newest one up to each token, -1 where that lies in front of the
+            window.
+    """
 
     is_anchor: Bool[Array, "B S"]
     newest: Int[Array, "B S"]
@@ -49,7 +54,8 @@ class LoRADrop:
     but every fourth are dropped.
 
     Attributes:
-        down: f32[K, r, D]. up: f32[K, D, r].
+        down: f32[K, r, D].
+        up: f32[K, D, r].
         dropped: K blocks in order.
 
     Raises:
