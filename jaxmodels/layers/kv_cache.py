@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxmodels.checks import is_traced
 from jaxmodels.layers.attend import Allowed, KeyRange
+from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.masks import Places, in_layer
 from jaxmodels.layers.spec import buffer
 from jaxmodels.layers.window import Window, accepted
@@ -306,11 +307,39 @@ def write_slots(
     # Tokens without a slot are sent to slots of their own beyond the last, so that no two go to the same.
     slots = jnp.where(has_slot, slots, capacity + jnp.arange(size))
 
-    def scatter(line: Array, part: Array, at: Int[Array, "S"]) -> Array:
-        return line.at[at].set(part, mode="drop", unique_indices=True)
+    return _SCATTER(buffer, new, slots) if axis > 1 else _scatter_lines(buffer, new, slots)
 
-    by_head = scatter if axis == 1 else jax.vmap(scatter, (0, 0, None))
-    return jax.vmap(by_head)(buffer, new, slots)
+
+def _scatter_lines(
+    lines: Shaped[Array, "L T ..."], parts: Shaped[Array, "L S ..."], slots: Int[Array, "L S"]
+) -> Shaped[Array, "L T ..."]:
+    return jax.vmap(_scatter_line)(lines, parts, slots)
+
+
+def _scatter_line(
+    line: Shaped[Array, "T ..."], part: Shaped[Array, "S ..."], slots: Int[Array, "S"]
+) -> Shaped[Array, "T ..."]:
+    return line.at[slots].set(part, mode="drop", unique_indices=True)
+
+
+def _scatter_tokens(
+    buffer: Float[Array, "B K T H"], new: Float[Array, "B K S H"], slots: Int[Array, "B S"]
+) -> Float[Array, "B K T H"]:
+    of_row = jax.vmap(_scatter_line, (0, 0, None))
+    return jax.vmap(of_row)(buffer, new, slots)
+
+
+def _scatter_heads(
+    buffer: Float[Array, "B K T H"], new: Float[Array, "B K S H"], slots: Int[Array, "B S"]
+) -> Float[Array, "B K T H"]:
+    """Every head of every row is a line of slots. Where all heads of a token are written as one, the TPU
+    compiler moves the whole cache to another layout and back around the loop over steps."""
+    lines, parts = (a.reshape(-1, *a.shape[2:]) for a in (buffer, new))
+    return _scatter_lines(lines, parts, jnp.repeat(slots, buffer.shape[1], axis=0)).reshape(buffer.shape)
+
+
+# With lines of slots, XLA's CPU backend holds another copy of the cache in some programs.
+_SCATTER = ByBackend(portable=_scatter_tokens, tpu=_scatter_heads)
 
 
 def _write_line(buffer: Array, new: Array, start: Int[Array, "B"]) -> Array:
