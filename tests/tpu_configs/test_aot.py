@@ -29,7 +29,9 @@ LONG_PROMPT = 256
 RECURRENT = ("falcon_mamba", "kimi_linear", "lfm2", "mamba2", "minimax", "qwen3_next", "recurrent_gemma")
 
 # One worker compiles for all: a minute of two cores for every five families.
-pytestmark = pytest.mark.xdist_group("aot")
+# The first test waits for all programs that the run asks for, one after another.
+COMPILING = 2400  # seconds
+pytestmark = [pytest.mark.xdist_group("aot"), pytest.mark.timeout(COMPILING)]
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -41,7 +43,9 @@ def run_aot(*arguments):
     # No two of these programs are the same: keeping them for each other would only take time.
     environment = {**os.environ, **aot.ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     command = [sys.executable, "-m", "jaxmodels.tpu_configs.aot", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=2400, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=COMPILING, check=False
+    )
 
 
 def compile_in_subprocess(configs, *arguments, prompt=PROMPT):
