@@ -323,15 +323,15 @@ def _scatter_line(
 
 
 def _scatter_tokens(
-    buffer: Float[Array, "B K T H"], new: Float[Array, "B K S H"], slots: Int[Array, "B S"]
-) -> Float[Array, "B K T H"]:
+    buffer: Shaped[Array, "B K T H"], new: Shaped[Array, "B K S H"], slots: Int[Array, "B S"]
+) -> Shaped[Array, "B K T H"]:
     of_row = jax.vmap(_scatter_line, (0, 0, None))
     return jax.vmap(of_row)(buffer, new, slots)
 
 
 def _scatter_heads(
-    buffer: Float[Array, "B K T H"], new: Float[Array, "B K S H"], slots: Int[Array, "B S"]
-) -> Float[Array, "B K T H"]:
+    buffer: Shaped[Array, "B K T H"], new: Shaped[Array, "B K S H"], slots: Int[Array, "B S"]
+) -> Shaped[Array, "B K T H"]:
     """Every head of every row is a line of slots. Where all heads of a token are written as one, the TPU
     compiler moves the whole cache to another layout and back around the loop over steps."""
     lines, parts = (a.reshape(-1, *a.shape[2:]) for a in (buffer, new))

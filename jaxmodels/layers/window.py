@@ -151,7 +151,7 @@ def next_window(
     )
 
 
-def check_valid(valid: Valid | None, batch: int, size: int) -> None:
+def check_valid(valid: Any, batch: int, size: int) -> None:
     """Raises ValueError unless `valid` fits a window of `size` tokens in `batch` rows."""
     if valid is None:
         return
