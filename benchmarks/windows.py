@@ -1,5 +1,8 @@
 """What a step of several tokens costs, of one row or one each of several rows, against a single token.
 
+Windows of several tokens are settled by a count that is data, as in speculation, where it says how many were
+accepted: recurrent layers then replay them.
+
     python -m benchmarks.windows --shape qwen3-100m
 
 A step reads every weight once, whatever it scores, so on a machine that is bound by its memory a few more
@@ -45,25 +48,27 @@ class Steps:
     def clock(self) -> Callable[[], float]:
         """Seconds per step; compiled and warm."""
 
-        def run(params: Params, tokens: Int[Array, "B S"], cache: Cache) -> Cache:
+        def run(params: Params, tokens: Int[Array, "B S"], cache: Cache, accepted: Int[Array, "B"]) -> Cache:
             def step(_: Array, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
                 tokens, cache = carry
                 scored, pending = self.config.peek(params, tokens, cache)
-                return jnp.argmax(scored.logits, -1).astype(jnp.int32), self.config.commit(pending)
+                settled = self.config.commit(pending, None if self.size == 1 else accepted)
+                return jnp.argmax(scored.logits, -1).astype(jnp.int32), settled
 
             return lax.fori_loop(0, STEPS, step, (tokens, cache))[1]
 
         tokens = jnp.ones((self.rows, self.size), jnp.int32)
         length = np.full((self.rows,), HISTORY, np.int32)
+        accepted = jnp.full((self.rows,), self.size, jnp.int32)
         cache = self.config.init_cache(self.rows, HISTORY + STEPS * self.size)
-        program = jax.jit(run, donate_argnums=2).lower(self.params, tokens, cache).compile()
-        held = [program(self.params, tokens, replace(cache, length=jnp.asarray(length)))]
+        program = jax.jit(run, donate_argnums=2).lower(self.params, tokens, cache, accepted).compile()
+        held = [program(self.params, tokens, replace(cache, length=jnp.asarray(length)), accepted)]
 
         def measure() -> float:
             cache = jax.block_until_ready(replace(held[0], length=jnp.asarray(length)))
 
             def advance() -> Array:
-                held[0] = program(self.params, tokens, cache)
+                held[0] = program(self.params, tokens, cache, accepted)
                 return held[0].length
 
             return seconds(advance) / STEPS
@@ -94,7 +99,8 @@ def main() -> None:
             name=f"windows_{arguments.shape.replace('-', '_')}",
             title=f"Windows and batches of few tokens, {arguments.shape}",
             method=f"A step scores a window behind a history of {HISTORY} tokens or more, takes the most "
-            f"probable token everywhere and settles the window; {STEPS} steps per run, float32.",
+            f"probable token everywhere and settles the window, one of several tokens by a count; {STEPS} "
+            "steps per run, float32.",
             values={"runs_s": {name: timing.runs for name, timing in timings.items()}},
             tables=[
                 Table(

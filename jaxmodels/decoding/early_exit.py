@@ -18,12 +18,18 @@ from jaxmodels.models.language_model import Cache, LanguageModel
 class EarlyExit:
     """`decode`, with each step's token leaving the blocks where the model is confident.
 
-    After `min_layers` blocks and after each further one, `confidence` looks at the stream, by default with
-    the head; once it is at least `threshold` in a row, the remaining blocks only fill their history from that
-    row's stream. A block that no row needs is not read. Prompts are read in full. A threshold above 1 never
-    exits, and gives exactly what `decode` gives. Log-probabilities are those of the token's own depth. The
-    counter ``"layers"`` holds the blocks that were read, per row. Source: Schuster et al. 2022 (CALM), its
-    state propagation extended from keys and values to recurrent states.
+    Once a row's token leaves, the remaining blocks only fill their history from its stream there. A block
+    that no row needs is not read. Prompts are read in full. Log-probabilities are those of the token's own
+    depth. The counter ``"layers"`` holds the blocks that were read, per row. Source: Schuster et al. 2022
+    (CALM), its state propagation extended from keys and values to recurrent states.
+
+    Attributes:
+        threshold: the confidence at which a token leaves. Above 1 none does, and the output is exactly that
+            of `decode`.
+        min_layers: blocks that every token is read in.
+        confidence: looks at the stream behind block `min_layers` and each further one, by default with the
+            head.
+        decode: how the next token is picked.
 
     Raises:
         ValueError: a value outside its range; when run, more `min_layers` than the model has blocks, or a

@@ -282,20 +282,22 @@ def write_slots(
 ) -> Array:
     """Writes a window's tokens into their slots. Those without one, at or beyond the last, are dropped.
 
-    tokens: the numbers of the tokens, which are their slots but for a `ring`: of the first of each row, which
-    the others follow, or of each. count: how many leading tokens must be written, None for all; in the slots
-    that the rest would have, anything may be left.
+    The tokens of a single row, and long windows, are written as one slice per row. Short windows of several
+    rows are one scatter of single slots. Of slices that begin at another slot in each row, XLA makes a loop
+    over the rows on TPUs.
 
-    The tokens of a single row, and a long line of them, move as one slice. Short windows of several rows are
-    one scatter of single slots: XLA makes no loop over rows of it on any backend, as it does on TPU of slices
-    that begin in another slot in each row.
+    Args:
+        tokens: the number of each token, [B, S], or [B] that of each row's first, which the others follow.
+            Without a `ring`, token number i lies in slot i.
+        count: how many leading tokens must be written, None for all. The slots of the others may be left with
+            anything in them.
     """
     new = new.astype(buffer.dtype)
     axis = buffer.ndim // 2
     size, capacity = new.shape[axis], buffer.shape[axis]
     if tokens.ndim == 1:
         is_line = ring is None and size <= capacity
-        # Of positions, which much is made of, XLA keeps one more copy if several are written so.
+        # Several positions are scattered: written as a slice, XLA would hold one more copy of all of them.
         is_single = buffer.shape[0] == 1 and (axis > 1 or size == 1)
         if is_line and (is_single or size > MOST_SCATTERED):
             return _write_line(buffer, new, tokens)

@@ -1,13 +1,18 @@
 """What a decoder keeps of histories, and of a window that is not history yet."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 from flax import struct
+from jaxtyping import Array, Int
 
 from jaxmodels.layers.spec import buffer
-from jaxmodels.models.depth import Depth, Remembering, Repeating
-from jaxmodels.models.transcript import Transcript, begin
+from jaxmodels.models.block import DecoderBlock
+from jaxmodels.models.depth import Depth, Remembering, Repeating, remembered, settled
+from jaxmodels.models.packing import packed_path
+from jaxmodels.models.slots import committable
+from jaxmodels.models.transcript import Transcript, begin, follow
 
 if TYPE_CHECKING:
     from jaxmodels.models.decoder import Decoder  # whose histories these are
@@ -30,6 +35,11 @@ class Cache:
     transcript: Transcript | None = None
     repeats: tuple[tuple[Any, ...], ...] = ()
     memory: Any = None
+
+    def passes(self) -> list[tuple[Any, ...]]:
+        """For each block the states of all its passes, the first in front."""
+        repeats = self.repeats or ((),) * len(self.layers)
+        return [(first, *again) for first, again in zip(self.layers, repeats, strict=True)]
 
 
 @struct.dataclass
@@ -80,3 +90,27 @@ def cache_spec(config: "Decoder", batch: int, capacity: int, depth: Depth) -> Ca
             f"beyond recode_beyond={cache.transcript.limit}; give at most that capacity, got {capacity}"
         )
     return cache
+
+
+def committed(
+    blocks: Sequence[DecoderBlock],
+    pending: Pending,
+    n: Int[Array, "B"] | None,
+    path: Int[Array, "B P"] | None,
+) -> Cache:
+    """`Decoder.commit`: the histories with the first n real tokens of the window (of `path`, if given)."""
+    path = packed_path(pending.index, path)
+    taken = committable(pending.valid, n, path)
+    counted = None if n is None and path is None else taken
+    return Cache(
+        length=pending.start + taken,
+        layers=tuple(
+            settled(block, layer, counted, path) for block, layer in zip(blocks, pending.layers, strict=True)
+        ),
+        transcript=(None if pending.transcript is None else follow(pending.transcript, pending.start, path)),
+        repeats=tuple(
+            tuple(settled(block, layer, counted, path) for layer in layers)
+            for block, layers in zip(blocks, pending.repeats, strict=bool(pending.repeats))
+        ),
+        memory=remembered(*pending.memory, taken, path),
+    )

@@ -25,23 +25,21 @@ from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import Normal, Param, Params, ParamTree, filled, walk
 from jaxmodels.layers.window import Valid, Window, check_valid, fresh_window, next_window, ropes_of
 from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, block_flops
-from jaxmodels.models.cache import Cache, Pending, cache_spec
+from jaxmodels.models.cache import Cache, Pending, cache_spec, committed
 from jaxmodels.models.depth import (
     ALL_LAYERS,
     Depth,
-    Pass,
     Remembering,
     Walk,
     check_cache,
-    remembered,
-    settled,
+    pass_blocks,
 )
 from jaxmodels.models.inputs import Inputs, are_embeddings, check_condition, check_inputs, check_window
-from jaxmodels.models.packing import pack, packed_path, unpack
+from jaxmodels.models.packing import pack, unpack
 from jaxmodels.models.refresh import check_slots, refresh_window
 from jaxmodels.models.scored import EVERYWHERE, LogitsAt, Scored, check_wanted, logits_where
-from jaxmodels.models.slots import committable, fitted, token_limit
-from jaxmodels.models.transcript import follow, note, recoded
+from jaxmodels.models.slots import fitted, token_limit
+from jaxmodels.models.transcript import note, recoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,10 +186,9 @@ class Decoder:
         Raises:
             ValueError: inputs, mask or condition do not fit the model, see `begin_forward`.
         """
-        stream, window = self.begin_forward(params, inputs, mask=mask, valid=valid, condition=condition)
-        for i, block in enumerate(self.blocks):
-            stream = block.forward(self.block_params(params, i), stream, window)
-        return self.logits(params, unpack(window, self.normalise(params, stream)))
+        scored = self.forward_scored(params, inputs, mask=mask, valid=valid, condition=condition)
+        logits: Array = scored.logits
+        return logits
 
     def forward_scored(
         self,
@@ -341,29 +338,24 @@ class Decoder:
         seen = {"embeddings": stream.hidden} if "embeddings" in taps else {}
         check_cache(depth, cache.repeats, cache.memory, len(self.blocks))
         walk = depth.begin(self._walk(params, window, cache.memory))
-        layers, repeats = [], []
-        for i, block in enumerate(self.blocks):
-            states = (cache.layers[i], *(cache.repeats[i] if cache.repeats else ()))
-            written = []
-            for repeat, state in enumerate(states):
-                offered = Pass(
-                    index=i, repeat=repeat, block=block, params=self.block_params(params, i), state=state,
-                    window=window,
-                )  # fmt: skip
-                stream, what, walk = depth.through(offered, stream, walk)
-                written.append(what)
-            layers.append(written[0])
-            repeats.append(tuple(written[1:]))
-            if f"blocks/{i}" in taps:
-                seen[f"blocks/{i}"] = stream.hidden
+        stream, walk, written, behind = pass_blocks(
+            depth,
+            self.blocks,
+            [self.block_params(params, i) for i in range(len(self.blocks))],
+            cache.passes(),
+            stream,
+            walk,
+            taps,
+        )
+        seen |= behind
         return self._scored(params, stream, window, seen, logits_at), Pending(
             start=window.start,
             valid=window.valid,
-            layers=tuple(layers),
+            layers=tuple(first for first, *_ in written),
             depth=unpack(window, walk.depth),
             transcript=transcript,
             index=window.index,
-            repeats=tuple(repeats) if cache.repeats else (),
+            repeats=tuple(tuple(again) for _, *again in written) if cache.repeats else (),
             memory=(cache.memory, walk.state if isinstance(depth, Remembering) else None),
         )
 
@@ -415,24 +407,7 @@ class Decoder:
         Padding is never committed: no more than ``pending.valid`` tokens, and of a path those before the
         first that is padding.
         """
-        path = packed_path(pending.index, path)
-        taken = committable(pending.valid, n, path)
-        counted = None if n is None and path is None else taken
-        return Cache(
-            length=pending.start + taken,
-            layers=tuple(
-                settled(block, layer, counted, path)
-                for block, layer in zip(self.blocks, pending.layers, strict=True)
-            ),
-            transcript=(
-                None if pending.transcript is None else follow(pending.transcript, pending.start, path)
-            ),
-            repeats=tuple(
-                tuple(settled(block, layer, counted, path) for layer in layers)
-                for block, layers in zip(self.blocks, pending.repeats, strict=bool(pending.repeats))
-            ),
-            memory=remembered(*pending.memory, taken, path),
-        )
+        return committed(self.blocks, pending, n, path)
 
     def refresh(
         self,

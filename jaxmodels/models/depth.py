@@ -9,7 +9,7 @@ history of a block that is not read is the policy's to say:
   see the window in this block; a recurrent state stays where it was.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -182,6 +182,41 @@ class AllLayers:
 
 
 ALL_LAYERS = AllLayers()
+
+
+def pass_blocks(
+    depth: Depth,
+    blocks: Sequence[DecoderBlock],
+    params: Sequence[Params],
+    states: Sequence[tuple[Any, ...]],
+    stream: Stream,
+    walk: Walk,
+    taps: Collection[str],
+) -> tuple[Stream, Walk, list[tuple[Any, ...]], dict[str, Float[Array, "B S D"]]]:
+    """Takes a window through all blocks in order, as `depth` says.
+
+    Args:
+        params: what each block computes with.
+        states: of each block those of its passes.
+        stream, walk: in front of the first block, as `depth.begin` left it.
+        taps: of the streams "blocks/i" behind the blocks those that are wanted.
+
+    Returns:
+        (stream, walk, what was written in each pass of each block, the streams wanted by name).
+    """
+    written, seen = [], {}
+    for i, block in enumerate(blocks):
+        of_passes = []
+        for repeat, state in enumerate(states[i]):
+            offered = Pass(
+                index=i, repeat=repeat, block=block, params=params[i], state=state, window=walk.window
+            )
+            stream, what, walk = depth.through(offered, stream, walk)
+            of_passes.append(what)
+        written.append(tuple(of_passes))
+        if f"blocks/{i}" in taps:
+            seen[f"blocks/{i}"] = stream.hidden
+    return stream, walk, written, seen
 
 
 def chosen(tokens: Bool[Array, "B S"], after: Stream, before: Stream) -> Stream:

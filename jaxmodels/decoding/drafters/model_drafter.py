@@ -69,9 +69,10 @@ def loaded(draft: Draft | HasParams | str) -> Draft:
 class ModelDrafter:
     """A chain of `size` tokens by another model, under the same sampler and processors.
 
-    Any architecture with the same vocabulary will do, but for caches that evict between two tokens (`D2O`,
-    `InfiniPotV`, `LServe`), which could not take tokens back. Drafting G tokens costs G steps of the draft,
-    and one more where all of them were accepted.
+    Any architecture with the same vocabulary will do. Drafting G tokens costs G steps of the draft, and one
+    more where all of them were accepted. A draft whose cache evicts tokens as others arrive (`D2O`,
+    `InfiniPotV`, `LServe`) could not take rejected tokens back: it is shown all tokens drafted so far anew
+    for each further one.
 
     Attributes:
         draft: a model, a `Draft`, or the name of a model, which `Model.generate` loads.

@@ -65,7 +65,7 @@ class PromptLookup:
         agree, most = jnp.ones(text.shape, bool), jnp.zeros(text.shape, jnp.int32)
         for back in range(self.most):
             newest = text[jnp.maximum(last - back, 0)]
-            # Behind a text shifted by `back` stands, at the place of a match's end, its token `back` before.
+            # Rolled by `back`, the text has at each place the token that stood `back` places before it.
             agree = agree & (jnp.roll(text, back) == newest) & (places >= back)
             most = most + agree
         matched = (places < last) & (most >= self.least)
