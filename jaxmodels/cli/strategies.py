@@ -17,6 +17,7 @@ class StrategyName(StrEnum):
 
     AUTOREGRESSIVE = "autoregressive"
     SPECULATIVE = "speculative"
+    PROMPT_LOOKUP = "prompt-lookup"
     JACOBI = "jacobi"
     EARLY_EXIT = "early-exit"
 
@@ -24,7 +25,7 @@ class StrategyName(StrEnum):
 MOST_DRAFT_TOKENS = 2**30
 BELONGS_TO = {
     "draft": (StrategyName.SPECULATIVE,),
-    "draft_tokens": (StrategyName.SPECULATIVE, StrategyName.JACOBI),
+    "draft_tokens": (StrategyName.SPECULATIVE, StrategyName.PROMPT_LOOKUP, StrategyName.JACOBI),
     "threshold": (StrategyName.EARLY_EXIT,),
     "min_layers": (StrategyName.EARLY_EXIT,),
 }
@@ -50,7 +51,8 @@ class StrategyOptions:
         typer.Option(
             "--draft-tokens",
             "--guesses",
-            help="With speculative and jacobi: tokens drafted per step (--guesses is its former name).",
+            help="With speculative, prompt-lookup and jacobi: tokens drafted per step (--guesses is its "
+            "former name).",
         ),
     ] = None
     threshold: Annotated[
@@ -78,7 +80,7 @@ class StrategyOptions:
         Raises:
             ValueError: `base` has settings that the strategy has no place for.
         """
-        from jaxmodels.decoding import Draft, EarlyExit, Greedy, Jacobi, Speculative
+        from jaxmodels.decoding import Draft, EarlyExit, Greedy, Jacobi, PromptLookup, Speculative
 
         if self.name is StrategyName.AUTOREGRESSIVE:
             return base
@@ -95,6 +97,9 @@ class StrategyOptions:
                 raise ValueError("--strategy jacobi is greedy; leave out --recommended and sampling")
             window = None if self.draft_tokens is None else self.draft_tokens + 1
             return Jacobi(**shared, **_given({"window": window}))
+        if self.name is StrategyName.PROMPT_LOOKUP:
+            drafter = PromptLookup(**_given({"size": self.draft_tokens}))
+            return Speculative(draft=drafter, sampler=base.sampler, **shared)
         assert self.draft is not None
         model = load(self.draft)
         return Speculative(

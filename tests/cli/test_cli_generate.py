@@ -131,6 +131,7 @@ def test_processors_follow_their_options_with_every_strategy(generate, model, mo
     ("options", "counter"),
     [
         (("--strategy", "jacobi", "--guesses", 3), "accepted"),
+        (("--strategy", "prompt-lookup", "--draft-tokens", 3), "accepted"),
         (("--strategy", "early-exit", "--threshold", 2, "--min-layers", 2), "layers"),
     ],
 )
@@ -190,6 +191,7 @@ def test_the_timing_line_can_be_left_out(generate):
         (("--recommended", "--top-k", 3), "leave out --top-k"),
         (("--strategy", "speculative"), "--strategy speculative needs --draft"),
         (("--draft", "tiny-mamba2"), "--draft belongs to --strategy speculative"),
+        (("--strategy", "prompt-lookup", "--draft", "x"), "--draft belongs to --strategy speculative"),
         (("--strategy", "jacobi", "--threshold", 0.5), "--threshold belongs to --strategy early-exit"),
         (("--strategy", "jacobi", "--top-k", 3), "--strategy jacobi is greedy"),
         (("--logit-bias", "5"), "--logit-bias must be a token id and a number, such as 42=-1.5, got '5'"),

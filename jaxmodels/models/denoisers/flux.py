@@ -8,17 +8,17 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from jaxmodels.layers.condition import AdaptiveNorm
-from jaxmodels.layers.linear import linear
 from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.layers.patches import patch_grid
 from jaxmodels.layers.rope_axes import AxesRope, grid_positions
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import Window, fresh_window
 from jaxmodels.models.denoisers.denoiser import Denoised
 from jaxmodels.models.denoisers.joint_block import JointBlock, SingleBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner
 from jaxmodels.models.denoisers.text import Text, check_text
+from jaxmodels.models.denoisers.text_projection import TextProjection
 from jaxmodels.models.scored import check_taps
 
 
@@ -30,7 +30,7 @@ class Flux:
 
     Attributes:
         projections: from patches to the stream and back.
-        context_width: width of the text's tokens.
+        text: from the text's tokens to the context.
         conditioner: makes the condition of time, pooled text and guidance.
         rope: rotates by three numbers: 0, row and column of an image's patches; 0 throughout for a text.
         blocks: the double blocks.
@@ -43,7 +43,7 @@ class Flux:
     """
 
     projections: PatchProjections
-    context_width: int
+    text: TextProjection
     conditioner: PooledConditioner
     rope: AxesRope
     blocks: tuple[JointBlock, ...]
@@ -59,14 +59,10 @@ class Flux:
 
     def spec(self) -> ParamTree:
         """Shapes, axes and initialisers of all parameters."""
-        d = self.projections.d_model
         return {
             **self.projections.spec(),
             "conditioner": self.conditioner.spec(),
-            "context": {
-                "w": Param((d, self.context_width), ("embed", None), FanIn(self.context_width)),
-                "b": Param((d,), ("embed",), ZEROS),
-            },
+            "context": self.text.spec(),
             "blocks": {str(i): block.spec() for i, block in enumerate(self.blocks)},
             "single_blocks": {str(i): block.spec() for i, block in enumerate(self.single_blocks)},
             "final_norm": self.final_norm.spec(),
@@ -102,13 +98,13 @@ class Flux:
         batch, height, width = x.shape[0], x.shape[1], x.shape[2]
         if t.shape != (batch,):
             raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
-        check_text(condition, batch, self.context_width, self.conditioner.reads(batch))
+        check_text(condition, batch, self.text.width, self.conditioner.reads(batch))
         check_taps(taps, self.taps)
         stream = self.projections.embed(params, x)
         made = self.conditioner(params["conditioner"], t, condition)
-        tokens = condition.tokens.astype(stream.dtype)
-        context = linear(tokens, params["context"]["w"]) + params["context"]["b"]
-        text, image = np.zeros((1, tokens.shape[1], 3), int), grid_positions(rows, columns, leading=(0,))
+        context = self.text(params["context"], condition.tokens)
+        size = context.shape[1]
+        text, image = np.zeros((1, size, 3), int), grid_positions(rows, columns, leading=(0,))
         windows, seen = [self._window(batch, places) for places in (image, text)], {"embeddings": stream}
         for i, block in enumerate(self.blocks):
             stream, after = block.forward(params["blocks"][str(i)], stream, context, made, *windows)
@@ -120,18 +116,18 @@ class Flux:
         for i, single in enumerate(self.single_blocks):
             both = single.forward(params["single_blocks"][str(i)], both, made, window)
             seen[f"single_blocks/{i}"] = both
-        hidden = self.final_norm(params["final_norm"], both[:, tokens.shape[1] :], made)
+        hidden = self.final_norm(params["final_norm"], both[:, size:], made)
         prediction = self.projections.predict(params, hidden, height, width)
         return Denoised(prediction, {name: seen[name] for name in taps})
 
     def flops(self, height: int, width: int, context: int) -> int:
         """FLOPs of one step for one canvas and a text of `context` tokens."""
         rows, columns = patch_grid(height, width, self.projections.patch)
-        tokens, of_context = rows * columns, 2 * self.projections.d_model * self.context_width
+        tokens, of_context = rows * columns, context * self.text.flops_per_token()
         blocks = sum(block.flops(tokens, context) for block in self.blocks)
         singles = sum(block.flops(tokens + context) for block in self.single_blocks)
         once = self.conditioner.flops() + self.final_norm.modulation.flops()
-        return once + context * of_context + blocks + singles + tokens * self.projections.flops_per_token()
+        return once + of_context + blocks + singles + tokens * self.projections.flops_per_token()
 
     def _window(self, batch: int, places: np.ndarray) -> Window:
         """The window of tokens at these places, rotated by all three of their numbers."""

@@ -7,17 +7,17 @@ import jax
 from jaxtyping import Array, Float, Num
 
 from jaxmodels.layers.condition import AdaptiveNorm
-from jaxmodels.layers.linear import linear
 from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.layers.patches import patch_grid
 from jaxmodels.layers.sincos import SincosPositions
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import Param, Params, ParamTree
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.denoisers.denoiser import Denoised
 from jaxmodels.models.denoisers.joint_block import JointBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner
 from jaxmodels.models.denoisers.text import Text, check_text
+from jaxmodels.models.denoisers.text_projection import TextProjection
 from jaxmodels.models.scored import check_taps
 
 
@@ -31,7 +31,7 @@ class SD3:
         max_positions: rows and columns of the stored table of positions, from whose middle those of a smaller
             canvas are taken.
         projections: from patches to the stream and back.
-        context_width: width of the text's tokens.
+        text: from the text's tokens to the context.
         conditioner: makes the condition of time and pooled text.
         blocks: one for each layer; the last ends the context.
         final_norm: the norm in front of the last projection.
@@ -44,7 +44,7 @@ class SD3:
     sample_size: int
     max_positions: int
     projections: PatchProjections
-    context_width: int
+    text: TextProjection
     conditioner: PooledConditioner
     blocks: tuple[JointBlock, ...]
     final_norm: AdaptiveNorm
@@ -63,10 +63,7 @@ class SD3:
             **self.projections.spec(),
             "positions": {"weight": Param((size, size, d), (None, None, "embed"), positions, frozen=True)},
             "conditioner": self.conditioner.spec(),
-            "context": {
-                "w": Param((d, self.context_width), ("embed", None), FanIn(self.context_width)),
-                "b": Param((d,), ("embed",), ZEROS),
-            },
+            "context": self.text.spec(),
             "blocks": {str(i): block.spec() for i, block in enumerate(self.blocks)},
             "final_norm": self.final_norm.spec(),
         }
@@ -99,12 +96,11 @@ class SD3:
         embedded = self.embed(params, x)
         if t.shape != (batch,):
             raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
-        check_text(condition, batch, self.context_width, self.conditioner.reads(batch))
+        check_text(condition, batch, self.text.width, self.conditioner.reads(batch))
         check_taps(taps, self.taps)
         made = self.conditioner(params["conditioner"], t, condition)
-        tokens = condition.tokens.astype(embedded.dtype)
-        context: jax.Array | None = linear(tokens, params["context"]["w"]) + params["context"]["b"]
-        windows = [fresh_window(a[..., 0], mask=BIDIRECTIONAL) for a in (embedded, tokens)]
+        context: jax.Array | None = self.text(params["context"], condition.tokens)
+        windows = [fresh_window(a[..., 0], mask=BIDIRECTIONAL) for a in (embedded, condition.tokens)]
         stream, seen = embedded, {"embeddings": embedded}
         for i, block in enumerate(self.blocks):
             assert context is not None
@@ -131,7 +127,7 @@ class SD3:
     def flops(self, height: int, width: int, context: int) -> int:
         """FLOPs of one step for one canvas and a text of `context` tokens."""
         rows, columns = patch_grid(height, width, self.projections.patch)
-        tokens, of_context = rows * columns, 2 * self.projections.d_model * self.context_width
+        tokens, of_context = rows * columns, context * self.text.flops_per_token()
         blocks = sum(block.flops(tokens, context) for block in self.blocks)
         once = self.conditioner.flops() + self.final_norm.modulation.flops()
-        return once + context * of_context + blocks + tokens * self.projections.flops_per_token()
+        return once + of_context + blocks + tokens * self.projections.flops_per_token()

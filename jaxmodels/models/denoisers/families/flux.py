@@ -14,6 +14,7 @@ from jaxmodels.models.denoisers.flux import Flux
 from jaxmodels.models.denoisers.joint_block import SINGLE_PARTS, JointBlock, SingleBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner
+from jaxmodels.models.denoisers.text_projection import TextProjection
 from jaxmodels.models.denoisers.weight_rows import affine
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
@@ -89,7 +90,7 @@ def read_config(reader: ConfigReader) -> Flux:
             in_channels=packed_in // PATCH**2,
             out_channels=packed_out // PATCH**2,
         ),
-        context_width=reader.positive_or("joint_attention_dim", 4096),
+        text=TextProjection(d_model=d_model, width=reader.positive_or("joint_attention_dim", 4096)),
         conditioner=PooledConditioner(
             time=TimestepEmbedding(d_model=d_model),
             pooled_width=reader.positive_or("pooled_projection_dim", 768),
@@ -112,7 +113,7 @@ def write_config(config: Flux) -> dict[str, Any]:
         "axes_dims_rope": list(config.rope.axes),
         "guidance_embeds": config.conditioner.guided,
         "in_channels": config.projections.in_channels * PATCH**2,
-        "joint_attention_dim": config.context_width,
+        "joint_attention_dim": config.text.width,
         "num_attention_heads": attention.num_heads,
         "num_layers": len(config.blocks),
         "num_single_layers": len(config.single_blocks),

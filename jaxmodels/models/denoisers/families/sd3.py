@@ -12,6 +12,7 @@ from jaxmodels.models.denoisers.joint_block import SECOND_PARTS, JointBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner
 from jaxmodels.models.denoisers.sd3 import SD3
+from jaxmodels.models.denoisers.text_projection import TextProjection
 from jaxmodels.models.denoisers.weight_rows import affine
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigReader
@@ -48,7 +49,7 @@ def read_config(reader: ConfigReader) -> SD3:
             # null is as many as come in, absent are the sixteen of the published models
             out_channels=reader.nullable("out_channels", int, 16) or in_channels,
         ),
-        context_width=reader.positive_or("joint_attention_dim", 4096),
+        text=TextProjection(d_model=d_model, width=reader.positive_or("joint_attention_dim", 4096)),
         conditioner=PooledConditioner(
             time=TimestepEmbedding(d_model=d_model),
             pooled_width=reader.positive_or("pooled_projection_dim", 2048),
@@ -91,7 +92,7 @@ def write_config(config: SD3) -> dict[str, Any]:
         "caption_projection_dim": config.projections.d_model,
         "dual_attention_layers": [i for i, block in enumerate(config.blocks) if block.second is not None],
         "in_channels": config.projections.in_channels,
-        "joint_attention_dim": config.context_width,
+        "joint_attention_dim": config.text.width,
         "num_attention_heads": attention.num_heads,
         "num_layers": len(config.blocks),
         "out_channels": config.projections.out_channels,
