@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxmodels.layers.masks import CAUSAL
+from jaxmodels.layers.masks import CAUSAL, Mask
 from jaxmodels.layers.spec import Param
 from jaxmodels.layers.window import next_window
 from jaxmodels.models.depth import ALL_LAYERS
@@ -28,6 +28,7 @@ class Bigrams:
 
     vocab_size: int
     learned_positions: int | None = None
+    mask: Mask = CAUSAL
 
     def spec(self):
         return {"table": Param((self.vocab_size, self.vocab_size), (None, "vocab"))}
@@ -49,7 +50,7 @@ class Bigrams:
         cache,
         *,
         positions=None,
-        mask=CAUSAL,
+        mask=None,
         valid=None,
         known=None,
         depth=ALL_LAYERS,

@@ -14,11 +14,13 @@ from jaxmodels.decoding.buckets import answer_bucket, capacity_bucket, prompt_bu
 from jaxmodels.decoding.processors.token_ids import check_vocabulary
 from jaxmodels.decoding.prompts import PromptBatch
 from jaxmodels.decoding.stop_strings import TextDecoder
-from jaxmodels.decoding.strategy import LogProbs, Output, Request, Strategy
+from jaxmodels.decoding.strategy import ChoosesModels, LogProbs, Output, Request, Strategy
+from jaxmodels.layers.masks import Causal
 from jaxmodels.layers.moe.routing import RoutedFeedForward
 from jaxmodels.layers.spec import Params
 from jaxmodels.memory import check_fits
 from jaxmodels.models.costs import cache_bytes
+from jaxmodels.models.filling import filling_of
 from jaxmodels.models.language_model import BlockStack, Cache, LanguageModel
 
 # Stop-token lists are padded to a multiple of this, so that one more stop token compiles nothing.
@@ -81,9 +83,12 @@ def plan(
     Raises:
         ValueError: a stop token or one that the strategy names outside the vocabulary, more tokens (with the
             strategy's window behind them) than `capacity` holds, more than the model has learned positions or
-            than there is memory for, or a model whose experts pick tokens with a view of later ones.
+            than there is memory for, or a model that the strategy cannot decode.
     """
-    check_causal(config)
+    if isinstance(strategy, ChoosesModels):
+        strategy.check_model(config)
+    else:
+        check_causal(config)
     check_vocabulary(strategy, config.vocab_size)
     for token in stop_tokens:
         if not 0 <= token < config.vocab_size:
@@ -140,7 +145,13 @@ _cache_bytes = functools.lru_cache(maxsize=16)(cache_bytes)
 
 
 def check_causal(config: LanguageModel) -> None:
-    """Raises ValueError, naming block and layer, where a token's features depend on later tokens."""
+    """Raises ValueError, naming what does it, where a token's features depend on later tokens."""
+    if not isinstance(config.mask, Causal):
+        way = "MaskedDiffusion(...) decodes it" if filling_of(config) else "it encodes texts"
+        raise ValueError(
+            f"the model's tokens see later ones (mask={config.mask}), so that it cannot decode token by "
+            f"token; {way}"
+        )
     for i, block in enumerate(config.blocks if isinstance(config, BlockStack) else ()):
         if isinstance(block.ffn, RoutedFeedForward) and not block.ffn.causal:
             raise ValueError(

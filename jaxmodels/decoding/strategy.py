@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +109,14 @@ class Strategy(Protocol):
     ) -> Any: ...
 
     def step(self, config: LanguageModel, params: Params, request: Request, carry: Any) -> Any: ...
+
+
+@runtime_checkable
+class ChoosesModels(Protocol):
+    """A strategy that says itself which models it decodes; the others decode causal ones."""
+
+    def check_model(self, config: LanguageModel) -> None:
+        """Raises ValueError, with the reason, where it cannot decode the model."""
 
 
 def row_keys(request: Request, lengths: Int[Array, "B"]) -> Array:

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.linear import linear
-from jaxmodels.layers.masks import CAUSAL, MaskLike, check_mask
+from jaxmodels.layers.masks import CAUSAL, Mask, MaskLike, check_mask
 from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
@@ -34,6 +34,7 @@ from jaxmodels.models.depth import (
     check_cache,
     pass_blocks,
 )
+from jaxmodels.models.filling import MaskFilling
 from jaxmodels.models.inputs import Inputs, are_embeddings, check_condition, check_inputs, check_window
 from jaxmodels.models.packing import pack, unpack
 from jaxmodels.models.refresh import check_slots, refresh_window
@@ -44,7 +45,7 @@ from jaxmodels.models.transcript import note, recoded
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """A causal language model. Static and hashable: it is the configuration, and it is the module.
+    """A language model. Static and hashable: it is the configuration, and it is the module.
 
     Attributes:
         vocab_size: rows of the embedding, and logits per token.
@@ -62,6 +63,8 @@ class Decoder:
             checkpoint's sake).
         recode_beyond: a sequence of more tokens than this has other rotations for all of them, so that a
             history which grows beyond it is encoded anew, once; None: never.
+        mask: who sees whom in whole sequences, and in windows whose caller does not say.
+        filling: how it is shown unknown tokens, if it was trained to fill them in.
         family: the `model_type` it was read as and is written back as; None if it has no such form.
     """
 
@@ -77,6 +80,8 @@ class Decoder:
     residual_dtype: str | None = None
     max_positions: int | None = None
     recode_beyond: int | None = None
+    mask: Mask = CAUSAL
+    filling: MaskFilling | None = None
     family: str | None = None
 
     def __post_init__(self) -> None:
@@ -177,11 +182,13 @@ class Decoder:
         params: Params,
         inputs: Inputs,
         *,
-        mask: MaskLike = CAUSAL,
+        mask: MaskLike | None = None,
         valid: Valid | None = None,
         condition: Array | None = None,
     ) -> Float[Array, "B S V"]:
         """Float32 logits of whole sequences, without a cache. Differentiable.
+
+        `mask` says who sees whom, by default as the model's own.
 
         Raises:
             ValueError: inputs, mask or condition do not fit the model, see `begin_forward`.
@@ -195,7 +202,7 @@ class Decoder:
         params: Params,
         inputs: Inputs,
         *,
-        mask: MaskLike = CAUSAL,
+        mask: MaskLike | None = None,
         valid: Valid | None = None,
         taps: Sequence[str] = (),
         logits_at: LogitsAt = EVERYWHERE,
@@ -221,7 +228,7 @@ class Decoder:
         params: Params,
         inputs: Inputs,
         *,
-        mask: MaskLike = CAUSAL,
+        mask: MaskLike | None = None,
         valid: Valid | None = None,
         condition: Array | None = None,
     ) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
@@ -240,7 +247,7 @@ class Decoder:
         params: Params,
         inputs: Inputs,
         *,
-        mask: MaskLike = CAUSAL,
+        mask: MaskLike | None = None,
         valid: Valid | None = None,
         condition: Array | None = None,
     ) -> tuple[Stream, Window]:
@@ -255,6 +262,7 @@ class Decoder:
         """
         check_inputs(inputs, self.d_model)
         batch, size = inputs.shape[:2]
+        mask = self.mask if mask is None else mask
         check_mask(mask, size, batch)
         check_valid(valid, batch, size)
         check_condition(condition, self.blocks, batch, size)
@@ -271,7 +279,7 @@ class Decoder:
         cache: Cache,
         *,
         positions: Int[Array, "B S"] | None = None,
-        mask: MaskLike = CAUSAL,
+        mask: MaskLike | None = None,
         valid: Valid | None = None,
         known: Int[Array, "B"] | None = None,
         depth: Depth = ALL_LAYERS,
@@ -284,7 +292,7 @@ class Decoder:
         Args:
             inputs: token ids [B, S], or embeddings [B, S, D] in their place, see `embeddings`.
             positions: logical positions, by default the ones after the history.
-            mask: who sees whom inside the window.
+            mask: who sees whom, by default the model's own.
             valid: how many leading tokens of each row are real, by default all; or bool[B, S], which tokens
                 are, as in a prompt that is padded on the left: positions then count real tokens alone. What
                 stands at padded places of the result is meaningless.
@@ -304,6 +312,7 @@ class Decoder:
             ValueError: inputs, mask, taps, logits_at or condition do not fit the model, the window or each
                 other; a cache of another batch; embeddings where histories are encoded anew from tokens.
         """
+        mask = self.mask if mask is None else mask
         check_window(self, inputs, cache, mask=mask, valid=valid, condition=condition)
         check_wanted(self.tap_names, inputs, taps, logits_at)
         window = next_window(inputs, cache.length, positions=positions, valid=valid, mask=mask, known=known)
@@ -417,7 +426,7 @@ class Decoder:
         slots: Int[Array, "B S"],
         *,
         positions: Int[Array, "B S"] | None = None,
-        mask: MaskLike = CAUSAL,
+        mask: MaskLike | None = None,
         valid: Valid | None = None,
         taps: Sequence[str] = (),
         logits_at: LogitsAt = EVERYWHERE,
@@ -434,7 +443,7 @@ class Decoder:
             inputs: what stands in the slots from now on, tokens or embeddings as for `peek`.
             slots: which tokens of the history, counted from 0, [B, S].
             positions: their positions, by default those that they have.
-            mask: who sees whom; what is not recomputed is history.
+            mask: as for `peek`; what is not recomputed is history.
             valid, taps, logits_at, condition: as for `peek`.
 
         Tokens become padding whose slot holds nothing: beyond the history, or where a `RingCache` has lost
@@ -445,6 +454,7 @@ class Decoder:
             ValueError: as `peek`; slots outside the cache or given twice; a layer that keeps one state for
                 its whole history, or whose cache policy evicts tokens or keeps sums of them.
         """
+        mask = self.mask if mask is None else mask
         check_window(self, inputs, cache, mask=mask, valid=valid, condition=condition)
         check_wanted(self.tap_names, inputs, taps, logits_at)
         check_slots(slots, valid, inputs.shape[:2], token_limit(self.blocks, cache.layers))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.masks import CAUSAL, MaskLike
+from jaxmodels.layers.masks import Mask, MaskLike
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import Valid, Window
 from jaxmodels.models.block import DecoderBlock
@@ -34,7 +34,7 @@ class Pending(Protocol):
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A causal language model that keeps histories. Implementations are hashable: static in programs.
+    """A language model that keeps histories. Implementations are hashable: static in programs.
 
     The verbs are described where `Decoder` has them. A model refuses what it does not have (a tap, a
     condition, a policy of depth) with ValueError, and ignores none of it.
@@ -44,6 +44,10 @@ class LanguageModel(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+
+    @property
+    def mask(self) -> Mask:
+        """Who sees whom, in windows whose caller does not say."""
 
     @property
     def learned_positions(self) -> int | None:
@@ -68,7 +72,7 @@ class LanguageModel(Protocol):
         cache: Any,
         *,
         positions: Int[Array, "B S"] | None = None,
-        mask: MaskLike = CAUSAL,
+        mask: MaskLike | None = None,
         valid: Valid | None = None,
         known: Int[Array, "B"] | None = None,
         depth: Depth = ALL_LAYERS,

@@ -60,7 +60,7 @@ def prefill_with_taps(
     """`prefill`, and what `peek` calls `taps` of all prompt tokens; meaningless at padding."""
     batch, size = inputs.shape[:2]
     if size <= window:
-        whole = next_window(inputs, cache.length, valid=lengths, known=lengths)
+        whole = next_window(inputs, cache.length, valid=lengths, known=lengths, mask=config.mask)
         scored, pending = config.score(
             params, inputs, cache, whole, depth=depth, taps=taps, logits_at=NOWHERE
         )
@@ -73,7 +73,7 @@ def prefill_with_taps(
     def score(start: Array, cache: C) -> tuple[Scored, Any]:
         part = lax.dynamic_slice_in_dim(inputs, start, window, axis=1)
         valid = jnp.clip(lengths - start, 0, window)
-        shown = next_window(part, cache.length, valid=valid, known=lengths)
+        shown = next_window(part, cache.length, valid=valid, known=lengths, mask=config.mask)
         return config.score(params, part, cache, shown, depth=depth, taps=taps, logits_at=NOWHERE)
 
     def feed(index: Array, carry: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Blocks: how an answer is cut, see `jaxmodels.decoding.masked.seen.Blocks`."""

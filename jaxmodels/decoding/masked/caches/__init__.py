@@ -1,0 +1,1 @@
+"""What masked generation keeps of a canvas between steps."""
