@@ -31,6 +31,7 @@ class Seen:
         initial: i32[B], unknown places of the block before its first step.
         idle: i32[B], steps of this block that began with every place known.
         keys: one random key per row and step.
+        memory: what the rule that is asked remembers of the block, see `Remembering`; None for other rules.
     """
 
     tokens: jax.Array
@@ -46,6 +47,7 @@ class Seen:
     initial: jax.Array
     idle: jax.Array
     keys: jax.Array
+    memory: Any = None
 
 
 class Unmask(Protocol):
@@ -56,23 +58,20 @@ class Unmask(Protocol):
 
 
 @runtime_checkable
-class Fusing(Protocol):
-    """A rule of unmasking that changes the logits of a step by what it has seen in the block's steps before.
-
-    Its state belongs to one block: it is begun anew with each.
-    """
+class Remembering(Protocol):
+    """A rule of any kind that remembers the steps of a block. Its memory is begun anew with each block."""
 
     def begin(self, batch: int, length: int, vocab: int) -> Any:
-        """The state before the first step of a block of `length` places."""
+        """The memory before the first step of a block of `length` places: a pytree of arrays that lead with
+        `batch`."""
 
-    def fuse(
-        self,
-        logits: Float[Array, "B L V"],
-        masked: Bool[Array, "B L"],
-        step: Int[Array, "B"],
-        state: Any,
-    ) -> tuple[Float[Array, "B L V"], Any]:
-        """The logits that proposals are made from, and the state behind this step."""
+    def fuse(self, seen: Seen) -> tuple[Float[Array, "B L V"], Any]:
+        """The logits that proposals are made from, and the memory that the rule finds in ``seen.memory`` when
+        it is asked in this step.
+
+        ``seen.memory`` is that of the steps before; what follows from the logits (`proposed`, `probability`,
+        `distribution`) is not there yet.
+        """
 
 
 @struct.dataclass
@@ -82,10 +81,12 @@ class Edited:
     Attributes:
         tokens: i32[B, L], of the block from now on.
         unfinished: bool[B], rows whose block takes another step even if none of its places is unknown.
+        memory: what the rule remembers from now on, see `Remembering`; None for other rules.
     """
 
     tokens: jax.Array
     unfinished: jax.Array
+    memory: Any = None
 
 
 class Remask(Protocol):
