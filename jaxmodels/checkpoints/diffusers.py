@@ -1,5 +1,6 @@
-"""Denoisers from and to directories as `diffusers` saves single models: a configuration and safetensors."""
+"""Models from and to directories as `diffusers` saves single ones: a configuration and safetensors."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from jaxmodels.checkpoints.safetensors_io import (
     write_tensors,
 )
 from jaxmodels.layers.spec import Params, check_params
+from jaxmodels.models.autoencoders.families import AUTOENCODERS
+from jaxmodels.models.autoencoders.vq import VQModel
+from jaxmodels.models.class_registry import ClassRegistry
 from jaxmodels.models.denoisers.denoiser import Denoiser
-from jaxmodels.models.denoisers.families import DENOISERS, denoiser_from_config, denoiser_to_config
+from jaxmodels.models.denoisers.families import DENOISERS
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError
 
@@ -33,17 +37,7 @@ def load_denoiser(directory: str | Path, dtype: DTypeLike = jnp.float32) -> tupl
         CheckpointError: a file is missing or corrupt, the class is not known, or a tensor is missing, unknown
             or of another shape; the message names it.
     """
-    directory = Path(directory)
-    file = directory / CONFIG_FILE
-    values = read_json_object(file)
-    try:
-        config = denoiser_from_config(values)
-    except ConfigError as error:
-        raise CheckpointError(f"{file}: {error}") from error
-    tensors = open_tensors(directory, f"{STEM}.safetensors", f"{STEM}.safetensors.index.json")
-    family = DENOISERS[str(config.family)]
-    expected = family.tensors(config)
-    return config, read_params(expected, config.spec(), _placed(family, config, tensors, values), dtype)
+    return _load(DENOISERS, directory, dtype)
 
 
 def save_denoiser(config: Denoiser, params: Params, directory: str | Path) -> None:
@@ -53,30 +47,60 @@ def save_denoiser(config: Denoiser, params: Params, directory: str | Path) -> No
         CheckpointError: the model has no such form, or the directory cannot be written.
         ValueError: `params` are not those of `config`.
     """
+    _save(DENOISERS, config, params, directory)
+
+
+def load_autoencoder(directory: str | Path, dtype: DTypeLike = jnp.float32) -> tuple[VQModel, Params]:
+    """The autoencoder of a directory that `save_pretrained` wrote, and its parameters; as `load_denoiser`."""
+    return _load(AUTOENCODERS, directory, dtype)
+
+
+def save_autoencoder(config: VQModel, params: Params, directory: str | Path) -> None:
+    """Writes an autoencoder that `load_autoencoder` and `diffusers` read; as `save_denoiser`."""
+    _save(AUTOENCODERS, config, params, directory)
+
+
+def _load(registry: ClassRegistry[Any], directory: str | Path, dtype: DTypeLike) -> tuple[Any, Params]:
+    directory = Path(directory)
+    file = directory / CONFIG_FILE
+    values = read_json_object(file)
+    try:
+        config = registry.read(values)
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    tensors = open_tensors(directory, f"{STEM}.safetensors", f"{STEM}.safetensors.index.json")
+    family = registry[config.family]
+    expected = family.tensors(config)
+    return config, read_params(expected, config.spec(), _placed(family, config, tensors, values), dtype)
+
+
+def _save(registry: ClassRegistry[Any], config: Any, params: Params, directory: str | Path) -> None:
     check_params(config.spec(), params)
     try:
-        values = denoiser_to_config(config)
+        values = registry.write(config)
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-    tensors = DENOISERS[str(config.family)].tensors(config).values()
+    tensors = registry[config.family].tensors(config).values()
     with replace_directory(directory, (f"{STEM}*.safetensors", f"{STEM}*.index.json")) as temporary:
         write_config(values, temporary)
         write_tensors(temporary, exported(tensors, params), stem=STEM)
 
 
-def _placed(
-    family: Family[Any], config: Denoiser, tensors: TensorReader, values: dict[str, Any]
-) -> TensorView:
+def _placed(family: Family[Any], config: Any, tensors: TensorReader, values: Mapping[str, Any]) -> TensorView:
     """The tensors that fill parameters; raises `CheckpointError` unless all are there and nothing else is."""
     expected = family.tensors(config)
+    stored = {family.name_in_table(name): name for name in tensors.infos}
     for name, tensor in expected.items():
-        if name not in tensors.infos:
+        if name not in stored:
             raise CheckpointError(missing_tensor_message(name, tensors.infos))
-        check_tensor(tensors.infos[name], tensor, values)
-    for name, info in tensors.infos.items():
+        check_tensor(tensors.infos[stored[name]], tensor, values)
+    for name, their_name in stored.items():
         if name not in expected and not family.is_unused(name):
+            info = tensors.infos[their_name]
             raise CheckpointError(
-                f"{info.file}: tensor {name!r} of shape {list(info.shape)} is not part of the "
+                f"{info.file}: tensor {their_name!r} of shape {list(info.shape)} is not part of the "
                 f"{config.family} that the configuration describes; refusing to ignore it"
             )
-    return TensorView(tensors=tensors, names={name: name for name in tensors.infos if name in expected})
+    return TensorView(
+        tensors=tensors, names={name: theirs for name, theirs in stored.items() if name in expected}
+    )

@@ -1,0 +1,1 @@
+"""Models between pixels and what generators work on: grids of codes, or of latent numbers."""
