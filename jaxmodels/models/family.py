@@ -165,7 +165,8 @@ class Family(Generic[Config]):
     pairs of a regular expression and what to put in its place, which turn names that some checkpoints have
     into those of the table. inert names keys of the family's configurations, beside those of all families,
     that do not change a forward pass. named_weights gives the rows, without placeholders, whose names depend
-    on more of the model than a layer's index.
+    on more of the model than a layer's index. claims tells the family's configurations where their
+    `model_type` is missing or that of another family.
     """
 
     model_type: str
@@ -177,6 +178,7 @@ class Family(Generic[Config]):
     renamed: tuple[tuple[str, str], ...] = ()
     inert: tuple[str, ...] = ()
     named_weights: Callable[[Config], tuple[Weight, ...]] = lambda config: ()
+    claims: Callable[[Mapping[str, Any]], bool] = lambda values: False
 
     def rows(self, config: Config) -> Iterator[tuple[Weight, Param]]:
         """Every parameter of `config` once, with the row that fills it.

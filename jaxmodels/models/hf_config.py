@@ -13,7 +13,9 @@ MOST_LAYERS = 4_096  # published models have up to 200; 1,000 were tried (https:
 MOST_EXPERTS = 2**20  # a million were tried (https://arxiv.org/abs/2407.04153)
 MOST_WORDS = 2**26  # vocabularies of 67 million; published ones have up to a million
 _MOST = {
+    "embedding_size": MOST_WORDS,
     "n_layer": MOST_LAYERS,
+    "n_layers": MOST_LAYERS,
     "num_hidden_layers": MOST_LAYERS,
     "n_routed_experts": MOST_EXPERTS,
     "num_experts": MOST_EXPERTS,

@@ -37,13 +37,14 @@ def find_family(values: Mapping[str, Any]) -> Family[Decoder]:
     Raises ConfigError naming the `model_type` where no family has it.
     """
     model_type = values.get("model_type")
-    if model_type is None and "ssm_cfg" in values:
-        model_type = "mamba2-original"
     if holds_other_parts(values):
         raise ConfigError(
             f"config: a model of model_type {model_type!r} holds a vision part beside its language model; "
             "load the language model with text_only=True"
         )
+    for family in FAMILIES.values():
+        if family.claims(values):
+            return family
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(
             f"config: key 'model_type' is {shown(model_type)}; the families are: {', '.join(list_families())}"

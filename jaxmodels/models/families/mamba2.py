@@ -201,4 +201,5 @@ ORIGINAL = Family(
         replace(row, theirs=row.theirs.replace("backbone.embeddings", "backbone.embedding"))
         for row in WEIGHTS
     ),
+    claims=lambda values: values.get("model_type") is None and "ssm_cfg" in values,
 )

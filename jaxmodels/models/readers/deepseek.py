@@ -83,10 +83,18 @@ def read_experts(reader: ConfigReader) -> GatedExperts:
     )
 
 
-def read_groups(reader: ConfigReader, experts: Experts) -> tuple[int, int]:
-    """In how many groups the experts are, and of how many of them a token may choose."""
-    groups, kept = reader.positive_or("n_group", 1), reader.positive_or("topk_group", 1)
-    reader.check_divides("n_group", groups, "n_routed_experts", experts.num_experts)
+def read_groups(
+    reader: ConfigReader,
+    experts: Experts,
+    counted_by: str = "n_routed_experts",
+    default: tuple[int, int] = (1, 1),
+) -> tuple[int, int]:
+    """In how many groups the experts are, and of how many of them a token may choose.
+
+    `counted_by` is the key that holds the number of experts.
+    """
+    groups, kept = reader.positive_or("n_group", default[0]), reader.positive_or("topk_group", default[1])
+    reader.check_divides("n_group", groups, counted_by, experts.num_experts)
     if kept > groups:
         raise ConfigError(f"{reader.name}: key 'topk_group' must be at most 'n_group' = {groups}, got {kept}")
     return groups, kept
@@ -122,11 +130,18 @@ def read_feed_forwards(
         activation=experts.activation,
         bias=bias,
     )
-    mixed = MoE(router=router, experts=experts, shared=shared)
-    layers, first = (
-        reader.positive("num_hidden_layers"),
-        reader.take_or("first_k_dense_replace", int, first_dense),
-    )
+    return dense_first(reader, MoE(router=router, experts=experts, shared=shared), first_dense, bias)
+
+
+def dense_first(
+    reader: ConfigReader, mixed: MoE, first_dense: int, bias: bool = False
+) -> list[GatedMLP | MoE]:
+    """`mixed` in all layers but the first `first_k_dense_replace`, which are dense and have the `bias`.
+
+    `first_dense` is that key's default.
+    """
+    layers = reader.positive("num_hidden_layers")
+    first = reader.take_or("first_k_dense_replace", int, first_dense)
     if first == 0:
         reader.consume("intermediate_size")  # the size of layers that there are none of
         return [mixed] * layers
