@@ -185,10 +185,20 @@ def _is_linear(cost: Callable[[int], int], low: int, high: int) -> bool:
     return all(abs((cost(at) - first) * span - rise * (at - low)) <= span for at in between)
 
 
+# What stands around the blocks, norms aside.
+_ENDS = {
+    "embed": "embedding",
+    "segments": "embedding",
+    "positions": "embedding",
+    "head": "head",
+    "head_transform": "head",
+}
+
+
 def _part(path: str) -> str:
     first, *rest = path.split("/")
-    if first in ("embed", "head"):
-        return {"embed": "embedding", "head": "head"}[first]
+    if first in _ENDS:
+        return _ENDS[first]
     return {"mixer": "mixers", "ffn": "feed_forwards"}.get(rest[1] if len(rest) > 1 else "", "norms")
 
 

@@ -16,15 +16,16 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.layers.head_transform import HeadTransform
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.masks import CAUSAL, Mask, MaskLike, check_mask
 from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rotary
-from jaxmodels.layers.spec import Normal, Param, Params, ParamTree, filled, walk
+from jaxmodels.layers.spec import ZEROS, Normal, Param, Params, ParamTree, filled, walk
 from jaxmodels.layers.window import Valid, Window, check_valid, fresh_window, next_window, ropes_of
-from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, block_flops
+from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, block_flops, layer_specs
 from jaxmodels.models.cache import Cache, Pending, cache_spec, committed
 from jaxmodels.models.depth import (
     ALL_LAYERS,
@@ -51,11 +52,16 @@ class Decoder:
         vocab_size: rows of the embedding, and logits per token.
         d_model: width of the residual stream.
         blocks: in order.
-        final_norm: in front of the head.
+        final_norm: in front of the head; None where the last block normalises.
         tie_embeddings: whether the head is the transposed embedding.
         embed_scale: multiplies the embeddings.
+        segments: rows of a learned embedding of segments, the first and the second text say, that is added to
+            the tokens'; None for none. Tokens are of segment 0; for others see `embeddings`.
         learned_positions: rows of a learned embedding of positions that is added to the tokens'; None for
             none.
+        embed_norm: of the sum of all embeddings, in front of the first block; None for none.
+        head_transform: between the final norm and the head; None for nothing.
+        head_bias: whether each logit has a learned bias.
         logit_scale, logit_softcap: the logits are ``logit_scale * logits``, then ``softcap * tanh(logits /
             softcap)``.
         residual_dtype: dtype of the residual stream where it is wider than the parameters.
@@ -71,10 +77,14 @@ class Decoder:
     vocab_size: int
     d_model: int
     blocks: tuple[DecoderBlock, ...]
-    final_norm: Norm
+    final_norm: Norm | None
     tie_embeddings: bool = False
     embed_scale: float = 1.0
+    segments: int | None = None
     learned_positions: int | None = None
+    embed_norm: Norm | None = None
+    head_transform: HeadTransform | None = None
+    head_bias: bool = False
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     residual_dtype: str | None = None
@@ -99,17 +109,22 @@ class Decoder:
         tree: ParamTree = {
             "embed": {"weight": Param((self.vocab_size, self.d_model), ("vocab", "embed"), Normal(0.02))},
             "blocks": {str(i): block.spec() for i, block in enumerate(self.blocks)},
-            "final_norm": self.final_norm.spec(),
+            **layer_specs(
+                embed_norm=self.embed_norm, final_norm=self.final_norm, head_transform=self.head_transform
+            ),
         }
         if self._shared_spec:
             tree["shared"] = self._shared_spec
-        if self.learned_positions is not None:
-            shape = (self.learned_positions, self.d_model)
-            tree["positions"] = {"weight": Param(shape, (None, "embed"), Normal(0.02))}
+        for name, rows in (("segments", self.segments), ("positions", self.learned_positions)):
+            if rows is not None:
+                tree[name] = {"weight": Param((rows, self.d_model), (None, "embed"), Normal(0.02))}
+        head: ParamTree = {}
         if not self.tie_embeddings:
             shape = (self.vocab_size, self.d_model)
-            tree["head"] = {"weight": Param(shape, ("vocab", "embed"), Normal(0.02))}
-        return tree
+            head["weight"] = Param(shape, ("vocab", "embed"), Normal(0.02))
+        if self.head_bias:
+            head["bias"] = Param((self.vocab_size,), ("vocab",), ZEROS)
+        return tree | {"head": head} if head else tree
 
     @property
     def _shared_spec(self) -> ParamTree:
@@ -143,7 +158,8 @@ class Decoder:
     @property
     def head_flops(self) -> int:
         """FLOPs of one token's logits."""
-        return 2 * self.vocab_size * self.d_model
+        transform = 0 if self.head_transform is None else self.head_transform.flops_per_token()
+        return transform + 2 * self.vocab_size * self.d_model
 
     def unread(self, rows: int) -> list[Param]:
         """What a step of `rows` rows leaves unread at least, as parameters of that shape.
@@ -476,15 +492,27 @@ class Decoder:
         """The dtype of the embeddings, in which the layers compute and a cache is usually kept."""
         return params["embed"]["weight"].dtype
 
-    def embeddings(self, params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+    def embeddings(
+        self, params: Params, tokens: Int[Array, "B S"], segments: Int[Array, "B S"] | None = None
+    ) -> Float[Array, "B S D"]:
         """The tokens' embeddings, times `embed_scale`: what may be given to `peek` in their place.
 
+        Those of a model with segments hold its tokens' segments too, which are 0 where `segments` is None.
         Learned positions are added inside, to tokens and embeddings alike. That is what transformers calls
         `inputs_embeds` for Gemma and GPT-2; where it multiplies `inputs_embeds` by a factor of the model
         (Granite's ``embedding_multiplier``), it is their product.
+
+        Raises:
+            ValueError: `segments` are given to a model without such.
         """
         x = params["embed"]["weight"][tokens]
-        return x if self.embed_scale == 1.0 else x * jnp.asarray(self.embed_scale, x.dtype)
+        if self.embed_scale != 1.0:
+            x = x * jnp.asarray(self.embed_scale, x.dtype)
+        if self.segments is None:
+            if segments is not None:
+                raise ValueError("segments: the model has no embedding of segments; leave them out")
+            return x
+        return x + params["segments"]["weight"][0 if segments is None else segments]
 
     def embed(self, params: Params, inputs: Inputs, window: Window) -> Stream:
         """The stream in front of the first block."""
@@ -494,6 +522,8 @@ class Decoder:
             x = self.embeddings(params, inputs)
         if self.learned_positions is not None:
             x = x + params["positions"]["weight"][window.positions]
+        if self.embed_norm is not None:
+            x = self.embed_norm(params["embed_norm"], x)
         # Layers give padding no weight, but no weight times NaN is NaN: whatever it is, it enters as 0.
         x = jnp.where(window.is_valid[..., None], x, 0)
         wide = x.dtype if self.residual_dtype is None else jnp.promote_types(x.dtype, self.residual_dtype)
@@ -511,13 +541,18 @@ class Decoder:
         return None
 
     def normalise(self, params: Params, stream: Stream) -> Float[Array, "B S D"]:
-        """The final norm, in the parameters' dtype."""
-        return self.final_norm(params["final_norm"], stream.narrow())
+        """The final norm, if there is one, in the parameters' dtype."""
+        x = stream.narrow()
+        return x if self.final_norm is None else self.final_norm(params["final_norm"], x)
 
     def logits(self, params: Params, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """The head: float32 scores over the vocabulary."""
+        if self.head_transform is not None:
+            hidden = self.head_transform(params["head_transform"], hidden)
         weight = params["embed" if self.tie_embeddings else "head"]["weight"]
         logits = linear(hidden, weight, jnp.float32)
+        if self.head_bias:
+            logits = logits + params["head"]["bias"].astype(jnp.float32)
         if self.logit_scale != 1.0:
             logits = logits * self.logit_scale
         if self.logit_softcap is not None:
