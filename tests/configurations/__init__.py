@@ -24,10 +24,13 @@ def case_param(case: Case):
     return pytest.param(case, id=case.name, marks=(pytest.mark.xdist_group(case.name), *tier))
 
 
-# Families that transformers does not have, and the modules of tests/models that check them instead.
+# Families that transformers does not have as causal language models, and the modules of tests/models that
+# check them instead.
 ELSEWHERE = {
     "MoE++": "test_published_layouts.py",
+    "bert": "test_masked_language_models.py",
     "kimi_k2": "test_hybrid_configs.py",
     "mamba2-original": "test_families.py",
     "minicpm": "test_published_layouts.py",
+    "modernbert": "test_masked_language_models.py",
 }

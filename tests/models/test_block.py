@@ -13,6 +13,7 @@ from jaxmodels.layers.norm import LayerNorm, RMSNorm
 from jaxmodels.layers.spec import init_state
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.block import Block, NormedResidualBlock, ParallelBlock, Stream, peek
+from jaxmodels.models.post_norm_block import PostNormBlock
 
 TOKENS = draw_tokens(2, 5)
 NORM, OTHER = RMSNorm(dim=D_MODEL), LayerNorm(dim=D_MODEL)
@@ -33,6 +34,7 @@ BLOCKS = {
         mixer_norm=NORM, mixer=ssd(), ffn_norm=OTHER, ffn=FFN,
         mixer_alpha=1.5, mixer_beta=0.6, ffn_alpha=0.7, ffn_beta=1.3,
     ),
+    "normed_sums": PostNormBlock(mixer=attention(), mixer_norm=NORM, ffn=FFN, ffn_norm=OTHER),
 }  # fmt: skip
 
 
@@ -56,6 +58,9 @@ def by_definition(block, params, x, window):
         x = norm("mixer_norm", x)
         x = norm("ffn_norm", block.mixer_alpha * x + block.mixer_beta * mix(x))
         return block.ffn_alpha * x + block.ffn_beta * feed(x)
+    if isinstance(block, PostNormBlock):
+        x = norm("mixer_norm", x + mix(x))
+        return norm("ffn_norm", x + feed(x))
     if block.mixer is not None:
         x = x + block.residual_scale * norm("mixer_post_norm", mix(norm("mixer_norm", x)))
     if block.ffn is not None:

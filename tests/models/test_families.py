@@ -271,7 +271,7 @@ ORIGINAL = {"d_model": 16, "n_layer": 1, "vocab_size": 8, "ssm_cfg": {"layer": "
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_type": "bert"}, r"'model_type' is 'bert'; the families are: .*llama, .*mamba, mamba2"),
+        ({"model_type": "t5"}, r"'model_type' is 't5'; the families are: .*llama, .*mamba, mamba2"),
         ({}, r"'model_type' is None; the families are"),
         ({**DENSE, "num_experts": 4}, r"unknown config keys \{'num_experts': 4\}"),
         ({**DENSE, "hidden_act": "gleu"}, r"'hidden_act' has the value 'gleu'.*supported: 'gelu'"),
