@@ -190,7 +190,10 @@ def test_the_published_base_models(values, mask_token, parameters):
             {**PUBLISHED_BERT, "position_embedding_type": "relative_key"},
             "'position_embedding_type' has the value 'relative_key'.*supported: 'absolute'",
         ),
-        ({**PUBLISHED_BERT, "vocab_size": 30}, "key 'mask_token_id' is missing.*below the 30 of the model.*103"),
+        (
+            {**PUBLISHED_BERT, "vocab_size": 30},
+            "key 'mask_token_id' is missing.*below the 30 of the model.*103",
+        ),
         ({**PUBLISHED_BERT, "mask_token_id": 30522}, "key 'mask_token_id' is 30522.*below the 30522"),
     ],
 )

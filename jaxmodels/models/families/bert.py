@@ -1,4 +1,4 @@
-"""BERT as a masked language model (`model_type` "bert"): post-norm blocks, segments, a head with a transform."""
+"""BERT as a masked language model (`model_type` "bert"): post-norm blocks, segments, a transformed head."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""ModernBERT as a masked language model (`model_type` "modernbert"): windows on both sides, fused projections."""
+"""ModernBERT as a masked language model (`model_type` "modernbert"): windows on both sides of a token."""
 
 from dataclasses import replace
 from typing import Any
