@@ -1,5 +1,7 @@
 """What accelerators get in place of the forms for CPUs computes the same: whole models, run here."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,14 +9,15 @@ from backend_forms import forms_of
 from model_helpers import ARCHITECTURES, draw_tokens, quick_jit, random_params
 
 SIZE, CAPACITY = 9, 16
+LONGEST_WINDOW = 4  # of the architecture with a ring
 QUICK = (("ssd", 1), ("latent", 2))
 
 
 def logits_of(config, params, tokens):
-    """Those of the full forward, and of a window of all but three tokens and single steps."""
+    """Those of the full forward, and of two windows of several tokens and single steps."""
     outputs = [config.forward(params, tokens)]
     cache = config.init_cache(tokens.shape[0], CAPACITY)
-    for start, stop in [(0, SIZE - 3), *((i, i + 1) for i in range(SIZE - 3, SIZE))]:
+    for start, stop in itertools.pairwise([0, LONGEST_WINDOW, *range(SIZE - 3, SIZE + 1)]):
         scored, pending = config.peek(params, tokens[:, start:stop], cache)
         outputs.append(scored.logits)
         cache = config.commit(pending)
