@@ -23,8 +23,10 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         if not ctx.params["debug"]:
-            # Orbax logs what it raises, traceback and all.
-            logging.getLogger("absl").setLevel(logging.CRITICAL)
+            # Orbax logs what it raises, traceback and all. Of several writes that fail it raises the first;
+            # asyncio logs those of the others that have failed by then.
+            for name in ("absl", "asyncio"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             return super().invoke(ctx)
         except Exception as error:

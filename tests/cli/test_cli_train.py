@@ -142,5 +142,6 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_later(run, recipe_f
     # Threads of tensorstore, of which one may still report to Orbax's closed event loop, are not ours.
     not_ours = done.stderr.count("RuntimeError: Event loop is closed")
     assert done.stderr.count("Traceback") == not_ours, done.stderr
-    assert "checkpoints' cannot be written" in done.stderr.splitlines()[-1]
+    (told,) = (line for line in done.stderr.splitlines() if line.startswith("jaxmodels: error: "))
+    assert "checkpoints' cannot be written" in told
     run("train", recipe_file, tmp_path / "out")
