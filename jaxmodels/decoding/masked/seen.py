@@ -54,7 +54,8 @@ class Unmask(Protocol):
     """Which unknown places are filled in with what is proposed for them."""
 
     def __call__(self, seen: Seen) -> Bool[Array, "B L"]:
-        """Places among ``seen.masked``, at least one in each row that has any."""
+        """Places among ``seen.masked``: at least one in each row that has any, or all of them in the last
+        planned step."""
 
 
 @runtime_checkable

@@ -1,1 +1,45 @@
 """Rules of unmasking: which unknown places a step fills in, see `jaxmodels.decoding.masked.seen.Unmask`."""
+
+from jaxmodels.decoding.masked.unmask.confidence import (
+    AsSampled,
+    Confidence,
+    EndsLast,
+    Margin,
+    NegativeEntropy,
+    Probability,
+    Random,
+)
+from jaxmodels.decoding.masked.unmask.credit_decoding import CreditDecoding
+from jaxmodels.decoding.masked.unmask.dream import Dream, DreamOrigin
+from jaxmodels.decoding.masked.unmask.dynamic_threshold import DynamicThreshold
+from jaxmodels.decoding.masked.unmask.entropy_bounded import EntropyBounded
+from jaxmodels.decoding.masked.unmask.entropy_threshold import EntropyThreshold
+from jaxmodels.decoding.masked.unmask.factor import Factor, ReleasedFactor
+from jaxmodels.decoding.masked.unmask.hierarchy import Hierarchy
+from jaxmodels.decoding.masked.unmask.local_leap import LocalLeap
+from jaxmodels.decoding.masked.unmask.quota import Quota
+from jaxmodels.decoding.masked.unmask.strict_threshold import StrictThreshold
+from jaxmodels.decoding.masked.unmask.threshold import Threshold
+
+__all__ = [
+    "AsSampled",
+    "Confidence",
+    "CreditDecoding",
+    "Dream",
+    "DreamOrigin",
+    "DynamicThreshold",
+    "EndsLast",
+    "EntropyBounded",
+    "EntropyThreshold",
+    "Factor",
+    "Hierarchy",
+    "LocalLeap",
+    "Margin",
+    "NegativeEntropy",
+    "Probability",
+    "Quota",
+    "Random",
+    "ReleasedFactor",
+    "StrictThreshold",
+    "Threshold",
+]
