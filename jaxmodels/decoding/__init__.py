@@ -1,6 +1,6 @@
 """Decoding: loops over `peek` and `commit` that know no family, driven by small policies."""
 
-from jaxmodels.decoding import depth, processors
+from jaxmodels.decoding import depth, masked, processors
 from jaxmodels.decoding.acceptance import Acceptance, BlockVerification, TokenVerification
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive
@@ -9,6 +9,7 @@ from jaxmodels.decoding.depth import Confidence, MaxProbability
 from jaxmodels.decoding.drafters import Draft, LastVerdict, ModelDrafter, PromptLookup, TreeDrafter
 from jaxmodels.decoding.early_exit import EarlyExit
 from jaxmodels.decoding.jacobi import Jacobi
+from jaxmodels.decoding.masked import MaskedDiffusion
 from jaxmodels.decoding.samplers import Greedy, Sample, Sampler
 from jaxmodels.decoding.scmoe import SCMoE
 from jaxmodels.decoding.speculative import Speculative
@@ -27,6 +28,7 @@ __all__ = [
     "Jacobi",
     "LastVerdict",
     "LogProbs",
+    "MaskedDiffusion",
     "MaxProbability",
     "ModelDrafter",
     "PromptLookup",
@@ -38,5 +40,6 @@ __all__ = [
     "TokenVerification",
     "TreeDrafter",
     "depth",
+    "masked",
     "processors",
 ]

@@ -86,7 +86,7 @@ def plan(
             than there is memory for, or a model that the strategy cannot decode.
     """
     if isinstance(strategy, ChoosesModels):
-        strategy.check_model(config)
+        strategy.check_model(config, max_new_tokens)
     else:
         check_causal(config)
     check_vocabulary(strategy, config.vocab_size)

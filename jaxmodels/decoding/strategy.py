@@ -115,8 +115,8 @@ class Strategy(Protocol):
 class ChoosesModels(Protocol):
     """A strategy that says itself which models it decodes; the others decode causal ones."""
 
-    def check_model(self, config: LanguageModel) -> None:
-        """Raises ValueError, with the reason, where it cannot decode the model."""
+    def check_model(self, config: LanguageModel, max_new_tokens: int) -> None:
+        """Raises ValueError, with the reason, where it cannot decode the model, or answers of this length."""
 
 
 def row_keys(request: Request, lengths: Int[Array, "B"]) -> Array:
@@ -163,13 +163,14 @@ def emit(
     logits: Float[Array, "B S V"] | None = None,
     *,
     chosen: Bool[Array, "B S"],
+    found: LogProbs | None = None,
 ) -> Output:
     """Appends the first ``count[b]`` tokens to each row that is not done; ends rows that stop or are full.
 
     What follows a stop token, the token that completes a stop string or the request's last token is dropped.
     `logits` are the model's for `tokens`; they are read where log-probabilities are recorded, and only there
-    may not be None. `chosen` is what `has_choice` says of the scores that each token was chosen by: a row
-    ends before the first that was not, and is stuck.
+    may not be None, unless `found` holds those of the tokens, [B, S]. `chosen` is what `has_choice` says of
+    the scores that each token was chosen by: a row ends before the first that was not, and is stuck.
     """
     batch, size = tokens.shape
     index = jnp.arange(size)
@@ -192,7 +193,7 @@ def emit(
         done=output.done | (taken & stops).any(1) | (lengths >= request.max_new) | stuck,
         stuck=output.stuck | stuck,
         matched=jnp.take_along_axis(matched, taken.sum(1)[:, None], axis=1)[:, 0],
-        log_probs=_record(output.log_probs, slot, tokens, logits),
+        log_probs=_record(output.log_probs, slot, tokens, logits, found),
     )
 
 
@@ -269,24 +270,33 @@ def check_policy(name: str, value: Any, method: str, example: str) -> None:
 
 
 def _record(
-    log_probs: LogProbs | None, slot: Int[Array, "B S"], tokens: Int[Array, "B S"], logits: Array | None
+    log_probs: LogProbs | None,
+    slot: Int[Array, "B S"],
+    tokens: Int[Array, "B S"],
+    logits: Array | None,
+    found: LogProbs | None,
 ) -> LogProbs | None:
     if log_probs is None:
         return None
-    if logits is None:
-        raise ValueError("emit: log-probabilities are recorded, so `logits` must be given")
-    if log_probs.top.shape[-1] > logits.shape[-1]:
-        raise ValueError(
-            f"top_logprobs={log_probs.top.shape[-1]} exceeds the vocabulary's {logits.shape[-1]} tokens"
-        )
+    if found is None:
+        if logits is None:
+            raise ValueError("emit: log-probabilities are recorded, so `logits` must be given")
+        found = score_tokens(tokens, logits, log_probs.top.shape[-1])
+    return jax.tree.map(lambda buffer, new: _put(buffer, slot, new), log_probs, found)
+
+
+def score_tokens(tokens: Int[Array, "B S"], logits: Float[Array, "B S V"], top: int) -> LogProbs:
+    """The log-probabilities of tokens and of the `top` most probable ones, [B, S] and [B, S, top].
+
+    Raises:
+        ValueError: `top` exceeds the vocabulary.
+    """
+    if top > logits.shape[-1]:
+        raise ValueError(f"top_logprobs={top} exceeds the vocabulary's {logits.shape[-1]} tokens")
     scores = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    top, top_ids = jax.lax.top_k(scores, log_probs.top.shape[-1])
+    best, best_ids = jax.lax.top_k(scores, top)
     chosen = jnp.take_along_axis(scores, tokens[:, :, None], axis=-1)[:, :, 0]
-    return LogProbs(
-        chosen=_put(log_probs.chosen, slot, chosen),
-        top_ids=_put(log_probs.top_ids, slot, top_ids),
-        top=_put(log_probs.top, slot, top),
-    )
+    return LogProbs(chosen=chosen, top_ids=best_ids, top=best)
 
 
 def _put(buffer: Array, slot: Int[Array, "B S"], values: Array) -> Array:

@@ -106,6 +106,27 @@ class LanguageModel(Protocol):
 
 
 @runtime_checkable
+class RewritesHistory(Protocol):
+    """A model with the third verb, described where `Decoder` has it."""
+
+    def refresh(
+        self,
+        params: Params,
+        inputs: Inputs,
+        cache: Any,
+        slots: Int[Array, "B S"],
+        *,
+        positions: Int[Array, "B S"] | None = None,
+        mask: MaskLike | None = None,
+        valid: Valid | None = None,
+        taps: Sequence[str] = (),
+        logits_at: LogitsAt = EVERYWHERE,
+        condition: Array | None = None,
+    ) -> tuple[Scored, Any]:
+        """Recomputes what is kept of the tokens in `slots`."""
+
+
+@runtime_checkable
 class BlockStack(Protocol):
     """A model made of blocks: a dataclass with a field of them, which can be exchanged and passed by."""
 

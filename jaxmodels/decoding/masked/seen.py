@@ -113,9 +113,27 @@ class Blocks(Protocol):
     def length(self) -> int:
         """Places of the longest block: a shape."""
 
+    def check(self, alignment: int, max_new_tokens: int) -> None:
+        """Raises ValueError, with the reason, where blocks do not fit a model whose own begin at multiples of
+        `alignment`, or an answer of `max_new_tokens`."""
+
     def end(self, seen: Seen) -> Int[Array, "B"]:
         """How many of the L places belong to the block; asked in its first step, whose `seen` takes all of
         them for unknown or known as they are."""
 
     def candidates(self, seen: Seen) -> Bool[Array, "B L"]:
         """Which of ``seen.masked`` may be filled in this step."""
+
+
+class Guidance(Protocol):
+    """How logits are pushed away from those that the model gives without the prompt."""
+
+    def unconditional(
+        self, tokens: Int[Array, "B N"], is_prompt: Bool[Array, "B N"], mask_token: int | None
+    ) -> Int[Array, "B N"]:
+        """The canvas that lacks the prompt."""
+
+    def combine(
+        self, conditional: Float[Array, "B L V"], unconditional: Float[Array, "B L V"]
+    ) -> Float[Array, "B L V"]:
+        """The logits that proposals are made from."""

@@ -113,6 +113,22 @@ def process(
     return over_rows(tuple(processors), logits, ahead, contexts(request, output, drafts))
 
 
+def process_places(
+    processors: Sequence[Processor],
+    logits: Float[Array, "B S V"],
+    request: Request,
+    output: Output,
+    places: Int[Array, "B S"],
+) -> Float[Array, "B S V"]:
+    """The logits of tokens at these places of the answer, counted from 0, changed by all processors, which
+    must be positional."""
+    if not processors:
+        return logits
+    ahead = places - output.lengths[:, None]
+    over_rows = jax.vmap(jax.vmap(_changed, in_axes=(None, 0, 0, None)), in_axes=(None, 0, 0, 0))
+    return over_rows(tuple(processors), logits, ahead, contexts(request, output))
+
+
 def process_tree(
     processors: Sequence[Processor],
     logits: Float[Array, "B S V"],

@@ -1,0 +1,86 @@
+"""What a cache policy of masked generation is: how a block is scored, what is kept of the rest meanwhile."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxmodels.decoding.masked.canvas import Canvas
+from jaxmodels.decoding.strategy import Request
+from jaxmodels.layers.masks import BlockCausal
+from jaxmodels.layers.spec import Params
+from jaxmodels.models.language_model import Cache, LanguageModel
+
+State = TypeVar("State")
+
+
+@struct.dataclass
+class Kept:
+    """What is kept between steps.
+
+    Attributes:
+        cache: the model's.
+        refreshes: i32[B], passes in which nothing was scored: those that only bring the cache up to date.
+        memory: whatever else the policy keeps; None for nothing.
+    """
+
+    cache: Cache
+    refreshes: jax.Array
+    memory: Any = None
+
+
+class CanvasCache(Protocol):
+    """How the block in flight is scored, and what is kept of the rest of the canvas meanwhile."""
+
+    def check(self, config: LanguageModel, length: int) -> None:
+        """Raises ValueError, with the reason, where blocks of `length` of this model cannot be served."""
+
+    def begin(
+        self,
+        config: LanguageModel,
+        params: Params,
+        request: Request,
+        canvas: Canvas,
+        cache: Cache,
+        window: int,
+    ) -> Kept:
+        """What is kept before the first step. The cache is empty; prompts may be fed in windows of
+        `window`."""
+
+    def score(
+        self, config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, length: int
+    ) -> tuple[Float[Array, "B L V"], Kept]:
+        """The logits that speak of the `length` places of each row's block."""
+
+    def advance(
+        self,
+        config: LanguageModel,
+        params: Params,
+        canvas: Canvas,
+        kept: Kept,
+        length: int,
+        finished: Bool[Array, "B"],
+    ) -> Kept:
+        """What is kept once the blocks of these rows are finished. The canvas still names those blocks.
+        Rows that are done, or whose answer ends with the block, are not among them."""
+
+
+def once_if_any(rows: Bool[Array, "B"], update: Callable[[State], State], state: State) -> State:
+    """`update(state)` where any row needs it, else `state`.
+
+    A loop of at most one round keeps the caches in place, which a `lax.cond` would not.
+    """
+
+    def once(carry: tuple[Array, State]) -> tuple[Array, State]:
+        return jnp.zeros((), bool), update(carry[1])
+
+    return lax.while_loop(lambda carry: carry[0], once, (rows.any(), state))[1]
+
+
+def alignment_of(config: LanguageModel) -> int:
+    """Where the blocks of a model may begin: at multiples of this place."""
+    return config.mask.block if isinstance(config.mask, BlockCausal) else 1

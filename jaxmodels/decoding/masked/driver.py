@@ -1,0 +1,383 @@
+"""`MaskedDiffusion`: the one loop of masked generation, whose rules are policies."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxmodels.checks import is_traced, whole
+from jaxmodels.decoding.draft_windows import fold_keys
+from jaxmodels.decoding.masked.blocks.fixed import FixedBlocks
+from jaxmodels.decoding.masked.caches.kept import CanvasCache, Kept, alignment_of
+from jaxmodels.decoding.masked.caches.recompute import Recompute
+from jaxmodels.decoding.masked.canvas import (
+    Canvas,
+    block_places,
+    in_block,
+    look,
+    new_canvas,
+    next_block,
+    open_block,
+    put,
+)
+from jaxmodels.decoding.masked.proposals import propose
+from jaxmodels.decoding.masked.seen import Blocks, Fusing, Guidance, Remask, Seen, Stop, Unmask
+from jaxmodels.decoding.masked.unmask.threshold import Threshold
+from jaxmodels.decoding.processors.chain import Processor, process_places
+from jaxmodels.decoding.samplers import Greedy, Sampler
+from jaxmodels.decoding.strategy import (
+    LogProbs,
+    Output,
+    Request,
+    check_options,
+    check_policy,
+    emit,
+    has_choice,
+    record_also,
+    row_keys,
+    score_tokens,
+    tally,
+)
+from jaxmodels.layers.spec import Params
+from jaxmodels.models.filling import MaskFilling, filling_of
+from jaxmodels.models.language_model import Cache, LanguageModel
+
+# Which numbers of a row's keys rules and random canvases draw by; proposals draw by the keys themselves.
+RULES, NOISE = 1, 2
+COUNTERS = ("calls", "unmasked", "edited", "refreshes")
+
+
+@struct.dataclass
+class MaskedDiffusionCarry:
+    """What a step hands to the next.
+
+    Attributes:
+        canvas: prompts and answers.
+        kept: what the cache policy keeps of them.
+        fused: the state of a `Fusing` rule; None without.
+        found: the log-probabilities of the block's tokens so far, [B, L]; None unless they are recorded.
+        output: the finished blocks.
+    """
+
+    canvas: Canvas
+    kept: Kept
+    fused: Any
+    found: LogProbs | None
+    output: Output
+
+    @property
+    def cache(self) -> Cache:
+        """The model's."""
+        return self.kept.cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedDiffusion:
+    """Fills the unknown tokens of an answer in, several at a time and in any order, block by block.
+
+    Each step scores the places of a row's block, proposes a token for each, and lets `unmask` choose which of
+    the unknown ones are filled in. A finished block is emitted. Rows go through their blocks independently.
+    For models with a `filling`. Sources: Nie et al. 2025 (LLaDA); each rule names its own.
+
+    Models that see both ways are shown the whole answer, as unknown tokens, from the start. Of models of
+    block diffusion (`BlockCausal`) blocks begin at multiples of their length, so that the first one holds the
+    end of the prompt. The counters are ``"calls"``, ``"unmasked"`` and ``"edited"`` tokens, and
+    ``"refreshes"``, passes that only brought the cache up to date.
+
+    Attributes:
+        blocks: how the answer is cut.
+        steps: passes planned per block, which rules that go by a schedule use; None: one for each unknown
+            place.
+        unmask: which unknown places a step fills in.
+        remask: what becomes of places that are known; None: nothing.
+        cache: what is kept of the canvas between steps.
+        stop: when the rest of a block is filled in at once; None: never.
+        sampler: how a token is proposed.
+        guidance: how logits are pushed away from those of a canvas that lacks the prompt; None: not at all.
+        processors: see `Autoregressive`; only those that go by a token's place, because the text before it is
+            not known when it is proposed.
+        top_logprobs: see `Autoregressive`; of each token when it was filled in.
+        prefill_window: longest window in which prompts are fed, where the cache feeds them apart.
+
+    Raises:
+        ValueError: a value outside its range, or a processor that goes by the text; when run, a model that
+            was not trained to fill in tokens, or that a policy does not fit.
+    """
+
+    blocks: Blocks = FixedBlocks(32)
+    steps: int | None = None
+    unmask: Unmask = Threshold(0.9)
+    remask: Remask | None = None
+    cache: CanvasCache = Recompute()
+    stop: Stop | None = None
+    sampler: Sampler = Greedy()
+    guidance: Guidance | None = None
+    processors: tuple[Processor, ...] = ()
+    top_logprobs: int | None = None
+    prefill_window: int = 2048
+
+    def __post_init__(self) -> None:
+        check_options(self, {})
+        check_policy("blocks", self.blocks, "candidates", "FixedBlocks(32)")
+        check_policy("unmask", self.unmask, "__call__", "Threshold(0.9)")
+        check_policy("cache", self.cache, "score", "Dual()")
+        for name, example in (("remask", "TokenEdits()"), ("stop", "SchED()")):
+            if getattr(self, name) is not None:
+                check_policy(name, getattr(self, name), "__call__", example)
+        if self.guidance is not None:
+            check_policy("guidance", self.guidance, "combine", "ClassifierFree(1.0)")
+        if self.steps is not None and not is_traced(self.steps):
+            whole("steps", self.steps, low=1, high=self.blocks.length)
+        for processor in self.processors:
+            if not processor.positional:
+                raise ValueError(
+                    f"processors: {processor} goes by the text before a token, which a block that is "
+                    "filled in in any order does not have; leave it out, or decode with Autoregressive"
+                )
+
+    @property
+    def lookahead(self) -> int:
+        return self.blocks.length - 1
+
+    def check_model(self, config: LanguageModel, max_new_tokens: int) -> None:
+        """Raises ValueError, with the reason, where the model or the length of the answer does not fit."""
+        filling = filling_of(config)
+        if filling is None:
+            raise ValueError(
+                "MaskedDiffusion: the model predicts the next token and was not trained to fill in unknown "
+                "ones (it has no mask token); decode it with Autoregressive()"
+            )
+        if filling.mask_token is not None and filling.mask_token >= config.vocab_size:
+            raise ValueError(
+                f"mask_token={filling.mask_token} lies outside the vocabulary 0 to {config.vocab_size - 1}"
+            )
+        self.cache.check(config, self.blocks.length)
+        self.blocks.check(alignment_of(config), max_new_tokens)
+        if self.guidance is not None and not isinstance(self.cache, Recompute):
+            raise ValueError(
+                f"guidance={self.guidance} reads a second canvas, of which {self.cache} keeps nothing; use "
+                "cache=Recompute()"
+            )
+
+    def prefill(
+        self, config: LanguageModel, params: Params, request: Request, cache: Cache, output: Output
+    ) -> MaskedDiffusionCarry:
+        filling, length, alignment = _filling(config), self.blocks.length, alignment_of(config)
+        batch, prompts = request.tokens.shape
+        slots = prompts + output.tokens.shape[1] + 2 * (alignment - 1)
+        canvas = new_canvas(request, slots, alignment, _filler(filling, config, request, (batch, slots)))
+        canvas = open_block(canvas, length)
+        output = record_also(output, COUNTERS, self.top_logprobs)
+        kept = self.cache.begin(config, params, request, canvas, cache, self.prefill_window)
+        return MaskedDiffusionCarry(
+            canvas=canvas,
+            kept=kept,
+            fused=self._begin(config, batch),
+            found=_room(output.log_probs, length),
+            output=replace(output, counters=output.counters | {"refreshes": kept.refreshes}),
+        )
+
+    def step(
+        self, config: LanguageModel, params: Params, request: Request, carry: MaskedDiffusionCarry
+    ) -> MaskedDiffusionCarry:
+        canvas, length = carry.canvas, self.blocks.length
+        raw, kept = self._score(config, params, canvas, carry.kept)
+        seen, fused = self._look(config, request, carry, raw)
+        size = jnp.where(canvas.step == 0, jnp.minimum(self.blocks.end(seen), canvas.size), canvas.size)
+        canvas = replace(canvas, size=size)
+        inside = in_block(canvas, length) & ~carry.output.done[:, None]
+        seen = replace(seen, masked=seen.masked & inside, editable=seen.editable & inside)
+
+        stuck = (seen.masked & ~has_choice(seen.logits)).any(1)
+        inside = inside & ~stuck[:, None]
+        tokens, unknown, unfinished = self._fill(config, seen)
+        changed = inside & ((tokens != seen.tokens) | (seen.masked & ~unknown))
+        places = block_places(canvas, length)
+        canvas = replace(
+            canvas,
+            tokens=put(canvas.tokens, places, tokens, changed),
+            unknown=put(canvas.unknown, places, unknown, inside),
+            step=canvas.step + 1,
+            idle=canvas.idle + ~seen.masked.any(1),
+        )
+        finished = ~(unknown & inside).any(1) & ~unfinished & ~stuck & ~carry.output.done
+
+        found = _recorded(carry.found, tokens, raw, changed)
+        output = tally(
+            carry.output,
+            calls=1,
+            unmasked=(changed & seen.masked & ~unknown).sum(1),
+            edited=(changed & seen.editable).sum(1),
+        )
+        output = self._emit(request, canvas, output, found, finished, stuck)
+        go_on = finished & ~output.done
+        kept = self.cache.advance(config, params, canvas, kept, length, go_on)
+        output = replace(output, counters=output.counters | {"refreshes": kept.refreshes})
+        return MaskedDiffusionCarry(
+            canvas=next_block(canvas, go_on, length),
+            kept=kept,
+            fused=self._anew(config, fused, go_on),
+            found=found,
+            output=output,
+        )
+
+    def _score(
+        self, config: LanguageModel, params: Params, canvas: Canvas, kept: Kept
+    ) -> tuple[Float[Array, "B L V"], Kept]:
+        """The model's logits for the block, behind guidance."""
+        logits, kept = self.cache.score(config, params, canvas, kept, self.blocks.length)
+        if self.guidance is None:
+            return logits, kept
+        is_prompt = canvas.places < canvas.prompt[:, None]
+        tokens = self.guidance.unconditional(canvas.tokens, is_prompt, _filling(config).mask_token)
+        without, kept = self.cache.score(
+            config, params, replace(canvas, tokens=tokens), kept, self.blocks.length
+        )
+        return self.guidance.combine(logits, without), kept
+
+    def _look(
+        self, config: LanguageModel, request: Request, carry: MaskedDiffusionCarry, raw: Float[Array, "B L V"]
+    ) -> tuple[Seen, Any]:
+        """What the rules are shown of the block, all of whose places count as its own; and the state of a
+        `Fusing` rule."""
+        canvas, output, fused = carry.canvas, carry.output, carry.fused
+        places = block_places(canvas, self.blocks.length)
+        inside = in_block(canvas, self.blocks.length)
+        masked = look(canvas.unknown, places) & inside
+        answer = places - canvas.prompt[:, None]
+        logits = process_places(self.processors, raw, request, output, answer)
+        mask_token = _filling(config).mask_token
+        if mask_token is not None:
+            logits = logits.at[:, :, mask_token].set(-jnp.inf)
+        if isinstance(self.unmask, Fusing):
+            logits, fused = self.unmask.fuse(logits, masked, canvas.step, fused)
+        keys = row_keys(request, output.counters["calls"])
+        proposed, probability, distribution = propose(self.sampler, logits, keys)
+        planned = canvas.initial if self.steps is None else jnp.broadcast_to(self.steps, canvas.step.shape)
+        return Seen(
+            tokens=look(canvas.tokens, places),
+            masked=masked,
+            editable=inside & ~masked & (answer >= 0),
+            positions=places,
+            logits=logits,
+            proposed=proposed,
+            probability=probability,
+            distribution=distribution,
+            step=canvas.step,
+            steps=planned,
+            initial=canvas.initial,
+            idle=canvas.idle,
+            keys=fold_keys(keys, RULES),
+        ), fused
+
+    def _fill(
+        self, config: LanguageModel, seen: Seen
+    ) -> tuple[Int[Array, "B L"], Bool[Array, "B L"], Bool[Array, "B"]]:
+        """The block's tokens behind this step, which of them are unknown, and rows that take another step
+        even if none is."""
+        now = replace(seen, masked=self.blocks.candidates(seen))
+        chosen = self.unmask(now) & now.masked
+        is_last = seen.step >= jnp.maximum(seen.steps, 1) - 1
+        chosen = chosen | (_best(now) & (is_last & ~chosen.any(1))[:, None])
+        tokens = jnp.where(chosen, seen.proposed, seen.tokens)
+        unfinished = jnp.zeros(seen.step.shape, bool)
+        if self.remask is not None:
+            edited = self.remask(seen, tokens)
+            tokens, unfinished = edited.tokens, edited.unfinished
+        ends = jnp.zeros(seen.step.shape, bool) if self.stop is None else self.stop(seen, tokens)
+        mask_token = _filling(config).mask_token
+        if mask_token is None:  # no place is known before the last step
+            ends = ends | is_last
+            unknown = seen.masked
+        else:
+            unknown = (seen.masked | seen.editable) & (tokens == mask_token)
+        likeliest = jnp.argmax(seen.logits, axis=-1).astype(jnp.int32)
+        tokens = jnp.where(unknown & ends[:, None], likeliest, tokens)
+        return tokens, unknown & ~ends[:, None], unfinished & ~ends
+
+    def _emit(
+        self,
+        request: Request,
+        canvas: Canvas,
+        output: Output,
+        found: LogProbs | None,
+        finished: Bool[Array, "B"],
+        stuck: Bool[Array, "B"],
+    ) -> Output:
+        """The output with the blocks that are finished, without what they hold of the prompt."""
+        index = jnp.arange(self.blocks.length, dtype=jnp.int32)
+        in_front = jnp.maximum(canvas.prompt - canvas.start, 0)
+        tokens = look(canvas.tokens, (canvas.start + in_front)[:, None] + index)
+        at = jnp.minimum(in_front[:, None] + index, self.blocks.length - 1)
+        found = jax.tree.map(lambda a: jax.vmap(lambda row, i: row[i])(a, at), found)
+        count = jnp.where(finished, canvas.size - in_front, 0)
+        output = emit(output, request, tokens, count, found=found, chosen=jnp.ones(tokens.shape, bool))
+        return replace(output, steps=output.steps + 1, done=output.done | stuck, stuck=output.stuck | stuck)
+
+    def _begin(self, config: LanguageModel, batch: int) -> Any:
+        """The state of a `Fusing` rule in front of a block; None without."""
+        if not isinstance(self.unmask, Fusing):
+            return None
+        return self.unmask.begin(batch, self.blocks.length, config.vocab_size)
+
+    def _anew(self, config: LanguageModel, fused: Any, rows: Bool[Array, "B"]) -> Any:
+        """The state of a `Fusing` rule, begun anew in these rows."""
+        return jax.tree.map(
+            lambda new, old: jnp.where(rows.reshape(-1, *(1,) * (old.ndim - 1)), new, old),
+            self._begin(config, rows.shape[0]),
+            fused,
+        )
+
+
+def _filling(config: LanguageModel) -> MaskFilling:
+    filling = filling_of(config)
+    assert filling is not None  # `check_model` was asked
+    return filling
+
+
+def _filler(
+    filling: MaskFilling, config: LanguageModel, request: Request, shape: tuple[int, int]
+) -> Int[Array, "B N"]:
+    """What stands in the place of unknown tokens before the first step."""
+    if filling.mask_token is not None:
+        return jnp.full(shape, filling.mask_token, jnp.int32)
+    keys = fold_keys(request.keys, NOISE)
+    return jax.vmap(lambda key: jax.random.randint(key, shape[1:], 0, config.vocab_size))(keys)
+
+
+def _best(seen: Seen) -> Bool[Array, "B L"]:
+    """The unknown place of each row whose proposal is the most probable."""
+    best = jnp.argmax(jnp.where(seen.masked, seen.probability, -1.0), axis=1)
+    return seen.masked & (jnp.arange(seen.masked.shape[1]) == best[:, None])
+
+
+def _room(log_probs: LogProbs | None, length: int) -> LogProbs | None:
+    """Room for the log-probabilities of a block."""
+    return jax.tree.map(lambda a: jnp.zeros((a.shape[0], length, *a.shape[2:]), a.dtype), log_probs)
+
+
+def _recorded(
+    found: LogProbs | None,
+    tokens: Int[Array, "B L"],
+    logits: Float[Array, "B L V"],
+    changed: Bool[Array, "B L"],
+) -> LogProbs | None:
+    """The log-probabilities of the block with those of the tokens that changed."""
+    if found is None:
+        return None
+    new = score_tokens(tokens, logits, found.top.shape[-1])
+    return jax.tree.map(
+        lambda new, old: jnp.where(changed.reshape(*changed.shape, *(1,) * (old.ndim - 2)), new, old),
+        new,
+        found,
+    )
+
+
+jax.tree_util.register_dataclass(
+    MaskedDiffusion,
+    ["blocks", "steps", "unmask", "remask", "cache", "stop", "sampler", "guidance", "processors"],
+    ["top_logprobs", "prefill_window"],
+)
