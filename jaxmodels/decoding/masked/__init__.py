@@ -10,7 +10,7 @@ from jaxmodels.decoding.masked.caches.finished_blocks import FinishedBlocks
 from jaxmodels.decoding.masked.caches.kept import CanvasCache
 from jaxmodels.decoding.masked.caches.recompute import Recompute
 from jaxmodels.decoding.masked.driver import MaskedDiffusion
-from jaxmodels.decoding.masked.seen import Blocks, Edited, Fusing, Guidance, Remask, Seen, Stop, Unmask
+from jaxmodels.decoding.masked.seen import Blocks, Edited, Guidance, Remask, Remembering, Seen, Stop, Unmask
 from jaxmodels.decoding.masked.unmask.threshold import Threshold
 
 __all__ = [
@@ -20,12 +20,12 @@ __all__ = [
     "Edited",
     "FinishedBlocks",
     "FixedBlocks",
-    "Fusing",
     "Guidance",
     "MaskedDiffusion",
     "PrefixCache",
     "Recompute",
     "Remask",
+    "Remembering",
     "Seen",
     "Stop",
     "Threshold",

@@ -1,7 +1,7 @@
 """`MaskedDiffusion`: the one loop of masked generation, whose rules are policies."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jaxmodels.decoding.masked.canvas import (
     put,
 )
 from jaxmodels.decoding.masked.proposals import propose
-from jaxmodels.decoding.masked.seen import Blocks, Fusing, Guidance, Remask, Seen, Stop, Unmask
+from jaxmodels.decoding.masked.seen import Blocks, Guidance, Remask, Remembering, Seen, Stop, Unmask
 from jaxmodels.decoding.masked.unmask.threshold import Threshold
 from jaxmodels.decoding.processors.chain import Processor, process_places
 from jaxmodels.decoding.samplers import Greedy, Sampler
@@ -47,6 +47,7 @@ from jaxmodels.models.language_model import Cache, LanguageModel
 
 # Which numbers of a row's keys rules and random canvases draw by; proposals draw by the keys themselves.
 RULES, NOISE = 1, 2
+Tree = TypeVar("Tree")
 COUNTERS = ("calls", "unmasked", "edited", "refreshes")
 
 
@@ -57,14 +58,14 @@ class MaskedDiffusionCarry:
     Attributes:
         canvas: prompts and answers.
         kept: what the cache policy keeps of them.
-        fused: the state of a `Fusing` rule; None without.
+        memories: of the rules that remember a block's steps, by the name of their option.
         found: the log-probabilities of the block's tokens so far, [B, L]; None unless they are recorded.
         output: the finished blocks.
     """
 
     canvas: Canvas
     kept: Kept
-    fused: Any
+    memories: dict[str, Any]
     found: LogProbs | None
     output: Output
 
@@ -175,7 +176,7 @@ class MaskedDiffusion:
         return MaskedDiffusionCarry(
             canvas=canvas,
             kept=kept,
-            fused=self._begin(config, batch),
+            memories=self._memories(config, batch),
             found=_room(output.log_probs, length),
             output=replace(output, counters=output.counters | {"refreshes": kept.refreshes}),
         )
@@ -185,7 +186,7 @@ class MaskedDiffusion:
     ) -> MaskedDiffusionCarry:
         canvas, length = carry.canvas, self.blocks.length
         raw, kept = self._score(config, params, canvas, carry.kept)
-        seen, fused = self._look(config, request, carry, raw)
+        seen, memories = self._look(config, request, carry, raw)
         size = jnp.where(canvas.step == 0, jnp.minimum(self.blocks.end(seen), canvas.size), canvas.size)
         canvas = replace(canvas, size=size)
         inside = in_block(canvas, length) & ~carry.output.done[:, None]
@@ -193,7 +194,7 @@ class MaskedDiffusion:
 
         stuck = (seen.masked & ~has_choice(seen.logits)).any(1)
         inside = inside & ~stuck[:, None]
-        tokens, unknown, unfinished = self._fill(config, seen)
+        tokens, unknown, unfinished, memories = self._fill(config, seen, memories)
         changed = inside & ((tokens != seen.tokens) | (seen.masked & ~unknown))
         places = block_places(canvas, length)
         canvas = replace(
@@ -219,7 +220,7 @@ class MaskedDiffusion:
         return MaskedDiffusionCarry(
             canvas=next_block(canvas, go_on, length),
             kept=kept,
-            fused=self._anew(config, fused, go_on),
+            memories=_in_rows(go_on, self._memories(config, go_on.shape[0]), memories),
             found=found,
             output=output,
         )
@@ -240,10 +241,9 @@ class MaskedDiffusion:
 
     def _look(
         self, config: LanguageModel, request: Request, carry: MaskedDiffusionCarry, raw: Float[Array, "B L V"]
-    ) -> tuple[Seen, Any]:
-        """What the rules are shown of the block, all of whose places count as its own; and the state of a
-        `Fusing` rule."""
-        canvas, output, fused = carry.canvas, carry.output, carry.fused
+    ) -> tuple[Seen, dict[str, Any]]:
+        """What the rules are shown of the block, all of whose places count as its own; and their memories."""
+        canvas, output = carry.canvas, carry.output
         places = block_places(canvas, self.blocks.length)
         inside = in_block(canvas, self.blocks.length)
         masked = look(canvas.unknown, places) & inside
@@ -252,42 +252,52 @@ class MaskedDiffusion:
         mask_token = _filling(config).mask_token
         if mask_token is not None:
             logits = logits.at[:, :, mask_token].set(-jnp.inf)
-        if isinstance(self.unmask, Fusing):
-            logits, fused = self.unmask.fuse(logits, masked, canvas.step, fused)
         keys = row_keys(request, output.counters["calls"])
-        proposed, probability, distribution = propose(self.sampler, logits, keys)
         planned = canvas.initial if self.steps is None else jnp.broadcast_to(self.steps, canvas.step.shape)
-        return Seen(
+        not_yet: Any = None
+        seen = Seen(
             tokens=look(canvas.tokens, places),
             masked=masked,
             editable=inside & ~masked & (answer >= 0),
             positions=places,
             logits=logits,
-            proposed=proposed,
-            probability=probability,
-            distribution=distribution,
+            proposed=not_yet,
+            probability=not_yet,
+            distribution=not_yet,
             step=canvas.step,
             steps=planned,
             initial=canvas.initial,
             idle=canvas.idle,
             keys=fold_keys(keys, RULES),
-        ), fused
+        )
+        memories = dict(carry.memories)
+        for name, memory in memories.items():
+            logits, memories[name] = getattr(self, name).fuse(replace(seen, memory=memory))
+            seen = replace(seen, logits=logits)
+        proposed, probability, distribution = propose(self.sampler, seen.logits, keys)
+        seen = replace(seen, proposed=proposed, probability=probability, distribution=distribution)
+        return seen, memories
 
     def _fill(
-        self, config: LanguageModel, seen: Seen
-    ) -> tuple[Int[Array, "B L"], Bool[Array, "B L"], Bool[Array, "B"]]:
-        """The block's tokens behind this step, which of them are unknown, and rows that take another step
-        even if none is."""
-        now = replace(seen, masked=self.blocks.candidates(seen))
+        self, config: LanguageModel, seen: Seen, memories: dict[str, Any]
+    ) -> tuple[Int[Array, "B L"], Bool[Array, "B L"], Bool[Array, "B"], dict[str, Any]]:
+        """The block's tokens behind this step, which of them are unknown, rows that take another step even if
+        none is, and what the rules remember."""
+        asked = replace(seen, memory=memories.get("unmask"))
+        now = replace(asked, masked=self.blocks.candidates(asked))
         chosen = self.unmask(now) & now.masked
         is_last = seen.step >= jnp.maximum(seen.steps, 1) - 1
         chosen = chosen | (_best(now) & (is_last & ~chosen.any(1))[:, None])
         tokens = jnp.where(chosen, seen.proposed, seen.tokens)
         unfinished = jnp.zeros(seen.step.shape, bool)
         if self.remask is not None:
-            edited = self.remask(seen, tokens)
+            edited = self.remask(replace(seen, memory=memories.get("remask")), tokens)
             tokens, unfinished = edited.tokens, edited.unfinished
-        ends = jnp.zeros(seen.step.shape, bool) if self.stop is None else self.stop(seen, tokens)
+            if "remask" in memories and edited.memory is not None:
+                memories = {**memories, "remask": edited.memory}
+        ends = jnp.zeros(seen.step.shape, bool)
+        if self.stop is not None:
+            ends = self.stop(replace(seen, memory=memories.get("stop")), tokens)
         mask_token = _filling(config).mask_token
         if mask_token is None:  # no place is known before the last step
             ends = ends | is_last
@@ -296,7 +306,7 @@ class MaskedDiffusion:
             unknown = (seen.masked | seen.editable) & (tokens == mask_token)
         likeliest = jnp.argmax(seen.logits, axis=-1).astype(jnp.int32)
         tokens = jnp.where(unknown & ends[:, None], likeliest, tokens)
-        return tokens, unknown & ~ends[:, None], unfinished & ~ends
+        return tokens, unknown & ~ends[:, None], unfinished & ~ends, memories
 
     def _emit(
         self,
@@ -317,19 +327,14 @@ class MaskedDiffusion:
         output = emit(output, request, tokens, count, found=found, chosen=jnp.ones(tokens.shape, bool))
         return replace(output, steps=output.steps + 1, done=output.done | stuck, stuck=output.stuck | stuck)
 
-    def _begin(self, config: LanguageModel, batch: int) -> Any:
-        """The state of a `Fusing` rule in front of a block; None without."""
-        if not isinstance(self.unmask, Fusing):
-            return None
-        return self.unmask.begin(batch, self.blocks.length, config.vocab_size)
-
-    def _anew(self, config: LanguageModel, fused: Any, rows: Bool[Array, "B"]) -> Any:
-        """The state of a `Fusing` rule, begun anew in these rows."""
-        return jax.tree.map(
-            lambda new, old: jnp.where(rows.reshape(-1, *(1,) * (old.ndim - 1)), new, old),
-            self._begin(config, rows.shape[0]),
-            fused,
-        )
+    def _memories(self, config: LanguageModel, batch: int) -> dict[str, Any]:
+        """What the rules remember in front of a block."""
+        rules: dict[str, Any] = {"unmask": self.unmask, "remask": self.remask, "stop": self.stop}
+        return {
+            name: rule.begin(batch, self.blocks.length, config.vocab_size)
+            for name, rule in rules.items()
+            if isinstance(rule, Remembering)
+        }
 
 
 def _filling(config: LanguageModel) -> MaskFilling:
@@ -368,11 +373,13 @@ def _recorded(
     """The log-probabilities of the block with those of the tokens that changed."""
     if found is None:
         return None
-    new = score_tokens(tokens, logits, found.top.shape[-1])
+    return _in_rows(changed, score_tokens(tokens, logits, found.top.shape[-1]), found)
+
+
+def _in_rows(chosen: Bool[Array, "..."], new: Tree, old: Tree) -> Tree:
+    """`new` where `chosen` holds of the leading axes, else `old`."""
     return jax.tree.map(
-        lambda new, old: jnp.where(changed.reshape(*changed.shape, *(1,) * (old.ndim - 2)), new, old),
-        new,
-        found,
+        lambda a, b: jnp.where(chosen.reshape(*chosen.shape, *(1,) * (b.ndim - chosen.ndim)), a, b), new, old
     )
 
 
