@@ -25,6 +25,7 @@ from jaxmodels.decoding.masked.canvas import (
 )
 from jaxmodels.decoding.masked.proposals import propose
 from jaxmodels.decoding.masked.seen import Blocks, Guidance, Remask, Remembering, Seen, Stop, Unmask
+from jaxmodels.decoding.masked.unmask.ranking import best
 from jaxmodels.decoding.masked.unmask.threshold import Threshold
 from jaxmodels.decoding.processors.chain import Processor, process_places
 from jaxmodels.decoding.samplers import Greedy, Sampler
@@ -287,7 +288,7 @@ class MaskedDiffusion:
         now = replace(asked, masked=self.blocks.candidates(asked))
         chosen = self.unmask(now) & now.masked
         is_last = seen.step >= jnp.maximum(seen.steps, 1) - 1
-        chosen = chosen | (_best(now) & (is_last & ~chosen.any(1))[:, None])
+        chosen = chosen | (best(now.probability, now.masked) & (is_last & ~chosen.any(1))[:, None])
         tokens = jnp.where(chosen, seen.proposed, seen.tokens)
         unfinished = jnp.zeros(seen.step.shape, bool)
         if self.remask is not None:
@@ -351,12 +352,6 @@ def _filler(
         return jnp.full(shape, filling.mask_token, jnp.int32)
     keys = fold_keys(request.keys, NOISE)
     return jax.vmap(lambda key: jax.random.randint(key, shape[1:], 0, config.vocab_size))(keys)
-
-
-def _best(seen: Seen) -> Bool[Array, "B L"]:
-    """The unknown place of each row whose proposal is the most probable."""
-    best = jnp.argmax(jnp.where(seen.masked, seen.probability, -1.0), axis=1)
-    return seen.masked & (jnp.arange(seen.masked.shape[1]) == best[:, None])
 
 
 def _room(log_probs: LogProbs | None, length: int) -> LogProbs | None:
