@@ -5,6 +5,8 @@ laid out ``[B, K, T, ...]``. A window's candidates are written behind the commit
 makes them history by tagging them with their positions. Who sees whom follows from tags, not from slot order.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from jaxmodels.checks import is_traced
 from jaxmodels.layers.attend import Allowed, KeyRange
 from jaxmodels.layers.backends import ByBackend
+from jaxmodels.layers.mapped import varying_like
 from jaxmodels.layers.masks import Places, in_layer
 from jaxmodels.layers.spec import buffer
 from jaxmodels.layers.window import Window, accepted
@@ -25,6 +28,8 @@ from jaxmodels.layers.window import Window, accepted
 EMPTY = -1
 # The longest window that is scattered slot by slot. On TPU a scatter of many slots is slow to compile.
 MOST_SCATTERED = 64
+# The most tokens with slots of their own that TPUs write one after the other, see `_write_in_turn`.
+MOST_IN_TURN = 8
 
 
 @runtime_checkable
@@ -282,10 +287,6 @@ def write_slots(
 ) -> Array:
     """Writes a window's tokens into their slots. Those without one, at or beyond the last, are dropped.
 
-    The tokens of a single row, and long windows, are written as one slice per row. Short windows of several
-    rows are one scatter of single slots. Of slices that begin at another slot in each row, XLA makes a loop
-    over the rows on TPUs.
-
     Args:
         tokens: the number of each token, [B, S], or [B] that of each row's first, which the others follow.
             Without a `ring`, token number i lies in slot i.
@@ -293,23 +294,98 @@ def write_slots(
             anything in them.
     """
     new = new.astype(buffer.dtype)
+    write: Callable[..., Array] = functools.partial(_write_at_once, ring=ring)
+    if buffer.ndim == 2 or not _is_stored_by_feature(buffer):
+        return write(buffer, new, tokens, count)
+    if _are_lines(buffer, new, tokens, ring) or 0 < new.shape[2] <= MOST_IN_TURN:
+        write = ByBackend(portable=write, tpu=functools.partial(_write_in_turn, ring=ring))
+    return write(buffer, new, tokens, count)
+
+
+def _write_at_once(
+    buffer: Array, new: Array, tokens: Array, count: Int[Array, "B"] | None, *, ring: Ring | None
+) -> Array:
+    """The tokens of a single row, and long windows, are one slice per row. Short windows of several rows are
+    one scatter of single slots: of slices that begin at another slot in each row, XLA makes a loop over the
+    rows on TPUs."""
     axis = buffer.ndim // 2
-    size, capacity = new.shape[axis], buffer.shape[axis]
+    size = new.shape[axis]
+    # Several positions are scattered: written as a slice, XLA would hold one more copy of all of them.
+    is_single = buffer.shape[0] == 1 and (axis > 1 or size == 1)
+    if _are_lines(buffer, new, tokens, ring) and (is_single or size > MOST_SCATTERED):
+        return _write_line(buffer, new, tokens)
+    slots = _slots_of(tokens, size, buffer.shape[axis], count, ring)
+    return _SCATTER(buffer, new, slots) if axis > 1 else _scatter_lines(buffer, new, slots)
+
+
+def _are_lines(buffer: Array, new: Array, tokens: Array, ring: Ring | None) -> bool:
+    """Whether the slots of each row's tokens follow each other, and are no more than there are."""
+    axis = buffer.ndim // 2
+    return tokens.ndim == 1 and ring is None and new.shape[axis] <= buffer.shape[axis]
+
+
+def _slots_of(
+    tokens: Int[Array, "B"] | Int[Array, "B S"],
+    size: int,
+    capacity: int,
+    count: Int[Array, "B"] | None,
+    ring: Ring | None,
+) -> Int[Array, "B S"]:
+    """Each token's slot. Tokens without one get slots of their own beyond the last, so that no two go to the
+    same."""
     if tokens.ndim == 1:
-        is_line = ring is None and size <= capacity
-        # Several positions are scattered: written as a slice, XLA would hold one more copy of all of them.
-        is_single = buffer.shape[0] == 1 and (axis > 1 or size == 1)
-        if is_line and (is_single or size > MOST_SCATTERED):
-            return _write_line(buffer, new, tokens)
         tokens = tokens[:, None] + jnp.arange(size)
     slots = tokens if ring is None else ring.slots(tokens)
     has_slot = (slots >= 0) & (slots < capacity)
     if count is not None:
         has_slot = has_slot & (jnp.arange(size) < count[:, None])
-    # Tokens without a slot are sent to slots of their own beyond the last, so that no two go to the same.
-    slots = jnp.where(has_slot, slots, capacity + jnp.arange(size))
+    return jnp.where(has_slot, slots, capacity + jnp.arange(size))
 
-    return _SCATTER(buffer, new, slots) if axis > 1 else _scatter_lines(buffer, new, slots)
+
+def _is_stored_by_feature(buffer: Shaped[Array, "B K T H"]) -> bool:
+    """Whether TPUs keep the slots of one feature side by side, not the features of one slot.
+
+    They do where it takes less memory, padded to tiles of 8 by 128, as with heads of 64 features.
+    """
+
+    def padded(rows: int, lanes: int) -> int:
+        return -(-rows // 8) * 8 * -(-lanes // 128) * 128
+
+    slots, width = buffer.shape[2:]
+    return padded(width, slots) < padded(slots, width)
+
+
+def _write_in_turn(
+    buffer: Shaped[Array, "B K T H"],
+    new: Shaped[Array, "B K S H"],
+    tokens: Int[Array, "B"] | Int[Array, "B S"],
+    count: Int[Array, "B"] | None,
+    *,
+    ring: Ring | None,
+) -> Shaped[Array, "B K T H"]:
+    """Line after line in a loop: those of the rows, or single tokens where these do not follow each other.
+
+    For buffers stored by feature. For a scatter, the TPU compiler would move them to another layout and back
+    around the loop over steps, in which they take up to four times the memory. It takes the slots' place as
+    the last axis here for a sign to leave them as they are.
+    """
+    size, capacity = new.shape[2], buffer.shape[2]
+    if _are_lines(buffer, new, tokens, ring):
+        starts = tokens[:, None]
+    else:
+        starts, size = _slots_of(tokens, size, capacity, count, ring), 1
+    lines = starts.shape[1]
+    parts = jnp.swapaxes(new, 2, 3)
+
+    def step(index: Array, slots_last: Array) -> Array:
+        row, line = index // lines, index % lines
+        part = lax.dynamic_slice(parts, (row, 0, 0, line * size), (1, *parts.shape[1:3], size))
+        first, shift = _within(starts[row, line], size, capacity)
+        held = lax.dynamic_slice(slots_last, (row, 0, 0, first), part.shape)
+        return lax.dynamic_update_slice(slots_last, _behind(held, part, shift, axis=3), (row, 0, 0, first))
+
+    slots_last = varying_like(jnp.swapaxes(buffer, 2, 3), new, starts)
+    return jnp.swapaxes(lax.fori_loop(0, starts.size, step, slots_last), 2, 3)
 
 
 def _scatter_lines(
@@ -351,18 +427,30 @@ def _write_line(buffer: Array, new: Array, start: Int[Array, "B"]) -> Array:
     size, capacity = new.shape[axis], buffer.shape[axis]
 
     def write(row: Array, part: Array, start: Int[Array, ""]) -> Array:
-        first = jnp.clip(start, 0, capacity - size)
-        shift = jnp.minimum(start - first, size)
+        first, shift = _within(start, size, capacity)
         held = lax.dynamic_slice_in_dim(row, first, size, axis - 1)
-        if size > 1:
-            in_line = jnp.concatenate([held, part], axis=axis - 1)
-            part = lax.dynamic_slice_in_dim(in_line, size - shift, size, axis - 1)
-        is_new = (jnp.arange(size) >= shift).reshape(-1, *(1,) * (row.ndim - axis))
-        return lax.dynamic_update_slice_in_dim(row, jnp.where(is_new, part, held), first, axis - 1)
+        return lax.dynamic_update_slice_in_dim(row, _behind(held, part, shift, axis - 1), first, axis - 1)
 
     if buffer.shape[0] == 1:  # vmap would make a scatter of the slice
         return write(buffer[0], new[0], start[0])[None]
     return jax.vmap(write)(buffer, new, start)
+
+
+def _within(start: Int[Array, ""], size: int, capacity: int) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """Where a slice of `size` slots from `start` on begins so that it ends with the last slot at the latest,
+    and how many slots that is in front of `start`, at most `size`."""
+    first = jnp.clip(start, 0, capacity - size)
+    return first, jnp.minimum(start - first, size)
+
+
+def _behind(held: Array, part: Array, shift: Int[Array, ""], axis: int) -> Array:
+    """The first `shift` slots that are `held`, and of `part` what has room behind them."""
+    size = part.shape[axis]
+    if size > 1:
+        in_line = jnp.concatenate([held, part], axis)
+        part = lax.dynamic_slice_in_dim(in_line, size - shift, size, axis)
+    is_new = (jnp.arange(size) >= shift).reshape(-1, *(1,) * (part.ndim - axis - 1))
+    return jnp.where(is_new, part, held)
 
 
 def take_tags(tags: Int[Array, "B T"], slots: Int[Array, "B S"]) -> Int[Array, "B S"]:

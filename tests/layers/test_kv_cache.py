@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from backend_forms import forms_of
 from model_helpers import quick_jit
 
 from jaxmodels.layers import kv_cache
@@ -12,6 +13,8 @@ from jaxmodels.layers.kv_cache import Ring, take_slots, write_slots
 BATCH, HEADS, SLOTS, WIDTH = 3, 2, 11, 4
 RNG = np.random.default_rng(0)
 BUFFER = RNG.standard_normal((BATCH, HEADS, SLOTS, WIDTH)).astype(np.float32)
+# One whose features TPUs keep side by side; of the other they keep a feature's slots so.
+WIDE = RNG.standard_normal((BATCH, HEADS, SLOTS, 128)).astype(np.float32)
 TAGS = RNG.integers(100, size=(BATCH, SLOTS)).astype(np.int32)
 
 
@@ -26,8 +29,8 @@ def by_hand(buffer, new, tokens, count, slot_of):
     return buffer
 
 
-def check(size, tokens, count, ring=None, explicit=False):
-    new = RNG.standard_normal((BATCH, HEADS, size, WIDTH)).astype(np.float32)
+def check(size, tokens, count, ring=None, explicit=False, buffer=BUFFER, as_lines=False):
+    new = RNG.standard_normal((BATCH, HEADS, size, buffer.shape[-1])).astype(np.float32)
     tags = RNG.integers(100, size=(BATCH, size)).astype(np.int32)
     given = tokens if explicit else tokens[:, 0]
     write = quick_jit(functools.partial(write_slots, ring=ring))
@@ -36,12 +39,12 @@ def check(size, tokens, count, ring=None, explicit=False):
         return number if ring is None else int(ring.slots(jnp.asarray(number)))
 
     counted = np.full(BATCH, size) if count is None else count
-    # Where the other tokens would have gone, a long line may leave anything.
+    # Where the other tokens would have gone, a line may leave anything.
     matters = np.ones((BATCH, SLOTS), bool)
-    if ring is None and not explicit and size > kv_cache.MOST_SCATTERED:
+    if ring is None and not explicit and (as_lines or size > kv_cache.MOST_SCATTERED):
         for row, (numbers, n) in enumerate(zip(tokens, counted, strict=True)):
             matters[row, [i for i in numbers[n:] if i < SLOTS]] = False
-    ours, expected = write(BUFFER, new, given, count), by_hand(BUFFER, new, tokens, counted, slot_of)
+    ours, expected = write(buffer, new, given, count), by_hand(buffer, new, tokens, counted, slot_of)
     np.testing.assert_array_equal(*(np.swapaxes(a, 1, 2)[matters] for a in (ours, expected)))
     ours = write(TAGS, tags, given, count)
     expected = by_hand(TAGS[..., None], tags[..., None], tokens, counted, slot_of)[..., 0]
@@ -84,6 +87,18 @@ def test_around_a_ring():
     for start in ([0, 1, 2], [9, 10, 11], [28, 29, 30]):
         tokens = np.asarray(start)[:, None] + np.arange(5)
         check(5, tokens, np.asarray([5, 3, 0]), ring=Ring(size=9, pinned=2))
+
+
+@pytest.mark.parametrize("buffer", [BUFFER, WIDE], ids=["by_feature", "by_token"])
+def test_tpus_write_the_same(buffer):
+    with forms_of("tpu"):
+        for size in (1, 5, SLOTS):
+            for start in ([0, 3, SLOTS - size], [SLOTS - 2, SLOTS + 9, 0]):
+                tokens = np.asarray(start)[:, None] + np.arange(size)
+                for count in (None, np.asarray([size, 0, size - 1])):
+                    check(size, tokens, count, buffer=buffer, as_lines=True)
+                    check(size, tokens, count, buffer=buffer, explicit=True)
+                check(size, tokens, count, buffer=buffer, ring=Ring(size=SLOTS))
 
 
 def test_slots_are_taken_in_any_order():
