@@ -21,6 +21,7 @@ from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
 from jaxmodels.decoding.arguments import check_sizes, check_strategy, stop_ids, stop_texts
 from jaxmodels.decoding.autoregressive import Autoregressive
+from jaxmodels.decoding.default import default_strategy
 from jaxmodels.decoding.generation import Piece, Plan, plan, run, stream, stream_text
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.prompts import Prompts, encode_prompts
@@ -186,7 +187,7 @@ class Model:
         self,
         prompts: Prompts,
         max_new_tokens: int = 64,
-        strategy: Strategy = Autoregressive(),
+        strategy: Strategy | None = None,
         *,
         stop_tokens: int | Sequence[int] | None = None,
         stop_strings: str | Sequence[str] | None = None,
@@ -198,7 +199,8 @@ class Model:
         Args:
             prompts: a text, texts, an integer array [B, S], or rows of token ids of any lengths.
             max_new_tokens: tokens per row at most.
-            strategy: the decoding method.
+            strategy: the decoding method; by default `Autoregressive`, or `MaskedDiffusion` for models that
+                were trained to fill in tokens, see `decoding.default.default_strategy`.
             stop_tokens: a row ends after any of them; by default the checkpoint's end-of-text tokens.
             stop_strings: a row ends after the token that completes one of them in the row's answer, whatever
                 tokens it is spread over; by default the checkpoint's. Text ends before it, as in other
@@ -214,7 +216,7 @@ class Model:
                 which there is no memory, parameters that are not the model's.
         """
         began = time.perf_counter()
-        strategy = _with_draft(check_strategy(strategy))
+        strategy = self._strategy(strategy, max_new_tokens)
         ready = self._plan(prompts, max_new_tokens, strategy, stop_tokens, stop_strings, seed, capacity)
         result = run(self.config, self.params, strategy, ready)
         counters = {name: int(values.sum()) for name, values in result.counters.items()}
@@ -243,7 +245,7 @@ class Model:
         self,
         prompt: Prompts,
         max_new_tokens: int = 64,
-        strategy: Strategy = Autoregressive(),
+        strategy: Strategy | None = None,
         *,
         stop_tokens: int | Sequence[int] | None = None,
         stop_strings: str | Sequence[str] | None = None,
@@ -262,7 +264,7 @@ class Model:
         """
         if self.tokenizer is None:
             raise ValueError("stream yields text, but this model has no tokenizer; use generate")
-        strategy, chunk = _with_draft(check_strategy(strategy)), whole("chunk", chunk, low=1)
+        strategy, chunk = self._strategy(strategy, max_new_tokens), whole("chunk", chunk, low=1)
         ready = self._plan(prompt, max_new_tokens, strategy, stop_tokens, stop_strings, seed, capacity)
         if ready.request.tokens.shape[0] != 1:
             raise ValueError(f"stream takes one prompt, got {ready.request.tokens.shape[0]}; use generate")
@@ -279,6 +281,11 @@ class Model:
             ValueError: a setting lies outside its range.
         """
         return recommended(self.generation)
+
+    def _strategy(self, strategy: Strategy | None, max_new_tokens: int) -> Strategy:
+        if strategy is None:
+            strategy = default_strategy(self.config, check_sizes(max_new_tokens, 0, None)[0])
+        return _with_draft(check_strategy(strategy))
 
     def _plan(
         self,

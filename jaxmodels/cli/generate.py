@@ -129,7 +129,7 @@ def generate(
     load = partial(jm.load, dtype=dtype and dtype.value, allow_pickle=allow_pickle, verify=verify)
     loaded = load(model, revision=revision, text_only=text_only, adapter=adapter or ())
     base = base or sampling.over(loaded)
-    built = strategy.build(replace(base, top_logprobs=logprobs), load)
+    built = strategy.build(replace(base, top_logprobs=logprobs), load, loaded, max_new_tokens)
     load_seconds = time.perf_counter() - began
     call = Call(
         loaded,

@@ -1,7 +1,7 @@
 """The decoding strategies that `jaxmodels generate` offers, and the options that belong to each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,13 +20,28 @@ class StrategyName(StrEnum):
     PROMPT_LOOKUP = "prompt-lookup"
     JACOBI = "jacobi"
     EARLY_EXIT = "early-exit"
+    MASKED_DIFFUSION = "masked-diffusion"
+
+
+class CanvasCacheName(StrEnum):
+    """What --canvas-cache takes."""
+
+    NONE = "none"
+    PREFIX = "prefix"
+    DUAL = "dual"
+    FINISHED_BLOCKS = "finished-blocks"
 
 
 MOST_DRAFT_TOKENS = 2**30
+# What a model may be decoded with where no strategy is named.
+DEFAULTS = (StrategyName.AUTOREGRESSIVE, StrategyName.MASKED_DIFFUSION)
 BELONGS_TO = {
     "draft": (StrategyName.SPECULATIVE,),
     "draft_tokens": (StrategyName.SPECULATIVE, StrategyName.PROMPT_LOOKUP, StrategyName.JACOBI),
-    "threshold": (StrategyName.EARLY_EXIT,),
+    "threshold": (StrategyName.EARLY_EXIT, StrategyName.MASKED_DIFFUSION),
+    "block": (StrategyName.MASKED_DIFFUSION,),
+    "steps": (StrategyName.MASKED_DIFFUSION,),
+    "canvas_cache": (StrategyName.MASKED_DIFFUSION,),
     "min_layers": (StrategyName.EARLY_EXIT,),
 }
 
@@ -40,9 +55,13 @@ class StrategyOptions:
     """
 
     name: Annotated[
-        StrategyName,
-        typer.Option("--strategy", help="How tokens are found; all but early-exit keep the text."),
-    ] = StrategyName.AUTOREGRESSIVE
+        StrategyName | None,
+        typer.Option(
+            "--strategy",
+            help="How tokens are found; by default what the model was trained for. Those for causal models "
+            "keep the text, all but early-exit.",
+        ),
+    ] = None
     draft: Annotated[
         str | None, typer.Option(help="With speculative: the small model that drafts; as --model.")
     ] = None
@@ -56,17 +75,35 @@ class StrategyOptions:
         ),
     ] = None
     threshold: Annotated[
-        float | None, typer.Option(help="With early-exit: probability at which a token skips what is left.")
+        float | None,
+        typer.Option(
+            help="With early-exit: probability at which a token skips what is left. With masked-diffusion: "
+            "probability from which a token is filled in."
+        ),
+    ] = None
+    block: Annotated[
+        int | None,
+        typer.Option(help="With masked-diffusion: tokens of a block; by default the model's, or 32."),
+    ] = None
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="With masked-diffusion: steps per block; each fills in its share, the most probable "
+            "tokens first; in place of --threshold."
+        ),
+    ] = None
+    canvas_cache: Annotated[
+        CanvasCacheName | None,
+        typer.Option(help="With masked-diffusion: what is kept between steps; by default what is exact."),
     ] = None
     min_layers: Annotated[
         int | None, typer.Option(help="With early-exit: layers that every token goes through.")
     ] = None
 
     def __post_init__(self) -> None:
-        for option, names in BELONGS_TO.items():
-            if getattr(self, option) is not None and self.name not in names:
-                owners = " or ".join(f"--strategy {name}" for name in names)
-                raise ValueError(f"--{option.replace('_', '-')} belongs to {owners}")
+        self._check_owners(DEFAULTS if self.name is None else (self.name,))
+        if self.steps is not None and self.threshold is not None:
+            raise ValueError("--steps and --threshold are two ways to choose tokens; leave out one of them")
         if self.draft_tokens is not None and self.draft_tokens < 1:
             raise ValueError(f"--draft-tokens must be at least 1, got {self.draft_tokens}")
         if self.draft_tokens is not None and self.draft_tokens > MOST_DRAFT_TOKENS:
@@ -74,17 +111,26 @@ class StrategyOptions:
         if self.name is StrategyName.SPECULATIVE and self.draft is None:
             raise ValueError("--strategy speculative needs --draft, a small model with the same tokenizer")
 
-    def build(self, base: "Autoregressive", load: Callable[[str], "Model"]) -> "Strategy":
-        """The strategy that continues as `base` would; `load` reads the draft model.
+    def build(
+        self, base: "Autoregressive", load: Callable[[str], "Model"], model: "Model", max_new_tokens: int
+    ) -> "Strategy":
+        """The strategy by which `model` continues as `base` would; `load` reads the draft model.
 
         Raises:
             ValueError: `base` has settings that the strategy has no place for.
         """
         from jaxmodels.decoding import Draft, EarlyExit, Greedy, Jacobi, PromptLookup, Speculative
+        from jaxmodels.decoding.default import default_strategy
 
-        if self.name is StrategyName.AUTOREGRESSIVE:
+        default, name = default_strategy(model.config, max_new_tokens), self.name
+        if name is None:
+            name = DEFAULTS[not isinstance(default, type(base))]
+            self._check_owners((name,))
+        if name is StrategyName.MASKED_DIFFUSION:
+            return self._masked(base, default)
+        if name is StrategyName.AUTOREGRESSIVE:
             return base
-        if self.name is StrategyName.EARLY_EXIT:
+        if name is StrategyName.EARLY_EXIT:
             given = {key: getattr(self, key) for key in ("threshold", "min_layers")}
             return EarlyExit(decode=base, **_given(given))
         shared: Any = {
@@ -92,21 +138,55 @@ class StrategyOptions:
             "top_logprobs": base.top_logprobs,
             "prefill_window": base.prefill_window,
         }
-        if self.name is StrategyName.JACOBI:
+        if name is StrategyName.JACOBI:
             if base.sampler != Greedy():
                 raise ValueError("--strategy jacobi is greedy; leave out --recommended and sampling")
             window = None if self.draft_tokens is None else self.draft_tokens + 1
             return Jacobi(**shared, **_given({"window": window}))
-        if self.name is StrategyName.PROMPT_LOOKUP:
+        if name is StrategyName.PROMPT_LOOKUP:
             drafter = PromptLookup(**_given({"size": self.draft_tokens}))
             return Speculative(draft=drafter, sampler=base.sampler, **shared)
         assert self.draft is not None
-        model = load(self.draft)
+        draft = load(self.draft)
         return Speculative(
-            draft=Draft(model.config, model.params),
+            draft=Draft(draft.config, draft.params),
             sampler=base.sampler,
             **shared,
             **_given({"gamma": self.draft_tokens}),
+        )
+
+    def _check_owners(self, names: tuple[StrategyName, ...]) -> None:
+        """Raises ValueError where an option belongs to none of these strategies."""
+        for option, owners in BELONGS_TO.items():
+            if getattr(self, option) is not None and not set(owners) & set(names):
+                listed = " or ".join(f"--strategy {name}" for name in owners)
+                raise ValueError(f"--{option.replace('_', '-')} belongs to {listed}")
+
+    def _masked(self, base: "Autoregressive", default: "Strategy") -> "Strategy":
+        """Masked diffusion with these options, else as `default` has it if that is masked diffusion too."""
+        from jaxmodels.decoding import MaskedDiffusion, masked
+
+        start = default if isinstance(default, MaskedDiffusion) else MaskedDiffusion()
+        caches: dict[CanvasCacheName, Any] = {
+            CanvasCacheName.NONE: masked.Recompute(),
+            CanvasCacheName.PREFIX: masked.PrefixCache(),
+            CanvasCacheName.DUAL: masked.Dual(),
+            CanvasCacheName.FINISHED_BLOCKS: masked.FinishedBlocks(),
+        }
+        options = {
+            "blocks": None if self.block is None else masked.FixedBlocks(self.block),
+            "unmask": None if self.threshold is None else masked.Threshold(self.threshold),
+            "cache": None if self.canvas_cache is None else caches[self.canvas_cache],
+        }
+        if self.steps is not None:
+            options |= {"steps": self.steps, "unmask": masked.unmask.Quota()}
+        return replace(
+            start,
+            sampler=base.sampler,
+            processors=base.processors,
+            top_logprobs=base.top_logprobs,
+            prefill_window=base.prefill_window,
+            **_given(options),
         )
 
 

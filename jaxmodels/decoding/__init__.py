@@ -4,7 +4,6 @@ from jaxmodels.decoding import depth, masked, processors
 from jaxmodels.decoding.acceptance import Acceptance, BlockVerification, TokenVerification
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive
-from jaxmodels.decoding.block_denoiser import BlockDenoiser
 from jaxmodels.decoding.depth import Confidence, MaxProbability
 from jaxmodels.decoding.drafters import Draft, LastVerdict, ModelDrafter, PromptLookup, TreeDrafter
 from jaxmodels.decoding.early_exit import EarlyExit
@@ -19,7 +18,6 @@ __all__ = [
     "Acceptance",
     "AdaptiveDepth",
     "Autoregressive",
-    "BlockDenoiser",
     "BlockVerification",
     "Confidence",
     "Draft",

@@ -12,16 +12,19 @@ from strategy_helpers import NEW, PROMPTS, architecture, decode, expected, nearb
 import jaxmodels as jm
 from jaxmodels.decoding import (
     Autoregressive,
-    BlockDenoiser,
     Draft,
     EarlyExit,
     Jacobi,
+    MaskedDiffusion,
     Sample,
     SCMoE,
     Speculative,
 )
 from jaxmodels.decoding.generation import NoTokenError, stream
+from jaxmodels.decoding.masked import FixedBlocks
 from jaxmodels.decoding.processors import Suppress
+from jaxmodels.layers.masks import BIDIRECTIONAL
+from jaxmodels.models.filling import MaskFilling
 
 
 def spoilt(params, token):
@@ -67,10 +70,12 @@ def test_samples_contrasts_and_blocks_are_looked_at_too():
         Autoregressive(sampler=Sample(temperature=0.7, top_k=3, top_p=0.9)),
         Speculative(draft=Draft(config, params), gamma=2, sampler=Sample()),
         SCMoE(),
-        BlockDenoiser(mask_token=VOCAB - 1, block_length=4),
     ):
         ours = decode(config, bad, strategy, PROMPTS[:2])
         assert ours.stuck.all() and not ours.lengths.any()
+    masked = dataclasses.replace(config, mask=BIDIRECTIONAL, filling=MaskFilling(mask_token=VOCAB - 1))
+    ours = decode(masked, bad, MaskedDiffusion(blocks=FixedBlocks(4)), PROMPTS[:2], new=8)
+    assert ours.stuck.all() and not ours.lengths.any()
 
 
 def test_the_error_names_row_and_step():

@@ -11,30 +11,39 @@ from strategy_helpers import MODELS
 from jaxmodels.decoding import (
     AdaptiveDepth,
     Autoregressive,
-    BlockDenoiser,
     Draft,
     EarlyExit,
     Jacobi,
+    MaskedDiffusion,
     PromptLookup,
     Speculative,
     TreeDrafter,
     driver,
 )
 from jaxmodels.decoding.depth import Plan
+from jaxmodels.decoding.masked import Dual, FinishedBlocks, FixedBlocks, PrefixCache, Recompute
+from jaxmodels.decoding.masked.caches.kept import Kept
+from jaxmodels.layers.masks import BIDIRECTIONAL, BlockCausal
 from jaxmodels.layers.spec import abstract_params
 from jaxmodels.models.cache import Cache
 from jaxmodels.models.depth import ALL_LAYERS
+from jaxmodels.models.filling import MaskFilling
 from jaxmodels.tpu_configs.programs import Workload, abstract_arguments, host_transfers
 
 CONFIG = MODELS["attention"]
 # Whether the frequencies change, no program can tell: a history of more than eight tokens is encoded anew.
 ANEW = dataclasses.replace(CONFIG, recode_beyond=8)
+FILLING = MaskFilling(mask_token=VOCAB - 1)
+BOTH_WAYS = dataclasses.replace(CONFIG, mask=BIDIRECTIONAL, filling=FILLING)
+BY_BLOCK = dataclasses.replace(CONFIG, mask=BlockCausal(4), filling=FILLING)
 QUICK = {"xla_backend_optimization_level": 0}
 
 
 def with_capacity(config, carry, capacity, depth):
     """The carry with all its caches of a capacity, whatever they were planned for."""
     cache = jax.eval_shape(lambda: config.init_cache(2, capacity, depth=depth))
+    if isinstance(getattr(carry, "kept", None), Kept):
+        return dataclasses.replace(carry, kept=dataclasses.replace(carry.kept, cache=cache))
     caches = {"cache": cache}
     if drafts_with_a_model(carry):
         caches["drafts"] = cache
@@ -63,6 +72,10 @@ def tree(config):
     return Speculative(draft=TreeDrafter(draft=draft, siblings=(2, 1)))
 
 
+def masked(cache):
+    return MaskedDiffusion(blocks=FixedBlocks(4), cache=cache)
+
+
 @pytest.mark.parametrize(
     ("config", "strategy"),
     [
@@ -72,7 +85,10 @@ def tree(config):
         pytest.param(CONFIG, Jacobi(window=3), id="Jacobi"),
         pytest.param(CONFIG, EarlyExit(), id="EarlyExit"),
         pytest.param(CONFIG, repeating(CONFIG), id="AdaptiveDepth"),
-        pytest.param(CONFIG, BlockDenoiser(mask_token=VOCAB - 1, block_length=4), id="BlockDenoiser"),
+        pytest.param(BOTH_WAYS, masked(Recompute()), id="Recompute"),
+        pytest.param(BOTH_WAYS, masked(Dual()), id="Dual"),
+        pytest.param(BOTH_WAYS, masked(PrefixCache()), id="PrefixCache"),
+        pytest.param(BY_BLOCK, masked(FinishedBlocks()), id="FinishedBlocks"),
         pytest.param(ANEW, Autoregressive(), id="encoded_anew"),
         pytest.param(ANEW, speculative(ANEW), id="encoded_anew-Speculative", marks=pytest.mark.sweep),
     ],

@@ -8,9 +8,12 @@ from model_helpers import VOCAB, decoder, random_params, ssd
 from strategy_helpers import PROMPTS, bigram_draft
 
 import jaxmodels as jm
-from jaxmodels.decoding import Autoregressive, BlockDenoiser, EarlyExit, Jacobi, Sample, Speculative, driver
+from jaxmodels.decoding import Autoregressive, EarlyExit, Jacobi, MaskedDiffusion, Sample, Speculative, driver
 from jaxmodels.decoding.generation import plan, stream
+from jaxmodels.decoding.masked import FixedBlocks, Threshold
 from jaxmodels.decoding.prompts import encode_prompts
+from jaxmodels.layers.masks import BIDIRECTIONAL
+from jaxmodels.models.filling import MaskFilling
 
 CONFIG = decoder(ssd())
 DRAFT = bigram_draft([np.arange(VOCAB)], VOCAB)
@@ -40,11 +43,15 @@ def test_statistics_hold_the_counters(model):
         Speculative(draft=DRAFT, gamma=2, sampler=Sample(temperature=1.3), top_logprobs=0),
         Jacobi(window=3),
         EarlyExit(threshold=0.1),
-        BlockDenoiser(mask_token=0, block_length=4, threshold=0.1),
+        MaskedDiffusion(blocks=FixedBlocks(3), unmask=Threshold(0.1)),
     ],
     ids=lambda strategy: type(strategy).__name__,
 )
 def test_streaming_is_the_same_generation_in_pieces(model, strategy):
+    if isinstance(strategy, MaskedDiffusion):
+        filling = MaskFilling(mask_token=0)
+        masked = dataclasses.replace(CONFIG, mask=BIDIRECTIONAL, filling=filling)
+        model = dataclasses.replace(model, config=masked)
     expected = model.generate(PROMPTS, 9, strategy, stop_tokens=[4], seed=3)
     ready = plan(
         model.config,
@@ -82,4 +89,4 @@ def test_every_strategy_says_what_room_it_needs():
     assert Autoregressive().lookahead == EarlyExit().lookahead == 0
     assert Jacobi(window=5).lookahead == 3
     assert Speculative(draft=DRAFT, gamma=4).lookahead == 3
-    assert BlockDenoiser(mask_token=0, block_length=8).lookahead == 7
+    assert MaskedDiffusion(blocks=FixedBlocks(8)).lookahead == 7

@@ -1,9 +1,10 @@
 """Masked generation: unknown tokens are filled in, several at a time and in any order, block by block.
 
-`MaskedDiffusion` is the loop; what it is made of is here: blocks, rules of unmasking and remasking, exits,
-caches.
+`MaskedDiffusion` is the loop. What it is made of is in the packages below: `blocks`, rules of unmasking
+(`unmask`) and of editing (`remask`), exits (`stop`) and `caches`.
 """
 
+from jaxmodels.decoding.masked import blocks, caches, remask, stop, unmask
 from jaxmodels.decoding.masked.blocks.fixed import FixedBlocks
 from jaxmodels.decoding.masked.caches.dual import Dual, PrefixCache
 from jaxmodels.decoding.masked.caches.finished_blocks import FinishedBlocks
@@ -30,4 +31,9 @@ __all__ = [
     "Stop",
     "Threshold",
     "Unmask",
+    "blocks",
+    "caches",
+    "remask",
+    "stop",
+    "unmask",
 ]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from strategy_helpers import PROMPTS, architecture, decode
 
-from jaxmodels.decoding import Autoregressive, BlockDenoiser, Draft, Jacobi, Speculative
+from jaxmodels.decoding import Autoregressive, Draft, Jacobi, MaskedDiffusion, Speculative
 from jaxmodels.decoding.processors import LogitBias, NoRepeatNGram, PerRow, RepetitionPenalty, Suppress
 
 PENALTIES = (1.0, 1.3, 2.5, 0.7)
@@ -75,6 +75,6 @@ def test_lists_of_other_sizes_are_named():
 
 
 def test_blocks_take_what_goes_by_place_alone():
-    BlockDenoiser(mask_token=0, processors=(PerRow((LogitBias({3: 1.0}),)),))
+    MaskedDiffusion(processors=(PerRow((LogitBias({3: 1.0}),)),))
     with pytest.raises(ValueError, match="goes by the text before a token"):
-        BlockDenoiser(mask_token=0, processors=(PerRow((RepetitionPenalty(2.0),)),))
+        MaskedDiffusion(processors=(PerRow((RepetitionPenalty(2.0),)),))

@@ -17,7 +17,8 @@ from strategy_helpers import (
 )
 
 import jaxmodels as jm
-from jaxmodels.decoding import Autoregressive, BlockDenoiser, Draft, EarlyExit, Jacobi, Sample, Speculative
+from jaxmodels.decoding import Autoregressive, Draft, EarlyExit, Jacobi, MaskedDiffusion, Sample, Speculative
+from jaxmodels.decoding.masked import FinishedBlocks, FixedBlocks, Threshold
 from jaxmodels.decoding.processors import (
     BadWords,
     FrequencyPenalty,
@@ -28,6 +29,8 @@ from jaxmodels.decoding.processors import (
     Suppress,
     SuppressAtBegin,
 )
+from jaxmodels.layers.masks import BlockCausal
+from jaxmodels.models.filling import MaskFilling
 
 PROMPT = [3, 1, 4, 5, 10, 1, 5]  # behind which the model repeats itself
 SETTINGS = {
@@ -147,9 +150,11 @@ def test_rows_do_not_depend_on_their_neighbours(processed):
     assert_same_generation(alone, plain, row=2)
 
 
-def test_a_block_denoiser_takes_those_that_go_by_the_place():
+def test_masked_diffusion_takes_those_that_go_by_the_place():
     config, params = architecture("attention")
-    strategy = BlockDenoiser(mask_token=VOCAB - 1, block_length=4, threshold=0.2)
+    filling = MaskFilling(mask_token=VOCAB - 1)
+    config = dataclasses.replace(config, mask=BlockCausal(4), filling=filling)
+    strategy = MaskedDiffusion(blocks=FixedBlocks(4), unmask=Threshold(0.2), cache=FinishedBlocks())
     free = decode(config, params, strategy).tokens
     banned, first = int(free[0, 2]), int(free[1, 0])
     stop = int(free[2, 1])
@@ -161,7 +166,7 @@ def test_a_block_denoiser_takes_those_that_go_by_the_place():
     assert (ours.tokens == 5).sum() > (free == 5).sum()
     for processor in (RepetitionPenalty(1.1), NoRepeatNGram(3), BadWords([[1]]), FrequencyPenalty(0.1)):
         with pytest.raises(ValueError, match=f"processors: {type(processor).__name__}.* goes by the text"):
-            BlockDenoiser(mask_token=VOCAB - 1, processors=(processor,))
+            MaskedDiffusion(processors=(processor,))
 
 
 def test_samples_are_drawn_among_what_is_left():
