@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import BlockRefinementScheduler
-from seen_cases import LENGTH, MASK, SEEDS, VOCAB, agrees, choose, highest, rows_of, seen_case
+from seen_cases import LENGTH, MASK, ROWS, SEEDS, VOCAB, agrees, choose, highest, rows_of, seen_case
 
 from jaxmodels.decoding.masked.unmask import (
     AsSampled,
@@ -46,9 +46,9 @@ def test_thresholds_and_always_the_best(threshold):
 
 def halves():
     """A view whose places have two equally likely tokens, so that probabilities are one half exactly."""
-    logits = np.full((6, LENGTH, VOCAB), -np.inf)
+    logits = np.full((ROWS, LENGTH, VOCAB), -np.inf)
     logits[..., :2] = 0.0
-    return seen_case(1, logits=logits, steps=[LENGTH] * 6, step=[0] * 6)
+    return seen_case(1, logits=logits, steps=[LENGTH] * ROWS, step=[0] * ROWS)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_dynamic_threshold_is_that_of_diffusers(steps):
     scheduler.set_timesteps(steps)
     for seed in SEEDS:
         for step in {0, steps - 1}:
-            seen = seen_case(seed, step=[step] * 6, steps=[steps] * 6)
+            seen = seen_case(seed, step=[step] * ROWS, steps=[steps] * ROWS)
             theirs = scheduler.step(
                 torch.tensor(np.asarray(seen.logits)),
                 step,
@@ -204,12 +204,12 @@ def test_credits_grow_where_a_token_stays_the_likeliest():
     """Some steps of a block whose logits are drawn anew each time, in double precision beside ours."""
     rule = CreditDecoding(then=Threshold(0.6))
     step = jax.jit(lambda rule, seen: rule.fuse(seen))
-    memory = rule.begin(6, LENGTH, VOCAB)
-    credit = np.zeros((6, LENGTH, VOCAB))
-    base = np.random.default_rng(5).standard_normal((6, LENGTH, VOCAB)) * 2
+    memory = rule.begin(ROWS, LENGTH, VOCAB)
+    credit = np.zeros((ROWS, LENGTH, VOCAB))
+    base = np.random.default_rng(5).standard_normal((ROWS, LENGTH, VOCAB)) * 2
     counts = []
     for seed in range(8):
-        noise = np.random.default_rng(seed).standard_normal((6, LENGTH, VOCAB)) * 0.5
+        noise = np.random.default_rng(seed).standard_normal((ROWS, LENGTH, VOCAB)) * 0.5
         seen = seen_case(seed, logits=base + noise, memory=memory)
         fused, memory = step(rule, seen)
         credit *= 0.8 if seed else 1.0
