@@ -11,12 +11,14 @@ from jaxmodels.decoding.masked.caches.finished_blocks import FinishedBlocks
 from jaxmodels.decoding.masked.caches.kept import CanvasCache
 from jaxmodels.decoding.masked.caches.recompute import Recompute
 from jaxmodels.decoding.masked.driver import MaskedDiffusion
+from jaxmodels.decoding.masked.guidance import ClassifierFree
 from jaxmodels.decoding.masked.seen import Blocks, Edited, Guidance, Remask, Remembering, Seen, Stop, Unmask
 from jaxmodels.decoding.masked.unmask.threshold import Threshold
 
 __all__ = [
     "Blocks",
     "CanvasCache",
+    "ClassifierFree",
     "Dual",
     "Edited",
     "FinishedBlocks",

@@ -54,7 +54,7 @@ class AdaBlocks:
     def check(self, alignment: int, max_new_tokens: int) -> None:
         if alignment > 1:
             raise ValueError(
-                f"AdaBlocks: the model sees blocks of {alignment} tokens, which cannot end anywhere else; use "
+                f"AdaBlocks: the model sees blocks of {alignment} tokens, which end nowhere else; use "
                 f"FixedBlocks({alignment})"
             )
 

@@ -1,0 +1,210 @@
+"""Insertions and deletions against the published program written out, and the published example."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from seen_cases import LENGTH, MASK, VOCAB, choose, edit, remember, rows_of, seen_case, softmax
+
+from jaxmodels.decoding.masked.remask import LevenshteinEdits
+from jaxmodels.decoding.masked.unmask import StrictThreshold
+
+DELETE, SPLIT = VOCAB - 2, VOCAB - 3
+TOKENS = {"mask_token": MASK, "delete_token": DELETE, "split_token": SPLIT}
+
+
+class ByHand:
+    """A row's block, and what is remembered of it, as lists."""
+
+    def __init__(self, tokens, prompt, threshold, edit_threshold, passes):
+        self.tokens, self.prompt, self.threshold = list(tokens), prompt, threshold
+        self.edit_threshold, self.passes = edit_threshold, passes
+        self.original = [token == MASK for token in tokens]
+        self.settled = self.steps = 0
+        self.texts, self.tried, self.is_done = set(), {}, False
+
+    def step(self, logits):
+        """Takes a step with float[L, V] logits, in which the mask token is ruled out."""
+        size = len(self.tokens)
+        p = softmax(logits)
+        proposed = logits.argmax(-1)
+        sure = p[np.arange(size), proposed]
+        masked = [i for i in range(self.prompt, size) if self.tokens[i] == MASK]
+        open_places = [i for i in masked if self.original[i]]
+        self.steps += 1
+        self.settled += not open_places
+        is_spent = self.settled >= self.passes if self.passes else not open_places
+        last = is_spent or self.steps > size + self.passes
+
+        if last or not open_places:
+            filled = masked
+        else:
+            needed = 1 + len(masked) - len(open_places)
+            filled = [i for i in masked if sure[i] > self.threshold]
+            if len(filled) < needed:
+                filled = sorted(masked, key=lambda i: -sure[i])[:needed]
+        if not self.passes and open_places and set(open_places) <= set(filled):
+            last, filled = True, masked
+        known = [i for i in range(self.prompt, size) if self.tokens[i] != MASK]
+        edits = [i for i in known if proposed[i] != self.tokens[i] and sure[i] > self.edit_threshold]
+        writes = sorted({*filled, *edits})
+        if not writes:
+            self.is_done = True
+            return
+        if last:
+            allowed = np.array(logits)
+            allowed[:, [MASK, DELETE, SPLIT]] = -np.inf
+            for i in writes:
+                if proposed[i] in (MASK, DELETE, SPLIT):
+                    proposed[i] = allowed[i].argmax()
+        changes = [i for i in writes if proposed[i] != self.tokens[i]]
+        if tuple(self.tokens) in self.texts and not last and changes:
+            place = min(changes, key=lambda i: sure[i])
+            untried = np.array(logits[place])
+            untried[list(self.tried.get(place, ()))] = -np.inf
+            proposed[place] = untried.argmax()
+        self.texts.add(tuple(self.tokens))
+        for i in writes:
+            self.tried.setdefault(i, set()).add(int(proposed[i]))
+        self._move({i: int(proposed[i]) for i in writes})
+        self.is_done = last
+
+    def _move(self, written):
+        size = len(self.tokens)
+        tokens, original = self.tokens[: self.prompt], self.original[: self.prompt]
+        for i in range(self.prompt, size):
+            token = written.get(i, self.tokens[i])
+            if token == DELETE:
+                continue
+            if token == SPLIT:
+                tokens, original = [*tokens, MASK], [*original, False]
+                token = self.tokens[i]
+            tokens, original = [*tokens, token], [*original, self.original[i]]
+        self.tokens = (tokens + [MASK] * size)[:size]
+        self.original = (original + [False] * size)[:size]
+
+
+def advance(rule, unmask, seen):
+    """(block behind the step, memory, rows that go on) of our rules."""
+    _, memory = remember(rule, seen)
+    tokens = np.where(choose(unmask, seen), seen.proposed, seen.tokens)
+    ours = edit(rule, seen.replace(memory=memory), tokens)
+    return np.asarray(ours.tokens), ours.memory, np.asarray(ours.unfinished)
+
+
+@pytest.mark.parametrize(("passes", "edit_threshold"), [(0, 0.5), (2, 0.0), (5, 0.3), (9, 0.0)])
+def test_blocks_go_the_way_of_the_published_program(passes, edit_threshold):
+    """Logits that depend on the block alone, so that blocks may go round in circles, among them deletions
+    and splits. Rows have prompts of different lengths in their block."""
+    rows, prompts = 24, np.arange(24) % 5
+    rng = np.random.default_rng(passes)
+    table = rng.standard_normal((VOCAB, LENGTH, VOCAB)) * 2
+    table[..., [DELETE, SPLIT]] += 0.7
+    rule = LevenshteinEdits(threshold=edit_threshold, passes=passes, **TOKENS)
+    unmask = StrictThreshold(0.6)
+    tokens = rng.integers(0, SPLIT, (rows, LENGTH))
+    tokens[np.arange(LENGTH) >= prompts[:, None]] = MASK
+    by_hand = [
+        ByHand(row, prompt, 0.6, edit_threshold, passes) for row, prompt in zip(tokens, prompts, strict=True)
+    ]
+    memory, done, moved, returned = rule.begin(rows, LENGTH, VOCAB), np.zeros(rows, bool), 0, 0
+    for step in range(LENGTH + passes + 2):
+        masked = tokens == MASK
+        logits = table[tokens, np.arange(LENGTH)] + np.roll(table[tokens, 0], 1, axis=1)
+        seen = seen_case(
+            step,
+            logits=logits,
+            masked=masked,
+            tokens=tokens,
+            editable=~masked & (np.arange(LENGTH) >= prompts[:, None]),
+            memory=memory,
+        )
+        after, memory, unfinished = advance(rule, unmask, seen)
+        for b, row in enumerate(rows_of(seen)):
+            if done[b]:
+                continue
+            returned += tuple(tokens[b]) in by_hand[b].texts
+            by_hand[b].step(row.logits)
+            assert after[b].tolist() == by_hand[b].tokens, (step, b)
+            assert memory.original[b].tolist() == by_hand[b].original, (step, b)
+            moved += bool((memory.original[b] != (np.arange(LENGTH) >= prompts[b])).any())
+            done[b] = not unfinished[b] and MASK not in after[b]
+            assert done[b] == by_hand[b].is_done, (step, b)
+        tokens = np.where(done[:, None], tokens, after)
+    assert done.all()
+    assert moved
+    assert returned or passes < 9
+
+
+def logits_of(proposed, probabilities):
+    logits = np.full((1, len(proposed), VOCAB), -np.inf)
+    for place, (token, p) in enumerate(zip(proposed, probabilities, strict=True)):
+        others = [other for other in range(MASK) if other != token]
+        logits[0, place, others] = np.log((1 - p) / len(others))
+        logits[0, place, token] = np.log(p)
+    return logits
+
+
+def test_the_published_example():
+    """Of a block of six places the first is of the prompt; .7 unmasks and .5 edits."""
+    rule = LevenshteinEdits(threshold=0.5, **TOKENS)
+    tokens = np.array([[1, 2, 3, MASK, MASK, MASK]])
+    memory = rule.begin(1, 6, VOCAB)
+    steps = [
+        ([1, DELETE, 3, 4, 5, 6], [0.9, 0.9, 0.9, 0.8, 0.8, 0.3], [1, 3, 4, 5, MASK, MASK], "001110"),
+        ([1, 3, 4, 5, SPLIT, 6], [0.9, 0.9, 0.9, 0.9, 0.9, 0.2], [1, 3, 4, 5, MASK, MASK], "001101"),
+        ([1, 3, 4, 5, 2, 6], [0.9, 0.9, 0.9, 0.9, 0.9, 0.9], [1, 3, 4, 5, 2, 6], "001101"),
+    ]
+    for proposed, probabilities, expected, original in steps:
+        masked = tokens == MASK
+        seen = seen_case(
+            0,
+            length=6,
+            logits=logits_of(proposed, probabilities),
+            masked=masked,
+            tokens=tokens,
+            editable=~masked & (np.arange(6) > 0),
+            memory=memory,
+        )
+        tokens, memory, _ = advance(rule, StrictThreshold(0.7), seen)
+        assert tokens[0].tolist() == expected
+        assert "".join(map(str, memory.original[0].astype(int))) == original
+
+
+def test_places_behind_a_short_block_stay():
+    """The block's last places are beyond the answer: nothing moves into them."""
+    answer = (np.arange(6) > 0) & (np.arange(6) < 4)
+    tokens = np.array([[1, 2, 3, MASK, 9, 9]])
+    rule = LevenshteinEdits(**TOKENS)
+    seen = seen_case(
+        0,
+        length=6,
+        logits=logits_of([0, SPLIT, 3, 4, 5, 6], [0.9] * 6),
+        masked=(tokens == MASK) & answer,
+        tokens=tokens,
+        editable=(tokens != MASK) & answer,
+        memory=rule.begin(1, 6, VOCAB),
+    )
+    tokens, _, _ = advance(rule, StrictThreshold(0.7), seen)
+    assert tokens[0].tolist() == [1, MASK, 2, 3, 9, 9]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mask_token": DELETE}, "must be three tokens, got 15, 15, 14"),
+        ({"split_token": -1}, "split_token must be a whole number >= 0 .*, got -1"),
+        ({"passes": 1.5}, "passes must be a whole number, got 1.5"),
+        ({"threshold": -1}, "threshold must be a finite number >= 0, got -1"),
+    ],
+)
+def test_values_outside_their_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LevenshteinEdits(**{**TOKENS, **arguments})
+
+
+def test_thresholds_are_data_and_its_tokens_are_named():
+    rule = LevenshteinEdits(threshold=0.5, **TOKENS)
+    assert jax.tree.leaves(rule) == [0.5]
+    assert sorted(rule.named_tokens()) == [SPLIT, DELETE, MASK]
+    assert jnp.shape(rule.begin(2, 3, 5).texts) == (2, 21, 3)
