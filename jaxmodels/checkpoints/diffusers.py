@@ -26,6 +26,8 @@ from jaxmodels.models.denoisers.denoiser import Denoiser
 from jaxmodels.models.denoisers.families import DENOISERS
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError
+from jaxmodels.models.token_images.families import TOKEN_IMAGE_MODELS
+from jaxmodels.models.token_images.uvit import UVit2D
 
 STEM = "diffusion_pytorch_model"
 
@@ -58,6 +60,16 @@ def load_autoencoder(directory: str | Path, dtype: DTypeLike = jnp.float32) -> t
 def save_autoencoder(config: VQModel, params: Params, directory: str | Path) -> None:
     """Writes an autoencoder that `load_autoencoder` and `diffusers` read; as `save_denoiser`."""
     _save(AUTOENCODERS, config, params, directory)
+
+
+def load_token_image_model(directory: str | Path, dtype: DTypeLike = jnp.float32) -> tuple[UVit2D, Params]:
+    """The model of codes that `save_pretrained` wrote, and its parameters; as `load_denoiser`."""
+    return _load(TOKEN_IMAGE_MODELS, directory, dtype)
+
+
+def save_token_image_model(config: UVit2D, params: Params, directory: str | Path) -> None:
+    """Writes a model of codes that `load_token_image_model` and `diffusers` read; as `save_denoiser`."""
+    _save(TOKEN_IMAGE_MODELS, config, params, directory)
 
 
 def _load(registry: ClassRegistry[Any], directory: str | Path, dtype: DTypeLike) -> tuple[Any, Params]:

@@ -69,6 +69,7 @@ class ProjectedModulation:
         d_condition: width of the condition.
         parts: what is made, in the order in which checkpoints store it.
         activation: applied to the condition first; None for nothing, as in DDT.
+        bias: whether `b` is added.
 
     Raises:
         ValueError: a part is named twice, or there is none, or `activation` is not in `ACTIVATIONS`.
@@ -78,6 +79,7 @@ class ProjectedModulation:
     d_condition: int
     parts: tuple[str, ...] = BLOCK_PARTS
     activation: str | None = "silu"
+    bias: bool = True
 
     def __post_init__(self) -> None:
         _check_parts(self.parts)
@@ -86,10 +88,10 @@ class ProjectedModulation:
 
     def spec(self) -> ParamTree:
         count = len(self.parts)
-        return {
-            "w": Param((count, self.d_model, self.d_condition), (None, "embed", None), ZEROS),
-            "b": Param((count, self.d_model), (None, "embed"), ZEROS),
-        }
+        tree: ParamTree = {"w": Param((count, self.d_model, self.d_condition), (None, "embed", None), ZEROS)}
+        if self.bias:
+            tree["b"] = Param((count, self.d_model), (None, "embed"), ZEROS)
+        return tree
 
     def flops(self) -> int:
         """FLOPs for one condition."""
@@ -103,7 +105,8 @@ class ProjectedModulation:
         """The parts of each condition, one after the other."""
         if self.activation is not None:
             condition = activate(self.activation, condition)
-        return linear(condition, params["w"]) + params["b"]
+        made = linear(condition, params["w"])
+        return made + params["b"] if self.bias else made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,17 +179,24 @@ def _check_parts(parts: tuple[str, ...]) -> None:
         raise ValueError(f"parts must have different names, and be at least one, got {parts}")
 
 
-def embed_mlp_spec(d_model: int, d_in: int) -> ParamTree:
-    """The parameters of `embed_mlp`."""
-    return {
+def embed_mlp_spec(d_model: int, d_in: int, *, bias: bool = True) -> ParamTree:
+    """The parameters of `embed_mlp`, with biases or without."""
+    weights: ParamTree = {
         "w_in": Param((d_model, d_in), ("embed", None), FanIn(d_in)),
-        "b_in": Param((d_model,), ("embed",), ZEROS),
         "w_out": Param((d_model, d_model), (None, "embed"), FanIn(d_model)),
+    }
+    biases: ParamTree = {
+        "b_in": Param((d_model,), ("embed",), ZEROS),
         "b_out": Param((d_model,), (None,), ZEROS),
     }
+    return weights | biases if bias else weights
 
 
 def embed_mlp(params: Params, x: Float[Array, "... C"], activation: str = "silu") -> Float[Array, "... D"]:
     """``out(activation(in(x)))``: how times, sizes and texts become a condition of the model's width."""
-    hidden = activate(activation, linear(x, params["w_in"]) + params["b_in"])
-    return linear(hidden, params["w_out"]) + params["b_out"]
+
+    def project(name: str, x: Array) -> Array:
+        y = linear(x, params[f"w_{name}"])
+        return y + params[f"b_{name}"] if f"b_{name}" in params else y
+
+    return project("out", activate(activation, project("in", x)))
