@@ -17,13 +17,17 @@ from jaxmodels.decoding.masked.unmask.entropy_threshold import EntropyThreshold
 from jaxmodels.decoding.masked.unmask.factor import Factor, ReleasedFactor
 from jaxmodels.decoding.masked.unmask.hierarchy import Hierarchy
 from jaxmodels.decoding.masked.unmask.local_leap import LocalLeap
+from jaxmodels.decoding.masked.unmask.maskgit import MAGE, MaskGIT
 from jaxmodels.decoding.masked.unmask.quota import Quota
+from jaxmodels.decoding.masked.unmask.schedules import Cosine, FromTo, Power, ToZero
 from jaxmodels.decoding.masked.unmask.strict_threshold import StrictThreshold
 from jaxmodels.decoding.masked.unmask.threshold import Threshold
 
 __all__ = [
+    "MAGE",
     "AsSampled",
     "Confidence",
+    "Cosine",
     "CreditDecoding",
     "Dream",
     "DreamOrigin",
@@ -32,14 +36,18 @@ __all__ = [
     "EntropyBounded",
     "EntropyThreshold",
     "Factor",
+    "FromTo",
     "Hierarchy",
     "LocalLeap",
     "Margin",
+    "MaskGIT",
     "NegativeEntropy",
+    "Power",
     "Probability",
     "Quota",
     "Random",
     "ReleasedFactor",
     "StrictThreshold",
     "Threshold",
+    "ToZero",
 ]
