@@ -31,6 +31,7 @@ ELSEWHERE = {
     "bert": "test_masked_language_models.py",
     "kimi_k2": "test_hybrid_configs.py",
     "mamba2-original": "test_families.py",
+    "maskgit": "test_masked_language_models.py",
     "minicpm": "test_published_layouts.py",
     "modernbert": "test_masked_language_models.py",
 }

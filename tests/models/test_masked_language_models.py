@@ -104,6 +104,27 @@ def test_logits_and_export_are_those_of_transformers(family, changes, tmp_path):
     assert jm.load(tmp_path / "exported").config == model.config
 
 
+def test_maskgit_is_a_bert_without_segments(tmp_path):
+    """Whose mask token is the last of the vocabulary where the file does not say it."""
+    theirs, tokens = build("bert", {"type_vocab_size": 1, "layer_norm_eps": 1e-5}, tmp_path), draw()
+    segments = "bert.embeddings.token_type_embeddings.weight"
+    stored = load_file(tmp_path / "model.safetensors")
+    theirs.get_parameter(segments).data.zero_()
+    del stored[segments]
+    save_file(stored, tmp_path / "model.safetensors")
+    values = json.loads((tmp_path / "config.json").read_text()) | {"model_type": "maskgit"}
+    del values["type_vocab_size"], values["mask_token_id"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    model = jm.load(tmp_path)
+    assert model.config.filling == MaskFilling(mask_token=60)
+    with torch.no_grad():
+        assert_close(model(tokens), theirs(torch.tensor(tokens)).logits.numpy())
+    jm.save(model, tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert again.keys() == stored.keys() and all(torch.equal(again[name], stored[name]) for name in again)
+    assert jm.load(tmp_path / "again").config == model.config
+
+
 def test_segments_are_given_with_the_embeddings(tmp_path):
     theirs, tokens = build("bert", BERT["three_segments"], tmp_path), draw()
     segments = np.random.default_rng(2).integers(3, size=tokens.shape)

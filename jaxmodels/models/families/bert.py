@@ -1,4 +1,8 @@
-"""BERT as a masked language model (`model_type` "bert"): post-norm blocks, segments, a transformed head."""
+"""BERT as a masked language model (`model_type` "bert"): post-norm blocks, segments, a transformed head.
+
+MaskGIT's transformer ("maskgit", https://arxiv.org/abs/2202.04200) is one without segments. Its vocabulary
+holds the codes of an image, then the classes, then the mask token; a class stands in front of the codes.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -58,6 +62,15 @@ def head_bias_row(config: Decoder) -> tuple[Weight, ...]:
 
 
 def read_config(reader: ConfigReader) -> Decoder:
+    return replace(_read(reader, MASK_TOKEN), segments=reader.positive_or("type_vocab_size", 2))
+
+
+def read_maskgit(reader: ConfigReader) -> Decoder:
+    return _read(reader, reader.positive("vocab_size") - 1)
+
+
+def _read(reader: ConfigReader, mask_token: int) -> Decoder:
+    """The model without segments; `mask_token` is that of files which do not say it."""
     reader.expect("is_decoder", False)
     reader.expect("position_embedding_type", "absolute")
     heads = dense.read_equal_heads(reader, "hidden_size", "num_attention_heads")
@@ -73,22 +86,28 @@ def read_config(reader: ConfigReader) -> Decoder:
     return replace(
         dense.finish_decoder(reader, blocks, norm, default_tie=True),
         final_norm=None,
-        segments=reader.positive_or("type_vocab_size", 2),
         learned_positions=reader.positive("max_position_embeddings"),
         embed_norm=norm,
         head_transform=HeadTransform(d_model=norm.dim, norm=norm, activation=activation),
         head_bias=True,
         mask=BIDIRECTIONAL,
-        filling=read_filling(reader, reader.positive("vocab_size"), MASK_TOKEN),
+        filling=read_filling(reader, reader.positive("vocab_size"), mask_token),
     )
 
 
 def write_config(config: Decoder) -> dict[str, Any]:
+    written = _write(config) | {"type_vocab_size": config.segments}
+    return written | {"architectures": ["BertForMaskedLM"], "model_type": FAMILY.model_type}
+
+
+def write_maskgit(config: Decoder) -> dict[str, Any]:
+    return _write(config) | {"architectures": ["MaskGIT"], "model_type": MASKGIT.model_type}
+
+
+def _write(config: Decoder) -> dict[str, Any]:
     block, norm = config.blocks[0], config.embed_norm
     assert isinstance(block.mixer, Attention) and isinstance(block.ffn, MLP) and isinstance(norm, LayerNorm)
     return write_filling(config) | {
-        "architectures": ["BertForMaskedLM"],
-        "model_type": "bert",
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
         "intermediate_size": block.ffn.d_ff,
@@ -96,7 +115,6 @@ def write_config(config: Decoder) -> dict[str, Any]:
         "num_attention_heads": block.mixer.num_heads,
         "hidden_act": block.ffn.activation,
         "max_position_embeddings": config.learned_positions,
-        "type_vocab_size": config.segments,
         "layer_norm_eps": norm.eps,
         "tie_word_embeddings": config.tie_embeddings,
     }
@@ -118,4 +136,12 @@ FAMILY = Family(
     ),
     named_weights=head_bias_row,
     renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
+)
+
+MASKGIT = replace(
+    FAMILY,
+    model_type="maskgit",
+    summary="MaskGIT's transformer over the codes of images",
+    read_config=read_maskgit,
+    write_config=write_maskgit,
 )

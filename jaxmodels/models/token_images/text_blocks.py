@@ -16,7 +16,7 @@ from jaxmodels.models.block import layer_specs
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveTextBlock:
-    """``x + mixer(norm(x))``, ``x + cross(norm(x), text)``, then ``x + ffn(norm(x))``, with adaptive norms."""
+    """``x + mixer(norm(x))``, ``x + cross(norm(x), text)``, ``x + ffn(norm(x))``, with adaptive norms."""
 
     mixer_norm: AdaptiveNorm
     mixer: SequenceMixer
