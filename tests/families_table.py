@@ -14,6 +14,7 @@ from tpu_model_configs import CONFIGS, TOPOLOGIES
 
 import jaxmodels as jm
 from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.masks import Bidirectional, BlockCausal, Causal, Mask
 from jaxmodels.layers.rope import Rope, rope_to_hf
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import FAMILIES
@@ -26,15 +27,18 @@ Written by `python tests/families_table.py` from the registry and the tables of 
 with what the script writes.
 
 **Mixers**, **feed-forward** and **positions** are the layers (classes of `jaxmodels.layers`) and the options
-that the tested configurations of a family use, in the order in which they occur. **Compared** counts the
-configurations with which a family is loaded, its logits (to 1e-4) and 64 greedy tokens are compared with
-`transformers`, and its export read back by `transformers` bit for bit (`tests/models/test_families.py`).
-Where `transformers` does not have the layout, it names the test that takes its place. **TPU** says whether
+that the tested configurations of a family use, in the order in which they occur. **Sees** says which tokens
+one sees in a whole sequence. **Compared** counts the configurations with which a family is loaded, its logits
+(to 1e-4) and 64 greedy tokens are compared with `transformers`, and its export read back by `transformers`
+bit for bit (`tests/models/test_families.py`); of models whose tokens see later ones, logits and export. Some
+of these are not in `transformers` under their names: the checkpoint then is that of a model there which
+computes the same, its tensors renamed. Where `transformers` does not have the layout, the column names the
+test that takes its place. **TPU** says whether
 prefill, decoding and a whole `generate` go through the TPU compiler for {" and ".join(TOPOLOGIES)}
 (`tests/tpu_configs/test_aot.py`).
 
-| `model_type` | models | mixers | feed-forward | positions | compared | TPU |
-|---|---|---|---|---|---|---|
+| `model_type` | models | mixers | feed-forward | positions | sees | compared | TPU |
+|---|---|---|---|---|---|---|---|
 """
 
 ATTENTION_OPTIONS = {
@@ -116,6 +120,22 @@ def positions(configs: list[Decoder]) -> str:
     return "; ".join(text) or "none"
 
 
+def seen(configs: list[Decoder]) -> str:
+    """Which tokens one sees in a whole sequence."""
+
+    def described(mask: Mask) -> str:
+        match mask:
+            case Causal():
+                return "earlier ones"
+            case Bidirectional():
+                return "all"
+            case BlockCausal():
+                return "its block and earlier ones"
+        return type(mask).__name__
+
+    return joined([described(config.mask) for config in configs])
+
+
 def row(family: str) -> str:
     configs = examples(family)
     compared = sum(case.family == family for case in CASES)
@@ -125,6 +145,7 @@ def row(family: str) -> str:
         mixers(configs),
         feed_forwards(configs),
         positions(configs),
+        seen(configs),
         str(compared) if compared else f"[`{ELSEWHERE[family]}`](../tests/models/{ELSEWHERE[family]})",
         "yes" if family in CONFIGS else "no",
     ]

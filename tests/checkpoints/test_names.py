@@ -46,9 +46,9 @@ def test_any_prefix_is_found(reference):
             assert_same(place(config, renamed, values), expected)
 
 
-def test_the_base_model_of_transformers(reference, tmp_path):
+def test_the_base_model_of_transformers(native_reference, tmp_path):
     """`XModel.save_pretrained`: names without prefix, and no head."""
-    whole = reference.model
+    reference, whole = native_reference, native_reference.model
     base = whole.model if whole.base_model is whole else whole.base_model  # Llama 4 misnames its own
     base.save_pretrained(tmp_path)
     config, values, tensors = config_and_tensors(tmp_path)

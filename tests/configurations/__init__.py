@@ -9,10 +9,11 @@ from configurations.case import Case
 from configurations.dense import DENSE
 from configurations.hybrids import HYBRIDS
 from configurations.linear import LINEAR_HYBRIDS
+from configurations.masked import MASKED
 from configurations.mixtures import MIXTURES
 from configurations.state_space import STATE_SPACE
 
-CASES = (*DENSE, *STATE_SPACE, *MIXTURES, *LINEAR_HYBRIDS, *HYBRIDS)
+CASES = (*DENSE, *STATE_SPACE, *MIXTURES, *LINEAR_HYBRIDS, *HYBRIDS, *MASKED)
 
 # The first of each family is in every run of the tests, the others are in the sweep.
 ONE_OF_EACH_FAMILY = tuple({case.family: case for case in reversed(CASES)}.values())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from config_faults import Fault, faults
 from configurations import CASES
+from configurations.case import full_hf_dict
 from published_configs import NAMES, model_type, published
 
 import jaxmodels as jm
@@ -56,13 +57,7 @@ def test_thousands_of_faults_are_refused_by_the_name_of_the_key():
 @pytest.mark.sweep
 def test_faults_in_what_transformers_writes_are_refused_by_the_name_of_the_key():
     """Of every family, small models with every option."""
-    from transformers import AutoConfig
-
-    full = {
-        case.name: json.loads(AutoConfig.for_model(case.family, **case.config).to_json_string(use_diff=False))
-        for case in CASES
-    }
-    check(full, 5000, seed=0)
+    check({case.name: full_hf_dict(case) for case in CASES}, 5000, seed=0)
 
 
 def test_a_checkpoint_s_configuration_is_refused_with_its_file_and_key(tmp_path):

@@ -49,13 +49,42 @@ def test_logits_are_those_of_transformers(reference, loaded):
     np.testing.assert_allclose(ours / scale, reference.logits / scale, atol=TOLERANCE, rtol=0)
 
 
-def test_greedy_decoding_is_that_of_transformers(reference, loaded):
+def test_greedy_decoding_is_that_of_transformers(causal_reference, loaded):
     """All prompts in one batch, their lengths different, against each one alone."""
+    reference = causal_reference
     out = loaded(reference).generate(reference.prompts, max_new_tokens=NEW_TOKENS, stop_tokens=[])
     np.testing.assert_array_equal(out.tokens, reference.continuations)
 
 
-def test_an_exported_model_is_the_same_in_transformers(reference, loaded, tmp_path):
+def test_a_row_that_is_padded_is_that_row_alone(masked_reference, loaded):
+    model, tokens = loaded(masked_reference), jnp.asarray(masked_reference.tokens)
+    length = tokens.shape[1] - 9
+    padded = model.config.forward(model.params, tokens, valid=jnp.asarray([tokens.shape[1], length]))
+    alone = model(tokens[1:, :length])
+    scale = np.abs(alone).max()
+    np.testing.assert_allclose(padded[1:, :length] / scale, alone / scale, atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(padded[0] / scale, model(tokens[:1])[0] / scale, atol=TOLERANCE, rtol=0)
+
+
+def test_an_exported_model_has_the_published_tensors(published_reference, loaded, tmp_path):
+    """Under the published names, bit for bit; and the configuration says the same."""
+    jm.save(loaded(published_reference), tmp_path / "exported", format="hf")
+    published, exported = published_reference.directory, tmp_path / "exported"
+    expected, found = (load_file(directory / "model.safetensors") for directory in (published, exported))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    theirs, ours = (
+        json.loads((directory / "config.json").read_text()) for directory in (published, exported)
+    )
+    assert jm.config_from_hf(ours) == jm.config_from_hf(theirs)
+    assert {key for key in theirs if key in ours and ours[key] != theirs[key]} <= set(
+        published_reference.case.rewritten
+    )
+
+
+def test_an_exported_model_is_the_same_in_transformers(native_reference, loaded, tmp_path):
+    reference = native_reference
     jm.save(loaded(reference), tmp_path / "exported", format="hf")
     again, report = AutoModelForCausalLM.from_pretrained(tmp_path / "exported", output_loading_info=True)
     unused = FAMILIES[reference.case.family].is_unused  # tables that follow from the configuration
@@ -75,16 +104,18 @@ def test_an_exported_model_is_the_same_in_transformers(reference, loaded, tmp_pa
 
 @pytest.mark.parametrize("case", [case_param(case) for case in ONE_OF_EACH_FAMILY])
 def test_any_split_into_windows_gives_the_logits_of_transformers(case, build_reference, loaded):
+    """Tokens of models that are not causal see those of later windows no more."""
     reference = build_reference(case)
     model, ours = loaded(reference), []
     cache, start = model.config.init_cache(2, 32), 0
-    for size in np.random.default_rng(len(case.name)).permutation([1, 1, 5, 5, 5]):
+    sizes = np.random.default_rng(len(case.name)).permutation([1, 1, 5, 5, 5])
+    for size in sizes:
         tokens = jnp.asarray(reference.tokens[:, start : start + size])
         logits, pending = peek(model.config, model.params, tokens, cache)
         cache, start = commit(model.config, pending), start + size
         ours.append(logits)
     scale = np.abs(reference.logits).max()
-    expected = reference.logits[:, :start]
+    expected = reference.logits_in_windows(sizes)
     np.testing.assert_allclose(np.concatenate(ours, 1) / scale, expected / scale, atol=TOLERANCE, rtol=0)
 
 

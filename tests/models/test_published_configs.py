@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 from configurations import CASES
+from configurations.case import full_hf_dict, hf_dict
 from published_configs import NAMES, model_type, published
 
 import jaxmodels as jm
@@ -27,8 +28,11 @@ LLAMA = {
 }  # fmt: skip
 
 
+LAYERS = ("num_hidden_layers", "n_layers", "n_layer")
+
 # How many parameters the repositories say their models have.
 PARAMETERS = {
+    "Dream--Dream-v0-Instruct-7B": 7_615_616_512,
     "deepseek_v2--DeepSeek-V2": 235_741_434_880,
     "falcon_mamba--falcon-mamba-7b": 7_272_665_088,
     "gemma3--gemma-3-27b": 27_009_346_304,
@@ -36,6 +40,7 @@ PARAMETERS = {
     "gpt_oss--gpt-oss-20b": 20_914_757_184,
     "kimi_k2--Kimi-K2-Instruct": 1_026_408_232_448,
     "lfm2--LFM2-350M": 354_483_968,
+    "llada--LLaDA-8B-Instruct": 8_015_581_184,
     "llama--Llama-3.2-1B": 1_235_814_400,
     "llama--Meta-Llama-3-70B": 70_553_706_496,
     "llama--SmolLM2-135M": 134_515_008,
@@ -59,7 +64,7 @@ def test_a_published_model_has_as_many_parameters_as_its_repository_says(name):
 
 
 def test_there_are_files_of_each_kind():
-    assert (len(LISTED), len(WITH_VISION), len(OTHERS)) == (86, 3, 25)
+    assert (len(LISTED), len(WITH_VISION), len(OTHERS)) == (90, 3, 21)
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -72,7 +77,7 @@ def test_a_published_configuration_of_a_listed_family_reads(name, tmp_path):
     else:
         assert jm.config_from_hf(values, strict=True) == jm.config_from_hf(values)
         config, carried = read_config(tmp_path)
-    assert len(config.blocks) == values.get("num_hidden_layers", values.get("n_layer"))
+    assert len(config.blocks) == next(values[key] for key in LAYERS if key in values)
     # What is written back is read as the same, and holds the marks that describe no model.
     written = json.loads(json.dumps(config_dict(config, carried)))
     for key in ("eos_token_id", "torch_dtype", "id2label", "transformers.js_config"):
@@ -101,11 +106,7 @@ def test_a_published_configuration_with_a_vision_part_asks_for_the_text(name):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_all_keys_that_transformers_writes_read(case):
-    from transformers import AutoConfig
-
-    config = AutoConfig.for_model(case.family, **case.config)
-    short, full = (json.loads(config.to_json_string(use_diff=use_diff)) for use_diff in (True, False))
-    assert jm.config_from_hf(full, strict=True) == jm.config_from_hf(short)
+    assert jm.config_from_hf(full_hf_dict(case), strict=True) == jm.config_from_hf(hf_dict(case))
 
 
 def test_all_keys_of_any_model_and_of_generation_are_known():

@@ -236,5 +236,5 @@ def check_groups(router: SoftmaxTopK | SigmoidTopK, best_of_group: int) -> None:
     if router.top_k > router.top_groups * per_group:
         raise ValueError(
             f"{name}: top_k={router.top_k} exceeds the {router.top_groups * per_group} experts of "
-            f"top_groups={router.top_groups} groups"
+            f"top_groups={router.top_groups} out of num_groups={groups} groups"
         )

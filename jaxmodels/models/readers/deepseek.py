@@ -84,16 +84,13 @@ def read_experts(reader: ConfigReader) -> GatedExperts:
 
 
 def read_groups(
-    reader: ConfigReader,
-    experts: Experts,
-    counted_by: str = "n_routed_experts",
-    default: tuple[int, int] = (1, 1),
+    reader: ConfigReader, experts: Experts, counted_by: str = "n_routed_experts"
 ) -> tuple[int, int]:
     """In how many groups the experts are, and of how many of them a token may choose.
 
     `counted_by` is the key that holds the number of experts.
     """
-    groups, kept = reader.positive_or("n_group", default[0]), reader.positive_or("topk_group", default[1])
+    groups, kept = reader.positive_or("n_group", 1), reader.positive_or("topk_group", 1)
     reader.check_divides("n_group", groups, counted_by, experts.num_experts)
     if kept > groups:
         raise ConfigError(f"{reader.name}: key 'topk_group' must be at most 'n_group' = {groups}, got {kept}")

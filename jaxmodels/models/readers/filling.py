@@ -27,7 +27,7 @@ def read_filling(
         found = "is missing" if given is None else f"is {given}"
         raise ConfigError(
             f"{reader.name}: key {MASK_TOKEN!r} {found}; it must be the id of the token that stands for an "
-            f"unknown one, below the {vocab_size} of the model{published}"
+            f"unknown one, below the vocabulary's size (vocab_size) = {vocab_size}{published}"
         )
     return MaskFilling(mask_token=token, offset=offset)
 
