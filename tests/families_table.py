@@ -50,6 +50,7 @@ ATTENTION_OPTIONS = {
     "sink_logits": "sinks",
     "output_gate": "output gate",
     "query_norm": "normalised queries and keys",
+    "keys_as_values": "keys that are values too",
     "norm_across_heads": "norms across heads",
     "clip": "clipped queries, keys and values",
     "qkv_bias": "biases",

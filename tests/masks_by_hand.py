@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxmodels.layers.canvas_mask import OnCanvas
 from jaxmodels.layers.masks import (
     BIDIRECTIONAL,
     CAUSAL,
@@ -50,6 +51,8 @@ MASKS = {
     "sliding_future": Sliding(after=0),
     "prefix": Prefix(4),
     "prefix_by_row": Prefix(np.array([3, 7])),
+    "on_canvas": OnCanvas(start=7, before=3),
+    "on_canvas_by_row": OnCanvas(start=np.array([5, 9])),
     "trees": Ancestors(TREES),
     "array": Ancestors(ANY_ARRAY),
     "all": NEAR,
@@ -75,6 +78,9 @@ def sees(mask, row, query, key):
             seen = (before is None or distance <= before) and (after is None or -distance <= after)
         case Prefix(length=length):
             seen = distance >= 0 or key.position < (length if np.ndim(length) == 0 else length[row])
+        case OnCanvas(start=start, before=before):
+            start = start if np.ndim(start) == 0 else start[row]
+            seen = before is None or start - key.position <= before
         case Ancestors(tree=tree):
             tree = tree if tree.ndim == 2 else tree[row]
             seen = key.is_history or tree[query.index, key.index]
@@ -90,6 +96,8 @@ def sees(mask, row, query, key):
 def in_layer(mask, row, query, key, window=None, chunk=None):
     """The same in a layer that has a sliding window or chunks."""
     distance = query.position - key.position
+    if window is not None and isinstance(mask, OnCanvas):
+        return sees(OnCanvas(start=mask.start, before=window - 1), row, query, key)
     if window is not None and not -window < distance < window:
         return False
     if chunk is not None and query.position // chunk != key.position // chunk:

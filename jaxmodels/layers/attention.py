@@ -30,6 +30,9 @@ class Attention:
         head_dim: width of a head.
         rope: rotary embedding of queries and keys, or None.
         query_norm, key_norm: norms applied before `rope`, to each head on its own unless `norm_across_heads`.
+        value_norm: the same for values.
+        keys_as_values: values are what the projection of keys gives, before `key_norm` and `rope`; they have
+            no projection of their own.
         norm_across_heads: the norms treat all heads of a token as one vector.
         clip: queries, keys and values are clipped to ``-clip .. clip`` after the norms and before `rope`;
             None leaves them.
@@ -56,6 +59,8 @@ class Attention:
     rope: Rotary | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    value_norm: Norm | None = None
+    keys_as_values: bool = False
     norm_across_heads: bool = False
     clip: float | None = None
     sliding_window: int | None = None
@@ -91,7 +96,7 @@ class Attention:
             raise ValueError(f"softcap={self.softcap} must be positive, or None")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip={self.clip} must be positive, or None")
-        if self.norm_across_heads and self.query_norm is None and self.key_norm is None:
+        if self.norm_across_heads and self.query_norm is self.key_norm is self.value_norm is None:
             raise ValueError(
                 "norm_across_heads is set without a query_norm or key_norm that it could apply to"
             )
@@ -124,36 +129,37 @@ class Attention:
 
     def spec(self) -> ParamTree:
         d, n, k, h = self.d_in, self.num_heads, self.num_kv_heads, self.head_dim
+        projections = [("q", n, "heads"), ("k", k, "kv_heads"), ("v", k, "kv_heads")]
+        if self.keys_as_values:
+            projections.pop()
         tree: ParamTree = {
-            "w_q": Param((n, h, d), ("heads", "head_dim", "embed"), FanIn(d)),
-            "w_k": Param((k, h, d), ("kv_heads", "head_dim", "embed"), FanIn(d)),
-            "w_v": Param((k, h, d), ("kv_heads", "head_dim", "embed"), FanIn(d)),
+            **{
+                f"w_{x}": Param((heads, h, d), (axis, "head_dim", "embed"), FanIn(d))
+                for x, heads, axis in projections
+            },
             "w_o": Param((self.d_model, n, h), ("embed", "heads", "head_dim"), FanIn(n * h)),
         }
         if self.adapter_rank is not None:
             r = self.adapter_rank
             tree["adapter"] = {
                 name: part
-                for x, heads, axis in (("q", n, "heads"), ("k", k, "kv_heads"), ("v", k, "kv_heads"))
+                for x, heads, axis in projections
                 for name, part in (
                     (f"a_{x}", Param((r, d), (None, "embed"), FanIn(d))),
                     (f"b_{x}", Param((heads, h, r), (axis, "head_dim", None), ZEROS)),
                 )
             }
         if self.qkv_bias:
-            tree["b_q"] = Param((n, h), ("heads", "head_dim"), ZEROS)
-            tree["b_k"] = Param((k, h), ("kv_heads", "head_dim"), ZEROS)
-            tree["b_v"] = Param((k, h), ("kv_heads", "head_dim"), ZEROS)
+            tree |= {f"b_{x}": Param((heads, h), (axis, "head_dim"), ZEROS) for x, heads, axis in projections}
         if self.output_gate:
             tree["w_gate"] = Param((n, h, d), ("heads", "head_dim", "embed"), FanIn(d))
             if self.qkv_bias:
                 tree["b_gate"] = Param((n, h), ("heads", "head_dim"), ZEROS)
         if self.out_bias:
             tree["b_o"] = Param((self.d_model,), ("embed",), ZEROS)
-        if self.query_norm is not None:
-            tree["query_norm"] = self.query_norm.spec()
-        if self.key_norm is not None:
-            tree["key_norm"] = self.key_norm.spec()
+        for name in ("query_norm", "key_norm", "value_norm"):
+            if getattr(self, name) is not None:
+                tree[name] = getattr(self, name).spec()
         if self.sink_logits:
             tree["sink_logits"] = Param((n,), ("heads",), ZEROS)
         return tree
@@ -164,11 +170,12 @@ class Attention:
     def flops_per_token(self, context: int) -> int:
         """FLOPs of one token that sees `context` tokens, itself included; 0 counts the weights alone."""
         seen = self.cache.keys_read(self.heads, context) if context else 0
-        inputs = (2 if self.output_gate else 1) * self.num_heads + 2 * self.num_kv_heads
+        kinds = 1 if self.keys_as_values else 2
+        inputs = (2 if self.output_gate else 1) * self.num_heads + kinds * self.num_kv_heads
         weights = 2 * self.head_dim * (self.d_in * inputs + self.d_model * self.num_heads)
         if self.adapter_rank is not None:
-            heads = self.num_heads + 2 * self.num_kv_heads
-            weights += 2 * self.adapter_rank * (3 * self.d_in + self.head_dim * heads)
+            heads = self.num_heads + kinds * self.num_kv_heads
+            weights += 2 * self.adapter_rank * ((1 + kinds) * self.d_in + self.head_dim * heads)
         return weights + round(4 * self.num_heads * self.head_dim * seen)
 
     def forward(self, params: Params, x: Float[Array, "B S I"], window: Window) -> Float[Array, "B S D"]:
@@ -214,7 +221,7 @@ class Attention:
 
     def queries(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S N H"]:
         """The window's queries, normalised and clipped, not rotated yet."""
-        q = self._heads(params, "q", x, self.query_norm)
+        q = self._normalised(params, "query_norm", self._heads(params, "q", x))
         if self.query_scale is not None:
             q = (q * self.query_scale(window.positions)[..., None, None]).astype(q.dtype)
         return q
@@ -223,31 +230,32 @@ class Attention:
         self, params: Params, x: Float[Array, "B S D"]
     ) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
         """Keys and values, normalised and clipped, the keys not rotated yet."""
-        return self._heads(params, "k", x, self.key_norm), self._heads(params, "v", x, None)
+        k = self._heads(params, "k", x)
+        v = k if self.keys_as_values else self._heads(params, "v", x)
+        return self._normalised(params, "key_norm", k), self._normalised(params, "value_norm", v)
 
     def project(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Projections:
         """A window's heads, not rotated yet."""
         sink_logits = params["sink_logits"].reshape(self.num_kv_heads, -1) if self.sink_logits else None
         return Projections(self.queries(params, x, window), *self.keys_and_values(params, x), sink_logits)
 
-    def _heads(
-        self, params: Params, name: str, x: Float[Array, "B S D"], norm: Norm | None
-    ) -> Float[Array, "B S N H"]:
+    def _heads(self, params: Params, name: str, x: Float[Array, "B S D"]) -> Float[Array, "B S N H"]:
         """The projection `name`: "q", "k" or "v"."""
         heads = linear(x, params[f"w_{name}"])
         if self.adapter_rank is not None:
             adapter = params["adapter"]
             heads = heads + linear(linear(x, adapter[f"a_{name}"]), adapter[f"b_{name}"])
-        if self.qkv_bias:
-            heads = heads + params[f"b_{name}"]
-        if norm is not None:
-            heads = self._normalise(norm, params["query_norm" if name == "q" else "key_norm"], heads)
-        return heads if self.clip is None else jnp.clip(heads, -self.clip, self.clip)
+        return heads + params[f"b_{name}"] if self.qkv_bias else heads
 
-    def _normalise(self, norm: Norm, params: Params, x: Float[Array, "B S N H"]) -> Float[Array, "B S N H"]:
-        if self.norm_across_heads:
-            return norm(params, x.reshape(*x.shape[:2], -1)).reshape(x.shape)
-        return norm(params, x)
+    def _normalised(
+        self, params: Params, name: str, heads: Float[Array, "B S N H"]
+    ) -> Float[Array, "B S N H"]:
+        """The heads behind the norm `name`, if the layer has it, and clipped."""
+        norm: Norm | None = getattr(self, name)
+        if norm is not None:
+            flat = heads.reshape(*heads.shape[:2], -1) if self.norm_across_heads else heads
+            heads = norm(params[name], flat).reshape(heads.shape)
+        return heads if self.clip is None else jnp.clip(heads, -self.clip, self.clip)
 
     def _gate(self, params: Params, x: Float[Array, "B S D"]) -> Float[Array, "B S N H"] | None:
         if not self.output_gate:

@@ -65,6 +65,14 @@ class Mask(Protocol):
         """Raises ValueError where the mask does not fit a window of `size` tokens (in `batch` rows)."""
 
 
+@runtime_checkable
+class Narrowing(Protocol):
+    """A mask that says itself what a layer's sliding window leaves of it; see `in_layer`."""
+
+    def narrowed(self, side: int) -> Mask:
+        """The mask in a layer whose tokens see `side` positions beside their own."""
+
+
 # An array is short for `Ancestors`.
 MaskLike: TypeAlias = Mask | jax.Array | np.ndarray
 
@@ -243,25 +251,13 @@ class Prefix:
     by_position = True
 
     def sees(self, queries: Places, keys: Places) -> Answer:
-        return (keys.positions <= queries.positions) | (keys.positions < self._by_row(keys))
+        return (keys.positions <= queries.positions) | (keys.positions < by_row(self.length, keys))
 
     def within_reach(self, low: Any, high: Any, keys: Places) -> Answer:
-        return (keys.positions < high) | (keys.positions < self._by_row(keys))
+        return (keys.positions < high) | (keys.positions < by_row(self.length, keys))
 
     def check(self, size: int, batch: int | None) -> None:
-        shape = np.shape(self.length)
-        rows_fit = shape == () or (len(shape) == 1 and batch in (None, shape[0]))
-        if not jnp.issubdtype(getattr(self.length, "dtype", type(self.length)), jnp.integer) or not rows_fit:
-            raise ValueError(
-                f"mask: Prefix expected a whole length or int[{batch or 'B'}], one for each row of this "
-                f"window, got {_kind(self.length)}"
-            )
-        if not is_traced(self.length) and np.min(self.length, initial=0) < 0:
-            raise ValueError(f"mask: Prefix expected lengths of at least 0, got {shown(self.length)}")
-
-    def _by_row(self, keys: Places) -> Any:
-        length: Any = self.length if is_traced(self.length) else np.asarray(self.length)
-        return length.reshape(-1, *(1,) * (keys.positions.ndim - 1))
+        check_lengths("Prefix", self.length, batch)
 
 
 @dataclass(frozen=True)
@@ -419,7 +415,7 @@ def in_layer(mask: MaskLike, sliding_window: int | None, chunk: int | None) -> M
     """The mask of a layer whose tokens see only so many positions, or only their own chunk of positions.
 
     A sliding window holds a token's own position and ``sliding_window - 1`` others before it, and as many
-    behind it wherever the mask is not causal.
+    behind it wherever the mask is not causal and does not say otherwise itself.
     """
     mask = as_mask(mask)
     if chunk is not None:
@@ -427,6 +423,8 @@ def in_layer(mask: MaskLike, sliding_window: int | None, chunk: int | None) -> M
     if sliding_window is None:
         return mask
     side = sliding_window - 1
+    if isinstance(mask, Narrowing):
+        return mask.narrowed(side)
     return All((mask, Sliding(before=side, after=None if isinstance(mask, Causal) else side)))
 
 
@@ -459,6 +457,25 @@ def check_mask(mask: MaskLike, size: int, batch: int | None = None) -> None:
     if not (isinstance(mask, Mask) or hasattr(mask, "dtype")):
         raise ValueError(f"mask: expected a mask such as CAUSAL, or a bool array, got {shown(mask)}")
     as_mask(mask).check(size, batch)
+
+
+def check_lengths(name: str, length: Any, batch: int | None) -> None:
+    """Raises ValueError unless a mask's `length` is a whole number of at least 0, or one for each row."""
+    shape = np.shape(length)
+    rows_fit = shape == () or (len(shape) == 1 and batch in (None, shape[0]))
+    if not jnp.issubdtype(getattr(length, "dtype", type(length)), jnp.integer) or not rows_fit:
+        raise ValueError(
+            f"mask: {name} expected a whole length or int[{batch or 'B'}], one for each row of this "
+            f"window, got {_kind(length)}"
+        )
+    if not is_traced(length) and np.min(length, initial=0) < 0:
+        raise ValueError(f"mask: {name} expected lengths of at least 0, got {shown(length)}")
+
+
+def by_row(length: Any, keys: Places) -> Any:
+    """A length of all rows, or of each, in a shape that broadcasts against the keys' positions."""
+    lengths: Any = length if is_traced(length) else np.asarray(length)
+    return lengths.reshape(-1, *(1,) * (keys.positions.ndim - 1))
 
 
 def _check_parts(name: str, parts: tuple[Any, ...], size: int, batch: int | None) -> None:

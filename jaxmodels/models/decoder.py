@@ -27,6 +27,7 @@ from jaxmodels.layers.spec import ZEROS, Normal, Param, Params, ParamTree, fille
 from jaxmodels.layers.window import Valid, Window, check_valid, fresh_window, next_window, ropes_of
 from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, block_flops, layer_specs
 from jaxmodels.models.cache import Cache, Pending, cache_spec, committed
+from jaxmodels.models.denoising import Denoising
 from jaxmodels.models.depth import (
     ALL_LAYERS,
     Depth,
@@ -71,6 +72,8 @@ class Decoder:
             history which grows beyond it is encoded anew, once; None: never.
         mask: who sees whom in whole sequences, and in windows whose caller does not say.
         filling: how it is shown unknown tokens, if it was trained to fill them in.
+        denoising: how it refines a canvas, if it was trained to read one beside a text; see
+            `jaxmodels.models.denoising`.
         family: the `model_type` it was read as and is written back as; None if it has no such form.
     """
 
@@ -92,6 +95,7 @@ class Decoder:
     recode_beyond: int | None = None
     mask: Mask = CAUSAL
     filling: MaskFilling | None = None
+    denoising: Denoising | None = None
     family: str | None = None
 
     def __post_init__(self) -> None:
@@ -124,7 +128,11 @@ class Decoder:
             head["weight"] = Param(shape, ("vocab", "embed"), Normal(0.02))
         if self.head_bias:
             head["bias"] = Param((self.vocab_size,), ("vocab",), ZEROS)
-        return tree | {"head": head} if head else tree
+        if head:
+            tree["head"] = head
+        if self.denoising is not None:
+            tree["denoising"] = self.denoising.spec(self.blocks)
+        return tree
 
     @property
     def _shared_spec(self) -> ParamTree:
@@ -513,6 +521,11 @@ class Decoder:
                 raise ValueError("segments: the model has no embedding of segments; leave them out")
             return x
         return x + params["segments"]["weight"][0 if segments is None else segments]
+
+    def soft_embeddings(self, params: Params, weights: Float[Array, "B S V"]) -> Float[Array, "B S D"]:
+        """The weighted sum of the embeddings of all tokens, times `embed_scale`."""
+        x = weights.astype(self.dtype_of(params)) @ params["embed"]["weight"]
+        return x if self.embed_scale == 1.0 else x * jnp.asarray(self.embed_scale, x.dtype)
 
     def embed(self, params: Params, inputs: Inputs, window: Window) -> Stream:
         """The stream in front of the first block."""

@@ -33,14 +33,21 @@ class Wrapper:
             model's keys among them instead of a ``text_config``. None where there are no such.
         tied: what transformers assumes without a key `tie_word_embeddings`, which stands beside the
             ``text_config``.
+        also: further keys beside the ``text_config`` that the language model goes by.
     """
 
     texts: Mapping[str, Text]
     beside: tuple[str, ...] | None = None
     tied: bool = False
+    also: tuple[str, ...] = ()
 
 
 # The defaults of transformers' classes, by the `model_type` of the ``text_config``.
+_DIFFUSION_GEMMA = {
+    "head_dim": 256, "hidden_size": 2304, "intermediate_size": 9216, "max_position_embeddings": 131072,
+    "num_attention_heads": 8, "num_hidden_layers": 30, "num_key_value_heads": 4, "sliding_window": 512,
+    "vocab_size": 262144,
+}  # fmt: skip
 _GEMMA3 = {
     "head_dim": 256, "hidden_size": 2304, "intermediate_size": 9216, "max_position_embeddings": 131072,
     "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4,
@@ -83,6 +90,11 @@ _BESIDE_QWEN2 = (
 )  # fmt: skip
 
 WRAPPERS: Mapping[str, Wrapper] = {
+    "diffusion_gemma": Wrapper(
+        texts={"diffusion_gemma_text": Text("diffusion_gemma_text", _DIFFUSION_GEMMA)},
+        tied=True,
+        also=("canvas_length",),
+    ),
     "gemma3": Wrapper(texts={"gemma3_text": Text("gemma3_text", _GEMMA3)}, tied=True),
     "llama4": Wrapper(texts={"llama4_text": Text("llama4_text", _LLAMA4)}),
     "mistral3": Wrapper(
@@ -133,7 +145,7 @@ def text_part(values: Mapping[str, Any]) -> dict[str, Any]:
             f"config of model_type {model_type!r}: key 'text_config' holds the model_type {shown(kind)}; "
             f"supported: {', '.join(wrapper.texts)}"
         )
-    shared = {key: values[key] for key in _SHARED if key in values}
+    shared = {key: values[key] for key in (*_SHARED, *wrapper.also) if key in values}
     model = wrapper.texts[kind]
     text = {**model.defaults, **shared, **given, "model_type": model.family}
     text["tie_word_embeddings"] = values.get("tie_word_embeddings", wrapper.tied)

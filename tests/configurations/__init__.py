@@ -30,6 +30,7 @@ def case_param(case: Case):
 ELSEWHERE = {
     "MoE++": "test_published_layouts.py",
     "bert": "test_masked_language_models.py",
+    "diffusion_gemma_text": "test_diffusion_gemma.py",
     "kimi_k2": "test_hybrid_configs.py",
     "mamba2-original": "test_families.py",
     "maskgit": "test_masked_language_models.py",

@@ -10,7 +10,7 @@ from jaxmodels.layers import attend as attend_module
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.kv_cache import EMPTY, KVState
 from jaxmodels.layers.masks import BIDIRECTIONAL, CAUSAL
-from jaxmodels.layers.norm import RMSNorm
+from jaxmodels.layers.norm import RMSNorm, WeightlessRMSNorm
 from jaxmodels.layers.query_scale import LogScale
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import abstract_params, init_state, walk
@@ -30,11 +30,15 @@ VARIANTS = {
     "norms_across_heads": attention(
         query_norm=RMSNorm(dim=24, axis=None), key_norm=RMSNorm(dim=12, axis=None), norm_across_heads=True
     ),
+    "keys_as_values": attention(
+        num_heads=6, query_norm=NORM, key_norm=NORM, value_norm=WeightlessRMSNorm(eps=NORM.eps),
+        keys_as_values=True, scale=1.0, qkv_bias=True,
+    ),
     "window_of_itself": attention(sliding_window=1, sink_logits=True, softcap=1.0),
     "chunks_clip_query_scale": attention(
         chunk=4, clip=0.6, query_scale=LogScale(strength=0.5, interval=3, offset=1), rope=None
     ),
-}
+}  # fmt: skip
 # Window tokens 0..3 as a tree: 0 -> 1 -> 3 and 0 -> 2.
 TREE = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1]], bool)
 DEPTH = np.array([0, 1, 1, 2], np.int32)
@@ -63,7 +67,12 @@ def rotate(x, positions, rope):
 def by_hand(layer, params, x, positions, seen):
     """One sequence [S, D] with its table of who sees whom, over the whole score matrix in float64."""
     p = {path: np.asarray(leaf, np.float64) for path, leaf in walk(params)}
-    q, k, v = (np.einsum("sd,nhd->snh", x, p[f"w_{n}"]) + p.get(f"b_{n}", 0) for n in "qkv")
+    q, k, v = (
+        np.einsum("sd,nhd->snh", x, p[f"w_{n}"]) + p.get(f"b_{n}", 0)
+        for n in ("qkk" if layer.keys_as_values else "qkv")
+    )
+    if layer.value_norm is not None:
+        v = v / np.sqrt((v**2).mean(-1, keepdims=True) + NORM.eps)
     if layer.query_norm is not None:
         together = (-2, -1) if layer.norm_across_heads else -1
         q, k = (

@@ -9,8 +9,8 @@ from masks_by_hand import BATCH, MASKS, PARENTS, SIZE, TREES, Token, ancestors, 
 from model_helpers import quick_jit
 
 from jaxmodels.layers import attend as attend_module
-from jaxmodels.layers import masks as masks_module
 from jaxmodels.layers.attend import Scores, attend
+from jaxmodels.layers.canvas_mask import OnCanvas
 from jaxmodels.layers.kv_cache import (
     EMPTY,
     Ring,
@@ -48,6 +48,8 @@ EXACT = (
     "sliding_past",
     "prefix",
     "prefix_by_row",
+    "on_canvas",
+    "on_canvas_by_row",
     "all",
 )
 
@@ -70,12 +72,13 @@ PICTURES = {
     "All": All((CAUSAL, Sliding(before=1))),
     "Either": Either((CAUSAL, Chunks(2))),
     "Split": Split(history=Sliding(before=2), window=BIDIRECTIONAL),
+    "OnCanvas": OnCanvas(start=4, before=2),
 }
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_mask_is_what_its_picture_shows(name):
-    lines = re.findall(r"^ {4,}([x.](?: +[x.])+)$", getattr(masks_module, name).__doc__, re.MULTILINE)
+    lines = re.findall(r"^ {4,}([x.](?: +[x.])+)$", type(PICTURES[name]).__doc__, re.MULTILINE)
     picture = np.array([[c == "x" for c in line.split()] for line in lines])
     size, keys = picture.shape
     history = keys - size
@@ -366,6 +369,7 @@ def test_a_masks_batch_must_be_the_windows():
         (Prefix(2.0), r"Prefix expected a whole length or int\[B\].*got 2.0"),
         (Prefix(np.ones((2, 2), int)), r"Prefix expected a whole length.*got int64\[2, 2\]"),
         (Prefix(-1), "Prefix expected lengths of at least 0, got -1"),
+        (OnCanvas(start=2.0), r"OnCanvas expected a whole length or int\[B\].*got 2.0"),
         (All(()), "All expected at least one mask, got none"),
         (Split(history=CAUSAL, window=np.ones((3, 3), bool)), r"Split expected masks.*got bool\[3, 3\]"),
         (Either((CAUSAL, None)), "Either expected masks.*got None"),

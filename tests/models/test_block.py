@@ -14,6 +14,7 @@ from jaxmodels.layers.spec import init_state
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.block import Block, NormedResidualBlock, ParallelBlock, Stream, peek
 from jaxmodels.models.post_norm_block import PostNormBlock
+from jaxmodels.models.scaled_block import ScaledBlock
 
 TOKENS = draw_tokens(2, 5)
 NORM, OTHER = RMSNorm(dim=D_MODEL), LayerNorm(dim=D_MODEL)
@@ -24,6 +25,7 @@ BLOCKS = {
     "scaled": Block(
         mixer_norm=NORM, mixer=ssd(), mixer_post_norm=NORM, ffn_norm=OTHER, ffn=FFN, residual_scale=0.3
     ),
+    "learned_scale": ScaledBlock(block=Block(mixer_norm=NORM, mixer=ssd(), ffn=FFN, ffn_post_norm=OTHER)),
     "mixer_alone": Block(mixer_norm=NORM, mixer=ssd()),
     "ffn_alone": Block(ffn_norm=NORM, ffn=FFN),
     "parallel": ParallelBlock(mixer_norm=NORM, mixer=attention(), ffn=FFN),
@@ -40,6 +42,8 @@ BLOCKS = {
 
 def by_definition(block, params, x, window):
     """The block written out, its layers taken as given."""
+    if isinstance(block, ScaledBlock):
+        return params["scale"] * by_definition(block.block, params, x, window)
 
     def norm(name, value):
         layer = getattr(block, name, None)

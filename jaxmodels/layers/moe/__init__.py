@@ -9,6 +9,7 @@ from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.moe.ranked import Ranked
 from jaxmodels.layers.moe.relu_router import ReLURouter
 from jaxmodels.layers.moe.residual_router import ResidualRouter, ZeroComputationExperts
+from jaxmodels.layers.moe.rms_router import RMSRouter
 from jaxmodels.layers.moe.routers import Router, SigmoidTopK, SoftmaxTopK
 from jaxmodels.layers.moe.routing import RoutedFeedForward, RouterContext, Routing
 from jaxmodels.layers.moe.versatile import VersatileFFN
@@ -27,6 +28,7 @@ __all__ = [
     "LatentSpace",
     "MoE",
     "PlainExperts",
+    "RMSRouter",
     "Ranked",
     "ReLURouter",
     "ResidualRouter",

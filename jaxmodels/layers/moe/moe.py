@@ -15,12 +15,15 @@ from jaxmodels.layers.moe.latent import LatentSpace
 from jaxmodels.layers.moe.residual_router import ZeroComputationExperts
 from jaxmodels.layers.moe.routers import Router
 from jaxmodels.layers.moe.routing import ALONE, RouterContext, Routing
+from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
 
 
 @dataclass(frozen=True, kw_only=True)
 class MoE:
     """``sum of weight * expert(x)`` over the experts that the router chooses per token, plus ``shared(x)``.
+
+    Norms may stand before and behind each of the two summands. The router reads x as it is.
 
     Attributes:
         router: chooses the experts of each token and their weights.
@@ -32,10 +35,13 @@ class MoE:
         weighted: what an expert's weight multiplies: its "outputs", or its "inputs", so that the sum is of
             ``expert(weight * x)``.
         latent: the space that `experts` work in; None is the model's.
+        expert_norm, expert_post_norm: of what `experts` are given, and of the sum of what they give.
+        shared_norm, shared_post_norm: of what `shared` is given, and of what it gives.
         dispatch: how rows reach `experts`.
 
     Raises:
-        ValueError: parts differ in width, router and experts in number, or `shared_gate` without `shared`.
+        ValueError: parts differ in width, router and experts in number, or `shared_gate` or a norm of
+            `shared` without `shared`.
     """
 
     router: Router
@@ -46,6 +52,10 @@ class MoE:
     input_scale: float = 1.0
     weighted: Literal["outputs", "inputs"] = "outputs"
     latent: LatentSpace | None = None
+    expert_norm: Norm | None = None
+    expert_post_norm: Norm | None = None
+    shared_norm: Norm | None = None
+    shared_post_norm: Norm | None = None
     dispatch: Dispatch = DROPLESS
 
     def __post_init__(self) -> None:
@@ -72,6 +82,9 @@ class MoE:
             raise ValueError(f"MoE: weighted must be 'outputs' or 'inputs', got {self.weighted!r}")
         if self.shared_gate and self.shared is None:
             raise ValueError("MoE: shared_gate=True needs a shared feed-forward, got shared=None")
+        for name in ("shared_norm", "shared_post_norm"):
+            if getattr(self, name) is not None and self.shared is None:
+                raise ValueError(f"MoE: {name} needs a shared feed-forward, got shared=None")
 
     @property
     def d_model(self) -> int:
@@ -97,6 +110,9 @@ class MoE:
             tree["latent"] = self.latent.spec()
         if self.shared_gate:
             tree["shared_gate"] = {"w": Param((1, self.d_model), (None, "embed"), FanIn(self.d_model))}
+        for name in ("expert_norm", "expert_post_norm", "shared_norm", "shared_post_norm"):
+            if getattr(self, name) is not None:
+                tree[name] = getattr(self, name).spec()
         return tree
 
     def flops_per_token(self, context: int) -> int:
@@ -119,10 +135,13 @@ class MoE:
         routing = self.router(params["router"], x, context)
         filled = routing.drop_padding()
         scaled = x if self.input_scale == 1.0 else x * self.input_scale
-        seen = scaled if self.latent is None else self.latent.down(params["latent"], scaled)
+        seen = self._normalised(params, "expert_norm", scaled)
+        if self.latent is not None:
+            seen = self.latent.down(params["latent"], seen)
         y = self._experts(params["experts"], seen, filled)
         if self.latent is not None:
             y = self.latent.up(params["latent"], y)
+        y = self._normalised(params, "expert_post_norm", y)
         if self.zero_computation is not None:
             weights = filled.dense_weights()[..., self.experts.num_experts :]
             y = y + self.zero_computation(params["zero_computation"], scaled, weights)
@@ -144,8 +163,14 @@ class MoE:
     def _shared(
         self, layer: GatedMLP | MLP, params: Params, x: Float[Array, "B S D"]
     ) -> Float[Array, "B S D"]:
-        y = layer(params["shared"], x)
+        y = layer(params["shared"], self._normalised(params, "shared_norm", x))
+        y = self._normalised(params, "shared_post_norm", y)
         if not self.shared_gate:
             return y
         gate = linear(x, params["shared_gate"]["w"]).astype(jnp.float32)
         return y * jax.nn.sigmoid(gate).astype(y.dtype)
+
+    def _normalised(self, params: Params, name: str, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """x behind the norm `name`, if the layer has it."""
+        norm: Norm | None = getattr(self, name)
+        return x if norm is None else norm(params[name], x)

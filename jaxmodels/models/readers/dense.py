@@ -136,7 +136,7 @@ def read_partial_rope(
     """
     reader.consume(*ROPE_KEYS, "max_position_embeddings")
     values = {"original_max_position_embeddings": default_original, **reader.values}
-    return _rope(reader, values, head_dim, default_theta, "half_split", default_factor)
+    return parse_rope(reader, values, head_dim, default_theta, "half_split", default_factor)
 
 
 def read_ropes(
@@ -178,10 +178,10 @@ def _whole_head_rope(
             raise ConfigError(
                 f"{reader.name}: key 'partial_rotary_factor' must be 1.0 or absent, got {shown(factor)}"
             )
-    return _rope(reader, values, head_dim, theta, style, 1.0)
+    return parse_rope(reader, values, head_dim, theta, style, 1.0)
 
 
-def _rope(
+def parse_rope(
     reader: ConfigReader,
     values: Mapping[str, Any],
     head_dim: int,

@@ -24,6 +24,7 @@ from jaxmodels.layers.moe import (
     SigmoidTopK,
     SoftmaxTopK,
 )
+from jaxmodels.layers.norm import RMSNorm
 
 D, F, E = 10, 6, 5
 ROUTER = SoftmaxTopK(d_model=D, num_experts=E, top_k=2)
@@ -97,6 +98,31 @@ def test_shared_expert_and_its_gate_are_added():
     np.testing.assert_allclose(layer(params, x), expected, rtol=1e-5, atol=1e-5)
     ungated = dataclasses.replace(layer, shared_gate=False)(params, x)
     np.testing.assert_allclose(ungated, routed + shared(params["shared"], x), rtol=1e-5, atol=1e-5)
+
+
+def test_norms_may_stand_around_experts_and_the_shared_layer():
+    """The router reads what none of them has touched."""
+    names = ("expert_norm", "expert_post_norm", "shared_norm", "shared_post_norm")
+    plain = MoE(router=ROUTER, experts=EXPERTS["gated"][0], shared=GatedMLP(d_model=D, d_ff=9))
+    layer = dataclasses.replace(plain, **dict.fromkeys(names, RMSNorm(dim=D)))
+    params, x = draw(layer)
+    y, routing = layer.routed(params, x)
+    normed = {name: layer.expert_norm(params[name], x) for name in names}
+    routed = moe_oracle.mixture(
+        EXPERTS["gated"][1],
+        moe_oracle.in_float64(params["experts"]),
+        np.asarray(normed["expert_norm"], np.float64),
+        np.asarray(routing.experts),
+        np.asarray(routing.weights),
+        E,
+    )
+    shared = layer.shared(params["shared"], normed["shared_norm"])
+    expected = layer.expert_norm(params["expert_post_norm"], jnp.asarray(routed, jnp.float32))
+    expected = expected + layer.shared_norm(params["shared_post_norm"], shared)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(routing.logits, plain.router(params["router"], x).logits)
+    with pytest.raises(ValueError, match="shared_post_norm needs a shared feed-forward"):
+        MoE(router=ROUTER, experts=EXPERTS["gated"][0], shared_post_norm=RMSNorm(dim=D))
 
 
 @pytest.mark.parametrize("bias", [False, True])
