@@ -131,26 +131,48 @@ def frontier(game: Game, answers: Answers, prices: Iterable[float], settled: int
         game, answers, settled: as for `per_call`.
         prices: of a call, in accuracy.
     """
-    left, known = game.opening(answers)
-    return sorted({_best(game, left, known + settled > 0, price) for price in prices})
+    opening, known = game.opening(answers)
+
+    @functools.cache
+    def ways(left: Any) -> set[tuple[bool, frozenset[Outcome]]]:
+        places = game.places(left)
+        every = ((j < places, way) for j in range(1, places + 1) for way in game.moves(left, j))
+        return {(leaves_some, _merged(way)) for leaves_some, way in every}
+
+    return sorted({_best(game, ways, opening, known + settled > 0, price) for price in prices})
 
 
-def _best(game: Game, opening: Hashable, settled: bool, price: float) -> Point:
-    """The point of one price; `settled`: whether any place is."""
+def _merged(way: Iterable[Outcome]) -> frozenset[Outcome]:
+    """The outcomes of a way with those added up after which the same is open."""
+    total: dict[tuple[Any, int], float] = {}
+    for p, then, new in way:
+        total[then, new] = total.get((then, new), 0.0) + p
+    return frozenset((round(p, 15), then, new) for (then, new), p in total.items())
+
+
+def _best(
+    game: Game,
+    ways: Callable[[Any], set[tuple[bool, frozenset[Outcome]]]],
+    opening: Hashable,
+    settled: bool,
+    price: float,
+) -> Point:
+    """The point of one price. `ways` are those to fill open places, each with whether it leaves any of them;
+    `settled`: whether any place is."""
 
     @functools.cache
     def value(left: Any, settled: bool) -> Point:
-        places = game.places(left)
-        if not places:
+        if not game.places(left):
             return Point(float(settled), 1.0)
-        return max(_ways(left, places), key=lambda point: point.accuracy - price * point.calls)
+        return max(
+            (_follow(*way) for way in ways(left)), key=lambda point: point.accuracy - price * point.calls
+        )
 
-    def _ways(left: Any, places: int) -> Iterator[Point]:
-        for j in range(1, places + 1):
-            for way in game.moves(left, j):
-                failed = 1 - sum(p for p, _, _ in way)
-                then = [(p, value(after, new > 0)) for p, after, new in way]
-                calls = 1 + sum(p * it.calls for p, it in then) + (failed if j < places else 0.0)
-                yield Point(calls, sum(p * it.accuracy for p, it in then))
+    def _follow(leaves_some: bool, way: frozenset[Outcome]) -> Point:
+        calls, accuracy, failed = 1.0, 0.0, 1.0
+        for p, then, new in way:
+            point = value(then, new > 0)
+            calls, accuracy, failed = calls + p * point.calls, accuracy + p * point.accuracy, failed - p
+        return Point(calls + failed * leaves_some, accuracy)
 
     return value(opening, settled)

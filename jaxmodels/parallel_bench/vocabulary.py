@@ -5,6 +5,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from jaxmodels.training.tokenizer import END_OF_TEXT
 
 MASK = "<|mask|>"
+MASK_ID = 1
 UNKNOWN = "<|unknown|>"
 LARGEST_PLACE = 9
 
@@ -18,7 +19,7 @@ _OPERATIONS = "copy reverse sort shuffle replace insert remove latin with at any
 
 
 def build_tokenizer() -> Tokenizer:
-    """A tokenizer whose tokens are the words between spaces; `END_OF_TEXT` has id 0, `MASK` id 1."""
+    """A tokenizer whose tokens are the words between spaces; `END_OF_TEXT` has id 0, `MASK` has `MASK_ID`."""
     digits = [str(place) for place in range(1, LARGEST_PLACE + 1)]
     words = [END_OF_TEXT, MASK, UNKNOWN, "[", "]", "=", *_OPERATIONS.split(), *digits, *NAMES]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
