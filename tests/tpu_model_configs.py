@@ -51,7 +51,14 @@ _LATENT = {
     "v_head_dim": 128,
 }
 
+# A mask token in a vocabulary that is small.
+_FILLING = {**_DENSE, "mask_token_id": 5}
+
 CONFIGS = {
+    "Fast_dLLM_Qwen": {"model_type": "Fast_dLLM_Qwen", **_FILLING},
+    "sdar": {"model_type": "sdar", **_FILLING},
+    "sdar_moe": {"model_type": "sdar_moe", **_FILLING, **_EXPERTS},
+    "wedlm": {"model_type": "wedlm", **_FILLING, "qk_norm": True},
     "bamba": {
         "model_type": "bamba",
         **_DENSE,

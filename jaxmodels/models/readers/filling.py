@@ -39,15 +39,15 @@ def write_filling(config: Decoder) -> dict[str, Any]:
     return {MASK_TOKEN: config.filling.mask_token}
 
 
-def read_block_causal(reader: ConfigReader, default: int) -> BlockCausal:
+def read_block_causal(reader: ConfigReader, default: int, key: str = "block_size") -> BlockCausal:
     """The mask of models whose tokens see their block whole; `default` is the family's length of a block."""
-    return BlockCausal(reader.positive_or("block_size", default))
+    return BlockCausal(reader.positive_or(key, default))
 
 
-def write_block_causal(config: Decoder) -> dict[str, Any]:
+def write_block_causal(config: Decoder, key: str = "block_size") -> dict[str, Any]:
     """The key that `read_block_causal` reads."""
     if not isinstance(config.mask, BlockCausal):
         raise ConfigError(
             f"the {config.family!r} layout holds models whose mask is BlockCausal, got {config.mask}"
         )
-    return {"block_size": config.mask.block}
+    return {key: config.mask.block}
