@@ -37,6 +37,7 @@ from jaxmodels.memory import check_fits
 from jaxmodels.model import Model
 from jaxmodels.models.costs import weight_bytes
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.readers.filling import MASK_TOKEN
 
 Format = Literal["hf", "orbax"]
 
@@ -246,14 +247,28 @@ def _read_orbax(
 def _without_params(
     directory: Path, config: Decoder, metadata: Mapping[str, Any], extra_tensors: TensorReader | None
 ) -> Model:
+    tokenizer = Tokenizer.load(directory)
     return Model(
-        config=config,
+        config=_with_mask_of(tokenizer, config, directory),
         params={},
-        tokenizer=Tokenizer.load(directory),
+        tokenizer=tokenizer,
         generation=GenerationDefaults.load(directory).within(config.vocab_size, directory),
         metadata=metadata,
         extra_tensors=extra_tensors,
     )
+
+
+def _with_mask_of(tokenizer: Tokenizer | None, config: Decoder, directory: Path) -> Decoder:
+    """The model with the mask token that its tokenizer names, where its configuration names none.
+
+    BERT's configurations never do, and not all of its vocabularies have the mask in the same place.
+    """
+    token = None if tokenizer is None else tokenizer.mask_id
+    if config.filling is None or token is None or token >= config.vocab_size:
+        return config
+    if huggingface.read_values(directory).get(MASK_TOKEN) is not None:
+        return config
+    return replace(config, filling=replace(config.filling, mask_token=token))
 
 
 def _adapted(opened: _Opened, adapters: Sequence[Adapter]) -> Model:

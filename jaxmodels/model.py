@@ -22,6 +22,7 @@ from jaxmodels.checks import shown, whole
 from jaxmodels.decoding.arguments import check_sizes, check_strategy, stop_ids, stop_texts
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.default import default_strategy
+from jaxmodels.decoding.fill_mask import FilledText, fill_masks
 from jaxmodels.decoding.generation import Piece, Plan, plan, run, stream, stream_text
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.prompts import Prompts, encode_prompts
@@ -271,6 +272,25 @@ class Model:
         results = stream(self.config, self.params, strategy, ready, chunk)
         decoder = self.tokenizer.stream(hidden=self.generation.eos_token_ids)
         return stream_text(results, CutText(decoder, self._stop_strings(stop_strings)))
+
+    def fill_mask(self, texts: Prompts, top_k: int = 5) -> list[FilledText]:
+        """The best tokens for every mask of each text, with their probabilities, and the texts filled in.
+
+        One forward pass, as one compiled program per batch size, bucket and `top_k`. Probabilities are over
+        the whole vocabulary, and those of one mask do not depend on what the others are filled with.
+
+        Args:
+            texts: as `generate`'s prompts; a mask is written as the tokenizer writes it, such as ``[MASK]``.
+            top_k: tokens per mask.
+
+        Raises:
+            ValueError: a model that was not trained to fill masks, a text without a mask or too long for the
+                model's learned positions, `top_k` below 1 or beyond the vocabulary, parameters that are not
+                the model's, or what `encode_prompts` refuses.
+        """
+        check_params(self.config.spec(), self.params)
+        rows = encode_prompts(texts, self.tokenizer, self.config.vocab_size)
+        return fill_masks(self.decoder, self.params, rows, self.tokenizer, top_k)
 
     def recommended_strategy(self) -> Autoregressive:
         """Sequential decoding with the settings that the checkpoint recommends.

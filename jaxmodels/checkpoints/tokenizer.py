@@ -172,6 +172,11 @@ class Tokenizer:
         """Id of the token for unknown text; None without one."""
         return self._id("unk_token")
 
+    @property
+    def mask_id(self) -> int | None:
+        """Id of the token that stands for an unknown one; None without one."""
+        return self._id("mask_token")
+
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, with the special tokens that the checkpoint puts around every text.
 

@@ -1,4 +1,4 @@
-"""The command line: `jaxmodels generate | convert | inspect | bench | train`.
+"""The command line: `jaxmodels generate | fill-mask | convert | inspect | bench | train`.
 
 Commands import JAX inside their bodies, so that help and usage errors come at once.
 """
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from jaxmodels.cli import bench, convert, generate, inspect, train
+from jaxmodels.cli import bench, convert, fill_mask, generate, inspect, train
 
 LONGEST_SENTENCE = 2000
 
@@ -81,7 +81,14 @@ def _help(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n"))
 
 
-for command in (generate.generate, convert.convert, inspect.inspect, bench.bench, train.train):
+for command in (
+    generate.generate,
+    fill_mask.fill_mask,
+    convert.convert,
+    inspect.inspect,
+    bench.bench,
+    train.train,
+):
     app.command(help=_help(command))(command)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import jaxmodels
 
-COMMANDS = ("generate", "convert", "inspect", "bench", "train")
+COMMANDS = ("generate", "fill-mask", "convert", "inspect", "bench", "train")
 
 
 def test_help_names_every_command(run):

@@ -1,8 +1,8 @@
-"""Fast-dLLM v2 (`model_type` "Fast_dLLM_Qwen"): Qwen2.5's weights and names, masks filled block by block.
+"""Fast-dLLM v2 (`model_type` "Fast_dLLM_Qwen"): weights and names of Qwen2.5, masks filled block by block.
 
 Source: https://arxiv.org/abs/2509.26328 and the configuration and modeling files of
-Efficient-Large-Model/Fast_dLLM_v2_7B. As in the autoregressive model, the logits at a place speak of the next.
-The mask token is an argument of the authors' `generate`, so that configurations do not name it.
+Efficient-Large-Model/Fast_dLLM_v2_7B. As in the autoregressive model, the logits at a place speak of the next
+one. The mask token is an argument of the authors' `generate`, so that configurations do not name it.
 """
 
 from dataclasses import replace

@@ -23,9 +23,7 @@ INERT = (
 
 
 def read_config(reader: ConfigReader) -> Decoder:
-    return _filling_blocks(
-        reader, qwen.read_dense(reader, qwen.read_normed_attention(reader, qwen.HEAD_DIM))
-    )
+    return _filling_blocks(reader, qwen.read_dense(reader, qwen.read_normed_attention(reader, qwen.HEAD_DIM)))
 
 
 def write_config(config: Decoder) -> dict[str, Any]:

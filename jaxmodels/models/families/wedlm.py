@@ -1,8 +1,8 @@
-"""WeDLM (`model_type` "wedlm"): Qwen2.5's or Qwen3's weights and names, masks filled under a causal mask.
+"""WeDLM (`model_type` "wedlm"): weights and names of Qwen2.5 or Qwen3, causal attention to the masks too.
 
-Source: https://arxiv.org/abs/2512.22737 and the configuration and modeling files of tencent/WeDLM-8B-Instruct.
-Tokens that are known stand in front of the masks in the window, wherever their positions are, so that all
-masks see them. The logits at a mask speak of its own place.
+Source: https://arxiv.org/abs/2512.22737 and the configuration and modeling files of
+tencent/WeDLM-8B-Instruct. Its decoding shows known tokens in front of the masks, wherever their positions
+are, so that all masks see them. The logits at a mask speak of its own place.
 """
 
 from dataclasses import replace
