@@ -66,6 +66,15 @@ CONFIGS = {
         "num_hidden_layers": 2,
         "attn_layer_indices": [1],
     },
+    "bd3lm": {
+        "model_type": "bd3lm",
+        "vocab_size": 256,
+        "hidden_dim": 256,
+        "n_blocks": 1,
+        "n_heads": 2,
+        "cond_dim": 128,
+        "block_size": 4,
+    },
     "bert": {
         "model_type": "bert",
         "vocab_size": 256,

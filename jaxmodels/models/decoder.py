@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.layers.condition import AdaptiveNorm
 from jaxmodels.layers.head_transform import HeadTransform
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.masks import CAUSAL, Mask, MaskLike, check_mask
@@ -24,6 +25,7 @@ from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import ZEROS, Normal, Param, Params, ParamTree, filled, walk
+from jaxmodels.layers.timestep import TimestepEmbedding
 from jaxmodels.layers.window import Valid, Window, check_valid, fresh_window, next_window, ropes_of
 from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, block_flops, layer_specs
 from jaxmodels.models.cache import Cache, Pending, cache_spec, committed
@@ -63,6 +65,8 @@ class Decoder:
         embed_norm: of the sum of all embeddings, in front of the first block; None for none.
         head_transform: between the final norm and the head; None for nothing.
         head_bias: whether each logit has a learned bias.
+        time: makes the condition of time 0, which blocks and final norm go by where the caller gives none.
+            None: a condition must be given where one is read.
         logit_scale, logit_softcap: the logits are ``logit_scale * logits``, then ``softcap * tanh(logits /
             softcap)``.
         residual_dtype: dtype of the residual stream where it is wider than the parameters.
@@ -80,7 +84,7 @@ class Decoder:
     vocab_size: int
     d_model: int
     blocks: tuple[DecoderBlock, ...]
-    final_norm: Norm | None
+    final_norm: Norm | AdaptiveNorm | None
     tie_embeddings: bool = False
     embed_scale: float = 1.0
     segments: int | None = None
@@ -88,6 +92,7 @@ class Decoder:
     embed_norm: Norm | None = None
     head_transform: HeadTransform | None = None
     head_bias: bool = False
+    time: TimestepEmbedding | None = None
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     residual_dtype: str | None = None
@@ -114,7 +119,10 @@ class Decoder:
             "embed": {"weight": Param((self.vocab_size, self.d_model), ("vocab", "embed"), Normal(0.02))},
             "blocks": {str(i): block.spec() for i, block in enumerate(self.blocks)},
             **layer_specs(
-                embed_norm=self.embed_norm, final_norm=self.final_norm, head_transform=self.head_transform
+                embed_norm=self.embed_norm,
+                final_norm=self.final_norm,
+                head_transform=self.head_transform,
+                time=self.time,
             ),
         }
         if self._shared_spec:
@@ -289,7 +297,7 @@ class Decoder:
         mask = self.mask if mask is None else mask
         check_mask(mask, size, batch)
         check_valid(valid, batch, size)
-        check_condition(condition, self.blocks, batch, size)
+        check_condition(condition, self.blocks, batch, size, has_default=self.time is not None)
         learned = self.learned_positions
         if valid is None and learned is not None and size > learned:
             raise ValueError(f"forward: {size} tokens, but the model has learned {learned} positions")
@@ -411,7 +419,9 @@ class Decoder:
 
     def _stream(self, params: Params, inputs: Inputs, window: Window, condition: Array | None) -> Stream:
         """The stream in front of the first block, with the condition of each of its tokens or rows."""
-        if condition is not None and condition.ndim == 3:
+        if condition is None and self.time is not None:
+            condition = self.time(params["time"], jnp.zeros(inputs.shape[0]))
+        elif condition is not None and condition.ndim == 3:
             condition = pack(window, condition)
         return replace(self.embed(params, inputs, window), condition=condition)
 
@@ -556,7 +566,12 @@ class Decoder:
     def normalise(self, params: Params, stream: Stream) -> Float[Array, "B S D"]:
         """The final norm, if there is one, in the parameters' dtype."""
         x = stream.narrow()
-        return x if self.final_norm is None else self.final_norm(params["final_norm"], x)
+        if self.final_norm is None:
+            return x
+        if isinstance(self.final_norm, AdaptiveNorm):
+            assert stream.condition is not None
+            return self.final_norm(params["final_norm"], x, stream.condition.astype(x.dtype))
+        return self.final_norm(params["final_norm"], x)
 
     def logits(self, params: Params, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """The head: float32 scores over the vocabulary."""

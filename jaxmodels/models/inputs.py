@@ -37,9 +37,13 @@ def check_inputs(inputs: Inputs, d_model: int) -> None:
         )
 
 
-def check_condition(condition: jax.Array | None, blocks: Sequence[object], batch: int, size: int) -> None:
+def check_condition(
+    condition: jax.Array | None, blocks: Sequence[object], batch: int, size: int, *, has_default: bool
+) -> None:
     """Raises ValueError unless `condition` is [B, C] or [B, S, C] where a block reads one of width C, and
-    None where no block does."""
+    None where no block does, or where the model `has_default`."""
+    if condition is None and has_default:
+        return
     for i, block in enumerate(blocks):
         if isinstance(block, ConditionedBlock):
             width = block.condition_width
@@ -68,7 +72,7 @@ def check_window(
     batch, size = inputs.shape[:2]
     check_mask(mask, size, batch)
     check_valid(valid, batch, size)
-    check_condition(condition, config.blocks, batch, size)
+    check_condition(condition, config.blocks, batch, size, has_default=config.time is not None)
     if cache.length.shape[0] != batch:
         raise ValueError(f"peek: tokens have {batch} rows, the cache has {cache.length.shape[0]}")
     if cache.transcript is not None and are_embeddings(inputs):

@@ -29,6 +29,7 @@ def case_param(case: Case):
 # check them instead.
 ELSEWHERE = {
     "MoE++": "test_published_layouts.py",
+    "bd3lm": "test_bd3lm.py",
     "bert": "test_masked_language_models.py",
     "diffusion_gemma_text": "test_diffusion_gemma.py",
     "kimi_k2": "test_hybrid_configs.py",
