@@ -5,6 +5,7 @@ Each case is built by transformers with random weights; see the `reference` fixt
 
 import pytest
 
+from configurations.block_diffusion import BLOCK_DIFFUSION
 from configurations.case import Case
 from configurations.dense import DENSE
 from configurations.hybrids import HYBRIDS
@@ -13,7 +14,7 @@ from configurations.masked import MASKED
 from configurations.mixtures import MIXTURES
 from configurations.state_space import STATE_SPACE
 
-CASES = (*DENSE, *STATE_SPACE, *MIXTURES, *LINEAR_HYBRIDS, *HYBRIDS, *MASKED)
+CASES = (*DENSE, *STATE_SPACE, *MIXTURES, *LINEAR_HYBRIDS, *HYBRIDS, *MASKED, *BLOCK_DIFFUSION)
 
 # The first of each family is in every run of the tests, the others are in the sweep.
 ONE_OF_EACH_FAMILY = tuple({case.family: case for case in reversed(CASES)}.values())
