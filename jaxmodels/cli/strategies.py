@@ -21,6 +21,7 @@ class StrategyName(StrEnum):
     JACOBI = "jacobi"
     EARLY_EXIT = "early-exit"
     MASKED_DIFFUSION = "masked-diffusion"
+    STREAMING_DIFFUSION = "streaming-diffusion"
 
 
 class CanvasCacheName(StrEnum):
@@ -34,7 +35,11 @@ class CanvasCacheName(StrEnum):
 
 MOST_DRAFT_TOKENS = 2**30
 # What a model may be decoded with where no strategy is named.
-DEFAULTS = (StrategyName.AUTOREGRESSIVE, StrategyName.MASKED_DIFFUSION)
+DEFAULTS = (
+    StrategyName.AUTOREGRESSIVE,
+    StrategyName.MASKED_DIFFUSION,
+    StrategyName.STREAMING_DIFFUSION,
+)
 BELONGS_TO = {
     "draft": (StrategyName.SPECULATIVE,),
     "draft_tokens": (StrategyName.SPECULATIVE, StrategyName.PROMPT_LOOKUP, StrategyName.JACOBI),
@@ -119,25 +124,51 @@ class StrategyOptions:
         Raises:
             ValueError: `base` has settings that the strategy has no place for.
         """
-        from jaxmodels.decoding import Draft, EarlyExit, Greedy, Jacobi, PromptLookup, Speculative
-        from jaxmodels.decoding.default import default_strategy
+        from jaxmodels.decoding import EarlyExit, StreamingDiffusion
 
-        default, name = default_strategy(model.config, max_new_tokens), self.name
-        if name is None:
-            name = DEFAULTS[not isinstance(default, type(base))]
-            self._check_owners((name,))
-        if name is StrategyName.MASKED_DIFFUSION:
-            return self._masked(base, default)
+        name = self._resolved(model, max_new_tokens)
         if name is StrategyName.AUTOREGRESSIVE:
             return base
         if name is StrategyName.EARLY_EXIT:
             given = {key: getattr(self, key) for key in ("threshold", "min_layers")}
             return EarlyExit(decode=base, **_given(given))
-        shared: Any = {
+        shared: dict[str, Any] = {
             "processors": base.processors,
             "top_logprobs": base.top_logprobs,
             "prefill_window": base.prefill_window,
         }
+        if name is StrategyName.STREAMING_DIFFUSION:
+            return StreamingDiffusion(sampler=base.sampler, **shared)
+        if name is StrategyName.MASKED_DIFFUSION:
+            return self._masked(model, max_new_tokens, shared | {"sampler": base.sampler})
+        return self._drafting(name, base, load, shared)
+
+    def _resolved(self, model: "Model", max_new_tokens: int) -> StrategyName:
+        """The strategy that is named, or that of the model."""
+        from jaxmodels.decoding import MaskedDiffusion, StreamingDiffusion
+        from jaxmodels.decoding.default import default_strategy
+
+        if self.name is not None:
+            return self.name
+        names = {
+            MaskedDiffusion: StrategyName.MASKED_DIFFUSION,
+            StreamingDiffusion: StrategyName.STREAMING_DIFFUSION,
+        }
+        default = default_strategy(model.config, max_new_tokens)
+        name = names.get(type(default), StrategyName.AUTOREGRESSIVE)
+        self._check_owners((name,))
+        return name
+
+    def _drafting(
+        self,
+        name: StrategyName,
+        base: "Autoregressive",
+        load: Callable[[str], "Model"],
+        shared: dict[str, Any],
+    ) -> "Strategy":
+        """The strategies that verify what was drafted or guessed."""
+        from jaxmodels.decoding import Draft, Greedy, Jacobi, PromptLookup, Speculative
+
         if name is StrategyName.JACOBI:
             if base.sampler != Greedy():
                 raise ValueError("--strategy jacobi is greedy; leave out --recommended and sampling")
@@ -162,10 +193,12 @@ class StrategyOptions:
                 listed = " or ".join(f"--strategy {name}" for name in owners)
                 raise ValueError(f"--{option.replace('_', '-')} belongs to {listed}")
 
-    def _masked(self, base: "Autoregressive", default: "Strategy") -> "Strategy":
-        """Masked diffusion with these options, else as `default` has it if that is masked diffusion too."""
+    def _masked(self, model: "Model", max_new_tokens: int, shared: dict[str, Any]) -> "Strategy":
+        """Masked diffusion with these options, else as the model is decoded by default."""
         from jaxmodels.decoding import MaskedDiffusion, masked
+        from jaxmodels.decoding.default import default_strategy
 
+        default = default_strategy(model.config, max_new_tokens)
         start = default if isinstance(default, MaskedDiffusion) else MaskedDiffusion()
         caches: dict[CanvasCacheName, Any] = {
             CanvasCacheName.NONE: masked.Recompute(),
@@ -180,14 +213,7 @@ class StrategyOptions:
         }
         if self.steps is not None:
             options |= {"steps": self.steps, "unmask": masked.unmask.Quota()}
-        return replace(
-            start,
-            sampler=base.sampler,
-            processors=base.processors,
-            top_logprobs=base.top_logprobs,
-            prefill_window=base.prefill_window,
-            **_given(options),
-        )
+        return replace(start, **shared, **_given(options))
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

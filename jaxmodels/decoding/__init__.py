@@ -8,7 +8,7 @@ from jaxmodels.decoding.depth import Confidence, MaxProbability
 from jaxmodels.decoding.drafters import Draft, LastVerdict, ModelDrafter, PromptLookup, TreeDrafter
 from jaxmodels.decoding.early_exit import EarlyExit
 from jaxmodels.decoding.jacobi import Jacobi
-from jaxmodels.decoding.masked import MaskedDiffusion
+from jaxmodels.decoding.masked import MaskedDiffusion, StreamingDiffusion
 from jaxmodels.decoding.samplers import Greedy, Sample, Sampler
 from jaxmodels.decoding.scmoe import SCMoE
 from jaxmodels.decoding.speculative import Speculative
@@ -35,6 +35,7 @@ __all__ = [
     "Sampler",
     "Speculative",
     "Strategy",
+    "StreamingDiffusion",
     "TokenVerification",
     "TreeDrafter",
     "depth",

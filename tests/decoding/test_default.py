@@ -8,7 +8,7 @@ from model_helpers import ARCHITECTURES, VOCAB, random_params
 
 import jaxmodels as jm
 from jaxmodels.cli.strategies import CanvasCacheName, StrategyName, StrategyOptions
-from jaxmodels.decoding import Autoregressive, MaskedDiffusion, Sample
+from jaxmodels.decoding import Autoregressive, MaskedDiffusion, Sample, StreamingDiffusion
 from jaxmodels.decoding.default import default_strategy
 from jaxmodels.decoding.masked import Dual, FinishedBlocks, FixedBlocks, Recompute, Threshold, unmask
 from jaxmodels.layers.masks import BIDIRECTIONAL, CAUSAL, BlockCausal
@@ -22,7 +22,7 @@ FILLING = MaskFilling(mask_token=VOCAB - 1)
     ("mask", "filling", "expected"),
     [
         (CAUSAL, None, Autoregressive()),
-        (CAUSAL, FILLING, Autoregressive()),
+        (CAUSAL, FILLING, StreamingDiffusion()),
         (BIDIRECTIONAL, FILLING, MaskedDiffusion(blocks=FixedBlocks(8), cache=Recompute())),
         (BlockCausal(4), FILLING, MaskedDiffusion(blocks=FixedBlocks(4), cache=FinishedBlocks())),
     ],

@@ -13,6 +13,7 @@ from jaxmodels.decoding.masked.caches.recompute import Recompute
 from jaxmodels.decoding.masked.driver import MaskedDiffusion
 from jaxmodels.decoding.masked.guidance import ClassifierFree
 from jaxmodels.decoding.masked.seen import Blocks, Edited, Guidance, Remask, Remembering, Seen, Stop, Unmask
+from jaxmodels.decoding.masked.streaming import StreamingDiffusion
 from jaxmodels.decoding.masked.unmask.threshold import Threshold
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Remembering",
     "Seen",
     "Stop",
+    "StreamingDiffusion",
     "Threshold",
     "Unmask",
     "blocks",

@@ -1,7 +1,7 @@
 """`MaskedDiffusion`: the one loop of masked generation, whose rules are policies."""
 
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,11 @@ from jaxmodels.decoding.masked.canvas import (
     put,
 )
 from jaxmodels.decoding.masked.proposals import propose
+from jaxmodels.decoding.masked.recording import in_rows, recorded, room
 from jaxmodels.decoding.masked.seen import Blocks, Guidance, Remask, Remembering, Seen, Stop, Unmask
 from jaxmodels.decoding.masked.unmask.ranking import best
 from jaxmodels.decoding.masked.unmask.threshold import Threshold
-from jaxmodels.decoding.processors.chain import Processor, process_places
+from jaxmodels.decoding.processors.chain import Processor, check_positional, process_places
 from jaxmodels.decoding.samplers import Greedy, Sampler
 from jaxmodels.decoding.strategy import (
     LogProbs,
@@ -39,7 +40,6 @@ from jaxmodels.decoding.strategy import (
     has_choice,
     record_also,
     row_keys,
-    score_tokens,
     tally,
 )
 from jaxmodels.layers.spec import Params
@@ -48,7 +48,6 @@ from jaxmodels.models.language_model import Cache, LanguageModel
 
 # Which numbers of a row's keys rules and random canvases draw by; proposals draw by the keys themselves.
 RULES, NOISE = 1, 2
-Tree = TypeVar("Tree")
 COUNTERS = ("calls", "unmasked", "edited", "refreshes")
 
 
@@ -133,12 +132,7 @@ class MaskedDiffusion:
             check_policy("guidance", self.guidance, "combine", "ClassifierFree(1.0)")
         if self.steps is not None and not is_traced(self.steps):
             whole("steps", self.steps, low=1, high=self.blocks.length)
-        for processor in self.processors:
-            if not processor.positional:
-                raise ValueError(
-                    f"processors: {processor} goes by the text before a token, which a block that is "
-                    "filled in in any order does not have; leave it out, or decode with Autoregressive"
-                )
+        check_positional(self.processors)
 
     @property
     def lookahead(self) -> int:
@@ -178,7 +172,7 @@ class MaskedDiffusion:
             canvas=canvas,
             kept=kept,
             memories=self._memories(config, batch),
-            found=_room(output.log_probs, length),
+            found=room(output.log_probs, length),
             output=replace(output, counters=output.counters | {"refreshes": kept.refreshes}),
         )
 
@@ -207,7 +201,7 @@ class MaskedDiffusion:
         )
         finished = ~(unknown & inside).any(1) & ~unfinished & ~stuck & ~carry.output.done
 
-        found = _recorded(carry.found, tokens, raw, changed)
+        found = recorded(carry.found, tokens, raw, changed)
         output = tally(
             carry.output,
             calls=1,
@@ -221,7 +215,7 @@ class MaskedDiffusion:
         return MaskedDiffusionCarry(
             canvas=next_block(canvas, go_on, length),
             kept=kept,
-            memories=_in_rows(go_on, self._memories(config, go_on.shape[0]), memories),
+            memories=in_rows(go_on, self._memories(config, go_on.shape[0]), memories),
             found=found,
             output=output,
         )
@@ -352,30 +346,6 @@ def _filler(
         return jnp.full(shape, filling.mask_token, jnp.int32)
     keys = fold_keys(request.keys, NOISE)
     return jax.vmap(lambda key: jax.random.randint(key, shape[1:], 0, config.vocab_size))(keys)
-
-
-def _room(log_probs: LogProbs | None, length: int) -> LogProbs | None:
-    """Room for the log-probabilities of a block."""
-    return jax.tree.map(lambda a: jnp.zeros((a.shape[0], length, *a.shape[2:]), a.dtype), log_probs)
-
-
-def _recorded(
-    found: LogProbs | None,
-    tokens: Int[Array, "B L"],
-    logits: Float[Array, "B L V"],
-    changed: Bool[Array, "B L"],
-) -> LogProbs | None:
-    """The log-probabilities of the block with those of the tokens that changed."""
-    if found is None:
-        return None
-    return _in_rows(changed, score_tokens(tokens, logits, found.top.shape[-1]), found)
-
-
-def _in_rows(chosen: Bool[Array, "..."], new: Tree, old: Tree) -> Tree:
-    """`new` where `chosen` holds of the leading axes, else `old`."""
-    return jax.tree.map(
-        lambda a, b: jnp.where(chosen.reshape(*chosen.shape, *(1,) * (b.ndim - chosen.ndim)), a, b), new, old
-    )
 
 
 jax.tree_util.register_dataclass(

@@ -67,6 +67,16 @@ class Processor(Protocol):
     def __call__(self, logits: Float[Array, "V"], context: Context) -> Float[Array, "V"]: ...
 
 
+def check_positional(processors: Sequence[Processor]) -> None:
+    """Raises ValueError unless all processors go by a token's place alone."""
+    for processor in processors:
+        if not processor.positional:
+            raise ValueError(
+                f"processors: {processor} goes by the text before a token, which is not known where tokens "
+                "are filled in in any order; leave it out, or decode with Autoregressive"
+            )
+
+
 def contexts(request: Request, output: Output, drafts: Int[Array, "B G"] | None = None) -> Context:
     """Each row's context; every field leads with B.
 
