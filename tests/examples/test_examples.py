@@ -7,6 +7,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
+from jaxmodels.decoding import masked
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -43,3 +45,21 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_page_on_masked_generation_names_every_policy_and_runs(capsys):
+    page = (ROOT / "docs" / "masked_generation.md").read_text("utf-8")
+    for room in (masked.blocks, masked.unmask, masked.remask, masked.stop, masked.caches):
+        for name in room.__all__:
+            policy = getattr(room, name)
+            if isinstance(policy, type) and policy.__doc__.startswith(
+                ("An `Unmask`", "A `Remask`", "A `Stop`")
+            ):
+                assert f"`{name}`" in page or f".{name}`" in page, name
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    names = {"__name__": "guide"}
+    for block in blocks:
+        exec(compile(block, "masked_generation.md", "exec"), names)
+    told = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if line]
+    assert told[-1] == 2.0
