@@ -9,7 +9,15 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.attend import Scores
 from jaxmodels.layers.cache.full import FULL_CACHE
-from jaxmodels.layers.cache.policy import CachePolicy, Heads, KeepsEntries, Projections, attend_slots, rotated
+from jaxmodels.layers.cache.policy import (
+    CachePolicy,
+    Heads,
+    KeepsEntries,
+    Projections,
+    Weighing,
+    attend_slots,
+    rotated,
+)
 from jaxmodels.layers.kv_cache import allowed_by_position, range_of_sequence, window_tags
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import Norm
@@ -201,6 +209,22 @@ class Attention:
     def read(self, params: Params, held: Any, pending: Any, window: Window) -> Float[Array, "B S D"]:
         queries, gate = held
         return self.output(params, self.cache.read(self.heads, queries, pending, window), gate)
+
+    def attention_weights(
+        self, params: Params, x: Float[Array, "B S I"], pending: Any, window: Window
+    ) -> Float[Array, "B S T"]:
+        """What the tokens of a window that was written weigh each slot of the cache with, f32, the mean over
+        heads; 0 for slots that they do not see. A learned sink's share belongs to no slot.
+
+        Raises ValueError where the cache policy reads no single slots.
+        """
+        if not isinstance(self.cache, Weighing):
+            raise ValueError(
+                f"attention_weights: the cache policy {type(self.cache).__name__} does not say how it weighs "
+                "single slots; FullCache does"
+            )
+        held = rotated(self.heads, self.project(params, x, window), window)
+        return self.cache.weights(self.heads, held, pending, window)
 
     def commit(
         self, pending: Any, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None

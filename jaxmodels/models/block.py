@@ -109,6 +109,16 @@ class ConditionedBlock(Protocol):
 
 
 @runtime_checkable
+class Weighing(Protocol):
+    """A block, or a mixer, that can say what the tokens of a window weigh each slot of its cache with."""
+
+    def attention_weights(
+        self, params: Params, stream: Any, pending: Any, window: Window
+    ) -> Float[Array, "B S T"]:
+        """f32, the mean over heads, of a window that was written; `stream` is what was read then."""
+
+
+@runtime_checkable
 class Costed(Protocol):
     """A layer or block that knows its cost."""
 
@@ -217,6 +227,17 @@ class Block:
 
     def commit(self, pending: Any, n: Array | None = None, path: Array | None = None) -> Any:
         return None if self.mixer is None else self.mixer.commit(pending, n, path)
+
+    def attention_weights(
+        self, params: Params, stream: Stream, pending: Any, window: Window
+    ) -> Float[Array, "B S T"]:
+        """See `Weighing`. Raises ValueError where the mixer weighs no single tokens."""
+        if not isinstance(self.mixer, Weighing):
+            raise ValueError(
+                f"attention_weights: {type(self.mixer).__name__} does not weigh single tokens of its history"
+            )
+        x = self._before(params, "mixer", stream)
+        return self.mixer.attention_weights(params["mixer"], x, pending, window)
 
     def _feed_forward(self, params: Params, stream: Stream, window: Window) -> Stream:
         if self.ffn is None:

@@ -27,7 +27,7 @@ from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import ZEROS, Normal, Param, Params, ParamTree, filled, walk
 from jaxmodels.layers.timestep import TimestepEmbedding
 from jaxmodels.layers.window import Valid, Window, check_valid, fresh_window, next_window, ropes_of
-from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, block_flops, layer_specs
+from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, Weighing, block_flops, layer_specs
 from jaxmodels.models.cache import Cache, Pending, cache_spec, committed
 from jaxmodels.models.denoising import Denoising
 from jaxmodels.models.depth import (
@@ -246,7 +246,7 @@ class Decoder:
             ValueError: as `forward`; taps or logits_at do not fit, see `peek`.
         """
         check_inputs(inputs, self.d_model)
-        check_wanted(self.tap_names, inputs, taps, logits_at)
+        check_wanted(self.stream_names, inputs, taps, logits_at)
         stream, window = self.begin_forward(params, inputs, mask=mask, valid=valid, condition=condition)
         seen = {"embeddings": stream.hidden} if "embeddings" in taps else {}
         for i, block in enumerate(self.blocks):
@@ -412,10 +412,17 @@ class Decoder:
         )
 
     @property
-    def tap_names(self) -> tuple[str, ...]:
-        """What `peek` can be asked for: "embeddings", the stream in front of the first block, and "blocks/i",
-        the stream behind block i; in the residual stream's dtype."""
+    def stream_names(self) -> tuple[str, ...]:
+        """The streams to ask for: "embeddings", in front of the first block, and "blocks/i", behind
+        block i; in the residual stream's dtype."""
         return ("embeddings", *(f"blocks/{i}" for i in range(len(self.blocks))))
+
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        """What `peek` can be asked for: the streams, and of blocks that attend "blocks/i/attention_weights",
+        f32[B, S, T]: what the window's tokens weigh each slot of the cache with, the mean over heads."""
+        weighing = (i for i, block in enumerate(self.blocks) if isinstance(block.mixer, Weighing))
+        return (*self.stream_names, *(f"blocks/{i}/attention_weights" for i in weighing))
 
     def _stream(self, params: Params, inputs: Inputs, window: Window, condition: Array | None) -> Stream:
         """The stream in front of the first block, with the condition of each of its tokens or rows."""

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import Window
-from jaxmodels.models.block import DecoderBlock, Stream
+from jaxmodels.models.block import DecoderBlock, Stream, Weighing
 
 Unread = Literal["propagate", "hold"]
 
@@ -199,14 +199,14 @@ def pass_blocks(
         params: what each block computes with.
         states: of each block those of its passes.
         stream, walk: in front of the first block, as `depth.begin` left it.
-        taps: of the streams "blocks/i" behind the blocks those that are wanted.
+        taps: what is wanted of the streams "blocks/i" behind the blocks, and of "blocks/i/attention_weights".
 
     Returns:
         (stream, walk, what was written in each pass of each block, the streams wanted by name).
     """
     written, seen = [], {}
     for i, block in enumerate(blocks):
-        of_passes = []
+        of_passes, before = [], stream
         for repeat, state in enumerate(states[i]):
             offered = Pass(
                 index=i, repeat=repeat, block=block, params=params[i], state=state, window=walk.window
@@ -216,7 +216,20 @@ def pass_blocks(
         written.append(tuple(of_passes))
         if f"blocks/{i}" in taps:
             seen[f"blocks/{i}"] = stream.hidden
+        if f"blocks/{i}/attention_weights" in taps:
+            seen[f"blocks/{i}/attention_weights"] = _weights(block, params[i], before, of_passes, walk.window)
     return stream, walk, written, seen
+
+
+def _weights(
+    block: DecoderBlock, params: Params, stream: Stream, written: Sequence[Any], window: Window
+) -> Float[Array, "B S T"]:
+    """What the tokens weigh the slots of a block's cache with, in the one pass through it."""
+    if not isinstance(block, Weighing) or len(written) > 1 or isinstance(written[0], Held | Shown):
+        raise ValueError(
+            f"taps: {type(block).__name__} has no attention_weights, or is not read once for the whole window"
+        )
+    return block.attention_weights(params, stream, written[0], window)
 
 
 def chosen(tokens: Bool[Array, "B S"], after: Stream, before: Stream) -> Stream:

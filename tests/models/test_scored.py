@@ -12,7 +12,9 @@ from configurations import CASES
 from model_helpers import (
     ARCHITECTURES,
     VOCAB,
+    attention,
     commit,
+    decoder,
     draw_tokens,
     forward,
     peek_scored,
@@ -53,7 +55,7 @@ def test_taps_are_the_hidden_states_of_transformers(pair):
     with torch.no_grad():
         states = reference.model(torch.tensor(reference.tokens), output_hidden_states=True).hidden_states
     *behind, normed = [state.numpy() for state in states]
-    names = ours.config.tap_names[:-1]  # transformers shows the last block's output behind the final norm
+    names = ours.config.stream_names[:-1]  # transformers shows the last block's output behind the final norm
     assert names == ("embeddings", *(f"blocks/{i}" for i in range(len(behind) - 1)))
     tokens = jnp.asarray(reference.tokens)
     cache = ours.config.init_cache(*tokens.shape)
@@ -63,6 +65,26 @@ def test_taps_are_the_hidden_states_of_transformers(pair):
         for name, expected in zip(names, behind, strict=True):
             close(scored.taps[name], expected)
         close(scored.hidden, normed)
+
+
+def test_attention_weights_are_those_of_transformers(pair):
+    ours, reference = pair
+    reference.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        seen = reference.model(torch.tensor(reference.tokens), output_attentions=True).attentions
+    reference.model.set_attn_implementation("sdpa")
+    tokens = jnp.asarray(reference.tokens)
+    names = tuple(f"blocks/{i}/attention_weights" for i in range(len(seen)))
+    assert set(names) < set(ours.config.tap_names)
+    size = tokens.shape[1]
+    for windows in ((size,), (size - 3, 3)):
+        cache, start = ours.config.init_cache(*tokens.shape), 0
+        for window in windows:
+            part = tokens[:, start : start + window]
+            peeked, pending = peek_scored(ours.config, ours.params, part, cache, taps=names)
+            for name, expected in zip(names, seen, strict=True):
+                close(peeked.taps[name], expected.numpy().mean(1)[:, start : start + window])
+            cache, start = ours.config.commit(pending), start + window
 
 
 def test_a_prompt_has_features_whatever_its_windows():
@@ -218,3 +240,22 @@ def test_more_tokens_than_learned_positions_are_refused():
         with pytest.raises(ValueError, match="8 tokens, but the model has learned 7 positions"):
             jax.eval_shape(verb, params, TOKENS)
     assert jax.eval_shape(config.forward_with_routing, params, TOKENS[:, 1:])[0].shape == (2, 7, VOCAB)
+
+
+@pytest.mark.parametrize("sink_logits", [False, True])
+def test_attention_weights_are_zero_where_nothing_is_seen(sink_logits):
+    layer = attention(num_kv_heads=2, sink_logits=sink_logits, sliding_window=4)
+    config = decoder(layer, layer)
+    params, tokens = random_params(config.spec()), draw_tokens(2, 9)
+    taps = ("blocks/0/attention_weights", "blocks/1/attention_weights")
+    _, pending = config.peek(params, tokens[:, :5], config.init_cache(2, 12))
+    scored, _ = config.peek(params, tokens[:, 5:], config.commit(pending), taps=taps)
+    for name in taps:
+        weights = np.asarray(scored.taps[name])
+        assert weights.shape == (2, 4, 12)
+        sums = weights.sum(-1)
+        assert ((sums < 1 - 1e-3) if sink_logits else (np.abs(sums - 1) < 1e-5)).all()
+        for query in range(4):  # sees itself and three positions before it
+            seen = np.zeros(12, bool)
+            seen[5 + query - 3 : 5 + query + 1] = True
+            assert (weights[:, query, ~seen] == 0).all() and (weights[:, query, seen] > 0).all()

@@ -4,7 +4,14 @@ from dataclasses import dataclass
 
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.cache.policy import Heads, Projections, attend_slots, rotated, slots_spec
+from jaxmodels.layers.cache.policy import (
+    Heads,
+    Projections,
+    attend_slots,
+    mean_weights,
+    rotated,
+    slots_spec,
+)
 from jaxmodels.layers.kv_cache import (
     KVPending,
     KVState,
@@ -47,6 +54,18 @@ class FullCache:
             allowed=allowed_by_position(*slots),
             key_range=range_in_use(*slots),
             sink_logits=held.sink_logits,
+        )
+
+    def weights(
+        self, heads: Heads, held: Projections, pending: KVPending, window: Window
+    ) -> Float[Array, "B S T"]:
+        """What `read` weighs each slot with, the mean over heads. Dense: for windows of few tokens."""
+        state = pending.written
+        seen = allowed_by_position(
+            window, state.positions, window.start, heads.reach, pending.ring, heads.chunk
+        )
+        return mean_weights(
+            heads, held.q, state.k, seen(0, window.size, 0, state.k.shape[2]), held.sink_logits
         )
 
     def commit(

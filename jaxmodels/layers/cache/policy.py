@@ -111,6 +111,14 @@ class KeepsEntries(Protocol):
         not all that it sees."""
 
 
+@runtime_checkable
+class Weighing(Protocol):
+    """A policy that reads single slots and can say how much of each."""
+
+    def weights(self, heads: Heads, held: Projections, pending: Any, window: Window) -> Float[Array, "B S T"]:
+        """What the queries of a window that was written weigh each slot with, f32, the mean over heads."""
+
+
 def rotated(heads: Heads, new: Projections, window: Window) -> Projections:
     """Queries and keys at their own positions."""
     if heads.rope is None:
@@ -162,6 +170,23 @@ def attend_slots(
         running=running,
     )
     return ungrouped(out)
+
+
+def mean_weights(
+    heads: Heads,
+    q: Float[Array, "B S N H"],
+    k: Float[Array, "B K T H"],
+    seen: Bool[Array, "B S T"],
+    sink_logits: Float[Array, "K M"] | None = None,
+) -> Float[Array, "B S T"]:
+    """What each query weighs each key with, f32, the mean over heads; of a sink's share nothing is seen."""
+    queries = grouped(q, k.shape[1])
+    logits = heads.scores(queries, k.astype(q.dtype), seen)
+    sinks = jnp.full((*logits.shape[:-1], 0), 0.0, logits.dtype)
+    if sink_logits is not None:
+        sinks = jnp.broadcast_to(sink_logits[None, :, :, None, None], (*logits.shape[:-1], 1))
+    weights = jax.nn.softmax(jnp.concatenate([sinks, logits], axis=-1), axis=-1)[..., sinks.shape[-1] :]
+    return jnp.where(seen, weights.mean((1, 2)), 0.0)
 
 
 def attend_per_head(

@@ -53,7 +53,7 @@ def by_hand(confidence, index, before, after):
 )
 def test_tokens_leave_where_the_confidence_says(confidence):
     """At a threshold between the tokens' confidences behind block 0, some leave and some go on."""
-    cache, taps = THREE.init_cache(2, 5), THREE.tap_names
+    cache, taps = THREE.init_cache(2, 5), THREE.stream_names
     streams, _ = peek_scored(THREE, PARAMS, TOKENS, cache, taps=taps)
     before, after = (np.asarray(streams.taps[name]) for name in taps[:2])
     sure = by_hand(confidence, 0, before, after)

@@ -31,7 +31,7 @@ def test_all_anchors_is_the_model():
 
 
 def test_tokens_between_anchors_follow_the_formula():
-    taps = CONFIG.tap_names
+    taps = CONFIG.stream_names
     cache = CONFIG.init_cache(2, 9, depth=POLICY)
     anchors, depths = {}, []
     for i in range(9):
