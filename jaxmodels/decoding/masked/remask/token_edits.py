@@ -23,7 +23,8 @@ class TokenEdits:
 
     The released program stops in front of step ``passes + 1``, and edits every change where the threshold is
     0. diffusers' ``BlockRefinementScheduler`` takes one step more, ``passes=max_post_steps + 1``, and with
-    ``editing_threshold=0`` edits nothing: that is ``remask=None`` here.
+    ``editing_threshold=0`` edits nothing: that is ``remask=None`` here. It does not look again at a block
+    whose last place was filled in by the last planned step.
 
     Attributes:
         threshold: exceeded by the confidence of an edit.
