@@ -25,7 +25,16 @@ from jaxmodels.decoding.masked.canvas import (
 )
 from jaxmodels.decoding.masked.proposals import propose
 from jaxmodels.decoding.masked.recording import in_rows, recorded, room
-from jaxmodels.decoding.masked.seen import Blocks, Guidance, Remask, Remembering, Seen, Stop, Unmask
+from jaxmodels.decoding.masked.seen import (
+    Blocks,
+    Guidance,
+    Particular,
+    Remask,
+    Remembering,
+    Seen,
+    Stop,
+    Unmask,
+)
 from jaxmodels.decoding.masked.unmask.ranking import best
 from jaxmodels.decoding.masked.unmask.threshold import Threshold
 from jaxmodels.decoding.processors.chain import Processor, check_positional, process_places
@@ -152,6 +161,9 @@ class MaskedDiffusion:
             )
         self.cache.check(config, self.blocks.length)
         self.blocks.check(alignment_of(config), max_new_tokens)
+        for rule in (self.unmask, self.remask, self.stop):
+            if isinstance(rule, Particular):
+                rule.check(filling, self.stop)
         if self.guidance is not None and not isinstance(self.cache, Recompute):
             raise ValueError(
                 f"guidance={self.guidance} reads a second canvas, of which {self.cache} keeps nothing; use "
@@ -182,8 +194,7 @@ class MaskedDiffusion:
         canvas, length = carry.canvas, self.blocks.length
         raw, kept = self._score(config, params, canvas, carry.kept)
         seen, memories = self._look(config, request, carry, raw)
-        size = jnp.where(canvas.step == 0, jnp.minimum(self.blocks.end(seen), canvas.size), canvas.size)
-        canvas = replace(canvas, size=size)
+        canvas, seen = self._cut(canvas, seen)
         inside = in_block(canvas, length) & ~carry.output.done[:, None]
         seen = replace(seen, masked=seen.masked & inside, editable=seen.editable & inside)
 
@@ -272,6 +283,16 @@ class MaskedDiffusion:
         proposed, probability, distribution = propose(self.sampler, seen.logits, keys)
         seen = replace(seen, proposed=proposed, probability=probability, distribution=distribution)
         return seen, memories
+
+    def _cut(self, canvas: Canvas, seen: Seen) -> tuple[Canvas, Seen]:
+        """The canvas whose block ends where `blocks` says in its first step, and how the rules count it."""
+        is_first = canvas.step == 0
+        size = jnp.where(is_first, jnp.minimum(self.blocks.end(seen), canvas.size), canvas.size)
+        canvas = replace(canvas, size=size)
+        unknown = (seen.masked & in_block(canvas, self.blocks.length)).sum(1, dtype=jnp.int32)
+        canvas = replace(canvas, initial=jnp.where(is_first, unknown, canvas.initial))
+        planned = canvas.initial if self.steps is None else seen.steps
+        return canvas, replace(seen, initial=canvas.initial, steps=planned)
 
     def _fill(
         self, config: LanguageModel, seen: Seen, memories: dict[str, Any]

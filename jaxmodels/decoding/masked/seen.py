@@ -10,6 +10,8 @@ import jax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.models.filling import MaskFilling
+
 
 @struct.dataclass
 class Seen:
@@ -104,6 +106,14 @@ class Stop(Protocol):
     def __call__(self, seen: Seen, tokens: Int[Array, "B L"]) -> Bool[Array, "B"]:
         """Rows whose unknown places are filled in with the most probable tokens now. `tokens` are the block's
         behind this step."""
+
+
+@runtime_checkable
+class Particular(Protocol):
+    """A rule that does not fit every model, or every exit."""
+
+    def check(self, filling: MaskFilling, stop: Stop | None) -> None:
+        """Raises ValueError, with the reason, where it does not fit."""
 
 
 class Blocks(Protocol):

@@ -54,8 +54,8 @@ def test_steps_are_those_of_the_pipeline(steps, threshold, editing, post, cache)
         theirs = pipeline_steps(
             peer,
             prompt,
-            # 16 steps fill in one place each, as 8 do. A block that takes all its steps is not looked at again
-            # by the pipeline, even if it edits.
+            # 16 steps fill in one place each, as 8 do. A block that takes all its steps is not looked at
+            # again by the pipeline, even if it edits.
             num_inference_steps=16 if steps == 8 else steps,
             threshold=threshold,
             editing_threshold=editing,

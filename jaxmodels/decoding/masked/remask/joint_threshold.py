@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.decoding.masked.remask.token_edits import check_passes, edited
-from jaxmodels.decoding.masked.seen import Edited, Seen
+from jaxmodels.decoding.masked.remask.token_edits import check_known_places, check_passes, edited
+from jaxmodels.decoding.masked.seen import Edited, Seen, Stop
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.models.filling import MaskFilling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,9 @@ class JointThreshold:
         threshold: exceeded by the probability of an edit; 0 edits every change.
         passes: steps of a block that begin with every place known, at most.
         penalty: taken off the logit of the token that stands one place before, inside the block.
+
+    Raises:
+        ValueError: a value outside its range; when run, a model without a mask token.
     """
 
     threshold: float = 0.0
@@ -32,6 +36,9 @@ class JointThreshold:
         check_number("threshold", self.threshold, low=0.0)
         check_passes(self.passes)
         check_number("penalty", self.penalty, low=0.0)
+
+    def check(self, filling: MaskFilling, stop: Stop | None) -> None:
+        check_known_places("JointThreshold", filling)
 
     def begin(self, batch: int, length: int, vocab: int) -> tuple[()]:
         return ()

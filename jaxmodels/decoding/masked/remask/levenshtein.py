@@ -9,9 +9,11 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import whole
-from jaxmodels.decoding.masked.seen import Edited, Seen
+from jaxmodels.decoding.masked.remask.token_edits import check_known_places
+from jaxmodels.decoding.masked.seen import Edited, Seen, Stop
 from jaxmodels.decoding.masked.unmask.ranking import best, top
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.models.filling import MaskFilling
 
 
 @struct.dataclass
@@ -64,7 +66,8 @@ class LevenshteinEdits:
         passes: steps after the last original place was filled in, at most.
 
     Raises:
-        ValueError: a value outside its range, or tokens that are the same.
+        ValueError: a value outside its range, or tokens that are the same; when run, a model with another
+            mask token, or an exit beside it.
     """
 
     mask_token: int = 156895
@@ -82,6 +85,19 @@ class LevenshteinEdits:
             )
         check_number("threshold", self.threshold, low=0.0)
         object.__setattr__(self, "passes", whole("passes", self.passes))
+
+    def check(self, filling: MaskFilling, stop: Stop | None) -> None:
+        check_known_places("LevenshteinEdits", filling)
+        if filling.mask_token != self.mask_token:
+            raise ValueError(
+                f"remask: LevenshteinEdits has mask_token={self.mask_token}, but the model's is "
+                f"{filling.mask_token}"
+            )
+        if stop is not None:
+            raise ValueError(
+                "stop: an exit fills in the most probable tokens, among them those by which LevenshteinEdits "
+                "leaves places out; leave out one of the two"
+            )
 
     def named_tokens(self) -> Iterable[int]:
         return self.mask_token, self.delete_token, self.split_token

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import is_traced, whole
-from jaxmodels.decoding.masked.seen import Edited, Seen
+from jaxmodels.decoding.masked.seen import Edited, Seen, Stop
 from jaxmodels.decoding.masked.unmask.confidence import Confidence, Probability, check_confidence
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.models.filling import MaskFilling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,9 @@ class TokenEdits:
         threshold: exceeded by the confidence of an edit.
         passes: steps of a block that begin with every place known, at most.
         by: the confidence, between 0 and 1; where tokens are drawn both programs have ``AsSampled()``.
+
+    Raises:
+        ValueError: a value outside its range; when run, a model without a mask token.
     """
 
     threshold: float = 0.9
@@ -40,6 +44,9 @@ class TokenEdits:
         check_number("threshold", self.threshold, low=0.0)
         check_passes(self.passes)
         check_confidence(self.by)
+
+    def check(self, filling: MaskFilling, stop: Stop | None) -> None:
+        check_known_places("TokenEdits", filling)
 
     def __call__(self, seen: Seen, tokens: Int[Array, "B L"]) -> Edited:
         return edited(seen, tokens, self.by(seen), self.threshold, self.passes)
@@ -59,6 +66,15 @@ def edited(
         tokens=jnp.where(edits, seen.proposed, tokens),
         unfinished=(~was_full | edits.any(1)) & (seen.idle + was_full < passes),
     )
+
+
+def check_known_places(rule: str, filling: MaskFilling) -> None:
+    """Raises ValueError unless the model tells known places from unknown ones."""
+    if filling.mask_token is None:
+        raise ValueError(
+            f"remask: {rule} edits tokens that are known, but the model has no mask token, and all of its "
+            "places are unknown until the last step; leave it out"
+        )
 
 
 def check_passes(passes: Array | int) -> None:

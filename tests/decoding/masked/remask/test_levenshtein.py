@@ -1,13 +1,20 @@
 """Insertions and deletions against the published program written out, and the published example."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_helpers import ARCHITECTURES
 from seen_cases import LENGTH, MASK, VOCAB, choose, edit, remember, rows_of, seen_case, softmax
 
+from jaxmodels.decoding.masked import FixedBlocks, MaskedDiffusion
 from jaxmodels.decoding.masked.remask import LevenshteinEdits
+from jaxmodels.decoding.masked.stop import SchED
 from jaxmodels.decoding.masked.unmask import StrictThreshold
+from jaxmodels.layers.masks import BIDIRECTIONAL
+from jaxmodels.models.filling import MaskFilling
 
 DELETE, SPLIT = VOCAB - 2, VOCAB - 3
 TOKENS = {"mask_token": MASK, "delete_token": DELETE, "split_token": SPLIT}
@@ -201,6 +208,21 @@ def test_places_behind_a_short_block_stay():
 def test_values_outside_their_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         LevenshteinEdits(**{**TOKENS, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("filling", "stop", "message"),
+    [
+        (MaskFilling(mask_token=3), None, f"has mask_token={MASK}, but the model's is 3"),
+        (MaskFilling(mask_token=None), None, "edits tokens that are known, but the model has no mask token"),
+        (MaskFilling(mask_token=MASK), SchED(), "stop: an exit fills in the most probable tokens"),
+    ],
+)
+def test_what_it_does_not_fit_is_refused(filling, stop, message):
+    config = dataclasses.replace(ARCHITECTURES["attention"], mask=BIDIRECTIONAL, filling=filling)
+    strategy = MaskedDiffusion(blocks=FixedBlocks(4), remask=LevenshteinEdits(**TOKENS), stop=stop)
+    with pytest.raises(ValueError, match=message):
+        strategy.check_model(config, 8)
 
 
 def test_thresholds_are_data_and_its_tokens_are_named():

@@ -9,6 +9,7 @@ from seen_cases import LENGTH, MASK, ROWS, VOCAB, choose, edit, remember, rows_o
 
 from jaxmodels.decoding.masked.remask import JointThreshold, TokenEdits
 from jaxmodels.decoding.masked.unmask import AsSampled, DynamicThreshold, StrictThreshold
+from jaxmodels.models.filling import MaskFilling
 
 
 def stepped(seen, unmask, remask):
@@ -155,6 +156,12 @@ def test_values_outside_their_range_are_refused(rule, arguments, message):
         rule(**arguments)
     with pytest.raises(ValueError, match="penalty must be a finite number >= 0, got -1"):
         JointThreshold(penalty=-1)
+
+
+@pytest.mark.parametrize("rule", [TokenEdits(), JointThreshold()], ids=lambda rule: type(rule).__name__)
+def test_models_without_known_places_are_refused(rule):
+    with pytest.raises(ValueError, match=f"{type(rule).__name__} edits tokens that are known"):
+        rule.check(MaskFilling(mask_token=None), None)
 
 
 def test_numbers_are_data():
