@@ -108,11 +108,13 @@ def fresh_window(
     valid: Valid | None = None,
     mask: MaskLike = CAUSAL,
     *,
+    positions: Int[Array, "B S"] | None = None,
     ropes: Iterable[Rotary] = (),
 ) -> Window:
     """The window of a whole sequence with no history, with its rotations under `ropes`."""
     start = jnp.zeros(inputs.shape[:1], jnp.int32)
-    return next_window(inputs, start, valid=valid, mask=mask).with_rotations(ropes)
+    window = next_window(inputs, start, positions=positions, valid=valid, mask=mask)
+    return window.with_rotations(ropes)
 
 
 def next_window(

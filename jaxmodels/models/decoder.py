@@ -266,19 +266,40 @@ class Decoder:
     ) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
         """`forward`, and what each block that is a mixture of experts decided, by the block's name in
         ``params["blocks"]``."""
-        stream, window = self.begin_forward(params, inputs, mask=mask, valid=valid, condition=condition)
+        hidden, routings = self.hidden_with_routing(
+            params, inputs, mask=mask, valid=valid, condition=condition
+        )
+        return self.logits(params, hidden), routings
+
+    def hidden_with_routing(
+        self,
+        params: Params,
+        inputs: Inputs,
+        *,
+        positions: Int[Array, "B S"] | None = None,
+        mask: MaskLike | None = None,
+        valid: Valid | None = None,
+        condition: Array | None = None,
+    ) -> tuple[Float[Array, "B S D"], dict[str, Routing]]:
+        """`forward_with_routing` without the head: what `logits` takes, at `positions` (0, 1, ... by
+        default)."""
+        stream, window = self.begin_forward(
+            params, inputs, positions=positions, mask=mask, valid=valid, condition=condition
+        )
         routings = {}
         for i, block in enumerate(self.blocks):
             stream = block.forward(self.block_params(params, i), replace(stream, routings=()), window)
             if stream.routings:
                 (routings[str(i)],) = unpack(window, stream.routings)
-        return self.logits(params, unpack(window, self.normalise(params, stream))), routings
+        hidden: Array = unpack(window, self.normalise(params, stream))
+        return hidden, routings
 
     def begin_forward(
         self,
         params: Params,
         inputs: Inputs,
         *,
+        positions: Int[Array, "B S"] | None = None,
         mask: MaskLike | None = None,
         valid: Valid | None = None,
         condition: Array | None = None,
@@ -299,9 +320,9 @@ class Decoder:
         check_valid(valid, batch, size)
         check_condition(condition, self.blocks, batch, size, has_default=self.time is not None)
         learned = self.learned_positions
-        if valid is None and learned is not None and size > learned:
+        if valid is None and positions is None and learned is not None and size > learned:
             raise ValueError(f"forward: {size} tokens, but the model has learned {learned} positions")
-        window = fresh_window(inputs, valid, mask, ropes=self.ropes)
+        window = fresh_window(inputs, valid, mask, positions=positions, ropes=self.ropes)
         return self._stream(params, pack(window, inputs), window, condition), window
 
     def peek(

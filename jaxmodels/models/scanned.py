@@ -11,10 +11,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.layers.masks import Mask, MaskLike
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.spec import Param, Params, ParamTree, unflatten, walk
+from jaxmodels.layers.window import Valid
 from jaxmodels.models.block import SharingBlock, Stream
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.filling import MaskFilling
+from jaxmodels.models.packing import unpack
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,16 @@ class ScannedDecoder:
     @property
     def vocab_size(self) -> int:
         return self.decoder.vocab_size
+
+    @property
+    def mask(self) -> Mask:
+        """`Decoder.mask`."""
+        return self.decoder.mask
+
+    @property
+    def filling(self) -> MaskFilling | None:
+        """`Decoder.filling`."""
+        return self.decoder.filling
 
     @property
     def period(self) -> int:
@@ -99,7 +113,22 @@ class ScannedDecoder:
         self, params: Params, tokens: Int[Array, "B S"]
     ) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
         """`Decoder.forward_with_routing`; each routing has the repeats of its block as leading axis."""
-        embedded, window = self.decoder.begin_forward(params, tokens)
+        hidden, routings = self.hidden_with_routing(params, tokens)
+        return self.logits(params, hidden), routings
+
+    def hidden_with_routing(
+        self,
+        params: Params,
+        tokens: Int[Array, "B S"],
+        *,
+        positions: Int[Array, "B S"] | None = None,
+        mask: MaskLike | None = None,
+        valid: Valid | None = None,
+    ) -> tuple[Float[Array, "B S D"], dict[str, Routing]]:
+        """`Decoder.hidden_with_routing`; each routing has the repeats of its block as leading axis."""
+        embedded, window = self.decoder.begin_forward(
+            params, tokens, positions=positions, mask=mask, valid=valid
+        )
 
         @jax.checkpoint
         def period(stream: Stream, blocks: Any) -> tuple[Stream, dict[str, Routing]]:
@@ -112,7 +141,12 @@ class ScannedDecoder:
             return replace(stream, routings=None), routings
 
         stream, routings = lax.scan(period, embedded, params["blocks"])
-        return self.decoder.logits(params, self.decoder.normalise(params, stream)), routings
+        hidden: Array = unpack(window, self.decoder.normalise(params, stream))
+        return hidden, routings
+
+    def logits(self, params: Params, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
+        """`Decoder.logits`."""
+        return self.decoder.logits(params, hidden)
 
 
 @dataclass(frozen=True)

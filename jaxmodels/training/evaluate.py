@@ -1,19 +1,30 @@
-"""How well a model predicts files: bits per byte, each file from its start."""
+"""How well a model predicts files: bits per byte, each file from its start.
 
+What a token costs is said by an `Estimator`: the next-token cross-entropy of an autoregressive model, or a
+bound on the cost of a model that fills in masks, an average over draws that comes with its standard error.
+"""
+
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 from tokenizers import Tokenizer
 
+from jaxmodels.layers.masks import BlockCausal
 from jaxmodels.layers.spec import Params
+from jaxmodels.models.filling import filling_of
 from jaxmodels.training.data import Batches, end_of_text_id, read_text
-from jaxmodels.training.loss import nats_to_bits_per_byte, next_token_nats
+from jaxmodels.training.loss import nats_to_bits_per_byte
+from jaxmodels.training.objectives.block_diffusion import BlockDiffusion
+from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
+from jaxmodels.training.objectives.next_token import NextToken
+from jaxmodels.training.objectives.objective import Estimator, Windows
+from jaxmodels.training.objectives.scorer import Scorer
 from jaxmodels.training.tokenizer import encode_documents
 from jaxmodels.training.trainable import Trainable
 
@@ -26,19 +37,37 @@ class Score:
         nats: of all tokens together.
         num_tokens: tokens predicted.
         num_bytes: UTF-8 bytes of the text.
+        standard_error: of `nats`; 0 where nothing is drawn.
     """
 
     nats: float
     num_tokens: int
     num_bytes: int
+    standard_error: float = 0.0
 
     @property
     def bits_per_byte(self) -> float:
         return nats_to_bits_per_byte(self.nats, self.num_bytes)
 
     @property
+    def bits_per_byte_error(self) -> float:
+        """The standard error of `bits_per_byte`."""
+        return nats_to_bits_per_byte(self.standard_error, self.num_bytes)
+
+    @property
     def nats_per_token(self) -> float:
         return self.nats / self.num_tokens
+
+
+def estimator_of(model: Trainable) -> Estimator:
+    """The cross-entropy of an autoregressive model; of one that fills in masks the bound of masked diffusion,
+    or of block diffusion where it goes by blocks."""
+    if filling_of(model) is None:
+        return NextToken()
+    mask = getattr(model, "mask", None)
+    if isinstance(mask, BlockCausal):
+        return BlockDiffusion(block=mask.block).estimator
+    return MaskedDiffusion().estimator
 
 
 def score_files(
@@ -50,6 +79,7 @@ def score_files(
     window: int = 512,
     overlap: int = 256,
     batch_size: int = 8,
+    estimator: Estimator | None = None,
 ) -> Score:
     """The cost of files, each on its own: the model sees nothing of one file while it predicts another.
 
@@ -65,6 +95,7 @@ def score_files(
         window: tokens the model reads at once.
         overlap: tokens of a window that are context only, except in the first window of a file.
         batch_size: windows per forward pass. All passes have one shape: there is one compilation.
+        estimator: what tokens cost; `estimator_of` the model by default.
 
     Raises:
         ValueError: `overlap` leaves nothing to score in a window, or the files are empty.
@@ -82,20 +113,35 @@ def score_files(
         for ids in encode_documents(tokenizer, texts)
         for cut in _windows(np.asarray([boundary, *ids, boundary], np.int32), window, overlap)
     ]
-    forward = _window_nats(model)
-    nats = 0.0
+    estimator = estimator_of(model) if estimator is None else estimator
+    estimator.check(model)
+    forward = _window_nats(model, estimator)
+    drawn: list[list[float]] = [[] for _ in windows]
     for first in range(0, len(windows), batch_size):
         tokens = np.zeros((batch_size, window), np.int32)
         scored = np.zeros((batch_size, window), bool)
+        lengths = np.zeros(batch_size, np.int32)
         for row, (part, start) in enumerate(windows[first : first + batch_size]):
             tokens[row, : len(part)] = part
             scored[row, start : len(part)] = True
-        nats += float(forward(params, tokens, scored).astype(np.float64).sum())
+            lengths[row] = len(part)
+        for draw in range(estimator.draws):
+            nats = forward(params, tokens, scored, lengths, np.uint32(first * estimator.draws + draw))
+            for found, value in zip(drawn[first:], nats.astype(np.float64), strict=False):
+                found.append(float(value))
+    each = np.asarray(drawn)
     return Score(
-        nats=nats,
+        nats=float(each.mean(1).sum()),
         num_tokens=sum(len(part) - start for part, start in windows),
         num_bytes=sum(len(text.encode()) for text in texts),
+        standard_error=_standard_error(each),
     )
+
+
+def _standard_error(drawn: Float[np.ndarray, "windows draws"]) -> float:
+    """Of the sum over windows of the mean over draws. Draws that are spread over a batch make it smaller."""
+    draws = drawn.shape[1]
+    return math.sqrt(float(drawn.var(1, ddof=1).sum()) / draws) if draws > 1 else 0.0
 
 
 def bits_per_byte(
@@ -115,9 +161,13 @@ def bits_per_byte(
     return score.bits_per_byte
 
 
-def make_held_out_loss(model: Trainable, batches: Batches, num_batches: int) -> Callable[[Params], float]:
-    """A function of the parameters: mean nats per token over the first `num_batches` batches."""
-    forward = _window_nats(model)
+def make_held_out_loss(
+    model: Trainable, batches: Batches, num_batches: int, estimator: Estimator | None = None
+) -> Callable[[Params], float]:
+    """A function of the parameters: mean nats per token over the first `num_batches` batches, with one draw
+    of what `estimator` draws, the same at every call."""
+    estimator = estimator_of(model) if estimator is None else estimator
+    forward = _window_nats(model, estimator)
 
     def held_out_loss(params: Params) -> float:
         total, count = 0.0, 0
@@ -125,25 +175,35 @@ def make_held_out_loss(model: Trainable, batches: Batches, num_batches: int) -> 
             tokens = batches(i)
             scored = np.ones(tokens.shape, bool)
             scored[:, 0] = False
-            total += float(forward(params, tokens, scored).astype(np.float64).sum())
+            lengths = np.full(len(tokens), tokens.shape[1], np.int32)
+            total += float(forward(params, tokens, scored, lengths, np.uint32(i)).astype(np.float64).sum())
             count += int(scored.sum())
         return total / count
 
     return held_out_loss
 
 
-_WindowNats: TypeAlias = Callable[[Params, np.ndarray, np.ndarray], np.ndarray]
+_WindowNats: TypeAlias = Callable[[Params, np.ndarray, np.ndarray, np.ndarray, np.uint32], np.ndarray]
 
 
-def _window_nats(model: Trainable) -> _WindowNats:
+def _window_nats(model: Trainable, estimator: Estimator) -> _WindowNats:
     """Compiled nats of each window's scored tokens; summed further in f64 by the caller."""
+    # a causal model sees nothing of the padding behind the tokens that it predicts
+    sees_padding = filling_of(model) is not None
 
     @jax.jit
-    def forward(params: Params, tokens: Int[Array, "B S"], scored: Bool[Array, "B S"]) -> Float[Array, " B"]:
-        nats = next_token_nats(model.forward(params, tokens), tokens)
-        return jnp.where(scored[:, 1:], nats, 0.0).sum(axis=-1)
+    def forward(
+        params: Params,
+        tokens: Int[Array, "B S"],
+        scored: Array,
+        lengths: Int[Array, " B"],
+        draw: Int[Array, ""],
+    ) -> Float[Array, " B"]:
+        windows = Windows(tokens=tokens, predicted=scored, valid=lengths if sees_padding else None)
+        example = estimator.prepare(windows, jax.random.key(draw))
+        return estimator.nats(Scorer(model, params), example).sum(axis=-1)
 
-    return lambda params, tokens, scored: np.asarray(forward(params, tokens, scored))
+    return lambda *arguments: np.asarray(forward(*arguments))
 
 
 def _windows(

@@ -26,6 +26,7 @@ from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.layers.spec import Params, count_params
 from jaxmodels.memory import check_fits
 from jaxmodels.models.families import config_from_hf
+from jaxmodels.models.filling import filling_of
 from jaxmodels.models.scanned import ScannedDecoder
 from jaxmodels.training.checkpointing import TrainCheckpoints
 from jaxmodels.training.data import TOKEN_SUFFIXES, Batches, load_tokens, read_text, resolve_files
@@ -43,8 +44,8 @@ from jaxmodels.training.run_directory import (
     is_claimed,
     only_trainer,
 )
-from jaxmodels.training.start import load_start
-from jaxmodels.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from jaxmodels.training.start import load_adapted, load_start
+from jaxmodels.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer, with_mask
 from jaxmodels.training.train import TrainState, abstract_state, first_state, init_state, make_train_step
 from jaxmodels.training.trainable import Trainable
 
@@ -107,9 +108,10 @@ def _train(recipe: Recipe, output: Path, model: Trainable | None, console: Conso
     model = _build_model(recipe) if model is None else model
     _check_batch_fits(recipe)
     start = None
-    if recipe.start_from is not None and not is_claimed(output):
-        start = load_start(recipe.start_from, model)
-    data = prepare_data(recipe, output)
+    if not is_claimed(output):
+        start = _load_start(recipe, model)
+    recipe.objective.check(model)
+    data = prepare_data(recipe, output, mask_token=_mask_token(model))
     claim(output, recipe)
     console.print(
         f"{count_params(model.spec()):,} parameters, {len(data.train.tokens):,} training tokens, "
@@ -123,12 +125,14 @@ def _train(recipe: Recipe, output: Path, model: Trainable | None, console: Conso
         data.held_out_files,
         window=recipe.sequence_length,
         overlap=recipe.sequence_length // 2,
+        estimator=recipe.objective.estimator,
     )
     if not math.isfinite(score.bits_per_byte):
         raise Diverged(f"the held-out files score {score.bits_per_byte} bits per byte in {str(output)!r}")
     result = {
         "steps": recipe.steps,
         "held_out_bits_per_byte": score.bits_per_byte,
+        **({"standard_error": score.standard_error} if score.standard_error else {}),
         "held_out_nats_per_token": score.nats_per_token,
         "held_out_bytes": score.num_bytes,
         "held_out_tokens": score.num_tokens,
@@ -163,8 +167,9 @@ def load_run(output_dir: str | Path, *, model: Trainable | None = None) -> Run:
     )
 
 
-def prepare_data(recipe: Recipe, output: Path) -> TrainingData:
-    """Finds, tokenizes and fingerprints a recipe's files; trains the tokenizer if the recipe names none.
+def prepare_data(recipe: Recipe, output: Path, mask_token: int | None = None) -> TrainingData:
+    """Finds, tokenizes and fingerprints a recipe's files; trains the tokenizer if the recipe names none, and
+    adds the `mask_token` of the model if it has one.
 
     Raises:
         ValueError: a file cannot be used, held-out files are not text, or the data changed since the run
@@ -179,7 +184,7 @@ def prepare_data(recipe: Recipe, output: Path) -> TrainingData:
     shared = set(files) & set(held_out_files)
     if shared:
         raise ValueError(f"held_out_files: {str(min(shared))!r} is also one of train_files")
-    tokenizer = _tokenizer(recipe, files, output / "tokenizer")
+    tokenizer = _tokenizer(recipe, files, output / "tokenizer", mask_token)
     vocab_size = recipe.model["vocab_size"]
     tokens = load_tokens(files, vocab_size, tokenizer)
     held_out = load_tokens(held_out_files, vocab_size, tokenizer)
@@ -207,13 +212,13 @@ def _fit(
         model,
         optimizer,
         recipe.schedule,
+        objective=recipe.objective,
         accumulate=recipe.accumulate,
-        z_loss=recipe.z_loss,
         router_losses=recipe.router_losses,
         seed=recipe.seed,
     )
     num_batches = max(1, recipe.evaluation_windows // recipe.batch_size)
-    held_out_loss = make_held_out_loss(model, data.held_out, num_batches)
+    held_out_loss = make_held_out_loss(model, data.held_out, num_batches, recipe.objective.estimator)
     log = output / "metrics.jsonl"
     with TrainCheckpoints(output / "checkpoints") as checkpoints:
         if checkpoints.latest_step() is None:
@@ -261,10 +266,23 @@ def _first_state(
     optimizer: optax.GradientTransformation,
     start: Params | None,
 ) -> TrainState:
-    if recipe.start_from is None:
-        return init_state(model, optimizer, recipe.seed)
     # a run that was killed before its first checkpoint has to read its start again
-    return first_state(load_start(recipe.start_from, model) if start is None else start, optimizer)
+    start = _load_start(recipe, model) if start is None else start
+    return init_state(model, optimizer, recipe.seed) if start is None else first_state(start, optimizer)
+
+
+def _load_start(recipe: Recipe, model: Trainable) -> Params | None:
+    """The weights that the recipe says a run begins with; None where it draws them."""
+    if recipe.start_from is not None:
+        return load_start(recipe.start_from, model)
+    if recipe.adapt_from is not None:
+        return load_adapted(recipe.adapt_from, model, recipe.seed)
+    return None
+
+
+def _mask_token(model: Trainable) -> int | None:
+    filling = filling_of(model)
+    return None if filling is None else filling.mask_token
 
 
 def _due(step: int, every: int, recipe: Recipe) -> bool:
@@ -297,18 +315,22 @@ def _batches(recipe: Recipe, side: str, tokens: np.ndarray, seed: int) -> Batche
     )
 
 
-def _tokenizer(recipe: Recipe, files: tuple[Path, ...], directory: Path) -> Tokenizer:
+def _tokenizer(recipe: Recipe, files: tuple[Path, ...], directory: Path, mask_token: int | None) -> Tokenizer:
     if is_claimed(directory.parent) and (directory / "tokenizer.json").is_file():
         return load_tokenizer(directory)
+    begins_with = recipe.start_from or recipe.adapt_from
     if recipe.tokenizer is not None:
         tokenizer = load_tokenizer(recipe.tokenizer)
-    elif recipe.start_from is not None:
-        tokenizer = load_tokenizer(resolve(recipe.start_from))
+    elif begins_with is not None:
+        tokenizer = load_tokenizer(resolve(begins_with))
     else:
         texts = [path for path in files if path.suffix not in TOKEN_SUFFIXES]
         if not texts:
             raise ValueError("tokenizer: train_files hold no text to train one on; name its directory")
-        tokenizer = train_tokenizer(map(read_text, texts), recipe.model["vocab_size"])
+        size = recipe.model["vocab_size"] if mask_token is None else mask_token
+        tokenizer = train_tokenizer(map(read_text, texts), size)
+    if mask_token is not None:
+        tokenizer = with_mask(tokenizer, mask_token)
     save_tokenizer(tokenizer, directory)
     return tokenizer
 

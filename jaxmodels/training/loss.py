@@ -9,8 +9,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 def next_token_nats(logits: Float[Array, "B S V"], tokens: Int[Array, "B S"]) -> Float[Array, "B S-1"]:
     """Cross-entropy of token s + 1 under the logits at position s, f32 nats."""
-    logits = logits[:, :-1].astype(jnp.float32)
-    target = jnp.take_along_axis(logits, tokens[:, 1:, None], axis=-1)[..., 0]
+    return token_nats(logits[:, :-1], tokens[:, 1:])
+
+
+def token_nats(logits: Float[Array, "B S V"], tokens: Int[Array, "B S"]) -> Float[Array, "B S"]:
+    """Cross-entropy of each token under the logits at its own place, f32 nats."""
+    logits = logits.astype(jnp.float32)
+    target = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - target
 
 

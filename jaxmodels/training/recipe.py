@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxmodels.checkpoints.atomic import replace_file
-from jaxmodels.checks import number, shown, whole
+from jaxmodels.checks import shown, whole
+from jaxmodels.training.objectives.block_diffusion import BlockDiffusion
+from jaxmodels.training.objectives.certainty_forcing import CertaintyForcing
+from jaxmodels.training.objectives.coupled import Coupled
+from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
+from jaxmodels.training.objectives.maskgit import MaskGIT
+from jaxmodels.training.objectives.next_token import NextToken
+from jaxmodels.training.objectives.objective import Objective
 from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
 from jaxmodels.training.router_losses import RouterLosses
 
@@ -33,7 +40,21 @@ _IN_JSON: dict[Any, str] = {
     tuple[str, ...]: "a list of texts",
 }
 _OPTIMIZERS = {"adamw": AdamW, "muon": Muon}
+_OBJECTIVES = {
+    "next_token": NextToken,
+    "masked_diffusion": MaskedDiffusion,
+    "block_diffusion": BlockDiffusion,
+    "certainty_forcing": CertaintyForcing,
+    "coupled": Coupled,
+    "maskgit": MaskGIT,
+}
 _SCHEDULES = {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay}
+# Fields that hold one of several classes, which JSON names by a `kind`, and the kind where it does not.
+_KINDS: tuple[tuple[str, Mapping[str, type], str | None], ...] = (
+    ("schedule", _SCHEDULES, None),
+    ("optimizer", _OPTIMIZERS, "adamw"),
+    ("objective", _OBJECTIVES, "next_token"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +68,19 @@ class Recipe:
         schedule: learning rate of each step, and the number of steps. In JSON it carries a `kind`,
             `warmup_cosine` or `warmup_stable_decay`.
         optimizer: in JSON it may carry a `kind`, `adamw` (the default) or `muon`.
+        objective: what the model is trained for; in JSON it carries a `kind`, `next_token` (the default) or
+            another of `training.objectives`.
         start_from: a model directory or bundled name whose weights the run begins with; `model` must
             describe that model. None draws them afresh.
-        tokenizer: a directory with a `tokenizer.json`. None takes that of `start_from`, or else trains a
-            byte-level BPE of the model's `vocab_size` on the training files.
+        adapt_from: a model directory or bundled name, of another architecture, whose weights the run begins
+            with as far as they fit; see `load_adapted`.
+        tokenizer: a directory with a `tokenizer.json`. None takes that of the model that the
+            run begins with, or else trains a byte-level BPE of the model's `vocab_size` on the training
+            files. Where the model has a mask token, it is added as `<|mask|>`.
         sequence_length: tokens per window.
         batch_size: windows per step, over all micro-batches.
         accumulate: micro-batches per step.
         stack: how blocks are run, "unrolled" or "scanned" (see `models.scanned`; for deep models).
-        z_loss: see `language_model_loss`.
         router_losses: for models with mixtures of experts.
         seed: of the initial parameters, the order of the data and the noise of router losses.
         evaluate_every, checkpoint_every, log_every: in steps.
@@ -70,13 +95,14 @@ class Recipe:
     held_out_files: tuple[str, ...]
     schedule: WarmupCosine | WarmupStableDecay
     optimizer: AdamW | Muon = field(default_factory=AdamW)
+    objective: Objective = field(default_factory=NextToken)
     start_from: str | None = None
+    adapt_from: str | None = None
     tokenizer: str | None = None
     sequence_length: int = 512
     batch_size: int = 16
     accumulate: int = 1
     stack: str = "unrolled"
-    z_loss: float = 0.0
     router_losses: RouterLosses | None = None
     seed: int = 0
     evaluate_every: int = 200
@@ -92,9 +118,13 @@ class Recipe:
             raise ValueError(
                 f"Recipe: batch_size={self.batch_size} is not divisible by accumulate={self.accumulate}"
             )
+        if self.start_from is not None and self.adapt_from is not None:
+            raise ValueError(
+                f"Recipe: start_from={self.start_from!r} and adapt_from={self.adapt_from!r}: a run begins "
+                "with one model; leave one of them out"
+            )
         if self.stack not in ("unrolled", "scanned"):
             raise ValueError(f"Recipe: stack must be 'unrolled' or 'scanned', got {self.stack!r}")
-        number("Recipe: z_loss", self.z_loss, low=0)
         for name in ("train_files", "held_out_files"):
             if not getattr(self, name):
                 raise ValueError(f"Recipe: {name} is empty; name at least one file or pattern")
@@ -114,12 +144,16 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
 
     Raises:
         ValueError: a key is unknown or missing, or a value is of the wrong type; the message names it.
+
+    A key `z_loss` is short for that of the objective.
     """
     values = dict(values)
+    if "z_loss" in values:
+        values["objective"] = {"z_loss": values.pop("z_loss"), **values.get("objective", {})}
     for name in ("train_files", "held_out_files"):
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
-    for name, kinds, default in (("schedule", _SCHEDULES, None), ("optimizer", _OPTIMIZERS, "adamw")):
+    for name, kinds, default in _KINDS:
         if isinstance(values.get(name), Mapping):
             values[name] = _build_kind(name, kinds, {"kind": default, **values[name]})
     if isinstance(values.get("router_losses"), Mapping):
@@ -130,7 +164,7 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """The inverse of `recipe_from_dict`: values that JSON can hold."""
     values = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
-    for name, kinds in (("schedule", _SCHEDULES), ("optimizer", _OPTIMIZERS)):
+    for name, kinds, _ in _KINDS:
         (kind,) = [kind for kind, cls in kinds.items() if type(values[name]) is cls]
         values[name] = {"kind": kind, **dataclasses.asdict(values[name])}
     if recipe.router_losses is not None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxmodels.io
-from jaxmodels.layers.spec import Params
+from jaxmodels.layers.spec import Param, Params, init_params, unflatten, walk
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import config_to_hf
 from jaxmodels.models.scanned import ScannedDecoder
@@ -31,6 +31,46 @@ def load_start(name: str, model: Trainable) -> Params:
         raise ValueError(f"recipe: start_from={name!r} is another model than the recipe's: {difference}")
     params = jax.tree.map(jnp.array, start.params)  # copies: the first step of training donates them
     return model.stack(params) if isinstance(model, ScannedDecoder) else params
+
+
+def load_adapted(name: str, model: Trainable, seed: int) -> Params:
+    """f32 parameters for `model`, as many of them as possible from the model that `adapt_from` names.
+
+    A parameter of the same path and shape is taken over, as the blocks of an autoregressive model are by a
+    masked one of the same sizes (https://arxiv.org/abs/2410.17891). Of a larger vocabulary, the rows that the
+    other model lacks are the mean of its own. What it has nothing for is drawn.
+
+    Args:
+        name: a model directory or a bundled name.
+        model: what is to be trained.
+        seed: of what is drawn.
+
+    Raises:
+        CheckpointError: the model cannot be read.
+        ValueError: `model` is not of the zoo, or the other one has nothing for it.
+    """
+    trained = model.decoder if isinstance(model, ScannedDecoder) else model
+    if not isinstance(trained, Decoder):
+        raise ValueError(f"recipe: adapt_from={name!r} cannot begin a {type(trained).__name__}")
+    theirs = dict(walk(jaxmodels.io.load(name, "float32").params))
+    spec = trained.spec()
+    ours = dict(walk(init_params(spec, jax.random.key(seed))))
+    tried = {path: _fitted(theirs.get(path), param) for path, param in walk(spec)}
+    fitting = {path: found for path, found in tried.items() if found is not None}
+    if not fitting:
+        raise ValueError(f"recipe: adapt_from={name!r} has no parameter of the paths and shapes of the model")
+    params = unflatten({**ours, **fitting}, spec)
+    return model.stack(params) if isinstance(model, ScannedDecoder) else params
+
+
+def _fitted(theirs: jax.Array | None, param: Param) -> jax.Array | None:
+    """A copy of their array, with rows added where the vocabulary is larger; None where it does not fit."""
+    if theirs is None or theirs.shape[1:] != param.shape[1:]:
+        return None
+    missing = param.shape[0] - theirs.shape[0]
+    if missing and (missing < 0 or param.axes[0] != "vocab"):
+        return None
+    return jnp.concatenate([theirs, jnp.repeat(theirs.mean(0, keepdims=True), missing, axis=0)])
 
 
 def _difference(start: Decoder, trained: Trainable) -> str:

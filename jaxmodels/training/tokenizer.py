@@ -10,6 +10,7 @@ from jaxmodels.checkpoints.atomic import replace_file
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0
+MASK = "<|mask|>"
 
 # Alternatives in order. A word takes the space before it and one of ". ( _" after it, so "self." or " len("
 # can be one token. A line break takes the indentation that follows, and is never merged with the
@@ -59,6 +60,24 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         raise ValueError(
             f"train_tokenizer: the texts give only {tokenizer.get_vocab_size()} of {vocab_size} entries; "
             "pass more text or a smaller vocab_size"
+        )
+    return tokenizer
+
+
+def with_mask(tokenizer: Tokenizer, mask_token: int) -> Tokenizer:
+    """The tokenizer with `<|mask|>` as the token `mask_token`, added if it is not there.
+
+    Raises:
+        ValueError: it is, or would be, another token.
+    """
+    if tokenizer.token_to_id(MASK) is None:
+        tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        tokenizer.add_special_tokens([MASK])
+    found = tokenizer.token_to_id(MASK)
+    if found != mask_token:
+        raise ValueError(
+            f"the model's mask token is {mask_token}, but {MASK!r} is token {found} of the tokenizer; give "
+            "the recipe a tokenizer or a model in which they are the same"
         )
     return tokenizer
 

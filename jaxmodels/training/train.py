@@ -12,7 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.spec import Params, abstract_params, init_params
-from jaxmodels.training.loss import language_model_loss
+from jaxmodels.models.filling import filling_of
+from jaxmodels.training.objectives.next_token import NextToken
+from jaxmodels.training.objectives.objective import Objective, Windows
+from jaxmodels.training.objectives.scorer import Scorer
 from jaxmodels.training.optimizer import Schedule
 from jaxmodels.training.router_losses import Loads, RouterLosses, busiest, loads_of
 from jaxmodels.training.trainable import Trainable
@@ -31,7 +34,7 @@ class TrainState:
 
 @struct.dataclass
 class Sums:
-    """What micro-batches add up to beside gradients: losses weighted by predicted tokens, and their count."""
+    """What micro-batches add up to beside gradients: losses times the tokens that count, and their count."""
 
     loss: Float[Array, ""]
     router_loss: Float[Array, ""]
@@ -40,6 +43,10 @@ class Sums:
 
 
 TrainStep: TypeAlias = Callable[..., tuple[TrainState, Metrics]]
+
+NEXT_TOKEN = NextToken()
+# What the noise of objectives is drawn with; router losses count from 0.
+_FOR_OBJECTIVE = 2**31 - 1
 
 
 def init_state(model: Trainable, optimizer: optax.GradientTransformation, seed: int = 0) -> TrainState:
@@ -66,8 +73,8 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     *,
+    objective: Objective = NEXT_TOKEN,
     accumulate: int = 1,
-    z_loss: float = 0.0,
     router_losses: RouterLosses | None = None,
     seed: int = 0,
 ) -> TrainStep:
@@ -77,25 +84,27 @@ def make_train_step(
         model: what to train.
         optimizer: as built by `Optimizer.build` from the same schedule.
         schedule: only reported, as `learning_rate`.
-        accumulate: micro-batches that a batch is cut into. Their gradients are weighted by predicted
-            tokens, so the update is that of the whole batch; only the memory for activations changes.
-        z_loss: see `language_model_loss`.
+        objective: what a batch is differentiated through.
+        accumulate: micro-batches that a batch is cut into. Their gradients are weighted by the tokens that
+            count, so the update is that of the whole batch; only the memory for activations changes.
         router_losses: for a model with mixtures of experts, which must be a `RoutedLanguageModel`.
-        seed: of the noise that router losses draw at each step.
+        seed: of the noise that the objective and router losses draw at each step.
 
     Returns:
-        ``step(state, tokens[B, S], mask[B, S] = None) -> (state, metrics)``. The state is donated. Metrics
-        are f32 scalars: `loss` (with any z-loss, before the update), `gradient_norm` (before clipping),
+        ``step(state, tokens[B, S], mask[B, S] = None) -> (state, metrics)``. The state is donated; `mask` is
+        which tokens are to be predicted, by default all. Metrics are f32 scalars: `loss` (before the update),
+        `gradient_norm` (before clipping),
         `learning_rate`, and `finite` (1 if these and the updated parameters are finite numbers, else 0);
         with router losses also `router_loss`, which `loss` leaves out, and `busiest_expert` (see `busiest`).
 
     Raises:
-        ValueError: `accumulate` is below 1, or (by the step) does not divide the batch; the model has nothing
-            that `router_losses` apply to.
+        ValueError: `accumulate` is below 1, or (by the step) does not divide the batch; the model cannot be
+            trained by `objective`, or has nothing that `router_losses` apply to.
     """
     if accumulate < 1:
         raise ValueError(f"make_train_step: accumulate must be at least 1, got {accumulate}")
-    objective = _Objective(model, z_loss, router_losses)
+    objective.check(model)
+    total = _Total(model, objective, router_losses)
 
     def step(
         state: TrainState, tokens: Int[Array, "B S"], mask: Bool[Array, "B S"] | None = None
@@ -103,10 +112,11 @@ def make_train_step(
         if tokens.shape[0] % accumulate:
             raise ValueError(f"train step: a batch of {tokens.shape[0]} is not divisible by {accumulate=}")
         mask = jnp.ones(tokens.shape, bool) if mask is None else mask
-        shape = (accumulate, -1, tokens.shape[1])
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        micro_batches = (tokens.reshape(shape), mask.reshape(shape))
-        grads, sums = _accumulated(objective, state.params, micro_batches, key)
+        windows = Windows(tokens=tokens, predicted=mask & answerable(model, tokens))
+        drawn = objective.prepare(windows, jax.random.fold_in(key, _FOR_OBJECTIVE))
+        micro_batches = jax.tree.map(lambda leaf: leaf.reshape(accumulate, -1, *leaf.shape[1:]), drawn)
+        grads, sums = _accumulated(total, state.params, micro_batches, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         count = jnp.maximum(sums.count, 1.0)
         metrics = {
@@ -129,61 +139,57 @@ def _all_finite(tree: Any) -> Float[Array, ""]:
 
 
 @dataclass(frozen=True)
-class _Objective:
-    """What a micro-batch is differentiated through: its losses, each times the tokens it predicts."""
+class _Total:
+    """What a micro-batch is differentiated through: its losses, each times the tokens that count."""
 
     model: Trainable
-    z_loss: float
+    objective: Objective
     router_losses: RouterLosses | None
 
     def __call__(
-        self,
-        params: Params,
-        tokens: Int[Array, "B S"],
-        mask: Bool[Array, "B S"],
-        loads: Loads,
-        key: jax.Array,
+        self, params: Params, example: Any, loads: Loads, key: jax.Array
     ) -> tuple[Float[Array, ""], Sums]:
         """`loads` are those of the micro-batches before."""
-        logits, routings = self._run(params, tokens)
-        mean, count = language_model_loss(logits, tokens, mask, z_loss=self.z_loss)
-        extra = jnp.zeros(())
+        score = Scorer(self.model, params, is_routed=self.router_losses is not None)
+        mean, count = self.objective.loss(score, example)
+        extra, loads_here = jnp.zeros(()), loads_of({})
         if self.router_losses is not None:
-            extra = self.router_losses.total(params, routings, loads, key)
-        sums = Sums(loss=mean * count, router_loss=extra * count, count=count, loads=loads_of(routings))
+            extra = self.router_losses.total(params, score.routings, loads, key)
+            loads_here = loads_of(score.routings)
+        sums = Sums(loss=mean * count, router_loss=extra * count, count=count, loads=loads_here)
         return (mean + extra) * count, sums
 
-    def nothing(self, params: Params, tokens: Int[Array, "B S"]) -> Sums:
+    def nothing(self, params: Params, example: Any) -> Sums:
         """The sums before the first micro-batch."""
-        _, routings = jax.eval_shape(self._run, params, tokens)
-        if self.router_losses is not None:
-            self.router_losses.check(self.model.spec(), routings)
-        loads = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(loads_of, routings))
         zero = jnp.zeros(())
+        if self.router_losses is None:
+            return Sums(loss=zero, router_loss=zero, count=zero, loads={})
+        routings = jax.eval_shape(self._routings, params, example)
+        self.router_losses.check(self.model.spec(), routings)
+        loads = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(loads_of, routings))
         return Sums(loss=zero, router_loss=zero, count=zero, loads=loads)
 
-    def _run(
-        self, params: Params, tokens: Int[Array, "B S"]
-    ) -> tuple[Float[Array, "B S V"], dict[str, Routing]]:
-        if self.router_losses is None:
-            return self.model.forward(params, tokens), {}
-        return self.model.forward_with_routing(params, tokens)  # type: ignore[attr-defined]
+    def _routings(self, params: Params, example: Any) -> dict[str, Routing]:
+        score = Scorer(self.model, params, is_routed=True)
+        self.objective.loss(score, example)
+        return score.routings
 
 
-def _accumulated(
-    objective: _Objective,
-    params: Params,
-    micro_batches: tuple[Int[Array, "A B S"], Bool[Array, "A B S"]],
-    key: jax.Array,
-) -> tuple[Params, Sums]:
-    """The gradients per predicted token of all micro-batches together, and their sums."""
+def _accumulated(total: _Total, params: Params, micro_batches: Any, key: jax.Array) -> tuple[Params, Sums]:
+    """The gradients per token that counts of all micro-batches together, and their sums."""
 
     def add(carry, micro_batch):  # type: ignore[no-untyped-def]
         loads = carry[1].loads
-        (_, sums), grads = jax.value_and_grad(objective, has_aux=True)(params, *micro_batch, loads, key)
+        (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params, micro_batch, loads, key)
         return jax.tree.map(jnp.add, carry, (grads, sums)), None
 
-    nothing = objective.nothing(params, micro_batches[0][0])
+    nothing = total.nothing(params, jax.tree.map(lambda leaf: leaf[0], micro_batches))
     start = (jax.tree.map(jnp.zeros_like, params), nothing)
     (grads, sums), _ = jax.lax.scan(add, start, micro_batches)
     return jax.tree.map(lambda g: g / jnp.maximum(sums.count, 1.0), grads), sums
+
+
+def answerable(model: Trainable, tokens: Int[Array, "B S"]) -> Bool[Array, " S"]:
+    """Which places have a logit that speaks of them, in models that fill in masks; elsewhere all."""
+    filling = filling_of(model)
+    return jnp.arange(tokens.shape[1]) >= (0 if filling is None else filling.offset)

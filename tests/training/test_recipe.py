@@ -5,6 +5,7 @@ import pytest
 
 from jaxmodels.layers.spec import count_params
 from jaxmodels.models.families import config_from_hf
+from jaxmodels.training.objectives.next_token import NextToken
 from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
 from jaxmodels.training.recipe import (
     Recipe,
@@ -33,7 +34,7 @@ def test_read_and_written_back(tmp_path):
         held_out_files=("b.py", "c.py"),
         schedule=WarmupCosine(peak=1e-3, warmup_steps=2, total_steps=9),
         optimizer=AdamW(weight_decay=0.2),
-        z_loss=1,
+        objective=NextToken(z_loss=1),
     )
     assert recipe.steps == 9
     stable = WarmupStableDecay(peak=1e-3, warmup_steps=2, decay_steps=3, total_steps=9)

@@ -5,6 +5,7 @@ import pytest
 from toy_language_model import ToyModel
 
 from jaxmodels.training.loss import language_model_loss
+from jaxmodels.training.objectives.next_token import NextToken
 from jaxmodels.training.optimizer import AdamW, WarmupCosine
 from jaxmodels.training.train import abstract_state, init_state, make_train_step
 
@@ -42,7 +43,9 @@ def test_metrics_are_those_of_the_state_before_the_update():
         lambda params: language_model_loss(MODEL.forward(params, batch()), batch(), z_loss=1e-3)[0]
     )(state.params)
     norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
-    _, metrics = make_train_step(MODEL, optimizer(), SCHEDULE, z_loss=1e-3)(state, batch())
+    _, metrics = make_train_step(MODEL, optimizer(), SCHEDULE, objective=NextToken(z_loss=1e-3))(
+        state, batch()
+    )
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
     np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
     np.testing.assert_allclose(metrics["learning_rate"], SCHEDULE(0), rtol=1e-6)
