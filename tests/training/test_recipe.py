@@ -5,6 +5,11 @@ import pytest
 
 from jaxmodels.layers.spec import count_params
 from jaxmodels.models.families import config_from_hf
+from jaxmodels.training.objectives.block_diffusion import BlockDiffusion
+from jaxmodels.training.objectives.certainty_forcing import CertaintyForcing
+from jaxmodels.training.objectives.coupled import Coupled
+from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
+from jaxmodels.training.objectives.maskgit import MaskGIT
 from jaxmodels.training.objectives.next_token import NextToken
 from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
 from jaxmodels.training.recipe import (
@@ -22,12 +27,11 @@ VALUES = {
     "held_out_files": ["b.py", "c.py"],
     "schedule": {"kind": "warmup_cosine", "peak": 1e-3, "warmup_steps": 2, "total_steps": 9},
     "optimizer": {"weight_decay": 0.2},
-    "z_loss": 1,
 }
 
 
 def test_read_and_written_back(tmp_path):
-    recipe = recipe_from_dict(VALUES)
+    recipe = recipe_from_dict(VALUES | {"z_loss": 1})
     assert recipe == Recipe(
         model=VALUES["model"],
         train_files=("a/*.py",),
@@ -39,18 +43,34 @@ def test_read_and_written_back(tmp_path):
     assert recipe.steps == 9
     stable = WarmupStableDecay(peak=1e-3, warmup_steps=2, decay_steps=3, total_steps=9)
     muon = dataclasses.replace(recipe, optimizer=Muon(beta=0.9), start_from="tiny-qwen3")
-    for original in (recipe, dataclasses.replace(recipe, schedule=stable), muon):
+    masked = [
+        dataclasses.replace(recipe, objective=objective, adapt_from="tiny-qwen3")
+        for objective in (
+            MaskedDiffusion(masking="counted"),
+            BlockDiffusion(block=4),
+            CertaintyForcing(),
+            Coupled(),
+            MaskGIT(),
+        )
+    ]
+    for original in (recipe, dataclasses.replace(recipe, schedule=stable), muon, *masked):
         save_recipe(original, tmp_path / "recipe.json")
         assert load_recipe(tmp_path / "recipe.json") == original
         assert recipe_from_dict(recipe_to_dict(original)) == original
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_the_bundled_recipes_are_small_models_of_transformers(name):
+def test_the_bundled_recipes_are_small_models(name):
     recipe = load_recipe(name)
     config = config_from_hf(dict(recipe.model))
     assert 2 * count_params(config.spec()) < 13e6  # bytes of a bfloat16 checkpoint
-    assert config.vocab_size == recipe.model["vocab_size"] == 4096
+    recipe.objective.check(config)
+    assert config.vocab_size == recipe.model["vocab_size"] == (4096 if config.filling is None else 4104)
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if "llada" not in name])
+def test_the_bundled_recipes_are_models_of_transformers(name):
+    recipe = load_recipe(name)
     transformers = pytest.importorskip("transformers")
     reference = transformers.AutoConfig.for_model(**recipe.model).to_dict()
     known = set(reference) | {"rope_parameters"}
@@ -73,6 +93,11 @@ def test_the_bundled_recipes_are_small_models_of_transformers(name):
         ({"optimizer": {"beta": 1}}, r"optimizer\.beta is not known"),
         ({"optimizer": {"kind": "sgd"}}, r"optimizer\.kind must be one of \['adamw', 'muon'\], got 'sgd'"),
         ({"optimizer": {"kind": "muon", "momentum": 1}}, r"optimizer\.momentum is not known"),
+        ({"objective": {"kind": "gan"}}, r"objective\.kind must be one of .*'masked_diffusion'.*got 'gan'"),
+        ({"objective": {"kind": "block_diffusion"}}, r"objective\.block is missing"),
+        ({"objective": {"kind": "maskgit", "class_dropout": 2}}, "class_dropout must be"),
+        ({"objective": 3}, "objective must be an object, got 3"),
+        ({"start_from": "a", "adapt_from": "b"}, "start_from='a' and adapt_from='b': a run begins with one"),
         ({"start_from": 3}, "start_from must be a text or null, got 3"),
         ({"optimizer": {"b1": "0.9"}}, r"optimizer\.b1 must be a number, got '0\.9'"),
         ({"schedule": {"kind": ["linear"]}}, r"schedule\.kind must be one of .*got \['linear'\]"),

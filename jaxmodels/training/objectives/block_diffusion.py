@@ -120,9 +120,8 @@ class BlockDiffusion:
             predicted=_padded(windows.predicted, whole_blocks).reshape(-1, self.block),
         )
         drawn = self._within_a_block.prepare(by_block, key)
-        masked, rest, weight = (
-            None if leaf is None else leaf.reshape(batch, -1)[:, :size]
-            for leaf in (drawn.masked, drawn.rest, drawn.weight)
+        masked, rest, weight = jax.tree.map(
+            lambda leaf: leaf.reshape(batch, -1)[:, :size], (drawn.masked, drawn.rest, drawn.weight)
         )
         count = windows.predicted.sum(-1).astype(jnp.float32)
         return MaskedWindows(
@@ -138,6 +137,7 @@ class BlockDiffusion:
 
     def _logits(self, score: Score, example: MaskedWindows) -> Float[Array, "B S V"]:
         """The logits that speak of each position, from the view that hides it."""
+        assert score.filling is not None
         views, offset = example.views(score.filling), score.filling.offset
         size, place = example.tokens.shape[1], jnp.arange(example.tokens.shape[1])
         inputs = jnp.concatenate([jnp.concatenate([view, example.tokens], axis=1) for view in views])

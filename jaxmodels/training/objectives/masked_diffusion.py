@@ -47,7 +47,8 @@ class MaskedWindows:
         """Of states of all views one below the other, at each position that of the view which hides it."""
         if self.rest is None:
             return states
-        return jnp.where(self.masked[..., None], *jnp.split(states, 2))
+        first, second = jnp.split(states, 2)
+        return jnp.where(self.masked[..., None], first, second)
 
 
 @dataclass(frozen=True, kw_only=True)
