@@ -343,16 +343,19 @@ def _slots_of(
 
 
 def _is_stored_by_feature(buffer: Shaped[Array, "B K T H"]) -> bool:
-    """Whether TPUs keep the slots of one feature side by side, not the features of one slot.
+    """Whether TPUs keep the slots of one feature side by side, not the features of one slot, and programs can
+    leave them so.
 
-    They do where it takes less memory, padded to tiles of 8 by 128, as with heads of 64 features.
+    They do where it takes less memory, padded to tiles of 8 by 128, as with heads of 64 features. Wider than
+    a tile are the entries of latent attention, which reads them feature by feature for a single query and
+    token by token for many: its programs lay them out anew in any case.
     """
 
     def padded(rows: int, lanes: int) -> int:
         return -(-rows // 8) * 8 * -(-lanes // 128) * 128
 
     slots, width = buffer.shape[2:]
-    return padded(width, slots) < padded(slots, width)
+    return width < 128 and padded(width, slots) < padded(slots, width)
 
 
 def _write_in_turn(
