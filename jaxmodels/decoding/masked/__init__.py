@@ -6,6 +6,7 @@
 
 from jaxmodels.decoding.masked import blocks, caches, remask, stop, unmask
 from jaxmodels.decoding.masked.blocks.fixed import FixedBlocks
+from jaxmodels.decoding.masked.caches.d2_cache import D2Cache
 from jaxmodels.decoding.masked.caches.dual import Dual, PrefixCache
 from jaxmodels.decoding.masked.caches.finished_blocks import FinishedBlocks
 from jaxmodels.decoding.masked.caches.kept import CanvasCache
@@ -20,6 +21,7 @@ __all__ = [
     "Blocks",
     "CanvasCache",
     "ClassifierFree",
+    "D2Cache",
     "Dual",
     "Edited",
     "FinishedBlocks",

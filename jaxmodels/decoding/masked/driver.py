@@ -164,6 +164,11 @@ class MaskedDiffusion:
         for rule in (self.unmask, self.remask, self.stop):
             if isinstance(rule, Particular):
                 rule.check(filling, self.stop)
+        if not self.cache.scores_all and not (self.remask is None and self.stop is None):
+            raise ValueError(
+                f"cache={self.cache} scores some places of a block in each step, and remask and stop judge "
+                "all of them; leave those out, or use Dual()"
+            )
         if self.guidance is not None and not isinstance(self.cache, Recompute):
             raise ValueError(
                 f"guidance={self.guidance} reads a second canvas, of which {self.cache} keeps nothing; use "
@@ -200,7 +205,8 @@ class MaskedDiffusion:
 
         stuck = (seen.masked & ~has_choice(seen.logits)).any(1)
         inside = inside & ~stuck[:, None]
-        tokens, unknown, unfinished, memories = self._fill(config, seen, memories)
+        fresh = seen.masked if kept.fresh is None else look(kept.fresh, block_places(canvas, length))
+        tokens, unknown, unfinished, memories = self._fill(config, seen, fresh, memories)
         changed = inside & ((tokens != seen.tokens) | (seen.masked & ~unknown))
         places = block_places(canvas, length)
         canvas = replace(
@@ -295,12 +301,16 @@ class MaskedDiffusion:
         return canvas, replace(seen, initial=canvas.initial, steps=planned)
 
     def _fill(
-        self, config: LanguageModel, seen: Seen, memories: dict[str, Any]
+        self,
+        config: LanguageModel,
+        seen: Seen,
+        fresh: Bool[Array, "B L"],
+        memories: dict[str, Any],
     ) -> tuple[Int[Array, "B L"], Bool[Array, "B L"], Bool[Array, "B"], dict[str, Any]]:
         """The block's tokens behind this step, which of them are unknown, rows that take another step even if
-        none is, and what the rules remember."""
+        none is, and what the rules remember. Only unknown places that are `fresh` can be filled in."""
         asked = replace(seen, memory=memories.get("unmask"))
-        now = replace(asked, masked=self.blocks.candidates(asked))
+        now = replace(asked, masked=self.blocks.candidates(asked) & fresh)
         chosen = self.unmask(now) & now.masked
         is_last = seen.step >= jnp.maximum(seen.steps, 1) - 1
         chosen = chosen | (best(now.probability, now.masked) & (is_last & ~chosen.any(1))[:, None])

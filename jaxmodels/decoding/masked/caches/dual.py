@@ -36,11 +36,13 @@ class Dual:
 
     interval: int | None = None
 
+    scores_all = True
+
     def __post_init__(self) -> None:
         _check_interval(self.interval)
 
     def check(self, config: LanguageModel, length: int) -> None:
-        _check_rewrites(self, config)
+        check_rewrites(self, config)
 
     def begin(
         self,
@@ -86,11 +88,13 @@ class PrefixCache:
 
     interval: int | None = None
 
+    scores_all = True
+
     def __post_init__(self) -> None:
         _check_interval(self.interval)
 
     def check(self, config: LanguageModel, length: int) -> None:
-        _check_rewrites(self, config)
+        check_rewrites(self, config)
 
     def begin(
         self,
@@ -176,7 +180,8 @@ def _refresh(config: LanguageModel) -> Callable[..., tuple[Any, Any]]:
     return config.refresh
 
 
-def _check_rewrites(policy: Any, config: LanguageModel) -> None:
+def check_rewrites(policy: Any, config: LanguageModel) -> None:
+    """Raises ValueError where a model has no verb that recomputes single tokens of its history."""
     if not isinstance(config, RewritesHistory):
         raise ValueError(
             f"cache={type(policy).__name__}() recomputes single tokens of the history, which "

@@ -26,6 +26,8 @@ class FinishedBlocks:
     Source: Arriola et al. 2025 (BD3-LM), and the samplers of SDAR, Fast-dLLM v2 and LLaDA2.0.
     """
 
+    scores_all = True
+
     def check(self, config: LanguageModel, length: int) -> None:
         if not isinstance(config.mask, BlockCausal):
             raise ValueError(

@@ -26,15 +26,22 @@ class Kept:
         cache: the model's.
         refreshes: i32[B], passes in which nothing was scored: those that only bring the cache up to date.
         memory: whatever else the policy keeps; None for nothing.
+        fresh: bool[B, N], the places of the canvas that the logits of this step speak of; None for all.
     """
 
     cache: Cache
     refreshes: jax.Array
     memory: Any = None
+    fresh: Any = None
 
 
 class CanvasCache(Protocol):
     """How the block in flight is scored, and what is kept of the rest of the canvas meanwhile."""
+
+    @property
+    def scores_all(self) -> bool:
+        """Whether a step scores every place of the block. Where it does not, the logits of the others are
+        arbitrary numbers, and `Kept.fresh` says which they are."""
 
     def check(self, config: LanguageModel, length: int) -> None:
         """Raises ValueError, with the reason, where blocks of `length` of this model cannot be served."""

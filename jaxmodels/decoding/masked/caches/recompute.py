@@ -22,6 +22,8 @@ class Recompute:
     2025 (Dream), which compute it everywhere.
     """
 
+    scores_all = True
+
     def check(self, config: LanguageModel, length: int) -> None:
         """It serves every model."""
 
