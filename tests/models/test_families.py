@@ -52,7 +52,9 @@ def test_logits_are_those_of_transformers(reference, loaded):
 def test_greedy_decoding_is_that_of_transformers(causal_reference, loaded):
     """All prompts in one batch, their lengths different, against each one alone."""
     reference = causal_reference
-    out = loaded(reference).generate(reference.prompts, max_new_tokens=NEW_TOKENS, stop_tokens=[])
+    out = loaded(reference).generate(
+        reference.prompts, NEW_TOKENS, jm.decoding.Autoregressive(), stop_tokens=[]
+    )
     np.testing.assert_array_equal(out.tokens, reference.continuations)
 
 
