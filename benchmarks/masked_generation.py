@@ -22,7 +22,7 @@ import transformers
 import jaxmodels as jm
 from benchmarks.common import Result, Table, Target, argument_parser, cores, in_turns, publish, seconds
 from jaxmodels.decoding import MaskedDiffusion
-from jaxmodels.decoding.masked import D2Cache, Dual, FixedBlocks, PrefixCache, Threshold
+from jaxmodels.decoding.masked import D2Cache, DLLMCache, Dual, FixedBlocks, PrefixCache, Threshold
 from jaxmodels.decoding.masked.unmask import Quota
 from jaxmodels.layers.masks import BIDIRECTIONAL, CAUSAL
 from jaxmodels.models.filling import MaskFilling
@@ -132,6 +132,7 @@ def strategies(block: int) -> Mapping[str, MaskedDiffusion]:
         "threshold 0.9": threshold,
         "threshold 0.9, prefix cache": replace(threshold, cache=PrefixCache()),
         "threshold 0.9, dual cache": replace(threshold, cache=Dual()),
+        "threshold 0.9, dLLM-Cache": replace(threshold, cache=DLLMCache()),
         "threshold 0.9, d2Cache": replace(threshold, cache=D2Cache(budget=block)),
     }
 

@@ -21,7 +21,7 @@ from jaxmodels.decoding import (
     driver,
 )
 from jaxmodels.decoding.depth import Plan
-from jaxmodels.decoding.masked import Dual, FinishedBlocks, FixedBlocks, PrefixCache, Recompute
+from jaxmodels.decoding.masked import DLLMCache, Dual, FinishedBlocks, FixedBlocks, PrefixCache, Recompute
 from jaxmodels.decoding.masked.caches.kept import Kept
 from jaxmodels.layers.masks import BIDIRECTIONAL, BlockCausal
 from jaxmodels.layers.spec import abstract_params
@@ -88,6 +88,7 @@ def masked(cache):
         pytest.param(BOTH_WAYS, masked(Recompute()), id="Recompute"),
         pytest.param(BOTH_WAYS, masked(Dual()), id="Dual"),
         pytest.param(BOTH_WAYS, masked(PrefixCache()), id="PrefixCache"),
+        pytest.param(BOTH_WAYS, masked(DLLMCache()), id="DLLMCache"),
         pytest.param(BY_BLOCK, masked(FinishedBlocks()), id="FinishedBlocks"),
         pytest.param(ANEW, Autoregressive(), id="encoded_anew"),
         pytest.param(ANEW, speculative(ANEW), id="encoded_anew-Speculative", marks=pytest.mark.sweep),

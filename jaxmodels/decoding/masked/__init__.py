@@ -7,6 +7,7 @@
 from jaxmodels.decoding.masked import blocks, caches, remask, stop, unmask
 from jaxmodels.decoding.masked.blocks.fixed import FixedBlocks
 from jaxmodels.decoding.masked.caches.d2_cache import D2Cache
+from jaxmodels.decoding.masked.caches.dllm_cache import DLLMCache
 from jaxmodels.decoding.masked.caches.dual import Dual, PrefixCache
 from jaxmodels.decoding.masked.caches.finished_blocks import FinishedBlocks
 from jaxmodels.decoding.masked.caches.kept import CanvasCache
@@ -22,6 +23,7 @@ __all__ = [
     "CanvasCache",
     "ClassifierFree",
     "D2Cache",
+    "DLLMCache",
     "Dual",
     "Edited",
     "FinishedBlocks",

@@ -9,7 +9,15 @@ from model_helpers import VOCAB, quick_jit
 from strategy_helpers import PROMPTS, architecture, decode, stop_inside
 
 from jaxmodels.decoding import MaskedDiffusion, Sample
-from jaxmodels.decoding.masked import Dual, FinishedBlocks, FixedBlocks, PrefixCache, Recompute, Threshold
+from jaxmodels.decoding.masked import (
+    DLLMCache,
+    Dual,
+    FinishedBlocks,
+    FixedBlocks,
+    PrefixCache,
+    Recompute,
+    Threshold,
+)
 from jaxmodels.layers.masks import BIDIRECTIONAL, BlockCausal
 from jaxmodels.models.filling import MaskFilling
 
@@ -84,6 +92,7 @@ class Reference:
         ("attention", BOTH_WAYS, Dual(interval=1), 1),
         ("latent", BOTH_WAYS, PrefixCache(interval=1), 0),
         ("attention", BOTH_WAYS, PrefixCache(interval=1), 1),
+        ("attention", BOTH_WAYS, DLLMCache(prompt_interval=1, answer_interval=1), 0),
         ("attention", BY_BLOCK, Recompute(), 0),
         ("attention", BY_BLOCK, FinishedBlocks(), 0),
         ("attention", BY_BLOCK, FinishedBlocks(), 1),
@@ -115,6 +124,14 @@ def test_a_cache_is_brought_up_to_date_once_per_block(cache):
     assert ours.counters["refreshes"].tolist() == [NEW // LENGTH] * 4
     assert ours.counters["unmasked"].tolist() == [NEW] * 4
     assert ours.lengths.tolist() == [NEW] * 4
+
+
+def test_intervals_say_when_prompt_and_answer_are_computed_anew():
+    """One place per step: 12 steps, before those numbered 4 and 8 the answer, before 6 everything."""
+    cache = DLLMCache(prompt_interval=6, answer_interval=4)
+    ours = decode(*masked_model("attention", BOTH_WAYS), strategy(cache, threshold=2.0), new=NEW)
+    assert ours.counters["calls"].tolist() == [NEW] * 4
+    assert ours.counters["refreshes"].tolist() == [1 + 3] * 4
 
 
 def test_one_step_per_block_needs_no_cache_anew():

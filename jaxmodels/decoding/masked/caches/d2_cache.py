@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import whole
-from jaxmodels.decoding.masked.caches.dual import check_rewrites
 from jaxmodels.decoding.masked.caches.kept import Kept
+from jaxmodels.decoding.masked.caches.rewriting import check_rewrites
 from jaxmodels.decoding.masked.canvas import Canvas, block_places, look
 from jaxmodels.decoding.masked.unmask.ranking import ranks, top
 from jaxmodels.decoding.samplers import check_number

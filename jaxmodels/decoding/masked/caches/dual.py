@@ -1,21 +1,23 @@
 """Keys and values of the whole canvas are kept; a step recomputes those of a few places."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from jaxmodels.checks import is_traced, whole
-from jaxmodels.decoding.masked.caches.kept import Kept, once_if_any
-from jaxmodels.decoding.masked.canvas import Canvas, look
+from jaxmodels.decoding.masked.caches.kept import Kept
+from jaxmodels.decoding.masked.caches.rewriting import (
+    begin_rewritten,
+    check_interval,
+    check_rewrites,
+    rewrite_all,
+    rewrite_due,
+    score_from,
+)
+from jaxmodels.decoding.masked.canvas import Canvas
 from jaxmodels.decoding.strategy import Request
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.filling import filling_of
-from jaxmodels.models.language_model import Cache, LanguageModel, RewritesHistory
-from jaxmodels.models.scored import NOWHERE
+from jaxmodels.models.language_model import Cache, LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Dual:
     scores_all = True
 
     def __post_init__(self) -> None:
-        _check_interval(self.interval)
+        check_interval(self.interval)
 
     def check(self, config: LanguageModel, length: int) -> None:
         check_rewrites(self, config)
@@ -91,7 +93,7 @@ class PrefixCache:
     scores_all = True
 
     def __post_init__(self) -> None:
-        _check_interval(self.interval)
+        check_interval(self.interval)
 
     def check(self, config: LanguageModel, length: int) -> None:
         check_rewrites(self, config)
@@ -123,75 +125,6 @@ class PrefixCache:
         finished: Bool[Array, "B"],
     ) -> Kept:
         return rewrite_all(config, params, canvas, kept, finished)
-
-
-def begin_rewritten(config: LanguageModel, params: Params, canvas: Canvas, cache: Cache) -> Kept:
-    """The whole canvas as the model's history."""
-    _, pending = config.peek(params, canvas.tokens, cache, valid=canvas.length, logits_at=NOWHERE)
-    return Kept(cache=config.commit(pending), refreshes=jnp.ones_like(canvas.start))
-
-
-def rewrite_all(
-    config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, rows: Bool[Array, "B"]
-) -> Kept:
-    """Every entry of these rows computed anew, if there are any rows."""
-    slots = jnp.broadcast_to(canvas.places, canvas.tokens.shape)
-
-    def update(kept: Kept) -> Kept:
-        valid = jnp.where(rows, canvas.length, 0)
-        _, cache = _refresh(config)(params, canvas.tokens, kept.cache, slots, valid=valid, logits_at=NOWHERE)
-        return replace(kept, cache=cache, refreshes=kept.refreshes + rows)
-
-    return once_if_any(rows, update, kept)
-
-
-def rewrite_due(
-    config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, interval: int | None
-) -> Kept:
-    """Everything anew in rows that are a multiple of `interval` steps, at least one, into their block."""
-    if interval is None:
-        return kept
-    due = (canvas.step > 0) & (canvas.step % interval == 0)
-    return rewrite_all(config, params, canvas, kept, due)
-
-
-def score_from(
-    config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, length: int, width: int
-) -> tuple[Float[Array, "B L V"], Kept]:
-    """The entries of the `width` places from the block's first one on computed anew, and the logits that
-    speak of the first `length` of them.
-
-    Where logits speak of the place behind their own, the place in front of the block is computed as well.
-    """
-    filling = filling_of(config)
-    offset = 0 if filling is None else filling.offset
-    first = jnp.maximum(canvas.start - offset, 0)
-    places = first[:, None] + jnp.arange(width + offset, dtype=jnp.int32)
-    valid = jnp.clip(canvas.length - first, 0, width + offset)
-    at = jnp.maximum(canvas.start[:, None] + jnp.arange(length) - offset, 0) - first[:, None]
-    scored, cache = _refresh(config)(
-        params, look(canvas.tokens, places), kept.cache, places, valid=valid, logits_at=at
-    )
-    return scored.logits, replace(kept, cache=cache)
-
-
-def _refresh(config: LanguageModel) -> Callable[..., tuple[Any, Any]]:
-    assert isinstance(config, RewritesHistory)
-    return config.refresh
-
-
-def check_rewrites(policy: Any, config: LanguageModel) -> None:
-    """Raises ValueError where a model has no verb that recomputes single tokens of its history."""
-    if not isinstance(config, RewritesHistory):
-        raise ValueError(
-            f"cache={type(policy).__name__}() recomputes single tokens of the history, which "
-            f"{type(config).__name__} has no verb for; use Recompute()"
-        )
-
-
-def _check_interval(interval: Int[Array, ""] | int | None) -> None:
-    if interval is not None and not is_traced(interval):
-        whole("interval", interval, low=1)
 
 
 jax.tree_util.register_dataclass(Dual, ["interval"], [])
