@@ -18,6 +18,7 @@ from jaxmodels.decoding.masked.unmask.factor import Factor, ReleasedFactor
 from jaxmodels.decoding.masked.unmask.hierarchy import Hierarchy
 from jaxmodels.decoding.masked.unmask.local_leap import LocalLeap
 from jaxmodels.decoding.masked.unmask.maskgit import MAGE, MaskGIT
+from jaxmodels.decoding.masked.unmask.pipelined import Pipelined, PipelinedEntropy
 from jaxmodels.decoding.masked.unmask.quota import Quota
 from jaxmodels.decoding.masked.unmask.schedules import Cosine, FromTo, Power, ToZero
 from jaxmodels.decoding.masked.unmask.strict_threshold import StrictThreshold
@@ -42,6 +43,8 @@ __all__ = [
     "Margin",
     "MaskGIT",
     "NegativeEntropy",
+    "Pipelined",
+    "PipelinedEntropy",
     "Power",
     "Probability",
     "Quota",
