@@ -1,4 +1,4 @@
-"""`StreamingDiffusion`: masked generation with a causal model, in a window that moves with every token."""
+"""`StreamingDiffusion`: masked generation in a window that moves on with what is known in front of it."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.decoding.draft_windows import fold_keys
 from jaxmodels.decoding.masked.proposals import propose
+from jaxmodels.decoding.masked.readings.known_first import KnownFirst
+from jaxmodels.decoding.masked.readings.reading import Reading
 from jaxmodels.decoding.masked.recording import recorded, room
 from jaxmodels.decoding.masked.seen import Seen, Unmask
 from jaxmodels.decoding.masked.unmask.entropy_threshold import EntropyThreshold
@@ -27,12 +29,9 @@ from jaxmodels.decoding.strategy import (
     row_keys,
     tally,
 )
-from jaxmodels.layers.masks import Causal
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.filling import filling_of
 from jaxmodels.models.language_model import Cache, LanguageModel
-from jaxmodels.models.prefill import prefill
-from jaxmodels.models.scored import NOWHERE
 
 RULES = 1
 
@@ -59,28 +58,30 @@ class StreamingDiffusion:
     """Fills in the next `window` tokens in any order, and moves on with every token that nothing unknown
     precedes.
 
-    A step shows the model the known tokens of the window first and the unknown ones behind them, each group
-    by its places, and each token at its own position. So every unknown token sees all that is known, under
-    the model's causal mask, and known tokens see no unknown one: those that follow the history without a gap
-    become history in the pass that reads them, exactly. Logits speak of their own place. Rows move on
-    independently. The counters are ``"calls"`` and ``"unmasked"`` tokens.
+    What precedes all that is unknown becomes history in the pass that reads it, exactly, because `reading`
+    shows it nothing that is unknown. Logits speak of their own place. Rows move on independently. The
+    counters are ``"calls"`` and ``"unmasked"`` tokens.
 
-    Source: Liu et al. 2025 (WeDLM), its topological reordering and streaming window, with its values.
+    Source: Liu et al. 2025 (WeDLM), its streaming window, with its values. With ``InBlocks(32)``, a window of
+    several blocks and ``unmask=Pipelined(inner=32)`` that is D2F (Wang et al. 2025), which holds as many
+    blocks as have begun; here no more begin than the window holds.
 
     Attributes:
         window: tokens that a step reads.
         unmask: which unknown places a step fills in.
+        reading: in which order the model is shown the window, and who sees whom in it.
         sampler: how a token is proposed.
         processors, top_logprobs: see `MaskedDiffusion`.
         prefill_window: longest window in which prompts are fed.
 
     Raises:
-        ValueError: a value outside its range, or a processor that goes by the text; when run, a model that is
-            not causal or was not trained to fill in tokens in their places.
+        ValueError: a value outside its range, or a processor that goes by the text; when run, a model that
+            does not fit the reading or was not trained to fill in tokens in their places.
     """
 
     window: int = 16
     unmask: Unmask = EntropyThreshold(0.4, 0.02)
+    reading: Reading = KnownFirst()
     sampler: Sampler = Greedy()
     processors: tuple[Processor, ...] = ()
     top_logprobs: int | None = None
@@ -89,6 +90,7 @@ class StreamingDiffusion:
     def __post_init__(self) -> None:
         check_options(self, {"window": 1})
         check_policy("unmask", self.unmask, "__call__", "EntropyThreshold(0.4, 0.02)")
+        check_policy("reading", self.reading, "settled", "KnownFirst()")
         check_positional(self.processors)
 
     @property
@@ -103,16 +105,12 @@ class StreamingDiffusion:
                 "StreamingDiffusion: the model was not trained to fill in mask tokens in their own places "
                 f"(filling={filling}); decode it with Autoregressive() or MaskedDiffusion()"
             )
-        if not isinstance(config.mask, Causal):
-            raise ValueError(
-                f"StreamingDiffusion: the model's tokens see later ones (mask={config.mask}), so that none "
-                "is settled before all are known; decode it with MaskedDiffusion()"
-            )
+        self.reading.check(config, self.window)
 
     def prefill(
         self, config: LanguageModel, params: Params, request: Request, cache: Cache, output: Output
     ) -> StreamingCarry:
-        _, cache = prefill(config, params, request.tokens, request.lengths, cache, self.prefill_window)
+        cache = self.reading.prefill(config, params, request, cache, self.prefill_window)
         output = record_also(output, ("calls", "unmasked"), self.top_logprobs)
         return StreamingCarry(
             cache=cache,
@@ -126,9 +124,12 @@ class StreamingDiffusion:
     ) -> StreamingCarry:
         mask_token, output = _mask_token(config), carry.output
         unknown = carry.tokens == mask_token
-        settled = _leading(~unknown)
+        told = _leading(~unknown)
+        settled = self.reading.settled(told)
         start = carry.cache.length
-        logits, cache = self._score(config, params, carry, settled)
+        valid = jnp.where(output.done, 0, self.window)
+        logits, pending = self.reading.score(config, params, carry.tokens, unknown, carry.cache, valid)
+        cache = config.commit(pending, settled)
         seen = self._look(config, request, output, carry.tokens, start, logits)
         chosen = self.unmask(seen) & unknown & ~output.done[:, None]
         stuck = (chosen & ~has_choice(seen.logits)).any(1)
@@ -136,31 +137,12 @@ class StreamingDiffusion:
         found = recorded(carry.found, tokens, logits, chosen)
 
         output = tally(output, calls=1, unmasked=chosen.sum(1))
-        output = self._emit(request, output, tokens, found, settled, _leading(tokens != mask_token), stuck)
+        output = self._emit(request, output, tokens, found, told, _leading(tokens != mask_token), stuck)
         tokens, found = _moved((tokens, found), settled)
         is_new = jnp.arange(self.window) >= self.window - settled[:, None]
         return StreamingCarry(
             cache=cache, tokens=jnp.where(is_new, mask_token, tokens), found=found, output=output
         )
-
-    def _score(
-        self, config: LanguageModel, params: Params, carry: StreamingCarry, settled: Int[Array, "B"]
-    ) -> tuple[Float[Array, "B W V"], Cache]:
-        """The logits of the window by its places, and the cache with its first `settled` tokens."""
-        unknown = carry.tokens == _mask_token(config)
-        order = jnp.argsort(unknown, axis=1, stable=True).astype(jnp.int32)
-        scored, pending = config.peek(
-            params,
-            jnp.take_along_axis(carry.tokens, order, axis=1),
-            carry.cache,
-            positions=carry.cache.length[:, None] + order,
-            mask=jnp.tri(self.window, dtype=bool),
-            valid=jnp.where(carry.output.done, 0, self.window),
-            logits_at=NOWHERE,
-        )
-        back = jnp.argsort(order, axis=1)[:, :, None]
-        logits = config.logits(params, jnp.take_along_axis(scored.hidden, back, axis=1))
-        return logits, config.commit(pending, settled)
 
     def _look(
         self,
@@ -183,7 +165,7 @@ class StreamingDiffusion:
         return Seen(
             tokens=tokens,
             masked=unknown,
-            editable=jnp.zeros_like(unknown),
+            editable=~unknown,
             positions=places,
             logits=logits,
             proposed=proposed,
@@ -230,5 +212,7 @@ def _moved(window: Any, count: Int[Array, "B"]) -> Any:
 
 
 jax.tree_util.register_dataclass(
-    StreamingDiffusion, ["unmask", "sampler", "processors"], ["window", "top_logprobs", "prefill_window"]
+    StreamingDiffusion,
+    ["unmask", "sampler", "processors"],
+    ["window", "reading", "top_logprobs", "prefill_window"],
 )

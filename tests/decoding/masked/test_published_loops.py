@@ -19,6 +19,7 @@ from jaxmodels.decoding.masked.unmask import (
     Factor,
     Margin,
     NegativeEntropy,
+    PipelinedEntropy,
     Probability,
     Quota,
     ReleasedFactor,
@@ -347,3 +348,28 @@ def test_joint_thresholds():
     )
     steps_of(loop, strategy, 8, block=BLOCK)
     assert edits
+
+
+@pytest.mark.sweep
+def test_d3llm():
+    """Several blocks at once, all of which see each other, without a cache."""
+
+    def loop(peer, canvas, start):
+        begun = 1
+        while (canvas == MASK).any():
+            full = [1 - (canvas[first : first + 4] == MASK).mean() for first in range(start, len(canvas), 4)]
+            begun += begun < len(full) and full[begun - 1] >= 0.5
+            p = softmax(logits := peer.logits(canvas))
+            entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(-1)
+            unknown = np.flatnonzero(canvas[: start + 4 * begun] == MASK)
+            chosen = {i for i in unknown if entropy[i] <= 0.8} | {min(unknown, key=entropy.__getitem__)}
+            for block in range(begun):
+                inside = [i for i in unknown if (i - start) // 4 == block]
+                if inside and (block == 0 or full[block - 1] >= 0.5):
+                    chosen |= set() if chosen & set(inside) else {min(inside, key=entropy.__getitem__)}
+                    break
+            yield filled(canvas, logits.argmax(-1), sorted(chosen))
+
+    unmask = PipelinedEntropy(inner=4, threshold=0.8)
+    for answer in steps_of(loop, MaskedDiffusion(blocks=FixedBlocks(NEW), unmask=unmask), 5, 9):
+        assert len(answer) < NEW

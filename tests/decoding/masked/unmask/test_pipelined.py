@@ -85,6 +85,7 @@ def test_blocks_begin_and_go_on_as_in_the_published_loops(kind, begin, force):
             if not row.masked.any():
                 continue
             by_hand[b].open()
+            in_flight = max(in_flight, sum(count > 0 for count in by_hand[b].masks))
             if kind == "d3LLM":
                 expected = by_hand[b].entropies(row, 0.7)
             else:
@@ -92,7 +93,6 @@ def test_blocks_begin_and_go_on_as_in_the_published_loops(kind, begin, force):
                 expected = by_hand[b].decoding_forcing(row, 0.7, order)
             assert np.flatnonzero(chosen[b]).tolist() == expected, (step, b)
             assert chosen[b].any()
-            in_flight = max(in_flight, sum(count > 0 for count in by_hand[b].masks))
         masked = masked & ~chosen
     assert not masked.any()
     assert (in_flight > 1) == (begin < 1)
