@@ -6,8 +6,8 @@
 
 The files are the held-out half of the standard library (`jaxmodels.training.stdlib_corpus`) unless
 `--files` names others. A model is charged for each file from its start to its end-of-text token, seeing no
-other file. Compressors are shown both so and, as they would like it, on all files joined. The size of the
-compressor or model is not counted.
+other file. A model that fills in masks is charged a bound, averaged over draws. Compressors are shown both
+so and, as they would like it, on all files joined. The size of the compressor or model is not counted.
 """
 
 import gzip
@@ -20,7 +20,7 @@ import numpy as np
 import jaxmodels
 from benchmarks.common import Result, Table, argument_parser, publish
 from jaxmodels.training.data import STDLIB_HELD_OUT, resolve_files
-from jaxmodels.training.evaluate import score_files
+from jaxmodels.training.evaluate import Score, score_files
 from jaxmodels.training.loop import load_run
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -45,8 +45,8 @@ def byte_entropy(contents: Sequence[bytes]) -> float:
     return float(-(shares * np.log2(shares)).sum())
 
 
-def model_bits_per_byte(name: str, files: Sequence[Path], window: int) -> float:
-    """Bits per byte under a checkpoint, or under a training run of this package by its directory."""
+def score_of(name: str, files: Sequence[Path], window: int) -> Score:
+    """The cost under a checkpoint, or under a training run of this package by its directory."""
     if (Path(name) / "recipe.json").is_file():
         run = load_run(name)
         config, params, tokenizer = run.model, run.params, run.tokenizer
@@ -55,8 +55,7 @@ def model_bits_per_byte(name: str, files: Sequence[Path], window: int) -> float:
         if model.tokenizer is None:
             raise SystemExit(f"{name!r} has no tokenizer, so its bits per byte of text are undefined")
         config, params, tokenizer = model.config, model.params, model.tokenizer.backend
-    score = score_files(config, params, tokenizer, files, window=window, overlap=window // 2)
-    return score.bits_per_byte
+    return score_files(config, params, tokenizer, files, window=window, overlap=window // 2)
 
 
 def main() -> None:
@@ -74,11 +73,13 @@ def main() -> None:
 def measure(files: Sequence[Path], models: Sequence[str], window: int) -> Result:
     """Compressors and models on the same files."""
     contents = [path.read_bytes() for path in files]
+    scores = {name: score_of(name, files, window) for name in models}
     rows: list[tuple[str, float | None, float | None]] = [
         ("order-0 entropy", None, byte_entropy(contents)),
         *((name, *compressed_bits_per_byte(compress, contents)) for name, compress in COMPRESSORS.items()),
-        *((name, model_bits_per_byte(name, files, window), None) for name in models),
+        *((name, score.bits_per_byte, None) for name, score in scores.items()),
     ]
+    errors = {name: score.bits_per_byte_error for name, score in scores.items() if score.standard_error}
     return Result(
         name="bits_per_byte",
         title="Bits per byte of held-out Python source",
@@ -87,9 +88,15 @@ def measure(files: Sequence[Path], models: Sequence[str], window: int) -> Result
             f"model reads each file from its start, {window} tokens at once with half of them as context, "
             "and sees no other file; the compressors are also given all files joined, which lets them learn "
             "from one file for the next. Sizes of models and compressors are not counted."
+            + "".join(
+                f" {name} fills in masks: its figure is a bound on the cost of what is behind the context, "
+                f"with a standard error of {error:.4f}."
+                for name, error in errors.items()
+            )
         ),
         values={"files": len(files), "bytes": sum(map(len, contents))}
-        | {f"{name} (each file)": apart for name, apart, _ in rows if apart is not None},
+        | {f"{name} (each file)": apart for name, apart, _ in rows if apart is not None}
+        | {f"{name} (standard error)": error for name, error in errors.items()},
         tables=[
             Table(caption="Bits per byte", columns=("coder", "each file by itself", "joined"), rows=rows)
         ],

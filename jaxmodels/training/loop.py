@@ -132,15 +132,17 @@ def _train(recipe: Recipe, output: Path, model: Trainable | None, console: Conso
     result = {
         "steps": recipe.steps,
         "held_out_bits_per_byte": score.bits_per_byte,
-        **({"standard_error": score.standard_error} if score.standard_error else {}),
         "held_out_nats_per_token": score.nats_per_token,
         "held_out_bytes": score.num_bytes,
         "held_out_tokens": score.num_tokens,
     }
+    if score.standard_error:
+        result["standard_error_of_bits_per_byte"] = score.bits_per_byte_error
     replace_file(output / "result.json", json.dumps(result, indent=2) + "\n")
     if importlib.util.find_spec("matplotlib") is not None:
         plot_loss(output / "metrics.jsonl", output / "loss.png")
-    console.print(f"held out: {score.bits_per_byte:.4f} bits per byte over {score.num_bytes:,} bytes")
+    error = f" +- {score.bits_per_byte_error:.4f}" if score.standard_error else ""
+    console.print(f"held out: {score.bits_per_byte:.4f}{error} bits per byte over {score.num_bytes:,} bytes")
     return Run(recipe=recipe, model=model, params=params, tokenizer=data.tokenizer), score
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import jax
@@ -6,9 +7,16 @@ import numpy as np
 import pytest
 from toy_language_model import ToyModel
 
+from jaxmodels.layers.masks import BIDIRECTIONAL, BlockCausal
 from jaxmodels.layers.spec import init_params
+from jaxmodels.models.families import config_from_hf
+from jaxmodels.models.filling import MaskFilling
+from jaxmodels.models.scanned import ScannedDecoder
 from jaxmodels.training.data import Batches
-from jaxmodels.training.evaluate import bits_per_byte, make_held_out_loss, score_files
+from jaxmodels.training.evaluate import bits_per_byte, estimator_of, make_held_out_loss, score_files
+from jaxmodels.training.objectives.block_diffusion import BlockDiffusion
+from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
+from jaxmodels.training.objectives.next_token import NextToken
 from jaxmodels.training.tokenizer import train_tokenizer
 
 MODEL = ToyModel(vocab_size=270)
@@ -75,3 +83,48 @@ def test_bad_input_is_named(tokenizer, files):
         score_files(MODEL, PARAMS, tokenizer, files, batch_size=0)
     with pytest.raises(ValueError, match="1 files hold no text"):
         score_files(MODEL, PARAMS, tokenizer, files[:1])
+
+
+def masked_model_of_nothing():
+    """One that fills in masks, to which all 280 tokens are alike."""
+    config = {
+        "model_type": "llama", "vocab_size": 280, "hidden_size": 8, "intermediate_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 1, "tie_word_embeddings": True,
+    }  # fmt: skip
+    decoder = dataclasses.replace(
+        config_from_hf(config), mask=BIDIRECTIONAL, filling=MaskFilling(mask_token=270)
+    )
+    params = init_params(decoder.spec(), jax.random.key(0))
+    return decoder, {**params, "embed": {"weight": 0 * params["embed"]["weight"]}}
+
+
+def test_masked_models_are_scored_by_a_bound_with_its_error(tokenizer, files):
+    decoder, params = masked_model_of_nothing()
+    causal = score_files(MODEL, PARAMS, tokenizer, files, window=16, overlap=8)
+    assert causal.standard_error == 0
+    estimator = MaskedDiffusion(draws=40).estimator
+    score = score_files(decoder, params, tokenizer, files, window=16, overlap=8, estimator=estimator)
+    assert (score.num_tokens, score.num_bytes) == (causal.num_tokens, causal.num_bytes)
+    expected = score.num_tokens * math.log(280)
+    assert 0 < score.standard_error < 0.05 * expected
+    assert abs(score.nats - expected) < 4 * score.standard_error
+    assert score.bits_per_byte_error == pytest.approx(
+        score.standard_error / score.nats * score.bits_per_byte, rel=1e-6
+    )
+    twice = [score_files(decoder, params, tokenizer, files, window=16, overlap=8) for _ in range(2)]
+    assert twice[0] == twice[1]  # draws are of fixed seeds
+
+
+def test_what_tokens_cost_follows_from_the_model():
+    decoder, _ = masked_model_of_nothing()
+    assert estimator_of(MODEL) == NextToken()
+    assert estimator_of(decoder) == MaskedDiffusion().estimator
+    blocks = dataclasses.replace(decoder, mask=BlockCausal(4))
+    assert estimator_of(blocks) == estimator_of(ScannedDecoder(blocks)) == BlockDiffusion(block=4).estimator
+
+
+def test_the_held_out_loss_of_masked_models_is_drawn_once():
+    decoder, params = masked_model_of_nothing()
+    batches = Batches(tokens=np.arange(99) % 270, batch_size=2, sequence_length=8)
+    loss = make_held_out_loss(decoder, batches, 4)
+    assert loss(params) == loss(params) == pytest.approx(math.log(280), rel=0.3)

@@ -6,9 +6,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def spread(key: jax.Array, count: int) -> Float[Array, " count"]:
-    """Uniform numbers in [0, 1), one in each `count`-th of it: each by itself is uniform, together they leave
-    no gaps (the low-discrepancy sampler of https://arxiv.org/abs/2107.00630)."""
-    return (jnp.arange(count) + jax.random.uniform(key)) / count
+    """Numbers in [0, 1) at equal distances, around the end: each by itself is uniform, together they leave no
+    gaps (the low-discrepancy sampler of https://arxiv.org/abs/2107.00630, appendix I)."""
+    return (jnp.arange(count) / count + jax.random.uniform(key)) % 1
 
 
 def choose(key: jax.Array, candidates: Bool[Array, "B S"], count: Int[Array, " B"]) -> Bool[Array, "B S"]:

@@ -18,7 +18,7 @@ def test_the_published_loss(offset):
     # every token masked with probability p, what the masked ones cost over p, over all tokens: LLaDA
     objective, of = MaskedDiffusion(), model(offset=offset)
     example = objective.prepare(windows(prompt=offset), jax.random.key(3))
-    level = (np.arange(6) + float(jax.random.uniform(jax.random.split(jax.random.key(3), 3)[1]))) / 6
+    level = (np.arange(6) / 6 + float(jax.random.uniform(jax.random.split(jax.random.key(3), 3)[1]))) % 1
     ratio = 1e-3 + (1 - 1e-3) * level
     masked = np.asarray(example.masked)
     alone = nats(forward(of, shown(example.tokens, masked)), example.tokens, offset)
