@@ -200,16 +200,10 @@ class StrategyOptions:
 
         default = default_strategy(model.config, max_new_tokens)
         start = default if isinstance(default, MaskedDiffusion) else MaskedDiffusion()
-        caches: dict[CanvasCacheName, Any] = {
-            CanvasCacheName.NONE: masked.Recompute(),
-            CanvasCacheName.PREFIX: masked.PrefixCache(),
-            CanvasCacheName.DUAL: masked.Dual(),
-            CanvasCacheName.FINISHED_BLOCKS: masked.FinishedBlocks(),
-        }
-        options = {
+        options: dict[str, Any] = {
             "blocks": None if self.block is None else masked.FixedBlocks(self.block),
             "unmask": None if self.threshold is None else masked.Threshold(self.threshold),
-            "cache": None if self.canvas_cache is None else caches[self.canvas_cache],
+            "cache": None if self.canvas_cache is None else masked.caches.BY_NAME[self.canvas_cache],
         }
         if self.steps is not None:
             options |= {"steps": self.steps, "unmask": masked.unmask.Quota()}

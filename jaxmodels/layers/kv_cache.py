@@ -295,10 +295,13 @@ def write_slots(
     """
     new = new.astype(buffer.dtype)
     write: Callable[..., Array] = functools.partial(_write_at_once, ring=ring)
-    if buffer.ndim == 2 or not _is_stored_by_feature(buffer):
+    if buffer.ndim == 2:
         return write(buffer, new, tokens, count)
-    if _are_lines(buffer, new, tokens, ring) or 0 < new.shape[2] <= MOST_IN_TURN:
+    are_lines, size = _are_lines(buffer, new, tokens, ring), new.shape[2]
+    if _is_stored_by_feature(buffer) and (are_lines or 0 < size <= MOST_IN_TURN):
         write = ByBackend(portable=write, tpu=functools.partial(_write_in_turn, ring=ring))
+    elif are_lines and size > MOST_SCATTERED and buffer.shape[0] > 1:
+        write = ByBackend(portable=write, tpu=_write_rows)
     return write(buffer, new, tokens, count)
 
 
@@ -437,6 +440,25 @@ def _write_line(buffer: Array, new: Array, start: Int[Array, "B"]) -> Array:
     if buffer.shape[0] == 1:  # vmap would make a scatter of the slice
         return write(buffer[0], new[0], start[0])[None]
     return jax.vmap(write)(buffer, new, start)
+
+
+def _write_rows(
+    buffer: Shaped[Array, "B K T H"],
+    new: Shaped[Array, "B K S H"],
+    start: Int[Array, "B"],
+    count: Int[Array, "B"] | None,
+) -> Shaped[Array, "B K T H"]:
+    """`_write_line` row after row in a loop. Of slices that begin at another slot in each row, the TPU
+    compiler makes a loop too, but moves the whole cache to another layout and back around it."""
+    size, capacity = new.shape[2], buffer.shape[2]
+
+    def step(row: Array, buffer: Array) -> Array:
+        part = lax.dynamic_slice_in_dim(new, row, 1)
+        first, shift = _within(start[row], size, capacity)
+        held = lax.dynamic_slice(buffer, (row, 0, first, 0), part.shape)
+        return lax.dynamic_update_slice(buffer, _behind(held, part, shift, axis=2), (row, 0, first, 0))
+
+    return lax.fori_loop(0, buffer.shape[0], step, varying_like(buffer, new, start))
 
 
 def _within(start: Int[Array, ""], size: int, capacity: int) -> tuple[Int[Array, ""], Int[Array, ""]]:

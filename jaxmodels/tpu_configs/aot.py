@@ -15,14 +15,16 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 
-from jaxmodels.decoding.autoregressive import Autoregressive
+from jaxmodels.decoding.default import default_strategy
+from jaxmodels.decoding.masked import MaskedDiffusion
+from jaxmodels.decoding.masked.caches import BY_NAME
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.models.families import config_from_hf
 from jaxmodels.models.language_model import LanguageModel
@@ -114,10 +116,12 @@ def compile_for(
     topology: str,
     config: LanguageModel,
     workload: Workload,
-    strategy: Strategy = Autoregressive(),
+    strategy: Strategy | None = None,
     programs: Sequence[ProgramName] = PROGRAMS,
 ) -> list[ProgramReport]:
     """Compiles a model's programs for one device of `topology`, and reports on each in the order given.
+
+    The strategy is by default what the model was trained for, see `default_strategy`.
 
     Raises:
         AotError: as `topology_device`, an unknown program, or one that the compiler refuses, most often
@@ -126,6 +130,8 @@ def compile_for(
     if unknown := set(programs) - set(PROGRAMS):
         raise AotError(f"programs {sorted(unknown)} are not known; known are {', '.join(PROGRAMS)}")
     sharding = jax.sharding.SingleDeviceSharding(topology_device(topology))
+    if strategy is None:
+        strategy = default_strategy(config, workload.new_tokens)
     given = abstract_arguments(config, workload, strategy, sharding)
     traced = trace_programs(config, workload, strategy, sharding)
     reports = []
@@ -193,12 +199,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         batch=options.batch, prompt=options.prompt, new_tokens=options.new_tokens,
                         capacity=capacity, dtype=options.dtype,
                     )  # fmt: skip
-                    for report in compile_for(topology, config, workload, programs=options.programs):
+                    strategy = _strategy(config, workload, options.canvas_cache)
+                    for report in compile_for(topology, config, workload, strategy, options.programs):
                         print(_as_json(path, report) if options.json else _as_text(path, report), flush=True)
     except (AotError, OSError, ValueError) as error:
         print(f"aot: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _strategy(config: LanguageModel, workload: Workload, canvas_cache: str | None) -> Strategy:
+    """The model's default with a cache policy of masked generation in place of its own, if one is named.
+
+    Raises ValueError where the policy does not fit the model.
+    """
+    strategy = default_strategy(config, workload.new_tokens)
+    if canvas_cache is None:
+        return strategy
+    if not isinstance(strategy, MaskedDiffusion):
+        raise ValueError(
+            "--canvas-cache is for models that fill in masks, and this one decodes token by token"
+        )
+    strategy = replace(strategy, cache=BY_NAME[canvas_cache])
+    strategy.check_model(config, workload.new_tokens)
+    return strategy
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -212,6 +236,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--new-tokens", type=int, default=128, help="output slots per row")
     parser.add_argument("--capacity", type=int, nargs="+", default=[None], help="cache slots per row")
     parser.add_argument("--dtype", default="bfloat16", help="of parameters and cache")
+    parser.add_argument(
+        "--canvas-cache",
+        choices=BY_NAME,
+        help="of models that fill in masks: what is kept between steps; by default what is exact",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per line and program")
     return parser
 

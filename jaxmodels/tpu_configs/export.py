@@ -19,7 +19,7 @@ from flax import serialization
 from jax import export
 
 from jaxmodels.decoding import driver
-from jaxmodels.decoding.autoregressive import Autoregressive
+from jaxmodels.decoding.default import default_strategy
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.tpu_configs.programs import (
@@ -59,7 +59,7 @@ def export_programs(
     config: LanguageModel,
     workload: Workload,
     *,
-    strategy: Strategy = Autoregressive(),
+    strategy: Strategy | None = None,
     platforms: Sequence[str] = PLATFORMS,
     programs: Sequence[ProgramName] = PROGRAMS,
 ) -> dict[ProgramName, export.Exported]:
@@ -76,6 +76,8 @@ def export_programs(
     if not platforms or (unknown := set(platforms) - {*PLATFORMS, "rocm"}):
         got = sorted(unknown) if platforms else list(platforms)
         raise ValueError(f"platforms: got {got}; known are {', '.join(PLATFORMS)} and rocm")
+    if strategy is None:
+        strategy = default_strategy(config, workload.new_tokens)
     given = abstract_arguments(config, workload, strategy)
     params, request = given.params, pack(given.request)
     prefill, decode, generate = _plain_programs(config, workload.new_tokens, strategy, given)

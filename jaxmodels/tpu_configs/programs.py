@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 
 from jaxmodels.decoding import driver
-from jaxmodels.decoding.autoregressive import Autoregressive
+from jaxmodels.decoding.buckets import capacity_bucket
+from jaxmodels.decoding.default import default_strategy
 from jaxmodels.decoding.generation import STOP_SLOTS
 from jaxmodels.decoding.strategy import Request, Strategy
 from jaxmodels.layers.spec import abstract_params
@@ -28,7 +29,8 @@ class Workload:
     """The shapes that programs are made for.
 
     batch: rows. prompt: prompt slots per row. new_tokens: output slots per row. capacity: cache slots per
-    row, by default just enough; a strategy's lookahead is added. dtype: of parameters and cache.
+    row, a strategy's lookahead among them; by default as many as `Model.generate` takes. dtype: of parameters
+    and cache.
 
     Raises:
         ValueError: a size below 1, or a capacity that does not hold prompt and answer.
@@ -50,10 +52,18 @@ class Workload:
                 f"{self.new_tokens} new ones; it must be at least {self.prompt + self.new_tokens}"
             )
 
-    @property
-    def slots(self) -> int:
-        """Cache slots per row."""
-        return self.capacity or self.prompt + self.new_tokens
+    def slots(self, lookahead: int) -> int:
+        """Cache slots per row, of a strategy with this lookahead.
+
+        Raises ValueError where the capacity does not hold it.
+        """
+        needed = self.prompt + self.new_tokens + lookahead
+        if self.capacity is not None and self.capacity < needed:
+            raise ValueError(
+                f"Workload: capacity={self.capacity} cannot hold the strategy's lookahead of {lookahead} "
+                f"behind prompt and new tokens; it must be at least {needed}"
+            )
+        return self.capacity or capacity_bucket(self.prompt, self.new_tokens + lookahead)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +98,7 @@ def abstract_arguments(
         keys=array(batch, dtype=jax.eval_shape(jax.random.key, 0).dtype),
     )
     params = abstract_params(config.spec(), jnp.dtype(workload.dtype))
-    capacity = workload.slots + strategy.lookahead
+    capacity = workload.slots(strategy.lookahead)
     cache = jax.eval_shape(
         lambda: driver.allocate(config=config, batch=batch, capacity=capacity, dtype=workload.dtype)
     )
@@ -108,10 +118,15 @@ def abstract_arguments(
 def trace_programs(
     config: LanguageModel,
     workload: Workload,
-    strategy: Strategy = Autoregressive(),
+    strategy: Strategy | None = None,
     sharding: Sharding | None = None,
 ) -> dict[ProgramName, jax.stages.Traced]:
-    """The traces of all three programs, ready to be lowered for the devices of `sharding`."""
+    """The traces of all three programs, ready to be lowered for the devices of `sharding`.
+
+    The strategy is by default what the model was trained for, see `default_strategy`.
+    """
+    if strategy is None:
+        strategy = default_strategy(config, workload.new_tokens)
     given = abstract_arguments(config, workload, strategy, sharding)
     static: Any = {"config": config, "max_new": workload.new_tokens}
     return {

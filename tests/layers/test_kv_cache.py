@@ -89,8 +89,10 @@ def test_around_a_ring():
         check(5, tokens, np.asarray([5, 3, 0]), ring=Ring(size=9, pinned=2))
 
 
+@pytest.mark.parametrize("most_scattered", [64, 3], ids=["slot_by_slot", "as_slices"])
 @pytest.mark.parametrize("buffer", [BUFFER, WIDE], ids=["by_feature", "by_token"])
-def test_tpus_write_the_same(buffer):
+def test_tpus_write_the_same(monkeypatch, most_scattered, buffer):
+    monkeypatch.setattr(kv_cache, "MOST_SCATTERED", most_scattered)
     with forms_of("tpu"):
         for size in (1, 5, SLOTS):
             for start in ([0, 3, SLOTS - size], [SLOTS - 2, SLOTS + 9, 0]):
