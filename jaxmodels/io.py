@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxmodels.checkpoints import extra, gguf, huggingface, orbax
+from jaxmodels.checkpoints import diffusers, extra, gguf, huggingface, orbax
 from jaxmodels.checkpoints.adapters import Adapter, merged, read_adapter
 from jaxmodels.checkpoints.arguments import (
     check_boolean,
@@ -27,11 +27,19 @@ from jaxmodels.checkpoints.errors import CheckpointError, told_of
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.checkpoints.manifest import Verification, open_verification, write_manifest
+from jaxmodels.checkpoints.pipelines import (
+    AUTOENCODER,
+    TRANSFORMER,
+    check_pipeline,
+    is_pipeline,
+    write_pipeline,
+)
 from jaxmodels.checkpoints.placement import check_layers, place
 from jaxmodels.checkpoints.ranges import check_infinities, warn_of_non_finite
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
+from jaxmodels.image_model import ImageModel
 from jaxmodels.layers.spec import Params, check_params, init_params, walk
 from jaxmodels.memory import check_fits
 from jaxmodels.model import Model
@@ -52,9 +60,9 @@ def load(
     verify: bool = True,
     adapter: str | Path | Sequence[str | Path] = (),
     progress: huggingface.Progress | None = None,
-) -> Model:
+) -> Any:
     """Reads a checkpoint: a directory in Hugging Face's or our Orbax form, a GGUF file, a bundled name, or a
-    hub id.
+    hub id. Gives a `Model`, or an `ImageModel` where the directory holds the parts of one.
 
     Args:
         name_or_path: ``"./dir"``, ``"./model.gguf"``, ``"tiny-mamba2"`` or ``"org/name"``.
@@ -88,6 +96,10 @@ def load(
     check_progress(progress)
     directory = resolve(name_or_path, revision, allow_pickle=allow_pickle)
     adapter_names = _names_of_adapters(adapter)
+    if is_pipeline(directory):
+        if adapter_names or text_only:
+            raise ValueError(f"{directory} is an image model, which takes neither adapter nor text_only")
+        return _load_images(directory, wanted, allow_pickle, verify, progress)
 
     def open_all() -> tuple[_Opened, Verification]:
         verification = open_verification(directory) if verify else Verification(())
@@ -108,8 +120,31 @@ def load(
         return _adapted(opened, adapters)
 
 
+def _load_images(
+    directory: Path,
+    wanted: np.dtype | None,
+    allow_pickle: bool,
+    verify: bool,
+    progress: huggingface.Progress | None,
+) -> ImageModel:
+    """The parts of an image model, each as it is read by itself."""
+    check_pipeline(directory)
+    model = load(directory / TRANSFORMER, wanted, allow_pickle=allow_pickle, verify=verify, progress=progress)
+    held = wanted or jnp.dtype(model.decoder.dtype_of(model.params))
+    with told_of(directory):
+        autoencoder, params = diffusers.load_autoencoder(directory / AUTOENCODER, held)
+        return ImageModel(model=model, autoencoder=autoencoder, autoencoder_params=params)
+
+
+def _save_images(model: ImageModel, path: str | Path, progress: huggingface.Progress | None) -> None:
+    with replace_directory(path) as directory:
+        write_pipeline(directory)
+        save(model.model, directory / TRANSFORMER, progress=progress)
+        diffusers.save_autoencoder(model.autoencoder, model.autoencoder_params, directory / AUTOENCODER)
+
+
 def save(
-    model: Model,
+    model: Model | ImageModel,
     path: str | Path,
     format: Format = "hf",
     *,
@@ -124,7 +159,7 @@ def save(
     Args:
         model: what to write.
         path: the directory.
-        format: "hf" or "orbax".
+        format: "hf" or "orbax"; of image models "hf" alone.
         max_shard_bytes: size above which "hf" begins another file, 2 GB by default.
         progress: called with the name and bytes of each parameter; Orbax writes all at once.
 
@@ -133,7 +168,7 @@ def save(
         ValueError: an argument of a wrong kind, parameters that are not those of ``model.config``, or
             `max_shard_bytes` for a format that it does not apply to.
     """
-    if not isinstance(model, Model):
+    if not isinstance(model, Model | ImageModel):
         raise ValueError(f"model must be a Model, as load and init give, got {shown(model)}")
     check_path("path", path)
     if not isinstance(format, str) or format not in ("hf", "orbax"):
@@ -143,6 +178,11 @@ def save(
     if format == "orbax" and max_shard_bytes is not None:
         raise ValueError(f"max_shard_bytes={max_shard_bytes}: Orbax chooses its own files; leave it out")
     check_progress(progress)
+    if isinstance(model, ImageModel):
+        if format != "hf" or max_shard_bytes is not None:
+            raise ValueError("an image model is written with format='hf' and without max_shard_bytes")
+        _save_images(model, path, progress)
+        return
     config = model.decoder
     check_params(config.spec(), model.params)
     warn_of_non_finite(model.params)

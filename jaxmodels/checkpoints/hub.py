@@ -14,6 +14,8 @@ from jaxmodels.checkpoints.gguf.file import SUFFIX as GGUF_SUFFIX
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 _PICKLES = ["pytorch_model*.bin", "adapter_model.bin"]
+# What a directory with a model holds one of.
+_INDICES = ("config.json", "model_index.json")
 # The same weights in other layouts.
 _DUPLICATES = ["consolidated*", "original/*", "onnx/*"]
 
@@ -23,7 +25,9 @@ def list_bundled() -> tuple[str, ...]:
     root = _bundled_root()
     if not root.is_dir():
         return ()
-    return tuple(sorted(path.name for path in root.iterdir() if (path / "config.json").is_file()))
+    return tuple(
+        sorted(path.name for path in root.iterdir() if any((path / index).is_file() for index in _INDICES))
+    )
 
 
 def resolve(

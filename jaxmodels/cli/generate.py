@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from jaxmodels.cli.common import (
     tell,
 )
 from jaxmodels.cli.options import with_groups
+from jaxmodels.cli.pictures import Pictures
 from jaxmodels.cli.sampling import Sampling
 from jaxmodels.cli.strategies import StrategyOptions
 
@@ -88,6 +90,7 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="Tokens at most.")] = 64,
     sampling: Sampling,
     strategy: StrategyOptions,
+    pictures: Pictures,
     seed: Annotated[int, typer.Option(help="Of the random draws.")] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(help="End after this text, which must be one token. Repeatable.")
@@ -114,20 +117,29 @@ def generate(
     verify: Verify = True,
     revision: Revision = None,
 ) -> None:
-    """Continue a prompt.
+    """Continue a prompt, or draw pictures with an image model.
 
     Greedy by default; any of --temperature, --top-k, --top-p, --min-p and --typical-p samples. The first call
     compiles; with JAX_COMPILATION_CACHE_DIR set to a directory, later calls reuse what it compiled.
     """
     if logprobs is not None and not as_json:
         raise ValueError("--logprobs needs --json, which prints them")
-    text = _read_prompt(prompt, file)
     import jaxmodels as jm
 
+    load = partial(jm.load, dtype=dtype and dtype.value, allow_pickle=allow_pickle, verify=verify)
+    if pictures.are_asked_for:
+        if prompt is not None or file is not None:
+            raise ValueError("an image model draws classes and takes no prompt; leave out PROMPT and --file")
+        timing = _draw(load, model, revision, pictures, strategy.steps, seed)
+        if not quiet:
+            tell(timing)
+        return
+    text = _read_prompt(prompt, file)
     base = sampling.asked_for()  # before the weights are read: bad options fail at once
     began = time.perf_counter()
-    load = partial(jm.load, dtype=dtype and dtype.value, allow_pickle=allow_pickle, verify=verify)
     loaded = load(model, revision=revision, text_only=text_only, adapter=adapter or ())
+    if isinstance(loaded, jm.ImageModel):
+        raise ValueError(f"{model!r} is an image model: say what to draw with --class and --grid or --strip")
     base = base or sampling.over(loaded)
     built = strategy.build(replace(base, top_logprobs=logprobs), load, loaded, max_new_tokens)
     load_seconds = time.perf_counter() - began
@@ -149,6 +161,26 @@ def generate(
         timing = _print_whole(call, call.encode(text, chat))
     if not quiet:
         tell(f"{timing}, compilation included; model loaded in {load_seconds:.2f} s")
+
+
+def _draw(
+    load: Callable[..., Any],
+    name: str,
+    revision: str | None,
+    pictures: Pictures,
+    steps: int | None,
+    seed: int,
+) -> str:
+    """Writes pictures, and gives the timing line."""
+    import jaxmodels as jm
+
+    began = time.perf_counter()
+    loaded = load(name, revision=revision)
+    seconds = time.perf_counter() - began
+    if not isinstance(loaded, jm.ImageModel):
+        raise ValueError(f"{name!r} is a language model: --class, --grid and --strip are of image models")
+    timing = pictures.draw(loaded, steps=steps, seed=seed)
+    return f"{timing}, compilation included; model loaded in {seconds:.2f} s"
 
 
 def _read_prompt(prompt: str | None, file: Path | None) -> str:

@@ -22,22 +22,35 @@ def train(
     ] = False,
     dtype: Annotated[DType, typer.Option(help="Of the model written at the end.")] = DType.BFLOAT16,
 ) -> None:
-    """Train a model, or go on with an interrupted run.
+    """Train a model of texts or of images, or go on with an interrupted run.
 
-    OUTPUT_DIR holds checkpoints, metrics and result.json; the trained model goes to OUTPUT_DIR/model as a
-    Hugging Face directory. Stopped at any time, the same command goes on from the last checkpoint.
+    OUTPUT_DIR holds checkpoints, metrics and, of models of texts, result.json; the trained model goes to
+    OUTPUT_DIR/model as a Hugging Face directory. Stopped at any time, the same command goes on from the last
+    checkpoint.
     """
     from jaxmodels.training import recipe as recipes
+    from jaxmodels.training.images import recipe as image_recipes
 
     if list_recipes:
-        print("\n".join(recipes.list_recipes()))
+        print("\n".join(sorted((*recipes.list_recipes(), *image_recipes.list_image_recipes()))))
         return
     if recipe is None or output_dir is None:
         raise ValueError("train needs RECIPE and OUTPUT_DIR; --list prints the recipes of the package")
+    destination = output_dir / "model"
+    if image_recipes.is_image_recipe(recipe):
+        from jaxmodels.training.images.export import export_images
+        from jaxmodels.training.images.run import train_images
+
+        run = train_images(image_recipes.load_image_recipe(recipe), output_dir)
+        export_images(run, destination, dtype.value)
+        tell(
+            f"the model is in {destination}: jaxmodels generate --model {destination} --class 0 --grid 0.png"
+        )
+        return
     chosen = recipes.load_recipe(recipe)
     from jaxmodels.training import loop
     from jaxmodels.training.export import export_run
 
     loop.train(chosen, output_dir)
-    export_run(output_dir, output_dir / "model", dtype.value)
-    tell(f"the model is in {output_dir / 'model'}: jaxmodels generate --model {output_dir / 'model'}")
+    export_run(output_dir, destination, dtype.value)
+    tell(f"the model is in {destination}: jaxmodels generate --model {destination}")

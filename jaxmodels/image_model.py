@@ -1,0 +1,220 @@
+"""`ImageModel`: a model of codes and the autoencoder that they belong to, with the calls that users need."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.checks import shown, whole
+from jaxmodels.decoding.generation import Plan, run
+from jaxmodels.decoding.masked.blocks.fixed import FixedBlocks
+from jaxmodels.decoding.masked.caches.kept import CanvasCache
+from jaxmodels.decoding.masked.caches.recompute import Recompute
+from jaxmodels.decoding.masked.driver import MaskedDiffusion
+from jaxmodels.decoding.masked.images import plan_images, watch
+from jaxmodels.decoding.masked.seen import Guidance, Unmask
+from jaxmodels.decoding.masked.unmask.maskgit import MaskGIT
+from jaxmodels.decoding.processors import Suppress
+from jaxmodels.decoding.programs import bounded_jit
+from jaxmodels.decoding.samplers import Sample, Sampler
+from jaxmodels.layers.spec import Params, check_params
+from jaxmodels.model import Model
+from jaxmodels.models.autoencoders.vq import VQModel
+
+# How places are chosen and codes proposed where nothing else is asked for.
+UNMASK, DRAW = MaskGIT(), Sample()
+# What stands in pictures where no code is known yet: half way between black and white.
+_GREY = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What `ImageModel.generate_images` gives.
+
+    Attributes:
+        pixels: f32[B, H, W, C], from 0 to 1; grey where no code is known.
+        codes: i32[B, h, w], -1 where unknown.
+        calls: calls of the model that found them.
+        seconds: wall time, compilation included where there was one.
+    """
+
+    pixels: np.ndarray
+    codes: np.ndarray
+    calls: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageModel:
+    """A class-conditional model of images as codes, ready to run: MaskGIT. Made by `jaxmodels.load`.
+
+    Attributes:
+        model: fills in codes behind a token for the class. Its vocabulary holds the codes, then the classes,
+            then the mask token.
+        autoencoder: makes pixels of codes, and codes of pixels.
+        autoencoder_params: of the autoencoder.
+
+    Raises:
+        ValueError: the two do not fit each other.
+    """
+
+    model: Model
+    autoencoder: VQModel
+    autoencoder_params: Params = field(repr=False)
+
+    def __post_init__(self) -> None:
+        config, codes = self.model.decoder, self.autoencoder.num_codes
+        mask_token = None if config.filling is None else config.filling.mask_token
+        if mask_token is None or mask_token != config.vocab_size - 1 or config.vocab_size < codes + 2:
+            raise ValueError(
+                f"the model's vocabulary must hold the {codes} codes of the autoencoder, at least one class "
+                f"and the mask token last, got {config.vocab_size} tokens and the mask token {mask_token}"
+            )
+        places = (config.learned_positions or 0) - 1
+        if places < 1 or math.isqrt(places) ** 2 != places:
+            raise ValueError(
+                f"the model must have a position for the class and one for each place of a square, got "
+                f"{config.learned_positions}"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Classes are numbered from 0."""
+        return self.model.decoder.vocab_size - self.autoencoder.num_codes - 1
+
+    @property
+    def grid(self) -> int:
+        """Codes in each row and column of an image."""
+        return math.isqrt((self.model.decoder.learned_positions or 0) - 1)
+
+    @property
+    def size(self) -> int:
+        """Height and width of its images in pixels."""
+        return self.grid * self.autoencoder.shape.factor
+
+    def generate_images(
+        self,
+        class_ids: int | Sequence[int] | ArrayLike,
+        steps: int = 8,
+        *,
+        size: int | None = None,
+        unmask: Unmask = UNMASK,
+        cache: CanvasCache = Recompute(),
+        sampler: Sampler = DRAW,
+        guidance: Guidance | None = None,
+        seed: int = 0,
+    ) -> Images:
+        """An image of each class, as one compiled program per number of images and kinds of rules.
+
+        Args:
+            class_ids: one or several classes.
+            steps: calls of the model, at most one for each code.
+            size: height and width in pixels; a model has one.
+            unmask: which places a step fills in.
+            cache: what is kept of the canvas between steps.
+            sampler: how a code is proposed for a place.
+            guidance: towards the class; the model must have been trained without it as well.
+            seed: of the random draws. Image b depends on the seed, b and its class, not on the other images.
+
+        Raises:
+            ValueError: a class or a size that the model does not have, or steps beyond the number of codes.
+        """
+        began = time.perf_counter()
+        ready = self._plan(class_ids, size, seed)
+        strategy = self._strategy(steps, unmask, cache, sampler, guidance)
+        found = run(self.model.config, self.model.params, strategy, ready)
+        codes = found.tokens.reshape(-1, self.grid, self.grid)
+        pixels = self.pixels(codes)
+        return Images(pixels=pixels, codes=codes, calls=found.steps, seconds=time.perf_counter() - began)
+
+    def stream_images(
+        self,
+        class_ids: int | Sequence[int] | ArrayLike,
+        steps: int = 8,
+        *,
+        size: int | None = None,
+        unmask: Unmask = UNMASK,
+        cache: CanvasCache = Recompute(),
+        sampler: Sampler = DRAW,
+        guidance: Guidance | None = None,
+        seed: int = 0,
+    ) -> Iterator[Images]:
+        """The images of `generate_images` before the first step and behind each; the last are those it gives.
+
+        Raises:
+            ValueError: as `generate_images`.
+        """
+        began, factor = time.perf_counter(), self.autoencoder.shape.factor
+        ready = self._plan(class_ids, size, seed)
+        strategy = self._strategy(steps, unmask, cache, sampler, guidance)
+        for calls, canvas in enumerate(watch(self.model.config, self.model.params, strategy, ready)):
+            codes, hidden = (part[:, 1:].reshape(-1, self.grid, self.grid) for part in canvas)
+            pixels = self.pixels(np.where(hidden, 0, codes))
+            covered = hidden.repeat(factor, 1).repeat(factor, 2)
+            yield Images(
+                pixels=np.where(covered[..., None], _GREY, pixels),
+                codes=np.where(hidden, -1, codes),
+                calls=calls,
+                seconds=time.perf_counter() - began,
+            )
+
+    def pixels(self, codes: Int[np.ndarray, "B P Q"]) -> Float[np.ndarray, "B H W C"]:
+        """The images of grids of codes, from 0 to 1."""
+        drawn = _pixels(self.autoencoder_params, codes, autoencoder=self.autoencoder)
+        return np.asarray(drawn, np.float32)
+
+    def codes(self, pixels: Float[np.ndarray, "B H W C"]) -> Int[np.ndarray, "B P Q"]:
+        """The codes of images from 0 to 1."""
+        return np.asarray(_codes(self.autoencoder_params, pixels, autoencoder=self.autoencoder))
+
+    def _plan(self, class_ids: object, size: int | None, seed: int) -> Plan:
+        """Images of these classes made ready: the token of its class stands in front of each."""
+        if size is not None and whole("size", size, low=1) != self.size:
+            raise ValueError(f"size={size}: the model makes images of {self.size} x {self.size} pixels alone")
+        classes = np.atleast_1d(np.asarray(class_ids))
+        if classes.ndim != 1 or not classes.size or not np.issubdtype(classes.dtype, np.integer):
+            raise ValueError(f"class_ids must be one or several whole numbers, got {shown(class_ids)}")
+        for i, one in enumerate(classes.tolist()):
+            if not 0 <= one < self.num_classes:
+                raise ValueError(
+                    f"class_ids[{i}] is {one}: the model has the classes 0 to {self.num_classes - 1}"
+                )
+        check_params(self.model.config.spec(), self.model.params)
+        given, seed = classes[:, None] + self.autoencoder.num_codes, whole("seed", seed, high=2**63 - 1)
+        return plan_images(self.model.config, self.model.params, given, self.grid**2, seed)
+
+    def _strategy(
+        self,
+        steps: int,
+        unmask: Unmask,
+        cache: CanvasCache,
+        sampler: Sampler,
+        guidance: Guidance | None,
+    ) -> MaskedDiffusion:
+        codes, vocab = self.autoencoder.num_codes, self.model.config.vocab_size
+        strategy = MaskedDiffusion(
+            blocks=FixedBlocks(self.grid**2),
+            steps=steps,
+            unmask=unmask,
+            cache=cache,
+            sampler=sampler,
+            guidance=guidance,
+            processors=(Suppress(tuple(range(codes, vocab))),),
+        )
+        strategy.check_model(self.model.config, self.grid**2)
+        return strategy
+
+
+@bounded_jit(static_argnames=("autoencoder",))
+def _pixels(params: Params, codes: Array, *, autoencoder: VQModel) -> Float[Array, "B H W C"]:
+    return jnp.clip(autoencoder.pixels(params, codes) / 2 + 0.5, 0, 1)
+
+
+@bounded_jit(static_argnames=("autoencoder",))
+def _codes(params: Params, pixels: Array, *, autoencoder: VQModel) -> Int[Array, "B P Q"]:
+    return autoencoder.codes(params, jnp.asarray(pixels) * 2 - 1)

@@ -1,0 +1,74 @@
+"""`jaxmodels generate` with an image model writes pictures; what it cannot draw is told."""
+
+import sys
+
+import numpy as np
+import pytest
+from image_models import image_model
+from PIL import Image
+
+import jaxmodels as jm
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "model"
+    jm.save(image_model(), path)
+    return path
+
+
+def test_a_grid_holds_the_images_and_a_strip_their_steps(run, directory, tmp_path):
+    """Of 8 x 8 pixels, each of which is drawn as 12 x 12, with two between images."""
+    files = {"--grid": tmp_path / "grid.png", "--strip": tmp_path / "strip.png"}
+    options = [part for option in files.items() for part in option]
+    asked = ["--class", 3, "--class", 5, "--images", 3, "--steps", 4, "--seed", 2]
+    result = run("generate", "--model", directory, *asked, *options)
+    assert "6 images in 4 steps" in result.stderr and result.stdout == ""
+    model = jm.load(directory)
+    stages = list(model.stream_images([3, 3, 3, 5, 5, 5], steps=4, seed=2))
+    grid, strip = (np.asarray(Image.open(file)) for file in files.values())
+    side, step = 8 * 12, 10 * 12
+    assert grid.shape == (step + side, 2 * step + side)
+    assert strip.shape == (5 * step + side, 4 * step + side)
+
+    def at(picture, row, column):
+        return picture[row * step : row * step + side : 12, column * step : column * step + side : 12] / 255
+
+    for row, column in np.ndindex(2, 3):
+        np.testing.assert_allclose(
+            at(grid, row, column), stages[-1].pixels[3 * row + column, ..., 0], atol=1 / 255
+        )
+    for row, column in np.ndindex(6, 5):
+        np.testing.assert_allclose(at(strip, row, column), stages[column].pixels[row, ..., 0], atol=1 / 255)
+    assert (grid[side:step] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--class", 10, "--grid", "a.png"], "class_ids[0] is 10: the model has the classes 0 to 9"),
+        (["--class", 1, "--grid", "a.png", "--size", 64], "size=64: the model makes images of 8 x 8 pixels"),
+        (["--class", 1, "--grid", "a.png", "--steps", 17], "steps must be a whole number >= 1 and <= 16"),
+        (["--class", 1], "--class needs --grid or --strip"),
+        (["--grid", "a.png"], "give --class and --grid or --strip"),
+        (["--class", 1, "--grid", "a.text"], "'a.text' does not end as a picture's name does; use .png"),
+        (["--class", 1, "--grid", "a.png", "a text"], "takes no prompt"),
+        (["--class", 1, "--grid", "a.png", "--images", 0], "--images must be at least 1, got 0"),
+        (["a text"], "is an image model: say what to draw with --class and --grid or --strip"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(run, directory, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in run("generate", "--model", directory, *arguments, code=2).stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_language_model_draws_nothing(run, model_dir):
+    result = run("generate", "--model", model_dir, "--class", 1, "--grid", "a.png", code=2)
+    assert "is a language model: --class, --grid and --strip are of image models" in result.stderr
+
+
+def test_without_pillow_the_extra_is_named(run, directory, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    result = run("generate", "--model", directory, "--class", 1, "--grid", "a.png", code=2)
+    assert "install jaxmodels[pictures]" in result.stderr

@@ -1,0 +1,110 @@
+"""Image models: what they draw, step by step and at once; files both ways; classes and sizes they lack."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from image_models import AUTOENCODER, TRANSFORMER, image_model
+
+import jaxmodels as jm
+from jaxmodels.decoding.masked.guidance import ClassifierFree
+from jaxmodels.decoding.masked.unmask import MAGE, ToZero
+
+
+@pytest.fixture(scope="module")
+def model():
+    return image_model()
+
+
+def test_images_are_those_of_their_codes(model):
+    made = model.generate_images([3, 0, 9], steps=5, seed=1)
+    assert made.pixels.shape == (3, 8, 8, 1) and made.pixels.dtype == np.float32
+    assert made.codes.shape == (3, 4, 4) and made.calls == 5
+    assert made.codes.min() >= 0 and made.codes.max() < 12
+    assert made.pixels.min() >= 0 and made.pixels.max() <= 1
+    np.testing.assert_allclose(model.pixels(made.codes), made.pixels, atol=1e-6)
+
+
+def test_an_image_depends_on_its_seed_its_place_and_its_class_alone(model):
+    first = model.generate_images([3, 0, 9], steps=5, seed=1).codes
+    np.testing.assert_array_equal(model.generate_images([3, 1, 9], steps=5, seed=1).codes[::2], first[::2])
+    others = model.generate_images([3, 0, 9], steps=5, seed=2).codes
+    assert all((a != b).any() for a, b in zip(first, others, strict=True))
+
+
+def test_steps_end_in_the_images_that_are_drawn_at_once(model):
+    stages = list(model.stream_images([2, 7], steps=4, seed=3))
+    assert [made.calls for made in stages] == [0, 1, 2, 3, 4]
+    unknown = [(made.codes < 0).sum((1, 2)).tolist() for made in stages]
+    assert unknown == [[n, n] for n in (16, 14, 11, 6, 0)]
+    assert (stages[0].pixels == 0.5).all()
+    grey = (stages[1].codes < 0).repeat(2, 1).repeat(2, 2)
+    assert (stages[1].pixels[grey] == 0.5).all() and (stages[1].pixels[~grey] != 0.5).any()
+    known = stages[1].codes >= 0
+    np.testing.assert_array_equal(stages[2].codes[known], stages[1].codes[known])
+    whole = model.generate_images([2, 7], steps=4, seed=3)
+    np.testing.assert_array_equal(stages[-1].codes, whole.codes)
+    np.testing.assert_allclose(stages[-1].pixels, whole.pixels, atol=1e-6)
+
+
+def test_other_rules_and_guidance(model):
+    plain = model.generate_images([1] * 4, steps=16, unmask=MAGE(temperature=ToZero(1.0))).codes
+    guided = model.generate_images(
+        [1] * 4, steps=16, unmask=MAGE(temperature=ToZero(1.0)), guidance=ClassifierFree(4.0)
+    )
+    assert (guided.codes != plain).any() and guided.codes.max() < 12
+
+
+def test_a_save_is_read_again(model, tmp_path):
+    jm.save(model, tmp_path / "saved")
+    again = jm.load(tmp_path / "saved")
+    assert isinstance(again, jm.ImageModel) and again.autoencoder == model.autoencoder
+    for saved, held in (
+        (again.autoencoder_params, model.autoencoder_params),
+        (again.model.params, model.model.params),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, saved, held)
+    assert (
+        jm.load(tmp_path / "saved", dtype="bfloat16").autoencoder_params["codebook"]["weight"].itemsize == 2
+    )
+
+
+def test_what_the_model_does_not_have_is_refused_by_name(model):
+    for given, message in (
+        ({"class_ids": 10}, r"class_ids\[0\] is 10: the model has the classes 0 to 9"),
+        ({"class_ids": [1, -1]}, r"class_ids\[1\] is -1"),
+        ({"class_ids": []}, "class_ids must be one or several whole numbers"),
+        ({"class_ids": "3"}, "class_ids must be one or several whole numbers, got '3'"),
+        ({"class_ids": 1, "size": 16}, "size=16: the model makes images of 8 x 8 pixels alone"),
+        ({"class_ids": 1, "steps": 17}, "steps must be a whole number >= 1 and <= 16, got 17"),
+        ({"class_ids": 1, "steps": 0}, "steps must be a whole number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.generate_images(**given)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("transformer", {"mask_token_id": 0}, "the mask token last, got 23 tokens and the mask token 0"),
+        ("transformer", {"max_position_embeddings": 16}, "one for each place of a square, got 16"),
+        ("autoencoder", {"num_vq_embeddings": 22}, "at least one class"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(part, changes, message):
+    parts = {"transformer": TRANSFORMER, "autoencoder": AUTOENCODER}
+    with pytest.raises(ValueError, match=message):
+        image_model(**parts | {part: parts[part] | changes})
+
+
+def test_other_pipelines_are_refused(model, tmp_path):
+    jm.save(model, tmp_path)
+    index = tmp_path / "model_index.json"
+    with pytest.raises(ValueError, match="takes neither adapter nor text_only"):
+        jm.load(tmp_path, text_only=True)
+    index.write_text(json.dumps({"_class_name": "AmusedPipeline"}))
+    with pytest.raises(jm.CheckpointError, match="'_class_name' is 'AmusedPipeline'; of pipelines"):
+        jm.load(tmp_path)
+    with pytest.raises(ValueError, match="an image model is written with format='hf'"):
+        jm.save(model, tmp_path, "orbax")
