@@ -310,7 +310,7 @@ class MaskedDiffusion:
         """The block's tokens behind this step, which of them are unknown, rows that take another step even if
         none is, and what the rules remember. Only unknown places that are `fresh` can be filled in."""
         asked = replace(seen, memory=memories.get("unmask"))
-        now = replace(asked, masked=self.blocks.candidates(asked) & fresh)
+        now = replace(asked, masked=self.blocks.candidates(asked) & fresh, unknown=seen.masked)
         chosen = self.unmask(now) & now.masked
         is_last = seen.step >= jnp.maximum(seen.steps, 1) - 1
         chosen = chosen | (best(now.probability, now.masked) & (is_last & ~chosen.any(1))[:, None])

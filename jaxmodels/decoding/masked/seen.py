@@ -34,6 +34,7 @@ class Seen:
         idle: i32[B], steps of this block that began with every place known.
         keys: one random key per row and step.
         memory: what the rule that is asked remembers of the block, see `Remembering`; None for other rules.
+        unknown: bool[B, L], all unknown places of the block; None where they are those of `masked`.
     """
 
     tokens: jax.Array
@@ -50,6 +51,7 @@ class Seen:
     idle: jax.Array
     keys: jax.Array
     memory: Any = None
+    unknown: jax.Array | None = None
 
 
 class Unmask(Protocol):
