@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 
 from jaxmodels.training.stdlib_corpus import stdlib_split
@@ -149,6 +149,7 @@ class Batches:
         batch_size: windows per step; a step may straddle two epochs.
         sequence_length: tokens per window.
         seed: of the phases and orders.
+        predicted: which tokens of the stream are to be predicted; None for all.
 
     Raises:
         ValueError: the stream is shorter than one window.
@@ -158,6 +159,7 @@ class Batches:
     batch_size: int
     sequence_length: int
     seed: int = 0
+    predicted: Bool[np.ndarray, " tokens"] | None = None
     _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -177,9 +179,16 @@ class Batches:
 
     def __call__(self, step: int) -> Int[np.ndarray, "B S"]:
         """The batch of one step, i32."""
+        return self._cut(self.tokens, step).astype(np.int32)
+
+    def mask(self, step: int) -> Bool[np.ndarray, "B S"] | None:
+        """Which tokens of that batch are to be predicted; None for all."""
+        return None if self.predicted is None else self._cut(self.predicted, step)
+
+    def _cut(self, stream: np.ndarray, step: int) -> np.ndarray:
         first = step * self.batch_size
         starts = [self._start(index) for index in range(first, first + self.batch_size)]
-        return np.stack([self.tokens[s : s + self.sequence_length] for s in starts]).astype(np.int32)
+        return np.stack([stream[s : s + self.sequence_length] for s in starts])
 
     def _start(self, index: int) -> int:
         epoch, place = divmod(index, self.windows_per_epoch)

@@ -16,7 +16,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import optax
 from rich.console import Console
 from tokenizers import Tokenizer
@@ -29,11 +28,12 @@ from jaxmodels.models.families import config_from_hf
 from jaxmodels.models.filling import filling_of
 from jaxmodels.models.scanned import ScannedDecoder
 from jaxmodels.training.checkpointing import TrainCheckpoints
-from jaxmodels.training.data import TOKEN_SUFFIXES, Batches, load_tokens, read_text, resolve_files
+from jaxmodels.training.data import TOKEN_SUFFIXES, Batches, load_tokens, resolve_files
 from jaxmodels.training.divergence import Diverged, Watch
 from jaxmodels.training.evaluate import Score, make_held_out_loss, score_files
 from jaxmodels.training.loss import nats_to_bits_per_byte
 from jaxmodels.training.metrics import append_metrics, plot_loss, read_metrics, rewind_metrics
+from jaxmodels.training.pairs import Stream, holds_text, load_stream, texts_of
 from jaxmodels.training.progress import TrainProgress
 from jaxmodels.training.recipe import Recipe, load_recipe
 from jaxmodels.training.run_directory import (
@@ -181,21 +181,24 @@ def prepare_data(recipe: Recipe, output: Path, mask_token: int | None = None) ->
     files = resolve_files(recipe.train_files)
     held_out_files = resolve_files(recipe.held_out_files)
     for path in held_out_files:
-        if path.suffix in TOKEN_SUFFIXES:
-            raise ValueError(f"held_out_files: {str(path)!r} holds tokens; bits per byte need the text")
+        if not holds_text(path):
+            raise ValueError(
+                f"held_out_files: {str(path)!r} holds tokens or pairs; bits per byte need the text"
+            )
     shared = set(files) & set(held_out_files)
     if shared:
         raise ValueError(f"held_out_files: {str(min(shared))!r} is also one of train_files")
     tokenizer = _tokenizer(recipe, files, output / "tokenizer", mask_token)
     vocab_size = recipe.model["vocab_size"]
-    tokens = load_tokens(files, vocab_size, tokenizer)
+    stream = load_stream(files, vocab_size, tokenizer)
     held_out = load_tokens(held_out_files, vocab_size, tokenizer)
-    check_unchanged(output, {"train": tokens, "held_out": held_out})
+    predicted = {} if stream.predicted is None else {"predicted": stream.predicted}
+    check_unchanged(output, {"train": stream.tokens, "held_out": held_out} | predicted)
     num_bytes = sum(path.stat().st_size for path in held_out_files)
     return TrainingData(
         tokenizer=tokenizer,
-        train=_batches(recipe, "train_files", tokens, recipe.seed),
-        held_out=_batches(recipe, "held_out_files", held_out, 0),
+        train=_batches(recipe, "train_files", stream, recipe.seed),
+        held_out=_batches(recipe, "held_out_files", Stream(held_out), 0),
         held_out_files=held_out_files,
         held_out_bytes_per_token=num_bytes / len(held_out),
     )
@@ -234,7 +237,7 @@ def _fit(
         began = time.perf_counter() - _seconds_so_far(log)
         with TrainProgress(console, recipe, first) as progress:
             for done in range(first + 1, recipe.steps + 1):
-                state, metrics = train_step(state, data.train(done - 1))
+                state, metrics = train_step(state, data.train(done - 1), data.train.mask(done - 1))
                 progress.advance(done, metrics["loss"])
                 watch.add(done, metrics)
                 logs, evaluates, saves = (
@@ -306,14 +309,18 @@ def _check_batch_fits(recipe: Recipe) -> None:
     )
 
 
-def _batches(recipe: Recipe, side: str, tokens: np.ndarray, seed: int) -> Batches:
-    if len(tokens) < recipe.sequence_length:
+def _batches(recipe: Recipe, side: str, stream: Stream, seed: int) -> Batches:
+    if len(stream.tokens) < recipe.sequence_length:
         raise ValueError(
-            f"{side}: {len(tokens)} tokens are fewer than one window of "
+            f"{side}: {len(stream.tokens)} tokens are fewer than one window of "
             f"sequence_length={recipe.sequence_length}; add text or shorten the window"
         )
     return Batches(
-        tokens=tokens, batch_size=recipe.batch_size, sequence_length=recipe.sequence_length, seed=seed
+        tokens=stream.tokens,
+        batch_size=recipe.batch_size,
+        sequence_length=recipe.sequence_length,
+        seed=seed,
+        predicted=stream.predicted,
     )
 
 
@@ -326,11 +333,11 @@ def _tokenizer(recipe: Recipe, files: tuple[Path, ...], directory: Path, mask_to
     elif begins_with is not None:
         tokenizer = load_tokenizer(resolve(begins_with))
     else:
-        texts = [path for path in files if path.suffix not in TOKEN_SUFFIXES]
+        texts = [text for path in files if path.suffix not in TOKEN_SUFFIXES for text in texts_of(path)]
         if not texts:
             raise ValueError("tokenizer: train_files hold no text to train one on; name its directory")
         size = recipe.model["vocab_size"] if mask_token is None else mask_token
-        tokenizer = train_tokenizer(map(read_text, texts), size)
+        tokenizer = train_tokenizer(texts, size)
     if mask_token is not None:
         tokenizer = with_mask(tokenizer, mask_token)
     save_tokenizer(tokenizer, directory)

@@ -64,7 +64,7 @@ class Recipe:
     Attributes:
         model: a Hugging Face `config.json` as a dict.
         train_files, held_out_files: what `resolve_files` takes: globs, directories, `stdlib:train`,
-            `stdlib:held-out`.
+            `stdlib:held-out`. Of pairs of prompts and answers (see `load_stream`) only answers are trained.
         schedule: learning rate of each step, and the number of steps. In JSON it carries a `kind`,
             `warmup_cosine` or `warmup_stable_decay`.
         optimizer: in JSON it may carry a `kind`, `adamw` (the default) or `muon`.

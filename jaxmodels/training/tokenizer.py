@@ -86,7 +86,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
     """Writes `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    config = {
+    config: dict[str, object] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,
         "eos_token": END_OF_TEXT,
@@ -94,6 +94,8 @@ def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> None:
         "add_bos_token": False,
         "clean_up_tokenization_spaces": False,
     }
+    if tokenizer.token_to_id(MASK) is not None:
+        config["mask_token"] = MASK
     replace_file(directory / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
     replace_file(
         directory / "tokenizer.json", tokenizer.to_str(pretty=True)
