@@ -36,6 +36,7 @@ BENCHMARKS = (
     ("compiled_properties",),
     ("tpu_programs",),
     ("bits_per_byte", "tiny-mamba2", "tiny-qwen3", "tiny-hybrid-moe"),
+    ("digits",),
 )
 
 

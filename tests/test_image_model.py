@@ -8,6 +8,8 @@ import pytest
 from image_models import AUTOENCODER, TRANSFORMER, image_model
 
 import jaxmodels as jm
+from benchmarks.digits import classifier, recognised
+from jaxmodels.decoding.masked.caches import Recompute
 from jaxmodels.decoding.masked.guidance import ClassifierFree
 from jaxmodels.decoding.masked.unmask import MAGE, ToZero
 
@@ -68,6 +70,13 @@ def test_a_save_is_read_again(model, tmp_path):
     assert (
         jm.load(tmp_path / "saved", dtype="bfloat16").autoencoder_params["codebook"]["weight"].itemsize == 2
     )
+
+
+def test_digits_of_the_bundled_model_are_recognised():
+    """By a classifier of real digits that it has not seen: nine of ten at least, after few steps."""
+    made = jm.load("tiny-maskgit")
+    share, calls = recognised(classifier(made.size), made, batches=1, steps=6, cache=Recompute())
+    assert calls == 6 and share >= 0.9
 
 
 def test_what_the_model_does_not_have_is_refused_by_name(model):
