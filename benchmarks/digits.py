@@ -17,7 +17,7 @@ from jaxmodels.decoding.masked.caches import CanvasCache, ReCAP, Recompute
 from jaxmodels.training.images.digits import NUM_CLASSES, load_digits, reduced
 
 # With as many steps as half of the codes, and groups that hold what their steps fill in.
-CHEAP_STEPS, CHEAP = 32, ReCAP(tokens=13, local=3, full=8)
+CHEAP_STEPS, CHEAP = 32, ReCAP(tokens=13, local=3, full=8, temperature=1.0)
 # Images drawn at once.
 BATCH = 100
 
