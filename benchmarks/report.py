@@ -34,6 +34,7 @@ ORDER = (
     "compiled_properties",
     "tpu_programs",
     "bits_per_byte",
+    "digits",
 )
 
 INTRODUCTION = """\
