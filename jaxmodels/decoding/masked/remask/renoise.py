@@ -22,7 +22,7 @@ class Renoise:
     def check(self, filling: MaskFilling, stop: Stop | None) -> None:
         if filling.mask_token is not None:
             raise ValueError(
-                f"remask: Renoise puts random tokens in unknown places, where this model knows the mask token "
+                "remask: Renoise puts random tokens in unknown places, where this model knows the mask token "
                 f"{filling.mask_token}; leave it out"
             )
 
