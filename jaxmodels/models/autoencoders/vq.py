@@ -83,6 +83,7 @@ class VQModel:
         """
         if images.ndim != 4 or images.shape[-1] != self.image_channels:
             raise ValueError(f"images: expected [B, H, W, {self.image_channels}], got {list(images.shape)}")
+        images = images.astype(params["to_code"]["w"].dtype)
         return self._to_code(params["to_code"], self.encoder(params["encoder"], images))
 
     def codes(self, params: Params, images: Float[Array, "B H W C"]) -> Int[Array, "B P Q"]:

@@ -115,7 +115,8 @@ class UVit2D:
             ValueError: `codes` is no grid, or one that cannot be halved; `condition` does not fit.
         """
         self._check(codes, condition)
-        text = self.model_norm(params["text_norm"], _project(params["text"], condition.tokens))
+        read = condition.tokens.astype(params["text"]["w"].dtype)
+        text = self.model_norm(params["text_norm"], _project(params["text"], read))
         made = self._condition(params, condition).astype(text.dtype)
         x = self.code_norm(params["embed_norm"], params["embed"]["weight"][codes])
         x = _project(params["embed_out"], x)

@@ -195,17 +195,13 @@ class PromptedCanvas:
     Attributes:
         model: the network.
         rows, columns: of the grid.
-        mask_token: aMUSEd's is the last of the vocabulary, as is the default.
+        mask_token: the published scheduler's `mask_token_id`, which is the last of the vocabulary.
     """
 
     model: UVit2D
     rows: int
     columns: int
-    mask_token: int = -1
-
-    def __post_init__(self) -> None:
-        if self.mask_token == -1:
-            object.__setattr__(self, "mask_token", self.model.vocab_size - 1)
+    mask_token: int
 
     @property
     def vocab_size(self) -> int:

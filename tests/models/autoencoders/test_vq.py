@@ -1,5 +1,6 @@
 """The VQ autoencoder against `diffusers`: codes, pixels, files both ways; sizes that do not fit."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxmodels.checkpoints.diffusers import STEM, load_autoencoder, save_autoencoder
 from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.layers.spec import abstract_params
 from jaxmodels.models.autoencoders.families import AUTOENCODERS
 from jaxmodels.models.autoencoders.vq import nearest_code
@@ -127,3 +129,20 @@ def test_a_tensor_that_is_missing_is_named(saved, tmp_path):
     (tmp_path / "config.json").write_bytes((directory / "config.json").read_bytes())
     with pytest.raises(CheckpointError, match=r"quantize\.embedding\.weight"):
         load_autoencoder(tmp_path)
+
+
+def test_it_computes_in_the_dtype_of_its_parameters():
+    config = AUTOENCODERS.read({"_class_name": "VQModel", **CASES["attention"]})
+    params = abstract_params(config.spec(), jnp.bfloat16)
+    assert jax.eval_shape(config.encode, params, jnp.zeros((2, 8, 8, 1))).dtype == jnp.bfloat16
+    assert jax.eval_shape(config.pixels, params, jnp.zeros((2, 4, 4), int)).dtype == jnp.bfloat16
+
+
+def test_that_of_tiny_maskgit_is_read_by_diffusers():
+    directory = resolve("tiny-maskgit") / "vqvae"
+    theirs, (config, params) = TheirVQModel.from_pretrained(directory).float(), load_autoencoder(directory)
+    images, their_images = draw(2, 32, 32, 1)
+    with torch.no_grad():
+        latents = theirs.encode(their_images.movedim(-1, 1)).latents
+        wanted = theirs.decode(latents).sample
+    assert_close(config.pixels(params, config.codes(params, images)), wanted.movedim(1, -1))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from diffusers import UVit2DModel
 from diffusers_modules import assert_close, assert_saved_alike, draw, randomised
 from model_helpers import quick_jit
+from token_image_models import AMUSED
 
 from jaxmodels.checkpoints.diffusers import load_token_image_model, save_token_image_model
 from jaxmodels.layers.spec import abstract_params
@@ -16,22 +18,6 @@ from jaxmodels.models.hf_config import ConfigError
 from jaxmodels.models.token_images.condition import Prompt
 from jaxmodels.models.token_images.families import TOKEN_IMAGE_MODELS
 
-BASE = {
-    "hidden_size": 24,
-    "cond_embed_dim": 10,
-    "micro_cond_encode_dim": 6,
-    "micro_cond_embed_dim": 30,
-    "encoder_hidden_size": 14,
-    "vocab_size": 40,
-    "codebook_size": 32,
-    "in_channels": 12,
-    "block_out_channels": 16,
-    "num_res_blocks": 2,
-    "block_num_heads": 2,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 20,
-}
 # As the model for 256 pixels; as that for 512, which halves its grid; without a mapping of the text.
 CASES = {
     "256": {},
@@ -42,7 +28,7 @@ CASES = {
 
 @pytest.fixture(scope="module", params=CASES)
 def saved(request, tmp_path_factory):
-    theirs = randomised(UVit2DModel(**BASE | CASES[request.param]))
+    theirs = randomised(UVit2DModel(**AMUSED | CASES[request.param]))
     directory = tmp_path_factory.mktemp("amused")
     theirs.save_pretrained(directory)
     return theirs, directory
@@ -85,7 +71,7 @@ PROMPT = Prompt(tokens=jnp.zeros((2, 5, 14)), pooled=jnp.zeros((2, 10)), describ
     ],
 )
 def test_what_does_not_fit_is_refused_before_compilation(codes, prompt, message):
-    config = TOKEN_IMAGE_MODELS.read({"_class_name": "UVit2DModel", **BASE | CASES["512, biases"]})
+    config = TOKEN_IMAGE_MODELS.read({"_class_name": "UVit2DModel", **AMUSED | CASES["512, biases"]})
     with pytest.raises(ValueError, match=message):
         config.logits(abstract_params(config.spec()), codes, prompt)
 
@@ -101,4 +87,10 @@ def test_what_does_not_fit_is_refused_before_compilation(codes, prompt, message)
 )
 def test_configurations_that_cannot_be_meant_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        TOKEN_IMAGE_MODELS.read({"_class_name": "UVit2DModel", **BASE, **changes})
+        TOKEN_IMAGE_MODELS.read({"_class_name": "UVit2DModel", **AMUSED, **changes})
+
+
+def test_it_computes_in_the_dtype_of_its_parameters():
+    config = TOKEN_IMAGE_MODELS.read({"_class_name": "UVit2DModel", **AMUSED})
+    params = abstract_params(config.spec(), jnp.bfloat16)
+    assert jax.eval_shape(config.logits, params, jnp.zeros((2, 4, 4), int), PROMPT).dtype == jnp.bfloat16

@@ -9,24 +9,13 @@ import torch
 from diffusers_modules import assert_close
 from model_helpers import quick_jit
 from safetensors.torch import load_file, save_file
+from token_image_models import MAGE
 
 from jaxmodels.checkpoints.diffusers import STEM, load_token_image_model, save_token_image_model
 from jaxmodels.layers.spec import abstract_params
 from jaxmodels.models.hf_config import ConfigError
 from jaxmodels.models.token_images.families import TOKEN_IMAGE_MODELS
 
-VALUES = {
-    "_class_name": "MaskedGenerativeEncoderViT",
-    "img_size": 64,
-    "patch_size": 16,
-    "embed_dim": 24,
-    "depth": 3,
-    "num_heads": 4,
-    "decoder_embed_dim": 18,
-    "decoder_depth": 2,
-    "decoder_num_heads": 3,
-    "codebook_size": 20,
-}
 WIDE, NARROW, VOCAB, PLACES = 24, 18, 1021, 16
 
 
@@ -100,7 +89,7 @@ def reference(tensors, tokens):
 def saved(tmp_path):
     tensors = published()
     save_file(tensors, tmp_path / f"{STEM}.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(VALUES))
+    (tmp_path / "config.json").write_text(json.dumps(MAGE))
     return tensors, tmp_path
 
 
@@ -124,11 +113,11 @@ def test_files_are_written_as_they_were_read(saved, tmp_path):
     assert tensors.keys() - again.keys() == {"mask_token", "vqgan.encoder.conv_in.bias"}
     assert all(torch.equal(again[name], tensors[name]) for name in again)
     written = json.loads((tmp_path / "again" / "config.json").read_text())
-    assert {key: written[key] for key in VALUES} == VALUES
+    assert {key: written[key] for key in MAGE} == MAGE
 
 
 def test_what_does_not_fit_is_refused():
-    config = TOKEN_IMAGE_MODELS.read(VALUES)
+    config = TOKEN_IMAGE_MODELS.read(MAGE)
     with pytest.raises(ValueError, match=r"expected \[B, 17\], the class and 16 codes, got \[2, 16\]"):
         config.logits(abstract_params(config.spec()), jnp.zeros((2, 16), jnp.int32))
     for changes, message in (
@@ -137,4 +126,4 @@ def test_what_does_not_fit_is_refused():
         ({"patch_size": 15}, "'patch_size' must divide 'img_size' = 64"),
     ):
         with pytest.raises(ConfigError, match=message):
-            TOKEN_IMAGE_MODELS.read(VALUES | changes)
+            TOKEN_IMAGE_MODELS.read(MAGE | changes)

@@ -1,7 +1,5 @@
 """aMUSEd and MAGE through masked generation, against a loop over the model and scheduler of `diffusers`."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +7,8 @@ import pytest
 import torch
 from diffusers import AmusedScheduler, UVit2DModel
 from diffusers_modules import draw, randomised
-from test_amused import BASE
-from test_mage import VALUES
+from token_image_models import AMUSED
+from token_image_models import MAGE as MAGE_VALUES
 
 from jaxmodels.checkpoints.diffusers import load_token_image_model
 from jaxmodels.decoding import MaskedDiffusion
@@ -29,13 +27,13 @@ STILL = ToZero(0.0)
 @pytest.mark.parametrize("steps", [1, 5])
 def test_amused_fills_a_grid_as_its_scheduler_does(steps, tmp_path, monkeypatch):
     """Without chance: the likeliest codes, and the most certain places."""
-    theirs = randomised(UVit2DModel(**BASE | {"downsample": True, "upsample": True}))
+    theirs = randomised(UVit2DModel(**AMUSED | {"downsample": True, "upsample": True}))
     theirs.save_pretrained(tmp_path)
     model, params = load_token_image_model(tmp_path)
     (tokens, their_tokens), (pooled, their_pooled) = draw(2, 5, 14, seed=1), draw(2, 10, seed=2)
     described = np.array([[512, 512, 0, 0, 6], [768.5, 300, 12, 0, 5.25]], np.float32)
 
-    config = WholeCanvas(PromptedCanvas(model, rows=4, columns=6))
+    config = WholeCanvas(PromptedCanvas(model, rows=4, columns=6, mask_token=39))
     prompt = Prompt(tokens=tokens, pooled=pooled, described=jnp.asarray(described))
     weights = {"model": params, "prompt": prompt}
     strategy = MaskedDiffusion(blocks=FixedBlocks(24), steps=steps, unmask=MaskGIT(temperature=STILL))
@@ -55,7 +53,7 @@ def test_amused_fills_a_grid_as_its_scheduler_does(steps, tmp_path, monkeypatch)
 
 
 def test_mage_fills_its_images_in():
-    model = TOKEN_IMAGE_MODELS.read(VALUES)
+    model = TOKEN_IMAGE_MODELS.read(MAGE_VALUES)
     params = init_params(model.spec(), jax.random.key(0))
     config = WholeCanvas(MAGECanvas(model))
     strategy = MaskedDiffusion(blocks=FixedBlocks(16), steps=4, unmask=MAGE(temperature=STILL))
@@ -67,7 +65,7 @@ def test_mage_fills_its_images_in():
 
 
 def test_what_a_model_without_history_cannot_do_is_refused():
-    model = TOKEN_IMAGE_MODELS.read(VALUES)
+    model = TOKEN_IMAGE_MODELS.read(MAGE_VALUES)
     config = WholeCanvas(MAGECanvas(model))
     strategy = MaskedDiffusion(blocks=FixedBlocks(16), cache=Dual())
     with pytest.raises(ValueError, match="WholeCanvas has no verb for; use Recompute"):
@@ -79,10 +77,3 @@ def test_what_a_model_without_history_cannot_do_is_refused():
         config.peek({}, tokens, cache, condition=jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="taps: the model has no 'blocks/0'"):
         config.peek({}, tokens, cache, taps=("blocks/0",))
-
-
-def test_a_grid_has_the_mask_token_of_amused_unless_told():
-    model = TOKEN_IMAGE_MODELS.read({"_class_name": "UVit2DModel", **BASE})
-    canvas = PromptedCanvas(model, rows=2, columns=2)
-    assert canvas.mask_token == 39
-    assert dataclasses.replace(canvas, mask_token=35).mask_token == 35

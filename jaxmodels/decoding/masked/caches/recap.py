@@ -48,9 +48,9 @@ class ReCAP:
     The places of a group are the most certain unknown ones, with noise as `MaskGIT` has it, whose temperature
     falls with the share of the block that is unknown. The tokens of the prompt, a class say, are computed in
     every step. Until the first group begins, or with ``local=0`` and groups of whole blocks, the answer is
-    that of `Recompute`. Attention only. Source: ReCAP, in its form for MaskGIT, whose groups hold exactly the
-    places that their steps fill in; here they are of one size, and a step that would fill in more takes what
-    there is.
+    that of `Recompute`. Attention only. Source: Plug-and-Play Context Feature Reuse for Efficient Masked
+    Generation (ReCAP), in its form for MaskGIT, whose groups hold exactly the places that their steps fill
+    in; here they are of one size, and a step that would fill in more takes what there is.
 
     Attributes:
         tokens: places of a group: a shape.
