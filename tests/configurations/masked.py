@@ -248,14 +248,15 @@ LLADA2 = (
     ),
     masked_case(
         "llada2_moe",
-        "one_group_biases_tied",
+        "one_group_one_expert_biases_tied",
         _LLADA2
-        | {"n_group": 1, "topk_group": 1, "norm_topk_prob": False, "routed_scaling_factor": 0.7}
+        | {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 1, "routed_scaling_factor": 0.7}
         | {"num_shared_experts": 2, "use_qkv_bias": True, "tie_word_embeddings": True},
         (
             "glm4_moe",
             _LIKE_LLADA2
-            | {"n_group": 1, "topk_group": 1, "norm_topk_prob": False, "routed_scaling_factor": 0.7}
+            | {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 1, "routed_scaling_factor": 0.7}
+            | {"norm_topk_prob": False}
             | {"n_shared_experts": 2, "attention_bias": True, "tie_word_embeddings": True}
             | {"first_k_dense_replace": 0},
         ),

@@ -47,6 +47,7 @@ CASES = {case.family: hf_dict(case) for case in (LLADA[0], LLADA_MOE[0], DREAM[0
         ("llada2_moe", "use_sliding_window", True),
         ("llada2_moe", "using_split_qkv_in_self_attention", True),
         ("llada2_moe", "score_function", "softmax"),
+        ("llada2_moe", "norm_topk_prob", False),
         ("llada2_moe", "moe_router_enable_expert_bias", False),
         ("llada2_moe", "rotary_dim", 8),
         ("llada2_moe", "block_size", 0),

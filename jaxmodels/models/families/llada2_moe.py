@@ -64,6 +64,7 @@ def _check_switches(reader: ConfigReader) -> None:
     reader.expect("use_rmsnorm", True)
     reader.expect("moe_router_enable_expert_bias", True)
     reader.expect("score_function", "sigmoid")
+    reader.expect("norm_topk_prob", True)
     reader.consume("sliding_window")  # of no meaning where it is not in use
 
 
@@ -86,11 +87,12 @@ def _read_feed_forwards(reader: ConfigReader) -> list[GatedMLP | MoE]:
     for key in ("n_group", "topk_group"):
         reader.positive(key)  # a file without them would still have groups
     groups, kept = deepseek.read_groups(reader, experts, "num_experts")
+    top_k = reader.positive_or("num_experts_per_tok", 2)
     router = SigmoidTopK(
         d_model=experts.d_model,
         num_experts=experts.num_experts,
-        top_k=reader.positive_or("num_experts_per_tok", 2),
-        renormalise=reader.flag("norm_topk_prob", True),
+        top_k=top_k,
+        renormalise=top_k > 1,  # as in the modeling file, which does not read `norm_topk_prob`
         scale=reader.factor("routed_scaling_factor", 2.5),
         num_groups=groups,
         top_groups=kept,
@@ -130,6 +132,7 @@ def write_config(config: Decoder) -> dict[str, Any]:
         "num_shared_experts": 0 if shared is None else shared.d_ff // experts.d_ff,
         "moe_router_enable_expert_bias": True,
         **deepseek.write_router(router),
+        "norm_topk_prob": True,
     }
 
 
