@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from jaxmodels.cli import bench, convert, fill_mask, generate, inspect, train
+from jaxmodels.cli import bench, bench_parallel, convert, fill_mask, generate, inspect, train
+from jaxmodels.cli.subcommands import BenchCommands
 
 LONGEST_SENTENCE = 2000
 
@@ -86,10 +87,17 @@ for command in (
     fill_mask.fill_mask,
     convert.convert,
     inspect.inspect,
-    bench.bench,
     train.train,
 ):
     app.command(help=_help(command))(command)
+
+benches = typer.Typer(
+    cls=BenchCommands,
+    help="Measure a model: `bench MODEL` how fast it is, `bench parallel` what speed costs.",
+)
+for name, measurement in ((BenchCommands.default, bench.bench), ("parallel", bench_parallel.parallel)):
+    benches.command(name, help=_help(measurement))(measurement)
+app.add_typer(benches, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

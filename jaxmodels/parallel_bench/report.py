@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from jaxmodels.checkpoints.atomic import replace_file
@@ -92,14 +93,19 @@ def rows(trials: Sequence[Trial], length: int) -> list[Row]:
 
 def table(trials: Sequence[Trial], length: int) -> Table:
     """The trials as `rich` prints them."""
-    made = Table("task", "rule", "knob", title="Accuracy against tokens per call of the model")
-    for name in ("accuracy", "best", "calls per answer", "tokens per call"):
+    made = Table(
+        "task", "rule",
+        title="Right answers against tokens per call of the model",
+        caption="value: of the rule's knob; best: the accuracy within reach in as many calls",
+        box=box.SIMPLE_HEAD,
+    )  # fmt: skip
+    for name in ("value", "accuracy", "best", "calls", "tokens per call"):
         made.add_column(name, justify="right")
     for _, of_task in itertools.groupby(rows(trials, length), key=lambda row: row.task):
         for row in of_task:
             numbers = (row.accuracy, row.best, row.calls, row.tokens_per_call)
-            knob = "" if row.knob is None else f"{row.knob} {row.value:g}"
-            made.add_row(row.task, row.rule, knob, *(f"{it:.3f}" for it in numbers))
+            value = "" if row.value is None else f"{row.value:g}"
+            made.add_row(row.task, row.rule, value, *(f"{it:.3f}" for it in numbers))
         made.add_section()
     return made
 

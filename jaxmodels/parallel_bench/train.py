@@ -8,8 +8,10 @@ none is seen twice; all follow from the seed. The same command goes on with a ru
 """
 
 import argparse
+import bisect
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -40,7 +42,6 @@ SHORTEST_CANVAS = 10
 # Tokens of the windows of successive steps: a longer one now and then, for answers that are shorter than
 # their canvas.
 WINDOWS = (24, 24, 24, 24, 24, 24, 24, 40)
-WEIGHTS = {"sort": 2.0, "latin_square": 0.5}  # of a task among the questions, 1 for others
 
 VOCABULARY, WIDTH, INNER, LAYERS, HEADS, POSITIONS = 64, 128, 256, 3, 4, 256
 LLADA = {
@@ -97,13 +98,20 @@ class Windows:
 Loss: TypeAlias = Callable[[Decoder, Params, Windows, jax.Array], Float[Array, ""]]
 
 
-def windows(step: int, batch: int, seed: int) -> Windows:
-    """Those of one step. Each answer is drawn from all that count, and each canvas has its own length."""
+def windows(step: int, batch: int, seed: int, weights: Mapping[str, float]) -> Windows:
+    """Those of one step. Each answer is drawn from all that count, and each canvas has its own length.
+
+    Args:
+        step: of the whole run.
+        batch: rows.
+        seed: of the questions.
+        weights: of tasks among the questions, 1 for those without.
+    """
     random, size = Random(f"train/{seed}/{step}"), WINDOWS[step % len(WINDOWS)]
     ids = _ids()
     tokens = np.full((batch, size), END_OF_TEXT_ID, np.int32)
     is_answer, sizes = np.zeros((batch, size), bool), np.zeros(batch, np.int32)
-    names = random.choices(list(TASKS), [WEIGHTS.get(task, 1.0) for task in TASKS], k=batch)
+    names = random.choices(list(TASKS), [weights.get(task, 1.0) for task in TASKS], k=batch)
     for row, task in enumerate(names):
         question = ask(task, ITEMS, random)
         prompt = question.prompt.split()
@@ -147,6 +155,19 @@ def continuing_loss(config: Decoder, params: Params, batch: Windows, key: jax.Ar
     return language_model_loss(config.forward(params, tokens), tokens, predicted)[0]
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run, with its own learning rate and mixture of tasks.
+
+    Attributes:
+        schedule: the learning rate, and the number of steps.
+        weights: see `windows`.
+    """
+
+    schedule: WarmupStableDecay
+    weights: Mapping[str, float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Course:
     """How one of the two models is trained.
@@ -154,26 +175,31 @@ class Course:
     Attributes:
         model: its ``config.json``.
         loss: what is differentiated.
-        steps, decay_steps: of the run, and at its end of the falling learning rate.
+        stages: of the run, one after the other.
         batch: rows of a step.
-        peak: learning rate.
         seed: of the parameters, the questions and the masks.
     """
 
     model: dict[str, Any]
     loss: Loss
-    steps: int
-    decay_steps: int
+    stages: tuple[Stage, ...]
     batch: int = 32
-    peak: float = 6e-3
     seed: int = 0
+
+    @property
+    def ends(self) -> list[int]:
+        """The step that each stage ends before."""
+        return list(itertools.accumulate(stage.schedule.total_steps for stage in self.stages))
+
+    def windows(self, step: int) -> Windows:
+        """What is learnt from in a step."""
+        stage = self.stages[bisect.bisect_right(self.ends, step)]
+        return windows(step, self.batch, self.seed, stage.weights)
 
     def run(self, output: Path) -> jm.Model:
         """Trains, or goes on from the last checkpoint in `output`."""
         config = config_from_hf(self.model)
-        schedule = WarmupStableDecay(
-            peak=self.peak, warmup_steps=50, decay_steps=self.decay_steps, total_steps=self.steps
-        )
+        schedule = optax.join_schedules([stage.schedule for stage in self.stages], self.ends[:-1])
         optimizer = Muon(weight_decay=0.01).build(schedule, config.spec())
 
         @jax.jit
@@ -190,13 +216,13 @@ class Course:
             else:
                 state = checkpoints.restore(abstract_state(config, optimizer))
             losses = []
-            for step in range(int(state.step), self.steps):
-                state, loss = advance(state, windows(step, self.batch, self.seed))
+            for step in range(int(state.step), self.ends[-1]):
+                state, loss = advance(state, self.windows(step))
                 losses.append(loss)
-                if len(losses) == 100 or step + 1 == self.steps:
+                if len(losses) == 100 or step + 1 == self.ends[-1]:
                     print(f"step {step + 1}: {np.mean(losses):.4f} nats per place", flush=True)
                     losses.clear()
-                if (step + 1) % 500 == 0 or step + 1 == self.steps:
+                if (step + 1) % 500 == 0 or step + 1 == self.ends[-1]:
                     checkpoints.save(state)
         return _finished(config, state.params)
 
@@ -221,9 +247,27 @@ def _finished(config: Decoder, trained: Params) -> jm.Model:
     )
 
 
+_ALL = {"sort": 2.0, "latin_square": 0.5}
+# What each of the two had not learnt by the end of the first stage.
+_UNLEARNT = {"replace_all": 4.0, "replace_index": 3.0, "shuffle": 4.0, "replace_random": 2.0}
+_CHOICES = {"shuffle": 4.0, "replace_random": 4.0, "latin_square": 3.0}
+
+
+def _schedule(peak: float, steps: int, decay_steps: int) -> WarmupStableDecay:
+    return WarmupStableDecay(peak=peak, warmup_steps=50, decay_steps=decay_steps, total_steps=steps)
+
+
 COURSES = {
-    "tiny-llada-lists": Course(model=LLADA, loss=filling_loss, steps=6000, decay_steps=1500),
-    "tiny-llama-lists": Course(model=LLAMA, loss=continuing_loss, steps=4000, decay_steps=1000),
+    "tiny-llada-lists": Course(
+        model=LLADA,
+        loss=filling_loss,
+        stages=(Stage(_schedule(6e-3, 4800, 2200), _ALL), Stage(_schedule(4e-3, 2000, 1400), _UNLEARNT)),
+    ),
+    "tiny-llama-lists": Course(
+        model=LLAMA,
+        loss=continuing_loss,
+        stages=(Stage(_schedule(6e-3, 7000, 2000), _ALL), Stage(_schedule(4e-3, 2700, 700), _CHOICES)),
+    ),
 }
 
 

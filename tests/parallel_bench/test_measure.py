@@ -64,3 +64,19 @@ def test_what_cannot_be_asked_is_told(untrained):
         Candidate(model=dataclasses.replace(untrained, tokenizer=None), exam=Exam(tasks=("copy",)))
     with pytest.raises(ValueError, match="temperature"):
         Exam(tasks=("copy",), temperature=-1.0)
+
+
+def test_speed_costs_nothing_on_a_copy_and_everything_on_a_shuffle():
+    exam = Exam(tasks=("copy", "shuffle"), count=40, length=6)
+    filler = Candidate(model=jm.load("tiny-llada-lists", dtype="float32"), exam=exam)
+    twin = Candidate(model=jm.load("tiny-llama-lists", dtype="float32"), exam=exam)
+    copy, shuffle = filler.fill("confidence", (16,))
+    assert copy.calls == shuffle.calls == 1
+    assert copy.accuracy >= 0.95
+    assert shuffle.accuracy <= 0.15  # 6!/6**6 = 0.015 of a model whose probabilities are exact
+    alone, _ = twin.continue_text()
+    assert alone.accuracy >= 0.95 and alone.calls == pytest.approx(7)
+    careful, _ = filler.fill("confidence", (1,))
+    fast, _ = filler.fill("threshold", (0.9,))
+    assert careful.calls >= 3 * fast.calls
+    assert fast.accuracy >= careful.accuracy - 0.05

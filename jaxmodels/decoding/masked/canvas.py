@@ -49,9 +49,7 @@ class Canvas:
         return self.places < self.length[:, None]
 
 
-def new_canvas(
-    request: Request, slots: int, alignment: int, filler: Int[Array, "B N"], multiple: int = 1
-) -> Canvas:
+def new_canvas(request: Request, slots: int, alignment: int, filler: Int[Array, "B N"]) -> Canvas:
     """A canvas whose answers are unknown, in front of its first block.
 
     Args:
@@ -59,11 +57,9 @@ def new_canvas(
         slots: N.
         alignment: answers end, and blocks begin, at multiples of this; 1: blocks begin behind the prompt.
         filler: what stands in the place of unknown tokens.
-        multiple: answers are of a multiple of so many tokens.
     """
     prompt = request.lengths
-    answer = -(-request.max_new // multiple) * multiple
-    length = -(-(prompt + answer) // alignment) * alignment
+    length = -(-(prompt + request.max_new) // alignment) * alignment
     places = jnp.arange(slots, dtype=jnp.int32)[None, :]
     is_prompt = places < prompt[:, None]
     given = jnp.pad(request.tokens, ((0, 0), (0, slots - request.tokens.shape[1])))
