@@ -120,6 +120,13 @@ def load(
         return _adapted(opened, adapters)
 
 
+def as_language_model(loaded: Model | ImageModel, name: str | Path) -> Model:
+    """What `load` gave for `name`; raises ValueError unless it is a language model."""
+    if not isinstance(loaded, Model):
+        raise ValueError(f"{str(name)!r} is an image model, and a language model is needed here")
+    return loaded
+
+
 def _load_images(
     directory: Path,
     wanted: np.dtype | None,

@@ -71,7 +71,9 @@ def rows_of(seen):
     """Each row, with `p` the softmax of the logits in double precision and `c` that of the proposed token."""
     for b in range(seen.masked.shape[0]):
         row = {
-            name: np.asarray(getattr(seen, name)[b]) for name in vars(seen) if name not in ("keys", "memory")
+            name: np.asarray(value[b])
+            for name, value in vars(seen).items()
+            if name not in ("keys", "memory") and value is not None
         }
         p = softmax(row["logits"])
         yield SimpleNamespace(

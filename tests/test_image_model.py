@@ -9,9 +9,10 @@ from image_models import AUTOENCODER, TRANSFORMER, image_model
 
 import jaxmodels as jm
 from benchmarks.digits import classifier, recognised
-from jaxmodels.decoding.masked.caches import Recompute
+from jaxmodels.decoding import driver
+from jaxmodels.decoding.masked.caches import ReCAP, Recompute
 from jaxmodels.decoding.masked.guidance import ClassifierFree
-from jaxmodels.decoding.masked.unmask import MAGE, ToZero
+from jaxmodels.decoding.masked.unmask import MAGE, MaskGIT, ToZero
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,17 @@ def test_steps_end_in_the_images_that_are_drawn_at_once(model):
     whole = model.generate_images([2, 7], steps=4, seed=3)
     np.testing.assert_array_equal(stages[-1].codes, whole.codes)
     np.testing.assert_allclose(stages[-1].pixels, whole.pixels, atol=1e-6)
+
+
+def test_other_classes_seeds_steps_and_temperatures_compile_nothing(model):
+    def draw(classes, steps, seed, start, full):
+        rule, cache = MaskGIT(temperature=ToZero(start)), ReCAP(tokens=8, full=full)
+        model.generate_images(classes, steps, unmask=rule, cache=cache, seed=seed)
+
+    draw([1, 2], 4, 0, 1.0, 1)
+    before = driver.generate.count()
+    draw([9, 0], 7, 8, 2.5, 3)
+    assert driver.generate.count() == before
 
 
 def test_other_rules_and_guidance(model):

@@ -26,11 +26,12 @@ def fill_mask(
     A mask is written as the model's tokenizer writes it, such as [MASK].
     """
     import jaxmodels as jm
+    from jaxmodels.io import as_language_model
 
     loaded = jm.load(
         model, dtype=dtype and dtype.value, allow_pickle=allow_pickle, verify=verify, revision=revision
     )
-    (filled,) = loaded.fill_mask(text, top_k)
+    (filled,) = as_language_model(loaded, model).fill_mask(text, top_k)
     if as_json:
         print_json(asdict(filled) | {"tokens": filled.tokens.tolist()})
     else:

@@ -168,6 +168,7 @@ class StrategyOptions:
     ) -> "Strategy":
         """The strategies that verify what was drafted or guessed."""
         from jaxmodels.decoding import Draft, Greedy, Jacobi, PromptLookup, Speculative
+        from jaxmodels.io import as_language_model
 
         if name is StrategyName.JACOBI:
             if base.sampler != Greedy():
@@ -178,7 +179,7 @@ class StrategyOptions:
             drafter = PromptLookup(**_given({"size": self.draft_tokens}))
             return Speculative(draft=drafter, sampler=base.sampler, **shared)
         assert self.draft is not None
-        draft = load(self.draft)
+        draft = as_language_model(load(self.draft), self.draft)
         return Speculative(
             draft=Draft(draft.config, draft.params),
             sampler=base.sampler,

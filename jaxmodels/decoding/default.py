@@ -1,14 +1,40 @@
 """The strategy of a model where the caller names none."""
 
 from jaxmodels.decoding.autoregressive import Autoregressive
-from jaxmodels.decoding.masked import FinishedBlocks, FixedBlocks, MaskedDiffusion, StreamingDiffusion
+from jaxmodels.decoding.masked import (
+    FinishedBlocks,
+    FixedBlocks,
+    MaskedDiffusion,
+    ReadCausally,
+    StreamingDiffusion,
+)
+from jaxmodels.decoding.masked.remask import Renoise
+from jaxmodels.decoding.masked.stop import StableAndConfident
+from jaxmodels.decoding.masked.unmask import EntropyBounded, Tempered, Towards
+from jaxmodels.decoding.samplers import Sample
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.layers.masks import Bidirectional, BlockCausal
+from jaxmodels.models.denoising import Denoising, denoising_of, reads_canvases
 from jaxmodels.models.filling import filling_of
 from jaxmodels.models.language_model import LanguageModel
 
 # Tokens of a block where the model has no length of its own: what the samplers of LLaDA and Fast-dLLM use.
 BLOCK = 32
+CANVAS_STEPS = 48
+
+
+def canvas_strategy(denoising: Denoising) -> MaskedDiffusion:
+    """How canvases are refined where a checkpoint says nothing else: by transformers' defaults."""
+    length = denoising.canvas_length
+    return MaskedDiffusion(
+        blocks=FixedBlocks(length),
+        steps=min(CANVAS_STEPS, length),
+        unmask=Tempered(EntropyBounded(0.1), Towards(0.8, 0.4)),
+        remask=Renoise(),
+        cache=ReadCausally(),
+        stop=StableAndConfident(),
+        sampler=Sample(),
+    )
 
 
 def default_strategy(config: LanguageModel, max_new_tokens: int) -> Strategy:
@@ -19,6 +45,8 @@ def default_strategy(config: LanguageModel, max_new_tokens: int) -> Strategy:
     """
     if filling_of(config) is None:
         return Autoregressive()
+    if reads_canvases(config):
+        return canvas_strategy(denoising_of(config))
     if isinstance(config.mask, BlockCausal):
         return MaskedDiffusion(blocks=FixedBlocks(config.mask.block), cache=FinishedBlocks())
     if isinstance(config.mask, Bidirectional):

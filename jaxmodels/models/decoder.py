@@ -18,16 +18,16 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.condition import AdaptiveNorm
 from jaxmodels.layers.head_transform import HeadTransform
-from jaxmodels.layers.linear import linear
 from jaxmodels.layers.masks import CAUSAL, Mask, MaskLike, check_mask
 from jaxmodels.layers.moe.moe import MoE
-from jaxmodels.layers.moe.routing import RoutedFeedForward, Routing
+from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rotary
-from jaxmodels.layers.spec import ZEROS, Normal, Param, Params, ParamTree, filled, walk
+from jaxmodels.layers.spec import Param, Params, ParamTree, filled, walk
 from jaxmodels.layers.timestep import TimestepEmbedding
 from jaxmodels.layers.window import Valid, Window, check_valid, fresh_window, next_window, ropes_of
-from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, Weighing, block_flops, layer_specs
+from jaxmodels.models import ends
+from jaxmodels.models.block import DecoderBlock, SharingBlock, Stream, Weighing, block_flops
 from jaxmodels.models.cache import Cache, Pending, cache_spec, committed
 from jaxmodels.models.denoising import Denoising
 from jaxmodels.models.depth import (
@@ -39,7 +39,7 @@ from jaxmodels.models.depth import (
     pass_blocks,
 )
 from jaxmodels.models.filling import MaskFilling
-from jaxmodels.models.inputs import Inputs, are_embeddings, check_condition, check_inputs, check_window
+from jaxmodels.models.inputs import Inputs, check_condition, check_inputs, check_window
 from jaxmodels.models.packing import pack, unpack
 from jaxmodels.models.refresh import check_slots, refresh_window
 from jaxmodels.models.scored import EVERYWHERE, LogitsAt, Scored, check_wanted, logits_where
@@ -115,29 +115,10 @@ class Decoder:
 
     def spec(self) -> ParamTree:
         """Shapes, axes and initialisers of all parameters."""
-        tree: ParamTree = {
-            "embed": {"weight": Param((self.vocab_size, self.d_model), ("vocab", "embed"), Normal(0.02))},
-            "blocks": {str(i): block.spec() for i, block in enumerate(self.blocks)},
-            **layer_specs(
-                embed_norm=self.embed_norm,
-                final_norm=self.final_norm,
-                head_transform=self.head_transform,
-                time=self.time,
-            ),
-        }
+        blocks: ParamTree = {str(i): block.spec() for i, block in enumerate(self.blocks)}
+        tree: ParamTree = {**ends.ends_spec(self), "blocks": blocks}
         if self._shared_spec:
             tree["shared"] = self._shared_spec
-        for name, rows in (("segments", self.segments), ("positions", self.learned_positions)):
-            if rows is not None:
-                tree[name] = {"weight": Param((rows, self.d_model), (None, "embed"), Normal(0.02))}
-        head: ParamTree = {}
-        if not self.tie_embeddings:
-            shape = (self.vocab_size, self.d_model)
-            head["weight"] = Param(shape, ("vocab", "embed"), Normal(0.02))
-        if self.head_bias:
-            head["bias"] = Param((self.vocab_size,), ("vocab",), ZEROS)
-        if head:
-            tree["head"] = head
         if self.denoising is not None:
             tree["denoising"] = self.denoising.spec(self.blocks)
         return tree
@@ -551,66 +532,21 @@ class Decoder:
         Raises:
             ValueError: `segments` are given to a model without such.
         """
-        x = params["embed"]["weight"][tokens]
-        if self.embed_scale != 1.0:
-            x = x * jnp.asarray(self.embed_scale, x.dtype)
-        if self.segments is None:
-            if segments is not None:
-                raise ValueError("segments: the model has no embedding of segments; leave them out")
-            return x
-        return x + params["segments"]["weight"][0 if segments is None else segments]
+        return ends.embeddings(self, params, tokens, segments)
 
     def soft_embeddings(self, params: Params, weights: Float[Array, "B S V"]) -> Float[Array, "B S D"]:
         """The weighted sum of the embeddings of all tokens, times `embed_scale`."""
         x = weights.astype(self.dtype_of(params)) @ params["embed"]["weight"]
-        return x if self.embed_scale == 1.0 else x * jnp.asarray(self.embed_scale, x.dtype)
+        return ends.scaled_embeddings(self, x)
 
     def embed(self, params: Params, inputs: Inputs, window: Window) -> Stream:
         """The stream in front of the first block."""
-        if are_embeddings(inputs):
-            x = inputs.astype(self.dtype_of(params))
-        else:
-            x = self.embeddings(params, inputs)
-        if self.learned_positions is not None:
-            x = x + params["positions"]["weight"][window.positions]
-        if self.embed_norm is not None:
-            x = self.embed_norm(params["embed_norm"], x)
-        # Layers give padding no weight, but no weight times NaN is NaN: whatever it is, it enters as 0.
-        x = jnp.where(window.is_valid[..., None], x, 0)
-        wide = x.dtype if self.residual_dtype is None else jnp.promote_types(x.dtype, self.residual_dtype)
-        carried = self._carried_logits
-        router_logits = None if carried is None else jnp.zeros((*x.shape[:2], carried), jnp.float32)
-        return Stream(hidden=x.astype(wide), embedded=x, router_logits=router_logits)
-
-    @property
-    def _carried_logits(self) -> int | None:
-        """How many router logits per token pass from one mixture of experts to the next."""
-        for block in self.blocks:
-            ffn = block.ffn
-            if isinstance(ffn, RoutedFeedForward) and ffn.carried_logits is not None:
-                return ffn.carried_logits
-        return None
+        return ends.embed(self, params, inputs, window)
 
     def normalise(self, params: Params, stream: Stream) -> Float[Array, "B S D"]:
         """The final norm, if there is one, in the parameters' dtype."""
-        x = stream.narrow()
-        if self.final_norm is None:
-            return x
-        if isinstance(self.final_norm, AdaptiveNorm):
-            assert stream.condition is not None
-            return self.final_norm(params["final_norm"], x, stream.condition.astype(x.dtype))
-        return self.final_norm(params["final_norm"], x)
+        return ends.normalise(self, params, stream)
 
     def logits(self, params: Params, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """The head: float32 scores over the vocabulary."""
-        if self.head_transform is not None:
-            hidden = self.head_transform(params["head_transform"], hidden)
-        weight = params["embed" if self.tie_embeddings else "head"]["weight"]
-        logits = linear(hidden, weight, jnp.float32)
-        if self.head_bias:
-            logits = logits + params["head"]["bias"].astype(jnp.float32)
-        if self.logit_scale != 1.0:
-            logits = logits * self.logit_scale
-        if self.logit_softcap is not None:
-            logits = self.logit_softcap * jnp.tanh(logits / self.logit_softcap)
-        return logits
+        return ends.logits(self, params, hidden)

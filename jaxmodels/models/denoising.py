@@ -124,10 +124,21 @@ def guess_of(config: Denoiser, params: Params, logits: Float[Array, "B L V"]) ->
 
 def denoising_of(config: object) -> Denoising:
     """How `config` reads a canvas. Raises ValueError where it does not."""
-    denoising = config.denoising if isinstance(config, Denoiser) else None
-    if denoising is None:
+    denoising = as_denoiser(config).denoising
+    assert denoising is not None
+    return denoising
+
+
+def reads_canvases(config: object) -> bool:
+    """Whether `config` was trained to read canvases."""
+    return isinstance(config, Denoiser) and config.denoising is not None
+
+
+def as_denoiser(config: object) -> Denoiser:
+    """`config` as what it is. Raises ValueError where it reads no canvas."""
+    if not isinstance(config, Denoiser) or config.denoising is None:
         raise ValueError(
             "the model reads no canvas: it was not trained to refine a window whose tokens are guesses, as "
             "DiffusionGemma was; decode it with Autoregressive, or MaskedDiffusion if it fills masks"
         )
-    return denoising
+    return config

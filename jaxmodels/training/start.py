@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 import jaxmodels.io
 from jaxmodels.layers.spec import Param, Params, init_params, unflatten, walk
+from jaxmodels.model import Model
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import config_to_hf
 from jaxmodels.models.scanned import ScannedDecoder
@@ -24,7 +25,7 @@ def load_start(name: str, model: Trainable) -> Params:
         CheckpointError: the model cannot be read.
         ValueError: it is not the model that the recipe describes; the message names what differs.
     """
-    start = jaxmodels.io.load(name, "float32")
+    start = _load(name)
     trained = model.decoder if isinstance(model, ScannedDecoder) else model
     difference = _difference(start.decoder, trained)
     if difference:
@@ -52,7 +53,7 @@ def load_adapted(name: str, model: Trainable, seed: int) -> Params:
     trained = model.decoder if isinstance(model, ScannedDecoder) else model
     if not isinstance(trained, Decoder):
         raise ValueError(f"recipe: adapt_from={name!r} cannot begin a {type(trained).__name__}")
-    theirs = dict(walk(jaxmodels.io.load(name, "float32").params))
+    theirs = dict(walk(_load(name).params))
     spec = trained.spec()
     ours = dict(walk(init_params(spec, jax.random.key(seed))))
     tried = {path: _fitted(theirs.get(path), param) for path, param in walk(spec)}
@@ -61,6 +62,10 @@ def load_adapted(name: str, model: Trainable, seed: int) -> Params:
         raise ValueError(f"recipe: adapt_from={name!r} has no parameter of the paths and shapes of the model")
     params = unflatten({**ours, **fitting}, spec)
     return model.stack(params) if isinstance(model, ScannedDecoder) else params
+
+
+def _load(name: str) -> Model:
+    return jaxmodels.io.as_language_model(jaxmodels.io.load(name, "float32"), name)
 
 
 def _fitted(theirs: jax.Array | None, param: Param) -> jax.Array | None:

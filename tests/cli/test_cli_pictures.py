@@ -68,6 +68,19 @@ def test_a_language_model_draws_nothing(run, model_dir):
     assert "is a language model: --class, --grid and --strip are of image models" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fill-mask", "{images}", "a [MASK]"],
+        ["generate", "--model", "{texts}", "--strategy", "speculative", "--draft", "{images}", "a text"],
+    ],
+)
+def test_where_a_language_model_is_needed_it_is_told(run, directory, model_dir, arguments):
+    names = {"images": directory, "texts": model_dir}
+    told = run(*(part.format(**names) for part in arguments), code=2).stderr
+    assert f"{str(directory)!r} is an image model, and a language model is needed here" in told
+
+
 def test_without_pillow_the_extra_is_named(run, directory, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     result = run("generate", "--model", directory, "--class", 1, "--grid", "a.png", code=2)

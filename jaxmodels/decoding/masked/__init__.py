@@ -11,6 +11,7 @@ from jaxmodels.decoding.masked.caches.dllm_cache import DLLMCache
 from jaxmodels.decoding.masked.caches.dual import Dual, PrefixCache
 from jaxmodels.decoding.masked.caches.finished_blocks import FinishedBlocks
 from jaxmodels.decoding.masked.caches.kept import CanvasCache
+from jaxmodels.decoding.masked.caches.read_causally import ReadCausally
 from jaxmodels.decoding.masked.caches.recompute import Recompute
 from jaxmodels.decoding.masked.driver import MaskedDiffusion
 from jaxmodels.decoding.masked.guidance import ClassifierFree
@@ -31,6 +32,7 @@ __all__ = [
     "Guidance",
     "MaskedDiffusion",
     "PrefixCache",
+    "ReadCausally",
     "Recompute",
     "Remask",
     "Remembering",

@@ -49,7 +49,9 @@ class Canvas:
         return self.places < self.length[:, None]
 
 
-def new_canvas(request: Request, slots: int, alignment: int, filler: Int[Array, "B N"]) -> Canvas:
+def new_canvas(
+    request: Request, slots: int, alignment: int, filler: Int[Array, "B N"], multiple: int = 1
+) -> Canvas:
     """A canvas whose answers are unknown, in front of its first block.
 
     Args:
@@ -57,9 +59,11 @@ def new_canvas(request: Request, slots: int, alignment: int, filler: Int[Array, 
         slots: N.
         alignment: answers end, and blocks begin, at multiples of this; 1: blocks begin behind the prompt.
         filler: what stands in the place of unknown tokens.
+        multiple: answers are of a multiple of so many tokens.
     """
     prompt = request.lengths
-    length = -(-(prompt + request.max_new) // alignment) * alignment
+    answer = -(-request.max_new // multiple) * multiple
+    length = -(-(prompt + answer) // alignment) * alignment
     places = jnp.arange(slots, dtype=jnp.int32)[None, :]
     is_prompt = places < prompt[:, None]
     given = jnp.pad(request.tokens, ((0, 0), (0, slots - request.tokens.shape[1])))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.draft_windows import fold_keys
 from jaxmodels.decoding.masked.blocks.fixed import FixedBlocks
-from jaxmodels.decoding.masked.caches.kept import CanvasCache, Kept, alignment_of
+from jaxmodels.decoding.masked.caches.kept import CanvasCache, Kept, Noting, alignment_of
 from jaxmodels.decoding.masked.caches.recompute import Recompute
 from jaxmodels.decoding.masked.canvas import (
     Canvas,
@@ -52,11 +52,14 @@ from jaxmodels.decoding.strategy import (
     tally,
 )
 from jaxmodels.layers.spec import Params
+from jaxmodels.models.denoising import reads_canvases
 from jaxmodels.models.filling import MaskFilling, filling_of
 from jaxmodels.models.language_model import Cache, LanguageModel
 
 # Which numbers of a row's keys rules and random canvases draw by; proposals draw by the keys themselves.
 RULES, NOISE = 1, 2
+# The options whose rules may remember a block's steps, in the order in which they are shown a step's logits.
+RULE_NAMES = ("unmask", "remask", "stop")
 COUNTERS = ("calls", "unmasked", "edited", "refreshes")
 
 
@@ -159,8 +162,14 @@ class MaskedDiffusion:
             raise ValueError(
                 f"mask_token={filling.mask_token} lies outside the vocabulary 0 to {config.vocab_size - 1}"
             )
+        if reads_canvases(config) and not isinstance(self.cache, Noting):
+            raise ValueError(
+                f"cache={self.cache}: the model refines its answer canvas by canvas, each of which is told "
+                "of the last guess and is read causally once it is finished; use cache=ReadCausally()"
+            )
         self.cache.check(config, self.blocks.length)
-        self.blocks.check(alignment_of(config), max_new_tokens)
+        whole_blocks = _multiple(filling, self.blocks.length)
+        self.blocks.check(alignment_of(config), -(-max_new_tokens // whole_blocks) * whole_blocks)
         for rule in (self.unmask, self.remask, self.stop):
             if isinstance(rule, Particular):
                 rule.check(filling, self.stop)
@@ -180,8 +189,10 @@ class MaskedDiffusion:
     ) -> MaskedDiffusionCarry:
         filling, length, alignment = _filling(config), self.blocks.length, alignment_of(config)
         batch, prompts = request.tokens.shape
-        slots = prompts + output.tokens.shape[1] + 2 * (alignment - 1)
-        canvas = new_canvas(request, slots, alignment, _filler(filling, config, request, (batch, slots)))
+        whole_blocks = _multiple(filling, length)
+        slots = prompts + output.tokens.shape[1] + 2 * (alignment - 1) + whole_blocks - 1
+        filler = _filler(filling, config, request, (batch, slots))
+        canvas = new_canvas(request, slots, alignment, filler, whole_blocks)
         canvas = open_block(canvas, length)
         output = record_also(output, COUNTERS, self.top_logprobs)
         kept = self.cache.begin(config, params, request, canvas, cache, self.prefill_window)
@@ -199,6 +210,8 @@ class MaskedDiffusion:
         canvas, length = carry.canvas, self.blocks.length
         raw, kept = self._score(config, params, canvas, carry.kept)
         seen, memories = self._look(config, request, carry, raw)
+        if isinstance(self.cache, Noting):
+            kept = self.cache.note(config, params, kept, seen.logits)
         canvas, seen = self._cut(canvas, seen)
         inside = in_block(canvas, length) & ~carry.output.done[:, None]
         seen = replace(seen, masked=seen.masked & inside, editable=seen.editable & inside)
@@ -283,8 +296,8 @@ class MaskedDiffusion:
             keys=fold_keys(keys, RULES),
         )
         memories = dict(carry.memories)
-        for name, memory in memories.items():
-            logits, memories[name] = getattr(self, name).fuse(replace(seen, memory=memory))
+        for name in (name for name in RULE_NAMES if name in memories):
+            logits, memories[name] = getattr(self, name).fuse(replace(seen, memory=memories[name]))
             seen = replace(seen, logits=logits)
         proposed, probability, distribution = propose(self.sampler, seen.logits, keys)
         seen = replace(seen, proposed=proposed, probability=probability, distribution=distribution)
@@ -315,6 +328,7 @@ class MaskedDiffusion:
         is_last = seen.step >= jnp.maximum(seen.steps, 1) - 1
         chosen = chosen | (best(now.probability, now.masked) & (is_last & ~chosen.any(1))[:, None])
         tokens = jnp.where(chosen, seen.proposed, seen.tokens)
+        seen = replace(seen, filled=chosen)
         unfinished = jnp.zeros(seen.step.shape, bool)
         if self.remask is not None:
             edited = self.remask(replace(seen, memory=memories.get("remask")), tokens)
@@ -355,7 +369,7 @@ class MaskedDiffusion:
 
     def _memories(self, config: LanguageModel, batch: int) -> dict[str, Any]:
         """What the rules remember in front of a block."""
-        rules: dict[str, Any] = {"unmask": self.unmask, "remask": self.remask, "stop": self.stop}
+        rules: dict[str, Any] = {name: getattr(self, name) for name in RULE_NAMES}
         return {
             name: rule.begin(batch, self.blocks.length, config.vocab_size)
             for name, rule in rules.items()
@@ -367,6 +381,12 @@ def _filling(config: LanguageModel) -> MaskFilling:
     filling = filling_of(config)
     assert filling is not None  # `check_model` was asked
     return filling
+
+
+def _multiple(filling: MaskFilling, length: int) -> int:
+    """Canvases hold a multiple of so many tokens of an answer, however short it is: whole blocks where random
+    tokens stand for unknown ones, as models were trained with."""
+    return length if filling.mask_token is None else 1
 
 
 def _filler(

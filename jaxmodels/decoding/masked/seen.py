@@ -33,6 +33,7 @@ class Seen:
         initial: i32[B], unknown places of the block before its first step.
         idle: i32[B], steps of this block that began with every place known.
         keys: one random key per row and step.
+        filled: bool[B, L], the places that this step's unmasking fills in; None before it was asked.
         memory: what the rule that is asked remembers of the block, see `Remembering`; None for other rules.
         unknown: bool[B, L], all unknown places of the block; None where they are those of `masked`.
     """
@@ -50,6 +51,7 @@ class Seen:
     initial: jax.Array
     idle: jax.Array
     keys: jax.Array
+    filled: Any = None
     memory: Any = None
     unknown: jax.Array | None = None
 

@@ -4,13 +4,14 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+from levenshtein_by_hand import TOKENS, Levenshtein
 from masked_loops import MASK, VOCAB, canvases, models, prompts
 from seen_cases import softmax
 
 from jaxmodels.decoding import MaskedDiffusion
 from jaxmodels.decoding.masked import ClassifierFree, Dual, FinishedBlocks, FixedBlocks, Recompute, Threshold
 from jaxmodels.decoding.masked.blocks import AdaBlocks, SubBlocks
-from jaxmodels.decoding.masked.remask import JointThreshold
+from jaxmodels.decoding.masked.remask import JointThreshold, LevenshteinEdits
 from jaxmodels.decoding.masked.stop import Exponential, SchED
 from jaxmodels.decoding.masked.unmask import (
     CreditDecoding,
@@ -373,3 +374,28 @@ def test_d3llm():
     unmask = PipelinedEntropy(inner=4, threshold=0.8)
     for answer in steps_of(loop, MaskedDiffusion(blocks=FixedBlocks(NEW), unmask=unmask), 5, 9):
         assert len(answer) < NEW
+
+
+def test_insertions_and_deletions():
+    """Two tokens of the vocabulary leave places out and make room; blocks keep their length."""
+    moved = 0
+
+    def loop(peer, canvas, start):
+        nonlocal moved
+        for first in range(start // BLOCK * BLOCK, len(canvas), BLOCK):
+            block = slice(first, first + BLOCK)
+            row = Levenshtein(canvas[block], max(start - first, 0), 0.5, 0.2, 4, mask=MASK)
+            while not row.is_done:
+                row.step(peer.logits(canvas)[block])
+                canvas[block] = row.tokens
+                moved += row.original != [True] * BLOCK and first >= start
+                yield canvas.copy()
+
+    strategy = MaskedDiffusion(
+        blocks=FixedBlocks(BLOCK),
+        unmask=StrictThreshold(0.5),
+        remask=LevenshteinEdits(**{**TOKENS, "mask_token": MASK}, threshold=0.2, passes=4),
+        cache=FinishedBlocks(),
+    )
+    steps_of(loop, strategy, 8, 16, block=BLOCK)
+    assert moved

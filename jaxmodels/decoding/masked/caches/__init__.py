@@ -8,6 +8,7 @@ from jaxmodels.decoding.masked.caches.dllm_cache import DLLMCache
 from jaxmodels.decoding.masked.caches.dual import Dual, PrefixCache
 from jaxmodels.decoding.masked.caches.finished_blocks import FinishedBlocks
 from jaxmodels.decoding.masked.caches.kept import CanvasCache, Kept
+from jaxmodels.decoding.masked.caches.read_causally import ReadCausally
 from jaxmodels.decoding.masked.caches.recap import ReCAP
 from jaxmodels.decoding.masked.caches.recompute import Recompute
 
@@ -26,5 +27,6 @@ __all__ = [
     "Kept",
     "PrefixCache",
     "ReCAP",
+    "ReadCausally",
     "Recompute",
 ]

@@ -1,7 +1,7 @@
 """What a cache policy of masked generation is: how a block is scored, what is kept of the rest meanwhile."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,14 @@ class CanvasCache(Protocol):
     ) -> Kept:
         """What is kept once the blocks of these rows are finished. The canvas still names those blocks.
         Rows that are done, or whose answer ends with the block, are not among them."""
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """A `CanvasCache` that tells the model in a block's next step what it made of the block in this one."""
+
+    def note(self, config: LanguageModel, params: Params, kept: Kept, logits: Float[Array, "B L V"]) -> Kept:
+        """What is kept once the block was scored. `logits` are those that proposals are made from."""
 
 
 def once_if_any(rows: Bool[Array, "B"], update: Callable[[State], State], state: State) -> State:

@@ -2,6 +2,7 @@
 
 from jaxmodels.decoding.masked.remask.joint_threshold import JointThreshold
 from jaxmodels.decoding.masked.remask.levenshtein import LevenshteinEdits
+from jaxmodels.decoding.masked.remask.renoise import Renoise
 from jaxmodels.decoding.masked.remask.token_edits import TokenEdits
 
-__all__ = ["JointThreshold", "LevenshteinEdits", "TokenEdits"]
+__all__ = ["JointThreshold", "LevenshteinEdits", "Renoise", "TokenEdits"]

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.masked.seen import Edited, Seen, Stop
-from jaxmodels.decoding.masked.unmask.confidence import Confidence, Probability, check_confidence
+from jaxmodels.decoding.masked.unmask.confidence import Confidence, Probability, check_share
 from jaxmodels.decoding.samplers import check_number
 from jaxmodels.models.filling import MaskFilling
 
@@ -43,7 +43,7 @@ class TokenEdits:
     def __post_init__(self) -> None:
         check_number("threshold", self.threshold, low=0.0)
         check_passes(self.passes)
-        check_confidence(self.by)
+        check_share(self.by)
 
     def check(self, filling: MaskFilling, stop: Stop | None) -> None:
         check_known_places("TokenEdits", filling)

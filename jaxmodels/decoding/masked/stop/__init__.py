@@ -3,5 +3,6 @@
 from jaxmodels.decoding.masked.stop.prophet import Prophet
 from jaxmodels.decoding.masked.stop.sched import SchED
 from jaxmodels.decoding.masked.stop.schedules import Cosine, Exponential, Linear, Schedule
+from jaxmodels.decoding.masked.stop.stable_confident import StableAndConfident
 
-__all__ = ["Cosine", "Exponential", "Linear", "Prophet", "SchED", "Schedule"]
+__all__ = ["Cosine", "Exponential", "Linear", "Prophet", "SchED", "Schedule", "StableAndConfident"]

@@ -20,8 +20,9 @@ from jaxmodels.decoding.masked.unmask.local_leap import LocalLeap
 from jaxmodels.decoding.masked.unmask.maskgit import MAGE, MaskGIT
 from jaxmodels.decoding.masked.unmask.pipelined import Pipelined, PipelinedEntropy
 from jaxmodels.decoding.masked.unmask.quota import Quota
-from jaxmodels.decoding.masked.unmask.schedules import Cosine, FromTo, Power, ToZero
+from jaxmodels.decoding.masked.unmask.schedules import Cosine, FromTo, Power, Towards, ToZero
 from jaxmodels.decoding.masked.unmask.strict_threshold import StrictThreshold
+from jaxmodels.decoding.masked.unmask.tempered import Tempered
 from jaxmodels.decoding.masked.unmask.threshold import Threshold
 
 __all__ = [
@@ -51,6 +52,8 @@ __all__ = [
     "Random",
     "ReleasedFactor",
     "StrictThreshold",
+    "Tempered",
     "Threshold",
     "ToZero",
+    "Towards",
 ]

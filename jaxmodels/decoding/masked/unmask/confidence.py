@@ -111,6 +111,16 @@ def check_confidence(by: object) -> None:
     check_policy("by", by, "__call__", "Probability()")
 
 
+def check_share(by: object) -> None:
+    """Raises ValueError unless it is a confidence between 0 and 1, which a threshold can be set for."""
+    check_confidence(by)
+    if isinstance(by, NegativeEntropy) or (isinstance(by, AsSampled) and isinstance(by.by, NegativeEntropy)):
+        raise ValueError(
+            f"by: {by} is never above 0, so that no place would reach a threshold; use "
+            "EntropyThreshold(0.5), whose threshold is one of entropy"
+        )
+
+
 for plain in (Probability, Random, Margin, NegativeEntropy):
     jax.tree_util.register_dataclass(plain, [], [])
 jax.tree_util.register_dataclass(AsSampled, ["by"], [])

@@ -85,7 +85,32 @@ class FromTo:
         return self.first + (self.last - self.first) * jnp.minimum(step / jnp.maximum(steps - 1, 1), 1.0)
 
 
-for made, data in ((Cosine, []), (Power, ["exponent"]), (ToZero, ["start"]), (FromTo, ["first", "last"])):
+@dataclass(frozen=True)
+class Towards:
+    """Evenly from `first` in the first step towards `last`, which a step behind the last one would have.
+
+    Raises:
+        ValueError: a temperature is negative.
+    """
+
+    first: float
+    last: float
+
+    def __post_init__(self) -> None:
+        check_number("first", self.first, low=0.0)
+        check_number("last", self.last, low=0.0)
+
+    def __call__(self, step: Int[Array, "B"], steps: Int[Array, "B"]) -> Float[Array, "B"]:
+        return self.last + (self.first - self.last) * jnp.maximum(steps - step, 0) / jnp.maximum(steps, 1)
+
+
+for made, data in (
+    (Cosine, []),
+    (Power, ["exponent"]),
+    (ToZero, ["start"]),
+    (FromTo, ["first", "last"]),
+    (Towards, ["first", "last"]),
+):
     jax.tree_util.register_dataclass(made, data, [])
 
 COSINE = Cosine()

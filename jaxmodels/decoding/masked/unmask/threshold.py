@@ -6,7 +6,7 @@ import jax
 from jaxtyping import Array, Bool
 
 from jaxmodels.decoding.masked.seen import Seen
-from jaxmodels.decoding.masked.unmask.confidence import Confidence, Probability, check_confidence
+from jaxmodels.decoding.masked.unmask.confidence import Confidence, Probability, check_share
 from jaxmodels.decoding.masked.unmask.ranking import best
 from jaxmodels.decoding.samplers import check_number
 
@@ -27,7 +27,7 @@ class Threshold:
 
     def __post_init__(self) -> None:
         check_number("threshold", self.threshold, low=0.0)
-        check_confidence(self.by)
+        check_share(self.by)
 
     def __call__(self, seen: Seen) -> Bool[Array, "B L"]:
         confidence = self.by(seen)
