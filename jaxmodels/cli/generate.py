@@ -26,7 +26,7 @@ from jaxmodels.cli.common import (
     tell,
 )
 from jaxmodels.cli.options import with_groups
-from jaxmodels.cli.pictures import Pictures
+from jaxmodels.cli.pictures import Pictures, check_given
 from jaxmodels.cli.sampling import Sampling
 from jaxmodels.cli.strategies import StrategyOptions
 
@@ -77,6 +77,7 @@ class Call:
 @with_groups
 def generate(
     *,
+    context: typer.Context,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -128,8 +129,7 @@ def generate(
 
     load = partial(jm.load, dtype=dtype and dtype.value, allow_pickle=allow_pickle, verify=verify)
     if pictures.are_asked_for:
-        if prompt is not None or file is not None:
-            raise ValueError("an image model draws classes and takes no prompt; leave out PROMPT and --file")
+        check_given(context)
         timing = _draw(load, model, revision, pictures, strategy.steps, seed)
         if not quiet:
             tell(timing)

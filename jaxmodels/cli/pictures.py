@@ -1,6 +1,6 @@
 """The options of `jaxmodels generate` that belong to image models, and the pictures that they draw."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # Between the images of a picture, and how often each pixel is repeated, at least.
 _MARGIN, _SMALLEST = 2, 96
 _PAPER = 1.0
+# Parameters of the command, beside those of `Pictures`, that pictures go by.
+_SHARED = frozenset({"allow_pickle", "dtype", "model", "quiet", "revision", "seed", "steps", "verify"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,17 @@ class Pictures:
             _write(self.grid, [list(last.pixels[start : start + self.per_class]) for start in cut])
         rate = len(classes) / last.seconds
         return f"{len(classes)} images in {last.calls} steps, {last.seconds:.2f} s: {rate:.1f} images/s"
+
+
+def check_given(context: typer.Context) -> None:
+    """Raises ValueError, naming it, where an option of texts was given beside those of pictures."""
+    own = _SHARED | {field.name for field in fields(Pictures)}
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and name not in own:
+            shown = parameter.opts[0] if parameter.opts[0].startswith("-") else name.upper()
+            raise ValueError(f"{shown} is of texts, and an image model draws classes; leave it out")
 
 
 def _check_picture(file: Path) -> None:
