@@ -28,6 +28,7 @@ from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError
 from jaxmodels.models.token_images.families import TOKEN_IMAGE_MODELS
 from jaxmodels.models.token_images.mage import MAGE
+from jaxmodels.models.token_images.mar import MAR
 from jaxmodels.models.token_images.uvit import UVit2D
 
 STEM = "diffusion_pytorch_model"
@@ -68,7 +69,7 @@ def load_token_image_model(directory: str | Path, dtype: DTypeLike = jnp.float32
     return _load(TOKEN_IMAGE_MODELS, directory, dtype)
 
 
-def save_token_image_model(config: UVit2D | MAGE, params: Params, directory: str | Path) -> None:
+def save_token_image_model(config: UVit2D | MAGE | MAR, params: Params, directory: str | Path) -> None:
     """Writes a model of codes that `load_token_image_model` and `diffusers` read; as `save_denoiser`."""
     _save(TOKEN_IMAGE_MODELS, config, params, directory)
 

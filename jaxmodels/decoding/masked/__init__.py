@@ -15,6 +15,7 @@ from jaxmodels.decoding.masked.caches.read_causally import ReadCausally
 from jaxmodels.decoding.masked.caches.recompute import Recompute
 from jaxmodels.decoding.masked.driver import MaskedDiffusion
 from jaxmodels.decoding.masked.guidance import ClassifierFree
+from jaxmodels.decoding.masked.latents import LatentSampler, sample_latents
 from jaxmodels.decoding.masked.seen import Blocks, Edited, Guidance, Remask, Remembering, Seen, Stop, Unmask
 from jaxmodels.decoding.masked.streaming import StreamingDiffusion
 from jaxmodels.decoding.masked.unmask.threshold import Threshold
@@ -30,6 +31,7 @@ __all__ = [
     "FinishedBlocks",
     "FixedBlocks",
     "Guidance",
+    "LatentSampler",
     "MaskedDiffusion",
     "PrefixCache",
     "ReadCausally",
@@ -44,6 +46,7 @@ __all__ = [
     "blocks",
     "caches",
     "remask",
+    "sample_latents",
     "stop",
     "unmask",
 ]

@@ -3,6 +3,7 @@
 from itertools import chain
 
 from jaxmodels.models.family import Weight
+from jaxmodels.models.readers import dense
 
 # How the axes of attention's projections are arranged, to ours.
 HEADS, HEAD_BIAS = "(n h) d -> n h d", "(n h) -> n h"
@@ -52,6 +53,19 @@ def ends(patches: str, out: str) -> tuple[Weight, ...]:
     return (
         *affine("patches/{p}", patches, "d c p q -> d p q c"),
         *affine("out/{p}", out, "(p q c) d -> p q c d", "(p q c) -> p q c"),
+    )
+
+
+def vit_block(ours: str, theirs: str) -> tuple[Weight, ...]:
+    """The rows of a block of a vision transformer, in the names of timm."""
+    inputs = (affine(f"{ours}/mixer/{{p}}_{part}", f"{theirs}attn.qkv", HEADS, HEAD_BIAS) for part in "qkv")
+    return (
+        *dense.layer_norm_rows(f"{ours}/mixer_norm", f"{theirs}norm1"),
+        *chain(*inputs),
+        *affine(f"{ours}/mixer/{{p}}_o", f"{theirs}attn.proj", "d (n h) -> d n h"),
+        *dense.layer_norm_rows(f"{ours}/ffn_norm", f"{theirs}norm2"),
+        *affine(f"{ours}/ffn/{{p}}_up", f"{theirs}mlp.fc1"),
+        *affine(f"{ours}/ffn/{{p}}_down", f"{theirs}mlp.fc2"),
     )
 
 

@@ -8,18 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
-from jaxmodels.layers.mlp import MLP
 from jaxmodels.layers.norm import LayerNorm
-from jaxmodels.models.block import Block
 from jaxmodels.models.denoisers import weight_rows
-from jaxmodels.models.denoisers.parts import plain_attention
 from jaxmodels.models.denoisers.weight_rows import affine
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigReader
 from jaxmodels.models.readers import dense
 from jaxmodels.models.token_images.mage import MAGE
+from jaxmodels.models.token_images.vit import EPS, FACTOR, vit_blocks
 
-_EPS, _HEAD_EPS, _FACTOR = 1e-6, 1e-5, 4
+_HEAD_EPS = 1e-5
 
 # Learning to see, the ratios of masks in training, and what the code makes but never reads.
 INERT = (
@@ -29,36 +27,21 @@ INERT = (
 
 
 def read_config(reader: ConfigReader) -> MAGE:
-    reader.expect("mlp_ratio", _FACTOR)
+    reader.expect("mlp_ratio", FACTOR)
     size, patch = reader.positive_or("img_size", 256), reader.positive_or("patch_size", 16)
     reader.check_divides("patch_size", patch, "img_size", size)
     wide, narrow = reader.positive_or("embed_dim", 1024), reader.positive_or("decoder_embed_dim", 512)
     return MAGE(
         num_codes=reader.positive_or("codebook_size", 1024),
         places=(size // patch) ** 2,
-        encoder=_half(reader, wide, ("num_heads", 16), ("depth", 24)),
-        decoder=_half(reader, narrow, ("decoder_num_heads", 16), ("decoder_depth", 8)),
-        embed_norm=LayerNorm(dim=wide, eps=_EPS),
-        encoder_norm=LayerNorm(dim=wide, eps=_EPS),
-        decoder_norm=LayerNorm(dim=narrow, eps=_EPS),
+        encoder=vit_blocks(reader, wide, ("num_heads", 16), ("depth", 24)),
+        decoder=vit_blocks(reader, narrow, ("decoder_num_heads", 16), ("decoder_depth", 8)),
+        embed_norm=LayerNorm(dim=wide, eps=EPS),
+        encoder_norm=LayerNorm(dim=wide, eps=EPS),
+        decoder_norm=LayerNorm(dim=narrow, eps=EPS),
         head_norm=LayerNorm(dim=wide, eps=_HEAD_EPS),
         family=FAMILY.model_type,
     )
-
-
-def _half(
-    reader: ConfigReader, width: int, heads: tuple[str, int], depth: tuple[str, int]
-) -> tuple[Block, ...]:
-    count = reader.positive_or(*heads)
-    reader.check_divides(heads[0], count, "its width", width)
-    norm = LayerNorm(dim=width, eps=_EPS)
-    block = Block(
-        mixer_norm=norm,
-        mixer=plain_attention(count, width // count),
-        ffn_norm=norm,
-        ffn=MLP(d_model=width, d_ff=_FACTOR * width, activation="gelu"),
-    )
-    return (block,) * reader.positive_or(*depth)
 
 
 def write_config(config: MAGE) -> dict[str, Any]:
@@ -74,7 +57,7 @@ def write_config(config: MAGE) -> dict[str, Any]:
         "depth": len(config.encoder),
         "embed_dim": encoder.d_model,
         "img_size": patch * side,
-        "mlp_ratio": _FACTOR,
+        "mlp_ratio": FACTOR,
         "num_heads": encoder.num_heads,
         "patch_size": patch,
     }
@@ -100,16 +83,7 @@ def named_weights(config: MAGE) -> tuple[Weight, ...]:
 
 def _blocks(ours: str, theirs: str, count: int) -> Iterator[Weight]:
     for i in range(count):
-        block, name = f"{ours}/{i}", f"{theirs}.{i}."
-        yield from dense.layer_norm_rows(f"{block}/mixer_norm", name + "norm1")
-        for part in "qkv":
-            yield from affine(
-                f"{block}/mixer/{{p}}_{part}", name + "attn.qkv", weight_rows.HEADS, weight_rows.HEAD_BIAS
-            )
-        yield from affine(f"{block}/mixer/{{p}}_o", name + "attn.proj", "d (n h) -> d n h")
-        yield from dense.layer_norm_rows(f"{block}/ffn_norm", name + "norm2")
-        yield from affine(f"{block}/ffn/{{p}}_up", name + "mlp.fc1")
-        yield from affine(f"{block}/ffn/{{p}}_down", name + "mlp.fc2")
+        yield from weight_rows.vit_block(f"{ours}/{i}", f"{theirs}.{i}.")
 
 
 FAMILY = Family(
