@@ -66,8 +66,9 @@ def llada(steps, *, weight=0.0, ends=()):
                 logits = peer.logits(canvas)
                 if weight:
                     without = peer.logits(np.where(is_prompt, MASK, canvas))
-                    finite = np.arange(VOCAB) != MASK
-                    logits[:, finite] = without[:, finite] + (weight + 1) * (logits - without)[:, finite]
+                    logits, without = np.delete(logits, MASK, 1), np.delete(without, MASK, 1)
+                    guided = without + (weight + 1) * (logits - without)
+                    logits = np.insert(guided, MASK, -np.inf, axis=1)
                 proposed = logits.argmax(-1)
                 logits[:, list(ends)] = -np.inf
                 confidence = softmax(logits)[np.arange(len(canvas)), proposed]
