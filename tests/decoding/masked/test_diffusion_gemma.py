@@ -94,7 +94,7 @@ def transformers_generate(theirs, row, draws, monkeypatch, *, entropy_bound, **s
 @pytest.mark.parametrize(
     ("case", "sharpness", "steps", "bound", "stable", "entropy", "stop"),
     [
-        ("longer_window", 1.0, 5, 2.0, 1, 1.5, 44),
+        ("longer_window", 1.0, 5, 2.0, 1, 0.9, 37),
         pytest.param("longer_canvas", 1.0, 9, 4.0, 2, 2.0, None, marks=pytest.mark.sweep),
         pytest.param("full_only", 1.0, 8, 1.0, 0, 1.0, None, marks=pytest.mark.sweep),
     ],
