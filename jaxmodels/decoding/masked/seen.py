@@ -55,6 +55,11 @@ class Seen:
     memory: Any = None
     unknown: jax.Array | None = None
 
+    @property
+    def still_unknown(self) -> Bool[Array, "B L"]:
+        """All unknown places of the block, whether they can be filled in now or not."""
+        return self.masked if self.unknown is None else self.unknown
+
 
 class Unmask(Protocol):
     """Which unknown places are filled in with what is proposed for them."""

@@ -44,7 +44,7 @@ class Dream:
         check_eps(self.eps)
 
     def __call__(self, seen: Seen) -> Bool[Array, "B L"]:
-        unknown = seen.masked.sum(1)
+        unknown = seen.still_unknown.sum(1)
         count = jnp.floor(unknown * revealed_share(seen, self.eps)).astype(jnp.int32)
         noise = jax.vmap(lambda key: jax.random.gumbel(key, seen.masked.shape[1:]))(seen.keys)
         return top(AsSampled(self.by)(seen) + self.temperature * noise, seen.masked, count)

@@ -32,14 +32,15 @@ class Hierarchy:
 
     def __call__(self, seen: Seen) -> Bool[Array, "B L"]:
         probability = seen.probability
-        of_run = seen.masked & (probability > self.low) & _best_of_run(probability, seen.masked)
+        of_run = seen.masked & (probability > self.low) & _best_of_run(probability, seen)
         return of_run | (seen.masked & (probability > self.threshold)) | best(probability, seen.masked)
 
 
-def _best_of_run(confidence: Array, masked: Bool[Array, "B L"]) -> Bool[Array, "B L"]:
-    """The first place of the highest confidence of each run."""
+def _best_of_run(confidence: Array, seen: Seen) -> Bool[Array, "B L"]:
+    """The first place of the highest confidence of each run, among those that can be filled in."""
+    masked, unknown = seen.masked, seen.still_unknown
     length = masked.shape[1]
-    starts = masked & ~jnp.pad(masked, ((0, 0), (1, 0)))[:, :-1]
+    starts = unknown & ~jnp.pad(unknown, ((0, 0), (1, 0)))[:, :-1]
     run = jnp.where(masked, jnp.cumsum(starts, axis=1), 0)  # 0: none
     rows = jnp.arange(masked.shape[0])[:, None]
     highest = jnp.full((masked.shape[0], length + 1), -jnp.inf).at[rows, run].max(confidence)

@@ -71,7 +71,7 @@ def noisy_certainty(seen: Seen, temperature: Annealing) -> Float[Array, "B L"]:
     can be filled in now."""
     noise = jax.vmap(lambda key: jax.random.gumbel(key, seen.masked.shape[1:]))(seen.keys)
     certainty = jnp.log(seen.probability) + temperature(seen.step, seen.steps)[:, None] * noise
-    return jnp.where(seen.masked, certainty, jnp.where(unknown_places(seen), -jnp.inf, jnp.inf))
+    return jnp.where(seen.masked, certainty, jnp.where(seen.still_unknown, -jnp.inf, jnp.inf))
 
 
 def left_unknown(seen: Seen, schedule: Schedule) -> Int[Array, "B"]:
@@ -79,12 +79,7 @@ def left_unknown(seen: Seen, schedule: Schedule) -> Int[Array, "B"]:
     done = (seen.step + 1) / seen.steps
     # A cosine that is a whole number of places may come out a little below it.
     planned = jnp.floor(seen.initial * schedule(done) + 1e-4).astype(jnp.int32)
-    return jnp.clip(planned, 1, jnp.maximum(unknown_places(seen).sum(1) - 1, 1))
-
-
-def unknown_places(seen: Seen) -> Bool[Array, "B L"]:
-    """All unknown places of the block, whether they can be filled in now or not."""
-    return seen.masked if seen.unknown is None else seen.unknown
+    return jnp.clip(planned, 1, jnp.maximum(seen.still_unknown.sum(1) - 1, 1))
 
 
 def is_last_step(seen: Seen) -> Bool[Array, "B"]:

@@ -94,8 +94,8 @@ def _begun(
     length = seen.masked.shape[1]
     if length % inner:
         raise ValueError(f"inner={inner} must divide the window of {length} places")
-    unknown = _blocks(seen.masked, inner).sum(2)
-    places = _blocks(seen.masked | seen.editable, inner).sum(2)
+    unknown = _blocks(seen.still_unknown, inner).sum(2)
+    places = _blocks(seen.still_unknown | seen.editable, inner).sum(2)
     filled = 1 - unknown / jnp.maximum(places, 1)
     before = jnp.pad(filled, ((0, 0), (1, 0)), constant_values=1.0)[:, :-1]
     has_begun = jnp.cumprod(before >= begin, axis=1) > 0

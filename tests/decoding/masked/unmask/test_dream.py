@@ -37,6 +37,15 @@ def test_a_block_is_filled_in_by_the_schedule(masks, steps, counts):
     assert (0 in filled) == (steps >= masks)  # a step may fill in none
 
 
+def test_shares_are_of_all_unknown_places():
+    """Of 16 unknown places half can be filled in now: the second of 8 steps takes 2 of these."""
+    masked = np.arange(16)[None] < 8
+    seen = seen_case(0, length=16, masked=masked, step=[1], steps=[8], unknown=np.ones((1, 16), bool))
+    chosen = np.asarray(choose(Dream(), seen))
+    assert chosen.sum() == count(16, 1, 8) == 2 != count(8, 1, 8)
+    assert not chosen[:, 8:].any()
+
+
 def margin(p):
     first, second = np.sort(p, axis=-1)[..., [-1, -2]].T
     return first - second
