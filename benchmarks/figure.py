@@ -1,4 +1,4 @@
-"""Draws docs/figures/speed.svg from the stored results of the decoding benchmark.
+"""Draws the figures of docs/figures/ that come from stored results: speed and parallel decoding.
 
 python -m benchmarks.figure
 """
@@ -11,8 +11,12 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 
 from benchmarks.report import RESULTS, load_results
+from jaxmodels.parallel_bench.measure import AUTOREGRESSIVE, Trial
+from jaxmodels.parallel_bench.plot import plot
 
-FIGURE = Path(__file__).resolve().parent.parent / "docs" / "figures" / "speed.svg"
+FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
+FIGURE = FIGURES / "speed.svg"
+PARALLEL = FIGURES / "parallel_bench.svg"
 SHAPES = {"decode_prefill_mamba2_130m": "Mamba-2 130M", "decode_prefill_qwen3_100m": "Qwen3 100M"}
 LABELS = {"JaxModels": "jaxmodels", "Transformers": "transformers + PyTorch", "Mamba2Jax": "mamba2-jax"}
 COLOURS = {"JaxModels": "#1f6feb", "Transformers": "#8c959f", "Mamba2Jax": "#d0d7de"}
@@ -43,12 +47,22 @@ def draw(results: Mapping[str, Mapping[str, Any]]) -> None:
     plt.close(figure)
 
 
+def draw_parallel(result: Mapping[str, Any]) -> None:
+    """Accuracy against tokens per call, on the tasks that all rules were compared on."""
+    values = result["values"]
+    compared = [Trial(**it) for it in values["every_rule"]]
+    tasks = {trial.task for trial in compared}
+    twin = [Trial(**it) for it in values["every_task"] if it["rule"] == AUTOREGRESSIVE]
+    plot([*(trial for trial in twin if trial.task in tasks), *compared], values["length"], PARALLEL)
+
+
 def main() -> None:
     mpl.use("agg")
     mpl.rcParams["svg.hashsalt"] = "speed"  # the same bytes for the same results
     by_name = {result["name"]: result for result in load_results(RESULTS)}
     draw({name: by_name[name] for name in SHAPES})
-    print(f"wrote {FIGURE}")
+    draw_parallel(by_name["parallel_decoding"])
+    print(f"wrote {FIGURE} and {PARALLEL}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ ORDER = (
     "grouped_matmul",
     "rollback",
     "speculation",
+    "parallel_decoding",
     "sparse",
     "batch_mamba2_130m",
     "batch_qwen3_100m",
@@ -94,7 +95,7 @@ def _section(result: Mapping[str, Any]) -> str:
     quick = " (quick: the figures mean nothing)" if result["quick"] else ""
     lines = [f"## {result['title']}{quick}", "", result["method"], ""]
     for table in result["tables"]:
-        lines += [f"**{table['caption']}**", "", *_table(table["columns"], table["rows"]), ""]
+        lines += [f"**{table['caption']}**", "", *table_lines(table["columns"], table["rows"]), ""]
     if result["targets"]:
         rows = [
             [
@@ -105,11 +106,12 @@ def _section(result: Mapping[str, Any]) -> str:
             ]
             for it in result["targets"]
         ]
-        lines += [*_table(["aim", "measured", "aimed at", "met"], rows), ""]
+        lines += [*table_lines(["aim", "measured", "aimed at", "met"], rows), ""]
     return "\n".join(lines)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> list[str]:
+def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> list[str]:
+    """The lines of a table in Markdown; columns of numbers are set to the right."""
     texts = [index for index in range(len(columns)) if any(isinstance(row[index], str) for row in rows)]
     rule = ["---" if index in texts else "---:" for index in range(len(columns))]
     body = [[cell(value) for value in row] for row in rows]

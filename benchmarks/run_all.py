@@ -27,6 +27,7 @@ BENCHMARKS = (
     ("grouped_matmul",),
     ("rollback",),
     ("speculation",),
+    ("parallel_decoding",),
     ("sparse",),
     ("batch", "--shape", "mamba2-130m"),
     ("batch", "--shape", "qwen3-100m"),

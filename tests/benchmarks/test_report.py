@@ -68,3 +68,12 @@ def test_page_is_up_to_date_with_the_stored_results():
         "run `python benchmarks/report.py`"
     )
     assert not any(it["quick"] for it in stored), "results of a --quick run are stored"
+
+
+def test_the_page_on_parallel_decoding_shows_the_stored_results():
+    page = (ROOT / "docs" / "parallel_bench.md").read_text("utf-8")
+    stored = json.loads((ROOT / "benchmarks" / "results" / "parallel_decoding.json").read_text("utf-8"))
+    shown = [table for table in stored["tables"] if table["caption"] in page]
+    assert len(shown) == 2
+    for table in shown:
+        assert "\n".join(report.table_lines(table["columns"], table["rows"])) in page
