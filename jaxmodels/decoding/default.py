@@ -41,7 +41,8 @@ def default_strategy(config: LanguageModel, max_new_tokens: int) -> Strategy:
     """What the model was trained for.
 
     `Autoregressive`; of models that fill in tokens `StreamingDiffusion` for causal ones, and for others
-    `MaskedDiffusion` in blocks of the model's own length, which are kept where that is exact.
+    `MaskedDiffusion` in blocks of the model's own length, which are kept where that is exact; canvases are
+    refined by `canvas_strategy`.
     """
     if filling_of(config) is None:
         return Autoregressive()

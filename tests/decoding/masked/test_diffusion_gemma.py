@@ -4,21 +4,26 @@ Both sides are given the same random numbers: torch's draws are replaced by thos
 """
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from diffusion_gemma_models import build
+from model_helpers import ARCHITECTURES
 
 import jaxmodels as jm
 from jaxmodels.decoding import MaskedDiffusion, Sample
 from jaxmodels.decoding.buckets import answer_bucket, prompt_bucket
-from jaxmodels.decoding.masked import FixedBlocks, ReadCausally
+from jaxmodels.decoding.default import default_strategy
+from jaxmodels.decoding.masked import FixedBlocks, ReadCausally, Recompute
 from jaxmodels.decoding.masked.driver import NOISE, RULES
-from jaxmodels.decoding.masked.remask import Renoise
+from jaxmodels.decoding.masked.remask import Renoise, TokenEdits
 from jaxmodels.decoding.masked.stop import StableAndConfident
 from jaxmodels.decoding.masked.unmask import EntropyBounded, Tempered, Towards
+from jaxmodels.layers.masks import BIDIRECTIONAL
+from jaxmodels.models.filling import MaskFilling
 
 PROMPTS = [[5, 9, 31, 2, 47, 8, 8, 60, 13, 4, 22], [7, 7, 50, 11]]
 
@@ -122,10 +127,32 @@ def test_answers_are_those_of_transformers(case, sharpness, steps, bound, stable
             max_denoising_steps=steps, t_max=0.8, t_min=0.4, entropy_bound=bound,
             stability_threshold=stable, confidence_threshold=entropy, eos_token_id=stop,
         )  # fmt: skip
-        print(taken, answer)
         n = int(ours.lengths[row])
         np.testing.assert_array_equal(ours.tokens[row, :n], answer[:n])
         assert n == new or answer[n - 1] == stop
         all_taken += taken
-    print(ours.stats, ours.lengths)
     assert ours.stats.counters["calls"] == all_taken
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache": Recompute()}, r"canvas by canvas.*use cache=ReadCausally\(\)"),
+        (
+            {"blocks": FixedBlocks(8)},
+            r"on canvases of 5 \(canvas_length\); use blocks=FixedBlocks\(5\)",
+        ),
+        ({"remask": TokenEdits()}, "TokenEdits"),
+    ],
+)
+def test_what_does_not_fit_canvases_is_refused(options, message):
+    _, model = loaded("longer_window", 1.0)
+    strategy = replace(default_strategy(model.config, 64), **options)
+    with pytest.raises(ValueError, match=message):
+        model.generate([[1, 2]], 10, strategy)
+
+
+def test_canvases_are_for_models_that_read_them():
+    config = replace(ARCHITECTURES["attention"], filling=MaskFilling(mask_token=3), mask=BIDIRECTIONAL)
+    with pytest.raises(ValueError, match="the model reads no canvas"):
+        MaskedDiffusion(cache=ReadCausally()).check_model(config, 32)
