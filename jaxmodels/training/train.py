@@ -190,6 +190,6 @@ def _accumulated(total: _Total, params: Params, micro_batches: Any, key: jax.Arr
 
 
 def answerable(model: Trainable, tokens: Int[Array, "B S"]) -> Bool[Array, " S"]:
-    """Which places have a logit that speaks of them, in models that fill in masks; elsewhere all."""
+    """Which places a model that fills in masks has logits for; all where it fills in none."""
     filling = filling_of(model)
     return jnp.arange(tokens.shape[1]) >= (0 if filling is None else filling.offset)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels.checks import number, whole
+from jaxmodels.checks import number
 from jaxmodels.training.loss import token_nats
 from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion, check_fills
 from jaxmodels.training.objectives.objective import Score, Windows
@@ -52,12 +52,10 @@ class Coupled:
 
     low: float = 0.2
     high: float = 0.8
-    draws: int = 1
 
     def __post_init__(self) -> None:
         number("Coupled: low", self.low, low=1e-3, high=1 - 1e-3)
         number("Coupled: high", self.high, low=self.low, high=1 - 1e-3)
-        whole("Coupled: draws", self.draws, low=1)
 
     @property
     def estimator(self) -> MaskedDiffusion:

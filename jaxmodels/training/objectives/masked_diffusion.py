@@ -69,6 +69,7 @@ class MaskedDiffusion:
         prefix_share: share of the windows that begin with a prefix which is never masked, as a prompt is.
         weight_floor: ratios below this are weighted as this one. It bounds the variance, and takes weight
             from nearly complete windows.
+        draws: what evaluation averages for each window, at least 2, as one has no standard error.
 
     Raises:
         ValueError: a field is out of range; the message names it.
@@ -89,7 +90,7 @@ class MaskedDiffusion:
         number("MaskedDiffusion: least_ratio", self.least_ratio, low=0, high=0.5)
         for name in ("prefix_share", "weight_floor"):
             number(f"MaskedDiffusion: {name}", getattr(self, name), low=0, high=1)
-        whole("MaskedDiffusion: draws", self.draws, low=1)
+        whole("MaskedDiffusion: draws", self.draws, low=2)
 
     @property
     def estimator(self) -> "MaskedDiffusion":

@@ -118,7 +118,7 @@ def test_bad_input_is_named():
         ({"least_ratio": 0.7}, "least_ratio must be"),
         ({"prefix_share": 2}, "prefix_share must be"),
         ({"weight_floor": -1}, "weight_floor must be"),
-        ({"draws": 0}, "draws must be"),
+        ({"draws": 1}, "draws must be a whole number >= 2"),
     ):
         with pytest.raises(ValueError, match=message):
             MaskedDiffusion(**fields)
