@@ -43,8 +43,8 @@ def parallel(
     """Measure what parallel decoding costs, on list tasks whose optimum is known (ParallelBench).
 
     Every rule of unmasking is taken over a range of its knob. Beside the share of right answers stands the
-    most that any rule could reach in as many calls of a model whose probabilities are exact: tokens filled in
-    by the same call are drawn independently, which tasks like shuffling forgive least.
+    most that is reached in as many calls of a model of exact probabilities, by rules that choose places
+    before they draw: tokens of one call are drawn independently, which tasks like shuffling forgive least.
     """
     from jaxmodels.parallel_bench.measure import Exam
     from jaxmodels.parallel_bench.rules import RULES, check_rules

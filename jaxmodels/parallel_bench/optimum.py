@@ -9,7 +9,9 @@ derived anew; for lists of all places at once they are those of the paper, such 
 
 A decoder is a policy over states. A state has `open` places, whose words are not determined yet, in a form
 that depends on the task, and `settled` ones, which have one possible word left and can be filled at no risk
-in any call. Two questions are answered by dynamic programming over them, choosing the best places each time:
+in any call. A policy chooses places before their words are drawn; a rule that sees the draws first and passes
+over unlikely ones can do better. Two questions are answered by dynamic programming over the states, choosing
+the best places each time:
 
 * `per_call`: the accuracy where every call fills exactly k places, as a plan of steps does.
 * `frontier`: the accuracy against the mean number of calls of policies that choose how many places to fill

@@ -21,7 +21,7 @@ def plot(trials: Sequence[Trial], length: int, path: str | Path) -> None:
     """Writes the figure; the ending of `path` chooses its format.
 
     Lines are rules, from careful to fast. Behind them is what a model of exact probabilities reaches: at
-    most, by whatever rule (the grey area), and with so many places in each call (dashed).
+    most, by whatever rule (the grey area), and with so many places in each call (crosses).
     """
     from matplotlib.figure import Figure
 
@@ -32,13 +32,13 @@ def plot(trials: Sequence[Trial], length: int, path: str | Path) -> None:
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flat
     handles: dict[str, Artist] = {}
     for task, panel in zip(tasks, panels, strict=False):
+        panel.set_xlabel("tokens per call of the model", fontsize=8)
         _draw(panel, task, [trial for trial in trials if trial.task == task], length)
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(str(label), handle)
     for panel in list(panels)[len(tasks) :]:
         panel.set_axis_off()
     figure.legend(handles.values(), list(handles), loc="outside lower center", ncols=5, fontsize=7)
-    figure.supxlabel("tokens per call of the model", fontsize=9)
     figure.supylabel("share of right answers", fontsize=9)
     figure.savefig(path, dpi=150, metadata={"Date": None} if str(path).endswith(".svg") else None)
 
@@ -49,7 +49,7 @@ def _draw(panel: "Axes", task: str, trials: Sequence[Trial], length: int) -> Non
     speeds = np.linspace(1, canvas, 200)
     panel.fill_between(speeds, [best.at(canvas / it) for it in speeds], color="0.92", label="within reach")
     plan = {canvas / math.ceil(canvas / k): share for k, share in reversed(list(enumerate(best.by_plan, 1)))}
-    panel.plot(list(plan), list(plan.values()), "k--", linewidth=0.9, label="best of a plan")
+    panel.plot(list(plan), list(plan.values()), "kx", markersize=4, label="best of a plan")
     for rule in dict.fromkeys(trial.rule for trial in trials):
         of_rule = [trial for trial in trials if trial.rule == rule]
         panel.plot(
