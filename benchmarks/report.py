@@ -25,6 +25,7 @@ ORDER = (
     "grouped_matmul",
     "rollback",
     "speculation",
+    "masked_generation",
     "parallel_decoding",
     "sparse",
     "batch_mamba2_130m",

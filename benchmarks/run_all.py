@@ -27,6 +27,7 @@ BENCHMARKS = (
     ("grouped_matmul",),
     ("rollback",),
     ("speculation",),
+    ("masked_generation",),
     ("parallel_decoding",),
     ("sparse",),
     ("batch", "--shape", "mamba2-130m"),
@@ -36,7 +37,7 @@ BENCHMARKS = (
     ("loading",),
     ("compiled_properties",),
     ("tpu_programs",),
-    ("bits_per_byte", "tiny-mamba2", "tiny-qwen3", "tiny-hybrid-moe"),
+    ("bits_per_byte", "tiny-mamba2", "tiny-qwen3", "tiny-hybrid-moe", "tiny-llada"),
     ("digits",),
 )
 
