@@ -32,7 +32,7 @@ ELSEWHERE = {
     "MoE++": "test_published_layouts.py",
     "bd3lm": "test_bd3lm.py",
     "bert": "test_masked_language_models.py",
-    "diffusion_gemma_text": "test_diffusion_gemma.py",
+    "diffusion_gemma_text": "test_diffusion_gemma_model.py",
     "kimi_k2": "test_hybrid_configs.py",
     "mamba2-original": "test_families.py",
     "maskgit": "test_masked_language_models.py",
