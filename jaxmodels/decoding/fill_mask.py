@@ -15,7 +15,8 @@ from jaxmodels.decoding.buckets import bucket
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.prompts import PromptBatch
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.filling import MaskFilling
+from jaxmodels.models.scored import Scored
 
 # Masks of a row are counted in these, so that texts with a few masks more or less share programs.
 SMALLEST_MASKS = 4
@@ -28,6 +29,31 @@ class Decodes(Protocol):
 
     def special_texts(self) -> dict[int, str]:
         """The special tokens, which text does not show, by id."""
+
+
+class FillsWholeTexts(Protocol):
+    """The part of a model that is asked. Implementations are hashable: static in programs."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def learned_positions(self) -> int | None: ...
+
+    @property
+    def filling(self) -> MaskFilling | None: ...
+
+    def forward_scored(
+        self,
+        params: Params,
+        inputs: Int[Array, "B S"],
+        *,
+        valid: Int[Array, "B"],
+        logits_at: Int[Array, "B P"],
+    ) -> Scored:
+        """What the model sees in whole texts, and its logits at these places."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +101,7 @@ class FilledText:
 
 
 def fill_masks(
-    config: Decoder, params: Params, rows: PromptBatch, decoder: Decodes | None, top_k: int
+    config: FillsWholeTexts, params: Params, rows: PromptBatch, decoder: Decodes | None, top_k: int
 ) -> list[FilledText]:
     """The `top_k` best tokens for every mask token of every row, all from one pass.
 
@@ -106,7 +132,7 @@ def fill_masks(
     ]
 
 
-def _mask_token(config: Decoder) -> int:
+def _mask_token(config: FillsWholeTexts) -> int:
     if config.filling is None:
         raise ValueError(
             "the model was not trained to fill masks (its config.filling is None); generate continues texts"
@@ -140,7 +166,7 @@ def _best(
     lengths: Int[Array, "B"],
     at: Int[Array, "B P"],
     *,
-    config: Decoder,
+    config: FillsWholeTexts,
     top_k: int,
 ) -> tuple[Float[Array, "B P K"], Int[Array, "B P K"]]:
     """The probabilities of the best tokens for the places `at`, and their ids."""

@@ -121,7 +121,9 @@ class Decoder:
             tree["shared"] = self._shared_spec
         if self.denoising is not None:
             tree["denoising"] = self.denoising.spec(self.blocks)
-        return tree
+        # Parameters are drawn in this order: what a seed gives must not depend on later additions.
+        first = ("embed", "blocks", "final_norm", "shared")
+        return {name: tree[name] for name in (*first, *tree) if name in tree}
 
     @property
     def _shared_spec(self) -> ParamTree:
