@@ -43,6 +43,7 @@ RANDOM = {
     "tie_word_embeddings": False,
 }
 RANDOM_MASK = 126336
+MODELS = ("tiny-llada", "random weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,16 +175,14 @@ def _clock(contest: Contest, strategy: MaskedDiffusion) -> float:
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="turns of every measurement")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="which to measure")
     arguments = parser.parse_args()
     new, block = 256, 32
     if arguments.quick:
         new, block, arguments.rounds = 16, 8, 1
-    contests = {
-        "tiny-llada": bundled(new, block),
-        "random weights, 126,464 tokens": random(new, block, quick=arguments.quick),
-    }
     values, tables, targets = {}, [], []
-    for name, contest in contests.items():
+    for name in arguments.models:
+        contest = bundled(new, block) if name == "tiny-llada" else random(new, block, quick=arguments.quick)
         values[name], rows = measure(contest, arguments.rounds)
         speeds = {row[0]: row[2] for row in rows}
         targets += [
