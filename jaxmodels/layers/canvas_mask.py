@@ -47,7 +47,7 @@ class OnCanvas:
 
     def narrowed(self, side: int) -> Mask:
         """The mask in a layer whose tokens see `side` positions beside their own."""
-        return replace(self, before=side)
+        return replace(self, before=side if self.before is None else min(self.before, side))
 
 
 jax.tree_util.register_dataclass(OnCanvas, ["start"], ["before"])
