@@ -97,7 +97,8 @@ def in_layer(mask, row, query, key, window=None, chunk=None):
     """The same in a layer that has a sliding window or chunks."""
     distance = query.position - key.position
     if window is not None and isinstance(mask, OnCanvas):
-        return sees(OnCanvas(start=mask.start, before=window - 1), row, query, key)
+        before = window - 1 if mask.before is None else min(mask.before, window - 1)
+        return sees(OnCanvas(start=mask.start, before=before), row, query, key)
     if window is not None and not -window < distance < window:
         return False
     if chunk is not None and query.position // chunk != key.position // chunk:

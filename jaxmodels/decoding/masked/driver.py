@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.draft_windows import fold_keys
 from jaxmodels.decoding.masked.blocks.fixed import FixedBlocks
-from jaxmodels.decoding.masked.caches.kept import CanvasCache, Kept, Noting, alignment_of
+from jaxmodels.decoding.masked.caches.kept import CanvasCache, Kept, Noting, Shown, alignment_of
 from jaxmodels.decoding.masked.caches.recompute import Recompute
 from jaxmodels.decoding.masked.canvas import (
     Canvas,
@@ -195,7 +195,7 @@ class MaskedDiffusion:
         canvas = new_canvas(request, slots, alignment, filler, whole_blocks)
         canvas = open_block(canvas, length)
         output = record_also(output, COUNTERS, self.top_logprobs)
-        kept = self.cache.begin(config, params, request, canvas, cache, self.prefill_window)
+        kept = self.cache.begin(self._shown(config, params, canvas), request, cache, self.prefill_window)
         return MaskedDiffusionCarry(
             canvas=canvas,
             kept=kept,
@@ -211,7 +211,7 @@ class MaskedDiffusion:
         raw, kept = self._score(config, params, canvas, carry.kept)
         seen, memories = self._look(config, request, carry, raw)
         if isinstance(self.cache, Noting):
-            kept = self.cache.note(config, params, kept, seen.logits)
+            kept = self.cache.note(self._shown(config, params, canvas), kept, seen.logits)
         canvas, seen = self._cut(canvas, seen)
         inside = in_block(canvas, length) & ~carry.output.done[:, None]
         seen = replace(seen, masked=seen.masked & inside, editable=seen.editable & inside)
@@ -240,7 +240,7 @@ class MaskedDiffusion:
         )
         output = self._emit(request, canvas, output, found, finished, stuck)
         go_on = finished & ~output.done
-        kept = self.cache.advance(config, params, canvas, kept, length, go_on)
+        kept = self.cache.advance(self._shown(config, params, canvas), kept, go_on)
         output = replace(output, counters=output.counters | {"refreshes": kept.refreshes})
         return MaskedDiffusionCarry(
             canvas=next_block(canvas, go_on, length),
@@ -250,18 +250,19 @@ class MaskedDiffusion:
             output=output,
         )
 
+    def _shown(self, config: LanguageModel, params: Params, canvas: Canvas) -> Shown:
+        return Shown(config=config, params=params, canvas=canvas, length=self.blocks.length)
+
     def _score(
         self, config: LanguageModel, params: Params, canvas: Canvas, kept: Kept
     ) -> tuple[Float[Array, "B L V"], Kept]:
         """The model's logits for the block, behind guidance."""
-        logits, kept = self.cache.score(config, params, canvas, kept, self.blocks.length)
+        logits, kept = self.cache.score(self._shown(config, params, canvas), kept)
         if self.guidance is None:
             return logits, kept
         is_prompt = canvas.places < canvas.prompt[:, None]
         tokens = self.guidance.unconditional(canvas.tokens, is_prompt, _filling(config).mask_token)
-        without, kept = self.cache.score(
-            config, params, replace(canvas, tokens=tokens), kept, self.blocks.length
-        )
+        without, kept = self.cache.score(self._shown(config, params, replace(canvas, tokens=tokens)), kept)
         return self.guidance.combine(logits, without), kept
 
     def _look(

@@ -10,14 +10,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import whole
-from jaxmodels.decoding.masked.caches.kept import Kept
+from jaxmodels.decoding.masked.caches.kept import Kept, Shown
 from jaxmodels.decoding.masked.caches.rewriting import check_rewrites
-from jaxmodels.decoding.masked.canvas import Canvas, block_places, look
+from jaxmodels.decoding.masked.canvas import Canvas, look
 from jaxmodels.decoding.masked.unmask.ranking import ranks, top
 from jaxmodels.decoding.samplers import check_number
 from jaxmodels.decoding.strategy import Request
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.filling import filling_of
 from jaxmodels.models.language_model import BlockStack, Cache, LanguageModel, RewritesHistory
 from jaxmodels.models.scored import NOWHERE
 
@@ -93,22 +92,15 @@ class D2Cache:
                 f"{missing[0] if missing else 'it'}; use Dual(), which does not ask"
             )
 
-    def begin(
-        self,
-        config: LanguageModel,
-        params: Params,
-        request: Request,
-        canvas: Canvas,
-        cache: Cache,
-        window: int,
-    ) -> Kept:
+    def begin(self, shown: Shown, request: Request, cache: Cache, window: int) -> Kept:
+        config, params, canvas = shown.config, shown.params, shown.canvas
         taps = weight_taps(config)
         scored, pending = config.peek(
             params, canvas.tokens, cache, valid=canvas.length, taps=taps, logits_at=NOWHERE
         )
         everywhere = jnp.broadcast_to(canvas.places, canvas.tokens.shape)
         memory = Importance(
-            confidence=_spoken_of(_certainties(config, params, scored.hidden), _offset(config)),
+            confidence=_spoken_of(_certainties(config, params, scored.hidden), shown.offset),
             attention=rollout(
                 [scored.taps[name] for name in taps], everywhere, canvas.is_valid, everywhere.shape[1]
             ),
@@ -121,19 +113,18 @@ class D2Cache:
             fresh=jnp.zeros(canvas.tokens.shape, bool),
         )
 
-    def score(
-        self, config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, length: int
-    ) -> tuple[Float[Array, "B L V"], Kept]:
+    def score(self, shown: Shown, kept: Kept) -> tuple[Float[Array, "B L V"], Kept]:
+        config, canvas = shown.config, shown.canvas
         assert isinstance(config, RewritesHistory)
-        size, offset = canvas.tokens.shape[1], _offset(config)
-        why = self.reasons(canvas, kept.memory, length, offset)
+        size, offset = canvas.tokens.shape[1], shown.offset
+        why = self.reasons(canvas, kept.memory, shown.length, offset)
         share = kept.memory.attention / jnp.maximum(kept.memory.attention.sum(1, keepdims=True), 1e-9)
         order = jnp.argsort(ranks(why + jnp.minimum(share, 0.5), canvas.is_valid), axis=1)
         slots = order[:, : min(self.budget, size)].astype(jnp.int32)
         real = jnp.take_along_axis(canvas.is_valid, slots, axis=1)
         taps = weight_taps(config)
         scored, cache = config.refresh(
-            params, look(canvas.tokens, slots), kept.cache, slots, valid=real, taps=taps
+            shown.params, look(canvas.tokens, slots), kept.cache, slots, valid=real, taps=taps
         )
         rows = jnp.arange(slots.shape[0])[:, None]
         spoken_of = jnp.where(real, slots + offset, size)
@@ -149,19 +140,11 @@ class D2Cache:
             .at[rows, spoken_of]
             .set(jnp.arange(slots.shape[1], dtype=jnp.int32)[None], mode="drop")
         )
-        at = look(found, block_places(canvas, length))
+        at = look(found, shown.places)
         logits = jnp.take_along_axis(scored.logits, at[:, :, None], axis=1)
         return logits, replace(kept, cache=cache, memory=memory, fresh=fresh)
 
-    def advance(
-        self,
-        config: LanguageModel,
-        params: Params,
-        canvas: Canvas,
-        kept: Kept,
-        length: int,
-        finished: Bool[Array, "B"],
-    ) -> Kept:
+    def advance(self, shown: Shown, kept: Kept, finished: Bool[Array, "B"]) -> Kept:
         return kept
 
     def reasons(self, canvas: Canvas, memory: Importance, length: int, offset: int) -> Float[Array, "B N"]:
@@ -274,11 +257,6 @@ def weight_taps(config: Any) -> tuple[str, ...]:
     """The names of the attention weights of all of a model's blocks."""
     blocks = config.blocks if isinstance(config, BlockStack) else ()
     return tuple(f"blocks/{i}/attention_weights" for i in range(len(blocks)))
-
-
-def _offset(config: LanguageModel) -> int:
-    filling = filling_of(config)
-    return 0 if filling is None else filling.offset
 
 
 def _certainties(config: LanguageModel, params: Params, hidden: Float[Array, "B N D"]) -> Float[Array, "B N"]:

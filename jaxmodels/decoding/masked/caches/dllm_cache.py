@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxmodels.decoding.masked.caches.kept import Kept
+from jaxmodels.decoding.masked.caches.kept import Kept, Shown
 from jaxmodels.decoding.masked.caches.rewriting import (
     begin_rewritten,
     check_interval,
@@ -15,9 +15,7 @@ from jaxmodels.decoding.masked.caches.rewriting import (
     rewrite_from,
     score_from,
 )
-from jaxmodels.decoding.masked.canvas import Canvas
 from jaxmodels.decoding.strategy import Request
-from jaxmodels.layers.spec import Params
 from jaxmodels.models.language_model import Cache, LanguageModel
 
 
@@ -52,36 +50,18 @@ class DLLMCache:
     def check(self, config: LanguageModel, length: int) -> None:
         check_rewrites(self, config)
 
-    def begin(
-        self,
-        config: LanguageModel,
-        params: Params,
-        request: Request,
-        canvas: Canvas,
-        cache: Cache,
-        window: int,
-    ) -> Kept:
-        return replace(begin_rewritten(config, params, canvas, cache), memory=jnp.zeros_like(canvas.start))
+    def begin(self, shown: Shown, request: Request, cache: Cache, window: int) -> Kept:
+        return replace(begin_rewritten(shown, cache), memory=jnp.zeros_like(shown.canvas.start))
 
-    def score(
-        self, config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, length: int
-    ) -> tuple[Float[Array, "B L V"], Kept]:
+    def score(self, shown: Shown, kept: Kept) -> tuple[Float[Array, "B L V"], Kept]:
         steps = kept.memory
         prompts = (steps > 0) & (steps % self.prompt_interval == 0)
         answers = (steps > 0) & (steps % self.answer_interval == 0) & ~prompts
-        kept = rewrite_all(config, params, canvas, kept, prompts)
-        kept = rewrite_from(config, params, canvas, kept, answers, canvas.prompt, canvas.answer_slots)
-        return score_from(config, params, canvas, replace(kept, memory=steps + 1), length, length)
+        kept = rewrite_all(shown, kept, prompts)
+        kept = rewrite_from(shown, kept, answers, shown.canvas.prompt, shown.canvas.answer_slots)
+        return score_from(shown, replace(kept, memory=steps + 1), shown.length)
 
-    def advance(
-        self,
-        config: LanguageModel,
-        params: Params,
-        canvas: Canvas,
-        kept: Kept,
-        length: int,
-        finished: Bool[Array, "B"],
-    ) -> Kept:
+    def advance(self, shown: Shown, kept: Kept, finished: Bool[Array, "B"]) -> Kept:
         return kept
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import Array, Bool, Float
 
-from jaxmodels.decoding.masked.caches.kept import Kept
+from jaxmodels.decoding.masked.caches.kept import Kept, Shown
 from jaxmodels.decoding.masked.caches.rewriting import (
     begin_rewritten,
     check_interval,
@@ -14,9 +14,7 @@ from jaxmodels.decoding.masked.caches.rewriting import (
     rewrite_due,
     score_from,
 )
-from jaxmodels.decoding.masked.canvas import Canvas
 from jaxmodels.decoding.strategy import Request
-from jaxmodels.layers.spec import Params
 from jaxmodels.models.language_model import Cache, LanguageModel
 
 
@@ -46,33 +44,15 @@ class Dual:
     def check(self, config: LanguageModel, length: int) -> None:
         check_rewrites(self, config)
 
-    def begin(
-        self,
-        config: LanguageModel,
-        params: Params,
-        request: Request,
-        canvas: Canvas,
-        cache: Cache,
-        window: int,
-    ) -> Kept:
-        return begin_rewritten(config, params, canvas, cache)
+    def begin(self, shown: Shown, request: Request, cache: Cache, window: int) -> Kept:
+        return begin_rewritten(shown, cache)
 
-    def score(
-        self, config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, length: int
-    ) -> tuple[Float[Array, "B L V"], Kept]:
-        kept = rewrite_due(config, params, canvas, kept, self.interval)
-        return score_from(config, params, canvas, kept, length, length)
+    def score(self, shown: Shown, kept: Kept) -> tuple[Float[Array, "B L V"], Kept]:
+        kept = rewrite_due(shown, kept, self.interval)
+        return score_from(shown, kept, shown.length)
 
-    def advance(
-        self,
-        config: LanguageModel,
-        params: Params,
-        canvas: Canvas,
-        kept: Kept,
-        length: int,
-        finished: Bool[Array, "B"],
-    ) -> Kept:
-        return rewrite_all(config, params, canvas, kept, finished)
+    def advance(self, shown: Shown, kept: Kept, finished: Bool[Array, "B"]) -> Kept:
+        return rewrite_all(shown, kept, finished)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,33 +78,15 @@ class PrefixCache:
     def check(self, config: LanguageModel, length: int) -> None:
         check_rewrites(self, config)
 
-    def begin(
-        self,
-        config: LanguageModel,
-        params: Params,
-        request: Request,
-        canvas: Canvas,
-        cache: Cache,
-        window: int,
-    ) -> Kept:
-        return begin_rewritten(config, params, canvas, cache)
+    def begin(self, shown: Shown, request: Request, cache: Cache, window: int) -> Kept:
+        return begin_rewritten(shown, cache)
 
-    def score(
-        self, config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, length: int
-    ) -> tuple[Float[Array, "B L V"], Kept]:
-        kept = rewrite_due(config, params, canvas, kept, self.interval)
-        return score_from(config, params, canvas, kept, length, max(length, canvas.answer_slots))
+    def score(self, shown: Shown, kept: Kept) -> tuple[Float[Array, "B L V"], Kept]:
+        kept = rewrite_due(shown, kept, self.interval)
+        return score_from(shown, kept, max(shown.length, shown.canvas.answer_slots))
 
-    def advance(
-        self,
-        config: LanguageModel,
-        params: Params,
-        canvas: Canvas,
-        kept: Kept,
-        length: int,
-        finished: Bool[Array, "B"],
-    ) -> Kept:
-        return rewrite_all(config, params, canvas, kept, finished)
+    def advance(self, shown: Shown, kept: Kept, finished: Bool[Array, "B"]) -> Kept:
+        return rewrite_all(shown, kept, finished)
 
 
 jax.tree_util.register_dataclass(Dual, ["interval"], [])

@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.decoding.masked.caches.kept import Kept, once_if_any
-from jaxmodels.decoding.masked.canvas import Canvas, block_places, look
+from jaxmodels.decoding.masked.caches.kept import Kept, Shown, once_if_any
+from jaxmodels.decoding.masked.canvas import look
 from jaxmodels.decoding.strategy import Request
 from jaxmodels.layers.masks import BlockCausal
-from jaxmodels.layers.spec import Params
-from jaxmodels.models.filling import filling_of
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.models.prefill import prefill
 from jaxmodels.models.scored import NOWHERE, Scored
@@ -35,45 +33,30 @@ class FinishedBlocks:
                 f"mask={config.mask}; use Recompute(), or PrefixCache() or Dual(), which approximate it"
             )
 
-    def begin(
-        self,
-        config: LanguageModel,
-        params: Params,
-        request: Request,
-        canvas: Canvas,
-        cache: Cache,
-        window: int,
-    ) -> Kept:
-        prompts = request.tokens.shape[1]
-        last, cache = prefill(config, params, canvas.tokens[:, :prompts], canvas.start, cache, window)
+    def begin(self, shown: Shown, request: Request, cache: Cache, window: int) -> Kept:
+        canvas, prompts = shown.canvas, request.tokens.shape[1]
+        last, cache = prefill(
+            shown.config, shown.params, canvas.tokens[:, :prompts], canvas.start, cache, window
+        )
         return Kept(cache=cache, refreshes=jnp.zeros_like(canvas.start), memory=last)
 
-    def score(
-        self, config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, length: int
-    ) -> tuple[Float[Array, "B L V"], Kept]:
-        scored, pending = _peek(config, params, canvas, kept, canvas.size, length)
-        filling, hidden = filling_of(config), scored.hidden
-        if filling is not None and filling.offset:  # the block's first token is spoken of before the block
+    def score(self, shown: Shown, kept: Kept) -> tuple[Float[Array, "B L V"], Kept]:
+        config, canvas = shown.config, shown.canvas
+        scored, pending = _peek(shown, kept, canvas.size)
+        hidden = scored.hidden
+        if shown.offset:  # the block's first token is spoken of before the block
             hidden = jnp.concatenate([kept.memory[:, None], hidden[:, :-1]], axis=1)
         nothing = jnp.zeros_like(canvas.start)
-        return config.logits(params, hidden), replace(kept, cache=config.commit(pending, nothing))
+        return config.logits(shown.params, hidden), replace(kept, cache=config.commit(pending, nothing))
 
-    def advance(
-        self,
-        config: LanguageModel,
-        params: Params,
-        canvas: Canvas,
-        kept: Kept,
-        length: int,
-        finished: Bool[Array, "B"],
-    ) -> Kept:
+    def advance(self, shown: Shown, kept: Kept, finished: Bool[Array, "B"]) -> Kept:
         def settle(kept: Kept) -> Kept:
-            count = jnp.where(finished, canvas.size, 0)
-            scored, pending = _peek(config, params, canvas, kept, count, length)
+            count = jnp.where(finished, shown.canvas.size, 0)
+            scored, pending = _peek(shown, kept, count)
             newest = jnp.maximum(count - 1, 0)[:, None, None]
             last = jnp.take_along_axis(scored.hidden, newest, axis=1)[:, 0]
             return Kept(
-                cache=config.commit(pending, count),
+                cache=shown.config.commit(pending, count),
                 refreshes=kept.refreshes + finished,
                 memory=jnp.where(finished[:, None], last, kept.memory),
             )
@@ -81,17 +64,10 @@ class FinishedBlocks:
         return once_if_any(finished, settle, kept)
 
 
-def _peek(
-    config: LanguageModel,
-    params: Params,
-    canvas: Canvas,
-    kept: Kept,
-    valid: Int[Array, "B"],
-    length: int,
-) -> tuple[Scored, Pending]:
+def _peek(shown: Shown, kept: Kept, valid: Int[Array, "B"]) -> tuple[Scored, Pending]:
     """What the model makes of the first `valid` tokens of each row's block."""
-    tokens = look(canvas.tokens, block_places(canvas, length))
-    return config.peek(params, tokens, kept.cache, valid=valid, logits_at=NOWHERE)
+    tokens = look(shown.canvas.tokens, shown.places)
+    return shown.config.peek(shown.params, tokens, kept.cache, valid=valid, logits_at=NOWHERE)
 
 
 jax.tree_util.register_dataclass(FinishedBlocks, [], [])

@@ -1,18 +1,20 @@
 """What a cache policy of masked generation is: how a block is scored, what is kept of the rest meanwhile."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.decoding.masked.canvas import Canvas
+from jaxmodels.decoding.masked.canvas import Canvas, block_places
 from jaxmodels.decoding.strategy import Request
 from jaxmodels.layers.masks import BlockCausal
 from jaxmodels.layers.spec import Params
+from jaxmodels.models.filling import filling_of
 from jaxmodels.models.language_model import Cache, LanguageModel
 
 State = TypeVar("State")
@@ -35,6 +37,34 @@ class Kept:
     fresh: Any = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a policy works with. Built anew inside each trace; never crosses a jit boundary.
+
+    Attributes:
+        config: the model.
+        params: its parameters.
+        canvas: prompts and answers, with each row's block in flight.
+        length: places of a block, padded.
+    """
+
+    config: LanguageModel
+    params: Params
+    canvas: Canvas
+    length: int
+
+    @property
+    def offset(self) -> int:
+        """How many places in front of the one that they speak of the model's logits are."""
+        filling = filling_of(self.config)
+        return 0 if filling is None else filling.offset
+
+    @property
+    def places(self) -> Int[Array, "B L"]:
+        """Those of each row's block."""
+        return block_places(self.canvas, self.length)
+
+
 class CanvasCache(Protocol):
     """How the block in flight is scored, and what is kept of the rest of the canvas meanwhile."""
 
@@ -46,32 +76,14 @@ class CanvasCache(Protocol):
     def check(self, config: LanguageModel, length: int) -> None:
         """Raises ValueError, with the reason, where blocks of `length` of this model cannot be served."""
 
-    def begin(
-        self,
-        config: LanguageModel,
-        params: Params,
-        request: Request,
-        canvas: Canvas,
-        cache: Cache,
-        window: int,
-    ) -> Kept:
+    def begin(self, shown: Shown, request: Request, cache: Cache, window: int) -> Kept:
         """What is kept before the first step. The cache is empty; prompts may be fed in windows of
         `window`."""
 
-    def score(
-        self, config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, length: int
-    ) -> tuple[Float[Array, "B L V"], Kept]:
-        """The logits that speak of the `length` places of each row's block."""
+    def score(self, shown: Shown, kept: Kept) -> tuple[Float[Array, "B L V"], Kept]:
+        """The logits that speak of the places of each row's block."""
 
-    def advance(
-        self,
-        config: LanguageModel,
-        params: Params,
-        canvas: Canvas,
-        kept: Kept,
-        length: int,
-        finished: Bool[Array, "B"],
-    ) -> Kept:
+    def advance(self, shown: Shown, kept: Kept, finished: Bool[Array, "B"]) -> Kept:
         """What is kept once the blocks of these rows are finished. The canvas still names those blocks.
         Rows that are done, or whose answer ends with the block, are not among them."""
 
@@ -80,7 +92,7 @@ class CanvasCache(Protocol):
 class Noting(Protocol):
     """A `CanvasCache` that tells the model in a block's next step what it made of the block in this one."""
 
-    def note(self, config: LanguageModel, params: Params, kept: Kept, logits: Float[Array, "B L V"]) -> Kept:
+    def note(self, shown: Shown, kept: Kept, logits: Float[Array, "B L V"]) -> Kept:
         """What is kept once the block was scored. `logits` are those that proposals are made from."""
 
 

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxmodels.decoding.masked.caches.kept import Kept, once_if_any
-from jaxmodels.decoding.masked.canvas import Canvas, block_places, look
+from jaxmodels.decoding.masked.caches.kept import Kept, Shown, once_if_any
+from jaxmodels.decoding.masked.canvas import look
 from jaxmodels.decoding.strategy import Request
-from jaxmodels.layers.spec import Params
 from jaxmodels.models.denoising import as_denoiser, denoise, denoising_of, guess_of
 from jaxmodels.models.language_model import Cache, LanguageModel
 from jaxmodels.models.prefill import prefill
@@ -34,15 +33,8 @@ class ReadCausally:
                 f"use blocks=FixedBlocks({trained})"
             )
 
-    def begin(
-        self,
-        config: LanguageModel,
-        params: Params,
-        request: Request,
-        canvas: Canvas,
-        cache: Cache,
-        window: int,
-    ) -> Kept:
+    def begin(self, shown: Shown, request: Request, cache: Cache, window: int) -> Kept:
+        config, canvas, params = shown.config, shown.canvas, shown.params
         _, cache = prefill(config, params, request.tokens, request.lengths, cache, window)
         shape = (canvas.start.shape[0], denoising_of(config).canvas_length, config.vocab_size)
         logits = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -51,32 +43,22 @@ class ReadCausally:
             cache=cache, refreshes=jnp.zeros_like(canvas.start), memory=jnp.zeros(guess.shape, guess.dtype)
         )
 
-    def score(
-        self, config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, length: int
-    ) -> tuple[Float[Array, "B L V"], Kept]:
-        tokens = look(canvas.tokens, block_places(canvas, length))
-        model = as_denoiser(config)
-        scored, pending = denoise(model, params, tokens, kept.memory, kept.cache, valid=canvas.size)
+    def score(self, shown: Shown, kept: Kept) -> tuple[Float[Array, "B L V"], Kept]:
+        config, canvas = shown.config, shown.canvas
+        tokens, model = look(canvas.tokens, shown.places), as_denoiser(config)
+        scored, pending = denoise(model, shown.params, tokens, kept.memory, kept.cache, valid=canvas.size)
         return scored.logits, replace(kept, cache=config.commit(pending, jnp.zeros_like(canvas.start)))
 
-    def note(self, config: LanguageModel, params: Params, kept: Kept, logits: Float[Array, "B L V"]) -> Kept:
-        return replace(kept, memory=guess_of(as_denoiser(config), params, logits))
+    def note(self, shown: Shown, kept: Kept, logits: Float[Array, "B L V"]) -> Kept:
+        return replace(kept, memory=guess_of(as_denoiser(shown.config), shown.params, logits))
 
-    def advance(
-        self,
-        config: LanguageModel,
-        params: Params,
-        canvas: Canvas,
-        kept: Kept,
-        length: int,
-        finished: Bool[Array, "B"],
-    ) -> Kept:
+    def advance(self, shown: Shown, kept: Kept, finished: Bool[Array, "B"]) -> Kept:
         def settle(kept: Kept) -> Kept:
-            tokens = look(canvas.tokens, block_places(canvas, length))
-            count = jnp.where(finished, canvas.size, 0)
-            _, pending = config.peek(params, tokens, kept.cache, valid=count, logits_at=NOWHERE)
+            tokens = look(shown.canvas.tokens, shown.places)
+            count = jnp.where(finished, shown.canvas.size, 0)
+            _, pending = shown.config.peek(shown.params, tokens, kept.cache, valid=count, logits_at=NOWHERE)
             return Kept(
-                cache=config.commit(pending, count),
+                cache=shown.config.commit(pending, count),
                 refreshes=kept.refreshes + finished,
                 memory=jnp.where(finished[:, None, None], 0, kept.memory),
             )

@@ -8,13 +8,12 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, whole
-from jaxmodels.decoding.masked.caches.dual import check_rewrites
-from jaxmodels.decoding.masked.caches.kept import Kept, once_if_any
+from jaxmodels.decoding.masked.caches.kept import Kept, Shown, once_if_any
+from jaxmodels.decoding.masked.caches.rewriting import check_rewrites
 from jaxmodels.decoding.masked.canvas import Canvas, block_places, in_block, look
 from jaxmodels.decoding.masked.unmask.ranking import ranks
 from jaxmodels.decoding.samplers import check_number
 from jaxmodels.decoding.strategy import Request
-from jaxmodels.layers.spec import Params
 from jaxmodels.models.filling import filling_of
 from jaxmodels.models.language_model import Cache, LanguageModel, RewritesHistory
 from jaxmodels.models.scored import NOWHERE
@@ -88,16 +87,11 @@ class ReCAP:
         if self.tokens > length:
             raise ValueError(f"cache={self}: a group of {self.tokens} tokens exceeds the block of {length}")
 
-    def begin(
-        self,
-        config: LanguageModel,
-        params: Params,
-        request: Request,
-        canvas: Canvas,
-        cache: Cache,
-        window: int,
-    ) -> Kept:
-        scored, pending = config.peek(params, canvas.tokens, cache, valid=canvas.length, logits_at=NOWHERE)
+    def begin(self, shown: Shown, request: Request, cache: Cache, window: int) -> Kept:
+        config, canvas = shown.config, shown.canvas
+        scored, pending = config.peek(
+            shown.params, canvas.tokens, cache, valid=canvas.length, logits_at=NOWHERE
+        )
         batch = len(canvas.start)
         group = Group(
             places=jnp.zeros((batch, self.tokens), jnp.int32),
@@ -112,13 +106,12 @@ class ReCAP:
             fresh=jnp.ones(canvas.tokens.shape, bool),
         )
 
-    def score(
-        self, config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, length: int
-    ) -> tuple[Float[Array, "B L V"], Kept]:
+    def score(self, shown: Shown, kept: Kept) -> tuple[Float[Array, "B L V"], Kept]:
+        config, params, canvas = shown.config, shown.params, shown.canvas
         assert isinstance(config, RewritesHistory)
         group: Group = kept.memory
         is_full = self._is_full(canvas.step)
-        places = block_places(canvas, length)
+        places = shown.places
         slots = jnp.broadcast_to(canvas.places, canvas.tokens.shape)
 
         def at_first(state: _State) -> _State:
@@ -166,15 +159,7 @@ class ReCAP:
         fresh = in_group | (canvas.step < self.full)[:, None]
         return state.logits, replace(kept, cache=state.cache, memory=group, fresh=fresh)
 
-    def advance(
-        self,
-        config: LanguageModel,
-        params: Params,
-        canvas: Canvas,
-        kept: Kept,
-        length: int,
-        finished: Bool[Array, "B"],
-    ) -> Kept:
+    def advance(self, shown: Shown, kept: Kept, finished: Bool[Array, "B"]) -> Kept:
         return kept
 
     def _is_full(self, step: Int[Array, "B"]) -> Bool[Array, "B"]:

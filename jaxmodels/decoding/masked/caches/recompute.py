@@ -6,11 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxmodels.decoding.masked.caches.kept import Kept
-from jaxmodels.decoding.masked.canvas import Canvas, block_places
+from jaxmodels.decoding.masked.caches.kept import Kept, Shown
 from jaxmodels.decoding.strategy import Request
-from jaxmodels.layers.spec import Params
-from jaxmodels.models.filling import filling_of
 from jaxmodels.models.language_model import Cache, LanguageModel
 
 
@@ -27,35 +24,18 @@ class Recompute:
     def check(self, config: LanguageModel, length: int) -> None:
         """It serves every model."""
 
-    def begin(
-        self,
-        config: LanguageModel,
-        params: Params,
-        request: Request,
-        canvas: Canvas,
-        cache: Cache,
-        window: int,
-    ) -> Kept:
-        return Kept(cache=cache, refreshes=jnp.zeros_like(canvas.start))
+    def begin(self, shown: Shown, request: Request, cache: Cache, window: int) -> Kept:
+        return Kept(cache=cache, refreshes=jnp.zeros_like(shown.canvas.start))
 
-    def score(
-        self, config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, length: int
-    ) -> tuple[Float[Array, "B L V"], Kept]:
-        filling = filling_of(config)
-        offset = 0 if filling is None else filling.offset
-        at = jnp.clip(block_places(canvas, length) - offset, 0, canvas.tokens.shape[1] - 1)
-        scored, pending = config.peek(params, canvas.tokens, kept.cache, valid=canvas.length, logits_at=at)
+    def score(self, shown: Shown, kept: Kept) -> tuple[Float[Array, "B L V"], Kept]:
+        config, canvas = shown.config, shown.canvas
+        at = jnp.clip(shown.places - shown.offset, 0, canvas.tokens.shape[1] - 1)
+        scored, pending = config.peek(
+            shown.params, canvas.tokens, kept.cache, valid=canvas.length, logits_at=at
+        )
         return scored.logits, replace(kept, cache=config.commit(pending, jnp.zeros_like(canvas.start)))
 
-    def advance(
-        self,
-        config: LanguageModel,
-        params: Params,
-        canvas: Canvas,
-        kept: Kept,
-        length: int,
-        finished: Bool[Array, "B"],
-    ) -> Kept:
+    def advance(self, shown: Shown, kept: Kept, finished: Bool[Array, "B"]) -> Kept:
         return kept
 
 

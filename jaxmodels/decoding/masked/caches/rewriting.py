@@ -8,77 +8,63 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, whole
-from jaxmodels.decoding.masked.caches.kept import Kept, once_if_any
-from jaxmodels.decoding.masked.canvas import Canvas, look
-from jaxmodels.layers.spec import Params
-from jaxmodels.models.filling import filling_of
+from jaxmodels.decoding.masked.caches.kept import Kept, Shown, once_if_any
+from jaxmodels.decoding.masked.canvas import look
 from jaxmodels.models.language_model import Cache, LanguageModel, RewritesHistory
 from jaxmodels.models.scored import NOWHERE
 
 
-def begin_rewritten(config: LanguageModel, params: Params, canvas: Canvas, cache: Cache) -> Kept:
+def begin_rewritten(shown: Shown, cache: Cache) -> Kept:
     """The whole canvas as the model's history."""
-    _, pending = config.peek(params, canvas.tokens, cache, valid=canvas.length, logits_at=NOWHERE)
+    config, canvas = shown.config, shown.canvas
+    _, pending = config.peek(shown.params, canvas.tokens, cache, valid=canvas.length, logits_at=NOWHERE)
     return Kept(cache=config.commit(pending), refreshes=jnp.ones_like(canvas.start))
 
 
-def rewrite_all(
-    config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, rows: Bool[Array, "B"]
-) -> Kept:
+def rewrite_all(shown: Shown, kept: Kept, rows: Bool[Array, "B"]) -> Kept:
     """Every entry of these rows computed anew, if there are any rows."""
-    return rewrite_from(
-        config, params, canvas, kept, rows, jnp.zeros_like(canvas.start), canvas.tokens.shape[1]
-    )
+    first = jnp.zeros_like(shown.canvas.start)
+    return rewrite_from(shown, kept, rows, first, shown.canvas.tokens.shape[1])
 
 
 def rewrite_from(
-    config: LanguageModel,
-    params: Params,
-    canvas: Canvas,
-    kept: Kept,
-    rows: Bool[Array, "B"],
-    first: Int[Array, "B"],
-    width: int,
+    shown: Shown, kept: Kept, rows: Bool[Array, "B"], first: Int[Array, "B"], width: int
 ) -> Kept:
     """The `width` entries from the place `first` on computed anew in these rows, if there are any rows."""
-    slots = first[:, None] + jnp.arange(width, dtype=jnp.int32)
+    canvas, slots = shown.canvas, first[:, None] + jnp.arange(width, dtype=jnp.int32)
 
     def update(kept: Kept) -> Kept:
         valid = jnp.where(rows, jnp.clip(canvas.length - first, 0, width), 0)
-        _, cache = _refresh(config)(
-            params, look(canvas.tokens, slots), kept.cache, slots, valid=valid, logits_at=NOWHERE
+        tokens = look(canvas.tokens, slots)
+        _, cache = _refresh(shown.config)(
+            shown.params, tokens, kept.cache, slots, valid=valid, logits_at=NOWHERE
         )
         return replace(kept, cache=cache, refreshes=kept.refreshes + rows)
 
     return once_if_any(rows, update, kept)
 
 
-def rewrite_due(
-    config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, interval: int | None
-) -> Kept:
+def rewrite_due(shown: Shown, kept: Kept, interval: int | None) -> Kept:
     """Everything anew in rows that are a multiple of `interval` steps, at least one, into their block."""
     if interval is None:
         return kept
-    due = (canvas.step > 0) & (canvas.step % interval == 0)
-    return rewrite_all(config, params, canvas, kept, due)
+    step = shown.canvas.step
+    return rewrite_all(shown, kept, (step > 0) & (step % interval == 0))
 
 
-def score_from(
-    config: LanguageModel, params: Params, canvas: Canvas, kept: Kept, length: int, width: int
-) -> tuple[Float[Array, "B L V"], Kept]:
+def score_from(shown: Shown, kept: Kept, width: int) -> tuple[Float[Array, "B L V"], Kept]:
     """The entries of the `width` places from the block's first one on computed anew, and the logits that
-    speak of the first `length` of them.
+    speak of the block.
 
     Where logits speak of the place behind their own, the place in front of the block is computed as well.
     """
-    filling = filling_of(config)
-    offset = 0 if filling is None else filling.offset
+    canvas, offset = shown.canvas, shown.offset
     first = jnp.maximum(canvas.start - offset, 0)
     places = first[:, None] + jnp.arange(width + offset, dtype=jnp.int32)
     valid = jnp.clip(canvas.length - first, 0, width + offset)
-    at = jnp.maximum(canvas.start[:, None] + jnp.arange(length) - offset, 0) - first[:, None]
-    scored, cache = _refresh(config)(
-        params, look(canvas.tokens, places), kept.cache, places, valid=valid, logits_at=at
+    at = jnp.maximum(shown.places - offset, 0) - first[:, None]
+    scored, cache = _refresh(shown.config)(
+        shown.params, look(canvas.tokens, places), kept.cache, places, valid=valid, logits_at=at
     )
     return scored.logits, replace(kept, cache=cache)
 

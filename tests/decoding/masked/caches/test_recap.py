@@ -11,6 +11,7 @@ from model_helpers import quick_jit
 from jaxmodels.decoding import MaskedDiffusion
 from jaxmodels.decoding.masked import FixedBlocks
 from jaxmodels.decoding.masked.caches import ReCAP
+from jaxmodels.decoding.masked.caches.kept import Shown
 from jaxmodels.decoding.masked.images import plan_images, watch
 from jaxmodels.decoding.masked.unmask import MaskGIT, ToZero
 from jaxmodels.models.filling import MaskFilling
@@ -72,7 +73,11 @@ def test_a_cheap_step_reads_what_the_full_one_kept_of_other_places(model):
     carry = step(start(ready.cache))
     np.testing.assert_array_equal(carry.canvas.tokens, canvases[1])
     group = np.asarray(carry.kept.memory.places)
-    logits, _ = quick_jit(lambda carry: cache.score(config, params, carry.canvas, carry.kept, PLACES))(carry)
+    logits, _ = quick_jit(
+        lambda carry: cache.score(
+            Shown(config=config, params=params, canvas=carry.canvas, length=PLACES), carry.kept
+        )
+    )(carry)
     for row in range(2):
         wanted = _cheap(config, params, canvases[0][row], canvases[1][row], [0, *group[row]])
         np.testing.assert_allclose(
