@@ -91,11 +91,12 @@ def make_train_step(
         seed: of the noise that the objective and router losses draw at each step.
 
     Returns:
-        ``step(state, tokens[B, S], mask[B, S] = None) -> (state, metrics)``. The state is donated; `mask` is
-        which tokens are to be predicted, by default all. Metrics are f32 scalars: `loss` (before the update),
-        `gradient_norm` (before clipping),
-        `learning_rate`, and `finite` (1 if these and the updated parameters are finite numbers, else 0);
-        with router losses also `router_loss`, which `loss` leaves out, and `busiest_expert` (see `busiest`).
+        ``step(state, tokens[B, S], mask[B, S] = None, valid[B] = None) -> (state, metrics)``. The state is
+        donated; `mask` is which tokens are to be predicted, and `valid` how many leading tokens of each row
+        are real, by default all. Metrics are f32 scalars: `loss` (before the update), `gradient_norm` (before
+        clipping), `learning_rate`, and `finite` (1 if these and the updated parameters are finite numbers,
+        else 0); with router losses also `router_loss`, which `loss` leaves out, and `busiest_expert` (see
+        `busiest`).
 
     Raises:
         ValueError: `accumulate` is below 1, or (by the step) does not divide the batch; the model cannot be
@@ -107,13 +108,16 @@ def make_train_step(
     total = _Total(model, objective, router_losses)
 
     def step(
-        state: TrainState, tokens: Int[Array, "B S"], mask: Bool[Array, "B S"] | None = None
+        state: TrainState,
+        tokens: Int[Array, "B S"],
+        mask: Bool[Array, "B S"] | None = None,
+        valid: Int[Array, "B"] | None = None,
     ) -> tuple[TrainState, Metrics]:
         if tokens.shape[0] % accumulate:
             raise ValueError(f"train step: a batch of {tokens.shape[0]} is not divisible by {accumulate=}")
         mask = jnp.ones(tokens.shape, bool) if mask is None else mask
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        windows = Windows(tokens=tokens, predicted=mask & answerable(model, tokens))
+        windows = Windows(tokens=tokens, predicted=mask & answerable(model, tokens), valid=valid)
         drawn = objective.prepare(windows, jax.random.fold_in(key, _FOR_OBJECTIVE))
         micro_batches = jax.tree.map(lambda leaf: leaf.reshape(accumulate, -1, *leaf.shape[1:]), drawn)
         grads, sums = _accumulated(total, state.params, micro_batches, key)

@@ -1,4 +1,4 @@
-"""Training on the tasks: windows, the two losses, and a short run that is gone on with."""
+"""Training on the tasks: windows, what is predicted of them, and a short run that is gone on with."""
 
 import dataclasses
 
@@ -18,38 +18,15 @@ from jaxmodels.parallel_bench.train import (
     LLADA,
     SHORTEST_CANVAS,
     Stage,
-    Windows,
-    continuing_loss,
-    filling_loss,
     windows,
+    with_one_end,
 )
 from jaxmodels.parallel_bench.vocabulary import MASK_ID, build_tokenizer
+from jaxmodels.training.objectives.objective import Windows
 from jaxmodels.training.optimizer import WarmupStableDecay
 from jaxmodels.training.tokenizer import END_OF_TEXT_ID
 
 SMALL = {"d_model": 16, "mlp_hidden_size": 16, "n_layers": 1}
-
-
-class Uniform:
-    """A model to which all tokens are alike, but for the place that it is sure of."""
-
-    def __init__(self, sure=None):
-        self.sure, self.inputs = sure, None
-
-    def forward(self, params, tokens, valid=None):
-        self.inputs = np.asarray(tokens)
-        logits = jnp.zeros((*tokens.shape, 8))
-        return logits if self.sure is None else logits.at[:, self.sure[0], self.sure[1]].set(1e9)
-
-
-@pytest.fixture
-def window():
-    """A prompt of two tokens, an answer of two, its end twice, and a place behind the canvas."""
-    return Windows(
-        tokens=jnp.array([[5, 6, 3, 4, END_OF_TEXT_ID, END_OF_TEXT_ID, END_OF_TEXT_ID]]),
-        is_answer=jnp.array([[False, False, True, True, True, True, False]]),
-        size=jnp.array([6]),
-    )
 
 
 def test_windows_hold_questions_answers_and_canvases():
@@ -58,8 +35,8 @@ def test_windows_hold_questions_answers_and_canvases():
     for step in (0, 7):
         batch = windows(step, 16, 3, {})
         assert batch.tokens.shape == (16, 24 if step == 0 else 40)
-        for tokens, is_answer, size in zip(batch.tokens, batch.is_answer, batch.size, strict=True):
-            (places,) = np.nonzero(np.asarray(is_answer))
+        for tokens, canvas, size in zip(batch.tokens, batch.predicted, batch.valid, strict=True):
+            (places,) = np.nonzero(np.asarray(canvas))
             assert words[int(tokens[places[0] - 1])] == "=" and places[-1] + 1 == size
             assert len(places) >= SHORTEST_CANVAS and np.array_equal(places, np.arange(places[0], size))
             assert not np.asarray(tokens)[size:].any()
@@ -78,22 +55,25 @@ def test_stages_have_their_own_tasks():
     assert first == [{ids["copy"]}, {ids["copy"]}, {ids["shuffle"]}, {ids["shuffle"]}]
 
 
-def test_the_end_is_predicted_once_behind_the_answer(window):
-    assert continuing_loss(Uniform(), {}, window, None) == pytest.approx(np.log(8))
-    # Sure of the answer's second word alone: two of the three predictions are left.
-    assert continuing_loss(Uniform(sure=(2, 4)), {}, window, None) == pytest.approx(2 / 3 * np.log(8))
-    # The second end token is no prediction.
-    assert continuing_loss(Uniform(sure=(4, END_OF_TEXT_ID)), {}, window, None) == pytest.approx(np.log(8))
+def test_the_end_is_predicted_once_behind_the_answer():
+    """A prompt of two tokens, an answer of two, its end twice, and a place behind the canvas."""
+    end = END_OF_TEXT_ID
+    asked = with_one_end(
+        Windows(
+            tokens=jnp.array([[5, 6, 3, 4, end, end, end]]),
+            predicted=jnp.array([[False, False, True, True, True, True, False]]),
+            valid=jnp.array([6]),
+        )
+    )
+    assert asked.predicted.tolist() == [[False, False, True, True, True, False, False]]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_every_place_of_the_canvas_is_masked_in_one_of_two_views(window, seed):
-    model = Uniform()
-    assert filling_loss(model, {}, window, jax.random.key(seed)) == pytest.approx(np.log(8))
-    first, second = model.inputs == MASK_ID
-    assert np.array_equal(first | second, window.is_answer[0]) and not (first & second).any()
-    assert first.any()
-    assert np.array_equal(np.where(first, window.tokens[0], model.inputs[0]), window.tokens[0])
+def test_masks_stay_on_the_canvas():
+    """Every place of it is masked in one of two views, and nothing else is."""
+    batch = windows(0, 8, 0, {})
+    drawn = COURSES["tiny-llada-lists"].objective.prepare(batch, jax.random.key(1))
+    assert np.array_equal(drawn.masked | drawn.rest, batch.predicted)
+    assert not (drawn.masked & drawn.rest).any() and drawn.masked.any() and drawn.rest.any()
 
 
 def test_a_run_is_gone_on_with_and_its_model_saved(tmp_path, capsys):
