@@ -94,19 +94,7 @@ def plan(
         if not 0 <= token < config.vocab_size:
             raise ValueError(f"stop_tokens: {token} lies outside the vocabulary 0 to {config.vocab_size - 1}")
     batch, longest = prompts.tokens.shape
-    needed = longest + max_new_tokens + strategy.lookahead
-    if capacity is not None and needed > capacity:
-        beyond = f" and {strategy.lookahead} slots of lookahead" if strategy.lookahead else ""
-        raise ValueError(
-            f"capacity={capacity} cannot hold a prompt of {longest} tokens and "
-            f"max_new_tokens={max_new_tokens}{beyond}; it must be at least {needed}"
-        )
-    fed, positions = longest + max_new_tokens - 1, config.learned_positions
-    if positions is not None and fed > positions:
-        raise ValueError(
-            f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} need {fed} positions, "
-            f"the model has learned {positions}"
-        )
+    _check_lengths(config, strategy, longest, max_new_tokens, capacity)
     slots, new_slots = prompt_bucket(longest, strategy.prefill_window), answer_bucket(max_new_tokens)
     if capacity is None:
         capacity = capacity_bucket(slots, new_slots + strategy.lookahead)
@@ -139,6 +127,27 @@ def plan(
     )
     cache = driver.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype)
     return Plan(request=request, cache=cache, max_new=max_new_tokens, new_slots=new_slots, capacity=capacity)
+
+
+def _check_lengths(
+    config: LanguageModel, strategy: Strategy, longest: int, max_new_tokens: int, capacity: int | None
+) -> None:
+    """Raises ValueError where prompt and answer exceed `capacity` or the model's learned positions."""
+    needed = longest + max_new_tokens + strategy.lookahead
+    if capacity is not None and needed > capacity:
+        beyond = f" and {strategy.lookahead} slots of lookahead" if strategy.lookahead else ""
+        raise ValueError(
+            f"capacity={capacity} cannot hold a prompt of {longest} tokens and "
+            f"max_new_tokens={max_new_tokens}{beyond}; it must be at least {needed}"
+        )
+    # Models that predict the next token are never shown the last one; those that fill in tokens are.
+    fed = longest + max_new_tokens - (filling_of(config) is None)
+    positions = config.learned_positions
+    if positions is not None and fed > positions:
+        raise ValueError(
+            f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} need {fed} positions, "
+            f"the model has learned {positions}"
+        )
 
 
 _cache_bytes = functools.lru_cache(maxsize=16)(cache_bytes)

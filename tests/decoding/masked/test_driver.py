@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from model_helpers import VOCAB, quick_jit
+from model_helpers import VOCAB, quick_jit, random_params
 from strategy_helpers import PROMPTS, architecture, decode, stop_inside
 
 from jaxmodels.decoding import MaskedDiffusion, Sample
@@ -244,6 +244,16 @@ def test_what_does_not_fit_a_model_is_refused(changes, cache, new, message):
     config, params = masked_model("attention", BY_BLOCK)
     with pytest.raises(ValueError, match=message):
         decode(replace(config, **changes), params, strategy(cache), new=new)
+
+
+def test_the_last_token_of_an_answer_needs_a_position_too():
+    config, _ = masked_model("attention", BOTH_WAYS)
+    longest = max(map(len, PROMPTS))
+    short = replace(config, learned_positions=longest + NEW - 1)
+    with pytest.raises(ValueError, match=f"need {longest + NEW} positions, .* learned {longest + NEW - 1}"):
+        decode(short, random_params(short.spec()), strategy(), new=NEW)
+    fits = replace(config, learned_positions=longest + NEW)
+    assert decode(fits, random_params(fits.spec()), strategy(), new=NEW).lengths.tolist() == [NEW] * 4
 
 
 def test_a_cache_that_recomputes_tokens_is_refused_by_recurrent_layers():
