@@ -14,6 +14,7 @@ from sklearn.svm import SVC
 import jaxmodels
 from benchmarks.common import Result, Table, Target, argument_parser, in_turns, publish, seconds
 from jaxmodels.decoding.masked.caches import CanvasCache, ReCAP, Recompute
+from jaxmodels.image_models.masked import MaskedImageModel
 from jaxmodels.training.images.digits import NUM_CLASSES, load_digits, reduced
 
 # With as many steps as half of the codes, and groups that hold what their steps fill in.
@@ -29,18 +30,18 @@ def classifier(size: int) -> SVC:
 
 
 def recognised(
-    judge: SVC, model: jaxmodels.ImageModel, batches: int, steps: int, cache: CanvasCache
+    judge: SVC, model: MaskedImageModel, batches: int, steps: int, cache: CanvasCache
 ) -> tuple[float, int]:
     """The share of drawn digits in which the classifier sees their class, and the steps they took."""
     classes, found, taken = np.arange(BATCH) % NUM_CLASSES, [], 0
     for seed in range(batches):
-        drawn = model.generate_images(classes, steps, cache=cache, seed=seed)
+        drawn = model.generate(classes, steps, cache=cache, seed=seed)
         found.append(judge.predict(reduced(2 * drawn.pixels - 1)) == classes)
         taken = max(taken, drawn.calls)
     return float(np.mean(found)), taken
 
 
-def drawn_shares(judge: SVC, model: jaxmodels.ImageModel, batches: int, steps: Sequence[int]) -> Table:
+def drawn_shares(judge: SVC, model: MaskedImageModel, batches: int, steps: Sequence[int]) -> Table:
     """What is recognised of real digits, of their codes and of drawn digits."""
     _, held_out = load_digits(model.size)
     again = 2 * model.pixels(model.codes(held_out.images / 2 + 0.5)) - 1
@@ -54,13 +55,13 @@ def drawn_shares(judge: SVC, model: jaxmodels.ImageModel, batches: int, steps: S
     return Table(caption="Recognised", columns=("digits", "steps", "share"), rows=rows)
 
 
-def cheap_steps(judge: SVC, model: jaxmodels.ImageModel, batches: int, turns: int) -> Table:
+def cheap_steps(judge: SVC, model: MaskedImageModel, batches: int, turns: int) -> Table:
     """The same number of steps with and without ReCAP."""
     classes = np.arange(BATCH) % NUM_CLASSES
     caches: dict[str, CanvasCache] = {repr(cache): cache for cache in (Recompute(), CHEAP)}
 
     def clock(cache: CanvasCache) -> Callable[[], float]:
-        return lambda: seconds(lambda: model.generate_images(classes, CHEAP_STEPS, cache=cache).codes)
+        return lambda: seconds(lambda: model.generate(classes, CHEAP_STEPS, cache=cache).codes)
 
     found = {name: recognised(judge, model, batches, CHEAP_STEPS, cache) for name, cache in caches.items()}
     times = in_turns({name: clock(cache) for name, cache in caches.items()}, turns)

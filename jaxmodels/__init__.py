@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jaxmodels import checkpoints, decoding
     from jaxmodels.checkpoints import CheckpointError, list_bundled
     from jaxmodels.decoding.generation import Piece
-    from jaxmodels.image_model import ImageModel, Images
+    from jaxmodels.image_models.images import ImageModel, Images
     from jaxmodels.io import init, load, save
     from jaxmodels.model import Generation, Model, Stats
     from jaxmodels.models.families import config_from_hf, config_to_hf, list_families
@@ -45,7 +45,7 @@ __all__ = [
 _HOME = {
     "checkpoints": ("CheckpointError", "list_bundled"),
     "decoding.generation": ("Piece",),
-    "image_model": ("ImageModel", "Images"),
+    "image_models.images": ("ImageModel", "Images"),
     "io": ("init", "load", "save"),
     "model": ("Generation", "Model", "Stats"),
     "models.families": ("config_from_hf", "config_to_hf", "list_families"),

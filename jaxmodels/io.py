@@ -39,7 +39,8 @@ from jaxmodels.checkpoints.ranges import check_infinities, warn_of_non_finite
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
-from jaxmodels.image_model import ImageModel
+from jaxmodels.image_models.images import ImageModel
+from jaxmodels.image_models.masked import MaskedImageModel
 from jaxmodels.layers.spec import Params, check_params, init_params, walk
 from jaxmodels.memory import check_fits
 from jaxmodels.model import Model
@@ -133,17 +134,17 @@ def _load_images(
     allow_pickle: bool,
     verify: bool,
     progress: huggingface.Progress | None,
-) -> ImageModel:
+) -> MaskedImageModel:
     """The parts of an image model, each as it is read by itself."""
     check_pipeline(directory)
     model = load(directory / TRANSFORMER, wanted, allow_pickle=allow_pickle, verify=verify, progress=progress)
     held = wanted or jnp.dtype(model.decoder.dtype_of(model.params))
     with told_of(directory):
         autoencoder, params = diffusers.load_autoencoder(directory / AUTOENCODER, held)
-        return ImageModel(model=model, autoencoder=autoencoder, autoencoder_params=params)
+        return MaskedImageModel(model=model, autoencoder=autoencoder, autoencoder_params=params)
 
 
-def _save_images(model: ImageModel, path: str | Path, progress: huggingface.Progress | None) -> None:
+def _save_images(model: MaskedImageModel, path: str | Path, progress: huggingface.Progress | None) -> None:
     with replace_directory(path) as directory:
         write_pipeline(directory)
         save(model.model, directory / TRANSFORMER, progress=progress)
@@ -151,7 +152,7 @@ def _save_images(model: ImageModel, path: str | Path, progress: huggingface.Prog
 
 
 def save(
-    model: Model | ImageModel,
+    model: Model | MaskedImageModel,
     path: str | Path,
     format: Format = "hf",
     *,
@@ -175,7 +176,7 @@ def save(
         ValueError: an argument of a wrong kind, parameters that are not those of ``model.config``, or
             `max_shard_bytes` for a format that it does not apply to.
     """
-    if not isinstance(model, Model | ImageModel):
+    if not isinstance(model, Model | MaskedImageModel):
         raise ValueError(f"model must be a Model, as load and init give, got {shown(model)}")
     check_path("path", path)
     if not isinstance(format, str) or format not in ("hf", "orbax"):
@@ -185,7 +186,7 @@ def save(
     if format == "orbax" and max_shard_bytes is not None:
         raise ValueError(f"max_shard_bytes={max_shard_bytes}: Orbax chooses its own files; leave it out")
     check_progress(progress)
-    if isinstance(model, ImageModel):
+    if isinstance(model, MaskedImageModel):
         if format != "hf" or max_shard_bytes is not None:
             raise ValueError("an image model is written with format='hf' and without max_shard_bytes")
         _save_images(model, path, progress)

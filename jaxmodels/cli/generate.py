@@ -138,7 +138,7 @@ def generate(
     base = sampling.asked_for()  # before the weights are read: bad options fail at once
     began = time.perf_counter()
     loaded = load(model, revision=revision, text_only=text_only, adapter=adapter or ())
-    if isinstance(loaded, jm.ImageModel):
+    if not isinstance(loaded, jm.Model):
         raise ValueError(f"{model!r} is an image model: say what to draw with --class and --grid or --strip")
     base = base or sampling.over(loaded)
     built = strategy.build(replace(base, top_logprobs=logprobs), load, loaded, max_new_tokens)
@@ -177,7 +177,7 @@ def _draw(
     began = time.perf_counter()
     loaded = load(name, revision=revision)
     seconds = time.perf_counter() - began
-    if not isinstance(loaded, jm.ImageModel):
+    if isinstance(loaded, jm.Model):
         raise ValueError(f"{name!r} is a language model: --class, --grid and --strip are of image models")
     timing = pictures.draw(loaded, steps=steps, seed=seed)
     return f"{timing}, compilation included; model loaded in {seconds:.2f} s"

@@ -71,9 +71,9 @@ class Pictures:
         classes = [one for one in self.classes for _ in range(self.per_class)]
         options: dict[str, Any] = {"size": self.size, "seed": seed}
         options |= {} if steps is None else {"steps": steps}
-        behind = [model.generate_images(classes, **options)]
+        behind = [model.generate(classes, **options)]
         if self.strip is not None:
-            behind = list(model.stream_images(classes, **options))
+            behind = list(model.stream(classes, **options))
             _write(self.strip, [[made.pixels[row] for made in behind] for row in range(len(classes))])
         last = behind[-1]
         if self.grid is not None:

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from image_models import image_model
+from masked_image_models import image_model
 from PIL import Image
 
 import jaxmodels as jm
@@ -25,7 +25,7 @@ def test_a_grid_holds_the_images_and_a_strip_their_steps(run, directory, tmp_pat
     result = run("generate", "--model", directory, *asked, *options)
     assert "6 images in 4 steps" in result.stderr and result.stdout == ""
     model = jm.load(directory)
-    stages = list(model.stream_images([3, 3, 3, 5, 5, 5], steps=4, seed=2))
+    stages = list(model.stream([3, 3, 3, 5, 5, 5], steps=4, seed=2))
     grid, strip = (np.asarray(Image.open(file)) for file in files.values())
     side, step = 8 * 12, 10 * 12
     assert grid.shape == (step + side, 2 * step + side)

@@ -6,14 +6,14 @@ from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints.arguments import floating_dtype
 from jaxmodels.checkpoints.ranges import check_range
-from jaxmodels.image_model import ImageModel
+from jaxmodels.image_models.masked import MaskedImageModel
 from jaxmodels.io import save
 from jaxmodels.layers.spec import Params, ParamTree, param_dtype, unflatten, walk
 from jaxmodels.model import Model
 from jaxmodels.training.images.run import ImageRun
 
 
-def export_images(run: ImageRun, destination: str | Path, dtype: DTypeLike = "bfloat16") -> ImageModel:
+def export_images(run: ImageRun, destination: str | Path, dtype: DTypeLike = "bfloat16") -> MaskedImageModel:
     """Writes both parts of a run, and gives the model written.
 
     Args:
@@ -26,7 +26,7 @@ def export_images(run: ImageRun, destination: str | Path, dtype: DTypeLike = "bf
         ValueError: `dtype` is not one that models compute with.
     """
     held = floating_dtype("dtype", dtype)
-    model = ImageModel(
+    model = MaskedImageModel(
         model=Model(
             config=run.transformer,
             params=_rounded(run.transformer.spec(), run.transformer_params, held),

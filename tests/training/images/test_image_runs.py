@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from image_models import AUTOENCODER, TRANSFORMER, image_model
+from masked_image_models import AUTOENCODER, TRANSFORMER, image_model
 from rich.console import Console
 
 import jaxmodels as jm

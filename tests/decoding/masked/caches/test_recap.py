@@ -5,7 +5,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from image_models import image_model
+from masked_image_models import image_model
 from model_helpers import quick_jit
 
 from jaxmodels.decoding import MaskedDiffusion
@@ -35,8 +35,8 @@ def model():
 )
 def test_it_is_exact_where_every_step_computes_all_places(model, cache, steps):
     classes = [3, 1, 4, 1, 5]
-    wanted = model.generate_images(classes, steps=steps, unmask=RULE, seed=4)
-    made = model.generate_images(classes, steps=steps, unmask=RULE, cache=cache, seed=4)
+    wanted = model.generate(classes, steps=steps, unmask=RULE, seed=4)
+    made = model.generate(classes, steps=steps, unmask=RULE, cache=cache, seed=4)
     np.testing.assert_array_equal(made.codes, wanted.codes)
     assert made.calls == wanted.calls == steps
 
@@ -44,16 +44,16 @@ def test_it_is_exact_where_every_step_computes_all_places(model, cache, steps):
 def test_a_step_fills_in_as_many_places_as_the_rule_has_it_and_those_of_its_group(model):
     """Ten steps: two full ones, then groups of one full step and one cheap one."""
     steps, cache = 10, ReCAP(tokens=6, local=1, full=2)
-    stages = list(model.stream_images([7, 2, 2], steps=steps, unmask=RULE, cache=cache, seed=5))
+    stages = list(model.stream([7, 2, 2], steps=steps, unmask=RULE, cache=cache, seed=5))
     left = [(made.codes < 0).sum((1, 2)).tolist() for made in stages]
-    plain = model.stream_images([7, 2, 2], steps=steps, unmask=RULE, seed=5)
+    plain = model.stream([7, 2, 2], steps=steps, unmask=RULE, seed=5)
     assert left == [(made.codes < 0).sum((1, 2)).tolist() for made in plain]
 
 
 def test_a_group_that_is_too_small_takes_what_there_is(model):
     """A cosine leaves most places to the last steps, here more than the groups have."""
     cache = ReCAP(tokens=2, local=1, full=0)
-    stages = list(model.stream_images([7, 2], steps=8, unmask=RULE, cache=cache, seed=5))
+    stages = list(model.stream([7, 2], steps=8, unmask=RULE, cache=cache, seed=5))
     left = np.array([(made.codes < 0).sum((1, 2)) for made in stages])
     assert all((left[i] - left[i + 2] <= 2).all() for i in range(0, len(left) - 2, 2))
     assert (left[-1] == 0).all()

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from image_models import AUTOENCODER, TRANSFORMER, image_model
+from masked_image_models import AUTOENCODER, TRANSFORMER, image_model
 
 import jaxmodels as jm
 from benchmarks.digits import classifier, recognised
@@ -21,7 +21,7 @@ def model():
 
 
 def test_images_are_those_of_their_codes(model):
-    made = model.generate_images([3, 0, 9], steps=5, seed=1)
+    made = model.generate([3, 0, 9], steps=5, seed=1)
     assert made.pixels.shape == (3, 8, 8, 1) and made.pixels.dtype == np.float32
     assert made.codes.shape == (3, 4, 4) and made.calls == 5
     assert made.codes.min() >= 0 and made.codes.max() < 12
@@ -30,14 +30,14 @@ def test_images_are_those_of_their_codes(model):
 
 
 def test_an_image_depends_on_its_seed_its_place_and_its_class_alone(model):
-    first = model.generate_images([3, 0, 9], steps=5, seed=1).codes
-    np.testing.assert_array_equal(model.generate_images([3, 1, 9], steps=5, seed=1).codes[::2], first[::2])
-    others = model.generate_images([3, 0, 9], steps=5, seed=2).codes
+    first = model.generate([3, 0, 9], steps=5, seed=1).codes
+    np.testing.assert_array_equal(model.generate([3, 1, 9], steps=5, seed=1).codes[::2], first[::2])
+    others = model.generate([3, 0, 9], steps=5, seed=2).codes
     assert all((a != b).any() for a, b in zip(first, others, strict=True))
 
 
 def test_steps_end_in_the_images_that_are_drawn_at_once(model):
-    stages = list(model.stream_images([2, 7], steps=4, seed=3))
+    stages = list(model.stream([2, 7], steps=4, seed=3))
     assert [made.calls for made in stages] == [0, 1, 2, 3, 4]
     unknown = [(made.codes < 0).sum((1, 2)).tolist() for made in stages]
     assert unknown == [[n, n] for n in (16, 14, 11, 6, 0)]
@@ -46,7 +46,7 @@ def test_steps_end_in_the_images_that_are_drawn_at_once(model):
     assert (stages[1].pixels[grey] == 0.5).all() and (stages[1].pixels[~grey] != 0.5).any()
     known = stages[1].codes >= 0
     np.testing.assert_array_equal(stages[2].codes[known], stages[1].codes[known])
-    whole = model.generate_images([2, 7], steps=4, seed=3)
+    whole = model.generate([2, 7], steps=4, seed=3)
     np.testing.assert_array_equal(stages[-1].codes, whole.codes)
     np.testing.assert_allclose(stages[-1].pixels, whole.pixels, atol=1e-6)
 
@@ -54,7 +54,7 @@ def test_steps_end_in_the_images_that_are_drawn_at_once(model):
 def test_other_classes_seeds_steps_and_temperatures_compile_nothing(model):
     def draw(classes, steps, seed, start, full):
         rule, cache = MaskGIT(temperature=ToZero(start)), ReCAP(tokens=8, full=full)
-        model.generate_images(classes, steps, unmask=rule, cache=cache, seed=seed)
+        model.generate(classes, steps, unmask=rule, cache=cache, seed=seed)
 
     draw([1, 2], 4, 0, 1.0, 1)
     before = driver.generate.count()
@@ -63,8 +63,8 @@ def test_other_classes_seeds_steps_and_temperatures_compile_nothing(model):
 
 
 def test_other_rules_and_guidance(model):
-    plain = model.generate_images([1] * 4, steps=16, unmask=MAGE(temperature=ToZero(1.0))).codes
-    guided = model.generate_images(
+    plain = model.generate([1] * 4, steps=16, unmask=MAGE(temperature=ToZero(1.0))).codes
+    guided = model.generate(
         [1] * 4, steps=16, unmask=MAGE(temperature=ToZero(1.0)), guidance=ClassifierFree(4.0)
     )
     assert (guided.codes != plain).any() and guided.codes.max() < 12
@@ -102,7 +102,7 @@ def test_what_the_model_does_not_have_is_refused_by_name(model):
         ({"class_ids": 1, "steps": 0}, "steps must be a whole number"),
     ):
         with pytest.raises(ValueError, match=message):
-            model.generate_images(**given)
+            model.generate(**given)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""A small image model with random weights."""
+"""A small model of masked codes with random weights."""
 
 import jax
 
 import jaxmodels as jm
+from jaxmodels.image_models.masked import MaskedImageModel
 from jaxmodels.layers.spec import init_params
 from jaxmodels.models.autoencoders.families import AUTOENCODERS
 
@@ -36,7 +37,7 @@ TRANSFORMER = {
 def image_model(seed=0, autoencoder=AUTOENCODER, transformer=TRANSFORMER):
     """Images of 8 x 8 pixels and 4 x 4 codes."""
     parts = AUTOENCODERS.read(autoencoder)
-    return jm.ImageModel(
+    return MaskedImageModel(
         model=jm.init(jm.config_from_hf(transformer), seed=seed),
         autoencoder=parts,
         autoencoder_params=init_params(parts.spec(), jax.random.key(seed)),

@@ -1,4 +1,4 @@
-"""`ImageModel`: a model of codes and the autoencoder that they belong to, with the calls that users need."""
+"""`MaskedImageModel`: a model that fills in codes, and the autoencoder that they belong to."""
 
 import math
 import time
@@ -22,6 +22,7 @@ from jaxmodels.decoding.masked.unmask.maskgit import MaskGIT
 from jaxmodels.decoding.processors import Suppress
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.samplers import Sample, Sampler
+from jaxmodels.image_models.images import Images
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.model import Model
 from jaxmodels.models.autoencoders.vq import VQModel
@@ -33,25 +34,8 @@ _GREY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
-    """What `ImageModel.generate_images` gives.
-
-    Attributes:
-        pixels: f32[B, H, W, C], from 0 to 1; grey where no code is known.
-        codes: i32[B, h, w], -1 where unknown.
-        calls: calls of the model that found them.
-        seconds: wall time, compilation included where there was one.
-    """
-
-    pixels: np.ndarray
-    codes: np.ndarray
-    calls: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageModel:
-    """A class-conditional model of images as codes, ready to run: MaskGIT. Made by `jaxmodels.load`.
+class MaskedImageModel:
+    """A class-conditional model of images as codes, which it fills in: MaskGIT. An `ImageModel`.
 
     Attributes:
         model: fills in codes behind a token for the class. Its vocabulary holds the codes, then the classes,
@@ -97,7 +81,7 @@ class ImageModel:
         """Height and width of its images in pixels."""
         return self.grid * self.autoencoder.shape.factor
 
-    def generate_images(
+    def generate(
         self,
         class_ids: int | Sequence[int] | ArrayLike,
         steps: int = 8,
@@ -132,7 +116,7 @@ class ImageModel:
         pixels = self.pixels(codes)
         return Images(pixels=pixels, codes=codes, calls=found.steps, seconds=time.perf_counter() - began)
 
-    def stream_images(
+    def stream(
         self,
         class_ids: int | Sequence[int] | ArrayLike,
         steps: int = 8,
@@ -144,10 +128,10 @@ class ImageModel:
         guidance: Guidance | None = None,
         seed: int = 0,
     ) -> Iterator[Images]:
-        """The images of `generate_images` before the first step and behind each; the last are those it gives.
+        """The images of `generate` before the first step and behind each; the last are those it gives.
 
         Raises:
-            ValueError: as `generate_images`.
+            ValueError: as `generate`.
         """
         began, factor = time.perf_counter(), self.autoencoder.shape.factor
         ready = self._plan(class_ids, size, seed)
