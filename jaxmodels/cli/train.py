@@ -29,19 +29,19 @@ def train(
     checkpoint.
     """
     from jaxmodels.training import recipe as recipes
-    from jaxmodels.training.images import recipe as image_recipes
+    from jaxmodels.training.images.recipe import IMAGE_RECIPES
 
     if list_recipes:
-        print("\n".join(sorted((*recipes.list_recipes(), *image_recipes.list_image_recipes()))))
+        print("\n".join(sorted((*recipes.list_recipes(), *IMAGE_RECIPES.names()))))
         return
     if recipe is None or output_dir is None:
         raise ValueError("train needs RECIPE and OUTPUT_DIR; --list prints the recipes of the package")
     destination = output_dir / "model"
-    if image_recipes.is_image_recipe(recipe):
+    if IMAGE_RECIPES.recognises(recipe):
         from jaxmodels.training.images.export import export_images
         from jaxmodels.training.images.run import train_images
 
-        run = train_images(image_recipes.load_image_recipe(recipe), output_dir)
+        run = train_images(IMAGE_RECIPES.load(recipe), output_dir)
         export_images(run, destination, dtype.value)
         tell(
             f"the model is in {destination}: jaxmodels generate --model {destination} --class 0 --grid 0.png"

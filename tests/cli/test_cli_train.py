@@ -13,7 +13,7 @@ import pytest
 import jaxmodels as jm
 from jaxmodels.layers.spec import walk
 from jaxmodels.training.export import export_run
-from jaxmodels.training.images.recipe import list_image_recipes
+from jaxmodels.training.images.recipe import IMAGE_RECIPES
 from jaxmodels.training.loop import load_run
 from jaxmodels.training.metrics import read_metrics
 from jaxmodels.training.recipe import list_recipes
@@ -52,7 +52,7 @@ def output(recipe_file, tmp_path_factory):
 
 
 def test_list(run):
-    assert run("train", "--list").stdout.split() == sorted((*list_recipes(), *list_image_recipes()))
+    assert run("train", "--list").stdout.split() == sorted((*list_recipes(), *IMAGE_RECIPES.names()))
 
 
 def test_a_run_is_gone_on_with_and_exported(run, recipe_file, output):

@@ -68,3 +68,11 @@ def shifted(images: np.ndarray, by: tuple[int, int]) -> np.ndarray:
     starts = [max(-step, 0) for step in by]
     height, width = images.shape[1:3]
     return padded[:, starts[0] : starts[0] + height, starts[1] : starts[1] + width]
+
+
+def moved(digits: Digits, shift: int) -> Digits:
+    """The images at every place up to `shift` pixels from their own."""
+    steps = range(-shift, shift + 1)
+    places = [(down, right) for down in steps for right in steps]
+    images = [shifted(digits.images, place) for place in places]
+    return Digits(images=np.concatenate(images), labels=np.tile(digits.labels, len(places)))

@@ -13,13 +13,7 @@ from rich.console import Console
 import jaxmodels as jm
 from jaxmodels.training.images.digits import load_digits, reduced, shifted
 from jaxmodels.training.images.export import export_images
-from jaxmodels.training.images.recipe import (
-    image_recipe_from_dict,
-    image_recipe_to_dict,
-    is_image_recipe,
-    list_image_recipes,
-    load_image_recipe,
-)
+from jaxmodels.training.images.recipe import IMAGE_RECIPES
 from jaxmodels.training.images.run import train_images
 from jaxmodels.training.images.vq import VQObjective, revive
 
@@ -83,7 +77,7 @@ def test_codes_that_no_image_has_are_moved_to_images():
 
 
 def test_a_run_that_is_resumed_takes_the_same_steps(tmp_path):
-    recipe = image_recipe_from_dict(RECIPE)
+    recipe = IMAGE_RECIPES.from_dict(RECIPE)
     whole = train_images(recipe, tmp_path / "whole", console=QUIET)
     short = dataclasses.replace(
         recipe, fit_transformer=dataclasses.replace(recipe.fit_transformer, batch_size=7)
@@ -105,11 +99,11 @@ def test_a_run_that_is_resumed_takes_the_same_steps(tmp_path):
 
 
 def test_recipes_are_written_as_they_are_read():
-    for name in list_image_recipes():
-        recipe = load_image_recipe(name)
-        assert image_recipe_from_dict(image_recipe_to_dict(recipe)) == recipe
-        assert is_image_recipe(name)
-    assert not is_image_recipe("tiny_mamba2")
+    for name in IMAGE_RECIPES.names():
+        recipe = IMAGE_RECIPES.load(name)
+        assert IMAGE_RECIPES.from_dict(IMAGE_RECIPES.to_dict(recipe)) == recipe
+        assert IMAGE_RECIPES.recognises(name)
+    assert not IMAGE_RECIPES.recognises("tiny_mamba2")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +118,7 @@ def test_recipes_are_written_as_they_are_read():
 )
 def test_recipes_that_cannot_be_meant_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        image_recipe_from_dict(RECIPE | changes)
+        IMAGE_RECIPES.from_dict(RECIPE | changes)
 
 
 def test_parts_of_other_sizes_are_refused_before_training(tmp_path):
@@ -133,4 +127,4 @@ def test_parts_of_other_sizes_are_refused_before_training(tmp_path):
         ({"transformer": TRANSFORMER | {"vocab_size": 24}}, "vocab_size must be 23 for these images, got 24"),
     ):
         with pytest.raises(ValueError, match=message):
-            train_images(image_recipe_from_dict(RECIPE | changes), tmp_path, console=QUIET)
+            train_images(IMAGE_RECIPES.from_dict(RECIPE | changes), tmp_path, console=QUIET)

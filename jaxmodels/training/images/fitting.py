@@ -1,0 +1,165 @@
+"""The fitting of one model to images, in a directory of its own, resumable at any time."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+from rich.console import Console
+
+from jaxmodels.checks import number, whole
+from jaxmodels.layers.spec import Params, ParamTree
+from jaxmodels.training.average import AveragedState, averaged
+from jaxmodels.training.checkpointing import TrainCheckpoints
+from jaxmodels.training.metrics import append_metrics, rewind_metrics
+from jaxmodels.training.optimizer import AdamW, WarmupCosine
+from jaxmodels.training.recipe_kind import RecipeKind
+from jaxmodels.training.run_directory import RECIPE_FILE
+from jaxmodels.training.train import TrainState, abstract_state, init_state
+
+
+class Fitted(Protocol):
+    """What is fitted."""
+
+    def spec(self) -> ParamTree: ...
+
+
+# From the parameters that are differentiated, the average of those so far, a batch and a key to what is
+# differentiated, and to what is told beside it.
+Loss: TypeAlias = Callable[[Params, Params, Any, Array], tuple[Float[Array, ""], Float[Array, ""]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How a model is fitted.
+
+    Attributes:
+        schedule: learning rate of each step, and the number of steps.
+        optimizer: what makes updates of gradients.
+        batch_size: images per step.
+        average: what the moving average of the parameters keeps of itself in each step (see
+            `training.average`). The average is then what is trained; None gives the last parameters.
+
+    Raises:
+        ValueError: `batch_size` is below 1, or `average` not from 0 to below 1.
+    """
+
+    schedule: WarmupCosine
+    optimizer: AdamW = field(default_factory=AdamW)
+    batch_size: int = 32
+    average: float | None = None
+
+    def __post_init__(self) -> None:
+        whole("Fit: batch_size", self.batch_size, low=1)
+        if self.average is not None and number("Fit: average", self.average, low=0, high=1) == 1:
+            raise ValueError("Fit: average must be below 1, or the first parameters are kept for ever")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """Where and how often a fitting writes.
+
+    Attributes:
+        output: its directory, which gets checkpoints and ``metrics.jsonl``.
+        seed: of the initial parameters, the order of the images and all noise.
+        log_every, checkpoint_every: in steps.
+        console: where progress is told.
+    """
+
+    output: Path
+    seed: int
+    log_every: int
+    checkpoint_every: int
+    console: Console
+
+    def run(
+        self,
+        model: Fitted,
+        fit: Fit,
+        data: Any,
+        loss: Loss,
+        before: Callable[[TrainState, int], TrainState] = lambda state, step: state,
+    ) -> Params:
+        """Fits `model`, or goes on from the last checkpoint.
+
+        Args:
+            data: a pytree of arrays [N, ...], of which each step gets a batch.
+            before: what is done to the state in front of the step with this number.
+        """
+        log, total = self.output / "metrics.jsonl", fit.schedule.total_steps
+        self.output.mkdir(parents=True, exist_ok=True)
+        optimizer = fit.optimizer.build(fit.schedule, model.spec())
+        if fit.average is not None:
+            optimizer = averaged(optimizer, fit.average)
+        update = _update(loss, optimizer, self.seed)
+        with TrainCheckpoints(self.output / "checkpoints") as checkpoints:
+            if checkpoints.latest_step() is None:
+                state = init_state(model, optimizer, self.seed)  # type: ignore[arg-type]
+            else:
+                state = checkpoints.restore(abstract_state(model, optimizer))  # type: ignore[arg-type]
+            first = int(state.step)
+            rewind_metrics(log, first)
+            began = time.perf_counter()
+            batches = _batches(len(jax.tree.leaves(data)[0]), fit.batch_size, self.seed, first)
+            for done in range(first + 1, total + 1):
+                state, chosen = before(state, done - 1), next(batches)
+                batch = jax.tree.map(lambda leaf, rows=chosen: jnp.asarray(leaf[rows]), data)
+                state, told = update(state, batch)
+                if done % self.log_every == 0 or done == total:
+                    record = {"step": done, "seconds": time.perf_counter() - began, "loss": float(told)}
+                    append_metrics(log, record)
+                    self.console.print(f"{self.output.name} {done}/{total}: loss {record['loss']:.4f}")
+                if done % self.checkpoint_every == 0 or done == total:
+                    checkpoints.save(state)
+        return average_of(state)
+
+
+def average_of(state: TrainState) -> Params:
+    """The average of the parameters so far, where one is kept; else the parameters."""
+    return state.opt_state.average if isinstance(state.opt_state, AveragedState) else state.params
+
+
+def claim(output: Path, kind: RecipeKind[Any], recipe: Any) -> None:
+    """Ties a directory to one recipe; raises ValueError where it is another's."""
+    path = output / RECIPE_FILE
+    if not path.exists():
+        kind.save(recipe, path)
+        return
+    saved, given = kind.to_dict(kind.load(path)), kind.to_dict(recipe)
+    changed = [f"{key}: {saved[key]!r} -> {given[key]!r}" for key in saved if saved[key] != given[key]]
+    if changed:
+        raise ValueError(
+            f"{str(output)!r} holds a run of another recipe ({'; '.join(changed)}); choose another output_dir"
+        )
+
+
+def _update(
+    loss: Loss, optimizer: optax.GradientTransformation, seed: int
+) -> Callable[[TrainState, Any], tuple[TrainState, Array]]:
+    """One compiled step; its state is donated."""
+
+    def update(state: TrainState, batch: Any) -> tuple[TrainState, Array]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        (_, told), gradients = jax.value_and_grad(loss, has_aux=True)(
+            state.params, average_of(state), batch, key
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), told
+
+    return jax.jit(update, donate_argnums=0)
+
+
+def _batches(count: int, size: int, seed: int, first: int) -> Iterator[Int[np.ndarray, " size"]]:
+    """The images of each step from the step numbered `first` on: every pass has an order of its own."""
+    per_pass = count // size
+    for step in range(first, 2**62):
+        turn, place = divmod(step, per_pass)
+        order = np.random.default_rng((seed, turn)).permutation(count)
+        yield order[place * size : (place + 1) * size]
