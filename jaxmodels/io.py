@@ -11,36 +11,31 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxmodels.checkpoints import diffusers, extra, gguf, huggingface, orbax
+from jaxmodels.checkpoints import extra, gguf, huggingface, orbax
 from jaxmodels.checkpoints.adapters import Adapter, merged, read_adapter
 from jaxmodels.checkpoints.arguments import (
     check_boolean,
     check_optional_text,
     check_path,
     check_progress,
-    closest_dtype,
+    default_dtype,
     floating_dtype,
 )
 from jaxmodels.checkpoints.atomic import replace_directory
+from jaxmodels.checkpoints.components import Reading, Writing
 from jaxmodels.checkpoints.consistent import read_consistently
 from jaxmodels.checkpoints.errors import CheckpointError, told_of
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.checkpoints.manifest import Verification, open_verification, write_manifest
-from jaxmodels.checkpoints.pipelines import (
-    AUTOENCODER,
-    TRANSFORMER,
-    check_pipeline,
-    is_pipeline,
-    write_pipeline,
-)
+from jaxmodels.checkpoints.pipelines import is_pipeline, read_pipeline, write_pipeline
 from jaxmodels.checkpoints.placement import check_layers, place
 from jaxmodels.checkpoints.ranges import check_infinities, warn_of_non_finite
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
 from jaxmodels.image_models.images import ImageModel
-from jaxmodels.image_models.masked import MaskedImageModel
+from jaxmodels.image_models.pipelines import PIPELINES
 from jaxmodels.layers.spec import Params, check_params, init_params, walk
 from jaxmodels.memory import check_fits
 from jaxmodels.model import Model
@@ -134,25 +129,38 @@ def _load_images(
     allow_pickle: bool,
     verify: bool,
     progress: huggingface.Progress | None,
-) -> MaskedImageModel:
-    """The parts of an image model, each as it is read by itself."""
-    check_pipeline(directory)
-    model = load(directory / TRANSFORMER, wanted, allow_pickle=allow_pickle, verify=verify, progress=progress)
-    held = wanted or jnp.dtype(model.decoder.dtype_of(model.params))
+) -> ImageModel:
+    """An image model: its components, each as it is read by itself."""
+
+    def load_model(folder: Path) -> Model:
+        return as_language_model(
+            load(folder, wanted, allow_pickle=allow_pickle, verify=verify, progress=progress), folder
+        )
+
+    def read_all() -> ImageModel:
+        verification = open_verification(directory) if verify else Verification(())
+        verification.check_small()
+        with verification.checking_large():
+            model: ImageModel = read_pipeline(PIPELINES, directory, reading)
+        return model
+
+    reading = Reading(dtype=wanted, progress=progress, load=load_model)
     with told_of(directory):
-        autoencoder, params = diffusers.load_autoencoder(directory / AUTOENCODER, held)
-        return MaskedImageModel(model=model, autoencoder=autoencoder, autoencoder_params=params)
+        return read_consistently(directory, read_all)
 
 
-def _save_images(model: MaskedImageModel, path: str | Path, progress: huggingface.Progress | None) -> None:
-    with replace_directory(path) as directory:
-        write_pipeline(directory)
-        save(model.model, directory / TRANSFORMER, progress=progress)
-        diffusers.save_autoencoder(model.autoencoder, model.autoencoder_params, directory / AUTOENCODER)
+def _save_images(
+    model: ImageModel, path: str | Path, max_shard_bytes: int | None, progress: huggingface.Progress | None
+) -> None:
+    def save_model(part: Model, folder: Path) -> None:
+        save(part, folder, max_shard_bytes=max_shard_bytes, progress=progress)
+
+    writing = Writing(max_shard_bytes=max_shard_bytes, progress=progress, save=save_model)
+    write_pipeline(PIPELINES, model, path, writing)
 
 
 def save(
-    model: Model | MaskedImageModel,
+    model: Model | ImageModel,
     path: str | Path,
     format: Format = "hf",
     *,
@@ -176,7 +184,7 @@ def save(
         ValueError: an argument of a wrong kind, parameters that are not those of ``model.config``, or
             `max_shard_bytes` for a format that it does not apply to.
     """
-    if not isinstance(model, Model | MaskedImageModel):
+    if not isinstance(model, Model | ImageModel):
         raise ValueError(f"model must be a Model, as load and init give, got {shown(model)}")
     check_path("path", path)
     if not isinstance(format, str) or format not in ("hf", "orbax"):
@@ -186,10 +194,10 @@ def save(
     if format == "orbax" and max_shard_bytes is not None:
         raise ValueError(f"max_shard_bytes={max_shard_bytes}: Orbax chooses its own files; leave it out")
     check_progress(progress)
-    if isinstance(model, MaskedImageModel):
-        if format != "hf" or max_shard_bytes is not None:
-            raise ValueError("an image model is written with format='hf' and without max_shard_bytes")
-        _save_images(model, path, progress)
+    if not isinstance(model, Model):
+        if format != "hf":
+            raise ValueError(f"an image model is written with format='hf', got {format!r}")
+        _save_images(model, path, max_shard_bytes, progress)
         return
     config = model.decoder
     check_params(config.spec(), model.params)
@@ -253,7 +261,7 @@ def _open_hf(
     check_layers(values, tensors, str(directory / huggingface.CONFIG_FILE))
     config, metadata = huggingface.read_config(directory, text_only=text_only)
     placed = place(config, tensors, values, text_only=text_only)
-    held = wanted or _default_dtype(huggingface.stored_dtype(placed.tensors))
+    held = wanted or default_dtype(huggingface.stored_dtype(placed.tensors))
     _check_fits(placed.config, held)
     return _Opened(
         _without_params(directory, placed.config, metadata, placed.extra),
@@ -265,7 +273,7 @@ def _open_gguf(path: Path, wanted: np.dtype | None, progress: huggingface.Progre
     file = gguf.open_gguf(path)
     values, config, tensors = gguf.open_model(file)
     placed = place(config, tensors, values)
-    held = wanted or _default_dtype(huggingface.stored_dtype(tensors) if gguf.is_plain(file) else None)
+    held = wanted or default_dtype(huggingface.stored_dtype(tensors) if gguf.is_plain(file) else None)
     _check_fits(placed.config, held)
     model = Model(
         config=placed.config,
@@ -284,7 +292,7 @@ def _read_orbax(
     directory: Path, wanted: np.dtype | None, text_only: bool, progress: huggingface.Progress | None
 ) -> _Opened:
     config, metadata = huggingface.read_config(directory, text_only=text_only)
-    held = wanted or _default_dtype(metadata.get("dtype"))
+    held = wanted or default_dtype(metadata.get("dtype"))
     _check_fits(config, held)
     params = orbax.load_params(config, directory, held)
     check_infinities(params, held)
@@ -352,12 +360,6 @@ def _report(params: Params, progress: huggingface.Progress | None) -> None:
 def _reported(params: Params, progress: huggingface.Progress | None) -> Params:
     _report(params, progress)
     return params
-
-
-def _default_dtype(stored: str | None) -> str:
-    if jax.default_backend() == "cpu":
-        return "float32"
-    return "bfloat16" if stored is None else closest_dtype(stored)
 
 
 __all__ = ["CheckpointError", "Format", "init", "load", "save"]

@@ -40,6 +40,13 @@ def closest_dtype(stored: str) -> str:
     return stored if stored in _DTYPES else "float32" if stored == "float64" else "bfloat16"
 
 
+def default_dtype(stored: str | None) -> np.dtype:
+    """The dtype of parameters where none is asked for; `stored`: what most of a checkpoint has, if known."""
+    if jax.default_backend() == "cpu":
+        return jnp.dtype("float32")
+    return jnp.dtype("bfloat16" if stored is None else closest_dtype(stored))
+
+
 def check_optional_text(name: str, value: Any) -> None:
     """Raises ValueError unless `value` is text or None."""
     if value is not None and (not isinstance(value, str) or not value):

@@ -7,12 +7,21 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxmodels.checkpoints.arguments import default_dtype
 from jaxmodels.checkpoints.atomic import replace_directory
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.files import read_json_object
-from jaxmodels.checkpoints.huggingface import CONFIG_FILE, exported, read_params, write_config
+from jaxmodels.checkpoints.huggingface import (
+    CONFIG_FILE,
+    Progress,
+    exported,
+    read_params,
+    stored_dtype,
+    write_config,
+)
 from jaxmodels.checkpoints.placement import TensorView, check_tensor
 from jaxmodels.checkpoints.safetensors_io import (
+    DEFAULT_SHARD_BYTES,
     TensorReader,
     missing_tensor_message,
     open_tensors,
@@ -41,7 +50,7 @@ def load_denoiser(directory: str | Path, dtype: DTypeLike = jnp.float32) -> tupl
         CheckpointError: a file is missing or corrupt, the class is not known, or a tensor is missing, unknown
             or of another shape; the message names it.
     """
-    return _load(DENOISERS, directory, dtype)
+    return load_registered(DENOISERS, directory, dtype)
 
 
 def save_denoiser(config: Denoiser, params: Params, directory: str | Path) -> None:
@@ -51,30 +60,43 @@ def save_denoiser(config: Denoiser, params: Params, directory: str | Path) -> No
         CheckpointError: the model has no such form, or the directory cannot be written.
         ValueError: `params` are not those of `config`.
     """
-    _save(DENOISERS, config, params, directory)
+    save_registered(DENOISERS, config, params, directory)
 
 
 def load_autoencoder(directory: str | Path, dtype: DTypeLike = jnp.float32) -> tuple[VQModel, Params]:
     """The autoencoder of a directory that `save_pretrained` wrote, and its parameters; as `load_denoiser`."""
-    return _load(AUTOENCODERS, directory, dtype)
+    return load_registered(AUTOENCODERS, directory, dtype)
 
 
 def save_autoencoder(config: VQModel, params: Params, directory: str | Path) -> None:
     """Writes an autoencoder that `load_autoencoder` and `diffusers` read; as `save_denoiser`."""
-    _save(AUTOENCODERS, config, params, directory)
+    save_registered(AUTOENCODERS, config, params, directory)
 
 
 def load_token_image_model(directory: str | Path, dtype: DTypeLike = jnp.float32) -> tuple[Any, Params]:
     """The model of codes that `save_pretrained` wrote, and its parameters; as `load_denoiser`."""
-    return _load(TOKEN_IMAGE_MODELS, directory, dtype)
+    return load_registered(TOKEN_IMAGE_MODELS, directory, dtype)
 
 
 def save_token_image_model(config: UVit2D | MAGE | MAR, params: Params, directory: str | Path) -> None:
     """Writes a model of codes that `load_token_image_model` and `diffusers` read; as `save_denoiser`."""
-    _save(TOKEN_IMAGE_MODELS, config, params, directory)
+    save_registered(TOKEN_IMAGE_MODELS, config, params, directory)
 
 
-def _load(registry: ClassRegistry[Any], directory: str | Path, dtype: DTypeLike) -> tuple[Any, Params]:
+def load_registered(
+    registry: ClassRegistry[Any],
+    directory: str | Path,
+    dtype: DTypeLike | None,
+    progress: Progress | None = None,
+) -> tuple[Any, Params]:
+    """The model of a class that `registry` knows, and its parameters; as `load_denoiser`.
+
+    Args:
+        registry: of the classes.
+        directory: as `save_pretrained` writes it.
+        dtype: of the parameters; None for `default_dtype`.
+        progress: called with the name and bytes of each tensor that has been read.
+    """
     directory = Path(directory)
     file = directory / CONFIG_FILE
     values = read_json_object(file)
@@ -84,11 +106,29 @@ def _load(registry: ClassRegistry[Any], directory: str | Path, dtype: DTypeLike)
         raise CheckpointError(f"{file}: {error}") from error
     tensors = open_tensors(directory, f"{STEM}.safetensors", f"{STEM}.safetensors.index.json")
     family = registry[config.family]
-    expected = family.tensors(config)
-    return config, read_params(expected, config.spec(), _placed(family, config, tensors, values), dtype)
+    expected, placed = family.tensors(config), _placed(family, config, tensors, values)
+    held = default_dtype(stored_dtype(tensors)) if dtype is None else dtype
+    return config, read_params(expected, config.spec(), placed, held, progress=progress)
 
 
-def _save(registry: ClassRegistry[Any], config: Any, params: Params, directory: str | Path) -> None:
+def save_registered(
+    registry: ClassRegistry[Any],
+    config: Any,
+    params: Params,
+    directory: str | Path,
+    max_shard_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Writes a model of a class that `registry` knows; as `save_denoiser`.
+
+    Args:
+        registry: of the classes.
+        config: the model.
+        params: its parameters.
+        directory: replaced as a whole.
+        max_shard_bytes: size above which another file of parameters begins; None for the default.
+        progress: called with the name and bytes of each tensor as it is written.
+    """
     check_params(config.spec(), params)
     try:
         values = registry.write(config)
@@ -97,7 +137,9 @@ def _save(registry: ClassRegistry[Any], config: Any, params: Params, directory: 
     tensors = registry[config.family].tensors(config).values()
     with replace_directory(directory, (f"{STEM}*.safetensors", f"{STEM}*.index.json")) as temporary:
         write_config(values, temporary)
-        write_tensors(temporary, exported(tensors, params), stem=STEM)
+        write_tensors(
+            temporary, exported(tensors, params, progress), max_shard_bytes or DEFAULT_SHARD_BYTES, stem=STEM
+        )
 
 
 def _placed(family: Family[Any], config: Any, tensors: TensorReader, values: Mapping[str, Any]) -> TensorView:

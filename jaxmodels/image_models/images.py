@@ -32,6 +32,10 @@ class ImageModel(Protocol):
     """
 
     @property
+    def pipeline(self) -> str:
+        """The class of its `model_index.json`."""
+
+    @property
     def size(self) -> int:
         """Height and width in pixels of the images that it draws where no size is asked for."""
 

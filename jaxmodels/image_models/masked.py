@@ -29,6 +29,8 @@ from jaxmodels.models.autoencoders.vq import VQModel
 
 # How places are chosen and codes proposed where nothing else is asked for.
 UNMASK, DRAW = MaskGIT(), Sample()
+# The class that a `model_index.json` of these models names.
+PIPELINE_NAME = "MaskGITPipeline"
 # What stands in pictures where no code is known yet: half way between black and white.
 _GREY = 0.5
 
@@ -65,6 +67,11 @@ class MaskedImageModel:
                 f"the model must have a position for the class and one for each place of a square, got "
                 f"{config.learned_positions}"
             )
+
+    @property
+    def pipeline(self) -> str:
+        """What it is written as."""
+        return PIPELINE_NAME
 
     @property
     def num_classes(self) -> int:

@@ -1,0 +1,90 @@
+"""The kinds of component that pipelines have: how each is read from its folder and written to it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmodels.checkpoints.diffusers import load_registered, save_registered
+from jaxmodels.checkpoints.huggingface import Progress
+from jaxmodels.layers.spec import Params
+from jaxmodels.models.autoencoders.families import AUTOENCODERS
+from jaxmodels.models.class_registry import ClassRegistry
+from jaxmodels.models.denoisers.families import DENOISERS
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model of a component and its parameters."""
+
+    config: Any
+    params: Params = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How components are read.
+
+    Attributes:
+        dtype: of the parameters; None for what they would have by default.
+        progress: see `jaxmodels.load`.
+        load: reads a directory of a language model.
+    """
+
+    dtype: np.dtype | None
+    progress: Progress | None
+    load: Callable[[Path], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How components are written.
+
+    Attributes:
+        max_shard_bytes: size above which another file of parameters begins; None for the default.
+        progress: see `jaxmodels.save`.
+        save: writes a language model to a directory.
+    """
+
+    max_shard_bytes: int | None
+    progress: Progress | None
+    save: Callable[[Any, Path], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One kind of component.
+
+    Attributes:
+        read: what a folder holds.
+        write: to a folder, which need not exist.
+        name: the library and the class under which the index names it.
+    """
+
+    read: Callable[[Path, Reading], Any]
+    write: Callable[[Any, Path, Writing], None]
+    name: Callable[[Any], tuple[str, str]]
+
+
+def _registered(registry: ClassRegistry[Any]) -> Component:
+    """A model of a class that a registry knows, as a `Part`."""
+
+    def read(folder: Path, reading: Reading) -> Part:
+        return Part(*load_registered(registry, folder, reading.dtype, reading.progress))
+
+    def write(part: Part, folder: Path, writing: Writing) -> None:
+        save_registered(registry, part.config, part.params, folder, writing.max_shard_bytes, writing.progress)
+
+    return Component(read=read, write=write, name=lambda part: ("diffusers", part.config.family))
+
+
+DENOISER = _registered(DENOISERS)
+AUTOENCODER = _registered(AUTOENCODERS)
+# A language model in the layout of its family, as a `Model`.
+DECODER = Component(
+    read=lambda folder, reading: reading.load(folder),
+    write=lambda model, folder, writing: writing.save(model, folder),
+    name=lambda model: ("jaxmodels", "Decoder"),
+)
