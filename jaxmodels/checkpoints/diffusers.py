@@ -28,6 +28,7 @@ from jaxmodels.checkpoints.safetensors_io import (
     write_tensors,
 )
 from jaxmodels.layers.spec import Params, check_params
+from jaxmodels.models.autoencoders.autoencoder import Autoencoder
 from jaxmodels.models.autoencoders.families import AUTOENCODERS
 from jaxmodels.models.autoencoders.vq import VQModel
 from jaxmodels.models.class_registry import ClassRegistry
@@ -63,12 +64,12 @@ def save_denoiser(config: Denoiser, params: Params, directory: str | Path) -> No
     save_registered(DENOISERS, config, params, directory)
 
 
-def load_autoencoder(directory: str | Path, dtype: DTypeLike = jnp.float32) -> tuple[VQModel, Params]:
+def load_autoencoder(directory: str | Path, dtype: DTypeLike = jnp.float32) -> tuple[Any, Params]:
     """The autoencoder of a directory that `save_pretrained` wrote, and its parameters; as `load_denoiser`."""
     return load_registered(AUTOENCODERS, directory, dtype)
 
 
-def save_autoencoder(config: VQModel, params: Params, directory: str | Path) -> None:
+def save_autoencoder(config: Autoencoder | VQModel, params: Params, directory: str | Path) -> None:
     """Writes an autoencoder that `load_autoencoder` and `diffusers` read; as `save_denoiser`."""
     save_registered(AUTOENCODERS, config, params, directory)
 

@@ -59,6 +59,25 @@ class GroupNorm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchNorm:
+    """``(x - mean) / sqrt(variance + eps) * scale + bias`` with a mean and a variance of each channel that
+    were taken over the training images (https://arxiv.org/abs/1502.03167), as models that are trained use
+    them."""
+
+    channels: int
+    eps: float = 1e-5
+
+    def spec(self) -> ParamTree:
+        initial = {"scale": ONES, "bias": ZEROS, "mean": ZEROS, "variance": ONES}
+        return {name: Param((self.channels,), (None,), init) for name, init in initial.items()}
+
+    def __call__(self, params: Params, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        scale, bias, mean, variance = (params[name].astype(jnp.float32) for name in self.spec())
+        y = (x.astype(jnp.float32) - mean) * (lax.rsqrt(variance + self.eps) * scale) + bias
+        return y.astype(x.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GlobalResponseNorm:
     """``x + scale * x * n + bias``, with n each channel's length over all places, divided by the mean length
     of the channels (https://arxiv.org/abs/2301.00808)."""

@@ -87,18 +87,24 @@ class RMSNorm:
     """`rms_norm` with a learned scale; the effective scale is ``offset + params["scale"]``, 1 at first.
 
     `offset` is 0 for Llama's form and 1 for Gemma's. `axis` names the normalised dimension for sharding.
+    `bias` adds a learned bias.
     """
 
     dim: int
     eps: float = 1e-6
     axis: str | None = "embed"
     offset: float = 0.0
+    bias: bool = False
 
     def spec(self) -> ParamTree:
-        return {"scale": Param((self.dim,), axes=(self.axis,), init=Constant(1.0 - self.offset))}
+        tree: ParamTree = {"scale": Param((self.dim,), axes=(self.axis,), init=Constant(1.0 - self.offset))}
+        if self.bias:
+            tree["bias"] = Param((self.dim,), axes=(self.axis,), init=ZEROS)
+        return tree
 
     def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        return rms_norm(x, params["scale"], self.eps, self.offset)
+        y = rms_norm(x, params["scale"], self.eps, self.offset)
+        return y + params["bias"].astype(y.dtype) if self.bias else y
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,10 @@
 """The registry of autoencoders: one module for each class whose files are read, listed here."""
 
-from jaxmodels.models.autoencoders.families import vq_diffusers
-from jaxmodels.models.autoencoders.vq import VQModel
+from typing import Any
+
+from jaxmodels.models.autoencoders.families import dc_diffusers, kl_diffusers, vq_diffusers
 from jaxmodels.models.class_registry import ClassRegistry
 
-AUTOENCODERS = ClassRegistry[VQModel]("autoencoders", (vq_diffusers.FAMILY,))
+AUTOENCODERS = ClassRegistry[Any](
+    "autoencoders", (dc_diffusers.FAMILY, kl_diffusers.FAMILY, vq_diffusers.FAMILY)
+)
