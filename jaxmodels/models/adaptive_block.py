@@ -12,6 +12,7 @@ from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import Mixer, Window, ropes_of
 from jaxmodels.models.block import Stream, feed_forward, layer_specs
+from jaxmodels.models.modules import COMPUTE, Modules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,16 @@ class AdaptiveBlock:
         return self.modulation.d_condition
 
     @property
+    def module_names(self) -> tuple[str, ...]:
+        """The names of its parts, in the order in which they are computed."""
+        return ("mixer", "ffn")
+
+    @property
+    def gives_context(self) -> bool:
+        """Whether there is a stream of a text behind it."""
+        return False
+
+    @property
     def ropes(self) -> tuple[Rotary, ...]:
         return ropes_of(self.mixer)
 
@@ -71,10 +82,12 @@ class AdaptiveBlock:
     def parts(self, state: Any) -> tuple[tuple[Mixer, Any], ...]:
         return ((self.mixer, state),)
 
-    def forward(self, params: Params, stream: Stream, window: Window) -> Stream:
+    def forward(self, params: Params, stream: Stream, window: Window, modules: Modules = COMPUTE) -> Stream:
+        """The block over a whole window. modules: the hook at which mixer and feed-forward are computed."""
         made = self._modulations(params, stream)
-        mixed = self.mixer.forward(params["mixer"], self._before_mixer(params, stream, made), window)
-        return self._join(params, stream, mixed, made, window)
+        x = self._before_mixer(params, stream, made)
+        mixed = modules("mixer", lambda: self.mixer.forward(params["mixer"], x, window))
+        return self._join(params, stream, mixed, made, window, modules)
 
     def write(self, params: Params, stream: Stream, state: Any, window: Window) -> tuple[Any, Any]:
         """Held are what the mixer reads with, and the modulations."""
@@ -106,9 +119,10 @@ class AdaptiveBlock:
         mixed: Float[Array, "B S D"],
         made: Modulations,
         window: Window,
+        modules: Modules = COMPUTE,
     ) -> Stream:
         stream = stream.add(made["mixer_gate"] * mixed)
         normed = self.ffn_norm(params["ffn_norm"], stream.narrow())
         x = modulate(normed, made["ffn_shift"], made["ffn_scale"])
-        fed, stream = feed_forward(self.ffn, params["ffn"], x, stream, window)
+        fed, stream = feed_forward(self.ffn, params["ffn"], x, stream, window, modules)
         return stream.add(made["ffn_gate"] * fed)

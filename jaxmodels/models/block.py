@@ -13,6 +13,7 @@ from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import Mixer, Window, ropes_of
+from jaxmodels.models.modules import COMPUTE, Modules
 
 
 @struct.dataclass
@@ -152,12 +153,19 @@ def peek(
 
 
 def feed_forward(
-    ffn: FeedForward, params: Params, x: Float[Array, "B S D"], stream: Stream, window: Window
+    ffn: FeedForward,
+    params: Params,
+    x: Float[Array, "B S D"],
+    stream: Stream,
+    window: Window,
+    modules: Modules = COMPUTE,
 ) -> tuple[Float[Array, "B S D"], Stream]:
-    """A feed-forward's output for `x`, and the stream with its routing noted if it has any."""
+    """A feed-forward's output for `x`, and the stream with its routing noted if it has any. modules: the hook
+    at which it is computed, as "ffn"."""
     if not isinstance(ffn, RoutedFeedForward):
-        return ffn(params, x), stream
-    y, routing = ffn.routed(params, x, RouterContext(stream.router_logits, window.is_valid))
+        return modules("ffn", lambda: ffn(params, x)), stream
+    context = RouterContext(stream.router_logits, window.is_valid)
+    y, routing = modules("ffn", lambda: ffn.routed(params, x, context))
     return y, stream.note(routing)
 
 

@@ -11,6 +11,7 @@ from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import SequenceMixer, Window
 from jaxmodels.models.block import Stream, layer_specs
+from jaxmodels.models.modules import COMPUTE, Modules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,16 @@ class CrossBlock:
             parts = self.modulation.parts
             raise ValueError(f"CrossBlock: modulation must make {BLOCK_PARTS}, got {parts}")
 
+    @property
+    def module_names(self) -> tuple[str, ...]:
+        """The names of its parts, in the order in which they are computed."""
+        return ("mixer", "cross", "ffn")
+
+    @property
+    def gives_context(self) -> bool:
+        """Whether there is a stream of a text behind it: the text is read only."""
+        return False
+
     def spec(self) -> ParamTree:
         return layer_specs(
             modulation=self.modulation,
@@ -56,14 +67,19 @@ class CrossBlock:
         window: Window,
         context: Float[Array, "B T C"],
         seen: Bool[Array, "B T"],
+        modules: Modules = COMPUTE,
     ) -> Stream:
-        """The block over a whole canvas. context: the text; seen: which of its tokens are real."""
+        """The block over a whole canvas. context: the text; seen: which of its tokens are real; modules: the
+        hook at which the parts are computed."""
         assert stream.condition is not None
         made = self.modulation(params["modulation"], stream.condition)
-        x = modulate(
-            self.mixer_norm(params["mixer_norm"], stream.narrow()), made["mixer_shift"], made["mixer_scale"]
-        )
-        stream = stream.add(made["mixer_gate"] * self.mixer.forward(params["mixer"], x, window))
-        stream = stream.add(self.cross.forward(params["cross"], stream.narrow(), context, window, seen))
-        x = modulate(self.ffn_norm(params["ffn_norm"], stream.narrow()), made["ffn_shift"], made["ffn_scale"])
-        return stream.add(made["ffn_gate"] * self.ffn(params["ffn"], x))
+        normed = self.mixer_norm(params["mixer_norm"], stream.narrow())
+        own = modulate(normed, made["mixer_shift"], made["mixer_scale"])
+        mixed = modules("mixer", lambda: self.mixer.forward(params["mixer"], own, window))
+        stream = stream.add(made["mixer_gate"] * mixed)
+        x = stream.narrow()
+        found = modules("cross", lambda: self.cross.forward(params["cross"], x, context, window, seen))
+        stream = stream.add(found)
+        normed = self.ffn_norm(params["ffn_norm"], stream.narrow())
+        inside = modulate(normed, made["ffn_shift"], made["ffn_scale"])
+        return stream.add(made["ffn_gate"] * modules("ffn", lambda: self.ffn(params["ffn"], inside)))

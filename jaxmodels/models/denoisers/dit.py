@@ -1,9 +1,8 @@
 """Diffusion transformers whose blocks go by time and class: DiT and SiT."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from jaxmodels.layers.condition import NORM_PARTS, AdaptiveNorm, Condition, ProjectedModulation
@@ -17,14 +16,14 @@ from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.adaptive_block import AdaptiveBlock
 from jaxmodels.models.block import Stream
 from jaxmodels.models.denoisers.class_conditioner import ClassConditioner
-from jaxmodels.models.denoisers.denoiser import Denoised
+from jaxmodels.models.denoisers.denoiser import InStages, Streams
 from jaxmodels.models.denoisers.parts import bare_norm, final_norm, plain_attention
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
-from jaxmodels.models.scored import check_taps
+from jaxmodels.models.modules import COMPUTE, Modules, within
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiT:
+class DiT(InStages):
     """A transformer over the patches of a square canvas (https://arxiv.org/abs/2212.09748).
 
     SiT (https://arxiv.org/abs/2401.08740) is the same network, trained to predict a velocity. Files of
@@ -70,66 +69,67 @@ class DiT:
             "final_norm": self.final_norm.spec(),
         }
 
-    @property
-    def taps(self) -> tuple[str, ...]:
-        """The names of the streams that `denoise` can give."""
-        return ("embeddings", *(f"blocks/{i}" for i in range(len(self.blocks))))
+    def named_blocks(self) -> dict[str, AdaptiveBlock]:
+        """The blocks in the order in which they run, by the path of their parameters."""
+        return {f"blocks/{i}": block for i, block in enumerate(self.blocks)}
 
-    def denoise(
-        self,
-        params: Params,
-        x: Float[Array, "B H W C"],
-        t: Num[Array, "B"] | Num[Array, "B S"],
-        condition: Int[Array, "B"],
-        *,
-        taps: Sequence[str] = (),
-    ) -> Denoised:
-        """See `Denoiser.denoise`. condition: the class of each row, `num_classes` for none. `t` may also be
-        that of each patch.
+    def check(self, x: Array, t: Array, condition: Any) -> None:
+        """See `Stages.check`. Canvases must be squares of patches, and `t` may also be that of each patch."""
+        rows, columns = self.projections.grid(x)
+        batch = x.shape[0]
+        if rows != columns:
+            raise ValueError(f"x: the model takes square canvases, got {x.shape[1]} x {x.shape[2]}")
+        if t.shape not in ((batch,), (batch, rows * columns)):
+            raise ValueError(f"t: expected [{batch}] or [{batch}, {rows * columns}], got {list(t.shape)}")
+        self.conditioner.check(condition, batch)
 
-        Raises:
-            ValueError: `x` is no square of patches, or has other channels; `t` or `condition` do not fit it;
-                the model has no such tap.
-        """
-        self._check(x, t, condition)
-        return self.denoise_given(params, x, self.conditions(params, t, condition), taps=taps)
+    def read(self, params: Params, condition: Int[Array, "B"]) -> tuple[Float[Array, "B D"], ...]:
+        """The rows of classes, for each conditioner. condition: the class of each row, `num_classes` for
+        none."""
+        return tuple(self.conditioner.read(weights, condition) for weights in params["conditioners"].values())
 
     def conditions(
-        self, params: Params, t: Num[Array, "B"] | Num[Array, "B S"], labels: Int[Array, "B"]
-    ) -> tuple[Condition, ...]:
-        """What the blocks go by: one condition for all, or one for each block. They depend on time and class
-        alone, so that those of all steps of a run can be made at once."""
-        return tuple(self.conditioner(weights, t, labels) for weights in params["conditioners"].values())
-
-    def denoise_given(
         self,
         params: Params,
-        x: Float[Array, "B H W C"],
-        conditions: tuple[Condition, ...],
-        *,
-        taps: Sequence[str] = (),
-    ) -> Denoised:
-        """`denoise`, its `conditions` made before."""
-        check_taps(taps, self.taps)
-        _, height, width, _ = x.shape
-        embedded = self.embed(params, x)
-        window = fresh_window(embedded[..., 0], mask=BIDIRECTIONAL)
-        stream, seen = Stream(hidden=embedded, embedded=embedded), {"embeddings": embedded}
-        for i, block in enumerate(self.blocks):
-            stream = replace(stream, condition=conditions[i if self.own_conditioners else 0])
-            stream = block.forward(params["blocks"][str(i)], stream, window)
-            seen[f"blocks/{i}"] = stream.hidden
-        hidden = self.final_norm(params["final_norm"], stream.narrow(), conditions[0])
-        prediction = self.projections.predict(params, hidden, height, width)
-        return Denoised(prediction, {name: seen[name] for name in taps})
+        t: Num[Array, "B"] | Num[Array, "B S"],
+        given: tuple[Float[Array, "B D"], ...],
+    ) -> tuple[Condition, ...]:
+        """What the blocks go by: one condition for all, or one for each block."""
+        conditioners = zip(params["conditioners"].values(), given, strict=True)
+        return tuple(self.conditioner(weights, t, classes) for weights, classes in conditioners)
 
-    def embed(self, params: Params, x: Float[Array, "B H W C"]) -> Float[Array, "B S D"]:
-        """The stream in front of the first block: patches and their positions."""
+    def embed(self, params: Params, x: Float[Array, "B H W C"], given: Any) -> Streams:
+        """Patches and their positions."""
         rows, columns = self.projections.grid(x)
         base = self.sample_size // self.projections.patch
         embedded = self.projections.embed(params, x)
         positions = sincos_grid(self.projections.d_model, rows, columns, base=base)
-        return embedded + positions.astype(embedded.dtype)
+        return Streams(embedded + positions.astype(embedded.dtype), grid=(rows, columns))
+
+    def run(
+        self,
+        params: Params,
+        streams: Streams,
+        made: tuple[Condition, ...],
+        given: Any,
+        blocks: range,
+        modules: Modules = COMPUTE,
+    ) -> Streams:
+        """See `Stages.run`."""
+        window = fresh_window(streams.hidden[..., 0], mask=BIDIRECTIONAL)
+        stream = Stream(hidden=streams.hidden, embedded=streams.hidden)
+        for i in blocks:
+            stream = replace(stream, condition=made[i if self.own_conditioners else 0])
+            hook = within(modules, f"blocks/{i}")
+            stream = self.blocks[i].forward(params["blocks"][str(i)], stream, window, hook)
+        return replace(streams, hidden=stream.hidden)
+
+    def finish(
+        self, params: Params, streams: Streams, made: tuple[Condition, ...], height: int, width: int
+    ) -> Float[Array, "B H W O"]:
+        """See `Stages.finish`."""
+        hidden = self.final_norm(params["final_norm"], streams.hidden, made[0])
+        return self.projections.predict(params, hidden, height, width)
 
     def flops(self, height: int, width: int) -> int:
         """FLOPs of one step for one canvas, as `jaxmodels.models.costs` counts them."""
@@ -141,19 +141,6 @@ class DiT:
         )
         layers = sum(block.layer_flops_per_token(tokens) for block in self.blocks)
         return conditioners + modulations + tokens * (layers + self.projections.flops_per_token())
-
-    def _check(self, x: Array, t: Array, labels: Array) -> None:
-        rows, columns = self.projections.grid(x)
-        batch = x.shape[0]
-        if rows != columns:
-            raise ValueError(f"x: the model takes square canvases, got {x.shape[1]} x {x.shape[2]}")
-        if t.shape not in ((batch,), (batch, rows * columns)):
-            raise ValueError(f"t: expected [{batch}] or [{batch}, {rows * columns}], got {list(t.shape)}")
-        if labels.shape != (batch,) or not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise ValueError(
-                f"condition: expected the class of each row, integers [{batch}] from 0 to "
-                f"{self.conditioner.num_classes} (no class), got {labels.dtype}{list(labels.shape)}"
-            )
 
 
 def dit_block(num_heads: int, head_dim: int, d_ff: int) -> AdaptiveBlock:

@@ -1,7 +1,7 @@
 """Flux: blocks over image and text side by side, then blocks over both as one sequence."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,17 +13,17 @@ from jaxmodels.layers.patches import patch_grid
 from jaxmodels.layers.rope_axes import AxesRope, grid_positions
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import Window, fresh_window
-from jaxmodels.models.denoisers.denoiser import Denoised
+from jaxmodels.models.denoisers.denoiser import InStages, Streams
 from jaxmodels.models.denoisers.joint_block import JointBlock, SingleBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
-from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner
+from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner, ReadPooled
 from jaxmodels.models.denoisers.text import Text, check_text
 from jaxmodels.models.denoisers.text_projection import TextProjection
-from jaxmodels.models.scored import check_taps
+from jaxmodels.models.modules import COMPUTE, Modules, within
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flux:
+class Flux(InStages):
     """The transformer of Flux (https://github.com/black-forest-labs/flux), for canvases of any size.
 
     Its times are sigmas, from 0 to 1.
@@ -68,57 +68,65 @@ class Flux:
             "final_norm": self.final_norm.spec(),
         }
 
-    @property
-    def taps(self) -> tuple[str, ...]:
-        """The names of the streams that `denoise` can give; those of single blocks are text, then image."""
-        doubles = range(len(self.blocks))
-        return (
-            "embeddings",
-            *(f"blocks/{i}" for i in doubles),
-            *(f"blocks/{i}/context" for i in doubles),
-            *(f"single_blocks/{i}" for i in range(len(self.single_blocks))),
-        )
+    def named_blocks(self) -> dict[str, JointBlock | SingleBlock]:
+        """The blocks in the order in which they run, by the path of their parameters."""
+        doubles = {f"blocks/{i}": block for i, block in enumerate(self.blocks)}
+        return doubles | {f"single_blocks/{i}": block for i, block in enumerate(self.single_blocks)}
 
-    def denoise(
-        self,
-        params: Params,
-        x: Float[Array, "B H W C"],
-        t: Num[Array, "B"],
-        condition: Text,
-        *,
-        taps: Sequence[str] = (),
-    ) -> Denoised:
-        """See `Denoiser.denoise`. condition: a text with `pooled`, and with `guidance` if the model is told
-        it; all of its tokens are seen.
-
-        Raises:
-            ValueError: `x`, `t` or `condition` do not fit the model or each other; it has no such tap.
-        """
-        rows, columns = self.projections.grid(x)
-        batch, height, width = x.shape[0], x.shape[1], x.shape[2]
+    def check(self, x: Array, t: Array, condition: Any) -> None:
+        """See `Stages.check`."""
+        self.projections.grid(x)
+        batch = x.shape[0]
         if t.shape != (batch,):
             raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
         check_text(condition, batch, self.text.width, self.conditioner.reads(batch))
-        check_taps(taps, self.taps)
-        stream = self.projections.embed(params, x)
-        made = self.conditioner(params["conditioner"], t, condition)
+
+    def read(self, params: Params, condition: Text) -> ReadPooled:
+        """condition: a text with `pooled`, and with `guidance` if the model is told it; all of its tokens are
+        seen."""
         context = self.text(params["context"], condition.tokens)
-        size = context.shape[1]
-        text, image = np.zeros((1, size, 3), int), grid_positions(rows, columns, leading=(0,))
-        windows, seen = [self._window(batch, places) for places in (image, text)], {"embeddings": stream}
-        for i, block in enumerate(self.blocks):
-            stream, after = block.forward(params["blocks"][str(i)], stream, context, made, *windows)
-            assert after is not None
-            context = after
-            seen |= {f"blocks/{i}": stream, f"blocks/{i}/context": context}
+        return ReadPooled(context, self.conditioner.read(params["conditioner"], condition))
+
+    def conditions(self, params: Params, t: Num[Array, "B"], given: ReadPooled) -> Float[Array, "B D"]:
+        """Time, pooled text and guidance."""
+        return self.conditioner(params["conditioner"], t, given.pooled)
+
+    def embed(self, params: Params, x: Float[Array, "B H W C"], given: ReadPooled) -> Streams:
+        """Patches and the text's tokens."""
+        return Streams(self.projections.embed(params, x), given.context, grid=self.projections.grid(x))
+
+    def run(
+        self,
+        params: Params,
+        streams: Streams,
+        made: Float[Array, "B D"],
+        given: Any,
+        blocks: range,
+        modules: Modules = COMPUTE,
+    ) -> Streams:
+        """See `Stages.run`. Behind single blocks too, image and text are given as two streams."""
+        stream, context = streams.hidden, streams.context
+        batch, size, doubles = len(stream), context.shape[1], len(self.blocks)
+        text, image = np.zeros((1, size, 3), int), grid_positions(*streams.grid, leading=(0,))
+        of_image, of_text = (self._window(batch, places) for places in (image, text))
+        for i in blocks[: max(0, doubles - blocks.start)]:
+            weights, hook = params["blocks"][str(i)], within(modules, f"blocks/{i}")
+            block = self.blocks[i]
+            stream, context = block.forward(weights, stream, context, made, of_image, of_text, hook)
         both = jnp.concatenate([context, stream], axis=1)
         window = self._window(batch, np.concatenate([text, image], axis=1))
-        for i, single in enumerate(self.single_blocks):
-            both = single.forward(params["single_blocks"][str(i)], both, made, window)
-            seen[f"single_blocks/{i}"] = both
-        hidden = self.final_norm(params["final_norm"], both[:, size:], made)
-        prediction = self.projections.predict(params, hidden, height, width)
-        return Denoised(prediction, {name: seen[name] for name in taps})
+        for i in blocks[max(0, doubles - blocks.start) :]:
+            weights = params["single_blocks"][str(i - doubles)]
+            hook = within(modules, f"single_blocks/{i - doubles}")
+            both = self.single_blocks[i - doubles].forward(weights, both, made, window, hook)
+        return replace(streams, hidden=both[:, size:], context=both[:, :size])
+
+    def finish(
+        self, params: Params, streams: Streams, made: Float[Array, "B D"], height: int, width: int
+    ) -> Float[Array, "B H W O"]:
+        """See `Stages.finish`."""
+        hidden = self.final_norm(params["final_norm"], streams.hidden, made)
+        return self.projections.predict(params, hidden, height, width)
 
     def flops(self, height: int, width: int, context: int) -> int:
         """FLOPs of one step for one canvas and a text of `context` tokens."""

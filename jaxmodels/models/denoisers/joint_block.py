@@ -13,6 +13,7 @@ from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import SequenceMixer, Window, ropes_of
 from jaxmodels.models.block import layer_specs
+from jaxmodels.models.modules import COMPUTE, Modules
 
 # Of the second attention that some blocks of SD3.5 have, behind those of the block.
 SECOND_PARTS = ("second_shift", "second_scale", "second_gate")
@@ -61,6 +62,17 @@ class JointBlock:
                 raise ValueError(f"JointBlock: {name} must make {parts}, got {given}")
 
     @property
+    def module_names(self) -> tuple[str, ...]:
+        """The names of its parts, in the order in which they are computed."""
+        second = () if self.second is None else ("second",)
+        return ("mixer", *second, "ffn") + (("context_ffn",) if self.gives_context else ())
+
+    @property
+    def gives_context(self) -> bool:
+        """Whether there is a stream of a text behind it."""
+        return not self.mixer.ends_context
+
+    @property
     def ropes(self) -> tuple[Rotary, ...]:
         return ropes_of(self.mixer, self.second)
 
@@ -91,34 +103,42 @@ class JointBlock:
         condition: Condition,
         window: Window,
         context_window: Window,
+        modules: Modules = COMPUTE,
     ) -> tuple[Float[Array, "B S D"], Float[Array, "B T D"] | None]:
-        """Stream and context behind the block; None for a context that ends."""
+        """Stream and context behind the block; None for a context that ends. modules: the hook at which the
+        parts are computed; that of the mixer are the outputs of both."""
         made = self.modulation(params["modulation"], condition)
         made_context = self.context_modulation(params["context_modulation"], condition)
         normed, normed_context = self.norm(params["norm"], x), self.norm(params["norm"], context)
         prefix = "" if self.mixer.ends_context else "mixer_"
-        mixed, mixed_context = self.mixer.forward(
-            params["mixer"],
-            modulate(normed, made["mixer_shift"], made["mixer_scale"]),
-            modulate(normed_context, made_context[f"{prefix}shift"], made_context[f"{prefix}scale"]),
-            window,
-            context_window,
+        own = modulate(normed, made["mixer_shift"], made["mixer_scale"])
+        other = modulate(normed_context, made_context[f"{prefix}shift"], made_context[f"{prefix}scale"])
+        mixed, mixed_context = modules(
+            "mixer",
+            lambda: self.mixer.forward(params["mixer"], own, other, window, context_window),
         )
         x = x + made["mixer_gate"] * mixed
         if self.second is not None:
-            again = modulate(normed, made["second_shift"], made["second_scale"])
-            x = x + made["second_gate"] * self.second.forward(params["second"], again, window)
-        x = self._feed_forward(self.ffn, params, "ffn", x, made)
+            second, again = self.second, modulate(normed, made["second_shift"], made["second_scale"])
+            found = modules("second", lambda: second.forward(params["second"], again, window))
+            x = x + made["second_gate"] * found
+        x = self._feed_forward(self.ffn, params, "ffn", x, made, modules)
         if mixed_context is None or self.context_ffn is None:
             return x, None
         context = context + made_context["mixer_gate"] * mixed_context
-        return x, self._feed_forward(self.context_ffn, params, "context_ffn", context, made_context)
+        return x, self._feed_forward(self.context_ffn, params, "context_ffn", context, made_context, modules)
 
     def _feed_forward(
-        self, ffn: FeedForward, params: Params, name: str, x: Float[Array, "B S D"], made: Modulations
+        self,
+        ffn: FeedForward,
+        params: Params,
+        name: str,
+        x: Float[Array, "B S D"],
+        made: Modulations,
+        modules: Modules,
     ) -> Float[Array, "B S D"]:
         inside = modulate(self.norm(params["norm"], x), made["ffn_shift"], made["ffn_scale"])
-        return x + made["ffn_gate"] * ffn(params[name], inside)
+        return x + made["ffn_gate"] * modules(name, lambda: ffn(params[name], inside))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +161,16 @@ class SingleBlock:
             raise ValueError(f"SingleBlock: modulation must make {SINGLE_PARTS}, got {parts}")
 
     @property
+    def module_names(self) -> tuple[str, ...]:
+        """The names of its parts, in the order in which they are computed."""
+        return ("mixer", "ffn")
+
+    @property
+    def gives_context(self) -> bool:
+        """Whether there is a stream of a text behind it: it is part of the one sequence."""
+        return True
+
+    @property
     def ropes(self) -> tuple[Rotary, ...]:
         return ropes_of(self.mixer)
 
@@ -153,11 +183,15 @@ class SingleBlock:
         return self.modulation.flops() + tokens * own
 
     def forward(
-        self, params: Params, x: Float[Array, "B S D"], condition: Condition, window: Window
+        self,
+        params: Params,
+        x: Float[Array, "B S D"],
+        condition: Condition,
+        window: Window,
+        modules: Modules = COMPUTE,
     ) -> Float[Array, "B S D"]:
-        """The sequence behind the block."""
+        """The sequence behind the block. modules: the hook at which the parts are computed."""
         made = self.modulation(params["modulation"], condition)
         y = modulate(self.norm(params["norm"], x), made["shift"], made["scale"])
-        return x + made["gate"] * (
-            self.mixer.forward(params["mixer"], y, window) + self.ffn(params["ffn"], y)
-        )
+        mixed = modules("mixer", lambda: self.mixer.forward(params["mixer"], y, window))
+        return x + made["gate"] * (mixed + modules("ffn", lambda: self.ffn(params["ffn"], y)))

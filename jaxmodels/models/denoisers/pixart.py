@@ -1,9 +1,11 @@
 """PixArt: a diffusion transformer that reads a text by cross-attention."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Num
 
 from jaxmodels.layers.condition import AdaptiveNorm, ProjectedModulation, embed_mlp, embed_mlp_spec
@@ -15,14 +17,42 @@ from jaxmodels.layers.timestep import TimestepEmbedding
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.block import Stream
 from jaxmodels.models.denoisers.cross_block import CrossBlock
-from jaxmodels.models.denoisers.denoiser import Denoised
+from jaxmodels.models.denoisers.denoiser import InStages, Streams
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.text import Text, check_text, seen_tokens
-from jaxmodels.models.scored import check_taps
+from jaxmodels.models.modules import COMPUTE, Modules, within
+
+
+@struct.dataclass
+class ReadText:
+    """What depends on the text alone.
+
+    Attributes:
+        context: [B, T, D], its tokens, at the stream's width.
+        seen: bool[B, T], which of them are real.
+        sizes: [B, D], the picture's height, width and aspect ratio; None where the model is not told them.
+    """
+
+    context: jax.Array
+    seen: jax.Array
+    sizes: Any
+
+
+@struct.dataclass
+class Timed:
+    """What depends on time.
+
+    Attributes:
+        time: [B, D], with the picture's sizes: what the last norm goes by.
+        modulation: [B, 6 D], the projection of it that all blocks share.
+    """
+
+    time: jax.Array
+    modulation: jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixArt:
+class PixArt(InStages):
     """A transformer over patches whose blocks share one projection of the time (adaLN-single) and attend to a
     text (https://arxiv.org/abs/2310.00426), for canvases of any height and width.
 
@@ -73,51 +103,66 @@ class PixArt:
             tree |= {"resolution": self.sizes.spec(), "aspect_ratio": self.sizes.spec()}
         return tree
 
-    @property
-    def taps(self) -> tuple[str, ...]:
-        """The names of the streams that `denoise` can give."""
-        return ("embeddings", *(f"blocks/{i}" for i in range(len(self.blocks))))
+    def named_blocks(self) -> dict[str, CrossBlock]:
+        """The blocks in the order in which they run, by the path of their parameters."""
+        return {f"blocks/{i}": block for i, block in enumerate(self.blocks)}
 
-    def denoise(
-        self,
-        params: Params,
-        x: Float[Array, "B H W C"],
-        t: Num[Array, "B"],
-        condition: Text,
-        *,
-        taps: Sequence[str] = (),
-    ) -> Denoised:
-        """See `Denoiser.denoise`. condition: a text, with `seen` or without; with `resolution` and
-        `aspect_ratio` if the model is told them.
-
-        Raises:
-            ValueError: `x`, `t` or `condition` do not fit the model or each other; it has no such tap.
-        """
-        rows, columns = self.projections.grid(x)
-        batch, height, width, _ = x.shape
+    def check(self, x: Array, t: Array, condition: Any) -> None:
+        """See `Stages.check`."""
+        self.projections.grid(x)
+        batch = x.shape[0]
         if t.shape != (batch,):
             raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
         read = {"seen": condition.tokens.shape[:2]} if isinstance(condition, Text) else {}
         told = {} if self.sizes is None else {"resolution": (batch, 2), "aspect_ratio": (batch,)}
         check_text(condition, batch, self.caption_width, read | told)
-        check_taps(taps, self.taps)
+
+    def read(self, params: Params, condition: Text) -> ReadText:
+        """condition: a text, with `seen` or without; with `resolution` and `aspect_ratio` if the model is
+        told them."""
+        dtype = params["caption"]["w_in"].dtype
+        context = embed_mlp(params["caption"], condition.tokens.astype(dtype), "gelu_new")
+        return ReadText(context, seen_tokens(condition), self._sizes(params, condition))
+
+    def conditions(self, params: Params, t: Num[Array, "B"], given: ReadText) -> Timed:
+        """The time, and what the blocks share of it."""
+        time = self.time(params["time"], t)
+        time = time if given.sizes is None else time + given.sizes
+        return Timed(time, self.modulation.project(params["modulation"], time).reshape(len(t), -1))
+
+    def embed(self, params: Params, x: Float[Array, "B H W C"], given: ReadText) -> Streams:
+        """Patches and their positions."""
+        rows, columns = self.projections.grid(x)
         embedded = self.projections.embed(params, x)
         base, d_model = self.sample_size // self.projections.patch, self.projections.d_model
         positions = sincos_grid(
             d_model, rows, columns, base=base, interpolation_scale=self.interpolation_scale
         )
-        embedded = embedded + positions.astype(embedded.dtype)
-        context = embed_mlp(params["caption"], condition.tokens.astype(embedded.dtype), "gelu_new")
-        time = self._time(params, t, condition)
-        made = self.modulation.project(params["modulation"], time).reshape(batch, -1)
-        window, seen = fresh_window(embedded[..., 0], mask=BIDIRECTIONAL), seen_tokens(condition)
-        stream, streams = Stream(hidden=embedded, embedded=embedded, condition=made), {"embeddings": embedded}
-        for i, block in enumerate(self.blocks):
-            stream = block.forward(params["blocks"][str(i)], stream, window, context, seen)
-            streams[f"blocks/{i}"] = stream.hidden
-        hidden = self.final_norm(params["final_norm"], stream.narrow(), time)
-        prediction = self.projections.predict(params, hidden, height, width)
-        return Denoised(prediction, {name: streams[name] for name in taps})
+        return Streams(embedded + positions.astype(embedded.dtype), grid=(rows, columns))
+
+    def run(
+        self,
+        params: Params,
+        streams: Streams,
+        made: Timed,
+        given: ReadText,
+        blocks: range,
+        modules: Modules = COMPUTE,
+    ) -> Streams:
+        """See `Stages.run`."""
+        window = fresh_window(streams.hidden[..., 0], mask=BIDIRECTIONAL)
+        stream = Stream(hidden=streams.hidden, embedded=streams.hidden, condition=made.modulation)
+        for i in blocks:
+            weights, hook = params["blocks"][str(i)], within(modules, f"blocks/{i}")
+            stream = self.blocks[i].forward(weights, stream, window, given.context, given.seen, hook)
+        return replace(streams, hidden=stream.hidden)
+
+    def finish(
+        self, params: Params, streams: Streams, made: Timed, height: int, width: int
+    ) -> Float[Array, "B H W O"]:
+        """See `Stages.finish`."""
+        hidden = self.final_norm(params["final_norm"], streams.hidden, made.time)
+        return self.projections.predict(params, hidden, height, width)
 
     def flops(self, height: int, width: int, context: int) -> int:
         """FLOPs of one step for one canvas and a text of `context` tokens."""
@@ -129,12 +174,11 @@ class PixArt:
         once = self.time.flops() + sizes + self.modulation.flops() + self.final_norm.modulation.flops()
         return once + caption + blocks + tokens * self.projections.flops_per_token()
 
-    def _time(self, params: Params, t: Num[Array, "B"], text: Text) -> Float[Array, "B D"]:
-        time = self.time(params["time"], t)
+    def _sizes(self, params: Params, text: Text) -> Float[Array, "B D"] | None:
         if self.sizes is None:
-            return time
+            return None
         told = [
-            self.sizes(params["resolution"], text.resolution).reshape(len(t), -1),
+            self.sizes(params["resolution"], text.resolution).reshape(len(text.resolution), -1),
             self.sizes(params["aspect_ratio"], text.aspect_ratio),
         ]
-        return time + jnp.concatenate(told, axis=-1)
+        return jnp.concatenate(told, axis=-1)

@@ -2,12 +2,27 @@
 
 from dataclasses import dataclass
 
+import jax
+from flax import struct
 from jaxtyping import Array, Float, Num
 
 from jaxmodels.layers.condition import embed_mlp, embed_mlp_spec
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.timestep import TimestepEmbedding
 from jaxmodels.models.denoisers.text import Text
+
+
+@struct.dataclass
+class ReadPooled:
+    """What depends on a text alone, in models that take its tokens as context and one vector for the whole.
+
+    Attributes:
+        context: [B, T, D], its tokens, at the stream's width.
+        pooled: [B, D], what `PooledConditioner.read` makes of the whole.
+    """
+
+    context: jax.Array
+    pooled: jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +58,11 @@ class PooledConditioner:
         d = self.time.d_model
         return (2 if self.guided else 1) * self.time.flops() + 2 * d * (self.pooled_width + d)
 
-    def __call__(self, params: Params, t: Num[Array, "B"], text: Text) -> Float[Array, "B D"]:
-        made = self.time(params["time"], t * self.time_scale)
-        if self.guided:
-            made = made + self.time(params["guidance"], text.guidance * self.time_scale)
-        return made + embed_mlp(params["text"], text.pooled.astype(made.dtype))
+    def read(self, params: Params, text: Text) -> Float[Array, "B D"]:
+        """What does not depend on time: pooled text and guidance."""
+        read = embed_mlp(params["text"], text.pooled.astype(params["text"]["w_in"].dtype))
+        return read + self.time(params["guidance"], text.guidance * self.time_scale) if self.guided else read
+
+    def __call__(self, params: Params, t: Num[Array, "B"], read: Float[Array, "B D"]) -> Float[Array, "B D"]:
+        """The condition of each row. read: what `read` gave."""
+        return self.time(params["time"], t * self.time_scale) + read

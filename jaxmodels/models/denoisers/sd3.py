@@ -1,9 +1,8 @@
 """Stable Diffusion 3: image and text side by side, each with weights of its own."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-import jax
 from jaxtyping import Array, Float, Num
 
 from jaxmodels.layers.condition import AdaptiveNorm
@@ -12,17 +11,17 @@ from jaxmodels.layers.patches import patch_grid
 from jaxmodels.layers.sincos import SincosPositions
 from jaxmodels.layers.spec import Param, Params, ParamTree
 from jaxmodels.layers.window import fresh_window
-from jaxmodels.models.denoisers.denoiser import Denoised
+from jaxmodels.models.denoisers.denoiser import InStages, Streams
 from jaxmodels.models.denoisers.joint_block import JointBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
-from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner
+from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner, ReadPooled
 from jaxmodels.models.denoisers.text import Text, check_text
 from jaxmodels.models.denoisers.text_projection import TextProjection
-from jaxmodels.models.scored import check_taps
+from jaxmodels.models.modules import COMPUTE, Modules, within
 
 
 @dataclass(frozen=True, kw_only=True)
-class SD3:
+class SD3(InStages):
     """The multimodal transformer of https://arxiv.org/abs/2403.03206, for canvases of any height and width up
     to its table of positions.
 
@@ -68,61 +67,63 @@ class SD3:
             "final_norm": self.final_norm.spec(),
         }
 
-    @property
-    def taps(self) -> tuple[str, ...]:
-        """The names of the streams that `denoise` can give: the image's, and the text's where it goes on."""
-        last = len(self.blocks) - 1
-        return (
-            "embeddings",
-            *(f"blocks/{i}" for i in range(last + 1)),
-            *(f"blocks/{i}/context" for i in range(last)),
-        )
+    def named_blocks(self) -> dict[str, JointBlock]:
+        """The blocks in the order in which they run, by the path of their parameters."""
+        return {f"blocks/{i}": block for i, block in enumerate(self.blocks)}
 
-    def denoise(
-        self,
-        params: Params,
-        x: Float[Array, "B H W C"],
-        t: Num[Array, "B"],
-        condition: Text,
-        *,
-        taps: Sequence[str] = (),
-    ) -> Denoised:
-        """See `Denoiser.denoise`. condition: a text with `pooled`, all of whose tokens are seen.
-
-        Raises:
-            ValueError: `x`, `t` or `condition` do not fit the model or each other; it has no such tap.
-        """
-        batch, height, width = x.shape[0], x.shape[1], x.shape[2]
-        embedded = self.embed(params, x)
-        if t.shape != (batch,):
-            raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
-        check_text(condition, batch, self.text.width, self.conditioner.reads(batch))
-        check_taps(taps, self.taps)
-        made = self.conditioner(params["conditioner"], t, condition)
-        context: jax.Array | None = self.text(params["context"], condition.tokens)
-        windows = [fresh_window(a[..., 0], mask=BIDIRECTIONAL) for a in (embedded, condition.tokens)]
-        stream, seen = embedded, {"embeddings": embedded}
-        for i, block in enumerate(self.blocks):
-            assert context is not None
-            stream, context = block.forward(params["blocks"][str(i)], stream, context, made, *windows)
-            seen[f"blocks/{i}"] = stream
-            if context is not None:
-                seen[f"blocks/{i}/context"] = context
-        hidden = self.final_norm(params["final_norm"], stream, made)
-        prediction = self.projections.predict(params, hidden, height, width)
-        return Denoised(prediction, {name: seen[name] for name in taps})
-
-    def embed(self, params: Params, x: Float[Array, "B H W C"]) -> Float[Array, "B S D"]:
-        """The stream in front of the first block: patches and their positions."""
+    def check(self, x: Array, t: Array, condition: Any) -> None:
+        """See `Stages.check`. There must be positions for the canvas's patches."""
         rows, columns = self.projections.grid(x)
-        most, d = self.max_positions, self.projections.d_model
+        most, batch = self.max_positions, x.shape[0]
         if max(rows, columns) > most:
             raise ValueError(
                 f"x: {rows} x {columns} patches, but the model has positions for {most} x {most}"
             )
+        if t.shape != (batch,):
+            raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
+        check_text(condition, batch, self.text.width, self.conditioner.reads(batch))
+
+    def read(self, params: Params, condition: Text) -> ReadPooled:
+        """condition: a text with `pooled`, all of whose tokens are seen."""
+        context = self.text(params["context"], condition.tokens)
+        return ReadPooled(context, self.conditioner.read(params["conditioner"], condition))
+
+    def conditions(self, params: Params, t: Num[Array, "B"], given: ReadPooled) -> Float[Array, "B D"]:
+        """Time and pooled text."""
+        return self.conditioner(params["conditioner"], t, given.pooled)
+
+    def embed(self, params: Params, x: Float[Array, "B H W C"], given: ReadPooled) -> Streams:
+        """Patches and their positions; the text's tokens."""
+        rows, columns = self.projections.grid(x)
+        most, d = self.max_positions, self.projections.d_model
         top, left = (most - rows) // 2, (most - columns) // 2
         positions = params["positions"]["weight"][top : top + rows, left : left + columns]
-        return self.projections.embed(params, x) + positions.reshape(rows * columns, d)
+        embedded = self.projections.embed(params, x) + positions.reshape(rows * columns, d)
+        return Streams(embedded, given.context, grid=(rows, columns))
+
+    def run(
+        self,
+        params: Params,
+        streams: Streams,
+        made: Float[Array, "B D"],
+        given: Any,
+        blocks: range,
+        modules: Modules = COMPUTE,
+    ) -> Streams:
+        """See `Stages.run`."""
+        x, context = streams.hidden, streams.context
+        of_image, of_text = (fresh_window(a[..., 0], mask=BIDIRECTIONAL) for a in (x, given.context))
+        for i in blocks:
+            weights, hook = params["blocks"][str(i)], within(modules, f"blocks/{i}")
+            x, context = self.blocks[i].forward(weights, x, context, made, of_image, of_text, hook)
+        return replace(streams, hidden=x, context=context)
+
+    def finish(
+        self, params: Params, streams: Streams, made: Float[Array, "B D"], height: int, width: int
+    ) -> Float[Array, "B H W O"]:
+        """See `Stages.finish`."""
+        hidden = self.final_norm(params["final_norm"], streams.hidden, made)
+        return self.projections.predict(params, hidden, height, width)
 
     def flops(self, height: int, width: int, context: int) -> int:
         """FLOPs of one step for one canvas and a text of `context` tokens."""

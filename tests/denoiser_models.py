@@ -1,0 +1,30 @@
+"""Denoisers of every family, tiny, and what they are conditioned on."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.models.denoisers.text import Text
+
+DIFFUSERS = {"num_attention_heads": 3, "attention_head_dim": 8, "in_channels": 4, "num_layers": 2}
+POOLED = {"joint_attention_dim": 10, "pooled_projection_dim": 14}
+OFFICIAL = {"hidden_size": 24, "num_heads": 3, "depth": 2, "input_size": 8}
+# By class of diffusers, or by name of the official code.
+CONFIGS = {
+    "DiT": OFFICIAL,
+    "DiTTransformer2DModel": DIFFUSERS,
+    "FluxTransformer2DModel": DIFFUSERS | POOLED | {"num_single_layers": 2, "axes_dims_rope": [2, 2, 4]},
+    "PixArtTransformer2DModel": DIFFUSERS | {"cross_attention_dim": 24, "caption_channels": 10},
+    "SD3Transformer2DModel": DIFFUSERS | POOLED | {"caption_projection_dim": 24},
+    "SiT": OFFICIAL | {"learn_sigma": False},
+}
+
+
+def condition_of(name, batch=2):
+    """What a model of `CONFIGS` is conditioned on: another for each row."""
+    if name in ("DiT", "SiT", "DiTTransformer2DModel"):
+        return jnp.arange(batch, dtype=jnp.int32)
+    rng = np.random.default_rng(0)
+    text = Text(tokens=jnp.asarray(rng.standard_normal((batch, 7, 10)), jnp.float32))
+    if name == "PixArtTransformer2DModel":
+        return text.replace(resolution=jnp.full((batch, 2), 64.0), aspect_ratio=jnp.ones(batch))
+    return text.replace(pooled=jnp.asarray(rng.standard_normal((batch, 14)), jnp.float32))
