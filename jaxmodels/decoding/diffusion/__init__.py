@@ -1,0 +1,1 @@
+"""Diffusion: loops that turn noise into latents, made of samplers, guidance and caches."""

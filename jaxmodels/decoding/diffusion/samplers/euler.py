@@ -1,0 +1,84 @@
+"""Euler's method along the probability flow."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from jaxmodels.checks import whole
+from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction
+from jaxmodels.decoding.diffusion.samplers.betas import Betas
+from jaxmodels.decoding.diffusion.samplers.sampler import Plan
+from jaxmodels.decoding.diffusion.samplers.sigmas import AT_TIMES, SigmaGrid, levels
+from jaxmodels.decoding.diffusion.samplers.spacing import Spacing, spaced_times
+
+
+@struct.dataclass
+class Row:
+    """The noise level that a step ends at."""
+
+    sigma: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Euler:
+    """Euler's method over noise levels (Karras et al. 2022, without churn), as
+    `diffusers.EulerDiscreteScheduler`.
+
+    Canvases are ``clean + sigma * noise``; the model sees them divided by ``sqrt(sigma^2 + 1)``.
+
+    Attributes:
+        noise: the noise schedule.
+        prediction: what the model's output is.
+        spacing: which training steps a run visits.
+        offset: added to the times of leading spacing.
+        grid: where the noise levels lie.
+        ends_clean: whether the last step ends at clean data; else at the noise of the first training step.
+        log_times: whether the model is shown ``log(sigma) / 4`` in place of training times.
+
+    Raises:
+        ValueError: a number outside its range.
+    """
+
+    noise: Betas = field(default_factory=Betas)
+    prediction: Prediction = Prediction.EPSILON
+    spacing: Spacing = Spacing.LINSPACE
+    offset: int = 0
+    grid: SigmaGrid = AT_TIMES
+    ends_clean: bool = True
+    log_times: bool = False
+
+    def __post_init__(self) -> None:
+        whole("offset", self.offset)
+
+    def plan(self, steps: int, tokens: int = 0) -> Plan:
+        trained = self.noise.sigmas
+        times = spaced_times(self.spacing, steps, self.noise.count, self.offset)
+        times, sigmas = levels(self.grid, times, trained)
+        ends = np.append(sigmas, 0.0 if self.ends_clean else trained[0])
+        return Plan(
+            times=0.25 * np.log(sigmas) if self.log_times else times,
+            input_scale=1 / np.sqrt(sigmas**2 + 1),
+            alpha=np.ones(steps),
+            sigma=sigmas,
+            rows=Row(sigma=ends[1:]),
+            start=first_scale(self.spacing, ends.max()),
+        )
+
+    def begin(self, x: Float[Array, "B H W C"]) -> tuple[()]:
+        return ()
+
+    def step(
+        self, predicted: Predicted, row: Row, memory: tuple[()], noise: Float[Array, "B H W C"] | None
+    ) -> tuple[Float[Array, "B H W C"], tuple[()]]:
+        return predicted.clean() + row.sigma * predicted.noise(), memory
+
+
+def first_scale(spacing: Spacing, sigma: float) -> np.ndarray:
+    """f64[]: how much noise a run of canvases ``clean + sigma * noise`` begins with.
+
+    Only leading spacing counts the data's own variance, since only there the first level is far from the last
+    training step's.
+    """
+    return np.asarray(np.sqrt(sigma**2 + 1) if spacing is Spacing.LEADING else sigma)
