@@ -10,9 +10,9 @@ from jaxmodels.training.average import averaged
 
 def test_the_average_follows_the_parameters():
     optimizer, decay = averaged(optax.sgd(0.1), 0.5), 0.5
-    params = {"w": jnp.arange(3.0)}
+    params = {"w": jnp.arange(3.0) + 5}
     state = optimizer.init(params)
-    expected, plain = np.arange(3.0), np.arange(3.0)
+    expected = plain = np.arange(3.0) + 5
     for n in range(8):
         gradient = np.full(3, n + 1.0, np.float32)
         updates, state = jax.jit(optimizer.update)({"w": jnp.asarray(gradient)}, state, params)
