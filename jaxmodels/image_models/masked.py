@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.checks import shown, whole
+from jaxmodels.checks import whole
 from jaxmodels.decoding.generation import Plan, run
 from jaxmodels.decoding.masked.blocks.fixed import FixedBlocks
 from jaxmodels.decoding.masked.caches.kept import CanvasCache
@@ -22,6 +22,7 @@ from jaxmodels.decoding.masked.unmask.maskgit import MaskGIT
 from jaxmodels.decoding.processors import Suppress
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.samplers import Sample, Sampler
+from jaxmodels.image_models.conditions import known_classes
 from jaxmodels.image_models.images import Images
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.model import Model
@@ -167,14 +168,7 @@ class MaskedImageModel:
         """Images of these classes made ready: the token of its class stands in front of each."""
         if size is not None and whole("size", size, low=1) != self.size:
             raise ValueError(f"size={size}: the model makes images of {self.size} x {self.size} pixels alone")
-        classes = np.atleast_1d(np.asarray(class_ids))
-        if classes.ndim != 1 or not classes.size or not np.issubdtype(classes.dtype, np.integer):
-            raise ValueError(f"class_ids must be one or several whole numbers, got {shown(class_ids)}")
-        for i, one in enumerate(classes.tolist()):
-            if not 0 <= one < self.num_classes:
-                raise ValueError(
-                    f"class_ids[{i}] is {one}: the model has the classes 0 to {self.num_classes - 1}"
-                )
+        classes = known_classes(class_ids, self.num_classes)
         check_params(self.model.config.spec(), self.model.params)
         given, seed = classes[:, None] + self.autoencoder.num_codes, whole("seed", seed, high=2**63 - 1)
         return plan_images(self.model.config, self.model.params, given, self.grid**2, seed)
