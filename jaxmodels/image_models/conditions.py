@@ -142,7 +142,7 @@ def pixel_size(size: Any, default: tuple[int, int], multiple: int) -> tuple[int,
     if height % multiple or width % multiple:
         near = f"{max(1, height // multiple) * multiple} x {max(1, width // multiple) * multiple}"
         raise ValueError(
-            f"size={height} x {width}: height and width must be multiples of {multiple}, the pixels of a patch of "
-            f"the model, for instance {near}"
+            f"size={height} x {width}: height and width must be multiples of {multiple}, the pixels of a "
+            f"patch, for instance {near}"
         )
     return height, width
