@@ -1,0 +1,1 @@
+"""Caches: policies that leave out work of a denoising run, one small file each."""
