@@ -3,6 +3,7 @@
 Statistics are always taken in float32 and the result has the input's dtype.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -118,6 +119,46 @@ class WeightlessRMSNorm:
 
     def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         return rms_norm(x, jnp.ones((1,), x.dtype), self.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitNorm:
+    """``x / |x|``, or ``x / eps`` where that is longer, as torch's ``normalize`` has it."""
+
+    eps: float = 1e-12
+
+    def spec(self) -> ParamTree:
+        return {}
+
+    def __call__(self, params: Params, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        y = x.astype(jnp.float32)
+        length = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(y), axis=-1, keepdims=True), self.eps**2))
+        return (y / length).astype(x.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadScaledUnitNorm:
+    """`UnitNorm` of each head's vector, then each head times ``min(exp(log_scale), most)``: queries of
+    attention whose logits are cosines (https://arxiv.org/abs/2111.09883).
+
+    Attributes:
+        num_heads: heads, each of which learns a scale.
+        start: the scale at first.
+        most: no scale is larger.
+    """
+
+    num_heads: int
+    start: float = 4.0
+    most: float = 100.0
+    eps: float = 1e-12
+
+    def spec(self) -> ParamTree:
+        return {"log_scale": Param((self.num_heads, 1), ("heads", None), Constant(math.log(self.start)))}
+
+    def __call__(self, params: Params, x: Float[Array, "... N H"]) -> Float[Array, "... N H"]:
+        scale = jnp.exp(jnp.minimum(params["log_scale"].astype(jnp.float32), math.log(self.most)))
+        y: Array = UnitNorm(eps=self.eps)({}, x.astype(jnp.float32)) * scale
+        return y.astype(x.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Normalising flows: models that turn images into noise step by step, and back."""

@@ -1,0 +1,1 @@
+"""Models that make an image scale by scale, from coarse to fine."""
