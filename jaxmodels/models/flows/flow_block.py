@@ -1,4 +1,4 @@
-"""One step of an autoregressive flow over tokens: a causal transformer that scales and shifts each of them."""
+"""One step of an autoregressive flow: a causal transformer that scales and shifts each token."""
 
 from dataclasses import dataclass
 

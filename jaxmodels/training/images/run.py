@@ -57,6 +57,10 @@ def train_images(recipe: ImageRecipe, output_dir: str | Path, *, console: Consol
     console = Console(stderr=True) if console is None else console
     output = Path(output_dir)
     autoencoder, transformer = AUTOENCODERS.read(recipe.autoencoder), config_from_hf(recipe.transformer)
+    if not isinstance(autoencoder, VQModel):
+        raise ValueError(
+            f"recipe: autoencoder: _class_name must be VQModel, got {recipe.autoencoder['_class_name']}"
+        )
     _check_fit(autoencoder, transformer, recipe.image_size)
     with only_trainer(output):
         claim(output, IMAGE_RECIPES, recipe)

@@ -1,0 +1,1 @@
+"""Training of flows by their likelihood."""
