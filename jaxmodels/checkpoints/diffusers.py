@@ -107,7 +107,7 @@ def load_registered(
         raise CheckpointError(f"{file}: {error}") from error
     tensors = open_tensors(directory, f"{STEM}.safetensors", f"{STEM}.safetensors.index.json")
     family = registry[config.family]
-    expected, placed = family.tensors(config), _placed(family, config, tensors, values)
+    expected, placed = family.tensors(config), place_registered(family, config, tensors, values)
     held = default_dtype(stored_dtype(tensors)) if dtype is None else dtype
     return config, read_params(expected, config.spec(), placed, held, progress=progress)
 
@@ -143,7 +143,9 @@ def save_registered(
         )
 
 
-def _placed(family: Family[Any], config: Any, tensors: TensorReader, values: Mapping[str, Any]) -> TensorView:
+def place_registered(
+    family: Family[Any], config: Any, tensors: TensorReader, values: Mapping[str, Any]
+) -> TensorView:
     """The tensors that fill parameters; raises `CheckpointError` unless all are there and nothing else is."""
     expected = family.tensors(config)
     stored = {family.name_in_table(name): name for name in tensors.infos}

@@ -32,6 +32,8 @@ MAX_QUERY_BLOCKS = 16
 
 # allowed(query_start, query_size, key_start, key_size) -> bool[B, query_size, key_size]
 Allowed: TypeAlias = Callable[[int | Array, int, int | Array, int], Bool[Array, "B S T"]]
+# bias(query_start, query_size, key_start, key_size) -> what is added to the logits of these pairs, broadcast
+Bias: TypeAlias = Callable[[int | Array, int, int | Array, int], Float[Array, "#B #K #M S T"]]
 # The half-open range of key slots that queries [start, start + size) may attend to. Where it gives Python
 # integers it does so for all queries, and `start` is one.
 KeyRange: TypeAlias = Callable[[int | Array, int], tuple[int | Array, int | Array]]
@@ -76,6 +78,7 @@ def attend(
     allowed: Allowed,
     key_range: KeyRange,
     scores: Scores,
+    bias: Bias | None = None,
     sink_logits: Float[Array, "K M"] | None = None,
     running: "Running | None" = None,
     unpack: Unpack = lambda k, v: (k, v),
@@ -85,11 +88,11 @@ def attend(
 
     `allowed` masks pairs; `key_range` bounds the blocks that are visited at all, so that work follows the
     slots in use and not the capacity. Where it returns Python integers the loop has a static length and the
-    result can be differentiated in reverse. `sink_logits` adds one logit per head to the softmax's
-    denominator. `running` is the softmax over other keys of the same queries (`sink_logits` included), which
-    these continue. `unpack` is applied to each block of `k` and `v` that is visited, once per block of
-    queries; they may be one buffer. `query_block` is how many queries are worth unpacking a block for, by
-    default the backend's choice. A query that may attend to nothing gets zeros.
+    result can be differentiated in reverse. `bias` is added to what `scores` gives. `sink_logits` adds one
+    logit per head to the softmax's denominator. `running` is the softmax over other keys of the same queries
+    (`sink_logits` included), which these continue. `unpack` is applied to each block of `k` and `v` that is
+    visited, once per block of queries; they may be one buffer. `query_block` is how many queries are worth
+    unpacking a block for, by default the backend's choice. A query that may attend to nothing gets zeros.
     """
 
     search = _Search(
@@ -99,6 +102,7 @@ def attend(
         allowed=allowed,
         key_range=key_range,
         scores=scores,
+        bias=bias,
         sink_logits=sink_logits,
         running=running,
         unpack=unpack,
@@ -162,6 +166,7 @@ class _Search:
     allowed: Allowed
     key_range: KeyRange
     scores: Scores
+    bias: Bias | None
     sink_logits: Float[Array, "K M"] | None
     running: Running | None
     unpack: Unpack
@@ -208,7 +213,10 @@ class _Search:
                 seen = seen & (first + jnp.arange(block) >= begin)
             parts = (lax.dynamic_slice_in_dim(a, first, block, axis=2) for a in (self.k, self.v))
             keys, values = self.unpack(*parts)
-            return absorb(running, self.scores(q, keys, seen), seen, values)
+            logits = self.scores(q, keys, seen)
+            if self.bias is not None:
+                logits = logits + self.bias(start, size, first, block)
+            return absorb(running, logits, seen, values)
 
         if slots <= block:
             running = step(0, running)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.attend import Scores
+from jaxmodels.layers.attend import Bias, Scores
 from jaxmodels.layers.cache.full import FULL_CACHE
 from jaxmodels.layers.cache.policy import (
     CachePolicy,
@@ -186,7 +186,10 @@ class Attention:
             weights += 2 * self.adapter_rank * ((1 + kinds) * self.d_in + self.head_dim * heads)
         return weights + round(4 * self.num_heads * self.head_dim * seen)
 
-    def forward(self, params: Params, x: Float[Array, "B S I"], window: Window) -> Float[Array, "B S D"]:
+    def forward(
+        self, params: Params, x: Float[Array, "B S I"], window: Window, bias: Bias | None = None
+    ) -> Float[Array, "B S D"]:
+        """See `SequenceMixer`. `bias` is added to the logits, that of relative positions for instance."""
         new = rotated(self.heads, self.project(params, x, window), window)
         start = jnp.zeros_like(window.start)
         out = attend_slots(
@@ -197,6 +200,7 @@ class Attention:
                 window, window_tags(window), start, self.heads.reach, chunk=self.chunk
             ),
             key_range=range_of_sequence(window, self.heads.reach, self.chunk),
+            bias=bias,
             sink_logits=new.sink_logits,
         )
         return self.output(params, out, self._gate(params, x))

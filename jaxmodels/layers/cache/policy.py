@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.attend import (
     Allowed,
+    Bias,
     KeyRange,
     Running,
     Scores,
@@ -155,6 +156,7 @@ def attend_slots(
     *,
     allowed: Allowed,
     key_range: KeyRange,
+    bias: Bias | None = None,
     sink_logits: Float[Array, "K M"] | None = None,
     running: Running | None = None,
 ) -> Float[Array, "B S N H"]:
@@ -166,6 +168,7 @@ def attend_slots(
         allowed=allowed,
         key_range=key_range,
         scores=heads.scores,
+        bias=bias,
         sink_logits=sink_logits,
         running=running,
     )
