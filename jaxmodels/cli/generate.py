@@ -26,7 +26,7 @@ from jaxmodels.cli.common import (
     tell,
 )
 from jaxmodels.cli.options import with_groups
-from jaxmodels.cli.pictures import Pictures, check_given
+from jaxmodels.cli.pictures import Pictures, check_given, steps_shown
 from jaxmodels.cli.sampling import Sampling
 from jaxmodels.cli.strategies import StrategyOptions
 
@@ -130,7 +130,10 @@ def generate(
     load = partial(jm.load, dtype=dtype and dtype.value, allow_pickle=allow_pickle, verify=verify)
     if pictures.are_asked_for:
         check_given(context)
-        timing = _draw(load, model, revision, pictures, strategy.steps, seed)
+        if prompt is not None:
+            pictures = replace(pictures, prompts=[*(pictures.prompts or ()), prompt])
+        with steps_shown(quiet) as progress:
+            timing = _draw(load, model, revision, pictures, strategy.steps, seed, progress)
         if not quiet:
             tell(timing)
         return
@@ -170,6 +173,7 @@ def _draw(
     pictures: Pictures,
     steps: int | None,
     seed: int,
+    progress: Callable[[int, int | None], None] | None,
 ) -> str:
     """Writes pictures, and gives the timing line."""
     import jaxmodels as jm
@@ -179,7 +183,7 @@ def _draw(
     seconds = time.perf_counter() - began
     if isinstance(loaded, jm.Model):
         raise ValueError(f"{name!r} is a language model: --class, --grid and --strip are of image models")
-    timing = pictures.draw(loaded, steps=steps, seed=seed)
+    timing = pictures.draw(loaded, steps=steps, seed=seed, progress=progress)
     return f"{timing}, compilation included; model loaded in {seconds:.2f} s"
 
 

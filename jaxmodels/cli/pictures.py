@@ -1,5 +1,8 @@
 """The options of `jaxmodels generate` that belong to image models, and the pictures that they draw."""
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +18,9 @@ if TYPE_CHECKING:
 _MARGIN, _SMALLEST = 2, 96
 _PAPER = 1.0
 # Parameters of the command, beside those of `Pictures`, that pictures go by.
-_SHARED = frozenset({"allow_pickle", "dtype", "model", "quiet", "revision", "seed", "steps", "verify"})
+_SHARED = frozenset(
+    {"allow_pickle", "dtype", "model", "prompt", "quiet", "revision", "seed", "steps", "verify"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,57 +35,120 @@ class Pictures:
         list[int] | None,
         typer.Option("--class", metavar="N", help="Of image models: draw this class. Repeatable."),
     ] = None
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", metavar="TEXT", help="Of image models: draw this. Repeatable."),
+    ] = None
     per_class: Annotated[
-        int, typer.Option("--images", metavar="N", help="Of image models: images of each class.")
+        int, typer.Option("--images", metavar="N", help="Of image models: images of each class or prompt.")
     ] = 1
     size: Annotated[
         int | None, typer.Option(help="Of image models: height and width in pixels, by default the model's.")
     ] = None
     grid: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write the images here, a row for each class.")
+        Path | None,
+        typer.Option(dir_okay=False, help="Write the images here, a row for each class or prompt."),
     ] = None
     strip: Annotated[
         Path | None,
         typer.Option(dir_okay=False, help="Write the images behind each step here, a row for each image."),
     ] = None
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="Of diffusion models: what takes the steps, such as ddim, dpm++, unipc or euler."),
+    ] = None
+    guidance: Annotated[
+        float | None, typer.Option(help="Of image models: how strongly to keep to the class or prompt.")
+    ] = None
+    negative: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Of diffusion models: the prompt to lead away from.")
+    ] = None
+    cache: Annotated[
+        str | None,
+        typer.Option(help="Of diffusion models: what later steps go by, such as magcache or taylorseer."),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.per_class < 1:
             raise ValueError(f"--images must be at least 1, got {self.per_class}")
-        if self.classes and self.grid is self.strip is None:
-            raise ValueError("--class needs --grid or --strip, a file that the images are written to")
+        if self.classes and self.prompts:
+            raise ValueError("--class and --prompt are of different models; give one of them")
+        for name, asked in (("--class", self.classes), ("--prompt", self.prompts)):
+            if asked and self.grid is self.strip is None:
+                raise ValueError(f"{name} needs --grid or --strip, a file that the images are written to")
 
     @property
     def are_asked_for(self) -> bool:
         """Whether an option of image models was given."""
-        return bool(self.classes or self.grid or self.strip or self.size or self.per_class != 1)
+        given = (getattr(self, field.name) != field.default for field in fields(self))
+        return any(given)
 
-    def draw(self, model: "ImageModel", *, steps: int | None, seed: int) -> str:
+    def draw(
+        self,
+        model: "ImageModel",
+        *,
+        steps: int | None,
+        seed: int,
+        progress: Callable[[int, int | None], None] | None,
+    ) -> str:
         """Writes the files, and gives the timing line's beginning.
 
         Raises:
-            ValueError: no class or file is named, the model has no such class or size, or a file's name does
-                not end as a picture's.
+            ValueError: nothing to draw or no file is named, the model has no such class, size or option, or a
+                file's name does not end as a picture's.
             ImportError: pillow is not installed.
         """
-        if not self.classes or (self.grid is None and self.strip is None):
-            raise ValueError("an image model draws classes: give --class and --grid or --strip")
+        each: list[Any] = self.classes or self.prompts or []
+        if not each or (self.grid is None and self.strip is None):
+            raise ValueError(
+                "an image model draws classes or prompts: give --class or --prompt, and --grid or --strip"
+            )
         for file in (self.grid, self.strip):
             if file is not None:
                 _check_picture(file)
-        classes = [one for one in self.classes for _ in range(self.per_class)]
-        options: dict[str, Any] = {"size": self.size, "seed": seed}
+        asked = [one for one in each for _ in range(self.per_class)]
+        options: dict[str, Any] = {"size": self.size, "seed": seed, **self._own_options(model)}
         options |= {} if steps is None else {"steps": steps}
-        behind = [model.generate(classes, **options)]
-        if self.strip is not None:
-            behind = list(model.stream(classes, **options))
-            _write(self.strip, [[made.pixels[row] for made in behind] for row in range(len(classes))])
-        last = behind[-1]
+        if self.strip is None:
+            last = model.generate(asked, **options, progress=progress)
+        else:
+            behind = []
+            for made in model.stream(asked, **options):
+                behind.append(made)
+                if progress is not None:
+                    progress(made.calls, steps)
+            _write(self.strip, [[made.pixels[row] for made in behind] for row in range(len(asked))])
+            last = behind[-1]
         if self.grid is not None:
-            cut = range(0, len(classes), self.per_class)
+            cut = range(0, len(asked), self.per_class)
             _write(self.grid, [list(last.pixels[start : start + self.per_class]) for start in cut])
-        rate = len(classes) / last.seconds
-        return f"{len(classes)} images in {last.calls} steps, {last.seconds:.2f} s: {rate:.1f} images/s"
+        rate = len(asked) / last.seconds
+        return f"{len(asked)} images in {last.calls} steps, {last.seconds:.2f} s: {rate:.1f} images/s"
+
+    def _own_options(self, model: "ImageModel") -> dict[str, Any]:
+        """The options given that some image models have; raises ValueError where this one lacks one."""
+        options = {name: getattr(self, name) for name in ("sampler", "guidance", "negative", "cache")}
+        given = {name: value for name, value in options.items() if value is not None}
+        for name in given:
+            if name not in model.options:
+                raise ValueError(f"--{name} is no option of a {model.pipeline}; leave it out")
+        return given
+
+
+@contextmanager
+def steps_shown(quiet: bool) -> Iterator[Callable[[int, int | None], None] | None]:
+    """A bar on standard error that counts steps, of how many if that is known. None where it is `quiet` or
+    where nobody looks."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("steps", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def check_given(context: typer.Context) -> None:
@@ -91,7 +159,7 @@ def check_given(context: typer.Context) -> None:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE" and name not in own:
             shown = parameter.opts[0] if parameter.opts[0].startswith("-") else name.upper()
-            raise ValueError(f"{shown} is of texts, and an image model draws classes; leave it out")
+            raise ValueError(f"{shown} is of language models, and pictures are asked for; leave it out")
 
 
 def _check_picture(file: Path) -> None:

@@ -1,10 +1,13 @@
 """`ImageModel`: what all models of images answer to, and `Images`, what they give."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+
+# Called with the number of steps that are done, and of all.
+Progress: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,13 +17,17 @@ class Images:
     Attributes:
         pixels: f32[B, H, W, C], from 0 to 1; grey where no code is known.
         codes: i32[B, h, w] of models of codes, -1 where unknown; None of other models.
+        latents: f32[B, h, w, c] of diffusion models, what the pixels were made of; None of other models.
         calls: calls of the model that found them.
+        blocks: f32[calls] of diffusion models, how many blocks each call computed; None of other models.
         seconds: wall time, compilation included where there was one.
     """
 
     pixels: np.ndarray
     codes: np.ndarray | None = None
+    latents: np.ndarray | None = None
     calls: int
+    blocks: np.ndarray | None = None
     seconds: float
 
 
@@ -37,9 +44,22 @@ class ImageModel(Protocol):
 
     @property
     def size(self) -> int:
-        """Height and width in pixels of the images that it draws where no size is asked for."""
+        """Height in pixels of the images that it draws where no size is asked for."""
 
-    def generate(self, asked: Any, /, steps: int = ..., *, size: int | None = None, seed: int = 0) -> Images:
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Further arguments of `generate` that may be a name or a number, as command lines give them."""
+
+    def generate(
+        self,
+        asked: Any,
+        /,
+        steps: int = ...,
+        *,
+        size: int | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Images:
         """An image of each class or prompt.
 
         Args:
@@ -47,6 +67,7 @@ class ImageModel(Protocol):
             steps: of the method that finds the images.
             size: height and width in pixels.
             seed: of the random draws.
+            progress: called behind each step.
 
         Raises:
             ValueError: a class, prompt or size that the model has no images of, or impossible steps.

@@ -23,7 +23,7 @@ from jaxmodels.decoding.processors import Suppress
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.samplers import Sample, Sampler
 from jaxmodels.image_models.conditions import known_classes
-from jaxmodels.image_models.images import Images
+from jaxmodels.image_models.images import Images, Progress
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.model import Model
 from jaxmodels.models.autoencoders.vq import VQModel
@@ -75,6 +75,11 @@ class MaskedImageModel:
         return PIPELINE_NAME
 
     @property
+    def options(self) -> tuple[str, ...]:
+        """None: its rules have options of their own."""
+        return ()
+
+    @property
     def num_classes(self) -> int:
         """Classes are numbered from 0."""
         return self.model.decoder.vocab_size - self.autoencoder.num_codes - 1
@@ -100,6 +105,7 @@ class MaskedImageModel:
         sampler: Sampler = DRAW,
         guidance: Guidance | None = None,
         seed: int = 0,
+        progress: Progress | None = None,
     ) -> Images:
         """An image of each class, as one compiled program per number of images and kinds of rules.
 
@@ -112,6 +118,7 @@ class MaskedImageModel:
             sampler: how a code is proposed for a place.
             guidance: towards the class; the model must have been trained without it as well.
             seed: of the random draws. Image b depends on the seed, b and its class, not on the other images.
+            progress: called behind each step; the steps are then a program each.
 
         Raises:
             ValueError: a class or a size that the model does not have, or steps beyond the number of codes.
@@ -119,10 +126,16 @@ class MaskedImageModel:
         began = time.perf_counter()
         ready = self._plan(class_ids, size, seed)
         strategy = self._strategy(steps, unmask, cache, sampler, guidance)
-        found = run(self.model.config, self.model.params, strategy, ready)
-        codes = found.tokens.reshape(-1, self.grid, self.grid)
+        if progress is None:
+            found = run(self.model.config, self.model.params, strategy, ready)
+            codes, calls = found.tokens.reshape(-1, self.grid, self.grid), found.steps
+        else:
+            for calls, (tokens, _) in enumerate(self._watch(strategy, ready)):
+                codes = tokens
+                if calls:
+                    progress(calls, steps)
         pixels = self.pixels(codes)
-        return Images(pixels=pixels, codes=codes, calls=found.steps, seconds=time.perf_counter() - began)
+        return Images(pixels=pixels, codes=codes, calls=calls, seconds=time.perf_counter() - began)
 
     def stream(
         self,
@@ -144,8 +157,7 @@ class MaskedImageModel:
         began, factor = time.perf_counter(), self.autoencoder.shape.factor
         ready = self._plan(class_ids, size, seed)
         strategy = self._strategy(steps, unmask, cache, sampler, guidance)
-        for calls, canvas in enumerate(watch(self.model.config, self.model.params, strategy, ready)):
-            codes, hidden = (part[:, 1:].reshape(-1, self.grid, self.grid) for part in canvas)
+        for calls, (codes, hidden) in enumerate(self._watch(strategy, ready)):
             pixels = self.pixels(np.where(hidden, 0, codes))
             covered = hidden.repeat(factor, 1).repeat(factor, 2)
             yield Images(
@@ -163,6 +175,12 @@ class MaskedImageModel:
     def codes(self, pixels: Float[np.ndarray, "B H W C"]) -> Int[np.ndarray, "B P Q"]:
         """The codes of images from 0 to 1."""
         return np.asarray(_codes(self.autoencoder_params, pixels, autoencoder=self.autoencoder))
+
+    def _watch(self, strategy: MaskedDiffusion, ready: Plan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Before the first step and behind each: the codes [B, h, w], and which are unknown."""
+        for canvas in watch(self.model.config, self.model.params, strategy, ready):
+            codes, hidden = (part[:, 1:].reshape(-1, self.grid, self.grid) for part in canvas)
+            yield codes, hidden
 
     def _plan(self, class_ids: object, size: int | None, seed: int) -> Plan:
         """Images of these classes made ready: the token of its class stands in front of each."""

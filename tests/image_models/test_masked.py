@@ -47,6 +47,10 @@ def test_steps_end_in_the_images_that_are_drawn_at_once(model):
     whole = model.generate([2, 7], steps=4, seed=3)
     np.testing.assert_array_equal(stages[-1].codes, whole.codes)
     np.testing.assert_allclose(stages[-1].pixels, whole.pixels, atol=1e-6)
+    told = []
+    again = model.generate([2, 7], steps=4, seed=3, progress=lambda done, of: told.append((done, of)))
+    np.testing.assert_array_equal(again.codes, whole.codes)
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)] and again.calls == 4
 
 
 def test_other_classes_seeds_steps_and_temperatures_compile_nothing(model):
