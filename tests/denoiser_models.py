@@ -10,18 +10,20 @@ POOLED = {"joint_attention_dim": 10, "pooled_projection_dim": 14}
 OFFICIAL = {"hidden_size": 24, "num_heads": 3, "depth": 2, "input_size": 8}
 # By class of diffusers, or by name of the official code.
 CONFIGS = {
+    "DDT": {"hidden_size": 24, "num_groups": 3, "num_blocks": 3, "num_encoder_blocks": 2},
     "DiT": OFFICIAL,
     "DiTTransformer2DModel": DIFFUSERS,
     "FluxTransformer2DModel": DIFFUSERS | POOLED | {"num_single_layers": 2, "axes_dims_rope": [2, 2, 4]},
     "PixArtTransformer2DModel": DIFFUSERS | {"cross_attention_dim": 24, "caption_channels": 10},
     "SD3Transformer2DModel": DIFFUSERS | POOLED | {"caption_projection_dim": 24},
     "SiT": OFFICIAL | {"learn_sigma": False},
+    "UViT": {"embed_dim": 24, "num_heads": 3, "depth": 2, "img_size": 8, "patch_size": 2, "num_classes": 11},
 }
 
 
 def condition_of(name, batch=2):
     """What a model of `CONFIGS` is conditioned on: another for each row."""
-    if name in ("DiT", "SiT", "DiTTransformer2DModel"):
+    if name in ("DDT", "DiT", "DiTTransformer2DModel", "SiT", "UViT"):
         return jnp.arange(batch, dtype=jnp.int32)
     rng = np.random.default_rng(0)
     text = Text(tokens=jnp.asarray(rng.standard_normal((batch, 7, 10)), jnp.float32))

@@ -1,7 +1,7 @@
 """Rotary embeddings of positions along several axes: row and column of an image, time of a video."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.rope import RopeStyle, Rotations, check_style
 
-Series = Literal["per_axis", "whole"]
+Series = Literal["per_axis", "whole", "alternating"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +24,12 @@ class AxesRope:
         series: "per_axis": each axis has a series of frequencies of its own, ``theta ** (-2 i / features)``
             (Flux, https://github.com/black-forest-labs/flux). "whole": one series over all features, cut into
             the axes' stretches (multimodal rotary embedding of https://arxiv.org/abs/2409.12191).
+            "alternating": the series of "per_axis", but the axes take turns, a pair of features each, in
+            place of stretches (https://github.com/MCG-NJU/DDT).
 
     Raises:
-        ValueError: an axis has no features or an odd number, `theta` is not more than 1, or `style` or
-            `series` is unknown.
+        ValueError: an axis has no features or an odd number, `theta` is not more than 1, `style` or `series`
+            is unknown, or axes that alternate differ in size.
     """
 
     axes: tuple[int, ...]
@@ -40,8 +42,10 @@ class AxesRope:
             raise ValueError(f"AxesRope: axes must be positive even numbers, got {self.axes}")
         if not self.theta > 1:
             raise ValueError(f"AxesRope: theta must be more than 1, got {self.theta}")
-        if self.series not in ("per_axis", "whole"):
-            raise ValueError(f"AxesRope: series must be 'per_axis' or 'whole', got {self.series!r}")
+        if self.series not in get_args(Series):
+            raise ValueError(f"AxesRope: series must be one of {get_args(Series)}, got {self.series!r}")
+        if self.series == "alternating" and len(set(self.axes)) > 1:
+            raise ValueError(f"AxesRope: axes that alternate must have the same size, got {self.axes}")
         check_style(self.style)
 
     @property
@@ -69,7 +73,7 @@ class AxesRope:
                 f"AxesRope: expected positions [B, S, {len(self.axes)}], one for each of axes={self.axes}, "
                 f"got {list(positions.shape)}"
             )
-        axis_of_pair = np.repeat(np.arange(len(self.axes)), [size // 2 for size in self.axes])
+        axis_of_pair = self._axis_of_pair()
         frequencies = self._frequencies()
         if isinstance(positions, np.ndarray):
             angles = positions.astype(np.float64)[..., axis_of_pair] * frequencies
@@ -80,8 +84,13 @@ class AxesRope:
         return Rotations(cos=jnp.cos(angles), sin=jnp.sin(angles))
 
     def _frequencies(self) -> Float[np.ndarray, " P"]:
-        sizes = self.axes if self.series == "per_axis" else (sum(self.axes),)
-        return np.concatenate([self.theta ** (-np.arange(0, size, 2) / size) for size in sizes])
+        sizes = (sum(self.axes),) if self.series == "whole" else self.axes
+        made = [self.theta ** (-np.arange(0, size, 2) / size) for size in sizes]
+        return np.stack(made, axis=-1).ravel() if self.series == "alternating" else np.concatenate(made)
+
+    def _axis_of_pair(self) -> Int[np.ndarray, " P"]:
+        axes, pairs = np.arange(len(self.axes)), [size // 2 for size in self.axes]
+        return np.tile(axes, pairs[0]) if self.series == "alternating" else np.repeat(axes, pairs)
 
 
 def grid_positions(rows: int, columns: int, *, leading: tuple[int, ...] = ()) -> Int[np.ndarray, "1 S A"]:

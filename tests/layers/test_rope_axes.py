@@ -45,6 +45,14 @@ def test_one_series_cut_into_axes_is_the_rotation_of_qwen2_vl():
         np.testing.assert_allclose(rotated, expected.transpose(1, 2).numpy(), atol=1e-6)
 
 
+def test_axes_that_alternate_turn_pairs_in_turns():
+    rope, places = AxesRope(axes=(8, 8), series="alternating"), grid_positions(2, 3)
+    in_stretches = AxesRope(axes=(8, 8)).at(places)
+    for ours, wanted in zip(jax.tree.leaves(rope.at(places)), jax.tree.leaves(in_stretches), strict=True):
+        np.testing.assert_array_equal(ours[..., ::2], wanted[..., :4])
+        np.testing.assert_array_equal(ours[..., 1::2], wanted[..., 4:])
+
+
 def test_text_turns_as_under_a_rope_of_one_axis():
     axes = AxesRope(axes=(4, 6, 6), style="half_split", series="whole")
     rope, positions = Rope(rotary_dim=16), jnp.arange(9)[None]
@@ -74,6 +82,7 @@ def test_an_attention_layer_turns_by_the_positions_of_its_window():
         ({"axes": (4, 5)}, r"even numbers, got \(4, 5\)"),
         ({"axes": (4,), "theta": 1.0}, "more than 1, got 1.0"),
         ({"axes": (4,), "series": "each"}, "got 'each'"),
+        ({"axes": (4, 6), "series": "alternating"}, r"the same size, got \(4, 6\)"),
         ({"axes": (4,), "style": "mixed"}, "mixed"),
     ],
 )

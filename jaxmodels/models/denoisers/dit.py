@@ -81,12 +81,13 @@ class DiT(InStages):
             raise ValueError(f"x: the model takes square canvases, got {x.shape[1]} x {x.shape[2]}")
         if t.shape not in ((batch,), (batch, rows * columns)):
             raise ValueError(f"t: expected [{batch}] or [{batch}, {rows * columns}], got {list(t.shape)}")
-        self.conditioner.check(condition, batch)
+        self.conditioner.classes.check(condition, batch)
 
     def read(self, params: Params, condition: Int[Array, "B"]) -> tuple[Float[Array, "B D"], ...]:
         """The rows of classes, for each conditioner. condition: the class of each row, `num_classes` for
         none."""
-        return tuple(self.conditioner.read(weights, condition) for weights in params["conditioners"].values())
+        table, weights = self.conditioner.classes, params["conditioners"].values()
+        return tuple(table(each["classes"], condition) for each in weights)
 
     def conditions(
         self,

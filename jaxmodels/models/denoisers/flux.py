@@ -8,13 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from jaxmodels.layers.condition import AdaptiveNorm
-from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.layers.patches import patch_grid
 from jaxmodels.layers.rope_axes import AxesRope, grid_positions
 from jaxmodels.layers.spec import Params, ParamTree
-from jaxmodels.layers.window import Window, fresh_window
 from jaxmodels.models.denoisers.denoiser import InStages, Streams
 from jaxmodels.models.denoisers.joint_block import JointBlock, SingleBlock
+from jaxmodels.models.denoisers.parts import placed_window
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner, ReadPooled
 from jaxmodels.models.denoisers.text import Text, check_text
@@ -108,13 +107,13 @@ class Flux(InStages):
         stream, context = streams.hidden, streams.context
         batch, size, doubles = len(stream), context.shape[1], len(self.blocks)
         text, image = np.zeros((1, size, 3), int), grid_positions(*streams.grid, leading=(0,))
-        of_image, of_text = (self._window(batch, places) for places in (image, text))
+        of_image, of_text = (placed_window(self.rope, places, batch) for places in (image, text))
         for i in blocks[: max(0, doubles - blocks.start)]:
             weights, hook = params["blocks"][str(i)], within(modules, f"blocks/{i}")
             block = self.blocks[i]
             stream, context = block.forward(weights, stream, context, made, of_image, of_text, hook)
         both = jnp.concatenate([context, stream], axis=1)
-        window = self._window(batch, np.concatenate([text, image], axis=1))
+        window = placed_window(self.rope, np.concatenate([text, image], axis=1), batch)
         for i in blocks[max(0, doubles - blocks.start) :]:
             weights = params["single_blocks"][str(i - doubles)]
             hook = within(modules, f"single_blocks/{i - doubles}")
@@ -136,9 +135,3 @@ class Flux(InStages):
         singles = sum(block.flops(tokens + context) for block in self.single_blocks)
         once = self.conditioner.flops() + self.final_norm.modulation.flops()
         return once + of_context + blocks + singles + tokens * self.projections.flops_per_token()
-
-    def _window(self, batch: int, places: np.ndarray) -> Window:
-        """The window of tokens at these places, rotated by all three of their numbers."""
-        window = fresh_window(jnp.zeros((batch, places.shape[1]), jnp.int32), mask=BIDIRECTIONAL)
-        turned = self.rope.at(np.broadcast_to(places, (batch, *places.shape[1:])))
-        return replace(window, rotations={self.rope: turned})

@@ -1,11 +1,19 @@
 """Layers as most denoisers have them, by their sizes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Num
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.condition import AdaptiveNorm, ProjectedModulation
+from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.layers.norm import LayerNorm, RMSNorm
+from jaxmodels.layers.rope_axes import AxesRope
+from jaxmodels.layers.window import Window, fresh_window
 
 # Of norms, in the official codes and in what the configurations of `diffusers` do not reach.
 EPS = 1e-6
@@ -41,7 +49,17 @@ def plain_attention(num_heads: int, head_dim: int, qk_norm: RMSNorm | None = Non
     )
 
 
-def final_norm(d_model: int, parts: tuple[str, ...] = LAST_PARTS) -> AdaptiveNorm:
-    """The norm in front of the last projection. parts: a shift and a scale, as they are stored."""
-    made = ProjectedModulation(d_model=d_model, d_condition=d_model, parts=parts)
+def final_norm(
+    d_model: int, parts: tuple[str, ...] = LAST_PARTS, activation: str | None = "silu"
+) -> AdaptiveNorm:
+    """The norm in front of the last projection. parts: a shift and a scale, as they are stored; activation:
+    see `ProjectedModulation`."""
+    made = ProjectedModulation(d_model=d_model, d_condition=d_model, parts=parts, activation=activation)
     return AdaptiveNorm(norm=bare_norm(d_model), modulation=made)
+
+
+def placed_window(rope: AxesRope, places: Num[np.ndarray, "1 S A"], batch: int) -> Window:
+    """The window of `batch` rows of tokens at these places, rotated by all of their numbers."""
+    window = fresh_window(jnp.zeros((batch, places.shape[1]), jnp.int32), mask=BIDIRECTIONAL)
+    turned = rope.at(np.broadcast_to(places, (batch, *places.shape[1:])))
+    return replace(window, rotations={rope: turned})

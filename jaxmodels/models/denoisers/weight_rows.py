@@ -43,6 +43,15 @@ def embed_mlp(ours: str, theirs: str) -> tuple[Weight, ...]:
     )
 
 
+def class_conditioner(ours: str) -> tuple[Weight, ...]:
+    """The rows of a `ClassConditioner`, in the names of the official code of DiT."""
+    return (
+        *affine(f"{ours}/time/{{p}}_in", "t_embedder.mlp.0"),
+        *affine(f"{ours}/time/{{p}}_out", "t_embedder.mlp.2"),
+        Weight(f"{ours}/classes/weight", "y_embedder.embedding_table.weight"),
+    )
+
+
 def modulation(ours: str, theirs: str) -> tuple[Weight, ...]:
     """The rows of a `ProjectedModulation`."""
     return affine(f"{ours}/{{p}}", theirs, "(m d) c -> m d c", "(m d) -> m d")

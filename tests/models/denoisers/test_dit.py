@@ -281,7 +281,7 @@ def test_what_does_not_fit_is_refused_before_compilation(plain, changes, message
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"_class_name": "UNet2DModel"}, "'_class_name' is 'UNet2DModel'; the denoisers are: DiT, "),
+        ({"_class_name": "UNet2DModel"}, "'_class_name' is 'UNet2DModel'; the denoisers are: DDT, DiT, "),
         ({"activation_fn": "geglu"}, "'activation_fn' has the value 'geglu', which is not supported"),
         ({"num_attention_heads": 0}, "'num_attention_heads' must be a whole number >= 1"),
         ({"patch_size": 3}, "patches of 3 x 3 do not divide an image of 8 x 8"),
@@ -320,6 +320,6 @@ def test_a_model_that_a_layout_has_no_place_for_is_not_written(plain, tmp_path):
         ConfigError, match=r"'DiT' layout cannot express this model: \['blocks', 'conditioner'\]"
     ):
         denoiser_to_config(dataclasses.replace(config, family="DiT", own_conditioners=False))
-    with pytest.raises(CheckpointError, match=r"config\.family is None; to write it, set one of: DiT, "):
+    with pytest.raises(CheckpointError, match=r"config\.family is None; to write it, set one of: DDT, DiT, "):
         save_denoiser(dataclasses.replace(config, family=None), params, tmp_path / "m")
     assert not list(tmp_path.iterdir())

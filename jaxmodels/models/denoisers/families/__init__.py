@@ -5,17 +5,19 @@ from typing import Any
 
 from jaxmodels.models.class_registry import ClassRegistry
 from jaxmodels.models.denoisers.denoiser import Denoiser
-from jaxmodels.models.denoisers.families import dit_diffusers, dit_official, flux, pixart, sd3
+from jaxmodels.models.denoisers.families import ddt, dit_diffusers, dit_official, flux, pixart, sd3, uvit
 
 DENOISERS = ClassRegistry[Denoiser](
     "denoisers",
     (
+        ddt.FAMILY,
         dit_diffusers.FAMILY,
         dit_official.FAMILY,
         dit_official.SIT,
         flux.FAMILY,
         pixart.FAMILY,
         sd3.FAMILY,
+        uvit.FAMILY,
     ),
 )
 

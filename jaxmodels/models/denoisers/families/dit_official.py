@@ -10,15 +10,13 @@ from jaxmodels.models.denoisers import weight_rows
 from jaxmodels.models.denoisers.dit import DiT, dit, dit_block
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.weight_rows import HEAD_BIAS, HEADS, affine
-from jaxmodels.models.family import Family, Weight
+from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
 BLOCK = "blocks.{i}."
 WEIGHTS = (
     *weight_rows.ends("x_embedder.proj", "final_layer.linear"),
-    *affine("conditioners/0/time/{p}_in", "t_embedder.mlp.0"),
-    *affine("conditioners/0/time/{p}_out", "t_embedder.mlp.2"),
-    Weight("conditioners/0/classes/weight", "y_embedder.embedding_table.weight"),
+    *weight_rows.class_conditioner("conditioners/0"),
     *weight_rows.modulation("blocks/{i}/modulation", BLOCK + "adaLN_modulation.1"),
     *affine("blocks/{i}/mixer/{p}_q", BLOCK + "attn.qkv", HEADS, HEAD_BIAS),
     *affine("blocks/{i}/mixer/{p}_k", BLOCK + "attn.qkv", HEADS, HEAD_BIAS),
