@@ -1,1 +1,6 @@
 """Diffusion: loops that turn noise into latents, made of samplers, guidance and caches."""
+
+from jaxmodels.decoding.diffusion.driver import Asked, Denoise, NotFinite, Run
+from jaxmodels.decoding.diffusion.noise import Drawn, Injected, Noise, drawn
+
+__all__ = ["Asked", "Denoise", "Drawn", "Injected", "Noise", "NotFinite", "Run", "drawn"]

@@ -8,6 +8,7 @@ from flax import struct
 from jaxtyping import Array, Float, Num
 
 from jaxmodels.layers.spec import Params, ParamTree
+from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.modules import COMPUTE, Modules
 from jaxmodels.models.scored import check_taps
 
@@ -61,6 +62,10 @@ class Stages(Protocol):
     Samplers and caches call them one by one: what depends on the condition alone is made once for a run, what
     depends on time for all steps at once, and blocks are run where a cache wants them to be.
     """
+
+    @property
+    def projections(self) -> PatchProjections:
+        """From patches to the stream and back; they say which canvases the model takes."""
 
     def named_blocks(self) -> Mapping[str, StagedBlock]:
         """The blocks in the order in which they run, by the path of their parameters."""
