@@ -16,6 +16,9 @@ CONFIGS = {
     "FluxTransformer2DModel": DIFFUSERS | POOLED | {"num_single_layers": 2, "axes_dims_rope": [2, 2, 4]},
     "PixArtTransformer2DModel": DIFFUSERS | {"cross_attention_dim": 24, "caption_channels": 10},
     "SD3Transformer2DModel": DIFFUSERS | POOLED | {"caption_projection_dim": 24},
+    "SanaTransformer2DModel": DIFFUSERS
+    | {"num_cross_attention_heads": 2, "cross_attention_head_dim": 12, "cross_attention_dim": 24}
+    | {"caption_channels": 10, "sample_size": 8},
     "SiT": OFFICIAL | {"learn_sigma": False},
     "UViT": {"embed_dim": 24, "num_heads": 3, "depth": 2, "img_size": 8, "patch_size": 2, "num_classes": 11},
 }
@@ -27,6 +30,8 @@ def condition_of(name, batch=2):
         return jnp.arange(batch, dtype=jnp.int32)
     rng = np.random.default_rng(0)
     text = Text(tokens=jnp.asarray(rng.standard_normal((batch, 7, 10)), jnp.float32))
+    if name == "SanaTransformer2DModel":
+        return text
     if name == "PixArtTransformer2DModel":
         return text.replace(resolution=jnp.full((batch, 2), 64.0), aspect_ratio=jnp.ones(batch))
     return text.replace(pooled=jnp.asarray(rng.standard_normal((batch, 14)), jnp.float32))

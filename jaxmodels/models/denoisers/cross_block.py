@@ -17,7 +17,8 @@ from jaxmodels.models.modules import COMPUTE, Modules
 @dataclass(frozen=True, kw_only=True)
 class CrossBlock:
     """An `AdaptiveBlock` with ``x + cross(x, context)``, neither normalised nor gated, before its
-    feed-forward (PixArt, https://arxiv.org/abs/2310.00426). It has no history.
+    feed-forward (PixArt, https://arxiv.org/abs/2310.00426). It has no history, and its feed-forward is given
+    the canvas as an image, whose places may see their neighbours there.
 
     Raises:
         ValueError: `modulation` makes other parts than `BLOCK_PARTS`.
@@ -65,12 +66,13 @@ class CrossBlock:
         params: Params,
         stream: Stream,
         window: Window,
+        grid: tuple[int, int],
         context: Float[Array, "B T C"],
         seen: Bool[Array, "B T"],
         modules: Modules = COMPUTE,
     ) -> Stream:
-        """The block over a whole canvas. context: the text; seen: which of its tokens are real; modules: the
-        hook at which the parts are computed."""
+        """The block over a whole canvas. grid: its rows and columns; context: the text; seen: which of its
+        tokens are real; modules: the hook at which the parts are computed."""
         assert stream.condition is not None
         made = self.modulation(params["modulation"], stream.condition)
         normed = self.mixer_norm(params["mixer_norm"], stream.narrow())
@@ -82,4 +84,6 @@ class CrossBlock:
         stream = stream.add(found)
         normed = self.ffn_norm(params["ffn_norm"], stream.narrow())
         inside = modulate(normed, made["ffn_shift"], made["ffn_scale"])
-        return stream.add(made["ffn_gate"] * modules("ffn", lambda: self.ffn(params["ffn"], inside)))
+        image = inside.reshape(len(inside), *grid, inside.shape[-1])
+        fed = modules("ffn", lambda: self.ffn(params["ffn"], image).reshape(inside.shape))
+        return stream.add(made["ffn_gate"] * fed)

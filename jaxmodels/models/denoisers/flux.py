@@ -15,8 +15,8 @@ from jaxmodels.models.denoisers.denoiser import InStages, Streams
 from jaxmodels.models.denoisers.joint_block import JointBlock, SingleBlock
 from jaxmodels.models.denoisers.parts import placed_window
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
-from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner, ReadPooled
 from jaxmodels.models.denoisers.text import Text, check_text
+from jaxmodels.models.denoisers.text_conditioner import ReadText, TextConditioner
 from jaxmodels.models.denoisers.text_projection import TextProjection
 from jaxmodels.models.modules import COMPUTE, Modules, within
 
@@ -43,7 +43,7 @@ class Flux(InStages):
 
     projections: PatchProjections
     text: TextProjection
-    conditioner: PooledConditioner
+    conditioner: TextConditioner
     rope: AxesRope
     blocks: tuple[JointBlock, ...]
     single_blocks: tuple[SingleBlock, ...]
@@ -80,17 +80,17 @@ class Flux(InStages):
             raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
         check_text(condition, batch, self.text.width, self.conditioner.reads(batch))
 
-    def read(self, params: Params, condition: Text) -> ReadPooled:
+    def read(self, params: Params, condition: Text) -> ReadText:
         """condition: a text with `pooled`, and with `guidance` if the model is told it; all of its tokens are
         seen."""
         context = self.text(params["context"], condition.tokens)
-        return ReadPooled(context, self.conditioner.read(params["conditioner"], condition))
+        return ReadText(context, self.conditioner.read(params["conditioner"], condition))
 
-    def conditions(self, params: Params, t: Num[Array, "B"], given: ReadPooled) -> Float[Array, "B D"]:
+    def conditions(self, params: Params, t: Num[Array, "B"], given: ReadText) -> Float[Array, "B D"]:
         """Time, pooled text and guidance."""
-        return self.conditioner(params["conditioner"], t, given.pooled)
+        return self.conditioner(params["conditioner"], t, given.whole)
 
-    def embed(self, params: Params, x: Float[Array, "B H W C"], given: ReadPooled) -> Streams:
+    def embed(self, params: Params, x: Float[Array, "B H W C"], given: ReadText) -> Streams:
         """Patches and the text's tokens."""
         return Streams(self.projections.embed(params, x), given.context, grid=self.projections.grid(x))
 

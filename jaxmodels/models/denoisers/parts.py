@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Num
 
 from jaxmodels.layers.attention import Attention
-from jaxmodels.layers.condition import AdaptiveNorm, ProjectedModulation
+from jaxmodels.layers.condition import NORM_PARTS, AdaptiveNorm, ProjectedModulation, TableModulation
 from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.layers.norm import LayerNorm, RMSNorm
 from jaxmodels.layers.rope_axes import AxesRope
@@ -55,6 +55,12 @@ def final_norm(
     """The norm in front of the last projection. parts: a shift and a scale, as they are stored; activation:
     see `ProjectedModulation`."""
     made = ProjectedModulation(d_model=d_model, d_condition=d_model, parts=parts, activation=activation)
+    return AdaptiveNorm(norm=bare_norm(d_model), modulation=made)
+
+
+def table_norm(d_model: int) -> AdaptiveNorm:
+    """The norm in front of the last projection where the blocks share one projection of the time."""
+    made = TableModulation(d_model=d_model, d_condition=d_model, parts=NORM_PARTS)
     return AdaptiveNorm(norm=bare_norm(d_model), modulation=made)
 
 

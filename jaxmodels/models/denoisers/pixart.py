@@ -1,41 +1,26 @@
-"""PixArt: a diffusion transformer that reads a text by cross-attention."""
+"""Diffusion transformers that read a text by cross-attention: PixArt and Sana."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Num
 
 from jaxmodels.layers.condition import AdaptiveNorm, ProjectedModulation, embed_mlp, embed_mlp_spec
 from jaxmodels.layers.masks import BIDIRECTIONAL
+from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.patches import patch_grid
 from jaxmodels.layers.sincos import sincos_grid
 from jaxmodels.layers.spec import Params, ParamTree
-from jaxmodels.layers.timestep import TimestepEmbedding
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.block import Stream
 from jaxmodels.models.denoisers.cross_block import CrossBlock
 from jaxmodels.models.denoisers.denoiser import InStages, Streams
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.text import Text, check_text, seen_tokens
+from jaxmodels.models.denoisers.text_conditioner import ReadText, TextConditioner
 from jaxmodels.models.modules import COMPUTE, Modules, within
-
-
-@struct.dataclass
-class ReadText:
-    """What depends on the text alone.
-
-    Attributes:
-        context: [B, T, D], its tokens, at the stream's width.
-        seen: bool[B, T], which of them are real.
-        sizes: [B, D], the picture's height, width and aspect ratio; None where the model is not told them.
-    """
-
-    context: jax.Array
-    seen: jax.Array
-    sizes: Any
 
 
 @struct.dataclass
@@ -43,7 +28,7 @@ class Timed:
     """What depends on time.
 
     Attributes:
-        time: [B, D], with the picture's sizes: what the last norm goes by.
+        time: [B, D], with what else the model is told: what the last norm goes by.
         modulation: [B, 6 D], the projection of it that all blocks share.
     """
 
@@ -56,16 +41,18 @@ class PixArt(InStages):
     """A transformer over patches whose blocks share one projection of the time (adaLN-single) and attend to a
     text (https://arxiv.org/abs/2310.00426), for canvases of any height and width.
 
+    Sana (https://arxiv.org/abs/2410.10629) is the same network with linear attention, and with convolutions
+    in its feed-forward in place of positions.
+
     Attributes:
         sample_size: height and width of the canvases it was trained on.
-        interpolation_scale: see `sincos_grid`.
+        interpolation_scale: see `sincos_grid`; None for no positions.
         projections: from patches to the stream and back.
         blocks: one for each layer.
-        time: the embedding of times.
-        sizes: embedding of height, width and aspect ratio, of a third of the stream's width each; None where
-            the model is not told them.
-        modulation: the projection of the time that all blocks share.
+        conditioner: makes the condition of time and what else the model is told.
+        modulation: the projection of the condition that all blocks share.
         caption_width: width of the text's tokens.
+        caption_norm: of the projected tokens; None for none.
         final_norm: the norm in front of the last projection.
         family: what it was read as and is written back as, None if it has no such form.
 
@@ -74,13 +61,13 @@ class PixArt(InStages):
     """
 
     sample_size: int
-    interpolation_scale: float = 1.0
+    interpolation_scale: float | None = 1.0
     projections: PatchProjections
     blocks: tuple[CrossBlock, ...]
-    time: TimestepEmbedding
-    sizes: TimestepEmbedding | None = None
+    conditioner: TextConditioner
     modulation: ProjectedModulation
     caption_width: int
+    caption_norm: RMSNorm | None = None
     final_norm: AdaptiveNorm
     family: str | None = None
 
@@ -93,15 +80,13 @@ class PixArt(InStages):
         """Shapes, axes and initialisers of all parameters."""
         tree: ParamTree = {
             **self.projections.spec(),
-            "time": self.time.spec(),
+            "conditioner": self.conditioner.spec(),
             "modulation": self.modulation.spec(),
             "caption": embed_mlp_spec(self.projections.d_model, self.caption_width),
             "blocks": {str(i): block.spec() for i, block in enumerate(self.blocks)},
             "final_norm": self.final_norm.spec(),
         }
-        if self.sizes is not None:
-            tree |= {"resolution": self.sizes.spec(), "aspect_ratio": self.sizes.spec()}
-        return tree
+        return tree if self.caption_norm is None else tree | {"caption_norm": self.caption_norm.spec()}
 
     def named_blocks(self) -> dict[str, CrossBlock]:
         """The blocks in the order in which they run, by the path of their parameters."""
@@ -114,31 +99,33 @@ class PixArt(InStages):
         if t.shape != (batch,):
             raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
         read = {"seen": condition.tokens.shape[:2]} if isinstance(condition, Text) else {}
-        told = {} if self.sizes is None else {"resolution": (batch, 2), "aspect_ratio": (batch,)}
-        check_text(condition, batch, self.caption_width, read | told)
+        check_text(condition, batch, self.caption_width, read | self.conditioner.reads(batch))
 
     def read(self, params: Params, condition: Text) -> ReadText:
-        """condition: a text, with `seen` or without; with `resolution` and `aspect_ratio` if the model is
-        told them."""
+        """condition: a text, with `seen` or without; with what else the model is told of it."""
         dtype = params["caption"]["w_in"].dtype
         context = embed_mlp(params["caption"], condition.tokens.astype(dtype), "gelu_new")
-        return ReadText(context, seen_tokens(condition), self._sizes(params, condition))
+        if self.caption_norm is not None:
+            context = self.caption_norm(params["caption_norm"], context)
+        whole = self.conditioner.read(params["conditioner"], condition)
+        return ReadText(context, whole, seen_tokens(condition))
 
     def conditions(self, params: Params, t: Num[Array, "B"], given: ReadText) -> Timed:
         """The time, and what the blocks share of it."""
-        time = self.time(params["time"], t)
-        time = time if given.sizes is None else time + given.sizes
+        time = self.conditioner(params["conditioner"], t, given.whole)
         return Timed(time, self.modulation.project(params["modulation"], time).reshape(len(t), -1))
 
     def embed(self, params: Params, x: Float[Array, "B H W C"], given: ReadText) -> Streams:
         """Patches and their positions."""
         rows, columns = self.projections.grid(x)
         embedded = self.projections.embed(params, x)
-        base, d_model = self.sample_size // self.projections.patch, self.projections.d_model
-        positions = sincos_grid(
-            d_model, rows, columns, base=base, interpolation_scale=self.interpolation_scale
-        )
-        return Streams(embedded + positions.astype(embedded.dtype), grid=(rows, columns))
+        if self.interpolation_scale is not None:
+            base, d_model = self.sample_size // self.projections.patch, self.projections.d_model
+            positions = sincos_grid(
+                d_model, rows, columns, base=base, interpolation_scale=self.interpolation_scale
+            )
+            embedded = embedded + positions.astype(embedded.dtype)
+        return Streams(embedded, grid=(rows, columns))
 
     def run(
         self,
@@ -154,7 +141,9 @@ class PixArt(InStages):
         stream = Stream(hidden=streams.hidden, embedded=streams.hidden, condition=made.modulation)
         for i in blocks:
             weights, hook = params["blocks"][str(i)], within(modules, f"blocks/{i}")
-            stream = self.blocks[i].forward(weights, stream, window, given.context, given.seen, hook)
+            stream = self.blocks[i].forward(
+                weights, stream, window, streams.grid, given.context, given.seen, hook
+            )
         return replace(streams, hidden=stream.hidden)
 
     def finish(
@@ -170,15 +159,5 @@ class PixArt(InStages):
         d, tokens = self.projections.d_model, rows * columns
         caption = context * 2 * d * (self.caption_width + d)
         blocks = sum(block.flops(tokens, context) for block in self.blocks)
-        sizes = 0 if self.sizes is None else 3 * self.sizes.flops()
-        once = self.time.flops() + sizes + self.modulation.flops() + self.final_norm.modulation.flops()
+        once = self.conditioner.flops() + self.modulation.flops() + self.final_norm.modulation.flops()
         return once + caption + blocks + tokens * self.projections.flops_per_token()
-
-    def _sizes(self, params: Params, text: Text) -> Float[Array, "B D"] | None:
-        if self.sizes is None:
-            return None
-        told = [
-            self.sizes(params["resolution"], text.resolution).reshape(len(text.resolution), -1),
-            self.sizes(params["aspect_ratio"], text.aspect_ratio),
-        ]
-        return jnp.concatenate(told, axis=-1)

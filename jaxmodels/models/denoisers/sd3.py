@@ -14,8 +14,8 @@ from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.denoisers.denoiser import InStages, Streams
 from jaxmodels.models.denoisers.joint_block import JointBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
-from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner, ReadPooled
 from jaxmodels.models.denoisers.text import Text, check_text
+from jaxmodels.models.denoisers.text_conditioner import ReadText, TextConditioner
 from jaxmodels.models.denoisers.text_projection import TextProjection
 from jaxmodels.models.modules import COMPUTE, Modules, within
 
@@ -44,7 +44,7 @@ class SD3(InStages):
     max_positions: int
     projections: PatchProjections
     text: TextProjection
-    conditioner: PooledConditioner
+    conditioner: TextConditioner
     blocks: tuple[JointBlock, ...]
     final_norm: AdaptiveNorm
     family: str | None = None
@@ -83,16 +83,16 @@ class SD3(InStages):
             raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
         check_text(condition, batch, self.text.width, self.conditioner.reads(batch))
 
-    def read(self, params: Params, condition: Text) -> ReadPooled:
+    def read(self, params: Params, condition: Text) -> ReadText:
         """condition: a text with `pooled`, all of whose tokens are seen."""
         context = self.text(params["context"], condition.tokens)
-        return ReadPooled(context, self.conditioner.read(params["conditioner"], condition))
+        return ReadText(context, self.conditioner.read(params["conditioner"], condition))
 
-    def conditions(self, params: Params, t: Num[Array, "B"], given: ReadPooled) -> Float[Array, "B D"]:
+    def conditions(self, params: Params, t: Num[Array, "B"], given: ReadText) -> Float[Array, "B D"]:
         """Time and pooled text."""
-        return self.conditioner(params["conditioner"], t, given.pooled)
+        return self.conditioner(params["conditioner"], t, given.whole)
 
-    def embed(self, params: Params, x: Float[Array, "B H W C"], given: ReadPooled) -> Streams:
+    def embed(self, params: Params, x: Float[Array, "B H W C"], given: ReadText) -> Streams:
         """Patches and their positions; the text's tokens."""
         rows, columns = self.projections.grid(x)
         most, d = self.max_positions, self.projections.d_model

@@ -54,7 +54,7 @@ def test_predictions_are_those_of_diffusers(saved, height, width):
     tokens, ttokens = draw(2, 7, 10, seed=1)
     t, seen = np.array([3.5, 960.0], np.float32), np.arange(7) < np.array([[7], [4]])
     told = {"resolution": [[512.0, 640.0], [1024.0, 256.0]], "aspect_ratio": [[0.8], [4.0]]}
-    given = {key: torch.tensor(value) for key, value in told.items()} if config.sizes else {}
+    given = {key: torch.tensor(value) for key, value in told.items()} if config.conditioner.sizes else {}
     with torch.no_grad():
         wanted = theirs(
             tx.movedim(-1, 1),
@@ -63,7 +63,11 @@ def test_predictions_are_those_of_diffusers(saved, height, width):
             encoder_attention_mask=torch.tensor(seen, dtype=torch.float32),
             added_cond_kwargs=given or {"resolution": None, "aspect_ratio": None},
         ).sample
-    sizes = {key: jnp.asarray(value).reshape((2, -1)) for key, value in told.items()} if config.sizes else {}
+    sizes = (
+        {key: jnp.asarray(value).reshape((2, -1)) for key, value in told.items()}
+        if config.conditioner.sizes
+        else {}
+    )
     if sizes:
         sizes["aspect_ratio"] = sizes["aspect_ratio"][:, 0]
     text = Text(tokens=tokens, seen=jnp.asarray(seen), **sizes)

@@ -5,7 +5,16 @@ from typing import Any
 
 from jaxmodels.models.class_registry import ClassRegistry
 from jaxmodels.models.denoisers.denoiser import Denoiser
-from jaxmodels.models.denoisers.families import ddt, dit_diffusers, dit_official, flux, pixart, sd3, uvit
+from jaxmodels.models.denoisers.families import (
+    ddt,
+    dit_diffusers,
+    dit_official,
+    flux,
+    pixart,
+    sana,
+    sd3,
+    uvit,
+)
 
 DENOISERS = ClassRegistry[Denoiser](
     "denoisers",
@@ -16,6 +25,7 @@ DENOISERS = ClassRegistry[Denoiser](
         dit_official.SIT,
         flux.FAMILY,
         pixart.FAMILY,
+        sana.FAMILY,
         sd3.FAMILY,
         uvit.FAMILY,
     ),

@@ -13,7 +13,7 @@ from jaxmodels.models.denoisers import parts, weight_rows
 from jaxmodels.models.denoisers.flux import Flux
 from jaxmodels.models.denoisers.joint_block import SINGLE_PARTS, JointBlock, SingleBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
-from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner
+from jaxmodels.models.denoisers.text_conditioner import TextConditioner
 from jaxmodels.models.denoisers.text_projection import TextProjection
 from jaxmodels.models.denoisers.weight_rows import affine
 from jaxmodels.models.family import Family, Weight
@@ -91,11 +91,12 @@ def read_config(reader: ConfigReader) -> Flux:
             out_channels=packed_out // PATCH**2,
         ),
         text=TextProjection(d_model=d_model, width=reader.positive_or("joint_attention_dim", 4096)),
-        conditioner=PooledConditioner(
+        conditioner=TextConditioner(
             time=TimestepEmbedding(d_model=d_model),
             pooled_width=reader.positive_or("pooled_projection_dim", 768),
             guided=reader.flag("guidance_embeds", False),
             time_scale=TIME_SCALE,
+            guidance_scale=TIME_SCALE,
         ),
         rope=rope,
         blocks=(double,) * reader.positive_or("num_layers", 19),

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
-from jaxmodels.layers.condition import NORM_PARTS, AdaptiveNorm, ProjectedModulation, TableModulation
+from jaxmodels.layers.condition import ProjectedModulation, TableModulation
 from jaxmodels.layers.cross_attention import CrossAttention
 from jaxmodels.layers.mlp import MLP
 from jaxmodels.layers.norm import LayerNorm
@@ -13,6 +13,7 @@ from jaxmodels.models.denoisers import parts, weight_rows
 from jaxmodels.models.denoisers.cross_block import CrossBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.pixart import PixArt
+from jaxmodels.models.denoisers.text_conditioner import TextConditioner
 from jaxmodels.models.denoisers.weight_rows import affine
 from jaxmodels.models.family import Family, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
@@ -20,9 +21,9 @@ from jaxmodels.models.hf_config import ConfigError, ConfigReader
 BLOCK = "transformer_blocks.{i}."
 WEIGHTS = (
     *weight_rows.ends("pos_embed.proj", "proj_out"),
-    *weight_rows.embed_mlp("time", "adaln_single.emb.timestep_embedder"),
-    *weight_rows.embed_mlp("resolution", "adaln_single.emb.resolution_embedder"),
-    *weight_rows.embed_mlp("aspect_ratio", "adaln_single.emb.aspect_ratio_embedder"),
+    *weight_rows.embed_mlp("conditioner/time", "adaln_single.emb.timestep_embedder"),
+    *weight_rows.embed_mlp("conditioner/resolution", "adaln_single.emb.resolution_embedder"),
+    *weight_rows.embed_mlp("conditioner/aspect_ratio", "adaln_single.emb.aspect_ratio_embedder"),
     *weight_rows.modulation("modulation", "adaln_single.linear"),
     *weight_rows.embed_mlp("caption", "caption_projection"),
     Weight("blocks/{i}/modulation/table", BLOCK + "scale_shift_table"),
@@ -61,7 +62,6 @@ def read_config(reader: ConfigReader) -> PixArt:
         ffn=MLP(d_model=d_model, d_ff=4 * d_model, activation=activation),
         modulation=TableModulation(d_model=d_model, d_condition=6 * d_model),
     )
-    last = parts.bare_norm(d_model)
     sample_size, in_channels = reader.positive_or("sample_size", 128), reader.positive_or("in_channels", 4)
     told = reader.flag("use_additional_conditions", sample_size == 128)
     return PixArt(
@@ -75,13 +75,13 @@ def read_config(reader: ConfigReader) -> PixArt:
             out_channels=reader.nullable("out_channels", int, 8) or in_channels,
         ),
         blocks=(block,) * reader.positive_or("num_layers", 28),
-        time=TimestepEmbedding(d_model=d_model),
-        sizes=TimestepEmbedding(d_model=d_model // 3) if told else None,
+        conditioner=TextConditioner(
+            time=TimestepEmbedding(d_model=d_model),
+            sizes=TimestepEmbedding(d_model=d_model // 3) if told else None,
+        ),
         modulation=ProjectedModulation(d_model=d_model, d_condition=d_model),
         caption_width=caption,
-        final_norm=AdaptiveNorm(
-            norm=last, modulation=TableModulation(d_model=d_model, d_condition=d_model, parts=NORM_PARTS)
-        ),
+        final_norm=parts.table_norm(d_model),
         family=FAMILY.model_type,
     )
 
@@ -108,7 +108,7 @@ def write_config(config: PixArt) -> dict[str, Any]:
         "out_channels": config.projections.out_channels,
         "patch_size": config.projections.patch,
         "sample_size": config.sample_size,
-        "use_additional_conditions": config.sizes is not None,
+        "use_additional_conditions": config.conditioner.sizes is not None,
     }
 
 

@@ -10,8 +10,8 @@ from jaxmodels.layers.timestep import TimestepEmbedding
 from jaxmodels.models.denoisers import parts, weight_rows
 from jaxmodels.models.denoisers.joint_block import SECOND_PARTS, JointBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
-from jaxmodels.models.denoisers.pooled_conditioner import PooledConditioner
 from jaxmodels.models.denoisers.sd3 import SD3
+from jaxmodels.models.denoisers.text_conditioner import TextConditioner
 from jaxmodels.models.denoisers.text_projection import TextProjection
 from jaxmodels.models.denoisers.weight_rows import affine
 from jaxmodels.models.family import Family, Weight
@@ -50,7 +50,7 @@ def read_config(reader: ConfigReader) -> SD3:
             out_channels=reader.nullable("out_channels", int, 16) or in_channels,
         ),
         text=TextProjection(d_model=d_model, width=reader.positive_or("joint_attention_dim", 4096)),
-        conditioner=PooledConditioner(
+        conditioner=TextConditioner(
             time=TimestepEmbedding(d_model=d_model),
             pooled_width=reader.positive_or("pooled_projection_dim", 2048),
         ),
