@@ -1,5 +1,6 @@
 """The kinds of component that pipelines have: how each is read from its folder and written to it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +9,16 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.checkpoints.diffusers import load_registered, save_registered
+from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.huggingface import Progress
+from jaxmodels.checkpoints.special_tokens import CONFIG_FILE as TOKENIZER_CONFIG_FILE
+from jaxmodels.checkpoints.text_encoders import load_text_encoder, save_text_encoder
+from jaxmodels.checkpoints.tokenizer import Tokenizer, why_no_tokenizer
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.autoencoders.families import AUTOENCODERS
 from jaxmodels.models.class_registry import ClassRegistry
 from jaxmodels.models.denoisers.families import DENOISERS
+from jaxmodels.models.text_encoders.decoder_encoder import DecoderEncoder
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,42 @@ def _registered(registry: ClassRegistry[Any]) -> Component:
     return Component(read=read, write=write, name=lambda part: ("diffusers", part.config.family))
 
 
+def _read_text_encoder(folder: Path, reading: Reading) -> Part:
+    return Part(*load_text_encoder(folder, reading.dtype, progress=reading.progress))
+
+
+def _write_text_encoder(part: Part, folder: Path, writing: Writing) -> None:
+    size, progress = writing.max_shard_bytes, writing.progress
+    save_text_encoder(part.config, part.params, folder, max_shard_bytes=size, progress=progress)
+
+
+def _text_encoder_name(part: Part) -> tuple[str, str]:
+    config = part.config
+    return "transformers", config.architecture if isinstance(config, DecoderEncoder) else config.family
+
+
+def _read_tokenizer(folder: Path, reading: Reading) -> Tokenizer:
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer is None:
+        raise CheckpointError(why_no_tokenizer(folder))
+    return tokenizer
+
+
+def _write_tokenizer(tokenizer: Tokenizer, folder: Path, writing: Writing) -> None:
+    folder.mkdir()
+    tokenizer.save(folder)
+
+
+def _tokenizer_name(tokenizer: Tokenizer) -> tuple[str, str]:
+    values = json.loads(tokenizer.files.get(TOKENIZER_CONFIG_FILE, "{}"))
+    return "transformers", values.get("tokenizer_class") or "PreTrainedTokenizerFast"
+
+
 DENOISER = _registered(DENOISERS)
 AUTOENCODER = _registered(AUTOENCODERS)
+# What makes vectors of texts, as a `Part`.
+TEXT_ENCODER = Component(read=_read_text_encoder, write=_write_text_encoder, name=_text_encoder_name)
+TOKENIZER = Component(read=_read_tokenizer, write=_write_tokenizer, name=_tokenizer_name)
 # A language model in the layout of its family, as a `Model`.
 DECODER = Component(
     read=lambda folder, reading: reading.load(folder),

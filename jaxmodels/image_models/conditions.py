@@ -127,14 +127,12 @@ def known_classes(asked: Any, num_classes: int) -> np.ndarray:
     return classes
 
 
-def pixel_size(size: Any, default: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """Height and width in pixels: those asked for, one number for both or a pair, or `default` for None.
+def pixel_size(size: Any, multiple: int) -> tuple[int, int]:
+    """Height and width in pixels that are asked for by one number for both, or a pair.
 
     Raises:
         ValueError: they are no whole numbers, or not multiples of `multiple`.
     """
-    if size is None:
-        return default
     pair = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(pair) != 2:
         raise ValueError(f"size must be a number or (height, width), got {shown(size)}")
