@@ -1,4 +1,4 @@
-"""Tokenizers of plain vocabulary files: GPT-2's pair of files, and BERT's list of word pieces.
+"""Tokenizers of plain vocabulary files: GPT-2's and CLIP's pair of files, and BERT's list of word pieces.
 
 Which class a checkpoint means decides how text is cut into words, so that other classes with the same files
 are left to `transformers` (`tokenizer_conversion`).
@@ -96,6 +96,30 @@ def _byte_level_bpe(paths: list[str], config: Mapping[str, Any]) -> tokenizers.T
     return backend
 
 
+# How CLIP's vocabulary cuts text: letters, single digits, and runs of anything else but space.
+_CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def _clip_bpe(paths: list[str], config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    unknown = config.get("unk_token")
+    text = unknown.get("content") if isinstance(unknown, Mapping) else unknown
+    backend = tokenizers.Tokenizer(
+        models.BPE.from_file(
+            *paths,
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            fuse_unk=False,
+            unk_token=str(text),
+        )
+    )
+    spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    words = pre_tokenizers.Split(tokenizers.Regex(_CLIP_WORDS), behavior="removed", invert=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
 def _word_pieces(paths: list[str], config: Mapping[str, Any]) -> tokenizers.Tokenizer:
     unknown = config.get("unk_token")
     text = unknown.get("content") if isinstance(unknown, Mapping) else unknown
@@ -129,6 +153,15 @@ _KINDS = {
         roles=dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
         build=_byte_level_bpe,
         around=_as_switched,
+    ),
+    "CLIPTokenizer": _Kind(
+        files=("vocab.json", "merges.txt"),
+        roles={
+            "bos_token": "<|startoftext|>",
+            **dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
+        },
+        build=_clip_bpe,
+        around=lambda config: ("bos_token", "eos_token"),
     ),
     "BertTokenizer": _Kind(
         files=("vocab.txt",),

@@ -1,0 +1,1 @@
+"""From prompts to what denoisers are conditioned on: one small file for each pipeline's way."""
