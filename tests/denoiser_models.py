@@ -13,6 +13,7 @@ CONFIGS = {
     "DDT": {"hidden_size": 24, "num_groups": 3, "num_blocks": 3, "num_encoder_blocks": 2},
     "DiT": OFFICIAL,
     "DiTTransformer2DModel": DIFFUSERS,
+    "FlowMapDiT": OFFICIAL | {"learn_sigma": False},
     "FluxTransformer2DModel": DIFFUSERS | POOLED | {"num_single_layers": 2, "axes_dims_rope": [2, 2, 4]},
     "PixArtTransformer2DModel": DIFFUSERS | {"cross_attention_dim": 24, "caption_channels": 10},
     "SD3Transformer2DModel": DIFFUSERS | POOLED | {"caption_projection_dim": 24},
@@ -24,9 +25,15 @@ CONFIGS = {
 }
 
 
+def times_of(name, *times):
+    """The times of rows, as a model of `CONFIGS` takes them."""
+    t = jnp.array(times)
+    return jnp.stack([t, t / 2], -1) if name == "FlowMapDiT" else t
+
+
 def condition_of(name, batch=2):
     """What a model of `CONFIGS` is conditioned on: another for each row."""
-    if name in ("DDT", "DiT", "DiTTransformer2DModel", "SiT", "UViT"):
+    if name in ("DDT", "DiT", "DiTTransformer2DModel", "FlowMapDiT", "SiT", "UViT"):
         return jnp.arange(batch, dtype=jnp.int32)
     rng = np.random.default_rng(0)
     text = Text(tokens=jnp.asarray(rng.standard_normal((batch, 7, 10)), jnp.float32))

@@ -79,8 +79,7 @@ class DiT(InStages):
         batch = x.shape[0]
         if rows != columns:
             raise ValueError(f"x: the model takes square canvases, got {x.shape[1]} x {x.shape[2]}")
-        if t.shape not in ((batch,), (batch, rows * columns)):
-            raise ValueError(f"t: expected [{batch}] or [{batch}, {rows * columns}], got {list(t.shape)}")
+        self.conditioner.check_times(t, batch, rows * columns)
         self.conditioner.classes.check(condition, batch)
 
     def read(self, params: Params, condition: Int[Array, "B"]) -> tuple[Float[Array, "B D"], ...]:
@@ -92,7 +91,7 @@ class DiT(InStages):
     def conditions(
         self,
         params: Params,
-        t: Num[Array, "B"] | Num[Array, "B S"],
+        t: Num[Array, "B ..."],
         given: tuple[Float[Array, "B D"], ...],
     ) -> tuple[Condition, ...]:
         """What the blocks go by: one condition for all, or one for each block."""
@@ -136,7 +135,7 @@ class DiT(InStages):
         """FLOPs of one step for one canvas, as `jaxmodels.models.costs` counts them."""
         rows, columns = patch_grid(height, width, self.projections.patch)
         tokens = rows * columns
-        conditioners = self.conditioner.time.flops() * (len(self.blocks) if self.own_conditioners else 1)
+        conditioners = self.conditioner.flops() * (len(self.blocks) if self.own_conditioners else 1)
         modulations = self.final_norm.modulation.flops() + sum(
             block.modulation.flops() for block in self.blocks
         )

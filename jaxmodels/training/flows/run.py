@@ -18,6 +18,7 @@ from jaxmodels.training.flows.recipe import FLOW_RECIPES, FlowRecipe
 from jaxmodels.training.images.digits import NUM_CLASSES, load_digits, moved
 from jaxmodels.training.images.fitting import Fitting, claim
 from jaxmodels.training.run_directory import only_trainer
+from jaxmodels.training.train import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,9 @@ def train_flow(recipe: FlowRecipe, output_dir: str | Path, *, console: Console |
         if found != wanted:
             raise ValueError(f"recipe: flow: {name} must be {wanted} for digits, got {found}")
 
-    def loss(params: Params, average: Params, batch: tuple[Array, Array], key: Array) -> tuple[Array, Array]:
+    def loss(
+        params: Params, state: TrainState, batch: tuple[Array, Array], key: Array
+    ) -> tuple[Array, Array]:
         value = recipe.likelihood.loss(model, params, *batch, key)
         return value, value
 

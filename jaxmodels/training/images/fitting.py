@@ -30,9 +30,9 @@ class Fitted(Protocol):
     def spec(self) -> ParamTree: ...
 
 
-# From the parameters that are differentiated, the average of those so far, a batch and a key to what is
+# From the parameters that are differentiated, the state in front of the step, a batch and a key to what is
 # differentiated, and to what is told beside it.
-Loss: TypeAlias = Callable[[Params, Params, Any, Array], tuple[Float[Array, ""], Float[Array, ""]]]
+Loss: TypeAlias = Callable[[Params, TrainState, Any, Array], tuple[Float[Array, ""], Float[Array, ""]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +146,7 @@ def _update(
 
     def update(state: TrainState, batch: Any) -> tuple[TrainState, Array]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (_, told), gradients = jax.value_and_grad(loss, has_aux=True)(
-            state.params, average_of(state), batch, key
-        )
+        (_, told), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, state, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), told

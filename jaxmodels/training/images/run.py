@@ -94,7 +94,7 @@ def _fit_autoencoder(recipe: ImageRecipe, model: VQModel, digits: Digits, fittin
     fit, images = recipe.fit_autoencoder, digits.images
     until = fit.schedule.total_steps * 4 // 5
 
-    def loss(params: Params, average: Params, batch: Array, key: Array) -> tuple[Array, Array]:
+    def loss(params: Params, state: TrainState, batch: Array, key: Array) -> tuple[Array, Array]:
         return recipe.codebook.loss(model, params, batch)
 
     @jax.jit
@@ -113,7 +113,7 @@ def _fit_autoencoder(recipe: ImageRecipe, model: VQModel, digits: Digits, fittin
 def _fit_transformer(
     recipe: ImageRecipe, model: Decoder, tokens: Int[np.ndarray, "N S"], fitting: Fitting
 ) -> Params:
-    def loss(params: Params, average: Params, batch: Array, key: Array) -> tuple[Array, Array]:
+    def loss(params: Params, state: TrainState, batch: Array, key: Array) -> tuple[Array, Array]:
         windows = Windows(tokens=batch, predicted=jnp.ones(batch.shape, bool))
         value, _ = recipe.masking.loss(Scorer(model, params), recipe.masking.prepare(windows, key))
         return value, value

@@ -76,7 +76,7 @@ def train_next_scale(
         held = {name: autoencoder_params[name] for name in autoencoder.pyramid.spec()}
 
         def loss(
-            params: Params, average: Params, batch: tuple[Array, Array], key: Array
+            params: Params, state: TrainState, batch: tuple[Array, Array], key: Array
         ) -> tuple[Array, Array]:
             value = recipe.codes.loss(model, params, autoencoder.pyramid, held, *batch, key)
             return value, value
@@ -93,7 +93,7 @@ def _fit_autoencoder(
     fit, images = recipe.fit_vqvae, digits.images
     until = fit.schedule.total_steps * 4 // 5
 
-    def loss(params: Params, average: Params, batch: Array, key: Array) -> tuple[Array, Array]:
+    def loss(params: Params, state: TrainState, batch: Array, key: Array) -> tuple[Array, Array]:
         return recipe.codebook.loss(model, params, batch)
 
     @jax.jit

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from denoiser_models import CONFIGS, condition_of
+from denoiser_models import CONFIGS, condition_of, times_of
 from model_helpers import quick_jit, random_params
 
 from jaxmodels.models.denoisers.families import denoiser_from_config
@@ -15,7 +15,13 @@ def case(request):
     """(a denoiser, its parameters, canvases, times, what it is conditioned on)"""
     config = denoiser_from_config({"_class_name": request.param, **CONFIGS[request.param]})
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, config.projections.in_channels))
-    return config, random_params(config.spec()), x, jnp.array([0.3, 0.9]), condition_of(request.param)
+    return (
+        config,
+        random_params(config.spec()),
+        x,
+        times_of(request.param, 0.3, 0.9),
+        condition_of(request.param),
+    )
 
 
 def in_two_runs(config, params, x, times, condition, step):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import DiTTransformer2DModel
 from diffusers_modules import assert_close, draw, randomised
-from model_helpers import quick_jit
+from model_helpers import quick_jit, random_params
 from safetensors.numpy import load_file, save_file
 
 from jaxmodels.checkpoints.diffusers import STEM, load_denoiser, save_denoiser
@@ -173,6 +173,30 @@ def test_official_names_with_the_official_arithmetic(official, tmp_path):
     assert before.keys() - after.keys() == {"pos_embed"}
     for name, tensor in after.items():
         np.testing.assert_array_equal(before[name], tensor)
+
+
+def test_a_second_time_is_embedded_and_added(official, tmp_path):
+    """With its embedding added to each class's row, DiT of one time is the same model."""
+    _, directory = official
+    one, params = load_denoiser(directory)
+    values = denoiser_to_config(one) | {"_class_name": "FlowMapDiT"}
+    two = denoiser_from_config(values)
+    second = random_params(two.spec())["conditioners"]["0"]["second"]
+    (x, t, labels), _ = inputs(one)
+    times = jnp.stack([t, jnp.full_like(t, 3.0)], -1)
+    added = two.conditioner.second(second, jnp.array(3.0))
+    shared = params["conditioners"]["0"]
+    moved = shared | {"classes": {"weight": shared["classes"]["weight"] + added}}
+    expected = quick_jit(one.denoise)(params | {"conditioners": {"0": moved}}, x, t, labels).prediction
+    both = params | {"conditioners": {"0": shared | {"second": second}}}
+    found = quick_jit(two.denoise)(both, x, times, labels).prediction
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    save_denoiser(two, both, tmp_path)
+    config, again = load_denoiser(tmp_path)
+    assert config == two
+    jax.tree.map(np.testing.assert_array_equal, again, both)
+    with pytest.raises(ValueError, match=r"t: expected \[3, 2\], both times of each row, got \[3\]"):
+        two.denoise(both, x, t, labels)
 
 
 def test_taps_are_the_streams_in_front_of_and_behind_blocks(plain):

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from denoiser_models import CONFIGS, condition_of
+from denoiser_models import CONFIGS, condition_of, times_of
 
 from jaxmodels.layers.spec import abstract_params, count_params
 from jaxmodels.models.costs import weight_bytes
@@ -31,6 +31,7 @@ def test_a_model_computes_in_the_dtype_of_its_parameters(name):
     assert weight_bytes(config, jnp.bfloat16) == 2 * count_params(config.spec())
     channels = config.projections.in_channels
     denoise = functools.partial(config.denoise, taps=config.taps)
-    out = jax.eval_shape(denoise, params, jnp.zeros((2, 8, 8, channels)), jnp.zeros(2), condition_of(name))
+    given = jnp.zeros((2, 8, 8, channels)), times_of(name, 0.0, 0.0), condition_of(name)
+    out = jax.eval_shape(denoise, params, *given)
     assert out.prediction.shape == (2, 8, 8, config.projections.out_channels)
     assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype(jnp.bfloat16)}

@@ -23,6 +23,7 @@ DENOISERS = ClassRegistry[Denoiser](
         dit_diffusers.FAMILY,
         dit_official.FAMILY,
         dit_official.SIT,
+        dit_official.FLOW_MAP,
         flux.FAMILY,
         pixart.FAMILY,
         sana.FAMILY,

@@ -79,6 +79,21 @@ FAMILY = Family(
     unused=("pos_embed",),
 )
 
+# Neither shortcut models nor MeanFlow have published files of this kind. The name of the second embedding is
+# the one that MeanFlow's code has for the time between the two ends of a step.
+FLOW_MAP = replace(
+    FAMILY,
+    model_type="FlowMapDiT",
+    summary="DiT that goes by two times, as models of few steps do",
+    read_config=lambda reader: _with_second_time(read_config(reader)),
+    write_config=lambda config: write_config(config) | {"_class_name": "FlowMapDiT"},
+    weights=(
+        *WEIGHTS,
+        *affine("conditioners/0/second/{p}_in", "h_embedder.mlp.0"),
+        *affine("conditioners/0/second/{p}_out", "h_embedder.mlp.2"),
+    ),
+)
+
 SIT = replace(
     FAMILY,
     model_type="SiT",
@@ -86,3 +101,8 @@ SIT = replace(
     read_config=lambda reader: replace(read_config(reader), family="SiT"),
     write_config=lambda config: write_config(config) | {"_class_name": "SiT"},
 )
+
+
+def _with_second_time(config: DiT) -> DiT:
+    conditioner = replace(config.conditioner, second=config.conditioner.time)
+    return replace(config, conditioner=conditioner, family="FlowMapDiT")

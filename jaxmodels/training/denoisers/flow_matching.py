@@ -1,0 +1,75 @@
+"""Flow matching: the velocity of the straight path between data and noise is predicted."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxmodels.checks import number
+from jaxmodels.training.denoisers.objective import Pictures, Trained, along, drop_classes
+from jaxmodels.training.objectives.masking import spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMatching:
+    """Mean squared error of the velocity of ``x = (1 - s) * clean + s * noise`` (Lipman et al. 2022,
+    https://arxiv.org/abs/2210.02747), s logit-normal as in Esser et al. 2024
+    (https://arxiv.org/abs/2403.03206).
+
+    The model is shown ``data_time + s * (noise_time - data_time)``, and predicts the velocity in the
+    direction of its times: ``noise - clean`` if they rise towards noise, else ``clean - noise``. Times of SD3
+    and Flux are 0 at data and 1000 at noise; those of SiT and DDT 1 at data and 0 at noise.
+
+    Attributes:
+        data_time, noise_time: what the model is shown at both ends.
+        mean, deviation: of the logarithm of ``s / (1 - s)``.
+        class_dropout: share of the images whose class is not shown.
+
+    Raises:
+        ValueError: a number is out of range, or the two times are the same.
+    """
+
+    data_time: float = 0.0
+    noise_time: float = 1000.0
+    mean: float = 0.0
+    deviation: float = 1.0
+    class_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("data_time", "noise_time", "mean"):
+            number(f"FlowMatching: {name}", getattr(self, name))
+        number("FlowMatching: deviation", self.deviation, low=0, low_included=False)
+        number("FlowMatching: class_dropout", self.class_dropout, low=0, high=1)
+        if self.data_time == self.noise_time:
+            raise ValueError(f"FlowMatching: data_time and noise_time are both {self.data_time}")
+
+    @property
+    def times(self) -> int:
+        return 1
+
+    def loss(
+        self, trained: Trained, pictures: Pictures, key: Array
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """See `DenoisingObjective.loss`."""
+        keys, predict = jax.random.split(key, 3), trained.predict
+        clean, batch = pictures.images, len(pictures.images)
+        s = logit_normal(spread(keys[0], batch), self.mean, self.deviation)
+        noise = jax.random.normal(keys[1], clean.shape)
+        classes = drop_classes(pictures.classes, self.class_dropout, predict.num_classes, keys[2])
+        noisy = (1 - along(s, clean)) * clean + along(s, clean) * noise
+        velocity = noise - clean if self.noise_time > self.data_time else clean - noise
+        t = self.data_time + s * (self.noise_time - self.data_time)
+        error = jnp.square(predict(noisy, t, classes)[..., : clean.shape[-1]] - velocity).mean()
+        return error, error
+
+    def scheduler(self) -> dict[str, Any]:
+        """Euler's steps of equal length; `diffusers` has it for times of 0 to 1000."""
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0}
+
+
+def logit_normal(uniform: Float[Array, "B"], mean: float, deviation: float) -> Float[Array, "B"]:
+    """Numbers between 0 and 1 whose log odds are normal, of uniform ones."""
+    inside = jnp.clip(uniform, 1e-4, 1 - 1e-4)
+    return jax.nn.sigmoid(mean + deviation * jax.scipy.special.ndtri(inside))

@@ -1,0 +1,57 @@
+"""Flow matching against its definition, for both conventions of times."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels.training.denoisers.flow_matching import FlowMatching
+from jaxmodels.training.denoisers.objective import Pictures, Trained
+
+
+class Zero:
+    num_classes = 10
+
+    def __call__(self, x, t, classes):
+        self.x, self.t = x, t
+        return jnp.zeros_like(x)
+
+
+@pytest.mark.parametrize(("data_time", "noise_time"), [(0.0, 1000.0), (1.0, 0.0)])
+def test_the_velocity_is_that_of_the_path_in_the_direction_of_its_times(data_time, noise_time):
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (200, 2, 2, 1)), jnp.float32)
+    predict = Zero()
+    error, told = FlowMatching(data_time=data_time, noise_time=noise_time).loss(
+        Trained(predict, predict, jnp.zeros(())),
+        Pictures(images, jnp.zeros(200, jnp.int32)),
+        jax.random.key(0),
+    )
+    s = (np.asarray(predict.t) - data_time) / (noise_time - data_time)
+    odds = np.log(s / (1 - s))
+    assert abs(odds.mean()) < 0.05 and abs(odds.std() - 1) < 0.05
+    rows = s.reshape(-1, 1, 1, 1)
+    noise = (np.asarray(predict.x) - (1 - rows) * images) / rows
+    assert abs(noise.std() - 1) < 0.1
+    np.testing.assert_allclose(error, np.square(noise - images).mean(), rtol=1e-3)
+    assert error == told
+
+    class Exact(Zero):
+        """The velocity towards larger times, of the one image that there is."""
+
+        def __call__(self, x, t, classes):
+            share = ((t - data_time) / (noise_time - data_time)).reshape(-1, 1, 1, 1)
+            noise = (x - (1 - share) * 0.5) / share
+            return (noise - 0.5) * np.sign(noise_time - data_time)
+
+    one = Pictures(jnp.full((50, 2, 2, 1), 0.5), jnp.zeros(50, jnp.int32))
+    error, _ = FlowMatching(data_time=data_time, noise_time=noise_time).loss(
+        Trained(Exact(), Exact(), jnp.zeros(())), one, jax.random.key(0)
+    )
+    assert error < 1e-6
+
+
+def test_numbers_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="deviation must be"):
+        FlowMatching(deviation=0)
+    with pytest.raises(ValueError, match=r"data_time and noise_time are both 1\.0"):
+        FlowMatching(data_time=1.0, noise_time=1.0)
