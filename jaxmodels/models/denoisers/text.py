@@ -18,6 +18,7 @@ class Text:
         guidance: f32[B], the strength of guidance that a distilled model imitates.
         resolution: f32[B, 2], height and width of the picture in pixels.
         aspect_ratio: f32[B], height divided by width.
+        states: [B, L, S, C], what a language model made of the prompt: the stream behind each of its blocks.
     """
 
     tokens: jax.Array
@@ -26,6 +27,7 @@ class Text:
     guidance: Any = None
     resolution: Any = None
     aspect_ratio: Any = None
+    states: Any = None
 
 
 def check_text(text: object, batch: int, width: int, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -39,7 +41,7 @@ def check_text(text: object, batch: int, width: int, shapes: dict[str, tuple[int
     shape = list(text.tokens.shape)
     if len(shape) != 3 or shape[0] != batch or shape[2] != width:
         raise ValueError(f"condition.tokens: expected [{batch}, T, {width}], got {shape}")
-    for name in ("seen", "pooled", "guidance", "resolution", "aspect_ratio"):
+    for name in ("seen", "pooled", "guidance", "resolution", "aspect_ratio", "states"):
         given = getattr(text, name)
         if name not in shapes:
             if given is not None:

@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Int
 
 from jaxmodels.layers.masks import as_mask
 from jaxmodels.layers.spec import Params, ParamTree
+from jaxmodels.models.block import DecoderBlock
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.scored import NOWHERE
 from jaxmodels.models.text_encoders.encoded import Encoded, restricted
@@ -22,6 +23,10 @@ class DecoderEncoder:
 
     decoder: Decoder
     architecture: str
+
+    @property
+    def blocks(self) -> tuple[DecoderBlock, ...]:
+        return self.decoder.blocks
 
     @property
     def vocab_size(self) -> int:

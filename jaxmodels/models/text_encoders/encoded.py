@@ -36,6 +36,10 @@ class EncodesText(Protocol):
     def vocab_size(self) -> int: ...
 
     @property
+    def blocks(self) -> tuple[Any, ...]:
+        """In order; behind each there is one of `Encoded.states`."""
+
+    @property
     def d_model(self) -> int:
         """Width of `Encoded.last` and of all states."""
 

@@ -1,6 +1,7 @@
 """Prompts of each pipeline as diffusers encodes them, with text encoders and tokenizers read from files."""
 
 import inspect
+from dataclasses import replace
 
 import diffusers
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxmodels.checkpoints.components import TEXT_ENCODER, TOKENIZER, Reading, W
 from jaxmodels.image_models.conditions import Told
 from jaxmodels.image_models.prompts.encoder import PromptEncoder
 from jaxmodels.image_models.prompts.flux import FluxPrompts
+from jaxmodels.image_models.prompts.hidream import HiDreamPrompts
 from jaxmodels.image_models.prompts.pixart import PixArtPrompts
 from jaxmodels.image_models.prompts.prompts import Prompts
 from jaxmodels.image_models.prompts.sana import SanaPrompts
@@ -153,6 +155,50 @@ def test_sana_reads_prompts_as_diffusers(ours, instruction):
     empty = Prompts(reader=reader).nothing(2, TOLD)
     assert_close(empty.tokens, none)
     np.testing.assert_array_equal(empty.seen, none_seen.bool().numpy())
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_hidream_reads_prompts_as_diffusers(ours, layers):
+    words, t5_words = clip_tokenizer(), t5_tokenizer(30)
+    clips = clip(words, 12, projection=7), clip(words, 9, projection=5, seed=1)
+    third = t5(t5_words)
+    llama_words = t5_tokenizer(25, pad_token=None)
+    config = transformers.LlamaConfig(
+        vocab_size=len(llama_words),
+        hidden_size=12,
+        intermediate_size=20,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+    )
+    fourth = randomised(transformers.LlamaForCausalLM(config))
+    theirs = parts(
+        diffusers.HiDreamImagePipeline,
+        text_encoder=clips[0],
+        text_encoder_2=clips[1],
+        text_encoder_3=third,
+        text_encoder_4=fourth,
+        tokenizer=words,
+        tokenizer_2=words,
+        tokenizer_3=t5_words,
+        tokenizer_4=llama_words,
+    )
+    with torch.no_grad():
+        tokens, _, states, _, pooled, _ = theirs.encode_prompt(
+            PROMPTS, do_classifier_free_guidance=False, max_sequence_length=20
+        )
+    reader = HiDreamPrompts(
+        clips=(ours(clips[0], words), ours(clips[1], words)),
+        t5=ours(third, t5_words),
+        llama=ours(fourth, llama_words),
+        layers=layers,
+        length=20,
+    )
+    found = reader.read(PROMPTS)
+    assert_close(found.tokens, tokens)
+    assert_close(found.pooled, pooled)
+    assert_close(found.states, states.movedim(0, 1)[:, :layers])
+    with pytest.raises(ValueError, match=r"reads 4 blocks \(llama_layers\) of text_encoder_4, which has 3"):
+        replace(reader, layers=4)
 
 
 def test_texts_are_taken_as_they_are_and_anything_else_is_refused():
