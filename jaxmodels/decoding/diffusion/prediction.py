@@ -20,7 +20,8 @@ class Prediction(StrEnum):
     V = "v_prediction"  # the velocity
     EDM = "edm"  # the velocity with its sign turned: what the network of Karras et al. 2022 gives
     CLEAN = "sample"  # the clean data
-    FLOW = "flow_prediction"  # noise - clean, the velocity of a straight path
+    FLOW = "flow_prediction"  # noise - clean, the velocity of a straight path from data to noise
+    FLOW_TO_DATA = "flow_to_data"  # clean - noise, of a straight path from noise to data
 
 
 @struct.dataclass
@@ -59,8 +60,8 @@ class Predicted:
                 return raw
             case Prediction.EPSILON:
                 return (x - sigma * raw) / alpha
-            case Prediction.FLOW:
-                return (x - sigma * raw) / (alpha + sigma)
+            case Prediction.FLOW | Prediction.FLOW_TO_DATA:
+                return (x - sigma * self.flow()) / (alpha + sigma)
             case Prediction.V | Prediction.EDM:
                 return (alpha * x - self._length() * sigma * self._velocity()) / self._length() ** 2
 
@@ -72,8 +73,8 @@ class Predicted:
                 return (x - alpha * raw) / sigma
             case Prediction.EPSILON:
                 return raw
-            case Prediction.FLOW:
-                return (x + alpha * raw) / (alpha + sigma)
+            case Prediction.FLOW | Prediction.FLOW_TO_DATA:
+                return (x + alpha * self.flow()) / (alpha + sigma)
             case Prediction.V | Prediction.EDM:
                 return (sigma * x + self._length() * alpha * self._velocity()) / self._length() ** 2
 
@@ -81,6 +82,8 @@ class Predicted:
         """The velocity of the straight path from clean data to noise, ``noise - clean``."""
         if self.kind is Prediction.FLOW:
             return self.raw()
+        if self.kind is Prediction.FLOW_TO_DATA:
+            return -self.raw()
         return self.noise() - self.clean()
 
     def _velocity(self) -> Float[Array, "B H W C"]:

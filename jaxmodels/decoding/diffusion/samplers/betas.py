@@ -77,10 +77,10 @@ class Betas:
 
         Where nothing of the data is left, a_T counts as 2^-24, the smallest number of float16.
         """
-        products = self.products.copy()
+        products = self.products.astype(np.float32)
         if self.zero_terminal_snr:
             products[-1] = 2.0**-24
-        return np.sqrt((1 - products) / products)
+        return np.sqrt((np.float32(1.0) - products) / products).astype(np.float64)
 
     def _betas(self) -> np.ndarray:
         if self.trained is not None:

@@ -15,17 +15,6 @@ class Bound(Protocol):
     def __call__(self, clean: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]: ...
 
 
-@dataclass(frozen=True)
-class AsPredicted:
-    """Clean data as they are, as for latents."""
-
-    def __call__(self, clean: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        return clean
-
-
-AS_PREDICTED = AsPredicted()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Clip:
     """Values cut at -`most` and `most`.

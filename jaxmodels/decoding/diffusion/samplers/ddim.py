@@ -2,30 +2,18 @@
 
 from dataclasses import dataclass, field
 
-import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Float
 
 from jaxmodels.checks import number, whole
-from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction
+from jaxmodels.decoding.diffusion.prediction import Prediction
 from jaxmodels.decoding.diffusion.samplers.betas import Betas
-from jaxmodels.decoding.diffusion.samplers.bounds import AS_PREDICTED, Bound
+from jaxmodels.decoding.diffusion.samplers.first_order import FirstOrder, Level
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
-from jaxmodels.decoding.diffusion.samplers.spacing import Spacing, spaced_times
-
-
-@struct.dataclass
-class Row:
-    """The next canvas is the sum of these factors times the clean data, the predicted and the fresh noise."""
-
-    clean: np.ndarray
-    noise: np.ndarray
-    fresh: np.ndarray
+from jaxmodels.decoding.diffusion.samplers.spacing import Spacing, whole_times
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDIM:
+class DDIM(FirstOrder):
     """Denoising diffusion implicit models (Song et al. 2021), as `diffusers.DDIMScheduler`.
 
     A step always leads T // steps training steps towards the data, whatever the next time of the run is: with
@@ -36,9 +24,8 @@ class DDIM:
         prediction: what the model's output is.
         spacing: which training steps a run visits.
         offset: added to the times of leading spacing.
-        bound: what the clean data are held to. The predicted noise is not computed again from what was held.
         ends_clean: whether the last step ends at clean data; else at the noise of the first training step.
-        eta: fresh noise per step, relative to that of DDPM: 0 is deterministic.
+        eta: fresh noise per step, relative to that of DDPM: 0 is deterministic, 1 the most.
 
     Raises:
         ValueError: a number outside its range.
@@ -48,37 +35,26 @@ class DDIM:
     prediction: Prediction = Prediction.EPSILON
     spacing: Spacing = Spacing.LEADING
     offset: int = 0
-    bound: Bound = AS_PREDICTED
     ends_clean: bool = True
     eta: float = 0.0
 
     def __post_init__(self) -> None:
         whole("offset", self.offset)
-        number("eta", self.eta, low=0.0)
+        number("eta", self.eta, low=0.0, high=1.0)
 
     def plan(self, steps: int, tokens: int = 0) -> Plan:
         count, products = self.noise.count, self.noise.products
-        times = np.round(spaced_times(self.spacing, steps, count, self.offset)).astype(int)
+        times = whole_times(self.spacing, steps, count, self.offset)
         before = times - count // steps
         final = 1.0 if self.ends_clean else products[0]
         now, then = products[times], np.where(before >= 0, products[before], final)
-        variance = (1 - then) / (1 - now) * (1 - now / then)
-        fresh = self.eta * np.sqrt(variance)
+        fresh = self.eta * np.sqrt((1 - then) / (1 - now) * (1 - now / then))
         return Plan(
             times=times.astype(np.float64),
             input_scale=np.ones(steps),
             alpha=np.sqrt(now),
             sigma=np.sqrt(1 - now),
-            rows=Row(clean=np.sqrt(then), noise=np.sqrt(1 - then - fresh**2), fresh=fresh),
+            rows=Level(alpha=np.sqrt(then), sigma=np.sqrt(1 - then - fresh**2), fresh=fresh),
             start=np.ones(()),
             draws=self.eta > 0,
         )
-
-    def begin(self, x: Float[Array, "B H W C"]) -> tuple[()]:
-        return ()
-
-    def step(
-        self, predicted: Predicted, row: Row, memory: tuple[()], noise: Float[Array, "B H W C"] | None
-    ) -> tuple[Float[Array, "B H W C"], tuple[()]]:
-        x = row.clean * self.bound(predicted.clean()) + row.noise * predicted.noise()
-        return jnp.asarray(x if noise is None else x + row.fresh * noise), memory

@@ -3,26 +3,18 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Float
 
 from jaxmodels.checks import whole
-from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction
+from jaxmodels.decoding.diffusion.prediction import Prediction
 from jaxmodels.decoding.diffusion.samplers.betas import Betas
+from jaxmodels.decoding.diffusion.samplers.first_order import FirstOrder, Level
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
-from jaxmodels.decoding.diffusion.samplers.sigmas import AT_TIMES, SigmaGrid, levels
+from jaxmodels.decoding.diffusion.samplers.sigmas import SigmaGrid, levels
 from jaxmodels.decoding.diffusion.samplers.spacing import Spacing, spaced_times
 
 
-@struct.dataclass
-class Row:
-    """The noise level that a step ends at."""
-
-    sigma: np.ndarray
-
-
 @dataclass(frozen=True, kw_only=True)
-class Euler:
+class Euler(FirstOrder):
     """Euler's method over noise levels (Karras et al. 2022, without churn), as
     `diffusers.EulerDiscreteScheduler`.
 
@@ -33,7 +25,7 @@ class Euler:
         prediction: what the model's output is.
         spacing: which training steps a run visits.
         offset: added to the times of leading spacing.
-        grid: where the noise levels lie.
+        grid: where the noise levels lie, None for at the times of `spacing`.
         ends_clean: whether the last step ends at clean data; else at the noise of the first training step.
         log_times: whether the model is shown ``log(sigma) / 4`` in place of training times.
 
@@ -45,7 +37,7 @@ class Euler:
     prediction: Prediction = Prediction.EPSILON
     spacing: Spacing = Spacing.LINSPACE
     offset: int = 0
-    grid: SigmaGrid = AT_TIMES
+    grid: SigmaGrid | None = None
     ends_clean: bool = True
     log_times: bool = False
 
@@ -62,17 +54,9 @@ class Euler:
             input_scale=1 / np.sqrt(sigmas**2 + 1),
             alpha=np.ones(steps),
             sigma=sigmas,
-            rows=Row(sigma=ends[1:]),
+            rows=Level(alpha=np.ones(steps), sigma=ends[1:], fresh=np.zeros(steps)),
             start=first_scale(self.spacing, ends.max()),
         )
-
-    def begin(self, x: Float[Array, "B H W C"]) -> tuple[()]:
-        return ()
-
-    def step(
-        self, predicted: Predicted, row: Row, memory: tuple[()], noise: Float[Array, "B H W C"] | None
-    ) -> tuple[Float[Array, "B H W C"], tuple[()]]:
-        return predicted.clean() + row.sigma * predicted.noise(), memory
 
 
 def first_scale(spacing: Spacing, sigma: float) -> np.ndarray:

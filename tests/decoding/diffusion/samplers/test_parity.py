@@ -1,31 +1,58 @@
 """Every sampler against its scheduler of diffusers: times, inputs and canvases at every step."""
 
+import dataclasses
+from fnmatch import fnmatch
 from functools import partial
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
-from diffusion_schedulers import assert_same_run
+import torch
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusion_schedulers import SHAPE, assert_same_run, drawn, one_step
 
 from jaxmodels.decoding.diffusion.prediction import Prediction
 from jaxmodels.decoding.diffusion.samplers import (
     DDIM,
+    DDPM,
+    DPMPP,
+    EDMDPMPP,
+    LCM,
+    SCM,
+    TCD,
+    Basis,
     BetaGrid,
     Betas,
     BetaSchedule,
     Clip,
     DynamicThreshold,
+    EDMEuler,
+    EDMSchedule,
     Euler,
     ExponentialGrid,
+    FixedShift,
+    FlowEuler,
+    FlowHeun,
+    FlowLevels,
+    FlowMapEuler,
+    FlowSchedule,
+    Heun,
     KarrasGrid,
+    LastStep,
     Sampler,
+    SecondOrder,
+    ShiftForm,
     Spacing,
+    TokenShift,
+    UniPC,
+    Variance,
 )
 
 STEPS = (1, 4, 7, 20, 50)
 PREDICTIONS = (Prediction.EPSILON, Prediction.V, Prediction.CLEAN)
 BETAS = {
-    "linear": (Betas(), {}),
+    "linear": (Betas(), {"beta_start": 0.0001, "beta_end": 0.02}),
     "scaled": (
         Betas(schedule=BetaSchedule.SCALED_LINEAR, first=0.00085, last=0.012),
         {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
@@ -71,7 +98,20 @@ def grids(ours: type, theirs: type) -> list[Any]:
     return [case(name, ours(grid=grid), theirs, **their_grid) for name, (grid, their_grid) in GRIDS.items()]
 
 
-CASES = [
+def prediction_cases(ours: type, theirs: type, **shared: Any) -> list[Any]:
+    """A case for each prediction."""
+    return [
+        case(kind.value, ours(prediction=kind, **shared), theirs, prediction_type=kind.value)
+        for kind in PREDICTIONS
+    ]
+
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+SOLVER_FLOW = FlowSchedule(shift=FixedShift(factor=3.0), levels=FlowLevels.BELOW_ONE)
+UNIPC_FLOW = FlowSchedule(shift=FixedShift(factor=3.0), levels=FlowLevels.BEFORE_LAST)
+SHIFT3 = FlowSchedule(shift=FixedShift(factor=3.0))
+
+DISCRETE = [
     *spacings(DDIM, diffusers.DDIMScheduler, clip_sample=False),
     case("clip", DDIM(bound=Clip()), diffusers.DDIMScheduler),
     case(
@@ -90,17 +130,366 @@ CASES = [
         set_alpha_to_one=False,
         steps_offset=1,
     ),
+    *spacings(DDPM, diffusers.DDPMScheduler, clip_sample=False),
+    case("clip", DDPM(bound=Clip(most=2.0)), diffusers.DDPMScheduler, clip_sample_range=2.0),
+    *(
+        case(
+            kind.value,
+            DDPM(variance=kind),
+            diffusers.DDPMScheduler,
+            clip_sample=False,
+            variance_type=kind.value,
+        )
+        for kind in (Variance.SMALL_LOG, Variance.LARGE)
+    ),
     *spacings(Euler, diffusers.EulerDiscreteScheduler),
     *grids(Euler, diffusers.EulerDiscreteScheduler),
     case(
         "ends-noisy", Euler(ends_clean=False), diffusers.EulerDiscreteScheduler, final_sigmas_type="sigma_min"
     ),
+    case(
+        "log-times",
+        Euler(prediction=Prediction.V, log_times=True, grid=KarrasGrid(low=0.002, high=80.0)),
+        diffusers.EulerDiscreteScheduler,
+        prediction_type="v_prediction",
+        timestep_type="continuous",
+        use_karras_sigmas=True,
+        sigma_min=0.002,
+        sigma_max=80.0,
+    ),
+    *spacings(Heun, diffusers.HeunDiscreteScheduler),
+    *grids(Heun, diffusers.HeunDiscreteScheduler),
+    case("clip", Heun(bound=Clip()), diffusers.HeunDiscreteScheduler, clip_sample=True),
+]
+SOLVERS = [
+    *spacings(DPMPP, diffusers.DPMSolverMultistepScheduler),
+    *grids(DPMPP, diffusers.DPMSolverMultistepScheduler),
+    *(
+        case(
+            f"order{order}-{form}-{kind}-{last}",
+            DPMPP(order=order, form=form, fresh_noise=kind.startswith("sde"), last=last),
+            diffusers.DPMSolverMultistepScheduler,
+            solver_order=order,
+            solver_type=form.value,
+            algorithm_type=kind,
+            final_sigmas_type=last.value,
+        )
+        for order in (1, 2, 3)
+        for form in SecondOrder
+        for kind in ("dpmsolver++", "sde-dpmsolver++")
+        for last in LastStep
+    ),
+    case("hard-end", DPMPP(easy_end=False), diffusers.DPMSolverMultistepScheduler, lower_order_final=False),
+    case(
+        "first-order-end",
+        DPMPP(first_order_end=True, last=LastStep.NOISY),
+        diffusers.DPMSolverMultistepScheduler,
+        euler_at_final=True,
+        final_sigmas_type="sigma_min",
+    ),
+    *(
+        case(
+            f"least-snr-{spacing}",
+            DPMPP(noise=BETAS["cosine"][0], least_log_snr=-5.1, spacing=spacing),
+            diffusers.DPMSolverMultistepScheduler,
+            beta_schedule="squaredcos_cap_v2",
+            lambda_min_clipped=-5.1,
+            timestep_spacing=spacing.value,
+        )
+        for spacing in (Spacing.LINSPACE, Spacing.LEADING)
+    ),
+    case(
+        "karras-cosine",
+        DPMPP(noise=BETAS["cosine"][0], grid=KarrasGrid()),
+        diffusers.DPMSolverMultistepScheduler,
+        beta_schedule="squaredcos_cap_v2",
+        use_karras_sigmas=True,
+    ),
+    case(
+        "threshold",
+        DPMPP(bound=DynamicThreshold(ratio=0.9, most=2.0)),
+        diffusers.DPMSolverMultistepScheduler,
+        thresholding=True,
+        dynamic_thresholding_ratio=0.9,
+        sample_max_value=2.0,
+    ),
+    case(
+        "flow",
+        DPMPP(prediction=Prediction.FLOW, flow=SOLVER_FLOW),
+        diffusers.DPMSolverMultistepScheduler,
+        flow_shift=3.0,
+        **FLOW,
+    ),
+    *spacings(UniPC, diffusers.UniPCMultistepScheduler),
+    *grids(UniPC, diffusers.UniPCMultistepScheduler),
+    *(
+        case(
+            f"order{order}-{basis}",
+            UniPC(order=order, basis=basis, last=LastStep.NOISY),
+            diffusers.UniPCMultistepScheduler,
+            solver_order=order,
+            solver_type=basis.value,
+            final_sigmas_type="sigma_min",
+        )
+        for order in (1, 2, 3)
+        for basis in Basis
+    ),
+    case(
+        "hard-end",
+        UniPC(order=3, easy_end=False, last=LastStep.NOISY),
+        diffusers.UniPCMultistepScheduler,
+        solver_order=3,
+        lower_order_final=False,
+        final_sigmas_type="sigma_min",
+    ),
+    case(
+        "uncorrected",
+        UniPC(uncorrected=(0, 2)),
+        diffusers.UniPCMultistepScheduler,
+        disable_corrector=[0, 2],
+    ),
+    case(
+        "flow",
+        UniPC(prediction=Prediction.FLOW, flow=UNIPC_FLOW),
+        diffusers.UniPCMultistepScheduler,
+        flow_shift=3.0,
+        **FLOW,
+    ),
+    case(
+        "flow-terminal",
+        UniPC(prediction=Prediction.FLOW, flow=dataclasses.replace(UNIPC_FLOW, terminal=0.02)),
+        diffusers.UniPCMultistepScheduler,
+        flow_shift=3.0,
+        shift_terminal=0.02,
+        **FLOW,
+    ),
+    case(
+        "flow-karras",
+        UniPC(prediction=Prediction.FLOW, flow=UNIPC_FLOW, grid=KarrasGrid()),
+        diffusers.UniPCMultistepScheduler,
+        use_karras_sigmas=True,
+        flow_shift=3.0,
+        **FLOW,
+    ),
+]
+DISTILLED = [
+    *prediction_cases(LCM, diffusers.LCMScheduler),
+    case("clip", LCM(bound=Clip()), diffusers.LCMScheduler, clip_sample=True),
+    *prediction_cases(TCD, diffusers.TCDScheduler),
+    case("sigma-data", SCM(), diffusers.SCMScheduler, sigma_data=1.0),
+]
+FLOWS = [
+    case("plain", FlowEuler(), diffusers.FlowMatchEulerDiscreteScheduler),
+    case("shift", FlowEuler(schedule=SHIFT3), diffusers.FlowMatchEulerDiscreteScheduler, shift=3.0),
+    *(
+        case(
+            name,
+            FlowEuler(schedule=SHIFT3, grid=grid),
+            diffusers.FlowMatchEulerDiscreteScheduler,
+            shift=3.0,
+            **theirs,
+        )
+        for name, (grid, theirs) in GRIDS.items()
+    ),
+    case(
+        "renoises",
+        FlowEuler(schedule=SHIFT3, renoises=True),
+        diffusers.FlowMatchEulerDiscreteScheduler,
+        shift=3.0,
+        stochastic_sampling=True,
+    ),
+    case("plain", FlowHeun(), diffusers.FlowMatchHeunDiscreteScheduler),
+    case("shift", FlowHeun(schedule=SHIFT3), diffusers.FlowMatchHeunDiscreteScheduler, shift=3.0),
+]
+EDMS = [
+    *(
+        case(
+            f"{grid}-{kind}-{last}",
+            EDMEuler(schedule=EDMSchedule(grid=GRIDS[grid][0]), prediction=kind, last=last),
+            diffusers.EDMEulerScheduler,
+            sigma_schedule=grid,
+            prediction_type=name,
+            final_sigmas_type=last.value,
+        )
+        for grid in ("karras", "exponential")
+        for kind, name in ((Prediction.EDM, "epsilon"), (Prediction.V, "v_prediction"))
+        for last in LastStep
+    ),
+    *(
+        case(
+            f"{grid}-{kind}-{last}-{order}-{form}",
+            EDMDPMPP(
+                schedule=EDMSchedule(grid=GRIDS[grid][0]),
+                prediction=kind,
+                last=last,
+                order=order,
+                form=form,
+                fresh_noise=algorithm.startswith("sde"),
+            ),
+            diffusers.EDMDPMSolverMultistepScheduler,
+            sigma_schedule=grid,
+            prediction_type=name,
+            final_sigmas_type=last.value,
+            solver_order=order,
+            solver_type=form.value,
+            algorithm_type=algorithm,
+        )
+        for grid in ("karras", "exponential")
+        for kind, name in ((Prediction.EDM, "epsilon"), (Prediction.V, "v_prediction"))
+        for last in LastStep
+        for order, form, algorithm in (
+            (1, SecondOrder.MIDPOINT, "dpmsolver++"),
+            (2, SecondOrder.MIDPOINT, "dpmsolver++"),
+            (2, SecondOrder.HEUN, "dpmsolver++"),
+            (2, SecondOrder.MIDPOINT, "sde-dpmsolver++"),
+            (3, SecondOrder.MIDPOINT, "dpmsolver++"),
+        )
+    ),
+    case(
+        "sigmas",
+        EDMEuler(schedule=EDMSchedule(low=0.01, high=50.0, data=0.7, grid=KarrasGrid(rho=5.0))),
+        diffusers.EDMEulerScheduler,
+        sigma_min=0.01,
+        sigma_max=50.0,
+        sigma_data=0.7,
+        rho=5.0,
+    ),
 ]
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize(("ours", "theirs"), CASES)
+# Where diffusers divides 0 by 0: a last level that is 1, and a last step that goes nowhere.
+NAN_THERE = ("UniPC-flow-terminal-1", "EDMDPMPP-*-sigma_min-2-heun-*", "EDMDPMPP-*-sigma_min-3-*")
+RUNS = [
+    pytest.param(*each.values, steps, id=f"{each.id}-{steps}", marks=each.marks)
+    for each in (*DISCRETE, *SOLVERS, *DISTILLED, *FLOWS, *EDMS)
+    for steps in STEPS
+    if not any(fnmatch(f"{each.id}-{steps}", pattern) for pattern in NAN_THERE)
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "steps"), RUNS)
 def test_every_step_is_that_of_diffusers(ours: Sampler, theirs: Any, steps: int) -> None:
     scheduler = theirs()
-    scheduler.set_timesteps(steps)
+    arguments = {"intermediate_timesteps": None} if isinstance(ours, SCM) and steps != 2 else {}
+    scheduler.set_timesteps(steps, **arguments)
     assert_same_run(ours, scheduler, steps)
+
+
+def shifted(factor: float = 3.0, **schedule: Any) -> FlowSchedule:
+    return FlowSchedule(shift=FixedShift(factor=factor), **schedule)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_levels_handed_over_are_shifted_once(steps: int) -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps))
+    assert_same_run(FlowEuler(schedule=shifted(levels=FlowLevels.EVEN)), scheduler, steps)
+    levels = tuple(np.linspace(0.9, 0.1, steps).tolist())
+    scheduler.set_timesteps(sigmas=levels)
+    assert_same_run(FlowEuler(schedule=shifted(levels=levels)), scheduler, steps)
+
+
+@pytest.mark.parametrize("steps", STEPS[1:])
+@pytest.mark.parametrize("form", ShiftForm)
+@pytest.mark.parametrize("terminal", [None, 0.02])
+@pytest.mark.parametrize("levels", [FlowLevels.EVEN, FlowLevels.TRAINED])
+def test_shifts_by_the_number_of_tokens(
+    levels: FlowLevels, terminal: float | None, form: ShiftForm, steps: int
+) -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, shift_terminal=terminal, time_shift_type=form.value
+    )
+    mu = calculate_shift(1024)
+    sigmas = np.linspace(1, 1 / steps, steps) if levels is FlowLevels.EVEN else None
+    scheduler.set_timesteps(None if sigmas is not None else steps, sigmas=sigmas, mu=mu)
+    schedule = FlowSchedule(shift=TokenShift(form=form), levels=levels, terminal=terminal)
+    assert_same_run(FlowEuler(schedule=schedule), scheduler, steps, tokens=1024)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("ours", [DPMPP, UniPC])
+def test_solvers_shift_by_the_number_of_tokens(ours: Any, steps: int) -> None:
+    theirs = {DPMPP: diffusers.DPMSolverMultistepScheduler, UniPC: diffusers.UniPCMultistepScheduler}[ours]
+    levels = SOLVER_FLOW.levels if ours is DPMPP else UNIPC_FLOW.levels
+    scheduler = theirs(use_dynamic_shifting=True, **FLOW)
+    scheduler.set_timesteps(steps, mu=calculate_shift(1024))
+    flow = FlowSchedule(shift=TokenShift(), levels=levels)
+    assert_same_run(ours(prediction=Prediction.FLOW, flow=flow), scheduler, steps, tokens=1024)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize(
+    ("ours", "theirs", "arguments"),
+    [
+        (DDIM(eta=0.7), diffusers.DDIMScheduler(clip_sample=False), {"eta": 0.7}),
+        (TCD(eta=0.0), diffusers.TCDScheduler(), {"eta": 0.0}),
+        (TCD(eta=1.0), diffusers.TCDScheduler(), {"eta": 1.0}),
+    ],
+    ids=["DDIM", "TCD-0", "TCD-1"],
+)
+def test_fresh_noise_by_eta(ours: Sampler, theirs: Any, arguments: dict[str, float], steps: int) -> None:
+    theirs.set_timesteps(steps)
+    assert_same_run(ours, theirs, steps, step_arguments=arguments)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_ddpm_takes_its_variance_from_the_model(steps: int) -> None:
+    scheduler = diffusers.DDPMScheduler(variance_type="learned_range", clip_sample=False)
+    scheduler.set_timesteps(steps)
+    twice = (*SHAPE[:3], 2 * SHAPE[3])
+    assert_same_run(DDPM(variance=Variance.LEARNED_RANGE), scheduler, steps, outputs_shape=twice)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("factor", [1.0, 5.0])
+def test_flow_maps(factor: float, steps: int) -> None:
+    scheduler = diffusers.FlowMapEulerDiscreteScheduler(shift=factor)
+    scheduler.set_timesteps(steps)
+    sampler = FlowMapEuler(schedule=shifted(factor, levels=FlowLevels.EVEN))
+    plan, draw = sampler.plan(steps), np.random.default_rng(0)
+    np.testing.assert_allclose(plan.times[:, 0], scheduler.timesteps, rtol=1e-6)
+    np.testing.assert_allclose(plan.times[:, 1], 1000 * scheduler.sigmas[1:], rtol=1e-6)
+    x = draw.normal(size=SHAPE).astype(np.float32)
+    for call in range(steps):
+        output = draw.normal(size=SHAPE).astype(np.float32)
+        theirs = scheduler.step(torch.tensor(output), scheduler.timesteps[call], torch.tensor(x))[0].numpy()
+        ours, _ = one_step(sampler, plan, call, x, output, (), None)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+        x = theirs
+
+
+def test_scm_keeps_canvases_in_units_of_the_data() -> None:
+    scheduler = diffusers.SCMScheduler(sigma_data=0.5)
+    scheduler.set_timesteps(2)
+    sampler, draw = SCM(), np.random.default_rng(0)
+    plan = sampler.plan(2)
+    np.testing.assert_allclose(scheduler.timesteps, [1.5708, 1.3, 0], rtol=1e-6)
+    np.testing.assert_allclose(plan.times, [1.5708, 1.3])
+    x, output, noise = draw.normal(size=(3, *SHAPE)).astype(np.float32)
+    with drawn(scheduler, torch.tensor(noise)):
+        theirs = scheduler.step(torch.tensor(0.5 * output), scheduler.timesteps[0], torch.tensor(0.5 * x))[0]
+    ours, _ = one_step(sampler, plan, 0, x, output, (), noise)
+    np.testing.assert_allclose(0.5 * ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "ours", "theirs", "config"),
+    [
+        (Prediction.V, DDIM, diffusers.DDIMScheduler, {"clip_sample": False}),
+        (Prediction.V, DDPM, diffusers.DDPMScheduler, {"clip_sample": False}),
+        (Prediction.V, Euler, diffusers.EulerDiscreteScheduler, {}),
+        (Prediction.V, DPMPP, diffusers.DPMSolverMultistepScheduler, {}),
+        (Prediction.V, UniPC, diffusers.UniPCMultistepScheduler, {}),
+    ],
+)
+@pytest.mark.parametrize("steps", STEPS)
+def test_schedules_that_leave_nothing_of_the_data(
+    prediction: Prediction, ours: Any, theirs: Any, config: dict[str, Any], steps: int
+) -> None:
+    """Their square roots, which PyTorch rounds otherwise, make ``1 - a_t`` differ by up to 4e-7."""
+    scheduler = theirs(
+        rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing", **config
+    )
+    scheduler.set_timesteps(steps)
+    sampler = ours(prediction=prediction, noise=Betas(zero_terminal_snr=True), spacing=Spacing.TRAILING)
+    assert_same_run(sampler, scheduler, steps, tolerance=1e-5)
