@@ -85,7 +85,7 @@ class DiT(InStages):
     def read(self, params: Params, condition: Int[Array, "B"]) -> tuple[Float[Array, "B D"], ...]:
         """The rows of classes, for each conditioner. condition: the class of each row, `num_classes` for
         none."""
-        table, weights = self.conditioner.classes, params["conditioners"].values()
+        table, weights = self.conditioner.classes, self._conditioners(params)
         return tuple(table(each["classes"], condition) for each in weights)
 
     def conditions(
@@ -95,8 +95,14 @@ class DiT(InStages):
         given: tuple[Float[Array, "B D"], ...],
     ) -> tuple[Condition, ...]:
         """What the blocks go by: one condition for all, or one for each block."""
-        conditioners = zip(params["conditioners"].values(), given, strict=True)
+        conditioners = zip(self._conditioners(params), given, strict=True)
         return tuple(self.conditioner(weights, t, classes) for weights, classes in conditioners)
+
+    @staticmethod
+    def _conditioners(params: Params) -> list[Params]:
+        """Their weights in the order of the blocks: JAX sorts a dict's keys, "10" before "2"."""
+        weights = params["conditioners"]
+        return [weights[str(i)] for i in range(len(weights))]
 
     def embed(self, params: Params, x: Float[Array, "B H W C"], given: Any) -> Streams:
         """Patches and their positions."""

@@ -41,6 +41,7 @@ CASES = {
         "in_channels": 3,
         "out_channels": None,
     },
+    "more than ten layers": {"num_layers": 11},
     "no bias, norm weights, exact gelu": {
         "attention_bias": False,
         "norm_elementwise_affine": True,
