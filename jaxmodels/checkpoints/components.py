@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.checkpoints.diffusers import load_registered, save_registered
+from jaxmodels.checkpoints.diffusers import load_registered, read_registered, save_registered
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.huggingface import Progress
 from jaxmodels.checkpoints.special_tokens import CONFIG_FILE as TOKENIZER_CONFIG_FILE
-from jaxmodels.checkpoints.text_encoders import load_text_encoder, save_text_encoder
+from jaxmodels.checkpoints.text_encoders import (
+    load_text_encoder,
+    read_text_encoder,
+    save_text_encoder,
+)
 from jaxmodels.checkpoints.tokenizer import Tokenizer, why_no_tokenizer
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.autoencoders.families import AUTOENCODERS
@@ -65,11 +69,13 @@ class Component:
 
     Attributes:
         read: what a folder holds.
+        outline: the same without parameters: their files are not read.
         write: to a folder, which need not exist.
         name: the library and the class under which the index names it.
     """
 
     read: Callable[[Path, Reading], Any]
+    outline: Callable[[Path], Any]
     write: Callable[[Any, Path, Writing], None]
     name: Callable[[Any], tuple[str, str]]
 
@@ -80,10 +86,15 @@ def _registered(registry: ClassRegistry[Any]) -> Component:
     def read(folder: Path, reading: Reading) -> Part:
         return Part(*load_registered(registry, folder, reading.dtype, reading.progress))
 
+    def outline(folder: Path) -> Part:
+        return Part(read_registered(registry, folder), {})
+
     def write(part: Part, folder: Path, writing: Writing) -> None:
         save_registered(registry, part.config, part.params, folder, writing.max_shard_bytes, writing.progress)
 
-    return Component(read=read, write=write, name=lambda part: ("diffusers", part.config.family))
+    return Component(
+        read=read, outline=outline, write=write, name=lambda part: ("diffusers", part.config.family)
+    )
 
 
 def _read_text_encoder(folder: Path, reading: Reading) -> Part:
@@ -100,7 +111,11 @@ def _text_encoder_name(part: Part) -> tuple[str, str]:
     return "transformers", config.architecture if isinstance(config, DecoderEncoder) else config.family
 
 
-def _read_tokenizer(folder: Path, reading: Reading) -> Tokenizer:
+def _outline_text_encoder(folder: Path) -> Part:
+    return Part(read_text_encoder(folder), {})
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
     tokenizer = Tokenizer.load(folder)
     if tokenizer is None:
         raise CheckpointError(why_no_tokenizer(folder))
@@ -120,11 +135,15 @@ def _tokenizer_name(tokenizer: Tokenizer) -> tuple[str, str]:
 DENOISER = _registered(DENOISERS)
 AUTOENCODER = _registered(AUTOENCODERS)
 # What makes vectors of texts, as a `Part`.
-TEXT_ENCODER = Component(read=_read_text_encoder, write=_write_text_encoder, name=_text_encoder_name)
-TOKENIZER = Component(read=_read_tokenizer, write=_write_tokenizer, name=_tokenizer_name)
-# A language model in the layout of its family, as a `Model`.
-DECODER = Component(
-    read=lambda folder, reading: reading.load(folder),
-    write=lambda model, folder, writing: writing.save(model, folder),
-    name=lambda model: ("jaxmodels", "Decoder"),
+TEXT_ENCODER = Component(
+    read=_read_text_encoder,
+    outline=_outline_text_encoder,
+    write=_write_text_encoder,
+    name=_text_encoder_name,
+)
+TOKENIZER = Component(
+    read=lambda folder, reading: _read_tokenizer(folder),
+    outline=_read_tokenizer,
+    write=_write_tokenizer,
+    name=_tokenizer_name,
 )

@@ -99,17 +99,25 @@ def load_registered(
         progress: called with the name and bytes of each tensor that has been read.
     """
     directory = Path(directory)
-    file = directory / CONFIG_FILE
-    values = read_json_object(file)
-    try:
-        config = registry.read(values)
-    except ConfigError as error:
-        raise CheckpointError(f"{file}: {error}") from error
+    config, values = read_registered(registry, directory), read_json_object(directory / CONFIG_FILE)
     tensors = open_tensors(directory, f"{STEM}.safetensors", f"{STEM}.safetensors.index.json")
     family = registry[config.family]
     expected, placed = family.tensors(config), place_registered(family, config, tensors, values)
     held = default_dtype(stored_dtype(tensors)) if dtype is None else dtype
     return config, read_params(expected, config.spec(), placed, held, progress=progress)
+
+
+def read_registered(registry: ClassRegistry[Any], directory: str | Path) -> Any:
+    """The model of a class that `registry` knows, from its configuration alone.
+
+    Raises:
+        CheckpointError: see `load_denoiser`.
+    """
+    file = Path(directory) / CONFIG_FILE
+    try:
+        return registry.read(read_json_object(file))
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: {error}") from error
 
 
 def save_registered(

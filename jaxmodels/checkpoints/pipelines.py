@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from jaxmodels.checkpoints.atomic import replace_directory, replace_file
 from jaxmodels.checkpoints.components import Component, Reading, Writing
-from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.errors import CheckpointError, told_of
 from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checkpoints.manifest import write_manifest
 from jaxmodels.checks import shown
@@ -82,16 +82,31 @@ def read_pipeline(pipelines: Mapping[str, Pipeline], directory: Path, reading: R
         CheckpointError: the index names no known pipeline, lacks a component or names one that is unknown; a
             folder is missing; what a component's reader raises.
     """
+    return _built(pipelines, directory, lambda component, folder: component.read(folder, reading))
+
+
+def outline_pipeline(pipelines: Mapping[str, Pipeline], directory: Path) -> tuple[Any, Parts]:
+    """The model of a directory without its parameters, whose files are not read, and its parts.
+
+    Raises:
+        CheckpointError: as `read_pipeline`, but for the parameters.
+    """
+    model = _built(pipelines, directory, lambda component, folder: component.outline(folder))
+    return model, pipelines[model.pipeline].take_apart(model)
+
+
+def _built(pipelines: Mapping[str, Pipeline], directory: Path, read: Callable[[Component, Path], Any]) -> Any:
     file = directory / INDEX_FILE
     index = read_json_object(file)
     pipeline = _named(pipelines, index.get("_class_name"), f"{file}: key '_class_name'")
     present = _check_components(pipeline, index, directory)
     components = {
-        folder: component.read(directory / folder, reading) if folder in present else None
+        folder: read(component, directory / folder) if folder in present else None
         for folder, component in pipeline.components.items()
     }
     notes = {key: value for key, value in index.items() if key not in components}
-    return pipeline.build(Parts(components=components, notes=notes))
+    with told_of(directory):
+        return pipeline.build(Parts(components=components, notes=notes))
 
 
 def write_pipeline(

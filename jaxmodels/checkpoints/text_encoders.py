@@ -72,13 +72,26 @@ def load_text_encoder(
     held = default_dtype(stored_dtype(tensors)) if dtype is None else dtype
     if encoder_class(values) is None:
         return _load_decoder(directory, values, tensors, held, progress)
-    try:
-        config = text_encoder_from_config(values)
-    except ConfigError as error:
-        raise CheckpointError(f"{directory / CONFIG_FILE}: {error}") from error
+    config = read_text_encoder(directory)
+    assert isinstance(config, TextEncoder)
     family = TEXT_ENCODERS[str(config.family)]
     placed = place_registered(family, config, tensors, values)
     return config, read_params(family.tensors(config), config.spec(), placed, held, progress=progress)
+
+
+def read_text_encoder(directory: str | Path) -> TextEncoder | DecoderEncoder:
+    """The encoder of a directory, from its configuration alone; see `load_text_encoder`."""
+    directory = Path(directory)
+    values = read_values(directory)
+    _check_class(values, directory)
+    if encoder_class(values) is None:
+        return DecoderEncoder(
+            decoder=read_config(directory)[0], architecture=_architecture(values, directory)
+        )
+    try:
+        return text_encoder_from_config(values)
+    except ConfigError as error:
+        raise CheckpointError(f"{directory / CONFIG_FILE}: {error}") from error
 
 
 def save_text_encoder(
@@ -131,11 +144,16 @@ def _load_decoder(
 ) -> tuple[DecoderEncoder, Params]:
     config, _ = read_config(directory)
     placed = place(config, tensors, values)
+    encoder = DecoderEncoder(decoder=placed.config, architecture=_architecture(values, directory))
+    return encoder, load_params(placed.config, placed.tensors, dtype, progress=progress)
+
+
+def _architecture(values: Mapping[str, Any], directory: Path) -> str:
+    """The class of a language model."""
     names = values.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise CheckpointError(
             f"{directory / CONFIG_FILE}: key 'architectures' must hold the name of the model's class, got "
             f"{names!r}"
         )
-    encoder = DecoderEncoder(decoder=placed.config, architecture=names[0])
-    return encoder, load_params(placed.config, placed.tensors, dtype, progress=progress)
+    return names[0]

@@ -1,8 +1,6 @@
 """`jaxmodels inspect`: what a model is and costs, from its `config.json` alone."""
 
-import dataclasses
 import itertools
-import string
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,15 +18,13 @@ from jaxmodels.cli.common import (
     print_json,
     read_file,
 )
+from jaxmodels.cli.inspect_images import describe_images, image_directory, image_lines
+from jaxmodels.cli.summaries import letter, scaled, summarise
 
 if TYPE_CHECKING:
     from jaxmodels.models.decoder import Decoder
 
 DEFAULT_PLOT = Path("hidden_attention.png")
-# Said once for the whole model, or derived from what is shown.
-_HIDDEN_FIELDS = ("d_model", "dim", "eps", "axis")
-# Parts of a layer that say much about it.
-_SPELT_OUT = ("experts", "rope", "router", "shared")
 
 
 def inspect(
@@ -54,6 +50,7 @@ def inspect(
 ) -> None:
     """Show a model's blocks, parameters, memory and FLOPs. No weights are read unless there is a text.
 
+    Of an image model also its components; --context is then of the text that its denoiser reads.
     A multiply-add counts two FLOPs. Prefill is per prompt token, for a prompt as long as --context.
     """
     from jaxmodels.cli.common import read_config
@@ -65,6 +62,16 @@ def inspect(
         raise ValueError("--hidden-attention needs a text: give --text or --file")
     if plot is not None and hidden_attention is None:
         raise ValueError("--plot is the image of --hidden-attention BLOCK; give that too, or leave it out")
+    images = image_directory(model, revision)
+    if images is not None:
+        if shown is not None:
+            raise ValueError(f"{model!r} is an image model: --text, --file and --plot are of language models")
+        report = describe_images(images, context)
+        if as_json:
+            print_json(report)
+        else:
+            _print_lines(image_lines(report))
+        return
     config, config_file = read_config(model, revision, text_only=text_only)
     report = {"config": str(config_file), **describe(config, context, dtype.value)}
     if shown is not None:
@@ -74,7 +81,7 @@ def inspect(
     if as_json:
         print_json(report)
     else:
-        _print_report(report)
+        _print_lines(_lines(report))
 
 
 def _with_text(
@@ -125,11 +132,11 @@ def describe(config: "Decoder", context: int, cache_dtype: str) -> dict[str, Any
         "tied_embeddings": config.tie_embeddings,
         "max_positions": config.max_positions,
         "pattern": [
-            {"block": _letter(kinds.index(block)), "times": len(list(run))}
+            {"block": letter(kinds.index(block)), "times": len(list(run))}
             for block, run in itertools.groupby(config.blocks)
         ],
         "blocks": {
-            _letter(i): {
+            letter(i): {
                 "mixer": None if block.mixer is None else summarise(block.mixer),
                 "feed_forward": None if block.ffn is None else summarise(block.ffn),
                 "times": config.blocks.count(block),
@@ -147,29 +154,7 @@ def describe(config: "Decoder", context: int, cache_dtype: str) -> dict[str, Any
     }
 
 
-def summarise(layer: Any) -> str:
-    """A layer as its type and the settings that are not at their defaults."""
-    parts = []
-    for f in dataclasses.fields(layer):
-        value = getattr(layer, f.name)
-        if f.name in _HIDDEN_FIELDS or value == f.default:
-            continue
-        if not dataclasses.is_dataclass(value):
-            parts.append(f"{f.name}={value:g}" if isinstance(value, float) else f"{f.name}={value}")
-        elif f.name in _SPELT_OUT:
-            parts.append(f"{f.name}={summarise(value)}")
-        else:
-            parts.append(f"{f.name}={type(value).__name__}")
-    return f"{type(layer).__name__}({', '.join(parts)})"
-
-
-def _letter(index: int) -> str:
-    """A, B, ... Z, A1, B1, ..."""
-    times, rest = divmod(index, 26)
-    return string.ascii_uppercase[rest] + (str(times) if times else "")
-
-
-def _print_report(report: dict[str, Any]) -> None:
+def _print_lines(lines: list[tuple[str, str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -177,7 +162,7 @@ def _print_report(report: dict[str, Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in _lines(report):
+    for name, value in lines:
         table.add_row(name, value)
     Console(highlight=False, markup=False).print(table)
 
@@ -191,9 +176,9 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("shape", f"d_model {report['d_model']}, vocabulary {report['vocab_size']}"),
         ("layers", f"{report['layers']}: {pattern}"),
     ]
-    for letter, block in report["blocks"].items():
+    for name, block in report["blocks"].items():
         layers = [layer for layer in (block["mixer"], block["feed_forward"]) if layer]
-        lines.append((f"  {letter}", layers[0]))
+        lines.append((f"  {name}", layers[0]))
         lines += [("", layer) for layer in layers[1:]]
     lines.append(("parameters", f"{counts['total']:,}"))
     for part in ("embedding", "mixers", "feed_forwards", "norms", "head"):
@@ -236,18 +221,8 @@ def _text_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _bytes(size: float) -> str:
-    return _scaled(size, "B")
+    return scaled(size, "B")
 
 
 def _flops(count: float) -> str:
-    return _scaled(count, "FLOP")
-
-
-def _scaled(value: float, unit: str) -> str:
-    """Three significant digits and a decimal prefix."""
-    for prefix in ("", "k", "M", "G", "T"):
-        if value < 1000 or prefix == "T":
-            digits = f"{value:.0f}" if value == int(value) and not prefix else f"{value:.3g}"
-            return f"{digits} {prefix}{unit}"
-        value /= 1000
-    raise AssertionError("unreachable: the last prefix takes every value")
+    return scaled(count, "FLOP")

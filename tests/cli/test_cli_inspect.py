@@ -7,7 +7,8 @@ import pytest
 from model_helpers import attention, decoder, ssd
 
 import jaxmodels as jm
-from jaxmodels.cli.inspect import describe, summarise
+from jaxmodels.cli.inspect import describe
+from jaxmodels.cli.summaries import summarise
 from jaxmodels.models import costs
 
 

@@ -1,8 +1,18 @@
 """A model that fills in codes, and the autoencoder of those."""
 
-from jaxmodels.checkpoints.components import AUTOENCODER, DECODER, Part
+from jaxmodels.checkpoints.components import AUTOENCODER, Component, Part
+from jaxmodels.checkpoints.huggingface import read_config
 from jaxmodels.checkpoints.pipelines import Parts, Pipeline
 from jaxmodels.image_models.masked import PIPELINE_NAME, MaskedImageModel
+from jaxmodels.model import Model
+
+# In the layout of its family, as language models are.
+DECODER = Component(
+    read=lambda folder, reading: reading.load(folder),
+    outline=lambda folder: Model(config=read_config(folder)[0], params={}),
+    write=lambda model, folder, writing: writing.save(model, folder),
+    name=lambda model: ("jaxmodels", "Decoder"),
+)
 
 
 def build(parts: Parts) -> MaskedImageModel:

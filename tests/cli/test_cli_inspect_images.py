@@ -1,0 +1,59 @@
+"""`jaxmodels inspect` of pipelines and of single denoisers, without their weights."""
+
+import json
+
+import pytest
+from denoiser_models import CONFIGS
+from diffusion_models import denoiser_of
+
+import jaxmodels as jm
+from jaxmodels.cli.inspect_images import describe_denoiser
+from jaxmodels.layers.spec import walk
+from jaxmodels.models.denoisers.families import DENOISERS
+
+
+@pytest.fixture(params=["DiTTransformer2DModel", "FluxTransformer2DModel"])
+def denoiser(request, tmp_path):
+    """A denoiser of which there is the configuration alone."""
+    config = DENOISERS.read({**CONFIGS[request.param], "_class_name": request.param})
+    (tmp_path / "config.json").write_text(json.dumps(DENOISERS.write(config)))
+    return config, tmp_path
+
+
+def test_a_denoiser_is_shown_with_the_cost_of_a_call(run, denoiser):
+    config, directory = denoiser
+    report = json.loads(run("inspect", directory, "--context", 7, "--json").stdout)["denoiser"]
+    side = report["canvas"]["side"]
+    is_of_texts = config.family.startswith("Flux")
+    text = (7,) if is_of_texts else ()
+    assert report["flops"] == {
+        "context": 7 if is_of_texts else None,
+        "per_call": config.flops(side, side, *text),
+    }
+    assert report["tokens"] == (side // config.projections.patch) ** 2
+    assert sum(one["times"] for one in report["pattern"]) == config.num_blocks
+    shown = run("inspect", directory, "--context", 7).stdout
+    assert config.family in shown and f"{report['parameters']:,}" in shown
+
+
+def test_parameters_are_counted():
+    config, params = denoiser_of("DiTTransformer2DModel")
+
+    counted = describe_denoiser(config, 8, 0)["parameters"]
+    assert counted == sum(leaf.size for _, leaf in walk(params))
+
+
+def test_a_pipeline_is_shown_with_its_components(run):
+    report = json.loads(run("inspect", "tiny-maskgit", "--json").stdout)
+    model = jm.load("tiny-maskgit")
+    assert report["pipeline"] == "MaskGITPipeline" and report["size"] == model.size
+    assert {name: part["class"] for name, part in report["components"].items()} == {
+        "transformer": "Decoder",
+        "vqvae": "VQModel",
+    }
+    assert "MaskGITPipeline" in run("inspect", "tiny-maskgit").stdout
+
+
+def test_texts_are_not_shown_to_image_models(run):
+    told = run("inspect", "tiny-maskgit", "--text", "a", code=2).stderr
+    assert "'tiny-maskgit' is an image model: --text, --file and --plot are of language models" in told
