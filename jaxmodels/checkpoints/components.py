@@ -22,6 +22,8 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.models.autoencoders.families import AUTOENCODERS
 from jaxmodels.models.class_registry import ClassRegistry
 from jaxmodels.models.denoisers.families import DENOISERS
+from jaxmodels.models.flows.families import FLOWS
+from jaxmodels.models.next_scale.families import NEXT_SCALE_MODELS
 from jaxmodels.models.text_encoders.decoder_encoder import DecoderEncoder
 
 
@@ -80,8 +82,8 @@ class Component:
     name: Callable[[Any], tuple[str, str]]
 
 
-def _registered(registry: ClassRegistry[Any]) -> Component:
-    """A model of a class that a registry knows, as a `Part`."""
+def _registered(registry: ClassRegistry[Any], library: str = "diffusers") -> Component:
+    """A model of a class that a registry knows, as a `Part`. library: that has the class."""
 
     def read(folder: Path, reading: Reading) -> Part:
         return Part(*load_registered(registry, folder, reading.dtype, reading.progress))
@@ -92,9 +94,7 @@ def _registered(registry: ClassRegistry[Any]) -> Component:
     def write(part: Part, folder: Path, writing: Writing) -> None:
         save_registered(registry, part.config, part.params, folder, writing.max_shard_bytes, writing.progress)
 
-    return Component(
-        read=read, outline=outline, write=write, name=lambda part: ("diffusers", part.config.family)
-    )
+    return Component(read=read, outline=outline, write=write, name=lambda part: (library, part.config.family))
 
 
 def _read_text_encoder(folder: Path, reading: Reading) -> Part:
@@ -134,6 +134,10 @@ def _tokenizer_name(tokenizer: Tokenizer) -> tuple[str, str]:
 
 DENOISER = _registered(DENOISERS)
 AUTOENCODER = _registered(AUTOENCODERS)
+# Of classes that their authors published without `diffusers`.
+FLOW = _registered(FLOWS, "jaxmodels")
+NEXT_SCALE = _registered(NEXT_SCALE_MODELS, "jaxmodels")
+NEXT_SCALE_AUTOENCODER = _registered(AUTOENCODERS, "jaxmodels")
 # What makes vectors of texts, as a `Part`.
 TEXT_ENCODER = Component(
     read=_read_text_encoder,

@@ -29,16 +29,21 @@ def export_images(run: ImageRun, destination: str | Path, dtype: DTypeLike = "bf
     model = MaskedImageModel(
         model=Model(
             config=run.transformer,
-            params=_rounded(run.transformer.spec(), run.transformer_params, held),
+            params=rounded(run.transformer.spec(), run.transformer_params, held),
         ),
         autoencoder=run.autoencoder,
-        autoencoder_params=_rounded(run.autoencoder.spec(), run.autoencoder_params, held),
+        autoencoder_params=rounded(run.autoencoder.spec(), run.autoencoder_params, held),
     )
     save(model, destination)
     return model
 
 
-def _rounded(spec: ParamTree, params: Params, dtype: DTypeLike) -> Params:
+def rounded(spec: ParamTree, params: Params, dtype: DTypeLike) -> Params:
+    """The parameters in `dtype`, but for those that have one of their own.
+
+    Raises:
+        CheckpointError: numbers are beyond its range; the message names the parameter.
+    """
     arrays = dict(walk(params))
     for path, param in walk(spec):
         check_range(path, arrays[path], param_dtype(param, dtype))

@@ -1,0 +1,172 @@
+"""`NextScaleImageModel`: a model that draws codes scale by scale, and the autoencoder that they belong to."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.checks import whole
+from jaxmodels.decoding.next_scale import NextScale, begin, draw, draw_scale, pixels
+from jaxmodels.decoding.programs import bounded_jit
+from jaxmodels.image_models.conditions import known_classes
+from jaxmodels.image_models.images import Images
+from jaxmodels.layers.spec import Params, check_params
+from jaxmodels.models.autoencoders.multi_scale import MultiScaleVQ
+from jaxmodels.models.next_scale.var import VAR
+
+# The class that a `model_index.json` of these models names.
+PIPELINE_NAME = "VARPipeline"
+PLAIN = NextScale()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextScaleImageModel:
+    """A class-conditional model of images as codes at several scales: VAR and M-VAR. An `ImageModel`.
+
+    Attributes:
+        model: draws the codes of each scale.
+        params: of the model.
+        autoencoder: makes pixels of codes, and codes of pixels.
+        autoencoder_params: of the autoencoder.
+
+    Raises:
+        ValueError: the two do not fit each other.
+    """
+
+    model: VAR
+    params: Params = field(repr=False)
+    autoencoder: MultiScaleVQ
+    autoencoder_params: Params = field(repr=False)
+
+    def __post_init__(self) -> None:
+        pyramid = self.autoencoder.pyramid
+        for name in ("sides", "num_codes", "code_width"):
+            of_model, of_codes = getattr(self.model, name), getattr(pyramid, name)
+            if of_model != of_codes:
+                raise ValueError(f"{name} of the model is {of_model}, but of its autoencoder {of_codes}")
+
+    @property
+    def pipeline(self) -> str:
+        """What it is written as."""
+        return PIPELINE_NAME
+
+    @property
+    def num_classes(self) -> int:
+        """Classes are numbered from 0."""
+        return self.model.num_classes
+
+    @property
+    def size(self) -> int:
+        """Height and width of its images in pixels."""
+        return self.autoencoder.size
+
+    def generate(
+        self,
+        class_ids: int | Sequence[int] | ArrayLike,
+        steps: int | None = None,
+        *,
+        size: int | None = None,
+        rule: NextScale = PLAIN,
+        seed: int = 0,
+    ) -> Images:
+        """An image of each class, as one compiled program per number of images and kind of rule.
+
+        Args:
+            class_ids: one or several classes.
+            steps: calls of the model, one for each scale; a model has one number.
+            size: height and width in pixels; a model has one.
+            rule: how the codes of a scale are drawn.
+            seed: of the random draws. Image b depends on the seed, b and its class, not on the other images.
+
+        Raises:
+            ValueError: a class, size or number of steps that the model does not have.
+        """
+        began = time.perf_counter()
+        classes, keys = self._plan(class_ids, steps, size, seed)
+        codes, drawn = draw(
+            self.params,
+            self.autoencoder_params,
+            classes,
+            keys,
+            rule,
+            model=self.model,
+            autoencoder=self.autoencoder,
+        )
+        return self._images(drawn, codes, len(self.model.sides), began)
+
+    def stream(
+        self,
+        class_ids: int | Sequence[int] | ArrayLike,
+        steps: int | None = None,
+        *,
+        size: int | None = None,
+        rule: NextScale = PLAIN,
+        seed: int = 0,
+    ) -> Iterator[Images]:
+        """The images of `generate` behind each scale; the last are those it gives. Codes of scales that are
+        not drawn yet are -1.
+
+        Raises:
+            ValueError: as `generate`.
+        """
+        began = time.perf_counter()
+        classes, keys = self._plan(class_ids, steps, size, seed)
+        parts = {"model": self.model, "autoencoder": self.autoencoder}
+        drawing = begin(self.params, classes, keys, rule, **parts)
+        codes = np.full((len(classes), sum(self.model.sizes)), -1, np.int32)
+        for scale, count in enumerate(self.model.sizes):
+            drawing, drawn = draw_scale(
+                self.params, self.autoencoder_params, drawing, rule, **parts, scale=scale
+            )
+            first = sum(self.model.sizes[:scale])
+            codes[:, first : first + count] = drawn
+            made = pixels(self.autoencoder_params, drawing.latents, autoencoder=self.autoencoder)
+            yield self._images(made, codes.copy(), scale + 1, began)
+
+    def pixels(self, codes: Int[np.ndarray, "B L"]) -> Float[np.ndarray, "B H W C"]:
+        """The images of the codes of all scales, from 0 to 1."""
+        drawn = _pixels(self.autoencoder_params, codes, autoencoder=self.autoencoder)
+        return np.asarray(drawn, np.float32)
+
+    def codes(self, images: Float[np.ndarray, "B H W C"]) -> Int[np.ndarray, "B L"]:
+        """The codes of all scales of images from 0 to 1."""
+        return np.asarray(_codes(self.autoencoder_params, images, autoencoder=self.autoencoder))
+
+    def _plan(
+        self, class_ids: object, steps: int | None, size: int | None, seed: int
+    ) -> tuple[Int[Array, "B"], Array]:
+        """The classes and a key for each."""
+        if size is not None and whole("size", size, low=1) != self.size:
+            raise ValueError(f"size={size}: the model makes images of {self.size} x {self.size} pixels alone")
+        scales = len(self.model.sides)
+        if steps is not None and whole("steps", steps, low=1) != scales:
+            raise ValueError(f"steps={steps}: the model draws its {scales} scales in {scales} steps alone")
+        classes = known_classes(class_ids, self.num_classes)
+        check_params(self.model.spec(), self.params)
+        check_params(self.autoencoder.spec(), self.autoencoder_params)
+        key = jax.random.key(whole("seed", seed, high=2**63 - 1))
+        keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(classes)))
+        return jnp.asarray(classes, jnp.int32), keys
+
+    def _images(self, drawn: ArrayLike, codes: ArrayLike, calls: int, began: float) -> Images:
+        return Images(
+            pixels=np.asarray(drawn, np.float32),
+            codes=np.asarray(codes),
+            calls=calls,
+            seconds=time.perf_counter() - began,
+        )
+
+
+@bounded_jit(static_argnames=("autoencoder",))
+def _pixels(params: Params, codes: Array, *, autoencoder: MultiScaleVQ) -> Float[Array, "B H W C"]:
+    return pixels(params, autoencoder.pyramid.latents(params, codes), autoencoder=autoencoder)
+
+
+@bounded_jit(static_argnames=("autoencoder",))
+def _codes(params: Params, images: Array, *, autoencoder: MultiScaleVQ) -> Int[Array, "B L"]:
+    return autoencoder.codes(params, jnp.asarray(images) * 2 - 1)
