@@ -29,20 +29,20 @@ def train(
     checkpoint.
     """
     from jaxmodels.training import recipe as recipes
+    from jaxmodels.training.flows.recipe import FLOW_RECIPES
     from jaxmodels.training.images.recipe import IMAGE_RECIPES
+    from jaxmodels.training.next_scale.recipe import NEXT_SCALE_RECIPES
 
+    of_images = (FLOW_RECIPES, IMAGE_RECIPES, NEXT_SCALE_RECIPES)
     if list_recipes:
-        print("\n".join(sorted((*recipes.list_recipes(), *IMAGE_RECIPES.names()))))
+        names = (name for kind in of_images for name in kind.names())
+        print("\n".join(sorted((*recipes.list_recipes(), *names))))
         return
     if recipe is None or output_dir is None:
         raise ValueError("train needs RECIPE and OUTPUT_DIR; --list prints the recipes of the package")
     destination = output_dir / "model"
-    if IMAGE_RECIPES.recognises(recipe):
-        from jaxmodels.training.images.export import export_images
-        from jaxmodels.training.images.run import train_images
-
-        run = train_images(IMAGE_RECIPES.load(recipe), output_dir)
-        export_images(run, destination, dtype.value)
+    if any(kind.recognises(recipe) for kind in of_images):
+        _train_images(recipe, output_dir, destination, dtype.value)
         tell(
             f"the model is in {destination}: jaxmodels generate --model {destination} --class 0 --grid 0.png"
         )
@@ -54,3 +54,26 @@ def train(
     loop.train(chosen, output_dir)
     export_run(output_dir, destination, dtype.value)
     tell(f"the model is in {destination}: jaxmodels generate --model {destination}")
+
+
+def _train_images(recipe: str, output_dir: Path, destination: Path, dtype: str) -> None:
+    """Trains a model of images by a recipe of whichever kind, and writes it."""
+    from jaxmodels.training.flows.recipe import FLOW_RECIPES
+    from jaxmodels.training.images.recipe import IMAGE_RECIPES
+    from jaxmodels.training.next_scale.recipe import NEXT_SCALE_RECIPES
+
+    if NEXT_SCALE_RECIPES.recognises(recipe):
+        from jaxmodels.training.next_scale.export import export_next_scale
+        from jaxmodels.training.next_scale.run import train_next_scale
+
+        export_next_scale(train_next_scale(NEXT_SCALE_RECIPES.load(recipe), output_dir), destination, dtype)
+    elif FLOW_RECIPES.recognises(recipe):
+        from jaxmodels.training.flows.export import export_flow
+        from jaxmodels.training.flows.run import train_flow
+
+        export_flow(train_flow(FLOW_RECIPES.load(recipe), output_dir), destination, dtype)
+    else:
+        from jaxmodels.training.images.export import export_images
+        from jaxmodels.training.images.run import train_images
+
+        export_images(train_images(IMAGE_RECIPES.load(recipe), output_dir), destination, dtype)

@@ -1,8 +1,9 @@
 """`FlowImageModel`: a normalising flow that draws images by running backwards."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +11,21 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.checks import whole
-from jaxmodels.decoding.flows.drawing import FlowDrawing, denoise, draw
+from jaxmodels.checks import number, shown, whole
+from jaxmodels.decoding.flows.drawing import FlowDrawing, begin, denoise, draw, run_back
+from jaxmodels.decoding.flows.gs_jacobi import GSJacobi
+from jaxmodels.decoding.flows.inversion import SEQUENTIAL, Inversion
+from jaxmodels.decoding.flows.reading import FlowGuidance
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.image_models.conditions import known_classes
-from jaxmodels.image_models.images import Images
+from jaxmodels.image_models.images import Images, Progress
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.flows.tarflow import TarFlow
 
 # The class that a `model_index.json` of these models names.
 PIPELINE_NAME = "TarFlowPipeline"
-PLAIN = FlowDrawing()
+# What runs a step backwards, by name.
+SAMPLERS: Mapping[str, Inversion] = MappingProxyType({"sequential": SEQUENTIAL, "gs-jacobi": GSJacobi()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,11 @@ class FlowImageModel:
         return PIPELINE_NAME
 
     @property
+    def options(self) -> tuple[str, ...]:
+        """See `ImageModel`."""
+        return ("sampler", "guidance")
+
+    @property
     def num_classes(self) -> int:
         """Classes are numbered from 0; a model without classes draws class 0 alone."""
         return max(self.flow.num_classes, 1)
@@ -56,27 +66,42 @@ class FlowImageModel:
         steps: int | None = None,
         *,
         size: int | None = None,
-        rule: FlowDrawing = PLAIN,
+        sampler: Inversion | str = SEQUENTIAL,
+        guidance: FlowGuidance | float | None = None,
         seed: int = 0,
+        progress: Progress | None = None,
     ) -> Images:
-        """An image of each class, as one compiled program per number of images and kind of rule, and another
-        that takes the noise of training away. `Images.calls` counts passes through all steps.
+        """An image of each class, as one compiled program per number of images and kind of sampler, and
+        another that takes the noise of training away. `Images.calls` counts the passes through a step.
 
         Args:
             class_ids: one or several classes.
             steps: of the flow; a model has one number.
             size: height and width in pixels; a model has one.
-            rule: how the steps are run backwards.
+            sampler: how a step is run backwards: "sequential", "gs-jacobi", or an `Inversion`.
+            guidance: towards the class, or the scale of one that is the same for all tokens.
             seed: of the noise. With `Sequential`, image b depends on the seed, b and its class, not on the
                 other images; passes of `GSJacobi` end for all images at once.
+            progress: called behind each step; the steps are then a program each.
 
         Raises:
-            ValueError: a class, size or number of steps that the model does not have, or a rule that does not
-                fit it.
+            ValueError: a class, size or number of steps that the model does not have, or a sampler that does
+                not fit it.
             FloatingPointError: a step gave numbers that are not finite.
         """
-        *_, last = self.stream(class_ids, steps, size=size, rule=rule, seed=seed)
-        return last
+        if progress is not None:
+            watched = self.stream(class_ids, steps, size=size, sampler=sampler, guidance=guidance, seed=seed)
+            last = next(watched)
+            for done, images in enumerate(watched, start=1):
+                progress(done, len(self.flow.steps))
+                last = images
+            return last
+        began = time.perf_counter()
+        classes, noise, rule = self._plan(class_ids, steps, size, sampler, guidance, seed)
+        behind, passes = draw(self.params, noise, classes, rule, config=self.flow)
+        for done, x in enumerate(behind):
+            self._check_finite(x, done)
+        return self._images(self._finished(behind[-1], classes), int(passes.sum()), began)
 
     def stream(
         self,
@@ -84,25 +109,26 @@ class FlowImageModel:
         steps: int | None = None,
         *,
         size: int | None = None,
-        rule: FlowDrawing = PLAIN,
+        sampler: Inversion | str = SEQUENTIAL,
+        guidance: FlowGuidance | float | None = None,
         seed: int = 0,
     ) -> Iterator[Images]:
-        """The images as they are in front of the first step that is run backwards, behind each, and without
-        the noise of training; the last are those of `generate`.
+        """The images as they are before the first step is run backwards, and behind each, the last without
+        the noise of training: those of `generate`.
 
         Raises:
             ValueError, FloatingPointError: as `generate`.
         """
-        began = time.perf_counter()
-        classes, noise = self._plan(class_ids, steps, size, seed)
-        behind, passes = draw(self.params, noise, classes, rule, config=self.flow)
-        _check_finite(behind)
-        yield self._images(self.flow.images(noise), 0, began)
-        for done, tokens in enumerate(behind):
-            images, calls = self.flow.images(tokens), int(passes[: done + 1].sum())
-            yield self._images(images, calls, began)
-        if self.flow.noise_std:
-            images = denoise(self.params, images, classes, config=self.flow)
+        began, count, calls = time.perf_counter(), len(self.flow.steps), 0
+        classes, noise, rule = self._plan(class_ids, steps, size, sampler, guidance, seed)
+        tokens = begin(self.params, noise)
+        yield self._images(self.flow.images(tokens), 0, began)
+        for done in range(count):
+            number = count - 1 - done
+            tokens, passes = run_back(self.params, tokens, classes, rule, config=self.flow, number=number)
+            self._check_finite(tokens, done)
+            calls += int(passes)
+            images = self._finished(tokens, classes) if number == 0 else self.flow.images(tokens)
             yield self._images(images, calls, began)
 
     def likelihood(
@@ -123,35 +149,51 @@ class FlowImageModel:
         return np.asarray(found)
 
     def _plan(
-        self, class_ids: object, steps: int | None, size: int | None, seed: int
-    ) -> tuple[Int[Array, "B"], Float[Array, "B S C"]]:
-        """The classes, and the noise that images are made of."""
+        self,
+        class_ids: object,
+        steps: int | None,
+        size: int | None,
+        sampler: Inversion | str,
+        guidance: FlowGuidance | float | None,
+        seed: int,
+    ) -> tuple[Int[Array, "B"], Float[Array, "B S C"], FlowDrawing]:
+        """The classes, the noise that images are made of, and how."""
         if size is not None and whole("size", size, low=1) != self.size:
             raise ValueError(f"size={size}: the model makes images of {self.size} x {self.size} pixels alone")
         count = len(self.flow.steps)
         if steps is not None and whole("steps", steps, low=1) != count:
             raise ValueError(f"steps={steps}: the model is a flow of {count} steps, and runs {count} alone")
+        if isinstance(sampler, str):
+            if sampler not in SAMPLERS:
+                raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {shown(sampler)}")
+            sampler = SAMPLERS[sampler]
+        sampler.check(count, self.flow.places)
+        if guidance is not None and not isinstance(guidance, FlowGuidance):
+            guidance = FlowGuidance(scale=number("guidance", guidance, low=0.0))
         classes = known_classes(class_ids, self.num_classes)
         check_params(self.flow.spec(), self.params)
         key = jax.random.key(whole("seed", seed, high=2**63 - 1))
         shape = (self.flow.places, self.flow.channels)
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(classes)))
         noise = jax.vmap(lambda one: jax.random.normal(one, shape))(keys)
-        return jnp.asarray(classes, jnp.int32), noise
+        return jnp.asarray(classes, jnp.int32), noise, FlowDrawing(inversion=sampler, guidance=guidance)
+
+    def _finished(self, tokens: Array, classes: Array) -> Float[Array, "B H W C"]:
+        """The images of tokens without the noise of training."""
+        images = self.flow.images(tokens)
+        return denoise(self.params, images, classes, config=self.flow) if self.flow.noise_std else images
 
     def _images(self, images: Array, calls: int, began: float) -> Images:
         pixels = np.clip(np.asarray(images, np.float32) / 2 + 0.5, 0, 1)
         return Images(pixels=pixels, calls=calls, seconds=time.perf_counter() - began)
 
-
-def _check_finite(behind: Float[Array, "K B S C"]) -> None:
-    finite = np.asarray(jnp.isfinite(behind).all(axis=(1, 2, 3)))
-    if not finite.all():
-        first = len(finite) - 1 - int(np.argmin(finite))
-        raise FloatingPointError(
-            f"step {first} of the flow, counted from 0 next to the images, gave numbers that are not finite "
-            "when it was run backwards"
-        )
+    def _check_finite(self, tokens: Array, done: int) -> None:
+        if not bool(jnp.isfinite(tokens).all()):
+            number = len(self.flow.steps) - 1 - done
+            raise FloatingPointError(
+                f"step {number} of the flow, counted from 0 next to the images, gave numbers that are not "
+                "finite when it was run backwards"
+            )
 
 
 @bounded_jit(static_argnames=("config",))

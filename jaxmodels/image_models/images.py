@@ -18,6 +18,7 @@ class Images:
         pixels: f32[B, H, W, C], from 0 to 1; grey where no code is known.
         codes: i32[B, h, w] of models of codes, or i32[B, L] of all scales, one behind the other; -1 where
             unknown. None of other models.
+        latents: f32[B, h, w, c] of diffusion models, what the pixels were made of; None of other models.
         calls: calls of the model that found them.
         blocks: f32[calls] of diffusion models, how many blocks each call computed; None of other models.
         seconds: wall time, compilation included where there was one.

@@ -11,17 +11,17 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import whole
-from jaxmodels.decoding.next_scale import NextScale, begin, draw, draw_scale, pixels
+from jaxmodels.decoding.next_scale import DRAW, NextScale, begin, draw, draw_scale, pixels
 from jaxmodels.decoding.programs import bounded_jit
+from jaxmodels.decoding.samplers import Sampler
 from jaxmodels.image_models.conditions import known_classes
-from jaxmodels.image_models.images import Images
+from jaxmodels.image_models.images import Images, Progress
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.autoencoders.multi_scale import MultiScaleVQ
 from jaxmodels.models.next_scale.var import VAR
 
 # The class that a `model_index.json` of these models names.
 PIPELINE_NAME = "VARPipeline"
-PLAIN = NextScale()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,11 @@ class NextScaleImageModel:
         return PIPELINE_NAME
 
     @property
+    def options(self) -> tuple[str, ...]:
+        """See `ImageModel`."""
+        return ("guidance",)
+
+    @property
     def num_classes(self) -> int:
         """Classes are numbered from 0."""
         return self.model.num_classes
@@ -71,8 +76,10 @@ class NextScaleImageModel:
         steps: int | None = None,
         *,
         size: int | None = None,
-        rule: NextScale = PLAIN,
+        sampler: Sampler = DRAW,
+        guidance: float | None = None,
         seed: int = 0,
+        progress: Progress | None = None,
     ) -> Images:
         """An image of each class, as one compiled program per number of images and kind of rule.
 
@@ -80,12 +87,21 @@ class NextScaleImageModel:
             class_ids: one or several classes.
             steps: calls of the model, one for each scale; a model has one number.
             size: height and width in pixels; a model has one.
-            rule: how the codes of a scale are drawn.
+            sampler: draws each code.
+            guidance: how far the last scale is pushed towards the class, see `NextScale`; None saves half of
+                the work.
             seed: of the random draws. Image b depends on the seed, b and its class, not on the other images.
+            progress: called behind each scale; the scales are then a program each.
 
         Raises:
             ValueError: a class, size or number of steps that the model does not have.
         """
+        if progress is not None:
+            for last in self.stream(
+                class_ids, steps, size=size, sampler=sampler, guidance=guidance, seed=seed
+            ):
+                progress(last.calls, len(self.model.sides))
+            return last
         began = time.perf_counter()
         classes, keys = self._plan(class_ids, steps, size, seed)
         codes, drawn = draw(
@@ -93,7 +109,7 @@ class NextScaleImageModel:
             self.autoencoder_params,
             classes,
             keys,
-            rule,
+            NextScale(sampler=sampler, guidance=guidance),
             model=self.model,
             autoencoder=self.autoencoder,
         )
@@ -105,7 +121,8 @@ class NextScaleImageModel:
         steps: int | None = None,
         *,
         size: int | None = None,
-        rule: NextScale = PLAIN,
+        sampler: Sampler = DRAW,
+        guidance: float | None = None,
         seed: int = 0,
     ) -> Iterator[Images]:
         """The images of `generate` behind each scale; the last are those it gives. Codes of scales that are
@@ -116,6 +133,7 @@ class NextScaleImageModel:
         """
         began = time.perf_counter()
         classes, keys = self._plan(class_ids, steps, size, seed)
+        rule = NextScale(sampler=sampler, guidance=guidance)
         parts = {"model": self.model, "autoencoder": self.autoencoder}
         drawing = begin(self.params, classes, keys, rule, **parts)
         codes = np.full((len(classes), sum(self.model.sizes)), -1, np.int32)

@@ -35,8 +35,8 @@ def draw(
     *,
     config: TarFlow,
 ) -> tuple[Float[Array, "K B S C"], Int[Array, " K"]]:
-    """The tokens behind each step that is run backwards, the last of them those of images, and the passes
-    that each took.
+    """The tokens in front of each step, in the order in which they are run backwards, the last of them those
+    of images; and the passes that each took.
 
     Args:
         noise: unit noise.
@@ -46,18 +46,35 @@ def draw(
         ValueError: the inversion does not fit the flow.
     """
     rule.inversion.check(len(config.steps), config.places)
-    x = noise.astype(jnp.float32) * jnp.sqrt(params["prior"]["variance"].astype(jnp.float32))
+    x = begin(params, noise)
     behind, passes = [], []
     for number in reversed(range(len(config.steps))):
-        step = config.steps[number]
-        reader = Reader(
-            step=step, params=params["steps"][str(number)], classes=classes, guidance=rule.guidance
-        )
-        found, taken = rule.inversion.invert(reader, step.ordered(x), number)
-        x = step.ordered(found)
+        x, taken = run_back(params, x, classes, rule, config=config, number=number)
         behind.append(x)
         passes.append(taken)
     return jnp.stack(behind), jnp.stack(passes)
+
+
+def begin(params: Params, noise: Float[Array, "B S C"]) -> Float[Array, "B S C"]:
+    """The tokens that are run backwards first, of unit noise."""
+    return noise.astype(jnp.float32) * jnp.sqrt(params["prior"]["variance"].astype(jnp.float32))
+
+
+@bounded_jit(static_argnames=("config", "number"))
+def run_back(
+    params: Params,
+    x: Float[Array, "B S C"],
+    classes: Int[Array, "B"] | None,
+    rule: FlowDrawing,
+    *,
+    config: TarFlow,
+    number: int,
+) -> tuple[Float[Array, "B S C"], Int[Array, ""]]:
+    """The tokens in front of one step of the flow, of those behind it, and the passes that it took."""
+    step = config.steps[number]
+    reader = Reader(step=step, params=params["steps"][str(number)], classes=classes, guidance=rule.guidance)
+    found, taken = rule.inversion.invert(reader, step.ordered(x), number)
+    return step.ordered(found), taken
 
 
 @bounded_jit(static_argnames=("config",))
