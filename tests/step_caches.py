@@ -5,12 +5,29 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch
 from denoiser_models import CONFIGS, condition_of
+from diffusers import FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from diffusers_modules import draw, randomised
 from model_helpers import quick_jit, random_params
 
+from jaxmodels.checkpoints.diffusers import load_denoiser
 from jaxmodels.decoding.diffusion.caches.cache import NoCache, Step
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.families import denoiser_from_config
+from jaxmodels.models.denoisers.text import Text
+
+FLUX = {
+    "in_channels": 16,
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 8,
+    "num_attention_heads": 3,
+    "joint_attention_dim": 10,
+    "pooled_projection_dim": 14,
+    "axes_dims_rope": (2, 2, 4),
+}
 
 
 def plan_at(times, sigma=None):
@@ -72,3 +89,63 @@ def tiny(name, **changes):
 def full(config, params, xs, plan, condition):
     """Predictions of all steps, computed."""
     return run(NoCache(), config, params, xs, plan, condition)[0]
+
+
+class FluxPair:
+    """A tiny Flux of `diffusers`, ours with its weights, and a run of canvases that both are shown."""
+
+    def __init__(self, directory, steps=12):
+        self.theirs = randomised(FluxTransformer2DModel(**FLUX))
+        self.theirs.save_pretrained(directory)
+        self.config, self.params = load_denoiser(directory)
+        self.plan = plan_at(np.linspace(1, 0.05, steps))
+        self.xs = canvases(steps, batch=1, height=6, width=8)
+        (tokens, self._tokens), (pooled, self._pooled) = draw(1, 5, 10, seed=1), draw(1, 14, seed=2)
+        self.text = Text(tokens=tokens, pooled=pooled)
+        self.step = 0
+
+    def ours(self, cache):
+        """(predictions [N, B, H, W, C], blocks computed [N])"""
+        return run(cache, self.config, self.params, self.xs, self.plan, self.text)[:2]
+
+    def of_diffusers(self, cache):
+        """(predictions of `diffusers` with this configuration, attentions computed [N])"""
+        calls = []
+        blocks = [*self.theirs.transformer_blocks, *self.theirs.single_transformer_blocks]
+        counters = [
+            block.attn.to_q.register_forward_hook(lambda *_: calls.append(self.step)) for block in blocks
+        ]
+        self.theirs.enable_cache(cache)
+        try:
+            predictions = [self._call(i) for i in range(self.plan.calls)]
+        finally:
+            self.theirs.disable_cache()
+            for counter in counters:
+                counter.remove()
+        return np.stack(predictions), np.bincount(calls, minlength=self.plan.calls)
+
+    def canvas(self):
+        """[B, C, H, W], the canvas of the step that `diffusers` is at."""
+        return torch.tensor(self.xs[self.step]).movedim(-1, 1)
+
+    def time(self):
+        """The time of the step that `diffusers` is at."""
+        return float(self.plan.times[self.step])
+
+    def _call(self, step):
+        self.step = step
+        x = self.canvas()
+        batch, channels, height, width = x.shape
+        where = {"step_index": step, "sigma": self.time(), "num_inference_steps": self.plan.calls}
+        with torch.no_grad(), self.theirs.cache_context("cond", **where):
+            found = self.theirs(
+                hidden_states=FluxPipeline._pack_latents(x, batch, channels, height, width),
+                encoder_hidden_states=self._tokens,
+                pooled_projections=self._pooled,
+                timestep=torch.full((batch,), self.time()),
+                img_ids=FluxPipeline._prepare_latent_image_ids(
+                    batch, height // 2, width // 2, "cpu", torch.float32
+                ),
+                txt_ids=torch.zeros(self._tokens.shape[1], 3),
+            ).sample
+        return FluxPipeline._unpack_latents(found, height * 8, width * 8, 8).movedim(1, -1).numpy()
