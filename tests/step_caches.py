@@ -149,3 +149,13 @@ class FluxPair:
                 txt_ids=torch.zeros(self._tokens.shape[1], 3),
             ).sample
         return FluxPipeline._unpack_latents(found, height * 8, width * 8, 8).movedim(1, -1).numpy()
+
+
+def by_hand(config, params, xs, plan, condition, rule):
+    """The predictions of a rule in plain Python: rule(number, step) -> prediction, step by step."""
+    given = config.read(params, condition)
+    predictions = []
+    for i, x in enumerate(xs):
+        made = config.conditions(params, jnp.full(x.shape[0], plan.times[i], jnp.float32), given)
+        predictions.append(np.asarray(rule(i, Step(params, jnp.asarray(x), given, made, config))))
+    return np.stack(predictions)
