@@ -1,5 +1,6 @@
 """Runs of caches of denoising steps over given canvases, and the same in `diffusers` with its hooks."""
 
+import dataclasses
 import functools
 
 import jax
@@ -14,6 +15,7 @@ from model_helpers import quick_jit, random_params
 
 from jaxmodels.checkpoints.diffusers import load_denoiser
 from jaxmodels.decoding.diffusion.caches.cache import NoCache, Step
+from jaxmodels.decoding.diffusion.prediction import Prediction
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.families import denoiser_from_config
 from jaxmodels.models.denoisers.text import Text
@@ -159,3 +161,22 @@ def by_hand(config, params, xs, plan, condition, rule):
         made = config.conditions(params, jnp.full(x.shape[0], plan.times[i], jnp.float32), given)
         predictions.append(np.asarray(rule(i, Step(params, jnp.asarray(x), given, made, config))))
     return np.stack(predictions)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GivenCanvases:
+    """A `Sampler` whose canvases are given beforehand, whatever is predicted."""
+
+    times: np.ndarray
+    xs: np.ndarray
+    prediction: Prediction = Prediction.FLOW
+
+    def plan(self, steps, tokens=0):
+        following = np.concatenate([self.xs[1:], self.xs[-1:]])
+        return dataclasses.replace(plan_at(self.times), rows=following)
+
+    def begin(self, x):
+        return ()
+
+    def step(self, predicted, row, memory, noise):
+        return row, memory

@@ -40,9 +40,7 @@ def test_first_block(pair, threshold):
     np.testing.assert_array_equal(ours[1], theirs[1])
 
 
-@pytest.mark.parametrize(
-    ("threshold", "most", "warmup"), [(0.06, 3, 0.2), (0.5, 2, 0.0), (0.03, 5, 0.1)]
-)
+@pytest.mark.parametrize(("threshold", "most", "warmup"), [(0.06, 3, 0.2), (0.5, 2, 0.0), (0.03, 5, 0.1)])
 def test_magcache(pair, threshold, most, warmup):
     config = MagCacheConfig(
         threshold=threshold,
@@ -56,7 +54,9 @@ def test_magcache(pair, threshold, most, warmup):
     assert_alike(ours, pair.of_diffusers(config))
 
 
-@pytest.mark.parametrize(("interval", "warmup", "order", "cooldown"), [(5, 3, 1, 0), (3, 2, 2, 2), (4, 1, 0, 0)])
+@pytest.mark.parametrize(
+    ("interval", "warmup", "order", "cooldown"), [(5, 3, 1, 0), (3, 2, 2, 2), (4, 1, 0, 0)]
+)
 def test_taylorseer(pair, interval, warmup, order, cooldown):
     config = TaylorSeerCacheConfig(
         cache_interval=interval,
