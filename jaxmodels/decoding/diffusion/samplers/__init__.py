@@ -9,7 +9,7 @@ from jaxmodels.decoding.diffusion.samplers.edm import EDMDPMPP, EDMEuler, EDMSch
 from jaxmodels.decoding.diffusion.samplers.euler import Euler
 from jaxmodels.decoding.diffusion.samplers.flow_euler import FlowEuler
 from jaxmodels.decoding.diffusion.samplers.flow_heun import FlowHeun
-from jaxmodels.decoding.diffusion.samplers.flow_map import FlowMapEuler
+from jaxmodels.decoding.diffusion.samplers.flow_map import FlowMapEuler, SecondTime
 from jaxmodels.decoding.diffusion.samplers.flow_schedule import (
     FixedShift,
     FlowLevels,
@@ -60,6 +60,7 @@ __all__ = [
     "Plan",
     "Sampler",
     "SecondOrder",
+    "SecondTime",
     "ShiftForm",
     "SigmaGrid",
     "Spacing",

@@ -7,7 +7,7 @@ import numpy as np
 from jaxmodels.checks import number, whole
 from jaxmodels.decoding.diffusion.prediction import Prediction
 from jaxmodels.decoding.diffusion.samplers.betas import Betas, BetaSchedule
-from jaxmodels.decoding.diffusion.samplers.flow_schedule import FlowSchedule
+from jaxmodels.decoding.diffusion.samplers.flow_schedule import FlowSchedule, check_flow
 from jaxmodels.decoding.diffusion.samplers.multistep import LastStep, Multistep
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.decoding.diffusion.samplers.sigmas import KarrasGrid, SigmaGrid, preserving, time_of_sigma
@@ -46,6 +46,7 @@ class DPMPP(Multistep):
         whole("offset", self.offset)
         if self.least_log_snr is not None:
             number("least_log_snr", self.least_log_snr)
+        check_flow(self.prediction, self.flow)
         if self.grid is not None and self.flow is not None:
             raise ValueError(
                 f"grid={self.grid} cannot be used with flow={self.flow}: one of them must be None"

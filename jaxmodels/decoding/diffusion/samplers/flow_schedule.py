@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from jaxmodels.checks import number, whole
+from jaxmodels.decoding.diffusion.prediction import Prediction
 
 
 class Shift(Protocol):
@@ -115,6 +116,7 @@ class FlowSchedule:
 
     count: int = 1000
     time: FlowTime = FlowTime.NOISE
+    last_time: float | None = None
     shift: Shift = FixedShift()
     levels: FlowLevels | tuple[float, ...] = FlowLevels.TRAINED
     terminal: float | None = None
@@ -127,12 +129,15 @@ class FlowSchedule:
                 number("each of the levels", level, low=0.0, low_included=False, high=1.0)
         else:
             object.__setattr__(self, "levels", FlowLevels(self.levels))
+        if self.last_time is not None:
+            number("last_time", self.last_time, low=0.0, low_included=False)
         if self.terminal is not None:
             number("terminal", self.terminal, low=0.0, low_included=False, high=1.0)
 
     def times(self, sigmas: np.ndarray) -> np.ndarray:
         """f64[...]: what the model is shown at noise levels."""
-        return self.count * (sigmas if self.time is FlowTime.NOISE else 1 - sigmas)
+        last = self.count if self.last_time is None else self.last_time
+        return last * (sigmas if self.time is FlowTime.NOISE else 1 - sigmas)
 
     def sigmas(self, steps: int, tokens: int) -> np.ndarray:
         """f64[steps], falling, all above 0."""
@@ -162,3 +167,18 @@ class FlowSchedule:
         if isinstance(self.shift, FixedShift):
             ends = self.shift(ends, 0)
         return np.linspace(ends[0], ends[1], steps)
+
+
+def check_flow(prediction: Prediction, flow: FlowSchedule | None) -> None:
+    """That a model's output can be read in a solver's noise levels.
+
+    Raises:
+        ValueError: a flow without levels of flow matching, or a velocity of variance preserving diffusion
+            with.
+    """
+    if flow is None and prediction in (Prediction.FLOW, Prediction.FLOW_TO_DATA):
+        raise ValueError(
+            f"prediction {prediction.value!r} needs noise levels of flow matching, but flow is None"
+        )
+    if flow is not None and prediction is Prediction.V:
+        raise ValueError(f"prediction {prediction.value!r} cannot be read in the noise levels of flow={flow}")

@@ -13,7 +13,7 @@ from jaxmodels.checks import whole
 from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction
 from jaxmodels.decoding.diffusion.samplers.betas import Betas
 from jaxmodels.decoding.diffusion.samplers.bounds import Bound
-from jaxmodels.decoding.diffusion.samplers.flow_schedule import FlowSchedule
+from jaxmodels.decoding.diffusion.samplers.flow_schedule import FlowSchedule, check_flow
 from jaxmodels.decoding.diffusion.samplers.multistep import LastStep
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.decoding.diffusion.samplers.sigmas import KarrasGrid, SigmaGrid, preserving, time_of_sigma
@@ -94,6 +94,7 @@ class UniPC:
         object.__setattr__(self, "last", LastStep(self.last))
         whole("offset", self.offset)
         whole("order", self.order, low=1)
+        check_flow(self.prediction, self.flow)
         if self.flow is not None and self.grid is not None and not isinstance(self.grid, KarrasGrid):
             raise ValueError(f"flow={self.flow} goes with a Karras grid or none, got grid={self.grid}")
         if self.last is LastStep.CLEAN and self.order > 1 and not self.easy_end:
