@@ -15,6 +15,9 @@ CONFIGS = {
     "DiTTransformer2DModel": DIFFUSERS,
     "FlowMapDiT": OFFICIAL | {"learn_sigma": False},
     "FluxTransformer2DModel": DIFFUSERS | POOLED | {"num_single_layers": 2, "axes_dims_rope": [2, 2, 4]},
+    "HiDreamImageTransformer2DModel": DIFFUSERS
+    | {"num_single_layers": 1, "axes_dims_rope": [2, 2, 4], "max_resolution": [16, 2], "patch_size": 2}
+    | {"caption_channels": [10, 6], "text_emb_dim": 14, "llama_layers": [0, 2, 2]},
     "PixArtTransformer2DModel": DIFFUSERS | {"cross_attention_dim": 24, "caption_channels": 10},
     "SD3Transformer2DModel": DIFFUSERS | POOLED | {"caption_projection_dim": 24},
     "SanaTransformer2DModel": DIFFUSERS
@@ -41,4 +44,7 @@ def condition_of(name, batch=2):
         return text
     if name == "PixArtTransformer2DModel":
         return text.replace(resolution=jnp.full((batch, 2), 64.0), aspect_ratio=jnp.ones(batch))
-    return text.replace(pooled=jnp.asarray(rng.standard_normal((batch, 14)), jnp.float32))
+    text = text.replace(pooled=jnp.asarray(rng.standard_normal((batch, 14)), jnp.float32))
+    if name == "HiDreamImageTransformer2DModel":
+        return text.replace(states=jnp.asarray(rng.standard_normal((batch, 3, 5, 6)), jnp.float32))
+    return text

@@ -15,20 +15,21 @@ class TextProjection:
     Attributes:
         d_model: width of the stream.
         width: width of the text's tokens.
+        bias: whether `b` is added.
     """
 
     d_model: int
     width: int
+    bias: bool = True
 
     def spec(self) -> ParamTree:
-        return {
-            "w": Param((self.d_model, self.width), ("embed", None), FanIn(self.width)),
-            "b": Param((self.d_model,), ("embed",), ZEROS),
-        }
+        tree: ParamTree = {"w": Param((self.d_model, self.width), ("embed", None), FanIn(self.width))}
+        return tree | {"b": Param((self.d_model,), ("embed",), ZEROS)} if self.bias else tree
 
     def flops_per_token(self) -> int:
         """FLOPs of one token of the text."""
         return 2 * self.d_model * self.width
 
     def __call__(self, params: Params, tokens: Float[Array, "B T C"]) -> Float[Array, "B T D"]:
-        return linear(tokens.astype(params["w"].dtype), params["w"]) + params["b"]
+        made = linear(tokens.astype(params["w"].dtype), params["w"])
+        return made + params["b"] if self.bias else made
