@@ -11,6 +11,7 @@ import numpy as np
 from jaxmodels.checkpoints.diffusers import load_registered, read_registered, save_registered
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.huggingface import Progress
+from jaxmodels.checkpoints.schedulers import load_scheduler, save_scheduler, scheduler_class
 from jaxmodels.checkpoints.special_tokens import CONFIG_FILE as TOKENIZER_CONFIG_FILE
 from jaxmodels.checkpoints.text_encoders import (
     load_text_encoder,
@@ -18,6 +19,7 @@ from jaxmodels.checkpoints.text_encoders import (
     save_text_encoder,
 )
 from jaxmodels.checkpoints.tokenizer import Tokenizer, why_no_tokenizer
+from jaxmodels.decoding.diffusion.caches.calibration_file import read_calibrations, write_calibrations
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.autoencoders.families import AUTOENCODERS
 from jaxmodels.models.class_registry import ClassRegistry
@@ -115,6 +117,10 @@ def _outline_text_encoder(folder: Path) -> Part:
     return Part(read_text_encoder(folder), {})
 
 
+def _write_calibrations(calibrations: Any, file: Path, writing: Writing) -> None:
+    write_calibrations(file.parent, calibrations)
+
+
 def _read_tokenizer(folder: Path) -> Tokenizer:
     tokenizer = Tokenizer.load(folder)
     if tokenizer is None:
@@ -138,6 +144,20 @@ AUTOENCODER = _registered(AUTOENCODERS)
 FLOW = _registered(FLOWS, "jaxmodels")
 NEXT_SCALE = _registered(NEXT_SCALE_MODELS, "jaxmodels")
 NEXT_SCALE_AUTOENCODER = _registered(AUTOENCODERS, "jaxmodels")
+# As the sampler that does the same.
+SCHEDULER = Component(
+    read=lambda folder, reading: load_scheduler(folder),
+    outline=load_scheduler,
+    write=lambda sampler, folder, writing: save_scheduler(sampler, folder),
+    name=scheduler_class,
+)
+# What caches of a model go by: the file beside it, not a folder.
+CALIBRATIONS = Component(
+    read=lambda file, reading: read_calibrations(file.parent),
+    outline=lambda file: read_calibrations(file.parent),
+    write=_write_calibrations,
+    name=lambda calibrations: ("jaxmodels", "Calibrations"),
+)
 # What makes vectors of texts, as a `Part`.
 TEXT_ENCODER = Component(
     read=_read_text_encoder,

@@ -33,7 +33,7 @@ class Parts:
     """What a pipeline is made of.
 
     Attributes:
-        components: what each folder holds, by its name; None for one that is left out.
+        components: what each folder or file holds, by its name; None for one that is left out.
         notes: the other keys of the index, which are written back.
     """
 
@@ -57,6 +57,7 @@ class Pipeline:
         name: the class that the index names.
         components: by their folder.
         optional: those that may be left out.
+        beside: files that the index does not name, any of which may be missing.
         unused: folders that are left out of the model: what is in them is neither read nor written.
         build: the model of the parts; raises ValueError where they do not fit each other.
         take_apart: the parts of a model that `build` made.
@@ -65,6 +66,7 @@ class Pipeline:
     name: str
     components: Mapping[str, Component]
     optional: frozenset[str] = frozenset()
+    beside: Mapping[str, Component] = field(default_factory=dict)
     unused: frozenset[str] = frozenset()
     build: Callable[[Parts], Any]
     take_apart: Callable[[Any], Parts]
@@ -104,6 +106,8 @@ def _built(pipelines: Mapping[str, Pipeline], directory: Path, read: Callable[[C
         folder: read(component, directory / folder) if folder in present else None
         for folder, component in pipeline.components.items()
     }
+    for name, component in pipeline.beside.items():
+        components[name] = read(component, directory / name) if (directory / name).exists() else None
     notes = {key: value for key, value in index.items() if key not in components}
     with told_of(directory):
         return pipeline.build(Parts(components=components, notes=notes))
@@ -120,7 +124,7 @@ def write_pipeline(
     """
     pipeline = _named(pipelines, model.pipeline, "pipeline of the model")
     parts = pipeline.take_apart(model)
-    folders = {folder for known in pipelines.values() for folder in known.components}
+    folders = {name for known in pipelines.values() for name in (*known.components, *known.beside)}
     with replace_directory(path, (INDEX_FILE, *folders)) as directory:
         index: dict[str, Any] = {**parts.notes, "_class_name": pipeline.name}
         for folder, component in pipeline.components.items():
@@ -128,6 +132,9 @@ def write_pipeline(
             index[folder] = _LEFT_OUT if part is None else list(component.name(part))
             if part is not None:
                 component.write(part, directory / folder, writing)
+        for name, component in pipeline.beside.items():
+            if parts.components[name] is not None:
+                component.write(parts.components[name], directory / name, writing)
         replace_file(directory / INDEX_FILE, json.dumps(index, indent=2, sort_keys=True) + "\n")
         write_manifest(directory)
 

@@ -1,0 +1,125 @@
+"""What the pipelines of diffusion models share: denoiser, autoencoder, scheduler, encoders of texts."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxmodels.checkpoints.components import (
+    AUTOENCODER,
+    CALIBRATIONS,
+    DENOISER,
+    SCHEDULER,
+    TEXT_ENCODER,
+    TOKENIZER,
+    Component,
+    Part,
+)
+from jaxmodels.checkpoints.pipelines import INDEX_FILE, Parts, Pipeline
+from jaxmodels.checks import whole
+from jaxmodels.decoding.diffusion.caches.calibration_file import FILE
+from jaxmodels.decoding.diffusion.samplers import Sampler
+from jaxmodels.image_models.conditions import Conditions
+from jaxmodels.image_models.diffusion import DiffusionModel, Habits
+from jaxmodels.image_models.prompts.encoder import PromptEncoder
+
+# A key of the index that is ours: the size of canvases where the denoiser's configuration does not say it.
+SIZE = "sample_size"
+
+
+def diffusion_pipeline(
+    name: str,
+    *,
+    conditions: Callable[[Any, Mapping[str, Any]], Conditions],
+    habits: Callable[[Any], Habits],
+    canvas: Callable[[Any], int] = lambda denoiser: denoiser.sample_size,
+    encoders: int = 0,
+    unused: frozenset[str] = frozenset(),
+    as_run: Callable[[Sampler], Sampler] = lambda sampler: sampler,
+    as_stored: Callable[[Sampler], Sampler] = lambda sampler: sampler,
+) -> Pipeline:
+    """The entry of a pipeline of `diffusers`. Without autoencoder, which `diffusers` does not have, canvases
+    are pixels.
+
+    Args:
+        name: its class.
+        conditions: made of the denoiser and what the folders of text encoders and tokenizers hold.
+        habits: of a denoiser.
+        canvas: height and width of a canvas of a denoiser.
+        encoders: how many text encoders there are, each with a tokenizer; all may be left out.
+        unused: see `Pipeline`.
+        as_run: what a pipeline changes of its scheduler's sampler, of which no file tells.
+        as_stored: the same backwards.
+    """
+    texts = {
+        name + suffix(number): kind
+        for number in range(1, encoders + 1)
+        for name, kind in (("text_encoder", TEXT_ENCODER), ("tokenizer", TOKENIZER))
+    }
+
+    def build(parts: Parts) -> DiffusionModel:
+        found = parts.components
+        denoiser: Part = found["transformer"]
+        autoencoder: Part = found["vae"] or Part(None, {})
+        side = parts.notes.get(SIZE, canvas(denoiser.config))
+        held = {folder: found[folder] for folder in texts}
+        return DiffusionModel(
+            pipeline=name,
+            denoiser=denoiser.config,
+            params=denoiser.params,
+            autoencoder=autoencoder.config,
+            autoencoder_params=autoencoder.params,
+            conditions=conditions(denoiser.config, held),
+            sampler=as_run(found["scheduler"]),
+            habits=habits(denoiser.config),
+            canvas=whole(f"{INDEX_FILE}: key {SIZE!r}", side, low=1),
+            calibrations=found[FILE] or {},
+            encoders=held,
+            notes=parts.notes,
+        )
+
+    def take_apart(model: DiffusionModel) -> Parts:
+        autoencoder = model.autoencoder
+        components = {
+            "transformer": Part(model.denoiser, model.params),
+            "vae": None if autoencoder is None else Part(autoencoder, model.autoencoder_params),
+            "scheduler": as_stored(model.sampler),
+            FILE: model.calibrations or None,
+            **{folder: model.encoders.get(folder) for folder in texts},
+        }
+        own = {} if model.canvas == canvas(model.denoiser) else {SIZE: model.canvas}
+        return Parts(components=components, notes={**model.notes, **own})
+
+    networks: Mapping[str, Component] = {
+        "transformer": DENOISER,
+        "vae": AUTOENCODER,
+        "scheduler": SCHEDULER,
+    }
+    return Pipeline(
+        name=name,
+        components={**networks, **texts},
+        optional=frozenset({"vae", *texts}),
+        beside={FILE: CALIBRATIONS},
+        unused=unused,
+        build=build,
+        take_apart=take_apart,
+    )
+
+
+def prompt_encoder(texts: Mapping[str, Any], number: int = 1) -> PromptEncoder | None:
+    """The text encoder of a number, from 1 on, with its tokenizer; None where it is left out.
+
+    Raises:
+        ValueError: one of the two is there and the other is not.
+    """
+    names = [name + suffix(number) for name in ("text_encoder", "tokenizer")]
+    encoder, tokenizer = (texts[name] for name in names)
+    if (encoder is None) != (tokenizer is None):
+        there, missing = names if tokenizer is None else reversed(names)
+        raise ValueError(f"{INDEX_FILE}: {missing!r} is left out, and {there!r} needs it")
+    if encoder is None:
+        return None
+    return PromptEncoder(config=encoder.config, params=encoder.params, tokenizer=tokenizer)
+
+
+def suffix(number: int) -> str:
+    """What the names of a pipeline's folders end in: nothing for the first of a kind, then _2."""
+    return "" if number == 1 else f"_{number}"

@@ -1,0 +1,26 @@
+"""Images of classes: DiT (https://arxiv.org/abs/2212.09748) and SiT, DDT (https://arxiv.org/abs/2504.05741).
+
+`DiTPipeline` of `diffusers` takes class 1000 for none whatever the model. Here it is the row behind the last
+class, which is the same for models of a thousand. `DDTPipeline` is a name of this project: the published
+files are a transformer alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxmodels.image_models.conditions import Classes
+from jaxmodels.image_models.diffusion import Habits
+from jaxmodels.image_models.pipelines.diffusion import diffusion_pipeline
+
+
+def conditions(denoiser: Any, texts: Mapping[str, Any]) -> Classes:
+    return Classes(num_classes=denoiser.conditioner.num_classes)
+
+
+def habits(denoiser: Any) -> Habits:
+    return Habits(steps=50, guidance=4.0)
+
+
+DIT = diffusion_pipeline("DiTPipeline", conditions=conditions, habits=habits)
+# Published for images of 256 pixels, whose latents are an eighth as high and wide.
+DDT = diffusion_pipeline("DDTPipeline", conditions=conditions, habits=habits, canvas=lambda denoiser: 32)
