@@ -5,6 +5,7 @@ from jaxmodels.decoding.diffusion.samplers.bounds import Bound, Clip, DynamicThr
 from jaxmodels.decoding.diffusion.samplers.ddim import DDIM
 from jaxmodels.decoding.diffusion.samplers.ddpm import DDPM, Variance
 from jaxmodels.decoding.diffusion.samplers.dpmpp import DPMPP
+from jaxmodels.decoding.diffusion.samplers.dual_fast import DualFast, EarlierNoise
 from jaxmodels.decoding.diffusion.samplers.edm import EDMDPMPP, EDMEuler, EDMSchedule
 from jaxmodels.decoding.diffusion.samplers.euler import Euler
 from jaxmodels.decoding.diffusion.samplers.flow_euler import FlowEuler
@@ -21,6 +22,8 @@ from jaxmodels.decoding.diffusion.samplers.flow_schedule import (
 from jaxmodels.decoding.diffusion.samplers.heun import Heun
 from jaxmodels.decoding.diffusion.samplers.lcm import LCM
 from jaxmodels.decoding.diffusion.samplers.multistep import LastStep, SecondOrder
+from jaxmodels.decoding.diffusion.samplers.perflow import PeRFlow, WindowOutput
+from jaxmodels.decoding.diffusion.samplers.piflow import PiFlowGrid, PiFlowMixture, Segments
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan, Sampler
 from jaxmodels.decoding.diffusion.samplers.scm import SCM
 from jaxmodels.decoding.diffusion.samplers.sigmas import BetaGrid, ExponentialGrid, KarrasGrid, SigmaGrid
@@ -42,9 +45,11 @@ __all__ = [
     "Betas",
     "Bound",
     "Clip",
+    "DualFast",
     "DynamicThreshold",
     "EDMEuler",
     "EDMSchedule",
+    "EarlierNoise",
     "Euler",
     "ExponentialGrid",
     "FixedShift",
@@ -57,14 +62,19 @@ __all__ = [
     "Heun",
     "KarrasGrid",
     "LastStep",
+    "PeRFlow",
+    "PiFlowGrid",
+    "PiFlowMixture",
     "Plan",
     "Sampler",
     "SecondOrder",
     "SecondTime",
+    "Segments",
     "ShiftForm",
     "SigmaGrid",
     "Spacing",
     "TokenShift",
     "UniPC",
     "Variance",
+    "WindowOutput",
 ]
