@@ -4,6 +4,7 @@ Each class of schedulers is a table: which keys stand for which field of a sampl
     table.
 """
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -93,11 +94,24 @@ def read_scheduler(values: Mapping[str, Any]) -> Sampler:
         raise
     except ValueError as error:  # a sampler refuses its numbers
         raise ConfigError(f"{reader.name}: {error}") from error
-    unknown = reader.unread()
+    # What `diffusers` makes of another scheduler keeps the keys of that, and ignores them.
+    unknown = {key: value for key, value in reader.unread().items() if key not in _every_key()}
     if unknown:
         told = ", ".join(f"{key!r} = {shown(value)}" for key, value in unknown.items())
         raise ConfigError(f"{reader.name}: these keys are not known: {told}")
     return sampler
+
+
+@functools.cache
+def _every_key() -> frozenset[str]:
+    """The keys of all schedulers."""
+    found: set[str] = set()
+    for scheduler in SCHEDULERS.values():
+        sampler = scheduler.sampler(**scheduler.fixed)
+        found.update(scheduler.expected, scheduler.unread)
+        for name, keys_of in scheduler.fields.items():
+            found.update(keys_of.write(getattr(sampler, name)))
+    return frozenset(found)
 
 
 def write_scheduler(sampler: Sampler) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def convert(
     from jaxmodels.checkpoints.atomic import check_replaceable
 
     check_replaceable(destination)  # before the weights are read
-    if (destination / "config.json").exists() and not overwrite:
+    held = any((destination / name).exists() for name in ("config.json", "model_index.json"))
+    if held and not overwrite:
         raise ValueError(f"{destination} holds a checkpoint already; give --overwrite to replace it")
     if to is Format.ORBAX and max_shard_gb is not None:
         raise ValueError("--max-shard-gb applies to --to hf alone: Orbax chooses its own files")
@@ -67,9 +68,15 @@ def convert(
     import jaxmodels as jm
     from jaxmodels.checkpoints.hub import resolve
     from jaxmodels.checkpoints.huggingface import read_config
+    from jaxmodels.checkpoints.pipelines import is_pipeline
     from jaxmodels.models.costs import weight_bytes
 
     directory = resolve(source, revision, allow_pickle=allow_pickle)
+    if is_pipeline(directory):
+        if to is not Format.HF or family is not None:
+            raise ValueError(f"{source!r} is an image model, which has one form: --to hf without --family")
+        _convert_images(directory, destination, dtype, max_shard_gb, verify)
+        return
     config, metadata = read_config(directory, text_only=text_only)
     if family is not None:
         _in_family(config, family)  # before the weights are read: what has no such form fails at once
@@ -87,11 +94,45 @@ def convert(
         )
     target = model.decoder if family is None else _in_family(model.decoder, family)
     with _progress("writing", total) as progress:
-        shard = None if max_shard_gb is None else max(1, round(max_shard_gb * 1e9))
+        shard = _shard_bytes(max_shard_gb)
         jm.save(
             replace(model, config=target), destination, to.value, max_shard_bytes=shard, progress=progress
         )
     tell(f"{destination}: {target.family}, {wanted}, {total / 1e6:,.1f} MB of parameters, {to.value}")
+
+
+def _convert_images(
+    directory: Path, destination: Path, dtype: DType | None, max_shard_gb: float | None, verify: bool
+) -> None:
+    import jaxmodels as jm
+
+    wanted = _stored_dtype_of_all(directory) if dtype is None else dtype.value
+    model = jm.load(directory, wanted, verify=verify)
+    jm.save(model, destination, max_shard_bytes=_shard_bytes(max_shard_gb))
+    tell(f"{destination}: {model.pipeline}, {wanted}")
+
+
+def _stored_dtype_of_all(directory: Path) -> str:
+    """The dtype that all components of a pipeline are stored in."""
+    from jaxmodels.checkpoints.arguments import closest_dtype
+    from jaxmodels.checkpoints.diffusers import STEM
+    from jaxmodels.checkpoints.huggingface import stored_dtype
+    from jaxmodels.checkpoints.safetensors_io import open_tensors
+
+    found = {}
+    for stem in (STEM, "model"):
+        for weights in sorted(directory.glob(f"*/{stem}*.safetensors")):
+            single, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
+            tensors = open_tensors(weights.parent, single, index)
+            found[weights.parent.name] = closest_dtype(stored_dtype(tensors))
+    if len(set(found.values())) != 1:
+        told = ", ".join(f"{name} in {dtype}" for name, dtype in found.items()) or "none"
+        raise ValueError(f"{directory}: give --dtype, since components are not stored in one: {told}")
+    return next(iter(found.values()))
+
+
+def _shard_bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else max(1, round(gigabytes * 1e9))
 
 
 def _in_family(config: "Decoder", family: str) -> "Decoder":

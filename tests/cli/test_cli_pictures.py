@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from diffusion_models import dit_model
 from masked_image_models import image_model
 from PIL import Image
 
@@ -41,6 +42,48 @@ def test_a_grid_holds_the_images_and_a_strip_their_steps(run, directory, tmp_pat
     for row, column in np.ndindex(6, 5):
         np.testing.assert_allclose(at(strip, row, column), stages[column].pixels[row, ..., 0], atol=1 / 255)
     assert (grid[side:step] == 255).all()
+
+
+@pytest.fixture(scope="module")
+def diffusion(tmp_path_factory):
+    path = tmp_path_factory.mktemp("diffusion") / "model"
+    jm.save(dit_model(), path)
+    return path
+
+
+def test_a_diffusion_model_goes_by_its_options(run, diffusion, tmp_path):
+    grid, strip = tmp_path / "grid.png", tmp_path / "strip.png"
+    asked = ["--class", 3, "--class", 5, "--steps", 3, "--guidance", 2, "--seed", 4]
+    own = ["--sampler", "dpm++", "--cache", "fora"]
+    result = run("generate", "--model", diffusion, *asked, *own, "--grid", grid)
+    assert "2 images in 3 steps" in result.stderr
+    wanted = jm.load(diffusion).generate([3, 5], 3, guidance=2, seed=4, sampler="dpm++", cache="fora")
+    drawn = np.asarray(Image.open(grid))[: 16 * 6 : 6, : 16 * 6 : 6] / 255
+    np.testing.assert_allclose(drawn, wanted.pixels[0], atol=1 / 255)
+    run("generate", "--model", diffusion, *asked, "--strip", strip)
+    assert np.asarray(Image.open(strip)).shape == (18 * 6 + 16 * 6, 3 * 18 * 6 + 16 * 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "a cat"], "the model draws classes, 0 to 9, and takes no prompt, got ['a cat']"),
+        (
+            ["--class", 3, "--sampler", "dpm"],
+            "sampler 'dpm' is not known; the samplers are: ddim, ddpm, dpm++",
+        ),
+        (
+            ["--class", 3, "--cache", "magcache"],
+            "cache 'magcache' goes by a calibration, and the model has none",
+        ),
+        (["--class", 3, "--size", 18], "size=18 x 18: height and width must be multiples of 4"),
+        (["--class", 3, "--negative", "dull"], "takes no prompt, got 'dull'"),
+        (["--class", 3, "--guidance", "nan"], "guidance must be a finite number"),
+    ],
+)
+def test_what_a_diffusion_model_does_not_have_is_told(run, diffusion, arguments, message, tmp_path):
+    told = run("generate", "--model", diffusion, *arguments, "--grid", tmp_path / "a.png", code=2).stderr
+    assert message in told and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

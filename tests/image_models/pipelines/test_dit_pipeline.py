@@ -41,7 +41,7 @@ def test_images_of_classes_are_those_of_diffusers(saved, scale):
 
 def test_its_scheduler_may_be_another(saved, tmp_path):
     theirs, _ = saved
-    other = diffusers.DPMSolverMultistepScheduler(solver_order=3)
+    other = diffusers.DPMSolverMultistepScheduler.from_config(theirs.scheduler.config, solver_order=3)
     diffusers.DiTPipeline(theirs.transformer, theirs.vae, other).save_pretrained(tmp_path)
     start = noise(2, 8, 8, 4, seed=1)
     made = jm.load(tmp_path).generate(CLASSES, 6, noise=Injected(start))
