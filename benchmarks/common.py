@@ -23,7 +23,7 @@ from benchmarks.report import RESULTS, cell
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.spec import Params, walk
 
-PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "mamba2-jax")
+PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "diffusers", "mamba2-jax")
 CPU_INFO = Path("/proc/cpuinfo")
 MEMORY_INFO = Path("/proc/meminfo")
 PAUSE = 0.05  # seconds between measurements

@@ -104,9 +104,9 @@ def contestants(values: dict[str, Any]) -> dict[str, Callable[[Task], np.ndarray
 
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="images at a time")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2], help="images at a time")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of every measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of every measurement")
     arguments = parser.parse_args()
     values = TINY if arguments.quick else SHAPE
     if arguments.quick:
