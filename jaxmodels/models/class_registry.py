@@ -15,11 +15,21 @@ _NOTES = ("_class_name", "_diffusers_version", "_name_or_path")
 
 
 class ClassRegistry(Mapping[str, Family[Any]], Generic[Config]):
-    """Families by the ``_class_name`` of their configurations. kind: what they are called in messages."""
+    """Families by the ``_class_name`` of their configurations.
 
-    def __init__(self, kind: str, families: Iterable[Family[Any]]) -> None:
+    kind: what they are called in messages. split: classes of older releases that are several today, the key
+    that tells them apart, and today's class by its value.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        families: Iterable[Family[Any]],
+        split: Mapping[str, tuple[str, Mapping[str, str]]] | None = None,
+    ) -> None:
         self.kind = kind
         self._families = {family.model_type: family for family in families}
+        self._split = split or {}
 
     def __getitem__(self, name: str) -> Family[Any]:
         return self._families[name]
@@ -37,7 +47,7 @@ class ClassRegistry(Mapping[str, Family[Any]], Generic[Config]):
             ConfigError: the class is not known, or a key has a value that is not supported or is unknown and
                 may change the model; the message names it and the value.
         """
-        name = values.get("_class_name") if isinstance(values, Mapping) else None
+        name = self._class_of(values) if isinstance(values, Mapping) else None
         if not isinstance(name, str) or name not in self:
             known = ", ".join(sorted(self))
             raise ConfigError(f"config: key '_class_name' is {shown(name)}; the {self.kind} are: {known}")
@@ -50,6 +60,14 @@ class ClassRegistry(Mapping[str, Family[Any]], Generic[Config]):
             raise ConfigError(f"{reader.name}: {error}") from error
         check_unknown(reader.name, unknown_keys(reader.unread(), (*family.inert, *_NOTES)), strict=False)
         return config
+
+    def _class_of(self, values: Mapping[str, Any]) -> object:
+        """The class of a configuration, by today's names."""
+        name = values.get("_class_name")
+        if not isinstance(name, str) or name not in self._split:
+            return name
+        key, classes = self._split[name]
+        return classes.get(str(values.get(key)), name)
 
     def write(self, config: Any) -> dict[str, Any]:
         """The ``config.json`` of a model: `read` gives `config` back.

@@ -24,6 +24,9 @@ ACTIVATIONS: Mapping[str, str] = MappingProxyType({"gelu-approximate": "gelu_new
 # The order in which `diffusers` stores the modulations of a last norm, `AdaLayerNormContinuous`.
 LAST_PARTS = ("scale", "shift")
 
+# Keys of `Transformer2DModel`, which was several classes in one, that those of today do not have.
+OLDER_KEYS = ("double_self_attention", "num_vector_embeds", "only_cross_attention", "use_linear_projection")
+
 
 def activation_name(ours: str) -> str:
     """The name that `diffusers` has for an activation."""

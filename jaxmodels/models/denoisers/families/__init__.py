@@ -32,6 +32,15 @@ DENOISERS = ClassRegistry[Denoiser](
         sd3.FAMILY,
         uvit.FAMILY,
     ),
+    split={
+        "Transformer2DModel": (
+            "norm_type",
+            {
+                "ada_norm_zero": dit_diffusers.FAMILY.model_type,
+                "ada_norm_single": pixart.FAMILY.model_type,
+            },
+        )
+    },
 )
 
 

@@ -94,5 +94,5 @@ FAMILY = Family(
     read_config=read_config,
     write_config=write_config,
     weights=WEIGHTS,
-    inert=("norm_num_groups", "upcast_attention"),
+    inert=("norm_num_groups", "upcast_attention", "cross_attention_dim", *parts.OLDER_KEYS),
 )

@@ -119,5 +119,5 @@ FAMILY = Family(
     read_config=read_config,
     write_config=write_config,
     weights=WEIGHTS,
-    inert=("norm_num_groups", "num_embeds_ada_norm", "upcast_attention"),
+    inert=("norm_num_groups", "num_embeds_ada_norm", "upcast_attention", *parts.OLDER_KEYS),
 )
