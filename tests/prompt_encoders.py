@@ -51,7 +51,7 @@ def t5_tokenizer(length=512, **options):
     return transformers.T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=length, **options)
 
 
-def clip(tokenizer, width=12, projection=None, seed=0, **options):
+def clip(tokenizer, width=12, projection=None, seed=0, positions=20, **options):
     """A text encoder of CLIP, with a projection where one is asked for."""
     config = transformers.CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -59,7 +59,7 @@ def clip(tokenizer, width=12, projection=None, seed=0, **options):
         intermediate_size=20,
         num_hidden_layers=2,
         num_attention_heads=3,
-        max_position_embeddings=20,
+        max_position_embeddings=positions,
         projection_dim=projection,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

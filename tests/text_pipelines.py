@@ -1,37 +1,22 @@
-"""Pipelines of diffusers that draw prompts, tiny, with random weights: text encoders, tokenizers and all."""
+"""Pipelines of diffusers with several text encoders, tiny, with random weights, tokenizers and all."""
 
 import diffusers
-import numpy as np
 import torch
+import transformers
 from diffusers_modules import randomised
+from diffusion_pipelines import autoencoder
 from prompt_encoders import clip, clip_tokenizer, t5, t5_tokenizer
 
-# Pipelines report the steps of every call on standard error otherwise.
-diffusers.utils.logging.set_verbosity_error()
-
-HEADS = {"num_attention_heads": 3, "attention_head_dim": 8, "num_layers": 2, "pooled_projection_dim": 12}
+HEADS = {"num_attention_heads": 3, "attention_head_dim": 8, "num_layers": 2}
+PROMPTS = ["A cat on the mat", "Zürich, in the style of a naïve painter"]
 
 
-def autoencoder(channels=4):
-    """Of images twice as high and wide as its latents, without convolutions beside those."""
-    return randomised(
-        diffusers.AutoencoderKL(
-            block_out_channels=(8, 16),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=4,
-            sample_size=16,
-            latent_channels=channels,
-            scaling_factor=1.5,
-            shift_factor=0.06,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        ),
-        seed=1,
-    )
+def shifted_autoencoder():
+    """As SD3 and Flux have it: latents are shifted, and no convolutions stand beside them."""
+    return autoencoder(scaling_factor=1.5, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False)
 
 
-def sd3(with_t5=True):
+def sd3(*, with_t5):
     """Stable Diffusion 3 with canvases of 8 x 8."""
     words, t5_words = clip_tokenizer(), t5_tokenizer()
     transformer = diffusers.SD3Transformer2DModel(
@@ -41,12 +26,13 @@ def sd3(with_t5=True):
         out_channels=4,
         caption_projection_dim=24,
         joint_attention_dim=24,
+        pooled_projection_dim=12,
         pos_embed_max_size=12,
     )
     return diffusers.StableDiffusion3Pipeline(
         transformer=randomised(transformer),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=autoencoder(),
+        vae=shifted_autoencoder(),
         text_encoder=clip(words, 12, projection=7),
         tokenizer=words,
         text_encoder_2=clip(words, 9, projection=5, seed=1, hidden_act="gelu"),
@@ -56,21 +42,22 @@ def sd3(with_t5=True):
     )
 
 
-def flux(guided=True):
-    """Flux, which is told the strength of guidance or not."""
+def flux(*, guided):
+    """Flux; guided: told the strength of guidance, and sampled with a shift by the number of patches."""
     words, t5_words = clip_tokenizer(), t5_tokenizer()
     transformer = diffusers.FluxTransformer2DModel(
         **HEADS,
         num_single_layers=2,
         in_channels=16,
         joint_attention_dim=24,
+        pooled_projection_dim=12,
         axes_dims_rope=(2, 2, 4),
         guidance_embeds=guided,
     )
     return diffusers.FluxPipeline(
         transformer=randomised(transformer),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=guided),
-        vae=autoencoder(),
+        vae=shifted_autoencoder(),
         text_encoder=clip(words),
         tokenizer=words,
         text_encoder_2=t5(t5_words),
@@ -78,11 +65,57 @@ def flux(guided=True):
     )
 
 
-def noise(batch, height, width, channels=4, seed=0):
-    """f32[batch, height, width, channels]."""
-    return np.random.default_rng(seed).standard_normal((batch, height, width, channels)).astype(np.float32)
+def hidream():
+    """HiDream, whose CLIPs read 128 tokens whatever their tokenizer says."""
+    words, t5_words, llama_words = clip_tokenizer(), t5_tokenizer(), t5_tokenizer(24)
+    transformer = diffusers.HiDreamImageTransformer2DModel(
+        num_attention_heads=4,
+        attention_head_dim=8,
+        num_layers=1,
+        num_single_layers=1,
+        in_channels=4,
+        out_channels=4,
+        patch_size=2,
+        caption_channels=(24, 12),
+        text_emb_dim=12,
+        axes_dims_rope=(4, 2, 2),
+        max_resolution=(128, 2),
+        llama_layers=(0, 1),
+        force_inference_output=True,
+    )
+    config = transformers.LlamaConfig(
+        vocab_size=len(llama_words),
+        hidden_size=12,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    return diffusers.HiDreamImagePipeline(
+        transformer=randomised(transformer),
+        scheduler=diffusers.UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+        vae=shifted_autoencoder(),
+        text_encoder=clip(words, 12, projection=7, positions=128),
+        tokenizer=words,
+        text_encoder_2=clip(words, 9, projection=5, positions=128, seed=1),
+        tokenizer_2=words,
+        text_encoder_3=t5(t5_words),
+        tokenizer_3=t5_words,
+        text_encoder_4=randomised(transformers.LlamaForCausalLM(config)),
+        tokenizer_4=llama_words,
+    )
 
 
-def channels_first(array):
-    """As diffusers has canvases."""
-    return torch.tensor(np.moveaxis(array, -1, 1))
+def drawn(pipeline, start, steps=4, size=(16, 24), **options):
+    """f32[B, H, W, 3], what a pipeline of diffusers draws of `PROMPTS` from this noise."""
+    with torch.no_grad():
+        return pipeline(
+            PROMPTS,
+            latents=start,
+            num_inference_steps=steps,
+            height=size[0],
+            width=size[1],
+            output_type="np",
+            **options,
+        ).images

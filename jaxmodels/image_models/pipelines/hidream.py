@@ -1,8 +1,8 @@
 """HiDream-I1 (https://arxiv.org/abs/2505.22705).
 
-The size that is asked for is the size that is drawn; `diffusers` draws as many pixels as the model was trained
-on, in that shape. Where the scheduler shifts by the number of patches, these are those of the canvas; there
-they are the most that the denoiser takes.
+The size that is asked for is the size that is drawn; `diffusers` draws as many pixels as the model was
+trained on, in that shape. Where the scheduler shifts by the number of patches, these are those of the canvas;
+there they are the most that the denoiser takes.
 """
 
 from collections.abc import Mapping
