@@ -1,6 +1,5 @@
 """`GSJacobi`: many tokens of a flow found at once, by passes over all of them until nothing moves."""
 
-import itertools
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -33,8 +32,8 @@ class GSJacobi:
     tokens at 3, whether or not images have such, and lists steps in the order in which they run backwards.
 
     Attributes:
-        segments: of each step of the flow, the first next to the images, in how many parts its tokens are
-            found; 1 for all at once, 0 for one token after the other. One number stands for all steps.
+        segments: of each step of the flow, the first next to the images, in how many equal parts its tokens
+            are found; 1 for all at once, 0 for one token after the other. One number stands for all steps.
         guesses: of each step, what tokens are taken for at first; one stands for all steps.
         passes: most passes for a segment; None for as many as make it exact.
         tolerance: of the length of what a pass changes, for each image and each number of a token.
@@ -68,9 +67,9 @@ class GSJacobi:
             if isinstance(given, tuple) and len(given) != steps:
                 raise ValueError(f"GSJacobi: {name} has {len(given)} entries, but the flow has {steps} steps")
         for count in _each(self.segments):
-            if count > places:
+            if count and places % count:
                 raise ValueError(
-                    f"GSJacobi: segments={count}: an image has {places} tokens, and no more segments"
+                    f"GSJacobi: segments={count} must divide the {places} tokens of an image into equal parts"
                 )
 
     def invert(
@@ -82,22 +81,28 @@ class GSJacobi:
             return SEQUENTIAL.invert(reader, z, number)
         guess = self.guesses[number] if isinstance(self.guesses, tuple) else self.guesses
         x = z if guess == Guess.NOISE else z.at[:, 1:].set(0.0)
-        histories, passes = reader.begin(z.shape[0]), jnp.zeros((), jnp.int32)
-        read = z.shape[1] - 1  # the last token is found, and not read
-        cuts = [read * i // count for i in range(count + 1)]
-        for first, end in itertools.pairwise(cuts):
-            if first < end:
-                x, histories, taken = self._find(reader, x, z, histories, first, end)
-                passes = passes + taken
-        return x, passes
+        # A place behind the last token, which is found of it as those are and then dropped, makes all
+        # segments alike.
+        x, z = (jnp.pad(a, ((0, 0), (0, 1), (0, 0))) for a in (x, z))
+        size = (z.shape[1] - 1) // count
+
+        def find(i: Array, carry: tuple[Array, Histories, Array]) -> tuple[Array, Histories, Array]:
+            x, histories, passes = carry
+            x, histories, taken = self._find(reader, x, z, histories, i * size, size)
+            return x, histories, passes + taken
+
+        begun = x, reader.begin(z.shape[0]), jnp.zeros((), jnp.int32)
+        x, _, passes = lax.fori_loop(0, count, find, begun)
+        return x[:, :-1], passes
 
     def _find(
-        self, reader: Reader, x: Array, z: Array, histories: Histories, first: int, end: int
+        self, reader: Reader, x: Array, z: Array, histories: Histories, first: Array, size: int
     ) -> tuple[Array, Histories, Int[Array, ""]]:
-        """Tokens ``first + 1`` to `end`, by reading those from `first` to before `end`."""
-        size, numbers = end - first, z.shape[0] * z.shape[2]
+        """The `size` tokens behind the one numbered `first`, by reading those from that one on."""
         most = size if self.passes is None else min(self.passes, size)
-        known, noise = x[:, first : first + 1], z[:, first + 1 : end + 1]
+        known = lax.dynamic_slice_in_dim(x, first, 1, axis=1)
+        guess, noise = (lax.dynamic_slice_in_dim(a, first + 1, size, axis=1) for a in (x, z))
+        counts = (first + 1 + jnp.arange(size) < z.shape[1] - 1)[:, None]
 
         def goes_on(carry: Any) -> Array:
             _, _, taken, is_found = carry
@@ -108,13 +113,14 @@ class GSJacobi:
             shown = jnp.concatenate([known, found[:, :-1]], axis=1)
             log_scale, shift, window = reader.read(shown, first, histories)
             again = jnp.clip(noise * jnp.exp(log_scale) + shift, -self.bound, self.bound)
-            is_found = jnp.linalg.norm(again - found) / numbers <= self.tolerance
+            moved = jnp.linalg.norm((again - found) * counts) / (z.shape[0] * z.shape[2])
+            is_found = moved <= self.tolerance
             is_last = is_found | (taken + 1 >= most)
             return again, reader.settle(window, jnp.where(is_last, size, 0)), taken + 1, is_found
 
-        begun = x[:, first + 1 : end + 1], histories, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        begun = guess, histories, jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         found, histories, taken, _ = lax.while_loop(goes_on, once_more, begun)
-        return x.at[:, first + 1 : end + 1].set(found), histories, taken
+        return lax.dynamic_update_slice_in_dim(x, found, first + 1, axis=1), histories, taken
 
 
 def _each(given: Any) -> tuple[Any, ...]:

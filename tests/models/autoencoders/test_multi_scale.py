@@ -40,6 +40,12 @@ def test_codes_and_latents_are_those_of_the_published_rule(saved):
     np.testing.assert_allclose(np.asarray(inputs), shown, atol=1e-5)
 
 
+def test_defaults_are_written():
+    given = {key: value for key, value in VQVAE.items() if key != "share_quant_resi"}
+    config = AUTOENCODERS.read(given)
+    assert AUTOENCODERS.write(config) | given == AUTOENCODERS.write(config)
+
+
 def test_files_are_written_as_they_were_read(saved, tmp_path):
     *_, directory = saved
     assert_saved_alike(load_autoencoder, save_autoencoder, directory, tmp_path / "again")

@@ -19,8 +19,9 @@ from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
 CHANNELS = (1, 1, 2, 2, 4)
 SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-# Of its training; and how the convolutions of the scales are named, 0 for one to each scale.
-NOTES = ("beta", "dropout", "share_quant_resi")
+# Of its training; and the convolutions that all scales share, which decides their names: 0 for none.
+NOTES = ("beta", "dropout")
+SHARED = "share_quant_resi"
 
 
 def read_config(reader: ConfigReader) -> MultiScaleVQ:
@@ -31,7 +32,7 @@ def read_config(reader: ConfigReader) -> MultiScaleVQ:
     share = reader.take_or("quant_resi", float, 0.5)
     if not -1 <= share <= 1:
         raise ConfigError(f"{reader.name}: key 'quant_resi' must be from -1 to 1, got {share}")
-    convolutions = reader.take_or("share_quant_resi", int, 4) or len(sides)
+    shared = reader.take_or(SHARED, int, 4)
     reader.consume(*NOTES)
     return MultiScaleVQ(
         image_channels=reader.positive_or("in_channels", 3),
@@ -46,12 +47,15 @@ def read_config(reader: ConfigReader) -> MultiScaleVQ:
             sides=sides,
             num_codes=reader.positive_or("vocab_size", 4096),
             code_width=reader.positive_or("z_channels", 32),
-            num_refinements=convolutions if abs(share) > 1e-6 else 0,
+            num_refinements=(shared or len(sides)) if abs(share) > 1e-6 else 0,
             refinement_share=abs(share),
         ),
         kernel=reader.positive_or("quant_conv_ks", 3),
         family=FAMILY.model_type,
-        notes=tuple((key, reader.values[key]) for key in NOTES if key in reader.values),
+        notes=(
+            *((key, reader.values[key]) for key in NOTES if key in reader.values),
+            (SHARED, shared),
+        ),
     )
 
 
@@ -72,7 +76,7 @@ def write_config(config: MultiScaleVQ) -> dict[str, Any]:
         "num_res_blocks": shape.blocks_per_stage,
         "quant_conv_ks": config.kernel,
         "quant_resi": pyramid.refinement_share,
-        "share_quant_resi": pyramid.num_refinements,
+        SHARED: pyramid.num_refinements,
         "using_mid_sa": shape.middle_attends,
         "using_sa": shape.attends[-1],
         "v_patch_nums": list(pyramid.sides),
@@ -95,7 +99,7 @@ def named_weights(config: MultiScaleVQ) -> tuple[Weight, ...]:
 
 
 def _refinements(config: MultiScaleVQ) -> Iterator[Weight]:
-    shared = dict(config.notes).get("share_quant_resi", config.pyramid.num_refinements)
+    shared = dict(config.notes).get(SHARED, config.pyramid.num_refinements)
     for i in range(config.pyramid.num_refinements):
         theirs = {0: f"{i}", 1: "qresi"}.get(shared, f"qresi_ls.{i}")
         yield from affine(f"refine/{i}/{{p}}", f"quantize.quant_resi.{theirs}")
