@@ -2,5 +2,6 @@
 
 from jaxmodels.decoding.diffusion.driver import Asked, Denoise, NotFinite, Run
 from jaxmodels.decoding.diffusion.noise import Drawn, Injected, Noise, drawn
+from jaxmodels.decoding.diffusion.stream import StreamDiffusion
 
-__all__ = ["Asked", "Denoise", "Drawn", "Injected", "Noise", "NotFinite", "Run", "drawn"]
+__all__ = ["Asked", "Denoise", "Drawn", "Injected", "Noise", "NotFinite", "Run", "StreamDiffusion", "drawn"]

@@ -33,9 +33,11 @@ class LCM:
         distilled: steps of the solver that the model was distilled from; runs visit a part of these.
         time_scale: times are multiplied by it where the share of the canvas is computed.
         bound: what the clean data are held to, None for as they are.
+        visited: which of the `distilled` steps a run visits, rising numbers from 0 for the noisiest; None for
+            as many as are asked for, spread evenly. Streams of frames begin at a later one than the first.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: a number outside its range. When planned: a run of another length than `visited`.
     """
 
     noise: Betas = field(
@@ -45,13 +47,16 @@ class LCM:
     distilled: int = 50
     time_scale: float = 10.0
     bound: Bound | None = None
+    visited: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         whole("distilled", self.distilled, low=1, high=self.noise.count)
+        if self.visited is not None:
+            _check_visited(self.visited, self.distilled)
         number("time_scale", self.time_scale, low=0.0, low_included=False)
 
     def plan(self, steps: int, tokens: int = 0) -> Plan:
-        times = distilled_times(steps, self.distilled, self.noise.count)
+        times = self._times(steps)
         now = self.noise.products[times]
         then = np.append(now[1:], 1.0)
         scaled = times * self.time_scale
@@ -68,6 +73,13 @@ class LCM:
             start=np.ones(()),
             draws=True,
         )
+
+    def _times(self, steps: int) -> np.ndarray:
+        if self.visited is None:
+            return distilled_times(steps, self.distilled, self.noise.count)
+        if steps != len(self.visited):
+            raise ValueError(f"steps={steps}, but visited={self.visited} are {len(self.visited)} steps")
+        return distilled_times(self.distilled, self.distilled, self.noise.count)[list(self.visited)]
 
     def begin(self, x: Float[Array, "B H W C"]) -> tuple[()]:
         return ()
@@ -88,3 +100,9 @@ def distilled_times(steps: int, distilled: int, count: int) -> np.ndarray:
     steps = whole_steps(steps, distilled)
     times = np.arange(distilled, 0, -1) * (count // distilled) - 1
     return times[np.floor(np.linspace(0, distilled, steps, endpoint=False)).astype(int)]
+
+
+def _check_visited(visited: tuple[int, ...], distilled: int) -> None:
+    numbers = [whole("visited", number, high=distilled - 1) for number in visited]
+    if not numbers or numbers != sorted(set(numbers)):
+        raise ValueError(f"visited must be rising numbers, at least one, got {visited}")
