@@ -1,8 +1,12 @@
 """Denoisers of every family, tiny, and what they are conditioned on."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from model_helpers import quick_jit
 
+from jaxmodels.layers.spec import abstract_params
 from jaxmodels.models.denoisers.text import Text
 
 DIFFUSERS = {"num_attention_heads": 3, "attention_head_dim": 8, "in_channels": 4, "num_layers": 2}
@@ -32,6 +36,25 @@ def times_of(name, *times):
     """The times of rows, as a model of `CONFIGS` takes them."""
     t = jnp.array(times)
     return jnp.stack([t, t / 2], -1) if name == "FlowMapDiT" else t
+
+
+def classes_shape(batch=1):
+    """The shape of classes."""
+    return jax.ShapeDtypeStruct((batch,), jnp.int32)
+
+
+def text_shapes(**shapes):
+    """A `Text` of these shapes."""
+    return Text(**{name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
+
+
+def assert_flops(config, canvas, condition, expected):
+    """A compiled step does `expected` FLOPs, up to 5%, and never asks the host. canvas: its shape; condition:
+    shapes as well."""
+    shapes = (jax.ShapeDtypeStruct(canvas, jnp.float32), jax.ShapeDtypeStruct(canvas[:1], jnp.float32))
+    step = quick_jit(config.denoise).lower(abstract_params(config.spec()), *shapes, condition).compile()
+    assert "callback" not in step.as_text()
+    assert step.cost_analysis()["flops"] == pytest.approx(expected, rel=0.05)
 
 
 def condition_of(name, batch=2):

@@ -26,6 +26,13 @@ def randomised(module, seed=0):
     return module.eval()
 
 
+def saved_module(module, tmp_path_factory):
+    """(the module, its parameters drawn; the directory it was saved to)"""
+    directory = tmp_path_factory.mktemp("module")
+    randomised(module).save_pretrained(directory)
+    return module, directory
+
+
 def draw(*shape, seed=0):
     """The same float32 values as a jax and a torch array."""
     values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)

@@ -54,8 +54,11 @@ class ClassConditioner:
     ) -> Float[Array, "B D"] | Float[Array, "B S D"]:
         """The condition of each row, or of each token where each has a time of its own. Models of two times
         take both, [B, 2]. classes: their rows of the table."""
-        if self.second is not None:
-            times = self.time(params["time"], t[:, 0]) + self.second(params["second"], t[:, 1])
-            return times + classes
-        times = self.time(params["time"], t)
-        return times + (classes if t.ndim == 1 else classes[:, None])
+        times = self.times(params, t)
+        return times + (classes if times.ndim == 2 else classes[:, None])
+
+    def times(self, params: Params, t: Num[Array, "B ..."]) -> Float[Array, "B D"] | Float[Array, "B S D"]:
+        """What of the condition does not depend on the class."""
+        if self.second is None:
+            return self.time(params["time"], t)
+        return self.time(params["time"], t[:, 0]) + self.second(params["second"], t[:, 1])

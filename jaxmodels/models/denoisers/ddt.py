@@ -27,8 +27,8 @@ class Conditions:
     """What the blocks of DDT go by.
 
     Attributes:
-        time: [B, D], the embedded time, which is added to what the encoder found.
-        encoder: [B, D], what the encoder's blocks go by: time and class.
+        time: [B, D] or [B, S, D], the embedded time, which is added to what the encoder found.
+        encoder: the same with the class: what the encoder's blocks go by.
     """
 
     time: jax.Array
@@ -98,19 +98,19 @@ class DDT(InStages):
 
     def check(self, x: Array, t: Array, condition: Array) -> None:
         """See `Stages.check`. condition: the class of each row, `num_classes` for none."""
-        self.projections.grid(x)
-        if t.shape != (x.shape[0],):
-            raise ValueError(f"t: expected [{x.shape[0]}], got {list(t.shape)}")
+        rows, columns = self.projections.grid(x)
+        self.conditioner.check_times(t, x.shape[0], rows * columns)
         self.conditioner.classes.check(condition, x.shape[0])
 
     def read(self, params: Params, condition: Int[Array, "B"]) -> Float[Array, "B D"]:
         """The classes' rows."""
         return self.conditioner.classes(params["conditioner"]["classes"], condition)
 
-    def conditions(self, params: Params, t: Num[Array, "B"], given: Float[Array, "B D"]) -> Conditions:
+    def conditions(self, params: Params, t: Num[Array, "B ..."], given: Float[Array, "B D"]) -> Conditions:
         """The embedded time, and with the class what the encoder's blocks go by."""
-        time = self.conditioner.time(params["conditioner"]["time"], t)
-        return Conditions(time=time, encoder=activate("silu", time + given))
+        weights = params["conditioner"]
+        encoder = activate("silu", self.conditioner(weights, t, given))
+        return Conditions(time=self.conditioner.times(weights, t), encoder=encoder)
 
     def embed(self, params: Params, x: Float[Array, "B H W C"], given: Float[Array, "B D"]) -> Streams:
         """The patches as the encoder reads them, and in `others` as the decoder does."""
@@ -168,7 +168,7 @@ class DDT(InStages):
         made_per_token = self.final_norm.modulation.flops()
         made_per_token += sum(block.modulation.flops() for block in decoder)
         ends = p.flops_per_token() + 2 * p.d_model * p.patch**2 * p.in_channels
-        return self.conditioner.time.flops() + made + tokens * (layers + made_per_token + ends)
+        return self.conditioner.flops() + made + tokens * (layers + made_per_token + ends)
 
     def _through(
         self,

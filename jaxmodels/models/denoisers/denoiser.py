@@ -27,6 +27,12 @@ class Denoised:
     taps: dict[str, jax.Array]
 
 
+def check_times(t: Any, batch: int) -> None:
+    """Raises ValueError unless `t` is the time of each of `batch` rows."""
+    if t.shape != (batch,):
+        raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
+
+
 @struct.dataclass
 class Streams:
     """What flows from block to block.

@@ -11,7 +11,7 @@ from jaxmodels.layers.condition import AdaptiveNorm
 from jaxmodels.layers.patches import patch_grid
 from jaxmodels.layers.rope_axes import AxesRope, grid_positions
 from jaxmodels.layers.spec import Params, ParamTree
-from jaxmodels.models.denoisers.denoiser import InStages, Streams
+from jaxmodels.models.denoisers.denoiser import InStages, Streams, check_times
 from jaxmodels.models.denoisers.joint_block import JointBlock, SingleBlock
 from jaxmodels.models.denoisers.parts import placed_window
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
@@ -76,8 +76,7 @@ class Flux(InStages):
         """See `Stages.check`."""
         self.projections.grid(x)
         batch = x.shape[0]
-        if t.shape != (batch,):
-            raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
+        check_times(t, batch)
         check_text(condition, batch, self.text.width, self.conditioner.reads(batch))
 
     def read(self, params: Params, condition: Text) -> ReadText:

@@ -14,7 +14,7 @@ from jaxmodels.layers.patches import patch_grid
 from jaxmodels.layers.rope_axes import AxesRope, grid_positions
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import Window
-from jaxmodels.models.denoisers.denoiser import InStages, Streams
+from jaxmodels.models.denoisers.denoiser import InStages, Streams, check_times
 from jaxmodels.models.denoisers.joint_block import JointBlock
 from jaxmodels.models.denoisers.parts import placed_window
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
@@ -123,8 +123,7 @@ class HiDream(InStages):
                 f"x: {rows} x {columns} patches, but a canvas that is not square has at most "
                 f"{self.most_patches}"
             )
-        if t.shape != (batch,):
-            raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
+        check_times(t, batch)
         shape = getattr(getattr(condition, "states", None), "shape", (batch, 0, 1, 0))
         if len(shape) != 4:
             raise ValueError(

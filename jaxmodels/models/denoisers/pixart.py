@@ -16,7 +16,7 @@ from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.block import Stream
 from jaxmodels.models.denoisers.cross_block import CrossBlock
-from jaxmodels.models.denoisers.denoiser import InStages, Streams
+from jaxmodels.models.denoisers.denoiser import InStages, Streams, check_times
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.text import Text, check_text, seen_tokens
 from jaxmodels.models.denoisers.text_conditioner import ReadText, TextConditioner
@@ -96,8 +96,7 @@ class PixArt(InStages):
         """See `Stages.check`."""
         self.projections.grid(x)
         batch = x.shape[0]
-        if t.shape != (batch,):
-            raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
+        check_times(t, batch)
         read = {"seen": condition.tokens.shape[:2]} if isinstance(condition, Text) else {}
         check_text(condition, batch, self.caption_width, read | self.conditioner.reads(batch))
 

@@ -11,7 +11,7 @@ from jaxmodels.layers.patches import patch_grid
 from jaxmodels.layers.sincos import SincosPositions
 from jaxmodels.layers.spec import Param, Params, ParamTree
 from jaxmodels.layers.window import fresh_window
-from jaxmodels.models.denoisers.denoiser import InStages, Streams
+from jaxmodels.models.denoisers.denoiser import InStages, Streams, check_times
 from jaxmodels.models.denoisers.joint_block import JointBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.text import Text, check_text
@@ -79,8 +79,7 @@ class SD3(InStages):
             raise ValueError(
                 f"x: {rows} x {columns} patches, but the model has positions for {most} x {most}"
             )
-        if t.shape != (batch,):
-            raise ValueError(f"t: expected [{batch}], got {list(t.shape)}")
+        check_times(t, batch)
         check_text(condition, batch, self.text.width, self.conditioner.reads(batch))
 
     def read(self, params: Params, condition: Text) -> ReadText:

@@ -14,7 +14,7 @@ from jaxmodels.layers.spec import Normal, Param, Params, ParamTree
 from jaxmodels.layers.timestep import timestep_features
 from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.denoisers.class_table import ClassTable
-from jaxmodels.models.denoisers.denoiser import InStages, Streams
+from jaxmodels.models.denoisers.denoiser import InStages, Streams, check_times
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.skip_block import SkipBlock
 from jaxmodels.models.modules import COMPUTE, Modules, within
@@ -87,8 +87,7 @@ class UViT(InStages):
             raise ValueError(
                 f"x: {grid[0]} x {grid[1]} patches, but the model has positions for {size} x {size}"
             )
-        if t.shape != (x.shape[0],):
-            raise ValueError(f"t: expected [{x.shape[0]}], got {list(t.shape)}")
+        check_times(t, x.shape[0])
         if self.classes is not None:
             self.classes.check(condition, x.shape[0])
         elif condition is not None:

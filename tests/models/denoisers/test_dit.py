@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from denoiser_models import assert_flops, classes_shape
 from diffusers import DiTTransformer2DModel
-from diffusers_modules import assert_close, draw, randomised
+from diffusers_modules import assert_close, assert_saved_alike, draw, randomised, saved_module
 from model_helpers import quick_jit, random_params
 from safetensors.numpy import load_file, save_file
 
 from jaxmodels.checkpoints.diffusers import STEM, load_denoiser, save_denoiser
 from jaxmodels.checkpoints.errors import CheckpointError
-from jaxmodels.layers.spec import abstract_params, init_params
+from jaxmodels.layers.spec import init_params
 from jaxmodels.models.denoisers.families import denoiser_from_config, denoiser_to_config
 from jaxmodels.models.hf_config import ConfigError
 
@@ -54,10 +55,7 @@ CASES = {
 @pytest.fixture(scope="module", params=CASES)
 def saved(request, tmp_path_factory):
     """(their model, the directory it was saved to)"""
-    theirs = randomised(DiTTransformer2DModel(**BASE | CASES[request.param]))
-    directory = tmp_path_factory.mktemp("dit")
-    theirs.save_pretrained(directory)
-    return theirs, directory
+    return saved_module(DiTTransformer2DModel(**BASE | CASES[request.param]), tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +96,8 @@ def test_other_square_sizes_scale_the_positions(plain):
 
 def test_a_save_is_the_file_that_diffusers_wrote(saved, tmp_path):
     theirs, directory = saved
-    config, params = load_denoiser(directory)
-    save_denoiser(config, params, tmp_path / "again")
-    before, after = (load_file(d / f"{STEM}.safetensors") for d in (directory, tmp_path / "again"))
-    assert before.keys() == after.keys()
-    for name, tensor in before.items():
-        np.testing.assert_array_equal(after[name], tensor)
+    assert_saved_alike(load_denoiser, save_denoiser, directory, tmp_path / "again")
+    config = load_denoiser(directory)[0]
     again = DiTTransformer2DModel.from_pretrained(tmp_path / "again")
     kept = {key: value for key, value in again.config.items() if not key.startswith("_")}
     wanted = {key: theirs.config[key] for key in kept}
@@ -236,15 +230,7 @@ def dit_s():
 
 def test_flops_of_a_step_are_those_of_its_products():
     config, batch = dit_s(), 2
-    shapes = (
-        jax.ShapeDtypeStruct((batch, 32, 32, 4), jnp.float32),
-        jax.ShapeDtypeStruct((batch,), jnp.float32),
-        jax.ShapeDtypeStruct((batch,), jnp.int32),
-    )
-    compiled = quick_jit(config.denoise).lower(abstract_params(config.spec()), *shapes).compile()
-    assert "callback" not in compiled.as_text()
-    needed = batch * config.flops(32, 32)
-    assert 0.95 * needed <= compiled.cost_analysis()["flops"] <= 1.05 * needed
+    assert_flops(config, (batch, 32, 32, 4), classes_shape(batch), batch * config.flops(32, 32))
 
 
 def test_one_program_for_all_times_and_classes_which_maps_and_differentiates(plain):

@@ -2,14 +2,14 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from denoiser_models import assert_flops, text_shapes
 from diffusers import FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
-from diffusers_modules import assert_close, assert_saved_alike, draw, randomised
+from diffusers_modules import assert_close, assert_saved_alike, draw, saved_module
 from model_helpers import quick_jit
 
 from jaxmodels.checkpoints.diffusers import load_denoiser, save_denoiser
@@ -32,10 +32,7 @@ BASE = {
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "guided"])
 def saved(request, tmp_path_factory):
-    theirs = randomised(FluxTransformer2DModel(**BASE, guidance_embeds=request.param))
-    directory = tmp_path_factory.mktemp("flux")
-    theirs.save_pretrained(directory)
-    return theirs, directory
+    return saved_module(FluxTransformer2DModel(**BASE, guidance_embeds=request.param), tmp_path_factory)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10)])
@@ -83,17 +80,8 @@ def test_flops_of_a_step_are_those_of_its_products():
     sizes = {"attention_head_dim": 64, "num_attention_heads": 6, "axes_dims_rope": [8, 28, 28]}
     values = {"_class_name": "FluxTransformer2DModel", **BASE, **sizes, "joint_attention_dim": 512}
     config = denoiser_from_config(values)
-    text = Text(
-        tokens=jax.ShapeDtypeStruct((1, 50, 512), jnp.float32),
-        pooled=jax.ShapeDtypeStruct((1, 14), jnp.float32),
-    )
-    shapes = (
-        jax.ShapeDtypeStruct((1, 24, 32, 4), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.float32),
-        text,
-    )
-    compiled = quick_jit(config.denoise).lower(abstract_params(config.spec()), *shapes).compile()
-    assert compiled.cost_analysis()["flops"] == pytest.approx(config.flops(24, 32, 50), rel=0.05)
+    text = text_shapes(tokens=(1, 50, 512), pooled=(1, 14))
+    assert_flops(config, (1, 24, 32, 4), text, config.flops(24, 32, 50))
 
 
 @pytest.mark.parametrize(

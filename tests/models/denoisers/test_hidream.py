@@ -2,13 +2,13 @@
 
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from denoiser_models import assert_flops, text_shapes
 from diffusers import HiDreamImageTransformer2DModel
-from diffusers_modules import assert_close, assert_saved_alike, draw, randomised
+from diffusers_modules import assert_close, assert_saved_alike, draw, saved_module
 from model_helpers import quick_jit
 
 from jaxmodels.checkpoints.diffusers import load_denoiser, save_denoiser
@@ -45,10 +45,7 @@ CASES = {
 
 @pytest.fixture(scope="module", params=CASES)
 def saved(request, tmp_path_factory):
-    theirs = randomised(HiDreamImageTransformer2DModel(**BASE | CASES[request.param]))
-    directory = tmp_path_factory.mktemp("hidream")
-    theirs.save_pretrained(directory)
-    return theirs, directory
+    return saved_module(HiDreamImageTransformer2DModel(**BASE | CASES[request.param]), tmp_path_factory)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10), (8, 16)])
@@ -86,17 +83,8 @@ def test_flops_of_a_step_are_those_of_its_products():
     # The products of experts are in loops, whose passes are not counted.
     sizes |= {"caption_channels": [512, 256], "max_resolution": [32, 32], "num_routed_experts": 0}
     config = denoiser_from_config({"_class_name": "HiDreamImageTransformer2DModel", **BASE, **sizes})
-    shapes = (
-        jax.ShapeDtypeStruct((1, 24, 32, 4), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.float32),
-        Text(
-            tokens=jax.ShapeDtypeStruct((1, 50, 512), jnp.float32),
-            pooled=jax.ShapeDtypeStruct((1, 14), jnp.float32),
-            states=jax.ShapeDtypeStruct((1, 3, 20, 256), jnp.float32),
-        ),
-    )
-    compiled = quick_jit(config.denoise).lower(abstract_params(config.spec()), *shapes).compile()
-    assert compiled.cost_analysis()["flops"] == pytest.approx(config.flops(24, 32, 50, 20), rel=0.05)
+    text = text_shapes(tokens=(1, 50, 512), pooled=(1, 14), states=(1, 3, 20, 256))
+    assert_flops(config, (1, 24, 32, 4), text, config.flops(24, 32, 50, 20))
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,16 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from denoiser_models import assert_flops, text_shapes
 from diffusers import PixArtTransformer2DModel
-from diffusers_modules import assert_close, draw, randomised
+from diffusers_modules import assert_close, assert_saved_alike, draw, saved_module
 from model_helpers import quick_jit
-from safetensors.numpy import load_file
 
-from jaxmodels.checkpoints.diffusers import STEM, load_denoiser, save_denoiser
+from jaxmodels.checkpoints.diffusers import load_denoiser, save_denoiser
 from jaxmodels.layers.spec import abstract_params
 from jaxmodels.models.denoisers.families import denoiser_from_config
 from jaxmodels.models.denoisers.text import Text
@@ -40,10 +39,7 @@ CASES = {
 
 @pytest.fixture(scope="module", params=CASES)
 def saved(request, tmp_path_factory):
-    theirs = randomised(PixArtTransformer2DModel(**BASE | CASES[request.param]))
-    directory = tmp_path_factory.mktemp("pixart")
-    theirs.save_pretrained(directory)
-    return theirs, directory
+    return saved_module(PixArtTransformer2DModel(**BASE | CASES[request.param]), tmp_path_factory)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10)])
@@ -77,12 +73,7 @@ def test_predictions_are_those_of_diffusers(saved, height, width):
 
 def test_a_save_is_the_file_that_diffusers_wrote(saved, tmp_path):
     theirs, directory = saved
-    config, params = load_denoiser(directory)
-    save_denoiser(config, params, tmp_path / "again")
-    before, after = (load_file(d / f"{STEM}.safetensors") for d in (directory, tmp_path / "again"))
-    assert before.keys() == after.keys()
-    for name, tensor in before.items():
-        np.testing.assert_array_equal(after[name], tensor)
+    assert_saved_alike(load_denoiser, save_denoiser, directory, tmp_path / "again")
     again = PixArtTransformer2DModel.from_pretrained(tmp_path / "again")
     assert again.use_additional_conditions == theirs.use_additional_conditions
 
@@ -91,14 +82,7 @@ def test_flops_of_a_step_are_those_of_its_products():
     sizes = {"num_attention_heads": 6, "attention_head_dim": 64, "cross_attention_dim": 384, "num_layers": 2}
     values = {"_class_name": "PixArtTransformer2DModel", **sizes, "sample_size": 32, "caption_channels": 512}
     config = denoiser_from_config(values)
-    shapes = (
-        jax.ShapeDtypeStruct((1, 24, 40, 4), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.float32),
-        Text(tokens=jax.ShapeDtypeStruct((1, 60, 512), jnp.float32)),
-    )
-    compiled = quick_jit(config.denoise).lower(abstract_params(config.spec()), *shapes).compile()
-    needed = config.flops(24, 40, 60)
-    assert 0.95 * needed <= compiled.cost_analysis()["flops"] <= 1.05 * needed
+    assert_flops(config, (1, 24, 40, 4), text_shapes(tokens=(1, 60, 512)), config.flops(24, 40, 60))
 
 
 TEXT = Text(tokens=jnp.zeros((2, 7, 10)))

@@ -1,12 +1,12 @@
 """Sana against `diffusers`: non-square canvases, padded texts, guidance that it is told; files both ways."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from denoiser_models import assert_flops, text_shapes
 from diffusers import SanaTransformer2DModel
-from diffusers_modules import assert_close, assert_saved_alike, draw, randomised
+from diffusers_modules import assert_close, assert_saved_alike, draw, saved_module
 from model_helpers import quick_jit
 
 from jaxmodels.checkpoints.diffusers import load_denoiser, save_denoiser
@@ -48,10 +48,7 @@ CASES = {
 
 @pytest.fixture(scope="module", params=CASES)
 def saved(request, tmp_path_factory):
-    theirs = randomised(SanaTransformer2DModel(**BASE | CASES[request.param]))
-    directory = tmp_path_factory.mktemp("sana")
-    theirs.save_pretrained(directory)
-    return theirs, directory
+    return saved_module(SanaTransformer2DModel(**BASE | CASES[request.param]), tmp_path_factory)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10)])
@@ -84,13 +81,7 @@ def test_flops_of_a_step_are_those_of_its_products():
     sizes = {"num_attention_heads": 12, "attention_head_dim": 32, "num_cross_attention_heads": 6}
     sizes |= {"cross_attention_head_dim": 64, "cross_attention_dim": 384, "caption_channels": 512}
     config = denoiser_from_config({"_class_name": "SanaTransformer2DModel", **BASE, **sizes})
-    shapes = (
-        jax.ShapeDtypeStruct((1, 24, 32, 4), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.float32),
-        Text(tokens=jax.ShapeDtypeStruct((1, 60, 512), jnp.float32)),
-    )
-    compiled = quick_jit(config.denoise).lower(abstract_params(config.spec()), *shapes).compile()
-    assert compiled.cost_analysis()["flops"] == pytest.approx(config.flops(24, 32, 60), rel=0.05)
+    assert_flops(config, (1, 24, 32, 4), text_shapes(tokens=(1, 60, 512)), config.flops(24, 32, 60))
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from denoiser_models import assert_flops, text_shapes
 from diffusers import SD3Transformer2DModel
-from diffusers_modules import assert_close, assert_saved_alike, draw, randomised
+from diffusers_modules import assert_close, assert_saved_alike, draw, saved_module
 from model_helpers import quick_jit
 
 from jaxmodels.checkpoints.diffusers import load_denoiser, save_denoiser
-from jaxmodels.layers.spec import abstract_params, init_params
+from jaxmodels.layers.spec import init_params
 from jaxmodels.models.denoisers.families import denoiser_from_config
 from jaxmodels.models.denoisers.text import Text
 
@@ -34,10 +35,7 @@ CASES = {
 
 @pytest.fixture(scope="module", params=CASES)
 def saved(request, tmp_path_factory):
-    theirs = randomised(SD3Transformer2DModel(**BASE | CASES[request.param]))
-    directory = tmp_path_factory.mktemp("sd3")
-    theirs.save_pretrained(directory)
-    return theirs, directory
+    return saved_module(SD3Transformer2DModel(**BASE | CASES[request.param]), tmp_path_factory)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10)])
@@ -67,17 +65,8 @@ def test_flops_of_a_step_are_those_of_its_products():
     sizes = {"attention_head_dim": 64, "num_attention_heads": 6, "caption_projection_dim": 384}
     values = {"_class_name": "SD3Transformer2DModel", **BASE, **sizes, "pos_embed_max_size": 32}
     config = denoiser_from_config({**values, "joint_attention_dim": 512, "pooled_projection_dim": 256})
-    text = Text(
-        tokens=jax.ShapeDtypeStruct((1, 50, 512), jnp.float32),
-        pooled=jax.ShapeDtypeStruct((1, 256), jnp.float32),
-    )
-    shapes = (
-        jax.ShapeDtypeStruct((1, 24, 32, 4), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.float32),
-        text,
-    )
-    compiled = quick_jit(config.denoise).lower(abstract_params(config.spec()), *shapes).compile()
-    assert compiled.cost_analysis()["flops"] == pytest.approx(config.flops(24, 32, 50), rel=0.05)
+    text = text_shapes(tokens=(1, 50, 512), pooled=(1, 256))
+    assert_flops(config, (1, 24, 32, 4), text, config.flops(24, 32, 50))
 
 
 TEXT = Text(tokens=jnp.zeros((2, 7, 10)), pooled=jnp.zeros((2, 14)))

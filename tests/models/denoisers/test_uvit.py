@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from denoiser_models import assert_flops, classes_shape
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.pipelines.deprecated.unidiffuser.modeling_uvit import UTransformer2DModel
 from diffusers_modules import assert_close, assert_saved_alike, draw, randomised
@@ -170,13 +171,7 @@ def test_any_cut_of_the_blocks_gives_the_same(official):
 
 def test_flops_of_a_step_are_those_of_its_products():
     config = denoiser_from_config(BASE | {"embed_dim": 384, "num_heads": 6, "img_size": 32})
-    shapes = (
-        jax.ShapeDtypeStruct((1, 32, 32, 4), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.int32),
-    )
-    compiled = quick_jit(config.denoise).lower(abstract_params(config.spec()), *shapes).compile()
-    assert compiled.cost_analysis()["flops"] == pytest.approx(config.flops(32, 32), rel=0.05)
+    assert_flops(config, (1, 32, 32, 4), classes_shape(), config.flops(32, 32))
 
 
 @pytest.mark.parametrize(
