@@ -21,6 +21,7 @@ from jaxmodels.decoding.diffusion.samplers import (
     FlowLevels,
     FlowSchedule,
     KarrasGrid,
+    Segments,
     ShiftForm,
     TokenShift,
 )
@@ -347,5 +348,29 @@ def edm() -> Keys:
             "sigma_schedule": "exponential" if isinstance(value.grid, ExponentialGrid) else "karras",
         }
         return written | ({"rho": value.grid.rho} if isinstance(value.grid, KarrasGrid) else {})
+
+    return Keys(read, write)
+
+
+def segments() -> Keys:
+    """How pi-Flow cuts time."""
+
+    def read(reader: ConfigReader) -> Segments:
+        return Segments(
+            count=reader.positive_or("num_train_timesteps", 1000),
+            shift=FixedShift(factor=reader.factor("shift", 5.0)),
+            last_length=reader.factor("final_step_size_scale", 0.5),
+            small_steps=reader.positive_or("num_policy_substeps", 128),
+            least=reader.factor("eps", 1e-6),
+        )
+
+    def write(value: Segments) -> Mapping[str, Any]:
+        return {
+            "num_train_timesteps": value.count,
+            "shift": value.shift.factor,
+            "final_step_size_scale": value.last_length,
+            "num_policy_substeps": value.small_steps,
+            "eps": value.least,
+        }
 
     return Keys(read, write)

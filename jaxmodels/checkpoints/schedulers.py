@@ -38,12 +38,15 @@ from jaxmodels.decoding.diffusion.samplers import (
     FlowTime,
     Heun,
     LastStep,
+    PeRFlow,
+    PiFlowGrid,
     Sampler,
     SecondOrder,
     SecondTime,
     Spacing,
     UniPC,
     Variance,
+    WindowOutput,
 )
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
@@ -400,10 +403,27 @@ _SHORTCUT = Scheduler(
         "second": SecondTime.HALVINGS,
     },
 )
+_PIFLOW = Scheduler(
+    name="PiflowScheduler",
+    sampler=PiFlowGrid,
+    fields={"segments": keys.segments(), "points": keys.whole_number("n_grid", 10)},
+)
+_PERFLOW = Scheduler(
+    name="PeRFlowScheduler",
+    library="scheduler_perflow",
+    sampler=PeRFlow,
+    fields={
+        "noise": keys.betas(0.00085, 0.012, *_SCALED),
+        "windows": keys.whole_number("num_time_windows", 4),
+        "output": keys.named("prediction_type", WindowOutput, WindowOutput.DDIM_NOISE),
+    },
+    expected={"t_noise": (1,), "t_clean": (0,), "rescale_betas_zero_snr": (False,)},
+    unread=("set_alpha_to_one",),
+)
 SCHEDULERS: Mapping[str, Scheduler] = {
     scheduler.name: scheduler
     for scheduler in (
         _DDIM, _DDPM, _EULER, _HEUN, _DPMPP, _UNIPC, _LCM, _TCD, _SCM, _EDM_EULER, _EDM_DPMPP, _FLOW_EULER,
-        _FLOW_HEUN, _FLOW_MAP, _MEAN_FLOW, _SHORTCUT,
+        _FLOW_HEUN, _FLOW_MAP, _PIFLOW, _PERFLOW, _MEAN_FLOW, _SHORTCUT,
     )
 }  # fmt: skip

@@ -25,8 +25,10 @@ from jaxmodels.decoding.diffusion.samplers import (
     FlowMapEuler,
     FlowSchedule,
     FlowTime,
+    PeRFlow,
     SecondTime,
     TokenShift,
+    WindowOutput,
 )
 from jaxmodels.models.hf_config import ConfigError
 
@@ -82,6 +84,7 @@ WRITTEN = [
     ("FlowMatchEulerDiscreteScheduler", {"shift_terminal": 0.05}),
     ("FlowMatchHeunDiscreteScheduler", {"shift": 2.0}),
     ("FlowMapEulerDiscreteScheduler", {"shift": 5.0}),
+    ("PiflowScheduler", {"shift": 3.0, "n_grid": 3, "num_policy_substeps": 64}),
 ]
 
 
@@ -99,7 +102,8 @@ def test_what_diffusers_writes_is_read_and_written_again(
     scheduler.save_pretrained(tmp_path / "theirs")
     sampler = load_scheduler(tmp_path / "theirs")
     times, sigmas = times_of(scheduler)
-    if name not in ("SCMScheduler", "FlowMapEulerDiscreteScheduler"):  # other canvases; two times
+    # These have other canvases, two times and other outputs.
+    if name not in ("SCMScheduler", "FlowMapEulerDiscreteScheduler", "PiflowScheduler"):
         assert_same_run(sampler, scheduler, 7)
     save_scheduler(sampler, tmp_path / "ours")
     assert load_scheduler(tmp_path / "ours") == sampler
@@ -159,11 +163,12 @@ def test_published_configurations(config: dict[str, Any], tokens: int) -> None:
     [
         FlowMapEuler(schedule=FlowSchedule(count=1, levels=FlowLevels.EVEN), second=SecondTime.SPAN),
         read_scheduler({"_class_name": "ShortcutScheduler"}),
+        PeRFlow(windows=5, output=WindowOutput.DIFFUSED_NOISE),
         read_scheduler({"_class_name": "MeanFlowScheduler", "stochastic_sampling": True}),
     ],
 )
 def test_samplers_that_diffusers_lacks(sampler: Any) -> None:
-    assert scheduler_class(sampler)[0] == "jaxmodels"
+    assert scheduler_class(sampler)[0] != "diffusers"
     assert read_scheduler(write_scheduler(sampler)) == sampler
 
 
