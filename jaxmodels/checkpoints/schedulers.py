@@ -420,10 +420,21 @@ _PERFLOW = Scheduler(
     expected={"t_noise": (1,), "t_clean": (0,), "rescale_betas_zero_snr": (False,)},
     unread=("set_alpha_to_one",),
 )
+# Of SiT and DDT, whose codes keep their samplers in the arguments of a command.
+_FLOW_TO_DATA = Scheduler(
+    name="FlowToDataEulerScheduler",
+    library="jaxmodels",
+    sampler=FlowEuler,
+    fields={"renoises": keys.flag("stochastic_sampling", default=False)},
+    fixed={
+        "schedule": FlowSchedule(count=1, levels=FlowLevels.EVEN, time=FlowTime.DATA),
+        "prediction": Prediction.FLOW_TO_DATA,
+    },
+)
 SCHEDULERS: Mapping[str, Scheduler] = {
     scheduler.name: scheduler
     for scheduler in (
         _DDIM, _DDPM, _EULER, _HEUN, _DPMPP, _UNIPC, _LCM, _TCD, _SCM, _EDM_EULER, _EDM_DPMPP, _FLOW_EULER,
-        _FLOW_HEUN, _FLOW_MAP, _PIFLOW, _PERFLOW, _MEAN_FLOW, _SHORTCUT,
+        _FLOW_HEUN, _FLOW_MAP, _FLOW_TO_DATA, _PIFLOW, _PERFLOW, _MEAN_FLOW, _SHORTCUT,
     )
 }  # fmt: skip

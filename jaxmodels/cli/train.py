@@ -29,11 +29,12 @@ def train(
     checkpoint.
     """
     from jaxmodels.training import recipe as recipes
+    from jaxmodels.training.denoisers.recipe import DENOISER_RECIPES
     from jaxmodels.training.flows.recipe import FLOW_RECIPES
     from jaxmodels.training.images.recipe import IMAGE_RECIPES
     from jaxmodels.training.next_scale.recipe import NEXT_SCALE_RECIPES
 
-    of_images = (FLOW_RECIPES, IMAGE_RECIPES, NEXT_SCALE_RECIPES)
+    of_images = (DENOISER_RECIPES, FLOW_RECIPES, IMAGE_RECIPES, NEXT_SCALE_RECIPES)
     if list_recipes:
         names = (name for kind in of_images for name in kind.names())
         print("\n".join(sorted((*recipes.list_recipes(), *names))))
@@ -58,6 +59,7 @@ def train(
 
 def _train_images(recipe: str, output_dir: Path, destination: Path, dtype: str) -> None:
     """Trains a model of images by a recipe of whichever kind, and writes it."""
+    from jaxmodels.training.denoisers.recipe import DENOISER_RECIPES
     from jaxmodels.training.flows.recipe import FLOW_RECIPES
     from jaxmodels.training.images.recipe import IMAGE_RECIPES
     from jaxmodels.training.next_scale.recipe import NEXT_SCALE_RECIPES
@@ -67,6 +69,11 @@ def _train_images(recipe: str, output_dir: Path, destination: Path, dtype: str) 
         from jaxmodels.training.next_scale.run import train_next_scale
 
         export_next_scale(train_next_scale(NEXT_SCALE_RECIPES.load(recipe), output_dir), destination, dtype)
+    elif DENOISER_RECIPES.recognises(recipe):
+        from jaxmodels.training.denoisers.export import export_denoiser
+        from jaxmodels.training.denoisers.run import train_denoiser
+
+        export_denoiser(train_denoiser(DENOISER_RECIPES.load(recipe), output_dir), destination, dtype)
     elif FLOW_RECIPES.recognises(recipe):
         from jaxmodels.training.flows.export import export_flow
         from jaxmodels.training.flows.run import train_flow

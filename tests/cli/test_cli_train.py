@@ -12,6 +12,7 @@ import pytest
 
 import jaxmodels as jm
 from jaxmodels.layers.spec import walk
+from jaxmodels.training.denoisers.recipe import DENOISER_RECIPES
 from jaxmodels.training.export import export_run
 from jaxmodels.training.images.recipe import IMAGE_RECIPES
 from jaxmodels.training.loop import load_run
@@ -52,7 +53,10 @@ def output(recipe_file, tmp_path_factory):
 
 
 def test_list(run):
-    assert run("train", "--list").stdout.split() == sorted((*list_recipes(), *IMAGE_RECIPES.names()))
+    listed = run("train", "--list").stdout.split()
+    assert listed == sorted(listed)
+    of_images = (name for kind in (DENOISER_RECIPES, IMAGE_RECIPES) for name in kind.names())
+    assert {*list_recipes(), *of_images} <= set(listed)
 
 
 def test_a_run_is_gone_on_with_and_exported(run, recipe_file, output):

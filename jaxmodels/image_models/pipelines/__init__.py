@@ -10,6 +10,7 @@ PIPELINES: Mapping[str, Pipeline] = {
     for pipeline in (
         dit.DDT,
         dit.DIT,
+        dit.FLOW_MAP,
         flux.PIPELINE,
         hidream.PIPELINE,
         maskgit.PIPELINE,

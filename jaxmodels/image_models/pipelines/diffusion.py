@@ -1,6 +1,7 @@
 """What the pipelines of diffusion models share: denoiser, autoencoder, scheduler, encoders of texts."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from jaxmodels.checkpoints.components import (
@@ -14,7 +15,7 @@ from jaxmodels.checkpoints.components import (
     Part,
 )
 from jaxmodels.checkpoints.pipelines import INDEX_FILE, Parts, Pipeline
-from jaxmodels.checks import whole
+from jaxmodels.checks import number, whole
 from jaxmodels.decoding.diffusion.caches.calibration_file import FILE
 from jaxmodels.decoding.diffusion.samplers import Sampler
 from jaxmodels.image_models.conditions import Conditions
@@ -23,6 +24,8 @@ from jaxmodels.image_models.prompts.encoder import PromptEncoder
 
 # A key of the index that is ours: the size of canvases where the denoiser's configuration does not say it.
 SIZE = "sample_size"
+# Another: the scale of guidance where none is asked for, of models that want another than the pipeline's.
+SCALE = "guidance_scale"
 
 
 def diffusion_pipeline(
@@ -69,9 +72,9 @@ def diffusion_pipeline(
             autoencoder_params=autoencoder.params,
             conditions=conditions(denoiser.config, held),
             sampler=as_run(found["scheduler"]),
-            habits=habits(denoiser.config),
+            habits=_with_scale(habits(denoiser.config), parts.notes),
             canvas=whole(f"{INDEX_FILE}: key {SIZE!r}", side, low=1),
-            calibrations=found[FILE] or {},
+            calibrations=found.get(FILE) or {},
             encoders=held,
             notes=parts.notes,
         )
@@ -85,7 +88,9 @@ def diffusion_pipeline(
             FILE: model.calibrations or None,
             **{folder: model.encoders.get(folder) for folder in texts},
         }
-        own = {} if model.canvas == canvas(model.denoiser) else {SIZE: model.canvas}
+        own: dict[str, Any] = {} if model.canvas == canvas(model.denoiser) else {SIZE: model.canvas}
+        if model.habits.guidance != habits(model.denoiser).guidance:
+            own |= {SCALE: model.habits.guidance}
         return Parts(components=components, notes={**model.notes, **own})
 
     networks: Mapping[str, Component] = {
@@ -118,6 +123,11 @@ def prompt_encoder(texts: Mapping[str, Any], number: int = 1) -> PromptEncoder |
     if encoder is None:
         return None
     return PromptEncoder(config=encoder.config, params=encoder.params, tokenizer=tokenizer)
+
+
+def _with_scale(habits: Habits, notes: Mapping[str, Any]) -> Habits:
+    scale = notes.get(SCALE, habits.guidance)
+    return replace(habits, guidance=number(f"{INDEX_FILE}: key {SCALE!r}", scale))
 
 
 def suffix(number: int) -> str:

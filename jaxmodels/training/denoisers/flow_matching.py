@@ -8,8 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import number
+from jaxmodels.decoding.diffusion.samplers import FlowTime
 from jaxmodels.training.denoisers.objective import Pictures, Trained, along, drop_classes
 from jaxmodels.training.objectives.masking import spread
+
+# What SD3 and Flux count up to.
+_TIMES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,32 +22,28 @@ class FlowMatching:
     https://arxiv.org/abs/2210.02747), s logit-normal as in Esser et al. 2024
     (https://arxiv.org/abs/2403.03206).
 
-    The model is shown ``data_time + s * (noise_time - data_time)``, and predicts the velocity in the
-    direction of its times: ``noise - clean`` if they rise towards noise, else ``clean - noise``. Times of SD3
-    and Flux are 0 at data and 1000 at noise; those of SiT and DDT 1 at data and 0 at noise.
+    The velocity is that in the direction in which times rise: with those of SD3, 0 at data and 1000 at
+    noise, ``noise - clean``; with those of SiT and DDT, 0 at noise and 1 at data, ``clean - noise``.
 
     Attributes:
-        data_time, noise_time: what the model is shown at both ends.
+        time: which way times run.
         mean, deviation: of the logarithm of ``s / (1 - s)``.
         class_dropout: share of the images whose class is not shown.
 
     Raises:
-        ValueError: a number is out of range, or the two times are the same.
+        ValueError: `time` is unknown, or a number out of range.
     """
 
-    data_time: float = 0.0
-    noise_time: float = 1000.0
+    time: FlowTime = FlowTime.NOISE
     mean: float = 0.0
     deviation: float = 1.0
     class_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("data_time", "noise_time", "mean"):
-            number(f"FlowMatching: {name}", getattr(self, name))
+        object.__setattr__(self, "time", FlowTime(self.time))
+        number("FlowMatching: mean", self.mean)
         number("FlowMatching: deviation", self.deviation, low=0, low_included=False)
         number("FlowMatching: class_dropout", self.class_dropout, low=0, high=1)
-        if self.data_time == self.noise_time:
-            raise ValueError(f"FlowMatching: data_time and noise_time are both {self.data_time}")
 
     @property
     def times(self) -> int:
@@ -59,14 +59,16 @@ class FlowMatching:
         noise = jax.random.normal(keys[1], clean.shape)
         classes = drop_classes(pictures.classes, self.class_dropout, predict.num_classes, keys[2])
         noisy = (1 - along(s, clean)) * clean + along(s, clean) * noise
-        velocity = noise - clean if self.noise_time > self.data_time else clean - noise
-        t = self.data_time + s * (self.noise_time - self.data_time)
+        to_noise = self.time is FlowTime.NOISE
+        velocity, t = (noise - clean, _TIMES * s) if to_noise else (clean - noise, 1 - s)
         error = jnp.square(predict(noisy, t, classes)[..., : clean.shape[-1]] - velocity).mean()
         return error, error
 
     def scheduler(self) -> dict[str, Any]:
-        """Euler's steps of equal length; `diffusers` has it for times of 0 to 1000."""
-        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0}
+        """Euler's steps of equal length."""
+        if self.time is FlowTime.DATA:
+            return {"_class_name": "FlowToDataEulerScheduler"}
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": _TIMES, "shift": 1.0}
 
 
 def logit_normal(uniform: Float[Array, "B"], mean: float, deviation: float) -> Float[Array, "B"]:

@@ -101,7 +101,8 @@ class NoisePrediction:
         return jnp.where(along(t, clean) == 0, first, behind).mean((1, 2, 3)) / np.log(2)
 
     def scheduler(self) -> dict[str, Any]:
-        """DDIM with trailing times, which begin at pure noise however few they are."""
+        """DDIM with trailing times, which begin at pure noise however few they are. Clean data are taken as
+        predicted: DDIM does not compute the noise again from what was cut, and guided canvases go astray."""
         return {
             "_class_name": "DDIMScheduler",
             "beta_start": self.betas.first,
@@ -111,8 +112,7 @@ class NoisePrediction:
             "rescale_betas_zero_snr": self.betas.zero_terminal_snr,
             "prediction_type": self.prediction.value,
             "timestep_spacing": "trailing",
-            "clip_sample": True,
-            "clip_sample_range": 1.0,
+            "clip_sample": False,
             "set_alpha_to_one": True,
             "steps_offset": 0,
         }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxmodels.checks import whole
+from jaxmodels.checks import number, whole
 from jaxmodels.decoding.diffusion.samplers.betas import Betas
 from jaxmodels.training.denoisers.alpha_flow import AlphaFlow
 from jaxmodels.training.denoisers.flow_maps import FlowMapDraws
@@ -35,6 +35,7 @@ class DenoiserRecipe:
         denoiser: the ``config.json`` of a class-conditional denoiser.
         objective: what it is trained for; in JSON it carries a `kind`, one of `OBJECTIVES`.
         fit: how it is fitted.
+        guidance: the scale that the model draws with where none is asked for.
         shift: images are also moved by up to so many pixels in both directions.
         seed: of the initial parameters, the order of the images and all noise.
         log_every, checkpoint_every: in steps.
@@ -47,6 +48,7 @@ class DenoiserRecipe:
     denoiser: Mapping[str, Any]
     objective: DenoisingObjective
     fit: Fit
+    guidance: float = 1.0
     shift: int = 1
     seed: int = 0
     log_every: int = 50
@@ -55,6 +57,7 @@ class DenoiserRecipe:
     def __post_init__(self) -> None:
         for name in ("image_size", "log_every", "checkpoint_every"):
             whole(f"DenoiserRecipe: {name}", getattr(self, name), low=1)
+        number("DenoiserRecipe: guidance", self.guidance, low=0)
         whole("DenoiserRecipe: shift", self.shift)
         whole("DenoiserRecipe: seed", self.seed, high=2**63 - 1)
 

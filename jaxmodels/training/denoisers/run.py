@@ -24,11 +24,11 @@ from jaxmodels.training.train import TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserRun:
-    """A trained denoiser with f32 parameters, and what it was trained for."""
+    """A trained denoiser with f32 parameters, and the recipe that it was trained by."""
 
     denoiser: Any
     params: Params
-    objective: DenoisingObjective
+    recipe: DenoiserRecipe
 
 
 def train_denoiser(
@@ -67,7 +67,7 @@ def train_denoiser(
         )
         pictures = Pictures(images=digits.images, classes=digits.labels)  # type: ignore[arg-type]
         params = fitting.run(denoiser, recipe.fit, pictures, loss)
-    return DenoiserRun(denoiser=denoiser, params=params, objective=objective)
+    return DenoiserRun(denoiser=denoiser, params=params, recipe=recipe)
 
 
 def _check_fit(denoiser: Any, objective: DenoisingObjective) -> None:
