@@ -119,3 +119,56 @@ def drawn(pipeline, start, steps=4, size=(16, 24), **options):
             output_type="np",
             **options,
         ).images
+
+
+def sana():
+    """Sana with canvases of 8 x 8, of which images are four times as high and wide."""
+    words = t5_tokenizer()
+    transformer = diffusers.SanaTransformer2DModel(
+        **HEADS,
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        num_cross_attention_heads=3,
+        cross_attention_head_dim=8,
+        cross_attention_dim=24,
+        caption_channels=12,
+    )
+    config = transformers.Gemma2Config(
+        vocab_size=len(words),
+        hidden_size=12,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=6,
+        query_pre_attn_scalar=6,
+    )
+    stages = {
+        f"{half}_{key}": value
+        for half in ("encoder", "decoder")
+        for key, value in (
+            ("block_out_channels", (8, 8, 16)),
+            ("block_types", ("ResBlock", "ResBlock", "EfficientViTBlock")),
+            ("layers_per_block", (1, 1, 1)),
+            ("qkv_multiscales", ((), (), (5,))),
+        )
+    }
+    return diffusers.SanaPipeline(
+        tokenizer=words,
+        text_encoder=randomised(transformers.Gemma2Model(config)),
+        vae=randomised(
+            diffusers.AutoencoderDC(
+                **stages,
+                latent_channels=4,
+                attention_head_dim=4,
+                downsample_block_type="conv",
+                upsample_block_type="interpolate",
+                scaling_factor=0.4,
+            )
+        ),
+        transformer=randomised(transformer),
+        scheduler=diffusers.DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+    )
