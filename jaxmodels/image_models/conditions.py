@@ -39,6 +39,14 @@ class Conditions(Protocol):
             ValueError: `asked` is nothing that the model has images of.
         """
 
+    def away(self, asked: Any, told: Told) -> Any:
+        """The condition that guidance leads away from where it is asked for; in most pipelines what `rows`
+        gives.
+
+        Raises:
+            ValueError: as `rows`.
+        """
+
     def nothing(self, count: int, told: Told) -> Any:
         """The condition of `count` rows that guidance leads away from: no class, or an empty prompt.
 
@@ -60,6 +68,9 @@ class Classes:
     def rows(self, asked: Any, told: Told) -> jax.Array:
         """i32[B]; asked: one class or several."""
         return jnp.asarray(known_classes(asked, self.num_classes), jnp.int32)
+
+    def away(self, asked: Any, told: Told) -> jax.Array:
+        return self.rows(asked, told)
 
     def nothing(self, count: int, told: Told) -> jax.Array:
         return jnp.full(count, self.num_classes, jnp.int32)
@@ -86,6 +97,9 @@ class GivenTexts:
                 "given as a jaxmodels.models.denoisers.text.Text"
             )
         return tell(asked, told, size=self.tells_size, strength=self.tells_strength)
+
+    def away(self, asked: Any, told: Told) -> Text:
+        return self.rows(asked, told)
 
     def nothing(self, count: int, told: Told) -> Text:
         raise ValueError(

@@ -289,7 +289,7 @@ class DiffusionModel:
         count = _rows_of(condition)
         if negative is None:
             return self.conditions.nothing(count, told)
-        away = self.conditions.rows(negative, told)
+        away = self.conditions.away(negative, told)
         if _rows_of(away) == 1:
             away = jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), away)
         shapes = [[leaf.shape for leaf in jax.tree.leaves(one)] for one in (away, condition)]

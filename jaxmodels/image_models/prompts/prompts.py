@@ -1,6 +1,6 @@
 """Images of prompts: the conditions of a model with text encoders, whichever way it reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,16 +39,22 @@ class Prompts:
 
     def rows(self, asked: Any, told: Told) -> Text:
         """asked: one prompt or several, or a `Text`."""
-        if not isinstance(asked, Text):
-            prompts = known_prompts(asked)
-            asked = self.reader.read(prompts)
-        return tell(asked, told, size=self.tells_size, strength=self.tells_strength)
+        return self._told(self.reader.read, asked, told)
+
+    def away(self, asked: Any, told: Told) -> Text:
+        return self._told(self.reader.read_negative, asked, told)
 
     def nothing(self, count: int, told: Told) -> Text:
         """Empty prompts."""
         text = self.reader.read_negative([""])
         rows: Text = jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), text)
-        return tell(rows, told, size=self.tells_size, strength=self.tells_strength)
+        return self._tell(rows, told)
+
+    def _told(self, read: Callable[[Sequence[str]], Text], asked: Any, told: Told) -> Text:
+        return self._tell(asked if isinstance(asked, Text) else read(known_prompts(asked)), told)
+
+    def _tell(self, text: Text, told: Told) -> Text:
+        return tell(text, told, size=self.tells_size, strength=self.tells_strength)
 
 
 def known_prompts(asked: Any) -> list[str]:

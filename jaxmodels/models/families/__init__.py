@@ -13,6 +13,7 @@ from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 from jaxmodels.models.layer_errors import in_their_words
+from jaxmodels.models.text_encoders.families import encoder_class
 from jaxmodels.models.text_part import holds_other_parts, text_part
 
 
@@ -46,6 +47,12 @@ def find_family(values: Mapping[str, Any]) -> Family[Decoder]:
         if family.claims(values):
             return family
     if not isinstance(model_type, str) or model_type not in FAMILIES:
+        encoder = encoder_class(values)
+        if encoder is not None:
+            raise ConfigError(
+                f"config: key 'architectures' names {encoder}, an encoder of texts, which generates none; "
+                "jaxmodels.checkpoints.text_encoders.load_text_encoder reads it"
+            )
         raise ConfigError(
             f"config: key 'model_type' is {shown(model_type)}; the families are: {', '.join(list_families())}"
         )

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import replace
+from types import SimpleNamespace
 
 import diffusers
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from prompt_encoders import clip, clip_tokenizer, t5, t5_tokenizer
 
 from jaxmodels.checkpoints.components import TEXT_ENCODER, TOKENIZER, Reading, Writing
 from jaxmodels.image_models.conditions import Told
+from jaxmodels.image_models.prompts.amused import AmusedPrompts
 from jaxmodels.image_models.prompts.encoder import PromptEncoder
 from jaxmodels.image_models.prompts.flux import FluxPrompts
 from jaxmodels.image_models.prompts.hidream import HiDreamPrompts
@@ -152,9 +154,10 @@ def test_sana_reads_prompts_as_diffusers(ours, instruction):
     found = reader.read(PROMPTS)
     np.testing.assert_array_equal(found.seen, seen.bool().numpy())
     assert_close(found.tokens, tokens)
-    empty = Prompts(reader=reader).nothing(2, TOLD)
-    assert_close(empty.tokens, none)
-    np.testing.assert_array_equal(empty.seen, none_seen.bool().numpy())
+    prompts = Prompts(reader=reader)
+    for empty in (prompts.nothing(2, TOLD), prompts.away(["", ""], TOLD)):
+        assert_close(empty.tokens, none)
+        np.testing.assert_array_equal(empty.seen, none_seen.bool().numpy())
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -201,8 +204,34 @@ def test_hidream_reads_prompts_as_diffusers(ours, layers):
         replace(reader, layers=4)
 
 
+def test_amused_reads_prompts_as_diffusers(ours):
+    """That pipeline hands what it makes of prompts to its network alone, which is one that notes it here."""
+    words = clip_tokenizer()
+    encoder = clip(words, 12, projection=7)
+    noted = {}
+
+    class Network(torch.nn.Module):
+        config = SimpleNamespace(sample_size=2)
+        device, dtype = torch.device("cpu"), torch.float32
+
+        def forward(self, codes, **given):
+            noted.update(given)
+            return torch.zeros(len(codes), 8, *codes.shape[1:])
+
+    vqvae = diffusers.VQModel(
+        block_out_channels=(4,), norm_num_groups=1, num_vq_embeddings=8, latent_channels=3
+    )
+    theirs = diffusers.AmusedPipeline(vqvae, words, encoder, Network(), diffusers.AmusedScheduler(7))
+    with torch.no_grad():
+        theirs(PROMPTS, guidance_scale=1.0, num_inference_steps=1, height=2, width=4, output_type="latent")
+    found = AmusedPrompts(encoder=ours(encoder, words)).read(PROMPTS, 2, 4)
+    assert_close(found.tokens, noted["encoder_hidden_states"])
+    assert_close(found.pooled, noted["pooled_text_emb"])
+    assert_close(found.described, noted["micro_conds"])
+
+
 def test_texts_are_taken_as_they_are_and_anything_else_is_refused():
-    conditions = Prompts(reader=None, tells_strength=True)
+    conditions = Prompts(reader=PixArtPrompts(encoder=None), tells_strength=True)
     text = conditions.rows(Text(tokens=jnp.ones((1, 2, 3))), TOLD)
     np.testing.assert_array_equal(text.tokens, np.ones((1, 2, 3)))
     for asked in (3, [], ["a", 3], None):

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from diffusers_modules import assert_close, randomised
 from model_helpers import quick_jit
 from safetensors.numpy import load_file, save_file
 
+import jaxmodels as jm
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.text_encoders import load_text_encoder, save_text_encoder
 from jaxmodels.layers.spec import abstract_params
@@ -160,6 +162,22 @@ def test_a_class_that_is_not_known_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["ViTModel"], "model_type": "vit"}))
     with pytest.raises(CheckpointError, match=r"\['ViTModel'\] and 'model_type' is 'vit'.*T5EncoderModel"):
         load_text_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["CLIPTextModelWithProjection", "T5EncoderModel"])
+def test_it_computes_in_the_dtype_of_its_parameters(architecture):
+    kind = {"model_type": "t5", **T5} if "T5" in architecture else {"model_type": "clip_text_model", **CLIP}
+    config = text_encoder_from_config({"architectures": [architecture], **kind})
+    params = abstract_params(config.spec(), jnp.bfloat16)
+    found = jax.eval_shape(config.encode, params, jnp.zeros((2, 5), int), jnp.ones((2, 5), bool))
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_an_encoder_is_no_language_model(saved):
+    theirs, directory = saved
+    if "Model" in type(theirs).__name__ and type(theirs).__name__ != "Gemma2Model":
+        with pytest.raises(CheckpointError, match=rf"names {type(theirs).__name__}, an encoder of texts"):
+            jm.load(directory)
 
 
 def test_texts_that_do_not_fit_are_refused():
