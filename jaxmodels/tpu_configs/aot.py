@@ -2,32 +2,45 @@
 
     python -m jaxmodels.tpu_configs.aot --config config.json --topology v5e:2x2 --json
 
-The real TPU compiler of the `libtpu` wheel compiles a model's three programs (see `programs`) from shapes
-alone. Needs the extra ``jaxmodels[aot]``. Where libtpu is installed, jax looks for a TPU when it starts: run
-this as a module, or in a process with ``JAX_PLATFORMS=cpu`` and the variables of `ENVIRONMENT`.
+The real TPU compiler of the `libtpu` wheel compiles a language model's three programs (see `programs`), or
+one step and the whole loop of a denoiser (see `denoisers`), from shapes alone. Needs the extra
+``jaxmodels[aot]``. Where libtpu is installed, jax looks for a TPU when it starts: run this as a module, or in
+a process with ``JAX_PLATFORMS=cpu`` and the variables of `ENVIRONMENT`.
 """
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import topologies
 
 from jaxmodels.decoding.default import default_strategy
 from jaxmodels.decoding.masked import MaskedDiffusion
 from jaxmodels.decoding.masked.caches import BY_NAME
 from jaxmodels.decoding.strategy import Strategy
+from jaxmodels.layers.spec import abstract_params
+from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.models.denoisers.families import denoiser_from_config
 from jaxmodels.models.families import config_from_hf
 from jaxmodels.models.language_model import LanguageModel
+from jaxmodels.tpu_configs.denoisers import (
+    DENOISER_PROGRAMS,
+    DenoiserProgram,
+    DenoiserWorkload,
+    is_denoiser,
+    trace_denoiser,
+)
 from jaxmodels.tpu_configs.programs import (
     PROGRAMS,
     ProgramName,
@@ -55,15 +68,16 @@ class ProgramReport:
     """What the TPU compiler made of one program on one device.
 
     Sizes are bytes in the device's memory, tile padding included. argument_bytes: parameters, request and
-    cache. alias_bytes: outputs that live in donated arguments' memory; aliased_buffers counts them.
-    temp_bytes: working memory beyond arguments and outputs. param_bytes and cache_bytes are without padding.
-    flops and bytes_accessed: the compiler's estimate for one pass through every loop; copies into the
-    on-chip memory count as accesses. host_transfers: see `programs.host_transfers`. seconds: of compiling.
+    cache; denoisers have no cache. alias_bytes: outputs that live in donated arguments' memory;
+    aliased_buffers counts them. temp_bytes: working memory beyond arguments and outputs. param_bytes and
+    cache_bytes are without padding. flops and bytes_accessed: the compiler's estimate for one pass through
+    every loop; copies into the on-chip memory count as accesses. host_transfers: see
+    `programs.host_transfers`. seconds: of compiling.
     """
 
-    program: ProgramName
+    program: ProgramName | DenoiserProgram
     topology: str
-    workload: Workload
+    workload: Workload | DenoiserWorkload
     argument_bytes: int
     output_bytes: int
     temp_bytes: int
@@ -134,31 +148,54 @@ def compile_for(
         strategy = default_strategy(config, workload.new_tokens)
     given = abstract_arguments(config, workload, strategy, sharding)
     traced = trace_programs(config, workload, strategy, sharding)
-    reports = []
-    for program in programs:
-        began = time.perf_counter()
-        compiled = _compile(traced[program], program, topology)
-        reports.append(
-            ProgramReport(
-                program=program,
-                topology=topology,
-                workload=workload,
-                param_bytes=_nbytes(given.params),
-                cache_bytes=_nbytes(given.cache),
-                cache_buffers=len(jax.tree.leaves(given.cache)),
-                seconds=time.perf_counter() - began,
-                **_measure(compiled),
-            )
-        )
-    return reports
+    return [
+        _report(traced[program], program, topology, workload, given.params, given.cache)
+        for program in programs
+    ]
 
 
-def _compile(traced: jax.stages.Traced, program: ProgramName, topology: str) -> jax.stages.Compiled:
+def compile_denoiser_for(
+    topology: str, denoiser: Denoiser, workload: DenoiserWorkload
+) -> list[ProgramReport]:
+    """Compiles a denoiser's programs for one device of `topology`, and reports on each.
+
+    Raises:
+        AotError: as `topology_device`, or a program that the compiler refuses.
+        ValueError: the model takes no latents of the workload's size.
+    """
+    sharding = jax.sharding.SingleDeviceSharding(topology_device(topology))
+    params = abstract_params(denoiser.spec(), jnp.dtype(workload.dtype))
+    traced = trace_denoiser(denoiser, workload, sharding)
+    return [
+        _report(traced[program], program, topology, workload, params, ()) for program in DENOISER_PROGRAMS
+    ]
+
+
+def _report(
+    traced: jax.stages.Traced,
+    program: ProgramName | DenoiserProgram,
+    topology: str,
+    workload: Workload | DenoiserWorkload,
+    params: Any,
+    cache: Any,
+) -> ProgramReport:
+    """What becomes of one program."""
+    began = time.perf_counter()
     try:
-        return traced.lower().compile()
+        compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         raise AotError(f"{program} does not compile for {topology!r}: {reason}") from error
+    return ProgramReport(
+        program=program,
+        topology=topology,
+        workload=workload,
+        param_bytes=_nbytes(params),
+        cache_bytes=_nbytes(cache),
+        cache_buffers=len(jax.tree.leaves(cache)),
+        seconds=time.perf_counter() - began,
+        **_measure(compiled),
+    )
 
 
 def _measure(compiled: jax.stages.Compiled) -> dict[str, Any]:
@@ -192,20 +229,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         for path in options.config:
-            config = config_from_hf(json.loads(path.read_text()))
-            for topology in options.topology:
-                for capacity in options.capacity:
-                    workload = Workload(
-                        batch=options.batch, prompt=options.prompt, new_tokens=options.new_tokens,
-                        capacity=capacity, dtype=options.dtype,
-                    )  # fmt: skip
-                    strategy = _strategy(config, workload, options.canvas_cache)
-                    for report in compile_for(topology, config, workload, strategy, options.programs):
-                        print(_as_json(path, report) if options.json else _as_text(path, report), flush=True)
+            values = json.loads(path.read_text())
+            of_kind = _denoiser_reports if is_denoiser(values) else _language_model_reports
+            for report in of_kind(values, options):
+                print(_as_json(path, report) if options.json else _as_text(path, report), flush=True)
     except (AotError, OSError, ValueError) as error:
         print(f"aot: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _language_model_reports(values: dict[str, Any], options: argparse.Namespace) -> Iterator[ProgramReport]:
+    config = config_from_hf(values)
+    for topology, capacity in itertools.product(options.topology, options.capacity):
+        workload = Workload(
+            batch=options.batch, prompt=options.prompt, new_tokens=options.new_tokens,
+            capacity=capacity, dtype=options.dtype,
+        )  # fmt: skip
+        strategy = _strategy(config, workload, options.canvas_cache)
+        yield from compile_for(topology, config, workload, strategy, options.programs)
+
+
+def _denoiser_reports(values: dict[str, Any], options: argparse.Namespace) -> Iterator[ProgramReport]:
+    denoiser = denoiser_from_config(values)
+    workload = DenoiserWorkload(
+        batch=options.batch, side=options.latents, text=options.prompt, steps=options.steps,
+        dtype=options.dtype,
+    )  # fmt: skip
+    for topology in options.topology:
+        yield from compile_denoiser_for(topology, denoiser, workload)
 
 
 def _strategy(config: LanguageModel, workload: Workload, canvas_cache: str | None) -> Strategy:
@@ -230,9 +282,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--config", type=Path, nargs="+", required=True, help="config.json files")
     parser.add_argument("--topology", nargs="+", default=["v5e:2x2"], help="such as v5e:2x2 v6e:2x2")
-    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
-    parser.add_argument("--batch", type=int, default=1, help="rows")
-    parser.add_argument("--prompt", type=int, default=128, help="prompt slots per row")
+    parser.add_argument(
+        "--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), help="of language models"
+    )
+    parser.add_argument("--batch", type=int, default=1, help="rows, or images of a denoiser")
+    parser.add_argument(
+        "--prompt", type=int, default=128, help="prompt slots per row, or tokens of a denoiser's text"
+    )
+    parser.add_argument("--steps", type=int, default=20, help="of a denoiser's loop")
+    parser.add_argument(
+        "--latents", type=int, help="height and width of a denoiser's latents; by default as it was trained"
+    )
     parser.add_argument("--new-tokens", type=int, default=128, help="output slots per row")
     parser.add_argument("--capacity", type=int, nargs="+", default=[None], help="cache slots per row")
     parser.add_argument("--dtype", default="bfloat16", help="of parameters and cache")

@@ -8,12 +8,11 @@ import importlib.util
 import itertools
 import json
 import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
+from aot_process import COMPILING, needs_libtpu, run_aot
 from tpu_model_configs import CONFIGS, TOPOLOGIES, by_tier
 
 import jaxmodels as jm
@@ -31,24 +30,7 @@ LONG_PROMPT = 256
 CANVAS = 64
 RECURRENT = ("falcon_mamba", "kimi_linear", "lfm2", "mamba2", "minimax", "qwen3_next", "recurrent_gemma")
 
-# One worker compiles for all: a minute of two cores for every five families.
-# The first test waits for all programs that the run asks for, one after another.
-COMPILING = 2400  # seconds
 pytestmark = [pytest.mark.xdist_group("aot"), pytest.mark.timeout(COMPILING)]
-
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="the TPU compiler is not installed (pip install 'jaxmodels[aot]')",
-)
-
-
-def run_aot(*arguments):
-    # No two of these programs are the same: keeping them for each other would only take time.
-    environment = {**os.environ, **aot.ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    command = [sys.executable, "-m", "jaxmodels.tpu_configs.aot", *map(str, arguments)]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=COMPILING, check=False
-    )
 
 
 def compile_in_subprocess(configs, *arguments, prompt=PROMPT, new=NEW):

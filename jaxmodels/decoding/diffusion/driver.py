@@ -197,10 +197,16 @@ class Denoise:
         Raises:
             ValueError: see `run`.
         """
-        self._check_asked(denoiser, asked)
-        shape: Any = jax.ShapeDtypeStruct(asked.noise.shape, jnp.float32)
-        rows, columns = denoiser.projections.grid(shape)
+        if (asked.unconditional is None) != (self.guidance is None):
+            given = "no unconditional" if asked.unconditional is None else "an unconditional"
+            raise ValueError(f"asked has {given} condition, but guidance={self.guidance}")
+        x: Any = jax.ShapeDtypeStruct(asked.noise.shape, jnp.float32)
+        rows, columns = denoiser.projections.grid(x)
         plan = self.sampler.plan(self.steps, rows * columns)
+        t: Any = jax.ShapeDtypeStruct((x.shape[0], *plan.times.shape[1:]), jnp.float32)
+        denoiser.check(x, t, asked.condition)
+        if self.guidance is not None:
+            denoiser.check(x, t, asked.unconditional)
         if plan.draws:
             asked.noise.check(plan.calls)
         calls = Calls(
@@ -215,16 +221,6 @@ class Denoise:
         )
         tables: Tables = jax.tree.map(_narrow, Tables(calls, plan.start, plan.draws))
         return tables
-
-    def _check_asked(self, denoiser: Denoiser, asked: Asked) -> None:
-        if (asked.unconditional is None) != (self.guidance is None):
-            given = "no unconditional" if asked.unconditional is None else "an unconditional"
-            raise ValueError(f"asked has {given} condition, but guidance={self.guidance}")
-        x: Any = jax.ShapeDtypeStruct(asked.noise.shape, jnp.float32)
-        t: Any = jax.ShapeDtypeStruct(x.shape[:1], jnp.float32)
-        for condition in (asked.condition, asked.unconditional):
-            if condition is not None:
-                denoiser.check(x, t, condition)
 
     def _condition(self, asked: Asked) -> Any:
         """The condition of one call's batch."""

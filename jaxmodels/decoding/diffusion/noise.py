@@ -42,7 +42,7 @@ class Drawn:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """See `Noise.shape`."""
-        return len(self.keys), *self.canvas
+        return self.keys.shape[0], *self.canvas
 
     def first(self) -> Float[Array, "B H W C"]:
         """See `Noise.first`."""

@@ -38,6 +38,10 @@ class Adapted(InStages):
     def projections(self) -> PatchProjections:
         return self.denoiser.projections
 
+    @property
+    def num_times(self) -> int:
+        return self.denoiser.num_times
+
     def spec(self) -> ParamTree:
         return self.denoiser.spec()
 
@@ -46,6 +50,9 @@ class Adapted(InStages):
 
     def check(self, x: Array, t: Array, condition: Any) -> None:
         self.denoiser.check(x, t, condition)
+
+    def abstract_condition(self, batch: int, tokens: int) -> Any:
+        return self.denoiser.abstract_condition(batch, tokens)
 
     def read(self, params: Params, condition: Any) -> Any:
         return self.denoiser.read(params, condition)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -42,6 +43,10 @@ class ClassTable:
         outside = () if is_traced(labels) else [i for i in np.asarray(labels) if not 0 <= i < self.num_rows]
         if len(outside):
             raise ValueError(f"condition: expected {wanted}, got {', '.join(map(str, outside[:8]))}")
+
+    def abstract(self, batch: int) -> jax.ShapeDtypeStruct:
+        """The labels of `batch` rows, as shape and dtype."""
+        return jax.ShapeDtypeStruct((batch,), jnp.int32)
 
     def __call__(self, params: Params, labels: Int[Array, "B"]) -> Float[Array, "B D"]:
         """The row of each label. A label outside the table gives NaN: it would otherwise be taken for the

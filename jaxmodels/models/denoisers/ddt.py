@@ -102,6 +102,10 @@ class DDT(InStages):
         self.conditioner.check_times(t, x.shape[0], rows * columns)
         self.conditioner.classes.check(condition, x.shape[0])
 
+    def abstract_condition(self, batch: int, tokens: int) -> jax.ShapeDtypeStruct:
+        """See `Stages.abstract_condition`."""
+        return self.conditioner.classes.abstract(batch)
+
     def read(self, params: Params, condition: Int[Array, "B"]) -> Float[Array, "B D"]:
         """The classes' rows."""
         return self.conditioner.classes(params["conditioner"]["classes"], condition)

@@ -80,6 +80,9 @@ class Stages(Protocol):
         """Raises ValueError where canvases, times or condition do not fit the model or each other. It looks
         at shapes and dtypes only."""
 
+    def abstract_condition(self, batch: int, tokens: int) -> Any:
+        """A condition of `batch` rows as shapes and dtypes; tokens: of each text, in models that read one."""
+
     def read(self, params: Params, condition: Any) -> Any:
         """What depends on the condition alone: classes' rows, projected texts."""
 
@@ -137,6 +140,10 @@ class Denoiser(Stages, Protocol):
         """How many blocks there are."""
 
     @property
+    def num_times(self) -> int:
+        """2 for a model of two times, such as those of few steps; else 1."""
+
+    @property
     def taps(self) -> tuple[str, ...]:
         """The names of the streams that `denoise` can give."""
 
@@ -174,6 +181,11 @@ class InStages:
     def num_blocks(self: Stages) -> int:
         """How many blocks there are."""
         return len(self.named_blocks())
+
+    @property
+    def num_times(self) -> int:
+        """1."""
+        return 1
 
     @property
     def taps(self: Stages) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 from jaxtyping import Array, Float, Int, Num
 
 from jaxmodels.layers.condition import NORM_PARTS, AdaptiveNorm, Condition, ProjectedModulation
@@ -69,6 +70,11 @@ class DiT(InStages):
             "final_norm": self.final_norm.spec(),
         }
 
+    @property
+    def num_times(self) -> int:
+        """2 for a model of two times."""
+        return 1 if self.conditioner.second is None else 2
+
     def named_blocks(self) -> dict[str, AdaptiveBlock]:
         """The blocks in the order in which they run, by the path of their parameters."""
         return {f"blocks/{i}": block for i, block in enumerate(self.blocks)}
@@ -81,6 +87,10 @@ class DiT(InStages):
             raise ValueError(f"x: the model takes square canvases, got {x.shape[1]} x {x.shape[2]}")
         self.conditioner.check_times(t, batch, rows * columns)
         self.conditioner.classes.check(condition, batch)
+
+    def abstract_condition(self, batch: int, tokens: int) -> jax.ShapeDtypeStruct:
+        """See `Stages.abstract_condition`."""
+        return self.conditioner.classes.abstract(batch)
 
     def read(self, params: Params, condition: Int[Array, "B"]) -> tuple[Float[Array, "B D"], ...]:
         """The rows of classes, for each conditioner. condition: the class of each row, `num_classes` for

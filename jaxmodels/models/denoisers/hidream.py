@@ -18,7 +18,7 @@ from jaxmodels.models.denoisers.denoiser import InStages, Streams, check_times
 from jaxmodels.models.denoisers.joint_block import JointBlock
 from jaxmodels.models.denoisers.parts import placed_window
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
-from jaxmodels.models.denoisers.text import Text, check_text
+from jaxmodels.models.denoisers.text import Text, abstract_text, check_text
 from jaxmodels.models.denoisers.text_conditioner import TextConditioner
 from jaxmodels.models.denoisers.text_projection import TextProjection
 from jaxmodels.models.denoisers.tied_block import TiedBlock
@@ -132,6 +132,11 @@ class HiDream(InStages):
         layers = max(shape[1], 1 + max(self.state_layers))
         reads = {"states": (batch, layers, shape[2], self.states.width)}
         check_text(condition, batch, self.text.width, reads | self.conditioner.reads(batch))
+
+    def abstract_condition(self, batch: int, tokens: int) -> Text:
+        """See `Stages.abstract_condition`. The language model reads as many tokens."""
+        states = {"states": (batch, 1 + max(self.state_layers), tokens, self.states.width)}
+        return abstract_text(batch, tokens, self.text.width, states | self.conditioner.reads(batch))
 
     def read(self, params: Params, condition: Text) -> ReadStates:
         """condition: a text with `pooled`, and with `states`; all of its tokens are seen."""

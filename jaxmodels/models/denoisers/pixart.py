@@ -18,7 +18,7 @@ from jaxmodels.models.block import Stream
 from jaxmodels.models.denoisers.cross_block import CrossBlock
 from jaxmodels.models.denoisers.denoiser import InStages, Streams, check_times
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
-from jaxmodels.models.denoisers.text import Text, check_text, seen_tokens
+from jaxmodels.models.denoisers.text import Text, abstract_text, check_text, seen_tokens
 from jaxmodels.models.denoisers.text_conditioner import ReadText, TextConditioner
 from jaxmodels.models.modules import COMPUTE, Modules, within
 
@@ -99,6 +99,11 @@ class PixArt(InStages):
         check_times(t, batch)
         read = {"seen": condition.tokens.shape[:2]} if isinstance(condition, Text) else {}
         check_text(condition, batch, self.caption_width, read | self.conditioner.reads(batch))
+
+    def abstract_condition(self, batch: int, tokens: int) -> Text:
+        """See `Stages.abstract_condition`."""
+        text = abstract_text(batch, tokens, self.caption_width, self.conditioner.reads(batch))
+        return replace(text, seen=jax.ShapeDtypeStruct((batch, tokens), bool))
 
     def read(self, params: Params, condition: Text) -> ReadText:
         """condition: a text, with `seen` or without; with what else the model is told of it."""

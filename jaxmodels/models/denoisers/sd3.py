@@ -14,7 +14,7 @@ from jaxmodels.layers.window import fresh_window
 from jaxmodels.models.denoisers.denoiser import InStages, Streams, check_times
 from jaxmodels.models.denoisers.joint_block import JointBlock
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
-from jaxmodels.models.denoisers.text import Text, check_text
+from jaxmodels.models.denoisers.text import Text, abstract_text, check_text
 from jaxmodels.models.denoisers.text_conditioner import ReadText, TextConditioner
 from jaxmodels.models.denoisers.text_projection import TextProjection
 from jaxmodels.models.modules import COMPUTE, Modules, within
@@ -81,6 +81,10 @@ class SD3(InStages):
             )
         check_times(t, batch)
         check_text(condition, batch, self.text.width, self.conditioner.reads(batch))
+
+    def abstract_condition(self, batch: int, tokens: int) -> Text:
+        """See `Stages.abstract_condition`."""
+        return abstract_text(batch, tokens, self.text.width, self.conditioner.reads(batch))
 
     def read(self, params: Params, condition: Text) -> ReadText:
         """condition: a text with `pooled`, all of whose tokens are seen."""

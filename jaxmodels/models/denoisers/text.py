@@ -55,6 +55,17 @@ def check_text(text: object, batch: int, width: int, shapes: dict[str, tuple[int
             raise ValueError(f"condition.{name}: expected {list(shapes[name])}, got {list(given.shape)}")
 
 
+def abstract_text(batch: int, tokens: int, width: int, shapes: dict[str, tuple[int, ...]]) -> Text:
+    """A `Text` of float32 as shapes and dtypes. shapes: as for `check_text`."""
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    beside = {name: array(*shape) for name, shape in shapes.items()}
+    text: Any = Text(tokens=array(batch, tokens, width), **beside)  # type: ignore[arg-type]
+    return text
+
+
 def seen_tokens(text: Text) -> jax.Array:
     """bool[B, T], which tokens are real."""
     return jnp.ones(text.tokens.shape[:2], bool) if text.seen is None else text.seen

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
@@ -92,6 +93,10 @@ class UViT(InStages):
             self.classes.check(condition, x.shape[0])
         elif condition is not None:
             raise ValueError(f"condition: the model has no classes, so that it must be None, got {condition}")
+
+    def abstract_condition(self, batch: int, tokens: int) -> jax.ShapeDtypeStruct | None:
+        """See `Stages.abstract_condition`."""
+        return None if self.classes is None else self.classes.abstract(batch)
 
     def read(self, params: Params, condition: Int[Array, "B"] | None) -> Float[Array, "B D"] | None:
         """The classes' rows."""

@@ -1,0 +1,105 @@
+"""The compiled programs of a denoiser, traced from shapes alone: no weights, no devices.
+
+step is one call of the model, run the whole loop of `Denoise` around such calls. With guidance, as here, both
+call it for two canvases per image.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Sharding
+from jaxtyping import Array, Float
+
+from jaxmodels.checks import whole
+from jaxmodels.decoding.diffusion import Asked, Denoise, Drawn
+from jaxmodels.decoding.diffusion.driver import whole_run
+from jaxmodels.decoding.diffusion.guidance import CFG
+from jaxmodels.decoding.diffusion.samplers import DDIM, FlowMapEuler, Sampler
+from jaxmodels.layers.spec import Params, abstract_params
+from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.models.denoisers.families import DENOISERS
+
+DenoiserProgram = Literal["step", "run"]
+DENOISER_PROGRAMS: tuple[DenoiserProgram, ...] = ("step", "run")
+# Latents in each direction where neither caller nor model says how many.
+USUAL_SIDE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserWorkload:
+    """The shapes that programs are made for.
+
+    Attributes:
+        batch: images.
+        side: height and width of the latents; None for what the model was trained on.
+        text: tokens of a text, in models that read one.
+        steps: of the whole loop.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    batch: int = 1
+    side: int | None = None
+    text: int = 128
+    steps: int = 20
+    dtype: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "text", "steps"):
+            whole(f"DenoiserWorkload: {name}", getattr(self, name), low=1)
+        if self.side is not None:
+            whole("DenoiserWorkload: side", self.side, low=1)
+
+    def canvas(self, denoiser: Denoiser) -> tuple[int, int, int]:
+        """Height, width and channels of the latents."""
+        trained: int = getattr(denoiser, "sample_size", USUAL_SIDE)
+        side = trained if self.side is None else self.side
+        return side, side, denoiser.projections.in_channels
+
+
+def is_denoiser(values: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` holding these values is that of a denoiser."""
+    return values.get("_class_name") in DENOISERS
+
+
+def trace_denoiser(
+    denoiser: Denoiser, workload: DenoiserWorkload, sharding: Sharding | None = None
+) -> dict[DenoiserProgram, jax.stages.Traced]:
+    """The traces of both programs, ready to be lowered for the devices of `sharding`.
+
+    Raises:
+        ValueError: the model takes no latents of the workload's size.
+    """
+    canvas, batch = workload.canvas(denoiser), workload.batch
+
+    def placed(tree: Any) -> Any:
+        if sharding is None:
+            return tree
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+        )
+
+    params = placed(abstract_params(denoiser.spec(), jnp.dtype(workload.dtype)))
+    x = jax.ShapeDtypeStruct((2 * batch, *canvas), jnp.float32)
+    times = (2 * batch,) if denoiser.num_times == 1 else (2 * batch, denoiser.num_times)
+    t = jax.ShapeDtypeStruct(times, jnp.float32)
+    step = placed((x, t, denoiser.abstract_condition(2 * batch, workload.text)))
+    keys: Any = jax.ShapeDtypeStruct((batch,), jax.eval_shape(jax.random.key, 0).dtype)
+    condition = denoiser.abstract_condition(batch, workload.text)
+    asked = placed(Asked(Drawn(keys, canvas), condition, condition))
+    sampler: Sampler = DDIM() if denoiser.num_times == 1 else FlowMapEuler()
+    policy = Denoise(sampler=sampler, steps=workload.steps, guidance=CFG(4.0))
+    tables = placed(policy.prepare(denoiser, asked))
+
+    def call(params: Params, x: Array, t: Array, condition: Any) -> Float[Array, "B H W O"]:
+        return denoiser.denoise(params, x, t, condition).prediction
+
+    return {
+        "step": jax.jit(call).trace(params, *step),
+        "run": whole_run.trace(policy, params, asked, tables, denoiser=denoiser),
+    }
