@@ -28,6 +28,14 @@ CONFIGS = {
     | {"num_cross_attention_heads": 2, "cross_attention_head_dim": 12, "cross_attention_dim": 24}
     | {"caption_channels": 10, "sample_size": 8},
     "SiT": OFFICIAL | {"learn_sigma": False},
+    "ZImageTransformer2DModel": {
+        "in_channels": 4,
+        "dim": 24,
+        "n_layers": 1,
+        "n_refiner_layers": 1,
+        "n_heads": 3,
+    }
+    | {"cap_feat_dim": 10, "axes_dims": [2, 2, 4], "axes_lens": [64, 8, 8]},
     "UViT": {"embed_dim": 24, "num_heads": 3, "depth": 2, "img_size": 8, "patch_size": 2, "num_classes": 11},
 }
 
@@ -63,7 +71,7 @@ def condition_of(name, batch=2):
         return jnp.arange(batch, dtype=jnp.int32)
     rng = np.random.default_rng(0)
     text = Text(tokens=jnp.asarray(rng.standard_normal((batch, 7, 10)), jnp.float32))
-    if name == "SanaTransformer2DModel":
+    if name in ("SanaTransformer2DModel", "ZImageTransformer2DModel"):
         return text
     if name == "PixArtTransformer2DModel":
         return text.replace(resolution=jnp.full((batch, 2), 64.0), aspect_ratio=jnp.ones(batch))

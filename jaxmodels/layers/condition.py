@@ -154,15 +154,18 @@ class AdaptiveNorm:
     """``modulate(norm(x), shift, scale)``: the norm in front of a denoiser's last projection, for example.
 
     Raises:
-        ValueError: `modulation` makes anything but a shift and a scale.
+        ValueError: `modulation` makes anything but a shift and a scale, or a scale alone.
     """
 
     norm: Norm
     modulation: Modulation
 
     def __post_init__(self) -> None:
-        if set(self.modulation.parts) != set(NORM_PARTS):
-            raise ValueError(f"AdaptiveNorm: modulation must make {NORM_PARTS}, got {self.modulation.parts}")
+        if set(self.modulation.parts) not in (set(NORM_PARTS), {"scale"}):
+            raise ValueError(
+                f"AdaptiveNorm: modulation must make {NORM_PARTS}, or a scale alone, got "
+                f"{self.modulation.parts}"
+            )
 
     def spec(self) -> ParamTree:
         return {"norm": self.norm.spec(), "modulation": self.modulation.spec()}
@@ -171,7 +174,10 @@ class AdaptiveNorm:
         self, params: Params, x: Float[Array, "B S D"], condition: Condition
     ) -> Float[Array, "B S D"]:
         made = self.modulation(params["modulation"], condition)
-        return modulate(self.norm(params["norm"], x), made["shift"], made["scale"])
+        normed = self.norm(params["norm"], x)
+        if "shift" not in made:
+            return normed * (1 + made["scale"])
+        return modulate(normed, made["shift"], made["scale"])
 
 
 def _check_parts(parts: tuple[str, ...]) -> None:
@@ -179,14 +185,16 @@ def _check_parts(parts: tuple[str, ...]) -> None:
         raise ValueError(f"parts must have different names, and be at least one, got {parts}")
 
 
-def embed_mlp_spec(d_model: int, d_in: int, *, bias: bool = True) -> ParamTree:
-    """The parameters of `embed_mlp`, with biases or without."""
+def embed_mlp_spec(d_model: int, d_in: int, *, hidden: int | None = None, bias: bool = True) -> ParamTree:
+    """The parameters of `embed_mlp`, with biases or without. hidden: the width between its projections, by
+    default `d_model`."""
+    inside = d_model if hidden is None else hidden
     weights: ParamTree = {
-        "w_in": Param((d_model, d_in), ("embed", None), FanIn(d_in)),
-        "w_out": Param((d_model, d_model), (None, "embed"), FanIn(d_model)),
+        "w_in": Param((inside, d_in), ("embed", None), FanIn(d_in)),
+        "w_out": Param((d_model, inside), (None, "embed"), FanIn(inside)),
     }
     biases: ParamTree = {
-        "b_in": Param((d_model,), ("embed",), ZEROS),
+        "b_in": Param((inside,), ("embed",), ZEROS),
         "b_out": Param((d_model,), (None,), ZEROS),
     }
     return weights | biases if bias else weights

@@ -34,6 +34,7 @@ class TimestepEmbedding:
     Attributes:
         d_model: width of the result.
         features: number of features the time is made of.
+        hidden: the width between the two projections; None for that of the result.
         freq_shift, max_period: see `timestep_features`.
 
     Raises:
@@ -42,6 +43,7 @@ class TimestepEmbedding:
 
     d_model: int
     features: int = 256
+    hidden: int | None = None
     freq_shift: float = 0.0
     max_period: float = 10000.0
 
@@ -55,11 +57,12 @@ class TimestepEmbedding:
             )
 
     def spec(self) -> ParamTree:
-        return embed_mlp_spec(self.d_model, self.features)
+        return embed_mlp_spec(self.d_model, self.features, hidden=self.hidden)
 
     def flops(self) -> int:
         """FLOPs for one time."""
-        return 2 * self.d_model * (self.features + self.d_model)
+        hidden = self.d_model if self.hidden is None else self.hidden
+        return 2 * hidden * (self.features + self.d_model)
 
     def __call__(self, params: Params, t: Num[Array, "..."]) -> Float[Array, "... D"]:
         made = timestep_features(t, self.features, freq_shift=self.freq_shift, max_period=self.max_period)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Num
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.condition import NORM_PARTS, AdaptiveNorm, ProjectedModulation, TableModulation
@@ -67,8 +67,10 @@ def table_norm(d_model: int) -> AdaptiveNorm:
     return AdaptiveNorm(norm=bare_norm(d_model), modulation=made)
 
 
-def placed_window(rope: AxesRope, places: Num[np.ndarray, "1 S A"], batch: int) -> Window:
-    """The window of `batch` rows of tokens at these places, rotated by all of their numbers."""
+def placed_window(rope: AxesRope, places: Any, batch: int) -> Window:
+    """The window of `batch` rows of tokens at these places, rotated by all of their numbers: [1, S, A] of
+    numpy for all rows, or [B, S, A] of a traced program."""
     window = fresh_window(jnp.zeros((batch, places.shape[1]), jnp.int32), mask=BIDIRECTIONAL)
-    turned = rope.at(np.broadcast_to(places, (batch, *places.shape[1:])))
+    broadcast = np.broadcast_to if isinstance(places, np.ndarray) else jnp.broadcast_to
+    turned = rope.at(broadcast(places, (batch, *places.shape[1:])))
     return replace(window, rotations={rope: turned})

@@ -57,6 +57,12 @@ def modulation(ours: str, theirs: str) -> tuple[Weight, ...]:
     return affine(f"{ours}/{{p}}", theirs, "(m d) c -> m d c", "(m d) -> m d")
 
 
+def gated_mlp(ours: str, theirs: str, axes: str | None = None) -> tuple[Weight, ...]:
+    """The rows of a `GatedMLP` without biases, in the names of Llama's own code."""
+    names = (("gate", "w1"), ("up", "w3"), ("down", "w2"))
+    return tuple(Weight(f"{ours}/w_{part}", f"{theirs}{name}.weight", axes) for part, name in names)
+
+
 def ends(patches: str, out: str) -> tuple[Weight, ...]:
     """The rows of the first projection, a convolution in their code, and the last."""
     return (

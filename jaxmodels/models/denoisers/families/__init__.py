@@ -15,6 +15,7 @@ from jaxmodels.models.denoisers.families import (
     sana,
     sd3,
     uvit,
+    z_image,
 )
 
 DENOISERS = ClassRegistry[Denoiser](
@@ -31,6 +32,7 @@ DENOISERS = ClassRegistry[Denoiser](
         sana.FAMILY,
         sd3.FAMILY,
         uvit.FAMILY,
+        z_image.FAMILY,
     ),
     split={
         "Transformer2DModel": (

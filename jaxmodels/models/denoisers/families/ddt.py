@@ -36,9 +36,7 @@ WEIGHTS = (
     Weight("blocks/{i}/mixer/key_norm/scale", BLOCK + "attn.k_norm.weight"),
     *affine("blocks/{i}/mixer/{p}_o", BLOCK + "attn.proj", "d (n h) -> d n h"),
     Weight("blocks/{i}/ffn_norm/scale", BLOCK + "norm2.weight"),
-    Weight("blocks/{i}/ffn/w_gate", BLOCK + "mlp.w1.weight"),
-    Weight("blocks/{i}/ffn/w_up", BLOCK + "mlp.w3.weight"),
-    Weight("blocks/{i}/ffn/w_down", BLOCK + "mlp.w2.weight"),
+    *weight_rows.gated_mlp("blocks/{i}/ffn", BLOCK + "mlp."),
     *weight_rows.modulation("final_norm/modulation", "final_layer.adaLN_modulation.0"),
 )
 

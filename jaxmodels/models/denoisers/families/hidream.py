@@ -39,18 +39,13 @@ def _attention(ours: str, theirs: str, suffix: str = "") -> tuple[Weight, ...]:
     )
 
 
-def _gated(ours: str, theirs: str, axes: str | None = None) -> tuple[Weight, ...]:
-    names = (("gate", "w1"), ("up", "w3"), ("down", "w2"))
-    return tuple(Weight(f"{ours}/w_{part}", f"{theirs}{name}.weight", axes) for part, name in names)
-
-
 def _feed_forward(ours: str, theirs: str) -> tuple[Weight, ...]:
     """The rows of a feed-forward, a mixture or a plain one."""
     return (
         Weight(f"{ours}/router/w", f"{theirs}gate.weight"),
-        *_gated(f"{ours}/experts", f"{theirs}experts.{{e}}.", "f d -> d f"),
-        *_gated(f"{ours}/shared", f"{theirs}shared_experts."),
-        *_gated(ours, theirs),
+        *weight_rows.gated_mlp(f"{ours}/experts", f"{theirs}experts.{{e}}.", "f d -> d f"),
+        *weight_rows.gated_mlp(f"{ours}/shared", f"{theirs}shared_experts."),
+        *weight_rows.gated_mlp(ours, theirs),
     )
 
 
@@ -67,7 +62,7 @@ WEIGHTS = (
     *_attention("blocks/{i}/mixer/stream", DOUBLE + "attn1."),
     *_attention("blocks/{i}/mixer/context", DOUBLE + "attn1.", "_t"),
     *_feed_forward("blocks/{i}/ffn", DOUBLE + "ff_i."),
-    *_gated("blocks/{i}/context_ffn", DOUBLE + "ff_t."),
+    *weight_rows.gated_mlp("blocks/{i}/context_ffn", DOUBLE + "ff_t."),
     *weight_rows.modulation("final_norm/modulation", "final_layer.adaLN_modulation.1"),
 )
 SINGLE_WEIGHTS = (
