@@ -1,6 +1,6 @@
 """What the pipelines of diffusion models share: denoiser, autoencoder, scheduler, encoders of texts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -113,16 +113,32 @@ def prompt_encoder(texts: Mapping[str, Any], number: int = 1) -> PromptEncoder |
     """The text encoder of a number, from 1 on, with its tokenizer; None where it is left out.
 
     Raises:
-        ValueError: one of the two is there and the other is not.
+        ValueError: the encoder is there and its tokenizer is not.
     """
     names = [name + suffix(number) for name in ("text_encoder", "tokenizer")]
     encoder, tokenizer = (texts[name] for name in names)
-    if (encoder is None) != (tokenizer is None):
-        there, missing = names if tokenizer is None else reversed(names)
-        raise ValueError(f"{INDEX_FILE}: {missing!r} is left out, and {there!r} needs it")
     if encoder is None:
         return None
+    if tokenizer is None:
+        raise ValueError(f"{INDEX_FILE}: {names[1]!r} is left out, and {names[0]!r} needs it")
     return PromptEncoder(config=encoder.config, params=encoder.params, tokenizer=tokenizer)
+
+
+def prompt_encoders(texts: Mapping[str, Any], numbers: Sequence[int]) -> tuple[PromptEncoder, ...] | None:
+    """The text encoders of these numbers with their tokenizers; None where all are left out.
+
+    Raises:
+        ValueError: some are there and others are not; see also `prompt_encoder`.
+    """
+    found = {f"text_encoder{suffix(number)}": prompt_encoder(texts, number) for number in numbers}
+    there = [name for name, encoder in found.items() if encoder is not None]
+    missing = [name for name, encoder in found.items() if encoder is None]
+    if there and missing:
+        raise ValueError(
+            f"{INDEX_FILE}: {missing[0]!r} is left out, and prompts are read by it beside {there[0]!r}; "
+            "leave out all, and give encoded texts, or none"
+        )
+    return tuple(encoder for encoder in found.values() if encoder is not None) or None
 
 
 def _with_scale(habits: Habits, notes: Mapping[str, Any]) -> Habits:

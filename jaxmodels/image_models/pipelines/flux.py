@@ -7,7 +7,7 @@ from typing import Any
 from jaxmodels.decoding.diffusion.samplers import FlowEuler, FlowLevels, Sampler
 from jaxmodels.image_models.conditions import Conditions, GivenTexts
 from jaxmodels.image_models.diffusion import Habits
-from jaxmodels.image_models.pipelines.diffusion import diffusion_pipeline, prompt_encoder
+from jaxmodels.image_models.pipelines.diffusion import diffusion_pipeline, prompt_encoders
 from jaxmodels.image_models.prompts.flux import FluxPrompts
 from jaxmodels.image_models.prompts.prompts import Prompts
 
@@ -17,10 +17,10 @@ CANVAS = 128
 
 def conditions(denoiser: Any, texts: Mapping[str, Any]) -> Conditions:
     told = denoiser.conditioner.guided
-    clip, t5 = (prompt_encoder(texts, number) for number in (1, 2))
-    if clip is None or t5 is None:
+    encoders = prompt_encoders(texts, (1, 2))
+    if encoders is None:
         return GivenTexts(tells_strength=told)
-    return Prompts(reader=FluxPrompts(clip=clip, t5=t5), tells_strength=told)
+    return Prompts(reader=FluxPrompts(clip=encoders[0], t5=encoders[1]), tells_strength=told)
 
 
 def habits(denoiser: Any) -> Habits:

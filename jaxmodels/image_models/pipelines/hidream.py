@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxmodels.image_models.conditions import Conditions, GivenTexts
 from jaxmodels.image_models.diffusion import Habits
-from jaxmodels.image_models.pipelines.diffusion import diffusion_pipeline, prompt_encoder
+from jaxmodels.image_models.pipelines.diffusion import diffusion_pipeline, prompt_encoders
 from jaxmodels.image_models.prompts.hidream import HiDreamPrompts
 from jaxmodels.image_models.prompts.prompts import Prompts
 
@@ -19,10 +19,10 @@ CANVAS = 128
 
 
 def conditions(denoiser: Any, texts: Mapping[str, Any]) -> Conditions:
-    encoders = [prompt_encoder(texts, number) for number in (1, 2, 3, 4)]
-    first, second, t5, llama = encoders
-    if first is None or second is None or t5 is None or llama is None:
+    encoders = prompt_encoders(texts, (1, 2, 3, 4))
+    if encoders is None:
         return GivenTexts()
+    first, second, t5, llama = encoders
     layers = 1 + max(denoiser.state_layers)
     return Prompts(reader=HiDreamPrompts(clips=(first, second), t5=t5, llama=llama, layers=layers))
 

@@ -5,16 +5,16 @@ from typing import Any
 
 from jaxmodels.image_models.conditions import Conditions, GivenTexts
 from jaxmodels.image_models.diffusion import Habits
-from jaxmodels.image_models.pipelines.diffusion import diffusion_pipeline, prompt_encoder
+from jaxmodels.image_models.pipelines.diffusion import diffusion_pipeline, prompt_encoder, prompt_encoders
 from jaxmodels.image_models.prompts.prompts import Prompts
 from jaxmodels.image_models.prompts.sd3 import SD3Prompts
 
 
 def conditions(denoiser: Any, texts: Mapping[str, Any]) -> Conditions:
-    first, second, third = (prompt_encoder(texts, number) for number in (1, 2, 3))
-    if first is None or second is None:
+    clips, t5 = prompt_encoders(texts, (1, 2)), prompt_encoder(texts, 3)
+    if clips is None:
         return GivenTexts()
-    return Prompts(reader=SD3Prompts(clips=(first, second), t5=third, width=denoiser.text.width))
+    return Prompts(reader=SD3Prompts(clips=(clips[0], clips[1]), t5=t5, width=denoiser.text.width))
 
 
 PIPELINE = diffusion_pipeline(

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Int
 
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.decoding.programs import bounded_jit
-from jaxmodels.image_models.prompts.tokens import longest, padded
+from jaxmodels.image_models.prompts.tokens import Tokens, longest, padded
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.text_encoders.encoded import Encoded, EncodesText
 
@@ -47,14 +47,25 @@ class PromptEncoder:
             states: which of `Encoded.states` are given, counted as a tuple's; -2 is the last but one.
             pad_id: see `padded`.
         """
-        tokens = padded(self.tokenizer, prompts, length, pad_id)
+        tokens = self._tokens(prompts, length, pad_id)
         ids, seen = jnp.asarray(tokens.ids), jnp.asarray(tokens.seen)
         return _encode(self.params, ids, seen, config=self.config, states=states), seen
 
     def encode_whole(self, prompts: Sequence[str], length: int, *, states: tuple[int, ...] = ()) -> Encoded:
         """Prompts whose padding is looked at as if it were text, as some pipelines have it."""
-        tokens = padded(self.tokenizer, prompts, length)
+        tokens = self._tokens(prompts, length, None)
         return _encode(self.params, jnp.asarray(tokens.ids), None, config=self.config, states=states)
+
+    def _tokens(self, prompts: Sequence[str], length: int, pad_id: int | None) -> Tokens:
+        """Raises ValueError where the encoder has no embedding of a token: they are of different models."""
+        tokens = padded(self.tokenizer, prompts, length, pad_id)
+        highest = int(tokens.ids.max())
+        if highest >= self.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer gives the token {highest}, and the text encoder has embeddings of "
+                f"{self.config.vocab_size} tokens (vocab_size)"
+            )
+        return tokens
 
 
 @bounded_jit(static_argnames=("config", "states"))

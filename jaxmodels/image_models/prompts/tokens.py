@@ -1,5 +1,6 @@
 """Prompts as token ids of one length, cut and padded as `transformers` does it."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from jaxmodels.checkpoints.files import parse_json_object
 from jaxmodels.checkpoints.special_tokens import CONFIG_FILE
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checkpoints.tokenizer_limits import backend_failures
+from jaxmodels.checks import shown
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Tokens:
 def padded(tokenizer: Tokenizer, prompts: Sequence[str], length: int, pad_id: int | None = None) -> Tokens:
     """Prompts with the special tokens around them, cut to `length` tokens and padded to it.
 
-    What is too long loses its last tokens, and keeps the special ones. Padding stands where the tokenizer's
-    configuration says, on the right by default.
+    What is too long loses its last tokens, of which a warning tells, and keeps the special ones. Padding
+    stands where the tokenizer's configuration says, on the right by default.
 
     Args:
         tokenizer: the text encoder's.
@@ -54,6 +56,12 @@ def padded(tokenizer: Tokenizer, prompts: Sequence[str], length: int, pad_id: in
     for row, prompt in enumerate(prompts):
         with backend_failures("the tokenizer cannot encode this prompt"):
             found = backend.encode(prompt, add_special_tokens=False)
+            if len(found.ids) > room:
+                warnings.warn(
+                    f"a prompt has {len(found.ids)} tokens, of which the text encoder reads the first {room}"
+                    f": {shown(prompt)}",
+                    stacklevel=2,
+                )
             found.truncate(room)
             tokens = backend.post_process(found).ids
         place = slice(length - len(tokens), length) if left else slice(len(tokens))

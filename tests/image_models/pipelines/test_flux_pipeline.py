@@ -39,6 +39,16 @@ def test_files_are_written_as_they_were_read(saved, tmp_path):
     assert_written_alike(directory, tmp_path / "again")
 
 
+def test_a_text_encoder_that_is_missing_beside_another_is_named(saved, tmp_path):
+    _, directory = saved
+    jm.save(jm.load(directory), tmp_path / "again")
+    file = tmp_path / "again" / "model_index.json"
+    index = json.loads(file.read_text())
+    file.write_text(json.dumps(index | {"text_encoder_2": [None, None]}))
+    with pytest.raises((CheckpointError, ValueError), match=r"'text_encoder_2' is left out, .* beside 't"):
+        jm.load(tmp_path / "again", verify=False)
+
+
 def test_a_scheduler_of_another_kind_is_refused(saved, tmp_path):
     _, directory = saved
     jm.save(jm.load(directory), tmp_path / "again")

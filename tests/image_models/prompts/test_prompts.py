@@ -239,6 +239,14 @@ def test_texts_are_taken_as_they_are_and_anything_else_is_refused():
             conditions.rows(asked, TOLD)
 
 
+def test_tokens_that_the_encoder_does_not_know_are_refused(ours):
+    words = clip_tokenizer()
+    one = ours(clip(words), words)
+    fewer = replace(one, config=replace(one.config, vocab_size=500))
+    with pytest.raises(ValueError, match=r"gives the token 555, .* embeddings of 500 tokens \(vocab_size\)"):
+        fewer.encode_whole(["a cat"], 8)
+
+
 def test_encoders_that_do_not_fit_the_denoiser_are_refused(ours):
     words = clip_tokenizer()
     one = ours(clip(words, 12, projection=7), words)

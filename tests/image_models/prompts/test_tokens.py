@@ -41,6 +41,12 @@ def test_vocabularies_of_clip_need_no_transformers(tmp_path, monkeypatch):
     np.testing.assert_array_equal(padded(ours, PROMPTS, 40).ids, wanted["input_ids"])
 
 
+def test_what_is_cut_off_is_told(tmp_path):
+    clip_tokenizer().save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"has 5 tokens, of which .* reads the first 3: 'a Cat on"):
+        padded(Tokenizer.load(tmp_path), ["a Cat on the mat", "a"], 5)
+
+
 def test_lengths_without_room_are_refused(tmp_path):
     clip_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="length=1 has no room for the tokens around a prompt, 2"):
