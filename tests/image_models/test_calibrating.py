@@ -1,0 +1,37 @@
+"""Calibrated models draw with caches by name, and keep their calibrations when they are saved."""
+
+import numpy as np
+import pytest
+from denoiser_models import CONFIGS
+from diffusion_models import dit_model
+from model_helpers import random_params
+
+import jaxmodels
+from jaxmodels.decoding.diffusion.caches.harmonica_training import RouterTraining
+from jaxmodels.image_models.calibrating import with_ratios, with_router, with_shared_encoder
+from jaxmodels.models.denoisers.families import DENOISERS
+
+
+def test_a_calibrated_model_draws_by_name_and_is_saved_with_it(tmp_path):
+    model = with_ratios(dit_model(autoencoder=None), [1, 2], 4)
+    model = with_router(model, [1, 2], 4, RouterTraining(runs=2, refresh=2))
+    ratios, router = model.calibrations["magcache"], model.calibrations["harmonica"]
+    assert ratios.shape == (4,) and ratios[0] == 1 and np.ptp(ratios) > 0
+    assert router.shape == (4, len(model.denoiser.module_names()))
+    jaxmodels.save(model, tmp_path / "saved")
+    again = jaxmodels.load(tmp_path / "saved")
+    for cache in ("magcache", "harmonica"):
+        images = [each.generate([3], 4, guidance=3.0, cache=cache).latents for each in (model, again)]
+        np.testing.assert_array_equal(*images)
+    with pytest.raises(ValueError, match="router: it is made for 4 steps, but the run has 5 calls"):
+        again.generate([3], 5, cache="harmonica")
+
+
+def test_the_mask_of_a_shared_encoder():
+    denoiser = DENOISERS.read({**CONFIGS["DDT"], "_class_name": "DDT", "num_classes": 10})
+    params = random_params(denoiser.spec())
+    ddt = dit_model(autoencoder=None, pipeline="DDTPipeline", denoiser=denoiser, params=params)
+    model = with_shared_encoder(ddt, [1, 2], 4, computed=2)
+    assert model.calibrations["encoder-sharing"].sum() == 2
+    blocks = model.generate([3], 4, cache="encoder-sharing").blocks
+    np.testing.assert_array_equal(blocks == denoiser.num_blocks, model.calibrations["encoder-sharing"])
