@@ -8,6 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from jaxmodels.decoding import masked
+from jaxmodels.decoding.diffusion import guidance
+from jaxmodels.image_models.cache_names import CACHES
+from jaxmodels.image_models.pipelines import PIPELINES
+from jaxmodels.image_models.sampler_names import SAMPLERS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -62,3 +66,28 @@ def test_the_page_on_masked_generation_names_every_policy_and_runs(capsys):
     for block in blocks:
         exec(compile(block, "masked_generation.md", "exec"), names)
     assert capsys.readouterr().out.splitlines()[-1] == "2.0"
+
+
+def names_in(page, head):
+    """What stands in the first column of the table with this head, without its quotes."""
+    table = page.split(f"\n| {head} |", 1)[1].split("\n\n", 1)[0]
+    return re.findall(r"`([^`]+)`", " ".join(line.split("|")[1] for line in table.splitlines()[2:]))
+
+
+def test_the_page_on_diffusion_names_what_there_is_and_runs():
+    page = (ROOT / "docs" / "diffusion.md").read_text("utf-8")
+    for head, known in (("class", PIPELINES), ("name", SAMPLERS)):
+        assert sorted(names_in(page, head)) == sorted(known)
+    caches = page[page.index("## Caches") :]
+    assert names_in(caches, "name") == list(CACHES)
+    for name, named in SAMPLERS.items():
+        classes = {kind.__name__ for kind in (named.of_betas, named.of_flow) if kind is not None}
+        row = re.search(rf"^\| `{re.escape(name)}` \|.*$", page, re.MULTILINE).group()
+        assert set(re.findall(r"`([^`]+)`", row)) == classes | {name}
+    for name in guidance.__all__:
+        if not name.endswith(("Guidance", "Outputs")):
+            assert f"`{name}" in page, name
+    names = {}
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "diffusion.md", "exec"), names)
+    assert names["made"].pixels.shape == (3, 16, 16, 1) and len(names["made"].blocks) == 20
