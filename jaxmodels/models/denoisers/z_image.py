@@ -19,7 +19,7 @@ from jaxmodels.models.denoisers.denoiser import InStages, Streams, check_times
 from jaxmodels.models.denoisers.parts import placed_window
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.denoisers.sandwich_block import SandwichBlock
-from jaxmodels.models.denoisers.text import Text, check_text, seen_tokens
+from jaxmodels.models.denoisers.text import Text, abstract_text, check_text, seen_tokens
 from jaxmodels.models.denoisers.text_projection import TextProjection
 from jaxmodels.models.modules import COMPUTE, Modules, within
 
@@ -116,6 +116,11 @@ class ZImage(InStages):
                 f"x and condition.tokens: {grid[0]} x {grid[1]} patches behind {size} tokens, but the model "
                 f"has positions for {most[1]} x {most[2]} behind {most[0] - 2}"
             )
+
+    def abstract_condition(self, batch: int, tokens: int) -> Text:
+        """See `Stages.abstract_condition`."""
+        text = abstract_text(batch, tokens, self.text.width, {})
+        return replace(text, seen=jax.ShapeDtypeStruct((batch, tokens), bool))
 
     def read(self, params: Params, condition: Text) -> ReadCaption:
         """condition: a text, with `seen` or without; its real tokens come first."""
