@@ -39,6 +39,7 @@ BENCHMARKS = (
     ("tpu_programs",),
     ("bits_per_byte", "tiny-mamba2", "tiny-qwen3", "tiny-hybrid-moe", "tiny-llada"),
     ("digits",),
+    ("digit_judges",),
     ("diffusion_caches",),
     ("diffusion",),
 )
