@@ -42,6 +42,7 @@ BENCHMARKS = (
     ("digit_judges",),
     ("diffusion_caches",),
     ("diffusion",),
+    ("next_scale",),
 )
 
 

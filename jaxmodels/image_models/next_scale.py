@@ -22,6 +22,8 @@ from jaxmodels.models.next_scale.var import VAR
 
 # The class that a `model_index.json` of these models names.
 PIPELINE_NAME = "VARPipeline"
+# What stands in pictures of which nothing is drawn yet: half way between black and white.
+_GREY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +99,11 @@ class NextScaleImageModel:
             ValueError: a class, size or number of steps that the model does not have.
         """
         if progress is not None:
-            for last in self.stream(
-                class_ids, steps, size=size, sampler=sampler, guidance=guidance, seed=seed
-            ):
-                progress(last.calls, len(self.model.sides))
+            watched = self.stream(class_ids, steps, size=size, sampler=sampler, guidance=guidance, seed=seed)
+            last = next(watched)
+            for images in watched:
+                progress(images.calls, len(self.model.sides))
+                last = images
             return last
         began = time.perf_counter()
         classes, keys = self._plan(class_ids, steps, size, seed)
@@ -125,8 +128,8 @@ class NextScaleImageModel:
         guidance: float | None = None,
         seed: int = 0,
     ) -> Iterator[Images]:
-        """The images of `generate` behind each scale; the last are those it gives. Codes of scales that are
-        not drawn yet are -1.
+        """The images of `generate` before the first scale, which are grey, and behind each; the last are
+        those it gives. Codes of scales that are not drawn yet are -1.
 
         Raises:
             ValueError: as `generate`.
@@ -137,6 +140,8 @@ class NextScaleImageModel:
         parts = {"model": self.model, "autoencoder": self.autoencoder}
         drawing = begin(self.params, classes, keys, rule, **parts)
         codes = np.full((len(classes), sum(self.model.sizes)), -1, np.int32)
+        shape = (len(classes), self.size, self.size, self.autoencoder.image_channels)
+        yield self._images(np.full(shape, _GREY), codes.copy(), 0, began)
         for scale, count in enumerate(self.model.sizes):
             drawing, drawn = draw_scale(
                 self.params, self.autoencoder_params, drawing, rule, **parts, scale=scale

@@ -29,14 +29,15 @@ class GSJacobi:
     exact once those before it are, so that a segment of n tokens is found after n passes at the latest; it is
     left as soon as a pass changes it by no more than `tolerance`. What was found of a segment stays as
     history of the next. Source: Liu et al. 2025 (https://arxiv.org/abs/2505.12849) and its code, which cuts
-    tokens at 3, whether or not images have such, and lists steps in the order in which they run backwards.
+    tokens at 3, whether or not images have such, measures the change over all images together, and lists
+    steps in the order in which they run backwards.
 
     Attributes:
         segments: of each step of the flow, the first next to the images, in how many equal parts its tokens
             are found; 1 for all at once, 0 for one token after the other. One number stands for all steps.
         guesses: of each step, what tokens are taken for at first; one stands for all steps.
         passes: most passes for a segment; None for as many as make it exact.
-        tolerance: of the length of what a pass changes, for each image and each number of a token.
+        tolerance: of the length of what a pass changes in an image, for each number of a token.
         bound: tokens are cut to this distance from 0, so that a wrong guess does not overflow.
 
     Raises:
@@ -113,8 +114,8 @@ class GSJacobi:
             shown = jnp.concatenate([known, found[:, :-1]], axis=1)
             log_scale, shift, window = reader.read(shown, first, histories)
             again = jnp.clip(noise * jnp.exp(log_scale) + shift, -self.bound, self.bound)
-            moved = jnp.linalg.norm((again - found) * counts) / (z.shape[0] * z.shape[2])
-            is_found = moved <= self.tolerance
+            moved = jnp.linalg.norm((again - found) * counts, axis=(1, 2)) / z.shape[2]
+            is_found = (moved <= self.tolerance).all()
             is_last = is_found | (taken + 1 >= most)
             return again, reader.settle(window, jnp.where(is_last, size, 0)), taken + 1, is_found
 
