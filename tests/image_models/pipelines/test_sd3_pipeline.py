@@ -11,7 +11,13 @@ from jaxmodels.decoding.diffusion.noise import Injected
 START = noise(2, 8, 12, 4)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["with-t5", "without-t5"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(True, id="with-t5"),
+        pytest.param(False, id="without-t5", marks=pytest.mark.sweep),
+    ],
+)
 def saved(request, tmp_path_factory):
     theirs, directory = sd3(with_t5=request.param), tmp_path_factory.mktemp("sd3")
     theirs.save_pretrained(directory)
@@ -28,6 +34,7 @@ def test_images_are_those_of_diffusers(saved):
     np.testing.assert_allclose(model.generate(PROMPTS, 4, **options).pixels, wanted, atol=1e-3)
 
 
+@pytest.mark.sweep
 def test_images_without_guidance_are_those_of_diffusers(saved):
     theirs, directory = saved
     wanted = drawn(theirs, channels_first(START), steps=3, guidance_scale=1.0)
