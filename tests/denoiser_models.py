@@ -79,3 +79,12 @@ def condition_of(name, batch=2):
     if name == "HiDreamImageTransformer2DModel":
         return text.replace(states=jnp.asarray(rng.standard_normal((batch, 3, 5, 6)), jnp.float32))
     return text
+
+
+# Whole loops of these are run in every run of the tests, those of the others in the sweep.
+ESSENTIAL = ("DiTTransformer2DModel", "FlowMapDiT", "SD3Transformer2DModel")
+
+
+def by_tier():
+    """The names as parameters of a test, in their tiers."""
+    return [pytest.param(n, marks=() if n in ESSENTIAL else pytest.mark.sweep) for n in CONFIGS]

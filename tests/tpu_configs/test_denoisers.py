@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 from aot_process import COMPILING, needs_libtpu, run_aot
-from denoiser_models import CONFIGS
+from denoiser_models import CONFIGS, by_tier
 from tpu_model_configs import TOPOLOGIES
 
 from jaxmodels.models.denoisers.families import denoiser_from_config
@@ -65,7 +65,7 @@ def test_so_it_does_those_of_every_denoiser(tmp_path):
         assert_sound(report)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", by_tier())
 def test_programs_are_traced_from_shapes(name):
     traced = trace_denoiser(denoiser(name), DenoiserWorkload(batch=3, side=8, text=5, steps=2))
     assert tuple(traced) == DENOISER_PROGRAMS

@@ -127,8 +127,8 @@ class Run:
         """Waits for the run. Raises `NotFinite` where a call, of so many, gave numbers that are none."""
         if (broken := int(self.broken)) >= 0:
             raise NotFinite(
-                f"latents are not finite behind call {broken + 1} of {of} of the model: look for a class "
-                "that it does not have, parameters that are NaN, or a sampler for another kind of prediction"
+                f"latents are not finite behind call {broken + 1} of {of} of the model: look for "
+                "parameters or noise that are not, or a sampler for another kind of prediction"
             )
 
 

@@ -72,11 +72,11 @@ def test_cfg_plus_plus_takes_guided_data_and_unconditional_noise(kind):
     np.testing.assert_allclose(found.clean(), plain.clean(), atol=1e-5)
     np.testing.assert_allclose(found.noise(), seen.read(seen.unconditional).noise(), atol=1e-5)
     np.testing.assert_array_equal(found.extra(), seen.conditional[..., 4:])
-    row = jax.tree.map(lambda table: jnp.float32(table[2]), PLAN.rows)
+    row = jax.tree.map(lambda table: jnp.asarray(table[2], jnp.float32), PLAN.rows)
     if kind is Prediction.EPSILON:  # the update of the paper
         noise = seen.conditional[..., :4] * 0.6 + seen.unconditional[..., :4] * 0.4
-        wanted = row.clean * (seen.x - seen.sigma * noise) / seen.alpha
-        wanted += row.noise * seen.unconditional[..., :4]
+        clean = (seen.x - seen.sigma * noise) / seen.alpha
+        wanted = PLAN.alpha[3] * clean + PLAN.sigma[3] * seen.unconditional[..., :4]
         np.testing.assert_allclose(DDIM().step(found, row, (), None)[0], wanted, atol=1e-5)
 
 
