@@ -64,6 +64,14 @@ def test_a_diffusion_model_goes_by_its_options(run, diffusion, tmp_path):
     assert np.asarray(Image.open(strip)).shape == (18 * 6 + 16 * 6, 3 * 18 * 6 + 16 * 6, 3)
 
 
+def test_the_bundled_model_draws_with_the_cache_that_it_is_calibrated_for(run, tmp_path):
+    asked = ["--class", 3, "--steps", 12, "--sampler", "dpm++", "--cache", "magcache"]
+    result = run("generate", "--model", "tiny-dit", *asked, "--grid", tmp_path / "a.png")
+    assert "1 images in 12 steps" in result.stderr
+    made = jm.load("tiny-dit").generate([3], 12, sampler="dpm++", cache="magcache")
+    assert 0 in made.blocks and made.blocks[0] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
