@@ -130,7 +130,7 @@ def write_scheduler(sampler: Sampler) -> dict[str, Any]:
             f"a sampler of class {type(sampler).__name__} has no scheduler class; those that have one are: "
             f"{', '.join(kinds)}"
         )
-    lost = []
+    lost: dict[str, list[str]] = {}
     for scheduler in candidates:
         values: dict[str, Any] = {"_class_name": scheduler.name}
         for name, keys_of in scheduler.fields.items():
@@ -138,8 +138,9 @@ def write_scheduler(sampler: Sampler) -> dict[str, Any]:
         again = read_scheduler(values)
         if again == sampler:
             return values
-        lost = _different(sampler, again)
-    raise ConfigError(f"{candidates[-1].name} cannot express this sampler: {', '.join(lost)} would be lost")
+        lost[scheduler.name] = _different(sampler, again)
+    nearest = min(lost, key=lambda name: len(lost[name]))
+    raise ConfigError(f"{nearest} cannot express this sampler: {', '.join(lost[nearest])} would be lost")
 
 
 def scheduler_class(sampler: Sampler) -> tuple[str, str]:

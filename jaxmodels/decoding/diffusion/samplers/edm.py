@@ -91,10 +91,20 @@ class EDMDPMPP(Multistep):
     Attributes:
         schedule: the noise levels.
         prediction: what the model's output is; `diffusers` calls EDM's own "epsilon".
+
+    Raises:
+        ValueError: third order with fresh noise, which `diffusers` fails at, or what `Multistep` raises.
     """
 
     schedule: EDMSchedule = field(default_factory=EDMSchedule)
     prediction: Prediction = Prediction.EDM
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order > 2 and self.fresh_noise:
+            raise ValueError(
+                f"fresh_noise=True goes with an order of 1 or 2 over EDM's levels, got {self.order}"
+            )
 
     def plan(self, steps: int, tokens: int = 0) -> Plan:
         sigmas = self.schedule.sigmas(steps)

@@ -27,10 +27,11 @@ class Euler(FirstOrder):
         offset: added to the times of leading spacing.
         grid: where the noise levels lie, None for at the times of `spacing`.
         ends_clean: whether the last step ends at clean data; else at the noise of the first training step.
-        log_times: whether the model is shown ``log(sigma) / 4`` in place of training times.
+        log_times: whether the model, which predicts a velocity, is shown ``log(sigma) / 4`` in place of
+            training times.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: a number outside its range, or `log_times` for a model that predicts something else.
     """
 
     noise: Betas = field(default_factory=Betas)
@@ -43,6 +44,11 @@ class Euler(FirstOrder):
 
     def __post_init__(self) -> None:
         whole("offset", self.offset)
+        if self.log_times and self.prediction is not Prediction.V:
+            raise ValueError(
+                f"log_times=True (timestep_type 'continuous') needs prediction {Prediction.V.value!r}, got "
+                f"{self.prediction.value!r}"
+            )
 
     def plan(self, steps: int, tokens: int = 0) -> Plan:
         trained = self.noise.sigmas
