@@ -64,7 +64,8 @@ class FasterCacheState:
 
 @dataclass(frozen=True, eq=False)
 class FasterCache:
-    """A `StepCache` for guided runs (https://arxiv.org/abs/2410.19355), as `FasterCacheConfig` of `diffusers`.
+    """A `StepCache` for guided runs (https://arxiv.org/abs/2410.19355), as `FasterCacheConfig` of
+    `diffusers`.
 
     The prediction without a condition is computed in one step of every few. In the others it is the one with
     it and their difference of then, whose low and high frequencies grow from step to step; every second one
