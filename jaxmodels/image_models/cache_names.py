@@ -9,6 +9,7 @@ from jaxmodels.checks import shown
 from jaxmodels.decoding.diffusion.caches.cache import NoCache, StepCache
 from jaxmodels.decoding.diffusion.caches.dbcache import DBCache
 from jaxmodels.decoding.diffusion.caches.encoder_sharing import EncoderSharing, even_mask
+from jaxmodels.decoding.diffusion.caches.fastercache import FasterCache
 from jaxmodels.decoding.diffusion.caches.first_block import FirstBlock
 from jaxmodels.decoding.diffusion.caches.fora import FORA
 from jaxmodels.decoding.diffusion.caches.harmonica import HarmoniCa
@@ -63,6 +64,7 @@ CACHES: Mapping[str, Callable[[CachedRun], StepCache]] = {
     "cache-dit": lambda run: PublishedMask(),
     "dbcache": _dbcache,
     "encoder-sharing": _encoder_sharing,
+    "fastercache": lambda run: FasterCache(),
     "first-block": lambda run: FirstBlock(),
     "fora": lambda run: FORA(),
     "harmonica": lambda run: HarmoniCa(run.calibration("harmonica")),
