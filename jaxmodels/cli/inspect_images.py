@@ -53,7 +53,7 @@ def describe_images(directory: Path, context: int) -> dict[str, Any]:
         side = getattr(denoiser, "sample_size", USUAL_SIDE)
         return {"config": str(directory), "denoiser": describe_denoiser(denoiser, side, context)}
     model, parts = outline_pipeline(PIPELINES, directory)
-    kinds = PIPELINES[model.pipeline].components
+    kinds = {**PIPELINES[model.pipeline].components, **PIPELINES[model.pipeline].beside}
     report: dict[str, Any] = {
         "config": str(directory / INDEX_FILE),
         "pipeline": model.pipeline,

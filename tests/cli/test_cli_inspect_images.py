@@ -54,6 +54,16 @@ def test_a_pipeline_is_shown_with_its_components(run):
     assert "MaskGITPipeline" in run("inspect", "tiny-maskgit").stdout
 
 
+def test_a_diffusion_model_is_shown_with_its_sampler_and_calibrations(run):
+    report = json.loads(run("inspect", "tiny-dit", "--json").stdout)
+    model = jm.load("tiny-dit")
+    parts = {name: part["class"] for name, part in report["components"].items()}
+    assert parts["scheduler"] == "DDIMScheduler" and parts["step_caches.json"] == "Calibrations"
+    assert report["run"] == {"steps": model.habits.steps, "guidance": model.habits.guidance}
+    assert report["denoiser"]["canvas"]["side"] == model.canvas
+    assert "DDIM(" in run("inspect", "tiny-dit").stdout
+
+
 def test_texts_are_not_shown_to_image_models(run):
     told = run("inspect", "tiny-maskgit", "--text", "a", code=2).stderr
     assert "'tiny-maskgit' is an image model: --text, --file and --plot are of language models" in told
