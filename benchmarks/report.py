@@ -38,6 +38,7 @@ ORDER = (
     "bits_per_byte",
     "digits",
     "diffusion",
+    "diffusion_caches",
 )
 
 INTRODUCTION = """\
