@@ -37,6 +37,7 @@ ORDER = (
     "tpu_programs",
     "bits_per_byte",
     "digits",
+    "digit_judges",
     "diffusion",
     "diffusion_caches",
 )
