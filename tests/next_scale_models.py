@@ -35,6 +35,8 @@ VAR = {
     "num_heads": HEADS,
     "attn_l2_norm": True,
 }
+# Mamba-2 has heads of 64 in it.
+MVAR = VAR | {"_class_name": "MVAR", "embed_dim": 64, "num_heads": 4}
 
 
 def codes_model(seed=0, **changes):
@@ -45,9 +47,9 @@ def codes_model(seed=0, **changes):
     return config, params
 
 
-def scale_model(seed=0, **changes):
+def scale_model(seed=0, published=VAR, **changes):
     """The network and random parameters, without a bias of keys as published."""
-    config = NEXT_SCALE_MODELS.read(VAR | changes)
+    config = NEXT_SCALE_MODELS.read(published | changes)
     params = random_params(config.spec(), seed)
     for block in params["blocks"].values():
         block["mixer"]["b_k"] = jnp.zeros_like(block["mixer"]["b_k"])

@@ -1,4 +1,5 @@
-"""VAR and its codes over published tensors, in torch: written from the papers' rules, not from our layers.
+"""VAR, M-VAR and their codes over published tensors, in torch: written from the papers' rules, not from our
+layers. Mamba-2 is that of `transformers`.
 
 `state` is a dict of torch tensors under the names of the published files.
 """
@@ -8,6 +9,7 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers.models.mamba2.modeling_mamba2 import Mamba2Config, Mamba2Mixer
 
 
 def refined(state, h, scale, scales, convolutions=4):
@@ -101,11 +103,55 @@ class Transformer:
             factor = 1.0
             q = F.normalize(q, dim=-1) * state[f"{name}scale_mul_1H11"].clamp_max(math.log(100)).exp()
             k = F.normalize(k, dim=-1)
+        k, v = self.seen(i, k, v)
+        out = F.scaled_dot_product_attention(q, k, v, scale=factor).transpose(1, 2).flatten(2)
+        return F.linear(out, state[f"{name}proj.weight"], state[f"{name}proj.bias"])
+
+    def seen(self, i, k, v):
+        """The keys and values that a block's queries see, those of the scale included."""
         if self.kept[i] is not None:
             k, v = (torch.cat([old, new], 2) for old, new in zip(self.kept[i], (k, v), strict=True))
         self.kept[i] = (k, v)
-        out = F.scaled_dot_product_attention(q, k, v, scale=factor).transpose(1, 2).flatten(2)
-        return F.linear(out, state[f"{name}proj.weight"], state[f"{name}proj.bias"])
+        return k, v
+
+
+class DecoupledTransformer(Transformer):
+    """M-VAR's network: attention sees its scale alone, and Mamba-2 runs again over what each block was shown
+    of all scales so far."""
+
+    def seen(self, i, k, v):
+        return k, v
+
+    def block(self, i, x, condition):
+        state, name = self.state, f"blocks.{i}."
+        made = F.linear(F.silu(condition), state[f"{name}ada_lin.1.weight"], state[f"{name}ada_lin.1.bias"])
+        gates, by, to = made.reshape(len(x), 3, 3, 1, -1).unbind(1)
+        x = x + gates[:, 0] * self.attention(i, self.norm(x) * (1 + by[:, 0]) + to[:, 0])
+        self.kept[i] = x if self.kept[i] is None else torch.cat([self.kept[i], x], 1)
+        across = self.mamba(i, self.norm(self.kept[i]) * (1 + by[:, 1]) + to[:, 1])
+        x = x + gates[:, 1] * across[:, -x.shape[1] :]
+        y = self.norm(x) * (1 + by[:, 2]) + to[:, 2]
+        y = F.linear(y, state[f"{name}ffn.fc1.weight"], state[f"{name}ffn.fc1.bias"])
+        y = F.gelu(y, approximate="tanh")
+        return x + gates[:, 2] * F.linear(y, state[f"{name}ffn.fc2.weight"], state[f"{name}ffn.fc2.bias"])
+
+    def mamba(self, i, x):
+        name, width = f"blocks.{i}.mamba.", x.shape[-1]
+        config = Mamba2Config(
+            hidden_size=width, expand=2, num_heads=2 * width // 64, head_dim=64, state_size=64, n_groups=1,
+            conv_kernel=4, chunk_size=16, layer_norm_epsilon=1e-5,
+        )  # fmt: skip
+        mixer = Mamba2Mixer(config, 0)
+        own = {key.removeprefix(name): value for key, value in self.state.items() if key.startswith(name)}
+        mixer.load_state_dict(own, strict=True)
+        with torch.no_grad():
+            return mixer(x)
+
+
+def network_of(state, sides, heads, cosine=True):
+    """The network that the tensors belong to."""
+    decoupled = any(".mamba." in name for name in state)
+    return (DecoupledTransformer if decoupled else Transformer)(state, sides, heads, cosine)
 
 
 def drawn(state, codes_state, sides, heads, classes, guidance, cosine=True):
@@ -113,7 +159,7 @@ def drawn(state, codes_state, sides, heads, classes, guidance, cosine=True):
     none = state["class_emb.weight"].shape[0] - 1
     rows = torch.cat([classes, torch.full_like(classes, none)])
     condition = state["class_emb.weight"][rows]
-    network, codes, latents = Transformer(state, sides, heads, cosine), [], 0.0
+    network, codes, latents = network_of(state, sides, heads, cosine), [], 0.0
     for scale, side in enumerate(sides):
         shown = reduced(latents, side).repeat(2, 1, 1) if scale else None
         logits = network.scale(scale, condition, shown)

@@ -6,7 +6,7 @@ import numpy as np
 import published_next_scale as published
 import pytest
 import torch
-from next_scale_models import HEADS, SIDES, as_torch, codes_model, scale_model
+from next_scale_models import MVAR, SIDES, VAR, as_torch, codes_model, scale_model
 from next_scale_models import published as tensors_of
 
 from jaxmodels.checkpoints.diffusers import save_autoencoder, save_next_scale_model
@@ -28,15 +28,19 @@ def keys():
     return jax.random.split(jax.random.key(0), 3)
 
 
-def test_guided_codes_are_those_of_the_published_loop(models, keys, tmp_path):
-    params, codes_params, parts = models
+@pytest.mark.parametrize("layout", [VAR, pytest.param(MVAR, marks=pytest.mark.sweep)], ids=["VAR", "MVAR"])
+def test_guided_codes_are_those_of_the_published_loop(models, layout, keys, tmp_path):
+    _, codes_params, parts = models
+    model, params = scale_model(published=layout, depth=1)
+    parts = parts | {"model": model}
     rule = NextScale(sampler=Greedy(), guidance=1.7)
     codes, pixels = draw(params, codes_params, CLASSES, keys, rule, **parts)
 
-    state = tensors_of(save_next_scale_model, parts["model"], params, tmp_path / "var")
+    state = tensors_of(save_next_scale_model, model, params, tmp_path / "var")
     codes_state = tensors_of(save_autoencoder, parts["autoencoder"], codes_params, tmp_path / "vae")
     classes = torch.tensor(np.asarray(CLASSES))
-    expected, latents = published.drawn(state, codes_state, SIDES, HEADS, classes, 1.7)
+    heads = model.blocks[0].mixer.num_heads
+    expected, latents = published.drawn(state, codes_state, SIDES, heads, classes, 1.7)
     np.testing.assert_array_equal(codes, expected.numpy())
     decoded = parts["autoencoder"].decode(codes_params, jnp.asarray(latents.permute(0, 2, 3, 1).numpy()))
     np.testing.assert_allclose(pixels, np.clip(decoded / 2 + 0.5, 0, 1), atol=1e-5)
