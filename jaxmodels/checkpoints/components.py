@@ -84,8 +84,8 @@ class Component:
     name: Callable[[Any], tuple[str, str]]
 
 
-def _registered(registry: ClassRegistry[Any], library: str = "diffusers") -> Component:
-    """A model of a class that a registry knows, as a `Part`. library: that has the class."""
+def _registered(registry: ClassRegistry[Any]) -> Component:
+    """A model of a class that a registry knows, as a `Part`."""
 
     def read(folder: Path, reading: Reading) -> Part:
         return Part(*load_registered(registry, folder, reading.dtype, reading.progress))
@@ -96,7 +96,11 @@ def _registered(registry: ClassRegistry[Any], library: str = "diffusers") -> Com
     def write(part: Part, folder: Path, writing: Writing) -> None:
         save_registered(registry, part.config, part.params, folder, writing.max_shard_bytes, writing.progress)
 
-    return Component(read=read, outline=outline, write=write, name=lambda part: (library, part.config.family))
+    def name(part: Part) -> tuple[str, str]:
+        family = part.config.family
+        return "jaxmodels" if registry.is_own(family) else "diffusers", family
+
+    return Component(read=read, outline=outline, write=write, name=name)
 
 
 def _read_text_encoder(folder: Path, reading: Reading) -> Part:
@@ -140,10 +144,8 @@ def _tokenizer_name(tokenizer: Tokenizer) -> tuple[str, str]:
 
 DENOISER = _registered(DENOISERS)
 AUTOENCODER = _registered(AUTOENCODERS)
-# Of classes that their authors published without `diffusers`.
-FLOW = _registered(FLOWS, "jaxmodels")
-NEXT_SCALE = _registered(NEXT_SCALE_MODELS, "jaxmodels")
-NEXT_SCALE_AUTOENCODER = _registered(AUTOENCODERS, "jaxmodels")
+FLOW = _registered(FLOWS)
+NEXT_SCALE = _registered(NEXT_SCALE_MODELS)
 # As the sampler that does the same.
 SCHEDULER = Component(
     read=lambda folder, reading: load_scheduler(folder),

@@ -1,4 +1,4 @@
-"""Which classes of `diffusers` are read: their names, and from their configurations to ours and back."""
+"""Classes that are read in the form of `diffusers`: from their configurations to ours and back."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
@@ -17,18 +17,21 @@ _NOTES = ("_class_name", "_diffusers_version", "_name_or_path")
 class ClassRegistry(Mapping[str, Family[Any]], Generic[Config]):
     """Families by the ``_class_name`` of their configurations.
 
-    kind: what they are called in messages. split: classes of older releases that are several today, the key
+    kind: what they are called in messages. families: those of classes that `diffusers` or `transformers` has.
+    own: those of classes that neither has. split: classes of older releases that are several today, the key
     that tells them apart, and today's class by its value.
     """
 
     def __init__(
         self,
         kind: str,
-        families: Iterable[Family[Any]],
+        families: Iterable[Family[Any]] = (),
+        own: Iterable[Family[Any]] = (),
         split: Mapping[str, tuple[str, Mapping[str, str]]] | None = None,
     ) -> None:
         self.kind = kind
-        self._families = {family.model_type: family for family in families}
+        self._own = {family.model_type: family for family in own}
+        self._families = {family.model_type: family for family in families} | self._own
         self._split = split or {}
 
     def __getitem__(self, name: str) -> Family[Any]:
@@ -39,6 +42,10 @@ class ClassRegistry(Mapping[str, Family[Any]], Generic[Config]):
 
     def __len__(self) -> int:
         return len(self._families)
+
+    def is_own(self, name: str) -> bool:
+        """Whether no library but this one has the class."""
+        return name in self._own
 
     def read(self, values: Mapping[str, Any]) -> Config:
         """The model that a ``config.json`` describes.

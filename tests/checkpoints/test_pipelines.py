@@ -2,12 +2,14 @@
 
 import json
 
+import diffusers
 import jax
 import numpy as np
 import pytest
 from masked_image_models import image_model
 
 import jaxmodels as jm
+from jaxmodels.checkpoints.hub import resolve
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,21 @@ def test_components_are_checked_against_the_pipeline(copy):
         with pytest.raises(jm.CheckpointError) as error:
             copy(**changes)
         assert told in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tiny-ddt", "tiny-meanflow", "tiny-dit"])
+def test_classes_are_named_with_the_library_that_has_them(name, tmp_path):
+    model = jm.load(name)
+    jm.save(model, tmp_path)
+    written, bundled = (
+        json.loads((directory / "model_index.json").read_text()) for directory in (tmp_path, resolve(name))
+    )
+    assert written == bundled
+    library, denoiser = written["transformer"]
+    assert library == ("diffusers" if denoiser in dir(diffusers) else "jaxmodels")
+    written["transformer"][0] = "diffusers"  # as earlier files have it
+    (tmp_path / "model_index.json").write_text(json.dumps(written))
+    assert jm.load(tmp_path, verify=False).denoiser == model.denoiser
 
 
 def test_a_folder_that_the_index_names_must_be_there(copy):

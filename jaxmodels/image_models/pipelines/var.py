@@ -1,6 +1,6 @@
 """A model that draws codes scale by scale, and their autoencoder; the published files have no index."""
 
-from jaxmodels.checkpoints.components import NEXT_SCALE, NEXT_SCALE_AUTOENCODER, Part
+from jaxmodels.checkpoints.components import AUTOENCODER, NEXT_SCALE, Part
 from jaxmodels.checkpoints.pipelines import Parts, Pipeline
 from jaxmodels.image_models.next_scale import PIPELINE_NAME, NextScaleImageModel
 
@@ -25,7 +25,7 @@ def take_apart(model: NextScaleImageModel) -> Parts:
 
 PIPELINE = Pipeline(
     name=PIPELINE_NAME,
-    components={"var": NEXT_SCALE, "vae": NEXT_SCALE_AUTOENCODER},
+    components={"var": NEXT_SCALE, "vae": AUTOENCODER},
     build=build,
     take_apart=take_apart,
 )

@@ -6,5 +6,7 @@ from jaxmodels.models.autoencoders.families import dc_diffusers, kl_diffusers, v
 from jaxmodels.models.class_registry import ClassRegistry
 
 AUTOENCODERS = ClassRegistry[Any](
-    "autoencoders", (dc_diffusers.FAMILY, kl_diffusers.FAMILY, vq_diffusers.FAMILY, vqvae_var.FAMILY)
+    "autoencoders",
+    (dc_diffusers.FAMILY, kl_diffusers.FAMILY, vq_diffusers.FAMILY),
+    own=(vqvae_var.FAMILY,),
 )

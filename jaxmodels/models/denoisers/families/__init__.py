@@ -21,19 +21,15 @@ from jaxmodels.models.denoisers.families import (
 DENOISERS = ClassRegistry[Denoiser](
     "denoisers",
     (
-        ddt.FAMILY,
         dit_diffusers.FAMILY,
-        dit_official.FAMILY,
-        dit_official.SIT,
-        dit_official.FLOW_MAP,
         flux.FAMILY,
         hidream.FAMILY,
         pixart.FAMILY,
         sana.FAMILY,
         sd3.FAMILY,
-        uvit.FAMILY,
         z_image.FAMILY,
     ),
+    own=(ddt.FAMILY, dit_official.FAMILY, dit_official.SIT, dit_official.FLOW_MAP, uvit.FAMILY),
     split={
         "Transformer2DModel": (
             "norm_type",

@@ -4,4 +4,4 @@ from jaxmodels.models.class_registry import ClassRegistry
 from jaxmodels.models.flows.families import tarflow
 from jaxmodels.models.flows.tarflow import TarFlow
 
-FLOWS = ClassRegistry[TarFlow]("flows", (tarflow.FAMILY,))
+FLOWS = ClassRegistry[TarFlow]("flows", own=(tarflow.FAMILY,))

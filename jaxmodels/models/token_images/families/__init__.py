@@ -7,5 +7,5 @@ from jaxmodels.models.token_images.mar import MAR
 from jaxmodels.models.token_images.uvit import UVit2D
 
 TOKEN_IMAGE_MODELS = ClassRegistry[UVit2D | MAGE | MAR](
-    "models of codes", (amused.FAMILY, mage.FAMILY, mar.FAMILY)
+    "models of codes", (amused.FAMILY,), own=(mage.FAMILY, mar.FAMILY)
 )
