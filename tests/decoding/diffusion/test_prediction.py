@@ -31,6 +31,7 @@ def output_of(kind: Prediction, alpha: float, sigma: float) -> np.ndarray:
         Prediction.EPSILON: NOISE,
         Prediction.CLEAN: CLEAN,
         Prediction.FLOW: NOISE - CLEAN,
+        Prediction.FLOW_TO_DATA: CLEAN - NOISE,
         Prediction.V: velocity,
         Prediction.EDM: -velocity,
     }[kind]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.decoding.masked.seen import Seen
@@ -71,7 +72,9 @@ def noisy_certainty(seen: Seen, temperature: Annealing) -> Float[Array, "B L"]:
     can be filled in now."""
     noise = jax.vmap(lambda key: jax.random.gumbel(key, seen.masked.shape[1:]))(seen.keys)
     certainty = jnp.log(seen.probability) + temperature(seen.step, seen.steps)[:, None] * noise
-    return jnp.where(seen.masked, certainty, jnp.where(seen.still_unknown, -jnp.inf, jnp.inf))
+    certainty = jnp.where(seen.masked, certainty, jnp.where(seen.still_unknown, -jnp.inf, jnp.inf))
+    # Rules compare certainties with one of them: computed again for each use, equal ones may round apart.
+    return lax.optimization_barrier(certainty)
 
 
 def left_unknown(seen: Seen, schedule: Schedule) -> Int[Array, "B"]:
