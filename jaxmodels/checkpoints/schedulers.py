@@ -1,7 +1,7 @@
 """Samplers from and to ``scheduler_config.json``, as `diffusers` writes it.
 
 Each class of schedulers is a table: which keys stand for which field of a sampler. Adding one is adding a
-    table.
+table.
 """
 
 import functools

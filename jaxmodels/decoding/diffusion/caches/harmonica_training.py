@@ -37,10 +37,10 @@ class RouterTraining:
     above the threshold. Runs go on by what the mixed model predicts.
 
     Attributes:
-        runs: whole runs to train along, each from noise and conditions of its own. threshold: see
-        `HarmoniCa.threshold`. price: what one computed part costs, against the squared error of a prediction
-        times that which it leads
-            to in the final canvas.
+        runs: whole runs to train along, each from noise and conditions of its own.
+        threshold: see `HarmoniCa.threshold`.
+        price: what one computed part costs, against the squared error of a prediction times that which it
+            leads to in the final canvas.
         learning_rate: of Adam.
         refresh: after so many runs the errors of final canvases are measured again.
         seed: of the logits at the beginning.
@@ -75,10 +75,11 @@ class RouterTraining:
 
         Args:
             policy: the runs that the router is for: sampler, steps and guidance; it needs no cache.
-            denoiser: the model. params: its parameters. draw: noise and conditions of a run, by its number;
-            all of one shape. progress: called behind each run with its number, the error of its predictions
-            and the mean share of
-                parts above the threshold.
+            denoiser: the model.
+            params: its parameters.
+            draw: noise and conditions of a run, by its number; all of one shape.
+            progress: called behind each run with its number, the error of its predictions and the mean share
+                of parts above the threshold.
 
         Raises:
             ValueError: `policy` or what is drawn does not fit the model.

@@ -123,8 +123,7 @@ class PyramidStage(FirstOrder):
     """Euler's steps along the straight path of one stage, from its beginning to its end.
 
     Noise levels are relative to the stage: 1 where it begins, 0 where it ends. What stands there for clean
-        data is the
-    canvas of the stage's end, and for noise that of its beginning.
+    data is the canvas of the stage's end, and for noise that of its beginning.
 
     Attributes:
         schedule: all stages.
