@@ -31,6 +31,13 @@ def test_a_model_of_two_times_draws():
         model.generate(3, 1, sampler=jm.load("tiny-dit").sampler)
 
 
+@pytest.mark.parametrize("sampler", ["heun", "dpm++", "unipc"])
+def test_samplers_of_flow_end_where_the_model_s_own_does(sampler):
+    model = jm.load("tiny-ddt")
+    wanted = model.generate([3, 8], 20).pixels
+    assert np.abs(model.generate([3, 8], 20, sampler=sampler).pixels - wanted).mean() < 0.02
+
+
 @pytest.mark.sweep
 @pytest.mark.parametrize(("name", "steps", "least"), DRAWN)
 def test_drawn_digits_are_recognised(name, steps, least):

@@ -56,14 +56,15 @@ class DPMPP(Multistep):
         end = 0.0 if self.last is LastStep.CLEAN else self.noise.sigmas[0]
         if self.flow is None:
             times, sigmas = self._levels(steps)
+            times = np.trunc(times)
             alphas, sigmas = preserving(np.append(sigmas, end))
         else:
             sigmas = self.flow.sigmas(steps, tokens)
-            times = self.flow.times(sigmas)
+            times = self.flow.step_times(sigmas)
             sigmas = np.append(sigmas, end)
             alphas = 1 - sigmas
         return Plan(
-            times=np.trunc(times),
+            times=times,
             input_scale=np.ones(len(times)),
             alpha=alphas[:-1],
             sigma=sigmas[:-1],

@@ -116,7 +116,6 @@ class FlowSchedule:
 
     count: int = 1000
     time: FlowTime = FlowTime.NOISE
-    last_time: float | None = None
     shift: Shift = FixedShift()
     levels: FlowLevels | tuple[float, ...] = FlowLevels.TRAINED
     terminal: float | None = None
@@ -129,15 +128,18 @@ class FlowSchedule:
                 number("each of the levels", level, low=0.0, low_included=False, high=1.0)
         else:
             object.__setattr__(self, "levels", FlowLevels(self.levels))
-        if self.last_time is not None:
-            number("last_time", self.last_time, low=0.0, low_included=False)
         if self.terminal is not None:
             number("terminal", self.terminal, low=0.0, low_included=False, high=1.0)
 
     def times(self, sigmas: np.ndarray) -> np.ndarray:
         """f64[...]: what the model is shown at noise levels."""
-        last = self.count if self.last_time is None else self.last_time
-        return last * (sigmas if self.time is FlowTime.NOISE else 1 - sigmas)
+        return self.count * (sigmas if self.time is FlowTime.NOISE else 1 - sigmas)
+
+    def step_times(self, sigmas: np.ndarray) -> np.ndarray:
+        """f64[...]: `times`, cut to whole training steps as the multistep solvers of `diffusers` do. A model
+        of 1 training step is shown a time from 0 to 1, of which nothing is cut."""
+        times = self.times(sigmas)
+        return times if self.count == 1 else np.trunc(times)
 
     def sigmas(self, steps: int, tokens: int) -> np.ndarray:
         """f64[steps], falling, all above 0."""

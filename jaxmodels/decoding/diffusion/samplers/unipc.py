@@ -109,7 +109,7 @@ class UniPC:
         sigmas = sigmas.astype(np.float32).astype(np.float64)  # as there: 1 - 1e-6 keeps 1.01e-6 of the data
         alphas, sigmas = preserving(sigmas) if self.flow is None else (1 - sigmas, sigmas)
         return Plan(
-            times=np.trunc(times),
+            times=times,
             input_scale=np.ones(steps),
             alpha=alphas[:-1],
             sigma=sigmas[:-1],
@@ -135,22 +135,22 @@ class UniPC:
         return x, (corrected, history)
 
     def _levels(self, steps: int, tokens: int) -> tuple[np.ndarray, np.ndarray, float]:
-        """f64[steps] times, not yet cut to whole ones, noise levels, and the level of a last step that is not
-        clean."""
+        """f64[steps] times, noise levels, and the level of a last step that is not clean."""
         trained, count = self.noise.sigmas, self.noise.count
         if self.flow is not None and self.grid is None:
             sigmas = self.flow.sigmas(steps, tokens)
             sigmas[0] -= 1e-6 * (sigmas[0] > 1 - 1e-6)  # some of the data must be left
-            return self.flow.times(sigmas), sigmas, sigmas[-1]
+            return self.flow.step_times(sigmas), sigmas, sigmas[-1]
         times = solver_times(self.spacing, steps, count, self.offset).astype(np.float64)
         if self.grid is None:
-            return times, trained[times.astype(int)], trained[0]
+            return np.trunc(times), trained[times.astype(int)], trained[0]
         sigmas = self.grid(steps, trained[0], trained[-1])
         if self.flow is not None:
             sigmas = sigmas / (sigmas + 1)
-            return self.flow.times(sigmas), sigmas, sigmas[-1]
+            return self.flow.step_times(sigmas), sigmas, sigmas[-1]
         times = time_of_sigma(sigmas, trained)
-        return np.round(times) if isinstance(self.grid, KarrasGrid) else times, sigmas, sigmas[-1]
+        times = np.round(times) if isinstance(self.grid, KarrasGrid) else np.trunc(times)
+        return times, sigmas, sigmas[-1]
 
     def _rows(self, alphas: np.ndarray, sigmas: np.ndarray) -> Row:
         steps = len(sigmas) - 1

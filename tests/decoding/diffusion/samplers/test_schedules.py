@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from diffusion_schedulers import one_step
 
+from jaxmodels.decoding.diffusion.prediction import Prediction
 from jaxmodels.decoding.diffusion.samplers import (
     DDIM,
     DPMPP,
@@ -19,6 +20,7 @@ from jaxmodels.decoding.diffusion.samplers import (
     FlowEuler,
     FlowLevels,
     FlowSchedule,
+    FlowTime,
     KarrasGrid,
     Spacing,
     TokenShift,
@@ -76,6 +78,16 @@ def test_trailing_times_end_before_the_data(steps: int) -> None:
 )
 def test_times_of_four_steps(sampler: Any, times: list[int]) -> None:
     np.testing.assert_array_equal(sampler.plan(4).times, times)
+
+
+@pytest.mark.parametrize("solver", [DPMPP, UniPC])
+@pytest.mark.parametrize(
+    ("time", "times"), [(FlowTime.NOISE, [1, 0.75, 0.5, 0.25]), (FlowTime.DATA, [0, 0.25, 0.5, 0.75])]
+)
+def test_solvers_show_times_from_0_to_1_as_they_are(solver: Any, time: FlowTime, times: list[float]) -> None:
+    flow = FlowSchedule(count=1, time=time, levels=FlowLevels.EVEN)
+    made = solver(flow=flow, prediction=Prediction.FLOW).plan(4)
+    np.testing.assert_allclose(made.times, times, atol=2e-6)
 
 
 @pytest.mark.parametrize(
