@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxmodels.checks import number, shown
 from jaxmodels.decoding.diffusion.caches.cache import NoCache, StepCache
 from jaxmodels.decoding.diffusion.driver import Asked, Denoise
-from jaxmodels.decoding.diffusion.guidance import CFG, Guidance
+from jaxmodels.decoding.diffusion.guidance import CFG, Guidance, TimeInterval
 from jaxmodels.decoding.diffusion.noise import Noise, drawn
 from jaxmodels.decoding.diffusion.samplers import Sampler
 from jaxmodels.decoding.programs import bounded_jit
@@ -40,13 +40,25 @@ class Habits:
             applied to two predictions.
         time_scale: see `Adapted`.
         prediction_scale: see `Adapted`.
+        guided_channels: how many of the first channels the scale guides; None for all of a canvas.
+        guided_times: the scale guides where the time shown to the model lies between these two, see
+            `TimeInterval`; None for everywhere.
     """
 
     steps: int = 50
     guidance: float = 1.0
+    guided_channels: int | None = None
+    guided_times: tuple[float, float] | None = None
     tells_strength: bool = False
     time_scale: float = 1.0
     prediction_scale: float = 1.0
+
+    def rule(self, scale: float) -> Guidance | None:
+        """How a scale guides two predictions; None where it does not."""
+        if self.tells_strength or scale == 1.0:
+            return None
+        everywhere = CFG(scale, channels=self.guided_channels)
+        return everywhere if self.guided_times is None else TimeInterval(everywhere, *self.guided_times)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +157,9 @@ class DiffusionModel:
             size: height and width in pixels, one number for both or a pair.
             sampler: takes the steps, or its name (`SAMPLERS`) for one on the noise schedule of the
                 pipeline's, which is the default.
-            guidance: a scale, 1 for none, or the rule itself; by default the pipeline's scale. A denoiser
-                that was made to imitate guidance is told the scale.
+            guidance: a scale, 1 for none, or the rule itself; by default the pipeline's scale. A scale guides
+                the channels and times of the pipeline (`habits`). A denoiser that was made to imitate
+                guidance is told the scale.
             cache: what is kept of earlier calls of the denoiser, and which work that saves; or its name
                 (`CACHES`), for the published options and the model's own calibration.
             noise: instead of that of `seed`, such as `Injected`.
@@ -161,7 +174,17 @@ class DiffusionModel:
                 that are no longer finite, naming the step.
         """
         began = time.perf_counter()
-        policy, ready = self._prepared(asked, negative, steps, size, sampler, guidance, cache, noise, seed)
+        policy, ready = self.prepared(
+            asked,
+            steps,
+            negative=negative,
+            size=size,
+            sampler=sampler,
+            guidance=guidance,
+            cache=cache,
+            noise=noise,
+            seed=seed,
+        )
         if progress is None:
             run = policy.run(self.adapted, self.params, ready)
             return self._images(run.latents, run.blocks, began)
@@ -191,45 +214,41 @@ class DiffusionModel:
             ValueError: as `generate`.
         """
         began = time.perf_counter()
-        policy, ready = self._prepared(asked, negative, steps, size, sampler, guidance, cache, noise, seed)
+        policy, ready = self.prepared(
+            asked,
+            steps,
+            negative=negative,
+            size=size,
+            sampler=sampler,
+            guidance=guidance,
+            cache=cache,
+            noise=noise,
+            seed=seed,
+        )
         yield self._images(ready.noise.first(), np.zeros(0), began)
         for latents, blocks, _ in self._parts(policy, ready):
             yield self._images(latents, blocks, began)
 
-    def pixels(self, latents: Float[Array, "B h w c"]) -> Float[np.ndarray, "B H W C"]:
-        """The images of latents, from 0 to 1."""
-        drawn = _pixels(self.autoencoder_params, jnp.asarray(latents), autoencoder=self.autoencoder)
-        return np.asarray(drawn, np.float32)
-
-    def _parts(self, policy: Denoise, ready: Asked) -> Iterator[tuple[jax.Array, np.ndarray, int]]:
-        """Behind each call of the denoiser: latents, the blocks of the calls so far, the number of all."""
-        of, blocks = len(policy.prepare(self.adapted, ready).calls.number), np.zeros(0)
-        for part in policy.stream(self.adapted, self.params, ready):
-            blocks = np.append(blocks, np.asarray(part.blocks))
-            yield part.latents, blocks, of
-
-    def _images(self, latents: jax.Array, blocks: jax.Array | np.ndarray, began: float) -> Images:
-        return Images(
-            pixels=self.pixels(latents),
-            latents=np.asarray(latents, np.float32),
-            calls=len(blocks),
-            blocks=np.asarray(blocks, np.float32),
-            seconds=time.perf_counter() - began,
-        )
-
-    def _prepared(
+    def prepared(
         self,
         asked: Any,
-        negative: Any,
-        steps: int | None,
-        size: int | tuple[int, int] | None,
-        sampler: Sampler | str | None,
-        guidance: float | Guidance | None,
-        cache: StepCache | str,
-        noise: Noise | None,
-        seed: int,
+        /,
+        steps: int | None = None,
+        *,
+        negative: Any = None,
+        size: int | tuple[int, int] | None = None,
+        sampler: Sampler | str | None = None,
+        guidance: float | Guidance | None = None,
+        cache: StepCache | str = NO_CACHE,
+        noise: Noise | None = None,
+        seed: int = 0,
     ) -> tuple[Denoise, Asked]:
-        """How a run goes, and what it is asked for."""
+        """How the run of `generate` goes, and what it is asked for: what `Denoise.run` takes beside the
+        adapted denoiser and its parameters.
+
+        Raises:
+            ValueError: as `generate`.
+        """
         multiple = self.factor * self.denoiser.projections.patch
         height, width = pixel_size(self.size if size is None else size, multiple)
         scale, rule = self._guidance(guidance)
@@ -255,6 +274,27 @@ class DiffusionModel:
         if isinstance(cache, str):
             cache = named_cache(cache, self._cached_run(policy, canvas))
         return replace(policy, cache=cache), Asked(source, condition, away)
+
+    def pixels(self, latents: Float[Array, "B h w c"]) -> Float[np.ndarray, "B H W C"]:
+        """The images of latents, from 0 to 1."""
+        drawn = _pixels(self.autoencoder_params, jnp.asarray(latents), autoencoder=self.autoencoder)
+        return np.asarray(drawn, np.float32)
+
+    def _parts(self, policy: Denoise, ready: Asked) -> Iterator[tuple[jax.Array, np.ndarray, int]]:
+        """Behind each call of the denoiser: latents, the blocks of the calls so far, the number of all."""
+        of, blocks = len(policy.prepare(self.adapted, ready).calls.number), np.zeros(0)
+        for part in policy.stream(self.adapted, self.params, ready):
+            blocks = np.append(blocks, np.asarray(part.blocks))
+            yield part.latents, blocks, of
+
+    def _images(self, latents: jax.Array, blocks: jax.Array | np.ndarray, began: float) -> Images:
+        return Images(
+            pixels=self.pixels(latents),
+            latents=np.asarray(latents, np.float32),
+            calls=len(blocks),
+            blocks=np.asarray(blocks, np.float32),
+            seconds=time.perf_counter() - began,
+        )
 
     def _cached_run(self, policy: Denoise, canvas: tuple[int, int, int]) -> CachedRun:
         height, width, _ = canvas
@@ -282,7 +322,7 @@ class DiffusionModel:
         if callable(guidance):
             return usual, guidance
         scale = usual if guidance is None else number("guidance", guidance)
-        return scale, None if self.habits.tells_strength or scale == 1.0 else CFG(scale)
+        return scale, self.habits.rule(scale)
 
     def _away(self, negative: Any, condition: Any, told: Told) -> Any:
         """What guidance leads away from, for each row of the condition."""

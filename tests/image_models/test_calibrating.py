@@ -2,13 +2,20 @@
 
 import numpy as np
 import pytest
-from denoiser_models import CONFIGS
-from diffusion_models import dit_model
+from denoiser_models import CONFIGS, condition_of
+from diffusion_models import denoiser_of, dit_model
 from model_helpers import random_params
 
 import jaxmodels
 from jaxmodels.decoding.diffusion.caches.harmonica_training import RouterTraining
-from jaxmodels.image_models.calibrating import with_ratios, with_router, with_shared_encoder
+from jaxmodels.image_models.calibrating import (
+    Drawing,
+    with_ratios,
+    with_router,
+    with_shared_encoder,
+)
+from jaxmodels.image_models.conditions import GivenTexts
+from jaxmodels.image_models.diffusion import Habits
 from jaxmodels.models.denoisers.families import DENOISERS
 
 
@@ -35,3 +42,18 @@ def test_the_mask_of_a_shared_encoder():
     assert model.calibrations["encoder-sharing"].sum() == 2
     blocks = model.generate([3], 4, cache="encoder-sharing").blocks
     np.testing.assert_array_equal(blocks == denoiser.num_blocks, model.calibrations["encoder-sharing"])
+
+
+def test_a_model_is_measured_as_it_is_to_draw():
+    """Another sampler, guidance and size; a text of several rows is as many images."""
+    model = dit_model(autoencoder=None)
+    drawings = (Drawing(), Drawing(sampler="euler"), Drawing(guidance=1.0), Drawing(negative=4))
+    ratios = [with_ratios(model, [1, 2], 4, drawing=drawing).calibrations["magcache"] for drawing in drawings]
+    assert all(np.abs(other - ratios[0]).max() > 1e-6 for other in ratios[1:])
+    denoiser, params = denoiser_of("PixArtTransformer2DModel")
+    parts = {"denoiser": denoiser, "params": params, "conditions": GivenTexts(), "habits": Habits()}
+    of_texts = dit_model(autoencoder=None, **parts)
+    text = condition_of("PixArtTransformer2DModel")
+    assert len(text.tokens) > 1
+    measured = with_ratios(of_texts, text, 3, drawing=Drawing(size=(8, 16)))
+    assert measured.calibrations["magcache"].shape == (3,)

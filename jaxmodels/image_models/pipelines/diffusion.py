@@ -15,17 +15,17 @@ from jaxmodels.checkpoints.components import (
     Part,
 )
 from jaxmodels.checkpoints.pipelines import INDEX_FILE, Parts, Pipeline
-from jaxmodels.checks import number, whole
+from jaxmodels.checks import number, shown, whole
 from jaxmodels.decoding.diffusion.caches.calibration_file import FILE
 from jaxmodels.decoding.diffusion.samplers import Sampler
 from jaxmodels.image_models.conditions import Conditions
 from jaxmodels.image_models.diffusion import DiffusionModel, Habits
 from jaxmodels.image_models.prompts.encoder import PromptEncoder
 
-# A key of the index that is ours: the size of canvases where the denoiser's configuration does not say it.
-SIZE = "sample_size"
-# Another: the scale of guidance where none is asked for, of models that want another than the pipeline's.
-SCALE = "guidance_scale"
+# Keys of the index that are ours, of models that want something else than their pipeline's: the size of
+# canvases where the denoiser's configuration does not say it; the scale of guidance where none is asked for,
+# and which channels and times it guides, null for all.
+SIZE, SCALE, CHANNELS, TIMES = "sample_size", "guidance_scale", "guided_channels", "guided_times"
 
 
 def diffusion_pipeline(
@@ -72,7 +72,7 @@ def diffusion_pipeline(
             autoencoder_params=autoencoder.params,
             conditions=conditions(denoiser.config, held),
             sampler=as_run(found["scheduler"]),
-            habits=_with_scale(habits(denoiser.config), parts.notes),
+            habits=_as_noted(habits(denoiser.config), parts.notes, denoiser.config.projections.in_channels),
             canvas=whole(f"{INDEX_FILE}: key {SIZE!r}", side, low=1),
             calibrations=found.get(FILE) or {},
             encoders=held,
@@ -88,10 +88,10 @@ def diffusion_pipeline(
             FILE: model.calibrations or None,
             **{folder: model.encoders.get(folder) for folder in texts},
         }
-        own: dict[str, Any] = {} if model.canvas == canvas(model.denoiser) else {SIZE: model.canvas}
-        if model.habits.guidance != habits(model.denoiser).guidance:
-            own |= {SCALE: model.habits.guidance}
-        return Parts(components=components, notes={**model.notes, **own})
+        usual = {SIZE: canvas(model.denoiser), **_noted(habits(model.denoiser))}
+        own = {SIZE: model.canvas, **_noted(model.habits)}
+        stated = {key: own[key] for key in own if key in model.notes or own[key] != usual[key]}
+        return Parts(components=components, notes={**model.notes, **stated})
 
     networks: Mapping[str, Component] = {
         "transformer": DENOISER,
@@ -141,9 +141,29 @@ def prompt_encoders(texts: Mapping[str, Any], numbers: Sequence[int]) -> tuple[P
     return tuple(encoder for encoder in found.values() if encoder is not None) or None
 
 
-def _with_scale(habits: Habits, notes: Mapping[str, Any]) -> Habits:
-    scale = notes.get(SCALE, habits.guidance)
-    return replace(habits, guidance=number(f"{INDEX_FILE}: key {SCALE!r}", scale))
+def _noted(habits: Habits) -> dict[str, Any]:
+    """What the index can say of the habits."""
+    times = habits.guided_times
+    return {
+        SCALE: habits.guidance,
+        CHANNELS: habits.guided_channels,
+        TIMES: None if times is None else list(times),
+    }
+
+
+def _as_noted(habits: Habits, notes: Mapping[str, Any], channels: int) -> Habits:
+    """The habits with what the index says of them. channels: of a canvas."""
+    given = {**_noted(habits), **notes}
+    scale = number(f"{INDEX_FILE}: key {SCALE!r}", given[SCALE])
+    guided, times = given[CHANNELS], given[TIMES]
+    if guided is not None:
+        guided = whole(f"{INDEX_FILE}: key {CHANNELS!r}", guided, low=1, high=channels)
+    if times is not None:
+        if not isinstance(times, list) or len(times) != 2:
+            raise ValueError(f"{INDEX_FILE}: key {TIMES!r} must be null or two times, got {shown(times)}")
+        start = number(f"{INDEX_FILE}: key {TIMES!r}", times[0], low=0.0)
+        times = start, number(f"{INDEX_FILE}: key {TIMES!r}", times[1], low=start)
+    return replace(habits, guidance=scale, guided_channels=guided, guided_times=times)
 
 
 def suffix(number: int) -> str:

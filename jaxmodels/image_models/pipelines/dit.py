@@ -13,13 +13,23 @@ from jaxmodels.image_models.conditions import Classes
 from jaxmodels.image_models.diffusion import Habits
 from jaxmodels.image_models.pipelines.diffusion import diffusion_pipeline
 
+OFFICIALLY_GUIDED = 3
+
 
 def conditions(denoiser: Any, texts: Mapping[str, Any]) -> Classes:
     return Classes(num_classes=denoiser.conditioner.num_classes)
 
 
 def habits(denoiser: Any) -> Habits:
-    return Habits(steps=50, guidance=4.0)
+    """Guides as the code of the denoiser's family samples: DiT's and SiT's `forward_with_cfg` has the first
+    three channels, the pipeline of `diffusers` all of them."""
+    official = denoiser.family in ("DiT", "SiT") and denoiser.projections.in_channels > OFFICIALLY_GUIDED
+    return Habits(steps=50, guidance=4.0, guided_channels=OFFICIALLY_GUIDED if official else None)
+
+
+def ddt_habits(denoiser: Any) -> Habits:
+    """As DDT's published configurations for sampling: all channels, at times between 0.3 and 1."""
+    return Habits(steps=50, guidance=4.0, guided_times=(0.3, 1.0))
 
 
 def few_steps(denoiser: Any) -> Habits:
@@ -28,5 +38,5 @@ def few_steps(denoiser: Any) -> Habits:
 
 DIT = diffusion_pipeline("DiTPipeline", conditions=conditions, habits=habits)
 # Published for images of 256 pixels, whose latents are an eighth as high and wide.
-DDT = diffusion_pipeline("DDTPipeline", conditions=conditions, habits=habits, canvas=lambda denoiser: 32)
+DDT = diffusion_pipeline("DDTPipeline", conditions=conditions, habits=ddt_habits, canvas=lambda denoiser: 32)
 FLOW_MAP = diffusion_pipeline("FlowMapPipeline", conditions=conditions, habits=few_steps)

@@ -43,7 +43,8 @@ def export_denoiser(
         "scheduler": read_scheduler(recipe.objective.scheduler()),
     }
     made: DiffusionModel = PIPELINES[_PIPELINES[denoiser.family]].build(Parts(components=parts))
-    habits = replace(made.habits, guidance=recipe.guidance)
+    # A recipe's scale guides all channels at all times, whatever is done with published models of the class.
+    habits = replace(made.habits, guidance=recipe.guidance, guided_channels=None, guided_times=None)
     model = replace(made, habits=habits, canvas=recipe.image_size)
     save(model, destination)
     return model

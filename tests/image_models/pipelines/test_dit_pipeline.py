@@ -1,5 +1,6 @@
 """DiT as a whole: images of classes against `diffusers`, files both ways, and other pipelines' files."""
 
+import dataclasses
 import json
 from unittest import mock
 
@@ -7,11 +8,14 @@ import diffusers
 import numpy as np
 import pytest
 from diffusers.pipelines.dit import pipeline_dit
-from diffusion_models import dit_model
+from diffusion_models import denoiser_of, dit_model
 from diffusion_pipelines import assert_written_alike, channels_first, dit, noise
 
 import jaxmodels as jm
+from jaxmodels.checkpoints.schedulers import read_scheduler
+from jaxmodels.decoding.diffusion.guidance import CFG, TimeInterval
 from jaxmodels.decoding.diffusion.noise import Injected
+from jaxmodels.image_models.pipelines.dit import ddt_habits, habits
 
 CLASSES = [3, 999]
 
@@ -83,12 +87,59 @@ def test_models_without_autoencoder_are_read_again_with_what_their_caches_go_by(
     np.testing.assert_array_equal(again.generate(3, 4).latents, model.generate(3, 4).latents)
 
 
+TO_DATA = read_scheduler({"_class_name": "FlowToDataEulerScheduler"})
+OF_CLASSES = {"sample_size": 8, "out_channels": 8, "num_embeds_ada_norm": 10}
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "usual", "options", "rule"),
+    [
+        ("DiTTransformer2DModel", OF_CLASSES, habits, {}, CFG(3.0)),
+        ("DiT", {}, habits, {}, CFG(3.0, channels=3)),
+        ("SiT", {}, habits, {"sampler": TO_DATA}, CFG(3.0, channels=3)),
+        (
+            "DDT",
+            {},
+            ddt_habits,
+            {"sampler": TO_DATA, "pipeline": "DDTPipeline"},
+            TimeInterval(CFG(3.0), 0.3, 1.0),
+        ),
+    ],
+)
+def test_a_scale_guides_what_the_code_of_its_family_does(tmp_path, family, config, usual, options, rule):
+    denoiser, params = denoiser_of(family, **config)
+    told = dataclasses.replace(usual(denoiser), steps=4)
+    parts = {"denoiser": denoiser, "params": params, "habits": told, "autoencoder": None}
+    model = dit_model(**parts, **options)
+    made = model.generate(3, guidance=3.0).latents
+    np.testing.assert_allclose(made, model.generate(3, guidance=rule).latents, atol=1e-5)
+    if rule != CFG(3.0):
+        assert np.abs(made - model.generate(3, guidance=CFG(3.0)).latents).max() > 1e-3
+    jm.save(model, tmp_path / "usual")
+    index = json.loads((tmp_path / "usual" / "model_index.json").read_text())
+    assert not {"guided_channels", "guided_times", "guidance_scale"} & set(index)
+    assert jm.load(tmp_path / "usual").prepared(3, guidance=3.0)[0].guidance == rule
+    everywhere = dataclasses.replace(told, guided_channels=None, guided_times=None)
+    jm.save(dataclasses.replace(model, habits=everywhere), tmp_path / "everywhere")
+    again = jm.load(tmp_path / "everywhere")
+    assert again.prepared(3, guidance=3.0)[0].guidance == CFG(3.0)
+    jm.save(dataclasses.replace(again, habits=told), tmp_path / "back")
+    assert jm.load(tmp_path / "back").prepared(3, guidance=3.0)[0].guidance == rule
+
+
+def test_the_bundled_ddt_is_guided_at_all_times():
+    assert jm.load("tiny-ddt").prepared(3)[0].guidance == CFG(2.0)
+
+
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
         ("model_index.json", {"scheduler": None}, "key 'scheduler' is None; a DiTPipeline needs the library"),
         ("model_index.json", {"vae_2": ["diffusers", "AutoencoderKL"]}, "key 'vae_2' names a component"),
         ("model_index.json", {"sample_size": 0}, "key 'sample_size' must be a whole number >= 1 .* got 0"),
+        ("model_index.json", {"guided_channels": 5}, "key 'guided_channels' must be a whole .* <= 4, got 5"),
+        ("model_index.json", {"guided_times": [0.5]}, r"key 'guided_times' must be null or two .* \[0.5\]"),
+        ("model_index.json", {"guided_times": [0.5, 0.1]}, "key 'guided_times' must be .*>= 0.5, got 0.1"),
         (
             "scheduler/scheduler_config.json",
             {"_class_name": "KarrasVeScheduler"},
