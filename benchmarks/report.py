@@ -40,6 +40,7 @@ ORDER = (
     "digit_judges",
     "diffusion",
     "diffusion_caches",
+    "next_scale",
 )
 
 INTRODUCTION = """\
