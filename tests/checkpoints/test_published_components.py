@@ -1,4 +1,4 @@
-"""Published files of diffusers' pipelines: read, written back, and asking for the tensors that its classes have."""
+"""Published files of pipelines of diffusers: read, written back, with the tensors that its classes have."""
 
 import json
 from pathlib import Path
