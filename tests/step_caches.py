@@ -51,14 +51,14 @@ def canvases(steps, batch=2, height=8, width=8, channels=4, drift=0.15, seed=0):
     return (x + np.cumsum(changes, axis=0)).astype(np.float32)
 
 
-@functools.partial(quick_jit, static_argnames=("config",))
-def _scan(config, params, cache, xs, times, condition, rows):
+@functools.partial(quick_jit, static_argnames=("config", "guided"))
+def _scan(config, params, cache, xs, times, condition, rows, guided):
     given = config.read(params, condition)
     batch = xs.shape[1]
 
     def step_at(x, time):
         made = config.conditions(params, jnp.full(batch, time), given)
-        return Step(params=params, x=x, given=given, made=made, denoiser=config)
+        return Step(params, x, given, made, config, guided)
 
     def body(state, now):
         x, time, row = now
@@ -69,11 +69,13 @@ def _scan(config, params, cache, xs, times, condition, rows):
     return jax.lax.scan(body, state, (xs, times, rows))
 
 
-def run(cache, config, params, xs, plan, condition):
+def run(cache, config, params, xs, plan, condition, guided=False):
     """(predictions [N, B, H, W, C], blocks computed [N], what is kept at the end)"""
     rows = cache.rows(config, plan)
     times = jnp.asarray(plan.times, jnp.float32)
-    state, (predictions, blocks) = _scan(config, params, cache, jnp.asarray(xs), times, condition, rows)
+    state, (predictions, blocks) = _scan(
+        config, params, cache, jnp.asarray(xs), times, condition, rows, guided
+    )
     return np.asarray(predictions), np.asarray(blocks), state
 
 

@@ -160,7 +160,7 @@ class Denoise:
         check_policy("sampler", self.sampler, "plan", "DDIM()")
         check_policy("cache", self.cache, "denoise", "NoCache()")
         if self.guidance is not None:
-            check_policy("guidance", self.guidance, "__call__", "CFG(4.0)")
+            check_policy("guidance", self.guidance, "rows", "CFG(4.0)")
         whole("steps", self.steps, low=1)
 
     def run(self, denoiser: Denoiser, params: Params, asked: Asked) -> Run:
@@ -287,7 +287,7 @@ def _begin(policy: Denoise, params: Params, asked: Asked, tables: Tables, denois
     shown = policy._shown(x, call)
     given = denoiser.read(params, policy._condition(asked))
     made = denoiser.conditions(params, _of_rows(call.times, len(shown)), given)
-    kept = policy.cache.begin(Step(params, shown, given, made, denoiser))
+    kept = policy.cache.begin(Step(params, shown, given, made, denoiser, policy.guidance is not None))
     return Carry(x, policy.sampler.begin(x), kept, jnp.int32(-1))
 
 
@@ -301,7 +301,8 @@ def _go_on(
 
     def one(carry: Carry, row: tuple[Calls, Any]) -> tuple[Carry, Float[Array, ""]]:
         call, made = row
-        step = Step(params, policy._shown(carry.x, call), given, made, denoiser)
+        shown = policy._shown(carry.x, call)
+        step = Step(params, shown, given, made, denoiser, policy.guidance is not None)
         output, kept, blocks = policy.cache.denoise(step, call.cache, carry.kept)
         predicted = policy._predicted(output, carry.x, call)
         noise = asked.noise.fresh(call.number) if tables.draws else None

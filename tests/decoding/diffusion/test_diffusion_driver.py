@@ -16,7 +16,7 @@ from model_helpers import quick_jit, random_params
 from jaxmodels.checkpoints.diffusers import load_denoiser
 from jaxmodels.decoding.diffusion import Asked, Denoise, Injected, NotFinite, drawn
 from jaxmodels.decoding.diffusion.driver import whole_run
-from jaxmodels.decoding.diffusion.guidance import CFG, Interval, Rescaled, ZeroStar
+from jaxmodels.decoding.diffusion.guidance import CFG, Interval, Rescaled, Residual, ZeroStar
 from jaxmodels.decoding.diffusion.prediction import Predicted
 from jaxmodels.decoding.diffusion.samplers import DDIM, FlowMapEuler
 from jaxmodels.layers.spec import abstract_params
@@ -165,7 +165,7 @@ def test_another_seed_class_or_strength_compiles_nothing(pair, compilations):
         return np.asarray(policy.run(config, params, asked).latents)
 
     for first, second in (
-        (CFG(2.0), CFG(7.5)),
+        (CFG(2), CFG(7.5)),
         (Rescaled(2.0), Rescaled(5.0, 0.1)),
         (Interval(ZeroStar(2.0)), Interval(ZeroStar(3.0, 2), 0.2, 0.7)),
     ):
@@ -225,6 +225,7 @@ def test_latents_that_are_not_finite_are_refused_with_their_call(pair):
         ({"steps": 1001}, {}, "steps"),
         ({"sampler": DDIM}, {}, "sampler must be one such as"),
         ({"guidance": 3.0}, {}, r"guidance must be one such as CFG\(4.0\), got 3.0"),
+        ({"guidance": Residual()}, {}, r"guidance must be one such as CFG\(4.0\), got Residual\("),
         ({"cache": None}, {}, r"cache must be one such as NoCache\(\), got None"),
     ],
 )

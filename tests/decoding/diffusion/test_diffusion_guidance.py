@@ -14,6 +14,8 @@ from jaxmodels.decoding.diffusion.guidance import (
     Interval,
     Outputs,
     Rescaled,
+    Residual,
+    ResidualFromFirst,
     TimeInterval,
     ZeroStar,
 )
@@ -94,8 +96,26 @@ def test_times_that_are_guided():
 
 
 @pytest.mark.parametrize(
+    ("whole", "real"),
+    [
+        (CFG(2), CFG(2.5)),
+        (CFGPlusPlus(1), CFGPlusPlus(0.5)),
+        (Rescaled(2, 1), Rescaled(2.5, 0.5)),
+        (Residual(2, 1), Residual(2.5, 0.5)),
+        (ResidualFromFirst(2, 1), ResidualFromFirst(2.5, 0.5)),
+        (ZeroStar(2, np.int64(1)), ZeroStar(2.5, 1)),
+        (Interval(CFG(2), 0, 1), Interval(CFG(2.5), 0.5, 1.0)),
+        (TimeInterval(CFG(2), 0, 1), TimeInterval(CFG(2.5), 0.5, 1.0)),
+    ],
+)
+def test_whole_strengths_run_the_program_of_real_ones(whole, real):
+    assert [type(leaf) for leaf in jax.tree.leaves(whole)] == [type(leaf) for leaf in jax.tree.leaves(real)]
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Interval(Residual()), r"guidance must be one such as CFG\(4.0\), got Residual"),
         (lambda: CFG(float("nan")), "scale must be a finite number, got nan"),
         (lambda: CFG(2.0, channels=0), "channels must be a whole number >= 1 .*got 0"),
         (lambda: Rescaled(2.0, 1.5), "rescale must be a finite number >= 0 and <= 1, got 1.5"),

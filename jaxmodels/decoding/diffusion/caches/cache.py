@@ -24,6 +24,7 @@ class Step:
         given: what `read` made of the condition.
         made: what `conditions` made of it and the time.
         denoiser: the denoiser.
+        guided: whether the rows are of two conditions, ``[condition | unconditional]``.
     """
 
     params: Params
@@ -31,6 +32,7 @@ class Step:
     given: Any
     made: Any
     denoiser: Denoiser = struct.field(pytree_node=False)
+    guided: bool = struct.field(pytree_node=False, default=False)
 
     def embed(self) -> Streams:
         """The streams in front of the first block."""

@@ -24,6 +24,7 @@ from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser
 
 _KINDS = ("mixer", "second")
+_RANGES = ("both_within", "attention_within", "low_within", "high_within")
 
 
 @struct.dataclass
@@ -73,7 +74,8 @@ class FasterCache:
 
     Attributes:
         both_every: of so many steps both conditions are computed in one.
-        both_within: the times between which one may be left out, in the units of the model.
+        both_within: the times between which one may be left out, in the units of the model: those published
+            are of models whose times go to 1000.
         attention_every: of so many steps the attentions are computed in one.
         attention_within: the times between which they may be extrapolated.
         weight: how far they go on along a line.
@@ -100,15 +102,25 @@ class FasterCache:
             object.__setattr__(self, name, whole(name, getattr(self, name), low=1))
         for name in ("weight", "growth"):
             object.__setattr__(self, name, number(name, getattr(self, name), low=0.0))
-        for name in ("both_within", "attention_within", "low_within", "high_within"):
+        for name in _RANGES:
             times = getattr(self, name)
             if not isinstance(times, list | tuple) or len(times) != 2:
                 raise ValueError(f"{name} must be two times, got {shown(times)}")
             object.__setattr__(self, name, tuple(number(name, time) for time in times))
 
     def rows(self, denoiser: Denoiser, plan: Plan) -> FasterCacheRow:
-        """The masks and the weights."""
+        """The masks and the weights.
+
+        Raises:
+            ValueError: the run's times go from 0 to 1, and options are times beyond that.
+        """
         times = plan.times if plan.times.ndim == 1 else plan.times[:, 0]
+        for name in _RANGES:
+            if times.max() <= 1 < max(ends := getattr(self, name)):
+                raise ValueError(
+                    f"{name} must be times from 0 to 1, as those of the run, which go from {times.max():g} "
+                    f"to {times.min():g}, got {ends[0]:g} to {ends[1]:g}"
+                )
         step = np.arange(len(times))
 
         def within(ends: tuple[float, float]) -> np.ndarray:
@@ -126,11 +138,12 @@ class FasterCache:
         """No step.
 
         Raises:
-            ValueError: the batch does not hold two conditions, or the model has no attention.
+            ValueError: the run is not guided, or the model has no attention.
         """
-        if len(step.x) % 2:
+        if not step.guided:
             raise ValueError(
-                f"FasterCache is for guided runs, whose batches hold two conditions, got {len(step.x)} rows"
+                "FasterCache is for guided runs, whose batches hold two conditions, but this one has no "
+                "guidance"
             )
         first = _conditional(step)
         outputs = no_outputs(first, parts_named(step.denoiser, _KINDS))
@@ -184,7 +197,7 @@ def _conditional(step: Step) -> Step:
         return leaf[: rows // 2] if jnp.ndim(leaf) and len(leaf) == rows else leaf
 
     given, made = jax.tree.map(first, (step.given, step.made))
-    return replace(step, x=step.x[: rows // 2], given=given, made=made)
+    return replace(step, x=step.x[: rows // 2], given=given, made=made, guided=False)
 
 
 def _low(height: int, width: int) -> np.ndarray:

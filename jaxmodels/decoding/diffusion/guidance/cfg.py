@@ -1,5 +1,6 @@
 """Guidance without a classifier, as it was published."""
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -30,9 +31,9 @@ class CFG:
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        check_scale(self.scale)
+        set_number(self, "scale")
         if self.channels is not None:
-            whole("channels", self.channels, low=1)
+            object.__setattr__(self, "channels", whole("channels", self.channels, low=1))
 
     def rows(self, plan: Plan) -> np.ndarray:
         """The scale, for each call."""
@@ -43,10 +44,15 @@ class CFG:
         return outputs.read(away(*outputs.pair(self.channels), row))
 
 
-def check_scale(scale: float) -> None:
-    """Raises ValueError unless `scale` is a finite number."""
-    if not is_traced(scale):
-        number("scale", scale)
+def set_number(guidance: object, name: str, *, low: float = -math.inf, high: float = math.inf) -> None:
+    """Makes a strength of a new guidance a float, so that 2 and 2.5 run the same program.
+
+    Raises:
+        ValueError: it is no finite number from `low` to `high`.
+    """
+    value = getattr(guidance, name)
+    if not is_traced(value):
+        object.__setattr__(guidance, name, number(name, value, low=low, high=high))
 
 
 jax.tree_util.register_dataclass(CFG, ["scale"], ["channels"])

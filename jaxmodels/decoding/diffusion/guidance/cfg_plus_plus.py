@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxmodels.checks import is_traced, number
+from jaxmodels.decoding.diffusion.guidance.cfg import set_number
 from jaxmodels.decoding.diffusion.guidance.guidance import Outputs, away
 from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
@@ -28,8 +28,7 @@ class CFGPlusPlus:
     scale: float
 
     def __post_init__(self) -> None:
-        if not is_traced(self.scale):
-            number("scale", self.scale, low=0.0, high=1.0)
+        set_number(self, "scale", low=0.0, high=1.0)
 
     def rows(self, plan: Plan) -> np.ndarray:
         """The scale, for each call."""

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxmodels.checks import is_traced, number, shown
+from jaxmodels.checks import is_traced, shown
+from jaxmodels.decoding.diffusion.guidance.cfg import set_number
 from jaxmodels.decoding.diffusion.guidance.guidance import Guidance, Outputs
 from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
+from jaxmodels.decoding.strategy import check_policy
 
 
 @struct.dataclass
@@ -34,7 +36,7 @@ class Interval:
         stop: the share up to the end, likewise.
 
     Raises:
-        ValueError: `start` and `stop` are not from 0 to 1, in that order.
+        ValueError: `start` and `stop` are not from 0 to 1, in that order, or `guidance` is of another kind.
     """
 
     guidance: Guidance
@@ -42,7 +44,8 @@ class Interval:
     stop: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_ends(self.start, self.stop, high=1.0)
+        check_policy("guidance", self.guidance, "rows", "CFG(4.0)")
+        _set_ends(self, high=1.0)
 
     def rows(self, plan: Plan) -> Row:
         """Which calls are guided, and their rows."""
@@ -65,7 +68,7 @@ class TimeInterval:
         stop: times below this are guided.
 
     Raises:
-        ValueError: `start` and `stop` are not >= 0, in that order.
+        ValueError: `start` and `stop` are not >= 0, in that order, or `guidance` is of another kind.
     """
 
     guidance: Guidance
@@ -73,7 +76,8 @@ class TimeInterval:
     stop: float
 
     def __post_init__(self) -> None:
-        _check_ends(self.start, self.stop)
+        check_policy("guidance", self.guidance, "rows", "CFG(4.0)")
+        _set_ends(self)
 
     def rows(self, plan: Plan) -> Row:
         """Which calls are guided, and their rows. Of two times the first counts."""
@@ -94,12 +98,12 @@ def guided_where(guidance: Guidance, outputs: Outputs, row: Row) -> Predicted:
     return jax.tree.map(lambda a, b: jnp.where(row.guided, a, b), guided, plain)
 
 
-def _check_ends(start: float, stop: float, *, high: float = math.inf) -> None:
-    if is_traced(start) or is_traced(stop):
-        return
-    number("start", start, low=0.0, high=high)
-    number("stop", stop, low=0.0, high=high)
-    if start > stop:
+def _set_ends(interval: Interval | TimeInterval, *, high: float = math.inf) -> None:
+    """Makes the ends floats; raises ValueError unless they are from 0 to `high`, in order."""
+    set_number(interval, "start", low=0.0, high=high)
+    set_number(interval, "stop", low=0.0, high=high)
+    start, stop = interval.start, interval.stop
+    if not (is_traced(start) or is_traced(stop)) and start > stop:
         raise ValueError(f"start must not lie behind stop, got {shown(start)} and {shown(stop)}")
 
 

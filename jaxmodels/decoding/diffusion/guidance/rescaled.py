@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxmodels.checks import is_traced, number, whole
-from jaxmodels.decoding.diffusion.guidance.cfg import check_scale
+from jaxmodels.checks import whole
+from jaxmodels.decoding.diffusion.guidance.cfg import set_number
 from jaxmodels.decoding.diffusion.guidance.guidance import Outputs, away
 from jaxmodels.decoding.diffusion.prediction import Predicted
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
@@ -33,11 +33,10 @@ class Rescaled:
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        check_scale(self.scale)
-        if not is_traced(self.rescale):
-            number("rescale", self.rescale, low=0.0, high=1.0)
+        set_number(self, "scale")
+        set_number(self, "rescale", low=0.0, high=1.0)
         if self.channels is not None:
-            whole("channels", self.channels, low=1)
+            object.__setattr__(self, "channels", whole("channels", self.channels, low=1))
 
     def rows(self, plan: Plan) -> np.ndarray:
         """Scale and share, for each call."""

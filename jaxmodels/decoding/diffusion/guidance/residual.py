@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxmodels.checks import is_traced, number
-from jaxmodels.decoding.diffusion.guidance.cfg import check_scale
+from jaxmodels.decoding.diffusion.guidance.cfg import set_number
 from jaxmodels.decoding.diffusion.guidance.guidance import away
 
 
@@ -47,7 +46,8 @@ class Residual:
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self.scale, self.delta)
+        set_number(self, "scale")
+        set_number(self, "delta", low=0.0)
 
     @property
     def extra(self) -> int:
@@ -78,7 +78,8 @@ class ResidualFromFirst:
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self.scale, self.delta)
+        set_number(self, "scale")
+        set_number(self, "delta", low=0.0)
 
     @property
     def extra(self) -> int:
@@ -91,12 +92,6 @@ class ResidualFromFirst:
         """See `StreamGuidance`."""
         stock = jnp.concatenate([noise[:1], stock[1:]])
         return away(noise[1:], self.delta * stock, jnp.asarray(self.scale)), stock
-
-
-def _check(scale: float, delta: float) -> None:
-    check_scale(scale)
-    if not is_traced(delta):
-        number("delta", delta, low=0.0)
 
 
 jax.tree_util.register_dataclass(Residual, ["scale", "delta"], [])

@@ -8,7 +8,7 @@ import numpy as np
 from flax import struct
 
 from jaxmodels.checks import is_traced, whole
-from jaxmodels.decoding.diffusion.guidance.cfg import check_scale
+from jaxmodels.decoding.diffusion.guidance.cfg import set_number
 from jaxmodels.decoding.diffusion.guidance.guidance import Outputs, away
 from jaxmodels.decoding.diffusion.prediction import Predicted
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
@@ -39,9 +39,9 @@ class ZeroStar:
     zero_calls: int = 1
 
     def __post_init__(self) -> None:
-        check_scale(self.scale)
+        set_number(self, "scale")
         if not is_traced(self.zero_calls):
-            whole("zero_calls", self.zero_calls)
+            object.__setattr__(self, "zero_calls", whole("zero_calls", self.zero_calls))
 
     def rows(self, plan: Plan) -> Row:
         """Scale and factor, for each call."""

@@ -9,7 +9,9 @@ from diffusers_modules import draw, randomised
 from step_caches import canvases, plan_at, run, tiny
 
 from jaxmodels.checkpoints.diffusers import load_denoiser
+from jaxmodels.decoding.diffusion import Asked, Denoise, drawn
 from jaxmodels.decoding.diffusion.caches.fastercache import FasterCache
+from jaxmodels.decoding.diffusion.samplers import DDIM
 from jaxmodels.models.denoisers.text import Text
 
 STEPS = 9
@@ -55,12 +57,27 @@ def test_predictions_are_those_of_diffusers(tmp_path):
         wanted.append(found.flip(0).movedim(1, -1).numpy())
     both = np.concatenate([xs, xs], axis=1)
     given = (config, params, both, plan_at(TIMES), Text(tokens=tokens))
-    found, blocks, _ = run(FasterCache(**options), *given)
+    found, blocks, _ = run(FasterCache(**options), *given, guided=True)
     assert blocks.tolist() == [2, 2, 1, 1, 1, 2, 1, 1, 1]
     assert np.abs(found - np.stack(wanted)).max() <= 1e-5 * np.abs(wanted).max()
 
 
-def test_a_run_without_guidance_is_refused():
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_run_without_guidance_is_refused(images):
     config, params, _ = tiny("DiT")
-    with pytest.raises(ValueError, match=r"FasterCache is for guided runs.*got 1 rows"):
-        run(FasterCache(), config, params, canvases(2, batch=1), plan_at([900, 100]), np.zeros(1, np.int32))
+    asked = Asked(drawn(0, images, (8, 8, 4)), np.zeros(images, np.int32))
+    with pytest.raises(ValueError, match=r"FasterCache is for guided runs.*this one has no guidance"):
+        Denoise(sampler=DDIM(), steps=2, cache=FasterCache()).run(config, params, asked)
+
+
+@pytest.mark.parametrize("name", ["both_within", "attention_within", "low_within", "high_within"])
+def test_published_times_are_refused_where_a_model_s_go_from_0_to_1(name):
+    within = {"both_within": (0, 1), "attention_within": (0, 1), "low_within": (0, 1), "high_within": (0, 1)}
+    times = plan_at(np.linspace(0, 0.9, 4))
+    FasterCache(**within).rows(None, times)
+    with pytest.raises(
+        ValueError, match=rf"{name} must be times from 0 to 1, .* from 0.9 to 0, got 2 to 641"
+    ):
+        FasterCache(**within | {name: (2, 641)}).rows(None, times)
+    with pytest.raises(ValueError, match="both_within"):
+        FasterCache().rows(None, times)
