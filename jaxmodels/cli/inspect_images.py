@@ -1,6 +1,5 @@
 """What `jaxmodels inspect` shows of pipelines of image models and of single denoisers."""
 
-import inspect
 import itertools
 import math
 from pathlib import Path
@@ -10,9 +9,6 @@ from jaxmodels.cli.summaries import letter, scaled, summarise
 
 if TYPE_CHECKING:
     from jaxmodels.layers.spec import ParamTree
-
-# Latents in each direction where a denoiser says nothing: an eighth of 1024 pixels.
-USUAL_SIDE = 128
 
 
 def image_directory(name: str, revision: str | None) -> Path | None:
@@ -50,8 +46,10 @@ def describe_images(directory: Path, context: int) -> dict[str, Any]:
 
     if not is_pipeline(directory):
         denoiser = DENOISER.outline(directory).config
-        side = getattr(denoiser, "sample_size", USUAL_SIDE)
-        return {"config": str(directory), "denoiser": describe_denoiser(denoiser, side, context)}
+        return {
+            "config": str(directory),
+            "denoiser": describe_denoiser(denoiser, denoiser.sample_size, context),
+        }
     model, parts = outline_pipeline(PIPELINES, directory)
     kinds = {**PIPELINES[model.pipeline].components, **PIPELINES[model.pipeline].beside}
     report: dict[str, Any] = {
@@ -74,10 +72,12 @@ def describe_images(directory: Path, context: int) -> dict[str, Any]:
 
 def describe_denoiser(denoiser: Any, side: int, context: int) -> dict[str, Any]:
     """What a denoiser is, and what one call costs for a square canvas and a text of `context` tokens."""
+    from jaxmodels.models.denoisers.text import Text
+
     blocks = tuple(denoiser.named_blocks().values())
     kinds = list(dict.fromkeys(blocks))
     ends = denoiser.projections
-    reads_text = "context" in inspect.signature(denoiser.flops).parameters
+    reads_text = isinstance(denoiser.abstract_condition(1, 1), Text)
     return {
         "family": denoiser.family,
         "d_model": ends.d_model,
@@ -91,7 +91,7 @@ def describe_denoiser(denoiser: Any, side: int, context: int) -> dict[str, Any]:
         "parameters": _count(denoiser.spec()),
         "flops": {
             "context": context if reads_text else None,
-            "per_call": denoiser.flops(side, side, *((context,) if reads_text else ())),
+            "per_call": denoiser.flops(side, side, context),
         },
     }
 

@@ -24,8 +24,6 @@ from jaxmodels.models.denoisers.families import DENOISERS
 
 DenoiserProgram = Literal["step", "run"]
 DENOISER_PROGRAMS: tuple[DenoiserProgram, ...] = ("step", "run")
-# Latents in each direction where neither caller nor model says how many.
-USUAL_SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +32,7 @@ class DenoiserWorkload:
 
     Attributes:
         batch: images.
-        side: height and width of the latents; None for what the model was trained on.
+        side: height and width of the latents; None for the model's `sample_size`.
         text: tokens of a text, in models that read one.
         steps: of the whole loop.
         dtype: of the parameters.
@@ -57,8 +55,7 @@ class DenoiserWorkload:
 
     def canvas(self, denoiser: Denoiser) -> tuple[int, int, int]:
         """Height, width and channels of the latents."""
-        trained: int = getattr(denoiser, "sample_size", USUAL_SIDE)
-        side = trained if self.side is None else self.side
+        side = denoiser.sample_size if self.side is None else self.side
         return side, side, denoiser.projections.in_channels
 
 

@@ -39,6 +39,11 @@ class Adapted(InStages):
         return self.denoiser.projections
 
     @property
+    def sample_size(self) -> int:
+        """That of the denoiser."""
+        return self.denoiser.sample_size
+
+    @property
     def num_times(self) -> int:
         return self.denoiser.num_times
 

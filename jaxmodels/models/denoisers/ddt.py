@@ -76,6 +76,11 @@ class DDT(InStages):
         if not self.reach > 0:
             raise ValueError(f"DDT: reach must be above 0, got {self.reach}")
 
+    @property
+    def sample_size(self) -> int:
+        """32, an eighth of the 256 pixels that published models draw: no configuration says it."""
+        return 32
+
     def spec(self) -> ParamTree:
         """Shapes, axes and initialisers of all parameters."""
         ends = self.projections.spec()
@@ -162,8 +167,9 @@ class DDT(InStages):
         hidden = self.final_norm(params["final_norm"], streams.hidden, streams.others)
         return self.projections.predict(params, hidden, height, width)
 
-    def flops(self, height: int, width: int) -> int:
-        """FLOPs of one step for one canvas, as `jaxmodels.models.costs` counts them."""
+    def flops(self, height: int, width: int, context: int = 0) -> int:
+        """FLOPs of one step for one canvas, as `jaxmodels.models.costs` counts them. context: as other
+        denoisers take it; this one reads no text, and its length changes nothing."""
         rows, columns = patch_grid(height, width, self.projections.patch)
         tokens, p = rows * columns, self.projections
         encoder, decoder = self.blocks[: self.num_encoder_blocks], self.blocks[self.num_encoder_blocks :]

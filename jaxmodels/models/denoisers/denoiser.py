@@ -132,6 +132,10 @@ class Denoiser(Stages, Protocol):
     def family(self) -> str | None:
         """What it was read as and is written back as, None if it has no such form."""
 
+    @property
+    def sample_size(self) -> int:
+        """Height and width of the canvases that it was trained on, or is usually run with."""
+
     def spec(self) -> ParamTree:
         """Shapes, axes and initialisers of all parameters."""
 

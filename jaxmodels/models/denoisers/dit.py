@@ -147,8 +147,9 @@ class DiT(InStages):
         hidden = self.final_norm(params["final_norm"], streams.hidden, made[0])
         return self.projections.predict(params, hidden, height, width)
 
-    def flops(self, height: int, width: int) -> int:
-        """FLOPs of one step for one canvas, as `jaxmodels.models.costs` counts them."""
+    def flops(self, height: int, width: int, context: int = 0) -> int:
+        """FLOPs of one step for one canvas, as `jaxmodels.models.costs` counts them. context: as other
+        denoisers take it; this one reads no text, and its length changes nothing."""
         rows, columns = patch_grid(height, width, self.projections.patch)
         tokens = rows * columns
         conditioners = self.conditioner.flops() * (len(self.blocks) if self.own_conditioners else 1)

@@ -56,6 +56,11 @@ class Flux(InStages):
         if len(self.rope.axes) != 3:
             raise ValueError(f"Flux: rope must have three axes, got {self.rope.axes}")
 
+    @property
+    def sample_size(self) -> int:
+        """128, an eighth of 1024 x 1024 pixels: no configuration of the class says it."""
+        return 128
+
     def spec(self) -> ParamTree:
         """Shapes, axes and initialisers of all parameters."""
         return {

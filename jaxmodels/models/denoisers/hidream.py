@@ -94,6 +94,11 @@ class HiDream(InStages):
         if len(self.rope.axes) != 3:
             raise ValueError(f"HiDream: rope must have three axes, got {self.rope.axes}")
 
+    @property
+    def sample_size(self) -> int:
+        """128, an eighth of 1024 x 1024 pixels: no configuration of the class says it."""
+        return 128
+
     def spec(self) -> ParamTree:
         """Shapes, axes and initialisers of all parameters."""
         count = len(self.state_layers)
@@ -192,13 +197,13 @@ class HiDream(InStages):
         hidden = self.final_norm(params["final_norm"], streams.hidden[:, : rows * columns], made)
         return self.projections.predict(params, hidden, height, width)
 
-    def flops(self, height: int, width: int, context: int, states: int) -> int:
-        """FLOPs of one step for one canvas, a text of `context` tokens and hidden states of `states`."""
+    def flops(self, height: int, width: int, context: int) -> int:
+        """FLOPs of one step for one canvas and a text of `context` tokens, for each of its encoders."""
         rows, columns = patch_grid(height, width, self.projections.patch)
-        tokens, beside = self._patches(rows, columns), context + 2 * states
+        tokens, beside = self._patches(rows, columns), 3 * context
         layers = sum(block.flops(tokens, beside) for block in self.named_blocks().values())
         texts = context * self.text.flops_per_token()
-        texts += len(self.state_layers) * states * self.states.flops_per_token()
+        texts += len(self.state_layers) * context * self.states.flops_per_token()
         once = self.conditioner.flops() + self.final_norm.modulation.flops()
         return once + texts + layers + tokens * self.projections.flops_per_token()
 

@@ -159,8 +159,9 @@ class UViT(InStages):
         prediction = self.projections.predict(params, hidden, height, width)
         return prediction if self.smoothing is None else self.smoothing(params["smoothing"], prediction)
 
-    def flops(self, height: int, width: int) -> int:
-        """FLOPs of one step for one canvas, as `jaxmodels.models.costs` counts them."""
+    def flops(self, height: int, width: int, context: int = 0) -> int:
+        """FLOPs of one step for one canvas, as `jaxmodels.models.costs` counts them. context: as other
+        denoisers take it; this one reads no text, and its length changes nothing."""
         rows, columns = patch_grid(height, width, self.projections.patch)
         tokens = rows * columns + self._extras
         once = 0 if self.time is None else self.time.flops_per_token(1)

@@ -84,6 +84,11 @@ class ZImage(InStages):
         if len(self.rope.axes) != 3:
             raise ValueError(f"ZImage: rope must have three axes, got {self.rope.axes}")
 
+    @property
+    def sample_size(self) -> int:
+        """128, an eighth of 1024 x 1024 pixels: no configuration of the class says it."""
+        return 128
+
     def spec(self) -> ParamTree:
         """Shapes, axes and initialisers of all parameters."""
         filling = Param((self.projections.d_model,), ("embed",), Normal(0.02))

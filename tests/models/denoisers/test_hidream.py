@@ -83,8 +83,8 @@ def test_flops_of_a_step_are_those_of_its_products():
     # The products of experts are in loops, whose passes are not counted.
     sizes |= {"caption_channels": [512, 256], "max_resolution": [32, 32], "num_routed_experts": 0}
     config = denoiser_from_config({"_class_name": "HiDreamImageTransformer2DModel", **BASE, **sizes})
-    text = text_shapes(tokens=(1, 50, 512), pooled=(1, 14), states=(1, 3, 20, 256))
-    assert_flops(config, (1, 24, 32, 4), text, config.flops(24, 32, 50, 20))
+    text = text_shapes(tokens=(1, 20, 512), pooled=(1, 14), states=(1, 3, 20, 256))
+    assert_flops(config, (1, 24, 32, 4), text, config.flops(24, 32, 20))
 
 
 @pytest.mark.parametrize(
