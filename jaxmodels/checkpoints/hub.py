@@ -4,20 +4,27 @@ import importlib.resources
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jaxmodels.checkpoints.atomic import recover
 from jaxmodels.checkpoints.errors import CheckpointError
-from jaxmodels.checkpoints.files import expanded, mode_of, open_file, told_by_name
+from jaxmodels.checkpoints.files import expanded, mode_of, open_file, read_json_object, told_by_name
 from jaxmodels.checkpoints.gguf.file import SUFFIX as GGUF_SUFFIX
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
+_SMALL = ["*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
+_WEIGHTS = ["*.safetensors"]
 _PICKLES = ["pytorch_model*.bin", "adapter_model.bin"]
+# Of a model of several components, each in a folder that this file names.
+_PIPELINE = "model_index.json"
 # What a directory with a model holds one of.
-_INDICES = ("config.json", "model_index.json")
+_INDICES = ("config.json", _PIPELINE)
 # The same weights in other layouts.
 _DUPLICATES = ["consolidated*", "original/*", "onnx/*"]
+# The same weights of a component once more, as `diffusers` names them.
+_VARIANTS = ["*.fp16.*", "*.fp16-*", "*.bf16.*", "*.bf16-*", "*.non_ema.*"]
 
 
 def list_bundled() -> tuple[str, ...]:
@@ -79,24 +86,71 @@ def _bundled_root() -> Path:
     return Path(str(importlib.resources.files("jaxmodels").joinpath("bundled")))
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether `resolve` would look for a model of this name on the hub."""
+    return bool(_HUB_ID.fullmatch(name)) and name not in list_bundled() and not mode_of(expanded(name))
+
+
+def fetch_outline(repository: str, revision: str | None) -> Path:
+    """The directory of a repository with its configurations, and of a pipeline also with its tokenizers; no
+    weights are fetched.
+
+    Raises:
+        CheckpointError: the repository cannot be fetched.
+    """
+    with _told_of(repository, revision):
+        directory = _snapshot(repository, revision, list(_INDICES))
+        if (directory / _PIPELINE).is_file():
+            directory = _snapshot(repository, revision, _within(_folders(directory), _SMALL))
+    return directory
+
+
 def _download(repository: str, revision: str | None, allow_pickle: bool) -> Path:
+    with _told_of(repository, revision):
+        directory = _snapshot(repository, revision, [_PIPELINE])
+        folders = _folders(directory) if (directory / _PIPELINE).is_file() else None
+        patterns = _within(folders, _SMALL + _WEIGHTS)
+        directory = _snapshot(repository, revision, patterns)
+        bare = [one for one in folders or [""] if not any((directory / one).glob("*.safetensors"))]
+        if allow_pickle and bare:
+            pickles = _within(None if folders is None else bare, _PICKLES)
+            directory = _snapshot(repository, revision, patterns + pickles)
+    return directory
+
+
+def _folders(directory: Path) -> list[str]:
+    """The folders that the index of a pipeline names with a class."""
+    index = read_json_object(directory / _PIPELINE)
+    return [name for name, value in index.items() if isinstance(value, list) and all(value)]
+
+
+def _within(folders: list[str] | None, patterns: list[str]) -> list[str]:
+    """The patterns in these folders, and small files beside them; None for the repository itself."""
+    if folders is None:
+        return patterns
+    # A star also stands for separators, so this is of JSON everywhere.
+    return ["*.json", *(f"{folder}/{pattern}" for folder in folders for pattern in patterns)]
+
+
+def _snapshot(repository: str, revision: str | None, patterns: list[str]) -> Path:
     import huggingface_hub
 
-    def fetch(patterns: list[str]) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository, revision=revision, allow_patterns=patterns, ignore_patterns=_DUPLICATES
-            )
+    return Path(
+        huggingface_hub.snapshot_download(
+            repository, revision=revision, allow_patterns=patterns, ignore_patterns=_DUPLICATES + _VARIANTS
         )
+    )
 
+
+@contextmanager
+def _told_of(repository: str, revision: str | None) -> Iterator[None]:
     try:
-        directory = fetch(_FILES)
-        if allow_pickle and not any(directory.glob("*.safetensors")):
-            directory = fetch(_FILES + _PICKLES)
+        yield
+    except CheckpointError:
+        raise
     except Exception as error:  # the hub raises its own errors and those of its HTTP client
         at = f" at revision {revision!r}" if revision else ""
         raise CheckpointError(
             f"cannot fetch the Hugging Face repository {repository!r}{at}, and there is no such directory: "
             f"{type(error).__name__}: {str(error).strip()}"
         ) from error
-    return directory

@@ -12,20 +12,24 @@ if TYPE_CHECKING:
 
 
 def image_directory(name: str, revision: str | None) -> Path | None:
-    """The directory of a pipeline or of a denoiser; None where `name` is another kind of model, or none here.
+    """The directory of a pipeline or of a denoiser; None where `name` is another kind of model, or none. Of a
+    Hugging Face id all but the weights is fetched.
 
     Raises:
-        CheckpointError: its index or configuration is no JSON object.
+        CheckpointError: its index or configuration is no JSON object, or cannot be fetched.
     """
     from jaxmodels.checkpoints.files import expanded, read_json_object
-    from jaxmodels.checkpoints.hub import list_bundled, resolve
+    from jaxmodels.checkpoints.hub import fetch_outline, is_hub_id, list_bundled, resolve
     from jaxmodels.checkpoints.huggingface import CONFIG_FILE
     from jaxmodels.checkpoints.pipelines import is_pipeline
     from jaxmodels.models.denoisers.families import DENOISERS
 
-    if not expanded(name).is_dir() and name not in list_bundled():
+    if is_hub_id(name):
+        directory = fetch_outline(name, revision)
+    elif expanded(name).is_dir() or name in list_bundled():
+        directory = resolve(name, revision)
+    else:
         return None
-    directory = resolve(name, revision)
     if is_pipeline(directory):
         return directory
     config = directory / CONFIG_FILE

@@ -1,15 +1,18 @@
 """Names of models become directories, and only what has the form of a repository goes to the hub."""
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils import filter_repo_objects
 
 from jaxmodels.checkpoints import hub
 from jaxmodels.checkpoints.errors import CheckpointError
-from jaxmodels.checkpoints.hub import list_bundled, resolve
+from jaxmodels.checkpoints.hub import fetch_outline, list_bundled, resolve
 
 
 class FakeHub:
@@ -70,19 +73,82 @@ def test_bundled_models_are_inside_the_package() -> None:
 
 def test_a_repository_is_downloaded_without_pickles(fake_hub: FakeHub) -> None:
     assert resolve("org/name-1.5B_x", "v2") == fake_hub.directory
-    (call,) = fake_hub.calls
+    index, call = fake_hub.calls
+    assert index["allow_patterns"] == ["model_index.json"]
     assert (call["repository"], call["revision"]) == ("org/name-1.5B_x", "v2")
     patterns = call["allow_patterns"]
-    assert patterns == ["*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
+    assert patterns == ["*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt", "*.safetensors"]
+
+
+# Of a repository as those of Stable Diffusion 3 and of Flux are laid out.
+OF_A_PIPELINE = {
+    "README.md": False,
+    "model_index.json": True,
+    "sd3_medium.safetensors": False,
+    "scheduler/scheduler_config.json": True,
+    "text_encoder/config.json": True,
+    "text_encoder/model.safetensors": True,
+    "text_encoder/model.fp16.safetensors": False,
+    "text_encoder/model.fp16-00001-of-00002.safetensors": False,
+    "text_encoder/pytorch_model.bin": False,
+    "text_encoder_2/pytorch_model.bin": False,
+    "text_encoder_2/flax_model.msgpack": False,
+    "tokenizer/merges.txt": True,
+    "tokenizer/vocab.json": True,
+    "tokenizer_2/spiece.model": True,
+    "tokenizer_3/vocab.txt": True,
+    "transformer/diffusion_pytorch_model-00001-of-00002.safetensors": True,
+    "transformer/diffusion_pytorch_model.safetensors.index.json": True,
+    "controlnet/diffusion_pytorch_model.safetensors": False,
+    "image_encoder/model.safetensors": False,
+}
+
+
+@pytest.fixture
+def pipeline_hub(fake_hub: FakeHub) -> Callable[[], set[str]]:
+    """A hub with a pipeline; gives the files that the calls so far fetch."""
+    folders = {name.split("/")[0] for name in OF_A_PIPELINE if "/" in name} - {"controlnet", "image_encoder"}
+    index = {folder: ["diffusers", "Some"] for folder in folders} | {"image_encoder": [None, None]}
+    (fake_hub.directory / "model_index.json").write_text(json.dumps({"_class_name": "Some", **index}))
+
+    def fetched() -> set[str]:
+        last = fake_hub.calls[-1]
+        patterns = {"allow_patterns": last["allow_patterns"], "ignore_patterns": last["ignore_patterns"]}
+        return set(filter_repo_objects(list(OF_A_PIPELINE), **patterns))  # type: ignore[arg-type]
+
+    return fetched
+
+
+def test_of_a_pipeline_the_folders_that_its_index_names(pipeline_hub: Callable[[], set[str]]) -> None:
+    resolve("org/name")
+    assert pipeline_hub() == {name for name, is_needed in OF_A_PIPELINE.items() if is_needed}
+
+
+def test_pickles_of_components_without_other_weights(
+    fake_hub: FakeHub, pipeline_hub: Callable[[], set[str]]
+) -> None:
+    for folder in ("text_encoder", "transformer"):
+        (fake_hub.directory / folder).mkdir()
+        (fake_hub.directory / folder / "a.safetensors").touch()
+    resolve("org/name", allow_pickle=True)
+    needed = {name for name, is_needed in OF_A_PIPELINE.items() if is_needed}
+    assert pipeline_hub() == needed | {"text_encoder_2/pytorch_model.bin"}
+
+
+def test_an_outline_has_no_weights(fake_hub: FakeHub, pipeline_hub: Callable[[], set[str]]) -> None:
+    assert fetch_outline("org/name", "v2") == fake_hub.directory
+    needed = {name for name, is_needed in OF_A_PIPELINE.items() if is_needed}
+    assert pipeline_hub() == {name for name in needed if not name.endswith(".safetensors")}
+    assert {call["revision"] for call in fake_hub.calls} == {"v2"}
 
 
 def test_pickles_only_when_allowed_and_needed(fake_hub: FakeHub) -> None:
     resolve("org/name", allow_pickle=True)
-    assert [("pytorch_model*.bin" in call["allow_patterns"]) for call in fake_hub.calls] == [False, True]
+    assert [("pytorch_model*.bin" in call["allow_patterns"]) for call in fake_hub.calls[1:]] == [False, True]
     (fake_hub.directory / "model.safetensors").touch()
     fake_hub.calls.clear()
     resolve("org/name", allow_pickle=True)
-    assert len(fake_hub.calls) == 1
+    assert len(fake_hub.calls) == 2
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,13 @@ def test_of_a_repository_only_the_config_is_fetched(run, config_file, monkeypatc
         calls.append((arguments, keywords))
         return str(config_file)
 
+    def outline(repository, *, revision, allow_patterns, ignore_patterns):
+        assert (repository, revision) == ("some/model", "v1")
+        assert allow_patterns == ["config.json", "model_index.json"]
+        return str(config_file.parent)
+
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", outline)
     values = json.loads(run("inspect", "some/model", "--revision", "v1", "--json").stdout)
     assert values["family"] == "mamba2"
     assert calls == [(("some/model", "config.json"), {"revision": "v1"})]
@@ -88,9 +93,9 @@ def test_a_repository_that_cannot_be_fetched(run, monkeypatch):
     def fail(*arguments, **keywords):
         raise OSError("no network")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     error = run("inspect", "some/model", code=2).stderr
-    assert "cannot fetch config.json of the Hugging Face repository 'some/model'" in error
+    assert "cannot fetch the Hugging Face repository 'some/model'" in error
     assert "no network" in error
 
 

@@ -2,11 +2,13 @@
 
 import json
 
+import huggingface_hub
 import pytest
 from denoiser_models import CONFIGS
 from diffusion_models import denoiser_of
 
 import jaxmodels as jm
+from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.cli.inspect_images import describe_denoiser
 from jaxmodels.layers.spec import walk
 from jaxmodels.models.denoisers.families import DENOISERS
@@ -61,6 +63,20 @@ def test_a_diffusion_model_is_shown_with_its_sampler_and_calibrations(run):
     assert report["run"] == {"steps": model.habits.steps, "guidance": model.habits.guidance}
     assert report["denoiser"]["canvas"]["side"] == model.canvas
     assert "DDIM(" in run("inspect", "tiny-dit").stdout
+
+
+def test_of_a_repository_all_but_the_weights_is_fetched(run, monkeypatch):
+    fetched = []
+
+    def fetch(repository, *, revision, allow_patterns, ignore_patterns):
+        assert (repository, revision) == ("some/pipeline", "v1")
+        fetched.extend(allow_patterns)
+        return str(resolve("tiny-dit"))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    report = json.loads(run("inspect", "some/pipeline", "--revision", "v1", "--json").stdout)
+    assert report["pipeline"] == "DiTPipeline" and "transformer/*.json" in fetched
+    assert not any("safetensors" in pattern or "bin" in pattern for pattern in fetched)
 
 
 def test_texts_are_not_shown_to_image_models(run):
