@@ -28,7 +28,7 @@ from jaxmodels.checkpoints.errors import CheckpointError, told_of
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.checkpoints.manifest import Verification, open_verification, write_manifest
-from jaxmodels.checkpoints.pipelines import is_pipeline, read_pipeline, write_pipeline
+from jaxmodels.checkpoints.pipelines import is_pipeline, outline_pipeline, read_pipeline, write_pipeline
 from jaxmodels.checkpoints.placement import check_layers, place
 from jaxmodels.checkpoints.ranges import check_infinities, warn_of_non_finite
 from jaxmodels.checkpoints.safetensors_io import TensorReader
@@ -140,11 +140,12 @@ def _load_images(
     def read_all() -> ImageModel:
         verification = open_verification(directory) if verify else Verification(())
         verification.check_small()
+        _check_images_fit(directory, wanted)
         with verification.checking_large():
             model: ImageModel = read_pipeline(PIPELINES, directory, reading)
         return model
 
-    reading = Reading(dtype=wanted, progress=progress, load=load_model)
+    reading = Reading(dtype=wanted, progress=progress, allow_pickle=allow_pickle, load=load_model)
     with told_of(directory):
         return read_consistently(directory, read_all)
 
@@ -348,6 +349,18 @@ def _check_fits(config: Decoder, dtype: DTypeLike) -> None:
         f"a {jnp.dtype(dtype).name} model of {len(config.blocks)} layers (num_hidden_layers) of width "
         f"{config.d_model} (hidden_size) with {config.vocab_size} tokens (vocab_size)",
         weight_bytes(config, dtype),
+    )
+
+
+def _check_images_fit(directory: Path, wanted: np.dtype | None) -> None:
+    """Of a pipeline whose components choose their dtypes, the least that they choose counts."""
+    model, parts = outline_pipeline(PIPELINES, directory)
+    dtype = wanted or default_dtype("bfloat16")
+    configs = {name: getattr(part, "config", None) for name, part in parts.components.items()}
+    sizes = {name: weight_bytes(config, dtype) for name, config in configs.items() if config is not None}
+    check_fits(
+        f"the {jnp.dtype(dtype).name} parameters of a {model.pipeline} ({', '.join(sizes)})",
+        sum(sizes.values()),
     )
 
 

@@ -44,11 +44,13 @@ class Reading:
     Attributes:
         dtype: of the parameters; None for what they would have by default.
         progress: see `jaxmodels.load`.
+        allow_pickle: see `jaxmodels.load`; of text encoders and language models, which are published so.
         load: reads a directory of a language model.
     """
 
     dtype: np.dtype | None
     progress: Progress | None
+    allow_pickle: bool
     load: Callable[[Path], Any]
 
 
@@ -104,7 +106,8 @@ def _registered(registry: ClassRegistry[Any]) -> Component:
 
 
 def _read_text_encoder(folder: Path, reading: Reading) -> Part:
-    return Part(*load_text_encoder(folder, reading.dtype, progress=reading.progress))
+    pickles, progress = reading.allow_pickle, reading.progress
+    return Part(*load_text_encoder(folder, reading.dtype, allow_pickle=pickles, progress=progress))
 
 
 def _write_text_encoder(part: Part, folder: Path, writing: Writing) -> None:

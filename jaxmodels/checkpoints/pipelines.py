@@ -109,6 +109,7 @@ def _built(pipelines: Mapping[str, Pipeline], directory: Path, read: Callable[[C
     for name, component in pipeline.beside.items():
         components[name] = read(component, directory / name) if (directory / name).exists() else None
     notes = {key: value for key, value in index.items() if key not in components}
+    notes |= dict.fromkeys(pipeline.unused & notes.keys(), _LEFT_OUT)
     with told_of(directory):
         return pipeline.build(Parts(components=components, notes=notes))
 

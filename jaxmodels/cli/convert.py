@@ -75,7 +75,10 @@ def convert(
     if is_pipeline(directory):
         if to is not Format.HF or family is not None:
             raise ValueError(f"{source!r} is an image model, which has one form: --to hf without --family")
-        _convert_images(directory, destination, dtype, max_shard_gb, verify)
+        if adapter or text_only:
+            option = "--adapter" if adapter else "--text-only"
+            raise ValueError(f"{option} is of language models, and {source!r} draws images; leave it out")
+        _convert_images(directory, destination, dtype, max_shard_gb, allow_pickle, verify)
         return
     config, metadata = read_config(directory, text_only=text_only)
     if family is not None:
@@ -102,21 +105,27 @@ def convert(
 
 
 def _convert_images(
-    directory: Path, destination: Path, dtype: DType | None, max_shard_gb: float | None, verify: bool
+    directory: Path,
+    destination: Path,
+    dtype: DType | None,
+    max_shard_gb: float | None,
+    allow_pickle: bool,
+    verify: bool,
 ) -> None:
     import jaxmodels as jm
 
-    wanted = _stored_dtype_of_all(directory) if dtype is None else dtype.value
-    model = jm.load(directory, wanted, verify=verify)
+    wanted = _stored_dtype_of_all(directory, allow_pickle) if dtype is None else dtype.value
+    model = jm.load(directory, wanted, allow_pickle=allow_pickle, verify=verify)
     jm.save(model, destination, max_shard_bytes=_shard_bytes(max_shard_gb))
     tell(f"{destination}: {model.pipeline}, {wanted}")
 
 
-def _stored_dtype_of_all(directory: Path) -> str:
+def _stored_dtype_of_all(directory: Path, allow_pickle: bool) -> str:
     """The dtype that all components of a pipeline are stored in."""
     from jaxmodels.checkpoints.arguments import closest_dtype
     from jaxmodels.checkpoints.diffusers import STEM
-    from jaxmodels.checkpoints.huggingface import stored_dtype
+    from jaxmodels.checkpoints.huggingface import open_weights, stored_dtype
+    from jaxmodels.checkpoints.pickles import PICKLE_FILE, PICKLE_INDEX_FILE
     from jaxmodels.checkpoints.safetensors_io import open_tensors
 
     found = {}
@@ -125,6 +134,11 @@ def _stored_dtype_of_all(directory: Path) -> str:
             single, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
             tensors = open_tensors(weights.parent, single, index)
             found[weights.parent.name] = closest_dtype(stored_dtype(tensors))
+    for name in (PICKLE_FILE, PICKLE_INDEX_FILE):
+        for folder in (weights.parent for weights in sorted(directory.glob(f"*/{name}"))):
+            if folder.name not in found:
+                pickled = open_weights(folder, allow_pickle=allow_pickle)
+                found[folder.name] = closest_dtype(stored_dtype(pickled))
     if len(set(found.values())) != 1:
         told = ", ".join(f"{name} in {dtype}" for name, dtype in found.items()) or "none"
         raise ValueError(f"{directory}: give --dtype, since components are not stored in one: {told}")

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 from masked_image_models import image_model
+from text_pipelines import sd3
 
 import jaxmodels as jm
+from jaxmodels import memory
 from jaxmodels.checkpoints.hub import resolve
 
 
@@ -109,3 +111,24 @@ def test_a_save_replaces_components_and_keeps_the_users_files(copy, tmp_path):
         "config.json",
         "diffusion_pytorch_model.safetensors",
     }
+
+
+def test_an_unused_component_is_left_out_of_what_is_saved(tmp_path):
+    sd3(with_t5=False).save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "model_index.json"
+    named = {"image_encoder": ["transformers", "SiglipVisionModel"]}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **named}))
+    jm.save(jm.load(tmp_path / "theirs"), tmp_path / "again")
+    left_out = {"text_encoder_3": None, "tokenizer_3": None}
+    again = diffusers.StableDiffusion3Pipeline.from_pretrained(tmp_path / "again", **left_out)
+    assert again.image_encoder is None and again.text_encoder is not None
+
+
+def test_a_pipeline_that_does_not_fit_into_memory_is_refused_unread(saved, monkeypatch):
+    def read(*arguments, **options):
+        raise AssertionError("parameters were read")
+
+    monkeypatch.setattr(memory, "free_bytes", lambda: 20_000)
+    monkeypatch.setattr("jaxmodels.checkpoints.diffusers.read_params", read)
+    with pytest.raises(jm.CheckpointError, match=r"of a MaskGITPipeline .* needs .* 20,000 bytes"):
+        jm.load(saved)

@@ -3,9 +3,12 @@
 import jax
 import numpy as np
 import pytest
+import torch
 from diffusion_models import dit_model
 from masked_image_models import image_model
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch_file
+from text_pipelines import sd3
 
 import jaxmodels as jm
 
@@ -49,3 +52,23 @@ def test_other_image_models_are_converted_too_and_have_one_form(run, tmp_path):
     assert "MaskGITPipeline" in run("convert", tmp_path / "masked", tmp_path / "a", "--to", "hf").stderr
     told = run("convert", tmp_path / "masked", tmp_path / "b", "--to", "orbax", code=2).stderr
     assert "is an image model, which has one form: --to hf without --family" in told
+
+
+def test_options_of_language_models_are_refused(run, directory, tmp_path):
+    for option in (("--adapter", "some"), ("--text-only",)):
+        told = run("convert", directory, tmp_path / "a", "--to", "hf", *option, code=2).stderr
+        assert f"{option[0]} is of language models, and" in told
+    assert not (tmp_path / "a").exists()
+
+
+def test_text_encoders_are_read_from_pickles_if_that_is_allowed(run, tmp_path):
+    sd3(with_t5=False).save_pretrained(tmp_path / "theirs")
+    encoder = tmp_path / "theirs" / "text_encoder"
+    torch.save(load_torch_file(encoder / "model.safetensors"), encoder / "pytorch_model.bin")
+    (encoder / "model.safetensors").unlink()
+    asked = ("convert", tmp_path / "theirs", tmp_path / "again", "--to", "hf")
+    told = run(*asked, code=2).stderr
+    assert "pytorch_model.bin is a pickle" in told
+    run(*asked, "--allow-pickle")
+    run(*asked, "--allow-pickle", "--dtype", "float32", "--overwrite")
+    assert (tmp_path / "again" / "text_encoder" / "model.safetensors").is_file()

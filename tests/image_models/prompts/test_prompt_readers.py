@@ -30,7 +30,7 @@ PROMPTS = [
     "Zürich, in the style of a naïve painter: 3 boats! It's dawn, a photo of a cat",
 ]
 TOLD = Told(height=16, width=24, strength=3.5)
-READING = Reading(dtype=np.dtype("float32"), progress=None, load=lambda folder: None)
+READING = Reading(dtype=np.dtype("float32"), progress=None, allow_pickle=False, load=lambda folder: None)
 WRITING = Writing(max_shard_bytes=None, progress=None, save=lambda model, folder: None)
 
 
