@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxmodels.checks import number, shown
 from jaxmodels.decoding.diffusion.caches.cache import NoCache, StepCache
+from jaxmodels.decoding.diffusion.caches.exit_heads import EXITS, exits_spec
 from jaxmodels.decoding.diffusion.driver import Asked, Denoise
 from jaxmodels.decoding.diffusion.guidance import CFG, Guidance, TimeInterval
 from jaxmodels.decoding.diffusion.noise import Noise, drawn
@@ -76,6 +77,8 @@ class DiffusionModel:
         habits: what else the pipeline does by itself.
         canvas: height and width of a canvas where no size is asked for.
         calibrations: what was measured or trained for caches of this model, by the names of those.
+        exits: heads behind the denoiser's blocks, by which `DepthTable` and `UncertaintyExit` leave it early;
+            empty for none. See `jaxmodels.image_models.calibrating.with_exits`.
         encoders: text encoders and tokenizers of the pipeline, by their folders; None for those left out.
         notes: further keys of the index, to be written back.
 
@@ -93,6 +96,7 @@ class DiffusionModel:
     habits: Habits = Habits()
     canvas: int
     calibrations: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    exits: Params = field(default_factory=dict, repr=False)
     encoders: Mapping[str, Any] = field(default_factory=dict, repr=False)
     notes: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -115,6 +119,10 @@ class DiffusionModel:
         if time == prediction == 1.0:
             return self.denoiser
         return Adapted(denoiser=self.denoiser, time_scale=time, prediction_scale=prediction)
+
+    @property
+    def _params_with_exits(self) -> Params:
+        return self.params | {EXITS: self.exits} if self.exits else self.params
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -186,7 +194,7 @@ class DiffusionModel:
             seed=seed,
         )
         if progress is None:
-            run = policy.run(self.adapted, self.params, ready)
+            run = policy.run(self.adapted, self._params_with_exits, ready)
             return self._images(run.latents, run.blocks, began)
         for part in self._parts(policy, ready):
             latents, blocks, of = part
@@ -266,6 +274,8 @@ class DiffusionModel:
         if tuple(source.shape) != (count, *canvas):
             raise ValueError(f"noise: expected {[count, *canvas]} for these images, got {list(source.shape)}")
         check_params(self.denoiser.spec(), self.params)
+        if self.exits:
+            check_params(exits_spec(self.denoiser), self.exits)
         policy = Denoise(
             sampler=self._sampler(sampler),
             steps=self.habits.steps if steps is None else steps,
@@ -283,7 +293,7 @@ class DiffusionModel:
     def _parts(self, policy: Denoise, ready: Asked) -> Iterator[tuple[jax.Array, np.ndarray, int]]:
         """Behind each call of the denoiser: latents, the blocks of the calls so far, the number of all."""
         of, blocks = len(policy.prepare(self.adapted, ready).calls.number), np.zeros(0)
-        for part in policy.stream(self.adapted, self.params, ready):
+        for part in policy.stream(self.adapted, self._params_with_exits, ready):
             blocks = np.append(blocks, np.asarray(part.blocks))
             yield part.latents, blocks, of
 

@@ -7,9 +7,13 @@ from diffusion_models import denoiser_of, dit_model
 from model_helpers import random_params
 
 import jaxmodels
+from jaxmodels.decoding.diffusion.caches.depth_table import DepthTable
+from jaxmodels.decoding.diffusion.caches.exit_training import ExitTraining
 from jaxmodels.decoding.diffusion.caches.harmonica_training import RouterTraining
+from jaxmodels.decoding.diffusion.caches.uncertainty_exit import UncertaintyExit
 from jaxmodels.image_models.calibrating import (
     Drawing,
+    with_exits,
     with_ratios,
     with_router,
     with_shared_encoder,
@@ -57,3 +61,22 @@ def test_a_model_is_measured_as_it_is_to_draw():
     assert len(text.tokens) > 1
     measured = with_ratios(of_texts, text, 3, drawing=Drawing(size=(8, 16)))
     assert measured.calibrations["magcache"].shape == (3,)
+
+
+def test_a_model_with_heads_is_left_early_and_saved_with_them(tmp_path):
+    model, latents = dit_model(autoencoder=None), np.zeros((2, 8, 8, 4), np.float32)
+    training = ExitTraining(steps=3, learning_rate=0.01)
+    trained = with_exits(model, latents, [1, 2], 4, training, batch=3)
+    with pytest.raises(ValueError, match="a model of 2 blocks needs 1 heads to exit by, got 0"):
+        model.generate([3], 4, cache=DepthTable([1, 2, 2, 1]))
+    jaxmodels.save(trained, tmp_path)
+    again = jaxmodels.load(tmp_path)
+    for cache in (DepthTable([1, 2, 2, 1]), UncertaintyExit(1.0)):
+        images = [each.generate([3], 4, cache=cache) for each in (trained, again)]
+        assert images[0].blocks.sum() < 8
+        np.testing.assert_array_equal(images[0].latents, images[1].latents)
+    np.testing.assert_array_equal(trained.generate([3], 4).latents, model.generate([3], 4).latents)
+    with pytest.raises(ValueError, match=r"latents must be \[2, 8, 8, 4\] .* got \[1, 8, 8, 4\]"):
+        with_exits(model, latents[:1], [1, 2], 4, training)
+    jaxmodels.save(model, tmp_path)
+    assert not jaxmodels.load(tmp_path).exits

@@ -91,3 +91,22 @@ class Predicted:
 
     def _length(self) -> Float[Array, ""]:
         return jnp.sqrt(self.alpha**2 + self.sigma**2)
+
+
+def target(
+    kind: Prediction,
+    clean: Float[Array, "B H W C"],
+    noise: Float[Array, "B H W C"],
+    alpha: Float[Array, "..."],
+    sigma: Float[Array, "..."],
+) -> Float[Array, "B H W C"]:
+    """What a model of this kind should predict for ``alpha * clean + sigma * noise``."""
+    velocity = (alpha * noise - sigma * clean) / jnp.sqrt(alpha**2 + sigma**2)
+    return {
+        Prediction.EPSILON: noise,
+        Prediction.V: velocity,
+        Prediction.EDM: -velocity,
+        Prediction.CLEAN: clean,
+        Prediction.FLOW: noise - clean,
+        Prediction.FLOW_TO_DATA: clean - noise,
+    }[kind]

@@ -20,7 +20,10 @@ from jaxmodels.decoding.diffusion.caches.calibration_file import FILE
 from jaxmodels.decoding.diffusion.samplers import Sampler
 from jaxmodels.image_models.conditions import Conditions
 from jaxmodels.image_models.diffusion import DiffusionModel, Habits
+from jaxmodels.image_models.exit_file import EXIT_HEADS, heads_of
+from jaxmodels.image_models.exit_file import FILE as EXIT_FILE
 from jaxmodels.image_models.prompts.encoder import PromptEncoder
+from jaxmodels.layers.spec import walk
 
 # Keys of the index that are ours, of models that want something else than their pipeline's: the size of
 # canvases where the denoiser's configuration does not say it; the scale of guidance where none is asked for,
@@ -63,6 +66,7 @@ def diffusion_pipeline(
         denoiser: Part = found["transformer"]
         autoencoder: Part = found["vae"] or Part(None, {})
         side = parts.notes.get(SIZE, canvas(denoiser.config))
+        heads = found.get(EXIT_FILE)
         held = {folder: found[folder] for folder in texts}
         return DiffusionModel(
             pipeline=name,
@@ -75,6 +79,7 @@ def diffusion_pipeline(
             habits=_as_noted(habits(denoiser.config), parts.notes, denoiser.config.projections.in_channels),
             canvas=whole(f"{INDEX_FILE}: key {SIZE!r}", side, low=1),
             calibrations=found.get(FILE) or {},
+            exits=heads_of(heads, denoiser.config) if heads else {},
             encoders=held,
             notes=parts.notes,
         )
@@ -86,6 +91,7 @@ def diffusion_pipeline(
             "vae": None if autoencoder is None else Part(autoencoder, model.autoencoder_params),
             "scheduler": as_stored(model.sampler),
             FILE: model.calibrations or None,
+            EXIT_FILE: dict(walk(model.exits)) or None,
             **{folder: model.encoders.get(folder) for folder in texts},
         }
         usual = {SIZE: canvas(model.denoiser), **_noted(habits(model.denoiser))}
@@ -102,7 +108,7 @@ def diffusion_pipeline(
         name=name,
         components={**networks, **texts},
         optional=frozenset({"vae", *texts}),
-        beside={FILE: CALIBRATIONS},
+        beside={FILE: CALIBRATIONS, EXIT_FILE: EXIT_HEADS},
         unused=unused,
         build=build,
         take_apart=take_apart,

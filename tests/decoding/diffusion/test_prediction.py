@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction
+from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction, target
 
 CLEAN, NOISE = np.random.default_rng(0).normal(size=(2, 2, 3, 3, 4))
 PATHS = {
@@ -63,3 +63,11 @@ def test_what_a_model_gives_is_handed_on_as_it_is(kind: Prediction, read) -> Non
     output = jnp.asarray(NOISE)
     predicted = Predicted(output, jnp.asarray(CLEAN), jnp.asarray(0.1), jnp.asarray(0.9), kind)
     np.testing.assert_array_equal(read(predicted), output)
+
+
+@pytest.mark.parametrize(("kind", "path"), CASES)
+def test_what_should_be_predicted_is_read_as_what_it_was_made_of(kind: Prediction, path: str) -> None:
+    alpha, sigma = map(jnp.float32, PATHS[path])
+    wanted = target(kind, CLEAN, NOISE, alpha, sigma)
+    predicted = Predicted(wanted, alpha * CLEAN + sigma * NOISE, alpha, sigma, kind)
+    np.testing.assert_allclose(predicted.clean(), CLEAN, atol=1e-4)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmodels.decoding.diffusion.caches.cache import Step
-from jaxmodels.layers.spec import Params
+from jaxmodels.layers.spec import Param, Params, ParamTree
 from jaxmodels.models.denoisers.denoiser import Denoiser, Streams
 
 EXITS = "exits"
@@ -24,6 +24,15 @@ def with_exits(denoiser: Denoiser, params: Params) -> Params:
     unsure = {"w": jnp.zeros(width, jnp.float32), "b": jnp.zeros((), jnp.float32)}
     heads = {str(i): own | {"uncertainty": unsure} for i in range(denoiser.num_blocks - 1)}
     return params | {EXITS: heads}
+
+
+def exits_spec(denoiser: Denoiser) -> ParamTree:
+    """The parameters of the heads alone, those of `with_exits`."""
+    spec = denoiser.spec()
+    own = {name: spec[name] for name in _FINISHING if name in spec}
+    width = denoiser.projections.d_model
+    unsure: ParamTree = {"w": Param((width,), (None,)), "b": Param((), ())}
+    return {str(i): own | {"uncertainty": unsure} for i in range(denoiser.num_blocks - 1)}
 
 
 def check_exits(step: Step) -> None:
