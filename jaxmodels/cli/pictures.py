@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from jaxmodels import ImageModel
 
-# Between the images of a picture, and how often each pixel is repeated, at least.
-_MARGIN, _SMALLEST = 2, 96
-_PAPER = 1.0
 # Parameters of the command, beside those of `Pictures`, that pictures go by.
 _SHARED = frozenset(
     {"allow_pickle", "dtype", "model", "prompt", "quiet", "revision", "seed", "steps", "verify"}
@@ -98,6 +93,8 @@ class Pictures:
                 file's name does not end as a picture's.
             ImportError: pillow is not installed.
         """
+        from jaxmodels.image_models.pictures import check_picture, write_picture
+
         each: list[Any] = self.classes or self.prompts or []
         if not each or (self.grid is None and self.strip is None):
             raise ValueError(
@@ -105,7 +102,7 @@ class Pictures:
             )
         for file in (self.grid, self.strip):
             if file is not None:
-                _check_picture(file)
+                check_picture(file)
         asked = [one for one in each for _ in range(self.per_class)]
         options: dict[str, Any] = {"size": self.size, "seed": seed, **self._own_options(model)}
         options |= {} if steps is None else {"steps": steps}
@@ -117,11 +114,11 @@ class Pictures:
                 behind.append(made)
                 if progress is not None:
                     progress(made.calls, steps)
-            _write(self.strip, [[made.pixels[row] for made in behind] for row in range(len(asked))])
+            write_picture(self.strip, [[made.pixels[row] for made in behind] for row in range(len(asked))])
             last = behind[-1]
         if self.grid is not None:
             cut = range(0, len(asked), self.per_class)
-            _write(self.grid, [list(last.pixels[start : start + self.per_class]) for start in cut])
+            write_picture(self.grid, [list(last.pixels[start : start + self.per_class]) for start in cut])
         rate = len(asked) / last.seconds
         return f"{len(asked)} images in {last.calls} steps, {last.seconds:.2f} s: {rate:.1f} images/s"
 
@@ -160,34 +157,3 @@ def check_given(context: typer.Context) -> None:
         if source is not None and source.name == "COMMANDLINE" and name not in own:
             shown = parameter.opts[0] if parameter.opts[0].startswith("-") else name.upper()
             raise ValueError(f"{shown} is of language models, and pictures are asked for; leave it out")
-
-
-def _check_picture(file: Path) -> None:
-    """Raises, before anything is computed, where a picture could not be written."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "pictures are written with pillow, which is not installed; install jaxmodels[pictures]"
-        ) from error
-    if file.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"{str(file)!r} does not end as a picture's name does; use .png")
-
-
-def _write(file: Path, rows: "list[list[np.ndarray]]") -> None:
-    """One picture of rows of images [H, W, C] with pixels from 0 to 1."""
-    import numpy as np
-    from PIL import Image
-
-    height, _, channels = rows[0][0].shape
-    factor = -(-_SMALLEST // height)
-
-    def joined(parts: "list[np.ndarray]", axis: int) -> "np.ndarray":
-        shape = list(parts[0].shape)
-        shape[axis] = _MARGIN * factor
-        between = np.full(shape, _PAPER)
-        return np.concatenate([part for one in parts for part in (one, between)][:-1], axis=axis)
-
-    enlarged = [[image.repeat(factor, 0).repeat(factor, 1) for image in row] for row in rows]
-    picture = np.rint(joined([joined(row, 1) for row in enlarged], 0) * 255).astype(np.uint8)
-    Image.fromarray(picture[..., 0] if channels == 1 else picture).save(file)

@@ -186,7 +186,7 @@ def _noised(
         x=jnp.asarray((alpha * clean[rows] + sigma * noise) * scale),
         t=jnp.asarray(calls.times[chosen]),
         condition=jax.tree.map(lambda leaf: leaf[asked], condition),
-        target=jnp.asarray(target(kind, clean[rows], noise, alpha, sigma)),
+        target=target(kind, *map(jnp.asarray, (clean[rows], noise, alpha, sigma))),
     )
 
 

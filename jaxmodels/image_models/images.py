@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+
+from jaxmodels.checks import whole
+from jaxmodels.image_models.pictures import write_picture
 
 # Called with the number of steps that are done, and of all.
 Progress: TypeAlias = Callable[[int, int], None]
@@ -30,6 +34,21 @@ class Images:
     calls: int
     blocks: np.ndarray | None = None
     seconds: float
+
+    def save(self, file: str | Path, columns: int | None = None) -> None:
+        """Writes the images as one picture, such as a PNG.
+
+        Args:
+            file: where to, in the format that its name ends in.
+            columns: how many images stand beside each other; None for all.
+
+        Raises:
+            ValueError: the name does not end as a picture's, or `columns` is no whole number >= 1.
+            ImportError: pillow is not installed.
+        """
+        beside = len(self.pixels) if columns is None else whole("columns", columns, low=1)
+        starts = range(0, len(self.pixels), beside)
+        write_picture(file, [list(self.pixels[start : start + beside]) for start in starts])
 
 
 @runtime_checkable
