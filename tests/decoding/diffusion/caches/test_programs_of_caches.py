@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 from step_caches import canvases, full, plan_at, programs, run, tiny
 
-from jaxmodels.decoding.diffusion.caches.cache import Step
-from jaxmodels.decoding.diffusion.caches.dbcache import DBCache
-from jaxmodels.decoding.diffusion.caches.encoder_sharing import EncoderSharing
-from jaxmodels.decoding.diffusion.caches.first_block import FirstBlock
-from jaxmodels.decoding.diffusion.caches.fora import FORA
-from jaxmodels.decoding.diffusion.caches.harmonica import HarmoniCa
-from jaxmodels.decoding.diffusion.caches.magcache import MagCache
-from jaxmodels.decoding.diffusion.caches.pab import PAB
-from jaxmodels.decoding.diffusion.caches.seacache import SeaCache
-from jaxmodels.decoding.diffusion.caches.step_mask import StepMask
-from jaxmodels.decoding.diffusion.caches.taylorseer import TaylorSeer
-from jaxmodels.decoding.diffusion.caches.teacache import TeaCache
+from jaxmodels.decoding.diffusion.caches import (
+    FORA,
+    PAB,
+    DBCache,
+    EncoderSharing,
+    FirstBlock,
+    HarmoniCa,
+    MagCache,
+    SeaCache,
+    Step,
+    StepMask,
+    TaylorSeer,
+    TeaCache,
+)
 
 STEPS = 5
 PLAN = plan_at(np.linspace(950, 150, STEPS))
