@@ -18,7 +18,7 @@ from jaxmodels.decoding.diffusion import Asked, Denoise, Injected, NotFinite, dr
 from jaxmodels.decoding.diffusion.driver import whole_run
 from jaxmodels.decoding.diffusion.guidance import CFG, Interval, Rescaled, Residual, ZeroStar
 from jaxmodels.decoding.diffusion.prediction import Predicted
-from jaxmodels.decoding.diffusion.samplers import DDIM, FlowMapEuler
+from jaxmodels.decoding.diffusion.samplers import DDIM, FlowEuler, FlowMapEuler
 from jaxmodels.layers.spec import abstract_params
 from jaxmodels.models.denoisers.families import denoiser_from_config
 
@@ -159,19 +159,23 @@ def compilations():
 def test_another_seed_class_or_strength_compiles_nothing(pair, compilations):
     _, config, params = pair
 
-    def latents(seed, labels, guidance):
+    def latents(seed, labels, guidance, sampler):
         asked = Asked(drawn(seed, 2, (8, 8, 4)), jnp.array(labels), NONE)
-        policy = Denoise(sampler=DDIM(), steps=6, guidance=guidance)
+        policy = Denoise(sampler=sampler, steps=6, guidance=guidance)
         return np.asarray(policy.run(config, params, asked).latents)
 
-    for first, second in (
-        (CFG(2), CFG(7.5)),
-        (Rescaled(2.0), Rescaled(5.0, 0.1)),
-        (Interval(ZeroStar(2.0)), Interval(ZeroStar(3.0, 2), 0.2, 0.7)),
+    for first, second, sampler in (
+        (CFG(2), CFG(7.5), DDIM()),
+        (Rescaled(2.0), Rescaled(5.0, 0.1), DDIM()),
+        (Interval(ZeroStar(2.0)), Interval(ZeroStar(3.0, 2), 0.2, 0.7), FlowEuler()),
     ):
-        one = latents(0, [1, 2], first)
+        one = latents(0, [1, 2], first, sampler)
         before = compilations()
-        others = latents(1, [1, 2], first), latents(0, [1, 5], first), latents(0, [1, 2], second)
+        others = (
+            latents(1, [1, 2], first, sampler),
+            latents(0, [1, 5], first, sampler),
+            latents(0, [1, 2], second, sampler),
+        )
         assert compilations() == before
         assert all(np.abs(other - one).max() > 0.01 for other in others)
 

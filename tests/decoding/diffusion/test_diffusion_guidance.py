@@ -112,6 +112,13 @@ def test_whole_strengths_run_the_program_of_real_ones(whole, real):
     assert [type(leaf) for leaf in jax.tree.leaves(whole)] == [type(leaf) for leaf in jax.tree.leaves(real)]
 
 
+def test_zero_star_is_refused_where_no_flow_is_predicted():
+    with pytest.raises(
+        ValueError, match=r"guidance=ZeroStar\(...\) is for models that predict a flow, .*'epsilon'"
+    ):
+        guided(ZeroStar(2.0), outputs(kind=Prediction.EPSILON)[0])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

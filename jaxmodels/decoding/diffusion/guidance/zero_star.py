@@ -10,7 +10,7 @@ from flax import struct
 from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.diffusion.guidance.cfg import set_number
 from jaxmodels.decoding.diffusion.guidance.guidance import Outputs, away
-from jaxmodels.decoding.diffusion.prediction import Predicted
+from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 
 
@@ -32,7 +32,7 @@ class ZeroStar:
         zero_calls: how many calls of the model give zero.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: a number outside its range. When run: the model predicts something else than a flow.
     """
 
     scale: float
@@ -49,7 +49,16 @@ class ZeroStar:
         return Row(np.full(plan.calls, self.scale), factor.astype(np.float64))
 
     def __call__(self, outputs: Outputs, row: Row) -> Predicted:
-        """See `Guidance`."""
+        """See `Guidance`.
+
+        Raises:
+            ValueError: the outputs are no velocities of flow: zero is then no step that stands still.
+        """
+        if outputs.kind not in (Prediction.FLOW, Prediction.FLOW_TO_DATA):
+            raise ValueError(
+                f"guidance=ZeroStar(...) is for models that predict a flow, but the sampler takes the "
+                f"predictions for {outputs.kind.value!r}"
+            )
         conditional, unconditional = outputs.pair()
         axes = (1, 2, 3)
         product = jnp.sum(conditional * unconditional, axis=axes, keepdims=True)
