@@ -38,7 +38,8 @@ class Streams:
     """What flows from block to block.
 
     Attributes:
-        hidden: [B, S, D], the stream of the canvas: its patches row by row, and no other tokens.
+        hidden: [B, S, D], the stream of the canvas: its patches row by row, behind them the tokens that fill
+            it to a length that the model wants, where it wants one (HiDream, Z-Image).
         context: [B, T, D], the stream of a text beside it; None where there is none, or where it has ended.
         others: what blocks leave for later ones beside the two.
         grid: rows and columns of the canvas's patches.

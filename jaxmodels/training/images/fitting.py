@@ -91,7 +91,13 @@ class Fitting:
         Args:
             data: a pytree of arrays [N, ...], of which each step gets a batch.
             before: what is done to the state in front of the step with this number.
+
+        Raises:
+            ValueError: a step takes more images than there are.
         """
+        count = len(jax.tree.leaves(data)[0])
+        if fit.batch_size > count:
+            raise ValueError(f"Fit: batch_size={fit.batch_size} exceeds the {count} images to train on")
         log, total = self.output / "metrics.jsonl", fit.schedule.total_steps
         self.output.mkdir(parents=True, exist_ok=True)
         optimizer = fit.optimizer.build(fit.schedule, model.spec())
@@ -106,7 +112,7 @@ class Fitting:
             first = int(state.step)
             rewind_metrics(log, first)
             began = time.perf_counter()
-            batches = _batches(len(jax.tree.leaves(data)[0]), fit.batch_size, self.seed, first)
+            batches = _batches(count, fit.batch_size, self.seed, first)
             for done in range(first + 1, total + 1):
                 state, chosen = before(state, done - 1), next(batches)
                 batch = jax.tree.map(lambda leaf, rows=chosen: jnp.asarray(leaf[rows]), data)
