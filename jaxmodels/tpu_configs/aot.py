@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -228,8 +228,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
     options = _parser().parse_args(arguments)
     try:
-        for path in options.config:
-            values = json.loads(path.read_text())
+        configs = {path: json.loads(path.read_text()) for path in options.config}
+        _check_given(options, [is_denoiser(values) for values in configs.values()])
+        for path, values in configs.items():
             of_kind = _denoiser_reports if is_denoiser(values) else _language_model_reports
             for report in of_kind(values, options):
                 print(_as_json(path, report) if options.json else _as_text(path, report), flush=True)
@@ -237,6 +238,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"aot: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_given(options: argparse.Namespace, are_denoisers: Sequence[bool]) -> None:
+    """Raises ValueError where an option was given that is of another kind than all models, and fills in the
+    values of those that were not."""
+    for own, of_denoisers, kind, others in (
+        (_OF_LANGUAGE_MODELS, False, "language models", "a denoiser"),
+        (_OF_DENOISERS, True, "denoisers", "a language model"),
+    ):
+        for name, default in own.items():
+            if getattr(options, name) is None:
+                setattr(options, name, default)
+            elif of_denoisers not in are_denoisers:
+                option = "--" + name.replace("_", "-")
+                raise ValueError(f"{option} is of {kind}, and each --config is of {others}; leave it out")
 
 
 def _language_model_reports(values: dict[str, Any], options: argparse.Namespace) -> Iterator[ProgramReport]:
@@ -277,24 +293,32 @@ def _strategy(config: LanguageModel, workload: Workload, canvas_cache: str | Non
     return strategy
 
 
+# Options that one kind of model alone has, with what they are where they are not given.
+_OF_LANGUAGE_MODELS: Mapping[str, Any] = {
+    "programs": PROGRAMS,
+    "new_tokens": 128,
+    "capacity": (None,),
+    "canvas_cache": None,
+}
+_OF_DENOISERS: Mapping[str, Any] = {"steps": 20, "latents": None}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jaxmodels.tpu_configs.aot", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--config", type=Path, nargs="+", required=True, help="config.json files")
     parser.add_argument("--topology", nargs="+", default=["v5e:2x2"], help="such as v5e:2x2 v6e:2x2")
-    parser.add_argument(
-        "--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), help="of language models"
-    )
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, help="of language models; by default all")
     parser.add_argument("--batch", type=int, default=1, help="rows, or images of a denoiser")
     parser.add_argument(
         "--prompt", type=int, default=128, help="prompt slots per row, or tokens of a denoiser's text"
     )
-    parser.add_argument("--steps", type=int, default=20, help="of a denoiser's loop")
+    parser.add_argument("--steps", type=int, help="of a denoiser's loop; by default 20")
     parser.add_argument(
         "--latents", type=int, help="height and width of a denoiser's latents; by default as it was trained"
     )
-    parser.add_argument("--new-tokens", type=int, default=128, help="output slots per row")
-    parser.add_argument("--capacity", type=int, nargs="+", default=[None], help="cache slots per row")
+    parser.add_argument("--new-tokens", type=int, help="output slots per row of a text; by default 128")
+    parser.add_argument("--capacity", type=int, nargs="+", help="cache slots per row of a text")
     parser.add_argument("--dtype", default="bfloat16", help="of parameters and cache")
     parser.add_argument(
         "--canvas-cache",

@@ -9,12 +9,14 @@ from denoiser_models import CONFIGS, by_tier
 from tpu_model_configs import TOPOLOGIES
 
 from jaxmodels.models.denoisers.families import denoiser_from_config
+from jaxmodels.tpu_configs import aot
 from jaxmodels.tpu_configs.denoisers import DENOISER_PROGRAMS, DenoiserWorkload, trace_denoiser
 
 pytestmark = [pytest.mark.xdist_group("aot"), pytest.mark.timeout(COMPILING)]
 
 # In sizes that fill TPU tiles.
 FILLING = {"_class_name": "DiT", "hidden_size": 128, "num_heads": 2, "depth": 2, "input_size": 32}
+TEXTS = {"model_type": "mamba2"}
 SIZES = ("--batch", 2, "--prompt", 8, "--steps", 4)
 
 
@@ -89,3 +91,26 @@ def test_programs_are_traced_from_shapes(name):
 def test_sizes_that_cannot_be(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("values", "option", "message"),
+    [
+        (
+            FILLING,
+            ("--programs", "decode"),
+            "--programs is of language models, and each --config",
+        ),
+        (FILLING, ("--new-tokens", "1"), "--new-tokens is of language models"),
+        (FILLING, ("--capacity", "8"), "--capacity is of language models"),
+        (FILLING, ("--canvas-cache", "dual"), "--canvas-cache is of language models"),
+        (TEXTS, ("--steps", "4"), "--steps is of denoisers, and each --config is of a language model"),
+        (TEXTS, ("--latents", "8"), "--latents is of denoisers"),
+    ],
+)
+def test_options_of_the_other_kind_are_refused(values, option, message, tmp_path, capsys, monkeypatch):
+    for name, value in aot.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert aot.main(["--config", str(tmp_path / "config.json"), *option]) == 1
+    assert message in capsys.readouterr().err
