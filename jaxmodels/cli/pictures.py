@@ -1,5 +1,6 @@
 """The options of `jaxmodels generate` that belong to image models, and the pictures that they draw."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ class Pictures:
     """The options as given.
 
     Raises:
-        ValueError: a number below 1, or a class without a file that its images go to.
+        ValueError: a number below 1, a size that is none, or a class without a file that its images go to.
     """
 
     classes: Annotated[
@@ -38,7 +39,11 @@ class Pictures:
         int, typer.Option("--images", metavar="N", help="Of image models: images of each class or prompt.")
     ] = 1
     size: Annotated[
-        int | None, typer.Option(help="Of image models: height and width in pixels, by default the model's.")
+        str | None,
+        typer.Option(
+            metavar="N|HxW",
+            help="Of image models: height and width in pixels, 512 or 512x768; by default the model's.",
+        ),
     ] = None
     grid: Annotated[
         Path | None,
@@ -66,6 +71,7 @@ class Pictures:
     def __post_init__(self) -> None:
         if self.per_class < 1:
             raise ValueError(f"--images must be at least 1, got {self.per_class}")
+        _sides(self.size)
         if self.classes and self.prompts:
             raise ValueError("--class and --prompt are of different models; give one of them")
         for name, asked in (("--class", self.classes), ("--prompt", self.prompts)):
@@ -104,7 +110,7 @@ class Pictures:
             if file is not None:
                 check_picture(file)
         asked = [one for one in each for _ in range(self.per_class)]
-        options: dict[str, Any] = {"size": self.size, "seed": seed, **self._own_options(model)}
+        options: dict[str, Any] = {"size": _sides(self.size), "seed": seed, **self._own_options(model)}
         options |= {} if steps is None else {"steps": steps}
         if self.strip is None:
             last = model.generate(asked, **options, progress=progress)
@@ -112,8 +118,8 @@ class Pictures:
             behind = []
             for made in model.stream(asked, **options):
                 behind.append(made)
-                if progress is not None:
-                    progress(made.calls, steps)
+                if progress is not None:  # of how many, a stream does not say: samplers call more than once
+                    progress(made.calls, None)
             write_picture(self.strip, [[made.pixels[row] for made in behind] for row in range(len(asked))])
             last = behind[-1]
         if self.grid is not None:
@@ -130,6 +136,21 @@ class Pictures:
             if name not in model.options:
                 raise ValueError(f"--{name} is no option of a {model.pipeline}; leave it out")
         return given
+
+
+def _sides(size: str | None) -> int | tuple[int, int] | None:
+    """The number, or height and width, that --size gives.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if size is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?", size, re.ASCII)
+    if found is None:
+        raise ValueError(f"--size must be a number of pixels, or height x width as in 512x768, got {size!r}")
+    height, width = found.groups()
+    return int(height) if width is None else (int(height), int(width))
 
 
 @contextmanager

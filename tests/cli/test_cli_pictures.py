@@ -9,6 +9,7 @@ from masked_image_models import image_model
 from PIL import Image
 
 import jaxmodels as jm
+from jaxmodels.cli.pictures import Pictures
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,26 @@ def test_a_diffusion_model_goes_by_its_options(run, diffusion, tmp_path):
     assert np.asarray(Image.open(strip)).shape == (18 * 6 + 16 * 6, 3 * 18 * 6 + 16 * 6, 3)
 
 
+def test_heights_and_widths_differ(run, tmp_path):
+    asked = ["--class", 3, "--steps", 1, "--size", "16x24", "--grid", tmp_path / "a.png"]
+    run("generate", "--model", "tiny-ddt", *asked)
+    assert np.asarray(Image.open(tmp_path / "a.png")).shape == (16 * 6, 24 * 6)
+
+
+@pytest.mark.parametrize("option", ["grid", "strip"])
+def test_steps_are_counted_of_all_calls(diffusion, option, tmp_path):
+    """Heun's method calls the model twice in a step."""
+    told = []
+
+    def count(done, total):
+        told.append((done, total))
+
+    pictures = Pictures(classes=[3], sampler="heun", **{option: tmp_path / "a.png"})
+    pictures.draw(jm.load(diffusion), steps=3, seed=0, progress=count)
+    assert told[-1][0] == 5
+    assert all(total in (5, None) for _, total in told)
+
+
 def test_the_bundled_model_draws_with_the_cache_that_it_is_calibrated_for(run, tmp_path):
     asked = ["--class", 3, "--steps", 12, "--sampler", "dpm++", "--cache", "magcache"]
     result = run("generate", "--model", "tiny-dit", *asked, "--grid", tmp_path / "a.png")
@@ -85,6 +106,8 @@ def test_the_bundled_model_draws_with_the_cache_that_it_is_calibrated_for(run, t
             "cache 'magcache' goes by a calibration, and the model has none",
         ),
         (["--class", 3, "--size", 18], "size=18 x 18: height and width must be multiples of 4"),
+        (["--class", 3, "--size", "16x18"], "size=16 x 18: height and width must be multiples of 4"),
+        (["--class", 3, "--size", "16x"], "--size must be a number of pixels, or height x width"),
         (["--class", 3, "--negative", "dull"], "takes no prompt, got 'dull'"),
         (["--class", 3, "--guidance", "nan"], "guidance must be a finite number"),
     ],
