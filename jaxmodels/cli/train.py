@@ -1,7 +1,8 @@
 """`jaxmodels train`: trains a recipe, and writes the model."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -29,25 +30,23 @@ def train(
     checkpoint.
     """
     from jaxmodels.training import recipe as recipes
-    from jaxmodels.training.denoisers.recipe import DENOISER_RECIPES
-    from jaxmodels.training.flows.recipe import FLOW_RECIPES
-    from jaxmodels.training.images.recipe import IMAGE_RECIPES
-    from jaxmodels.training.next_scale.recipe import NEXT_SCALE_RECIPES
 
-    of_images = (DENOISER_RECIPES, FLOW_RECIPES, IMAGE_RECIPES, NEXT_SCALE_RECIPES)
+    image_kinds = _image_kinds()
     if list_recipes:
-        names = (name for kind in of_images for name in kind.names())
+        names = (name for kind in image_kinds for name in kind.recipes.names())
         print("\n".join(sorted((*recipes.list_recipes(), *names))))
         return
     if recipe is None or output_dir is None:
         raise ValueError("train needs RECIPE and OUTPUT_DIR; --list prints the recipes of the package")
     destination = output_dir / "model"
-    if any(kind.recognises(recipe) for kind in of_images):
-        _train_images(recipe, output_dir, destination, dtype.value)
-        tell(
-            f"the model is in {destination}: jaxmodels generate --model {destination} --class 0 --grid 0.png"
-        )
-        return
+    for kind in image_kinds:
+        if kind.recipes.recognises(recipe):
+            kind.export(kind.train(kind.recipes.load(recipe), output_dir), destination, dtype.value)
+            tell(
+                f"the model is in {destination}: "
+                f"jaxmodels generate --model {destination} --class 0 --grid 0.png"
+            )
+            return
     chosen = recipes.load_recipe(recipe)
     from jaxmodels.training import loop
     from jaxmodels.training.export import export_run
@@ -57,30 +56,33 @@ def train(
     tell(f"the model is in {destination}: jaxmodels generate --model {destination}")
 
 
-def _train_images(recipe: str, output_dir: Path, destination: Path, dtype: str) -> None:
-    """Trains a model of images by a recipe of whichever kind, and writes it."""
+class _ImageKind(NamedTuple):
+    """One kind of image models: its recipes, what trains one into a directory, and what writes the model of
+    the run to another, in a dtype."""
+
+    recipes: Any
+    train: Callable[..., Any]
+    export: Callable[..., Any]
+
+
+def _image_kinds() -> tuple[_ImageKind, ...]:
+    from jaxmodels.training.denoisers.export import export_denoiser
     from jaxmodels.training.denoisers.recipe import DENOISER_RECIPES
+    from jaxmodels.training.denoisers.run import train_denoiser
+    from jaxmodels.training.flows.export import export_flow
     from jaxmodels.training.flows.recipe import FLOW_RECIPES
+    from jaxmodels.training.flows.run import train_flow
+    from jaxmodels.training.images.export import export_images
     from jaxmodels.training.images.recipe import IMAGE_RECIPES
+    from jaxmodels.training.images.run import train_images
+    from jaxmodels.training.next_scale.export import export_next_scale
     from jaxmodels.training.next_scale.recipe import NEXT_SCALE_RECIPES
+    from jaxmodels.training.next_scale.run import train_next_scale
 
-    if NEXT_SCALE_RECIPES.recognises(recipe):
-        from jaxmodels.training.next_scale.export import export_next_scale
-        from jaxmodels.training.next_scale.run import train_next_scale
-
-        export_next_scale(train_next_scale(NEXT_SCALE_RECIPES.load(recipe), output_dir), destination, dtype)
-    elif DENOISER_RECIPES.recognises(recipe):
-        from jaxmodels.training.denoisers.export import export_denoiser
-        from jaxmodels.training.denoisers.run import train_denoiser
-
-        export_denoiser(train_denoiser(DENOISER_RECIPES.load(recipe), output_dir), destination, dtype)
-    elif FLOW_RECIPES.recognises(recipe):
-        from jaxmodels.training.flows.export import export_flow
-        from jaxmodels.training.flows.run import train_flow
-
-        export_flow(train_flow(FLOW_RECIPES.load(recipe), output_dir), destination, dtype)
-    else:
-        from jaxmodels.training.images.export import export_images
-        from jaxmodels.training.images.run import train_images
-
-        export_images(train_images(IMAGE_RECIPES.load(recipe), output_dir), destination, dtype)
+    # In the order in which a file is asked for what marks a kind.
+    return (
+        _ImageKind(NEXT_SCALE_RECIPES, train_next_scale, export_next_scale),
+        _ImageKind(DENOISER_RECIPES, train_denoiser, export_denoiser),
+        _ImageKind(FLOW_RECIPES, train_flow, export_flow),
+        _ImageKind(IMAGE_RECIPES, train_images, export_images),
+    )
