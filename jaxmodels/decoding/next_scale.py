@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.checks import is_traced, number
 from jaxmodels.decoding.programs import bounded_jit
-from jaxmodels.decoding.samplers import Sample, Sampler, check_number
+from jaxmodels.decoding.samplers import Sample, Sampler
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.autoencoders.multi_scale import MultiScaleVQ
 from jaxmodels.models.next_scale.var import VAR
@@ -40,8 +41,8 @@ class NextScale:
     guidance: float | None = None
 
     def __post_init__(self) -> None:
-        if self.guidance is not None:
-            check_number("guidance", self.guidance, low=0.0)
+        if self.guidance is not None and not is_traced(self.guidance):
+            object.__setattr__(self, "guidance", number("guidance", self.guidance, low=0.0))
 
 
 @struct.dataclass
@@ -53,12 +54,14 @@ class Drawing:
         latents: f32[B, P, P, C], what their codes add up to.
         condition: what the model goes by, a row for each of the cache's.
         keys: of each image.
+        broken: i32[], the first scale whose scores were not finite; -1 for none.
     """
 
     cache: Any
     latents: jax.Array
     condition: jax.Array
     keys: jax.Array
+    broken: jax.Array
 
 
 @bounded_jit(static_argnames=("model", "autoencoder"))
@@ -71,17 +74,17 @@ def draw(
     *,
     model: VAR,
     autoencoder: MultiScaleVQ,
-) -> tuple[Int[Array, "B L"], Float[Array, "B H W C"]]:
-    """The codes of all scales of an image of each class, and its pixels from 0 to 1, as one program."""
+) -> tuple[Int[Array, "B L"], Float[Array, "B H W C"], Int[Array, ""]]:
+    """The codes of all scales of an image of each class, its pixels from 0 to 1, and the first scale whose
+    scores were not finite, -1 for none, as one program."""
     drawing, codes = begin(params, classes, keys, rule, model=model, autoencoder=autoencoder), []
     for scale in range(len(model.sides)):
         drawing, drawn = draw_scale(
             params, autoencoder_params, drawing, rule, model=model, autoencoder=autoencoder, scale=scale
         )
         codes.append(drawn)
-    return jnp.concatenate(codes, axis=1), pixels(
-        autoencoder_params, drawing.latents, autoencoder=autoencoder
-    )
+    drawn = pixels(autoencoder_params, drawing.latents, autoencoder=autoencoder)
+    return jnp.concatenate(codes, axis=1), drawn, drawing.broken
 
 
 @bounded_jit(static_argnames=("model", "autoencoder"))
@@ -104,6 +107,7 @@ def begin(
         latents=autoencoder.pyramid.empty(batch),
         condition=condition,
         keys=keys,
+        broken=jnp.int32(-1),
     )
 
 
@@ -134,7 +138,9 @@ def draw_scale(
     )
     codes = rule.sampler(logits.reshape(-1, logits.shape[-1]), keys.reshape(-1)).reshape(batch, -1)
     latents = pyramid.add(autoencoder_params, drawing.latents, scale, codes)
-    return replace(drawing, cache=model.commit(pending), latents=latents), codes
+    is_first = (drawing.broken < 0) & ~jnp.isfinite(logits).all()
+    broken = jnp.where(is_first, scale, drawing.broken)
+    return replace(drawing, cache=model.commit(pending), latents=latents, broken=broken), codes
 
 
 @bounded_jit(static_argnames=("autoencoder",))

@@ -12,6 +12,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import number, shown, whole
+from jaxmodels.decoding.arguments import MOST_SEEDS
+from jaxmodels.decoding.finite import NotFinite
 from jaxmodels.decoding.flows.drawing import FlowDrawing, begin, denoise, draw, run_back
 from jaxmodels.decoding.flows.gs_jacobi import GSJacobi
 from jaxmodels.decoding.flows.inversion import SEQUENTIAL, Inversion
@@ -87,7 +89,7 @@ class FlowImageModel:
         Raises:
             ValueError: a class, size or number of steps that the model does not have, or a sampler that does
                 not fit it.
-            FloatingPointError: a step gave numbers that are not finite.
+            NotFinite: a step gave numbers that are not finite.
         """
         if progress is not None:
             watched = self.stream(class_ids, steps, size=size, sampler=sampler, guidance=guidance, seed=seed)
@@ -117,7 +119,7 @@ class FlowImageModel:
         the noise of training: those of `generate`.
 
         Raises:
-            ValueError, FloatingPointError: as `generate`.
+            ValueError, NotFinite: as `generate`.
         """
         began, count, calls = time.perf_counter(), len(self.flow.steps), 0
         classes, noise, rule = self._plan(class_ids, steps, size, sampler, guidance, seed)
@@ -172,7 +174,7 @@ class FlowImageModel:
             guidance = FlowGuidance(scale=number("guidance", guidance, low=0.0))
         classes = known_classes(class_ids, self.num_classes)
         check_params(self.flow.spec(), self.params)
-        key = jax.random.key(whole("seed", seed, high=2**63 - 1))
+        key = jax.random.key(whole("seed", seed, high=MOST_SEEDS))
         shape = (self.flow.places, self.flow.channels)
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(classes)))
         noise = jax.vmap(lambda one: jax.random.normal(one, shape))(keys)
@@ -190,7 +192,7 @@ class FlowImageModel:
     def _check_finite(self, tokens: Array, done: int) -> None:
         if not bool(jnp.isfinite(tokens).all()):
             number = len(self.flow.steps) - 1 - done
-            raise FloatingPointError(
+            raise NotFinite(
                 f"step {number} of the flow, counted from 0 next to the images, gave numbers that are not "
                 "finite when it was run backwards"
             )

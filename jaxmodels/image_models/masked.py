@@ -11,7 +11,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import whole
-from jaxmodels.decoding.generation import Plan, run
+from jaxmodels.decoding.arguments import MOST_SEEDS
+from jaxmodels.decoding.finite import NotFinite
+from jaxmodels.decoding.generation import NoTokenError, Plan, run
 from jaxmodels.decoding.masked.blocks.fixed import FixedBlocks
 from jaxmodels.decoding.masked.caches.kept import CanvasCache
 from jaxmodels.decoding.masked.caches.recompute import Recompute
@@ -122,12 +124,16 @@ class MaskedImageModel:
 
         Raises:
             ValueError: a class or a size that the model does not have, or steps beyond the number of codes.
+            NotFinite: the scores of codes are NaN or infinite.
         """
         began = time.perf_counter()
         ready = self._plan(class_ids, size, seed)
         strategy = self._strategy(steps, unmask, cache, sampler, guidance)
         if progress is None:
-            found = run(self.model.config, self.model.params, strategy, ready)
+            try:
+                found = run(self.model.config, self.model.params, strategy, ready)
+            except NoTokenError as error:
+                raise NotFinite("scores of codes are not finite: look for parameters that are not") from error
             codes, calls = found.tokens.reshape(-1, self.grid, self.grid), found.steps
         else:
             for calls, (tokens, _) in enumerate(self._watch(strategy, ready)):
@@ -152,7 +158,7 @@ class MaskedImageModel:
         """The images of `generate` before the first step and behind each; the last are those it gives.
 
         Raises:
-            ValueError: as `generate`.
+            ValueError, NotFinite: as `generate`.
         """
         began, factor = time.perf_counter(), self.autoencoder.shape.factor
         ready = self._plan(class_ids, size, seed)
@@ -188,7 +194,7 @@ class MaskedImageModel:
             raise ValueError(f"size={size}: the model makes images of {self.size} x {self.size} pixels alone")
         classes = known_classes(class_ids, self.num_classes)
         check_params(self.model.config.spec(), self.model.params)
-        given, seed = classes[:, None] + self.autoencoder.num_codes, whole("seed", seed, high=2**63 - 1)
+        given, seed = classes[:, None] + self.autoencoder.num_codes, whole("seed", seed, high=MOST_SEEDS)
         return plan_images(self.model.config, self.model.params, given, self.grid**2, seed)
 
     def _strategy(

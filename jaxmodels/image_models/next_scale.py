@@ -11,6 +11,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import whole
+from jaxmodels.decoding.arguments import MOST_SEEDS
+from jaxmodels.decoding.finite import NotFinite
 from jaxmodels.decoding.next_scale import DRAW, NextScale, begin, draw, draw_scale, pixels
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.samplers import Sampler
@@ -97,6 +99,7 @@ class NextScaleImageModel:
 
         Raises:
             ValueError: a class, size or number of steps that the model does not have.
+            NotFinite: the scores of a scale are NaN or infinite.
         """
         if progress is not None:
             watched = self.stream(class_ids, steps, size=size, sampler=sampler, guidance=guidance, seed=seed)
@@ -107,7 +110,7 @@ class NextScaleImageModel:
             return last
         began = time.perf_counter()
         classes, keys = self._plan(class_ids, steps, size, seed)
-        codes, drawn = draw(
+        codes, drawn, broken = draw(
             self.params,
             self.autoencoder_params,
             classes,
@@ -116,6 +119,7 @@ class NextScaleImageModel:
             model=self.model,
             autoencoder=self.autoencoder,
         )
+        self._check_finite(broken)
         return self._images(drawn, codes, len(self.model.sides), began)
 
     def stream(
@@ -132,7 +136,7 @@ class NextScaleImageModel:
         those it gives. Codes of scales that are not drawn yet are -1.
 
         Raises:
-            ValueError: as `generate`.
+            ValueError, NotFinite: as `generate`.
         """
         began = time.perf_counter()
         classes, keys = self._plan(class_ids, steps, size, seed)
@@ -146,6 +150,7 @@ class NextScaleImageModel:
             drawing, drawn = draw_scale(
                 self.params, self.autoencoder_params, drawing, rule, **parts, scale=scale
             )
+            self._check_finite(drawing.broken)
             first = sum(self.model.sizes[:scale])
             codes[:, first : first + count] = drawn
             made = pixels(self.autoencoder_params, drawing.latents, autoencoder=self.autoencoder)
@@ -172,9 +177,17 @@ class NextScaleImageModel:
         classes = known_classes(class_ids, self.num_classes)
         check_params(self.model.spec(), self.params)
         check_params(self.autoencoder.spec(), self.autoencoder_params)
-        key = jax.random.key(whole("seed", seed, high=2**63 - 1))
+        key = jax.random.key(whole("seed", seed, high=MOST_SEEDS))
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(classes)))
         return jnp.asarray(classes, jnp.int32), keys
+
+    def _check_finite(self, broken: Int[Array, ""]) -> None:
+        """Raises NotFinite where there is a first scale whose scores were not."""
+        if (scale := int(broken)) >= 0:
+            raise NotFinite(
+                f"scores of codes are not finite at scale {scale + 1} of {len(self.model.sides)}: look for "
+                "parameters that are not"
+            )
 
     def _images(self, drawn: ArrayLike, codes: ArrayLike, calls: int, began: float) -> Images:
         return Images(

@@ -34,7 +34,7 @@ def test_guided_codes_are_those_of_the_published_loop(models, layout, keys, tmp_
     model, params = scale_model(published=layout, depth=1)
     parts = parts | {"model": model}
     rule = NextScale(sampler=Greedy(), guidance=1.7)
-    codes, pixels = draw(params, codes_params, CLASSES, keys, rule, **parts)
+    codes, pixels, _ = draw(params, codes_params, CLASSES, keys, rule, **parts)
 
     state = tensors_of(save_next_scale_model, model, params, tmp_path / "var")
     codes_state = tensors_of(save_autoencoder, parts["autoencoder"], codes_params, tmp_path / "vae")
@@ -57,7 +57,7 @@ def test_a_guidance_of_0_is_none(models, keys):
 def test_scales_drawn_one_by_one_are_those_of_one_program(models, keys):
     params, codes_params, parts = models
     rule = NextScale(sampler=Greedy(), guidance=1.7)
-    expected, _ = draw(params, codes_params, CLASSES, keys, rule, **parts)
+    expected, *_ = draw(params, codes_params, CLASSES, keys, rule, **parts)
     drawing, codes = begin(params, CLASSES, keys, rule, **parts), []
     for scale in range(4):
         drawing, drawn = draw_scale(params, codes_params, drawing, rule, **parts, scale=scale)
@@ -68,8 +68,8 @@ def test_scales_drawn_one_by_one_are_those_of_one_program(models, keys):
 def test_an_image_goes_by_its_own_key_and_class(models, keys):
     params, codes_params, parts = models
     rule = NextScale(sampler=Sample(top_k=5, top_p=0.9))
-    together, _ = draw(params, codes_params, CLASSES, keys, rule, **parts)
-    alone, _ = draw(params, codes_params, CLASSES[1:2], keys[1:2], rule, **parts)
+    together, *_ = draw(params, codes_params, CLASSES, keys, rule, **parts)
+    alone, *_ = draw(params, codes_params, CLASSES[1:2], keys[1:2], rule, **parts)
     np.testing.assert_array_equal(together[1:2], alone)
     assert len({tuple(row) for row in np.asarray(together).tolist()}) == 3
 
@@ -78,7 +78,7 @@ def test_another_class_guidance_and_seed_compile_nothing(models, keys):
     params, codes_params, parts = models
     draw(params, codes_params, CLASSES, keys, NextScale(sampler=Greedy(), guidance=1.7), **parts)
     before = draw.count()
-    other = NextScale(sampler=Greedy(), guidance=2.5)
+    other = NextScale(sampler=Greedy(), guidance=2)
     draw(params, codes_params, CLASSES[::-1], keys[::-1], other, **parts)
     assert draw.count() == before
 

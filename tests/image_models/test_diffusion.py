@@ -114,6 +114,14 @@ def test_a_model_is_told_a_strength_that_it_imitates():
     assert model.adapted.denoiser is denoiser
 
 
+def test_seeds_are_as_long_as_those_of_other_models(model):
+    far = model.generate(3, seed=2**31).pixels
+    assert np.abs(far - model.generate(3, seed=0).pixels).max() > 0.01
+    assert np.isfinite(model.generate(3, seed=2**63 - 1).pixels).all()
+    with pytest.raises(ValueError, match="seed must be a whole number >= 0 and <= 9223372036854775807"):
+        model.generate(3, seed=2**63)
+
+
 def test_latents_that_are_not_finite_stop_with_the_step(model):
     params = jax.tree.map(lambda leaf: leaf, model.params)
     params["blocks"]["1"]["modulation"] = {

@@ -7,6 +7,7 @@ import pytest
 from flow_models import flow
 
 import jaxmodels as jm
+from jaxmodels.decoding.finite import NotFinite
 from jaxmodels.decoding.flows.gs_jacobi import GSJacobi
 from jaxmodels.image_models.flow import FlowImageModel
 
@@ -73,5 +74,5 @@ def test_what_the_model_does_not_have_is_refused_by_name(model, given, message):
 def test_numbers_that_are_not_finite_stop_with_the_step_named(model):
     params = jax.tree.map(jnp.asarray, model.params)
     params["steps"]["0"]["out"]["b"] = jnp.full_like(params["steps"]["0"]["out"]["b"], jnp.inf)
-    with pytest.raises(FloatingPointError, match="step 0 of the flow, counted from 0 next to the images"):
+    with pytest.raises(NotFinite, match="step 0 of the flow, counted from 0 next to the images"):
         FlowImageModel(flow=model.flow, params=params).generate([1])

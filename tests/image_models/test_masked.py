@@ -1,5 +1,7 @@
 """Image models: what they draw, step by step and at once; files both ways; classes and sizes they lack."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from masked_image_models import AUTOENCODER, TRANSFORMER, image_model
 import jaxmodels as jm
 from benchmarks.digits import classifier, recognised
 from jaxmodels.decoding import driver
+from jaxmodels.decoding.finite import NotFinite
 from jaxmodels.decoding.masked.caches import ReCAP, Recompute
 from jaxmodels.decoding.masked.guidance import ClassifierFree
 from jaxmodels.decoding.masked.unmask import MAGE, MaskGIT, ToZero
@@ -70,6 +73,15 @@ def test_other_rules_and_guidance(model):
         [1] * 4, steps=16, unmask=MAGE(temperature=ToZero(1.0)), guidance=ClassifierFree(4.0)
     )
     assert (guided.codes != plain).any() and guided.codes.max() < 12
+
+
+def test_scores_that_are_not_finite_stop(model):
+    params = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), model.model.params)
+    broken = dataclasses.replace(model, model=dataclasses.replace(model.model, params=params))
+    with pytest.raises(NotFinite, match="scores of codes are not finite: look for parameters"):
+        broken.generate([3, 0], steps=5)
+    with pytest.raises(NotFinite, match="scores of codes are not finite at call 1 of the model"):
+        list(broken.stream([3, 0], steps=5))
 
 
 def test_a_save_is_read_again(model, tmp_path):

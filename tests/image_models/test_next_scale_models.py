@@ -1,5 +1,7 @@
 """Models that draw scale by scale: images at once and in steps; files both ways; what they do not have."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from next_scale_models import codes_model, scale_model
 import jaxmodels as jm
 from benchmarks.digits import classifier
 from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.decoding.finite import NotFinite
 from jaxmodels.decoding.samplers import Sample
 from jaxmodels.image_models.next_scale import NextScaleImageModel
 from jaxmodels.training.images.digits import reduced
@@ -32,6 +35,15 @@ def test_scales_end_in_the_images_that_are_drawn_at_once(model):
     again = model.generate([2, 4], seed=3, guidance=1.0, progress=lambda *step: told.append(step))
     np.testing.assert_array_equal(again.codes, whole.codes)
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)] and again.calls == 4
+
+
+def test_scores_that_are_not_finite_stop_with_the_scale_named(model):
+    params = jax.tree.map(np.asarray, model.params)
+    params["head"] = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), params["head"])
+    broken = dataclasses.replace(model, params=params)
+    for draw in (lambda: broken.generate([2, 4]), lambda: list(broken.stream([2, 4]))):
+        with pytest.raises(NotFinite, match="scores of codes are not finite at scale 1 of 4: look for param"):
+            draw()
 
 
 def test_a_save_is_read_again(model, tmp_path):

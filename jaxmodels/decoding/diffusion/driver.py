@@ -17,14 +17,11 @@ from jaxmodels.decoding.diffusion.guidance.guidance import Guidance, Outputs
 from jaxmodels.decoding.diffusion.noise import Noise
 from jaxmodels.decoding.diffusion.prediction import Predicted
 from jaxmodels.decoding.diffusion.samplers.sampler import Sampler
+from jaxmodels.decoding.finite import NotFinite
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.strategy import check_policy
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.denoisers.denoiser import Denoiser
-
-
-class NotFinite(ValueError):
-    """A step of a run gave latents that are NaN or infinite."""
 
 
 @struct.dataclass

@@ -8,6 +8,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import whole
+from jaxmodels.decoding.arguments import MOST_SEEDS
 
 
 class Noise(Protocol):
@@ -102,6 +103,6 @@ def drawn(seed: int, count: int, canvas: tuple[int, int, int]) -> Drawn:
     Raises:
         ValueError: `seed` or `count` is no whole number in range.
     """
-    key = jax.random.key(whole("seed", seed))
+    key = jax.random.key(whole("seed", seed, high=MOST_SEEDS))
     numbers = jnp.arange(whole("count", count, low=1), dtype=jnp.uint32)
     return Drawn(jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers), canvas)

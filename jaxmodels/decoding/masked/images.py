@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from jaxmodels.decoding import driver
+from jaxmodels.decoding.finite import NotFinite
 from jaxmodels.decoding.generation import Plan
 from jaxmodels.decoding.masked.driver import MaskedDiffusion
 from jaxmodels.decoding.strategy import Request
@@ -41,12 +42,21 @@ def plan_images(
 def watch(
     config: LanguageModel, params: Params, strategy: MaskedDiffusion, plan: Plan
 ) -> Iterator[tuple[Int[np.ndarray, "B N"], Bool[np.ndarray, "B N"]]]:
-    """The canvas before the first step and behind each of them: its tokens, and which are unknown."""
+    """The canvas before the first step and behind each of them: its tokens, and which are unknown.
+
+    Raises:
+        NotFinite: the scores of a step are NaN or infinite.
+    """
     carry: Any = driver.start(
         params, plan.request, plan.cache, strategy, config=config, max_new=plan.new_slots
     )
     one = jnp.ones((), jnp.int32)
     while True:
+        if bool(carry.output.stuck.any()):
+            raise NotFinite(
+                f"scores of codes are not finite at call {int(carry.output.steps)} of the model: look for "
+                "parameters that are not"
+            )
         yield np.asarray(carry.canvas.tokens), np.asarray(carry.canvas.unknown)
         if bool(carry.output.done.all()):
             return

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import shown, whole
+from jaxmodels.decoding.arguments import MOST_SEEDS
 from jaxmodels.decoding.masked.gaussian import GaussianSteps, cosine_steps
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.samplers import check_number
@@ -90,7 +91,7 @@ def sample_latents(
             f"steps={sampler.steps} exceeds the {config.places} tokens of an image, of which a step draws at "
             "least one"
         )
-    key = jax.random.key(whole("seed", seed))
+    key = jax.random.key(whole("seed", seed, high=MOST_SEEDS))
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(classes.size))
     tokens = _sample(params, jnp.asarray(classes, jnp.int32), keys, sampler, config=config)
     return config.to_latents(tokens)
