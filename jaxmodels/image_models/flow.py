@@ -17,6 +17,7 @@ from jaxmodels.decoding.finite import NotFinite
 from jaxmodels.decoding.flows.drawing import FlowDrawing, begin, denoise, draw, run_back
 from jaxmodels.decoding.flows.gs_jacobi import GSJacobi
 from jaxmodels.decoding.flows.inversion import SEQUENTIAL, Inversion
+from jaxmodels.decoding.flows.measures import measure_steps, planned
 from jaxmodels.decoding.flows.reading import FlowGuidance
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.image_models.conditions import known_classes
@@ -144,11 +145,48 @@ class FlowImageModel:
         Raises:
             ValueError: images of another size, or a class that the model does not have.
         """
-        classes = None
-        if class_ids is not None:
-            classes = jnp.asarray(known_classes(class_ids, self.num_classes), jnp.int32)
+        classes = self._classes_of(images, class_ids)
         found = _likelihood(self.params, jnp.asarray(images, jnp.float32), classes, config=self.flow)
         return np.asarray(found)
+
+    def planned_passes(
+        self,
+        images: Float[np.ndarray, "B H W C"],
+        class_ids: int | Sequence[int] | ArrayLike | None = None,
+        *,
+        segments: int,
+        dominant: float = 0.3,
+    ) -> GSJacobi:
+        """A sampler for `generate` whose segments and first guesses are those that these images call for.
+
+        Args:
+            images: a few of those that the model was trained on, with pixels from -1 to 1.
+            class_ids: of each image; None for no class.
+            segments: in how many the tokens of hard steps are found; those of others are found at once.
+            dominant: a step is hard that has more than this share of what all need, see `measure_steps`.
+
+        Raises:
+            ValueError: images of another size, a class that the model does not have, segments that do not
+                divide the tokens, or a share that is none.
+        """
+        classes = self._classes_of(images, class_ids)
+        told = None if classes is None else np.asarray(classes)
+        measures = measure_steps(self.flow, self.params, np.asarray(images, np.float32), told)
+        share = number("dominant", dominant, low=0.0, high=1.0)
+        found = planned(measures, whole("segments", segments, low=1), dominant=share)
+        found.check(len(self.flow.steps), self.flow.places)
+        return found
+
+    def _classes_of(
+        self, images: Float[np.ndarray, "B H W C"], class_ids: int | Sequence[int] | ArrayLike | None
+    ) -> Int[Array, "B"] | None:
+        """The classes of given images; raises ValueError where either is not what the model has."""
+        if class_ids is None:
+            return None
+        classes = known_classes(class_ids, self.num_classes)
+        if len(classes) != len(images):
+            raise ValueError(f"class_ids must name a class for each image, {len(images)}, got {len(classes)}")
+        return jnp.asarray(classes, jnp.int32)
 
     def _plan(
         self,

@@ -74,7 +74,8 @@ def names_in(page, head):
     return re.findall(r"`([^`]+)`", " ".join(line.split("|")[1] for line in table.splitlines()[2:]))
 
 
-def test_the_page_on_diffusion_names_what_there_is_and_runs():
+def test_the_page_on_diffusion_names_what_there_is_and_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for the picture
     page = (ROOT / "docs" / "diffusion.md").read_text("utf-8")
     for head, known in (("class", PIPELINES), ("name", SAMPLERS)):
         assert sorted(names_in(page, head)) == sorted(known)
@@ -91,3 +92,4 @@ def test_the_page_on_diffusion_names_what_there_is_and_runs():
     block = re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1)  # the others train
     exec(compile(block, "diffusion.md", "exec"), names)
     assert names["made"].pixels.shape == (3, 16, 16, 1) and len(names["made"].blocks) == 20
+    assert (tmp_path / "digits.png").is_file()

@@ -39,6 +39,20 @@ def test_passes_draw_the_same_images(model):
     assert by_passes.calls < whole.calls
 
 
+def test_passes_are_planned_of_images(model):
+    images = np.random.default_rng(1).uniform(-1, 1, (4, 8, 8, 2)).astype(np.float32)
+    passes = model.planned_passes(images, [0, 1, 2, 0], segments=4, dominant=0.5)
+    hard = np.array(passes.segments) == 4
+    assert hard.sum() == 1 and set(passes.segments) == {1, 4} and len(passes.guesses) == 2
+    assert model.planned_passes(images, segments=4, dominant=1.0).segments == (1, 1)
+    drawn = model.generate([2, 0], seed=3, sampler=passes)
+    np.testing.assert_allclose(drawn.pixels, model.generate([2, 0], seed=3).pixels, atol=1e-4)
+    with pytest.raises(ValueError, match=r"segments=3 must divide the \d+ tokens"):
+        model.planned_passes(images, segments=3, dominant=0.0)
+    with pytest.raises(ValueError, match="class_ids must name a class for each image, 4, got 1"):
+        model.planned_passes(images, [1], segments=4)
+
+
 def test_a_save_is_read_again(model, tmp_path):
     jm.save(model, tmp_path / "saved")
     again = jm.load(tmp_path / "saved")
