@@ -36,7 +36,6 @@ def diffusion_pipeline(
     *,
     conditions: Callable[[Any, Mapping[str, Any]], Conditions],
     habits: Callable[[Any], Habits],
-    canvas: Callable[[Any], int] = lambda denoiser: denoiser.sample_size,
     encoders: int = 0,
     unused: frozenset[str] = frozenset(),
     as_run: Callable[[Sampler], Sampler] = lambda sampler: sampler,
@@ -49,7 +48,6 @@ def diffusion_pipeline(
         name: its class.
         conditions: made of the denoiser and what the folders of text encoders and tokenizers hold.
         habits: of a denoiser.
-        canvas: height and width of a canvas of a denoiser.
         encoders: how many text encoders there are, each with a tokenizer; all may be left out.
         unused: see `Pipeline`.
         as_run: what a pipeline changes of its scheduler's sampler, of which no file tells.
@@ -65,7 +63,7 @@ def diffusion_pipeline(
         found = parts.components
         denoiser: Part = found["transformer"]
         autoencoder: Part = found["vae"] or Part(None, {})
-        side = parts.notes.get(SIZE, canvas(denoiser.config))
+        side = parts.notes.get(SIZE, denoiser.config.sample_size)
         heads = found.get(EXIT_FILE)
         held = {folder: found[folder] for folder in texts}
         return DiffusionModel(
@@ -94,7 +92,7 @@ def diffusion_pipeline(
             EXIT_FILE: dict(walk(model.exits)) or None,
             **{folder: model.encoders.get(folder) for folder in texts},
         }
-        usual = {SIZE: canvas(model.denoiser), **_noted(habits(model.denoiser))}
+        usual = {SIZE: model.denoiser.sample_size, **_noted(habits(model.denoiser))}
         own = {SIZE: model.canvas, **_noted(model.habits)}
         stated = {key: own[key] for key in own if key in model.notes or own[key] != usual[key]}
         return Parts(components=components, notes={**model.notes, **stated})

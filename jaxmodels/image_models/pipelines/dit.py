@@ -38,5 +38,5 @@ def few_steps(denoiser: Any) -> Habits:
 
 DIT = diffusion_pipeline("DiTPipeline", conditions=conditions, habits=habits)
 # Published for images of 256 pixels, whose latents are an eighth as high and wide.
-DDT = diffusion_pipeline("DDTPipeline", conditions=conditions, habits=ddt_habits, canvas=lambda denoiser: 32)
+DDT = diffusion_pipeline("DDTPipeline", conditions=conditions, habits=ddt_habits)
 FLOW_MAP = diffusion_pipeline("FlowMapPipeline", conditions=conditions, habits=few_steps)

@@ -11,9 +11,6 @@ from jaxmodels.image_models.pipelines.diffusion import diffusion_pipeline, promp
 from jaxmodels.image_models.prompts.flux import FluxPrompts
 from jaxmodels.image_models.prompts.prompts import Prompts
 
-# Height and width of canvases in the pipeline of `diffusers`, which no file says.
-CANVAS = 128
-
 
 def conditions(denoiser: Any, texts: Mapping[str, Any]) -> Conditions:
     told = denoiser.conditioner.guided
@@ -47,7 +44,6 @@ PIPELINE = diffusion_pipeline(
     "FluxPipeline",
     conditions=conditions,
     habits=habits,
-    canvas=lambda denoiser: CANVAS,
     encoders=2,
     # What reads images in place of prompts.
     unused=frozenset({"image_encoder", "feature_extractor"}),

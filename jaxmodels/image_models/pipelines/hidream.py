@@ -14,9 +14,6 @@ from jaxmodels.image_models.pipelines.diffusion import diffusion_pipeline, promp
 from jaxmodels.image_models.prompts.hidream import HiDreamPrompts
 from jaxmodels.image_models.prompts.prompts import Prompts
 
-# Height and width of canvases in the pipeline of `diffusers`, which no file says.
-CANVAS = 128
-
 
 def conditions(denoiser: Any, texts: Mapping[str, Any]) -> Conditions:
     encoders = prompt_encoders(texts, (1, 2, 3, 4))
@@ -32,6 +29,5 @@ PIPELINE = diffusion_pipeline(
     conditions=conditions,
     # The denoiser predicts the way from noise to data, and samplers go by the way back.
     habits=lambda denoiser: Habits(steps=50, guidance=5.0, prediction_scale=-1.0),
-    canvas=lambda denoiser: CANVAS,
     encoders=4,
 )
