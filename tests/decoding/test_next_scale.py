@@ -96,7 +96,7 @@ def test_all_scales_of_the_published_size_are_one_program_without_a_host():
         model=model,
         autoencoder=autoencoder,
     )
-    codes, pixels = lowered.out_info
+    codes, pixels, _ = lowered.out_info
     assert codes.shape == (2, 680)
     assert pixels.shape == (2, 32, 32, 1)
     assert "callback" not in lowered.as_text()
