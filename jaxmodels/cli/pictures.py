@@ -97,7 +97,6 @@ class Pictures:
         Raises:
             ValueError: nothing to draw or no file is named, the model has no such class, size or option, or a
                 file's name does not end as a picture's.
-            ImportError: pillow is not installed.
         """
         from jaxmodels.image_models.pictures import check_picture, write_picture
 

@@ -44,7 +44,6 @@ class Images:
 
         Raises:
             ValueError: the name does not end as a picture's, or `columns` is no whole number >= 1.
-            ImportError: pillow is not installed.
         """
         beside = len(self.pixels) if columns is None else whole("columns", columns, low=1)
         starts = range(0, len(self.pixels), beside)

@@ -16,14 +16,9 @@ def check_picture(file: str | Path) -> None:
 
     Raises:
         ValueError: the name does not end as a picture's.
-        ImportError: pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "pictures are written with pillow, which is not installed; install jaxmodels[pictures]"
-        ) from error
+    from PIL import Image  # not at the top: models of text need no pictures
+
     if Path(file).suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"{str(file)!r} does not end as a picture's name does; use .png")
 
@@ -37,7 +32,7 @@ def write_picture(file: str | Path, rows: Sequence[Sequence[np.ndarray]]) -> Non
         rows: images f32[H, W, C] of one shape, with pixels from 0 to 1. Rows may be of different lengths.
 
     Raises:
-        ValueError, ImportError: see `check_picture`.
+        ValueError: see `check_picture`.
     """
     check_picture(file)
     from PIL import Image

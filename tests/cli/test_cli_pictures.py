@@ -163,9 +163,3 @@ def test_where_a_language_model_is_needed_it_is_told(run, directory, model_dir, 
     names = {"images": directory, "texts": model_dir}
     told = run(*(part.format(**names) for part in arguments), code=2).stderr
     assert f"{str(directory)!r} is an image model, and a language model is needed here" in told
-
-
-def test_without_pillow_the_extra_is_named(run, directory, monkeypatch):
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    result = run("generate", "--model", directory, "--class", 1, "--grid", "a.png", code=2)
-    assert "install jaxmodels[pictures]" in result.stderr
