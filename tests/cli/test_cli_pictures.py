@@ -1,7 +1,5 @@
 """`jaxmodels generate` with an image model writes pictures; what it cannot draw is told."""
 
-import sys
-
 import numpy as np
 import pytest
 from diffusion_models import dit_model
