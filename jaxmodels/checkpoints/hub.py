@@ -129,7 +129,11 @@ def _within(folders: list[str] | None, patterns: list[str]) -> list[str]:
     if folders is None:
         return patterns
     # A star also stands for separators, so this is of JSON everywhere.
-    return ["*.json", *(f"{folder}/{pattern}" for folder in folders for pattern in patterns)]
+    return [
+        "*.json",
+        "exit_heads.safetensors",
+        *(f"{folder}/{pattern}" for folder in folders for pattern in patterns),
+    ]
 
 
 def _snapshot(repository: str, revision: str | None, patterns: list[str]) -> Path:
