@@ -19,6 +19,8 @@ _WEIGHTS = ["*.safetensors"]
 _PICKLES = ["pytorch_model*.bin", "adapter_model.bin"]
 # Of a model of several components, each in a folder that this file names.
 _PIPELINE = "model_index.json"
+# Beside the components of one that may be left early.
+_EXIT_HEADS = "exit_heads.safetensors"
 # What a directory with a model holds one of.
 _INDICES = ("config.json", _PIPELINE)
 # The same weights in other layouts.
@@ -109,7 +111,8 @@ def _download(repository: str, revision: str | None, allow_pickle: bool) -> Path
     with _told_of(repository, revision):
         directory = _snapshot(repository, revision, [_PIPELINE])
         folders = _folders(directory) if (directory / _PIPELINE).is_file() else None
-        patterns = _within(folders, _SMALL + _WEIGHTS)
+        beside = [] if folders is None else [_EXIT_HEADS]
+        patterns = _within(folders, _SMALL + _WEIGHTS) + beside
         directory = _snapshot(repository, revision, patterns)
         bare = [one for one in folders or [""] if not any((directory / one).glob("*.safetensors"))]
         if allow_pickle and bare:
@@ -129,11 +132,7 @@ def _within(folders: list[str] | None, patterns: list[str]) -> list[str]:
     if folders is None:
         return patterns
     # A star also stands for separators, so this is of JSON everywhere.
-    return [
-        "*.json",
-        "exit_heads.safetensors",
-        *(f"{folder}/{pattern}" for folder in folders for pattern in patterns),
-    ]
+    return ["*.json", *(f"{folder}/{pattern}" for folder in folders for pattern in patterns)]
 
 
 def _snapshot(repository: str, revision: str | None, patterns: list[str]) -> Path:
