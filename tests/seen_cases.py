@@ -1,6 +1,5 @@
 """Views of steps of masked generation with random logits, and their rows in NumPy for rules written out."""
 
-import functools
 from types import SimpleNamespace
 
 import jax
@@ -14,16 +13,7 @@ MASK = VOCAB - 1
 SEEDS = range(2)
 
 
-@functools.lru_cache(maxsize=256)
-def _compiled(rule):
-    return jax.jit(rule.__call__)
-
-
-def choose(rule, seen):
-    """What a rule chooses, in a program of its own."""
-    return _compiled(rule)(seen)
-
-
+choose = jax.jit(lambda rule, seen: rule(seen))
 remember = jax.jit(lambda rule, seen: rule.fuse(seen))
 edit = jax.jit(lambda rule, seen, tokens: rule(seen, tokens))
 

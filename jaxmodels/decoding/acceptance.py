@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.decoding.trees import Tree, depths
+from jaxmodels.pytrees import register_dataclass
 
 
 class Acceptance(Protocol):
@@ -154,7 +155,7 @@ def longest_agreement(
 
 
 for _rule in (TokenVerification, BlockVerification):
-    jax.tree_util.register_dataclass(_rule, [], [])
+    register_dataclass(_rule, [], [])
 
 
 def _ratio(

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxmodels.decoding.autoregressive import Autoregressive, AutoregressiveCarry
@@ -11,6 +10,7 @@ from jaxmodels.decoding.strategy import Output, Request, check_policy, tally
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.depth import ALL_LAYERS, Depth
 from jaxmodels.models.language_model import BlockStack, LanguageModel
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,4 +69,4 @@ class AdaptiveDepth:
         return replace(after, output=replace(after.output, counters=counters))
 
 
-jax.tree_util.register_dataclass(AdaptiveDepth, ["depth", "prompt", "decode"], [])
+register_dataclass(AdaptiveDepth, ["depth", "prompt", "decode"], [])

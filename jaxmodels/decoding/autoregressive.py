@@ -23,6 +23,7 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.models.depth import ALL_LAYERS, Depth
 from jaxmodels.models.language_model import Cache, LanguageModel
 from jaxmodels.models.prefill import prefill
+from jaxmodels.pytrees import register_dataclass
 
 
 @struct.dataclass
@@ -122,6 +123,4 @@ class Autoregressive:
         return replace(carry, token=token, output=output)
 
 
-jax.tree_util.register_dataclass(
-    Autoregressive, ["sampler", "processors"], ["top_logprobs", "prefill_window"]
-)
+register_dataclass(Autoregressive, ["sampler", "processors"], ["top_logprobs", "prefill_window"])

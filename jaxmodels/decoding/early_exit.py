@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
-
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive, AutoregressiveCarry
 from jaxmodels.decoding.depth.confidence import Confidence, MaxProbability
@@ -12,6 +10,7 @@ from jaxmodels.decoding.samplers import check_number
 from jaxmodels.decoding.strategy import Output, Request, check_options, check_policy
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.language_model import Cache, LanguageModel
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,4 +72,4 @@ class EarlyExit:
         return self._at_depth.step(config, params, request, carry)
 
 
-jax.tree_util.register_dataclass(EarlyExit, ["threshold", "confidence", "decode"], ["min_layers"])
+register_dataclass(EarlyExit, ["threshold", "confidence", "decode"], ["min_layers"])

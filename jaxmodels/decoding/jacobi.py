@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import jax
-
 from jaxmodels.decoding.drafters.last_verdict import LastVerdict
 from jaxmodels.decoding.processors.chain import Processor
 from jaxmodels.decoding.speculative import Speculative, SpeculativeCarry
 from jaxmodels.decoding.strategy import Output, Request, check_options
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.language_model import Cache, LanguageModel
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,4 +61,4 @@ class Jacobi:
         return self._speculative.step(config, params, request, carry)
 
 
-jax.tree_util.register_dataclass(Jacobi, ["processors"], ["window", "top_logprobs", "prefill_window"])
+register_dataclass(Jacobi, ["processors"], ["window", "top_logprobs", "prefill_window"])

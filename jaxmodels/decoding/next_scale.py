@@ -14,6 +14,7 @@ from jaxmodels.decoding.samplers import Sample, Sampler
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.autoencoders.multi_scale import MultiScaleVQ
 from jaxmodels.models.next_scale.var import VAR
+from jaxmodels.pytrees import register_dataclass
 
 # Codes are drawn with their probabilities where nothing else is asked for.
 DRAW = Sample()
@@ -151,4 +152,4 @@ def pixels(
     return jnp.clip(autoencoder.decode(params, latents).astype(jnp.float32) / 2 + 0.5, 0, 1)
 
 
-jax.tree_util.register_dataclass(NextScale, ["sampler", "guidance"], [])
+register_dataclass(NextScale, ["sampler", "guidance"], [])

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, number, whole
 from jaxmodels.decoding.bisection import least_float, least_int
+from jaxmodels.pytrees import register_dataclass
 
 
 class Sampler(Protocol):
@@ -109,8 +110,8 @@ class Sample:
         return ids, logits
 
 
-jax.tree_util.register_dataclass(Greedy, [], [])
-jax.tree_util.register_dataclass(
+register_dataclass(Greedy, [], [])
+register_dataclass(
     Sample, ["temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"], ["top_k"]
 )
 

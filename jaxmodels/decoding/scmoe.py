@@ -24,6 +24,7 @@ from jaxmodels.layers.moe import MoE, Ranked
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.language_model import BlockStack, Cache, LanguageModel
 from jaxmodels.models.prefill import prefill
+from jaxmodels.pytrees import register_dataclass
 
 
 @struct.dataclass
@@ -158,6 +159,6 @@ def weaken(config: LanguageModel, ranks: tuple[int, ...]) -> LanguageModel:
     return replace(stack, blocks=tuple(weakened(block) for block in blocks))
 
 
-jax.tree_util.register_dataclass(
+register_dataclass(
     SCMoE, ["beta", "alpha", "sampler", "processors"], ["ranks", "top_logprobs", "prefill_window"]
 )

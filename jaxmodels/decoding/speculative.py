@@ -21,6 +21,7 @@ from jaxmodels.layers.masks import CAUSAL, MaskLike
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.models.scored import Scored
+from jaxmodels.pytrees import register_dataclass
 
 DRAFT_TOKENS_OF_A_MODEL = 4
 
@@ -214,6 +215,6 @@ def _path(
     return tree.path_to(node), depth + 1
 
 
-jax.tree_util.register_dataclass(
+register_dataclass(
     Speculative, ["draft", "sampler", "processors", "acceptance"], ["gamma", "top_logprobs", "prefill_window"]
 )

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.mapped import varying_like
+from jaxmodels.pytrees import register_dataclass
 
 # Of CPUs. A single query per head is bound by reading keys: small blocks stay in the inner caches. The block
 # must be smaller than the cache: one block that spans it makes XLA copy the whole cache at every step.
@@ -153,7 +154,7 @@ class Running:
     weighted: jax.Array
 
 
-jax.tree_util.register_dataclass(Running, ["maximum", "denominator", "weighted"], [])
+register_dataclass(Running, ["maximum", "denominator", "weighted"], [])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Int
 
 from jaxmodels.layers.masks import Answer, Mask, Places, by_row, check_lengths
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,4 +50,4 @@ class OnCanvas:
         return replace(self, before=side if self.before is None else min(self.before, side))
 
 
-jax.tree_util.register_dataclass(OnCanvas, ["start"], ["before"])
+register_dataclass(OnCanvas, ["start"], ["before"])

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxmodels.checks import is_traced, shown, whole
+from jaxmodels.pytrees import register_dataclass
 
 # A bool array, or a single bool, that broadcasts to the shape asked for.
 Answer: TypeAlias = Any
@@ -400,7 +401,7 @@ for _kind_of_tree, _data, _static in (
     (Either, ["masks"], []),
     (Split, ["history", "window"], []),
 ):
-    jax.tree_util.register_dataclass(_kind_of_tree, _data, _static)
+    register_dataclass(_kind_of_tree, _data, _static)
 
 CAUSAL = Causal()
 BIDIRECTIONAL = Bidirectional()

@@ -10,6 +10,7 @@ import numpy as np
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.models.block import Stream
 from jaxmodels.models.depth import Pass, Unread, Walk, pass_where
+from jaxmodels.pytrees import register_dataclass
 
 UNREAD: tuple[Unread, ...] = ("propagate", "hold")
 
@@ -73,4 +74,4 @@ def check_unread(unread: Any) -> None:
         raise ValueError(f"unread must be one of {', '.join(map(repr, UNREAD))}, got {shown(unread)}")
 
 
-jax.tree_util.register_dataclass(Budget, ["blocks"], ["warm_up", "unread"])
+register_dataclass(Budget, ["blocks"], ["warm_up", "unread"])

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxmodels.checks import is_traced
 from jaxmodels.models.block import Stream
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ class LinearConfidence:
         return jax.nn.sigmoid(hidden @ self.weight[passed.index] + self.bias[passed.index])
 
 
-jax.tree_util.register_dataclass(MaxProbability, [], [])
-jax.tree_util.register_dataclass(ProbabilityGap, [], [])
-jax.tree_util.register_dataclass(Similarity, [], [])
-jax.tree_util.register_dataclass(LinearConfidence, ["weight", "bias"], [])
+register_dataclass(MaxProbability, [], [])
+register_dataclass(ProbabilityGap, [], [])
+register_dataclass(Similarity, [], [])
+register_dataclass(LinearConfidence, ["weight", "bias"], [])

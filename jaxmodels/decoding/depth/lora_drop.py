@@ -14,6 +14,7 @@ from jaxmodels.decoding.samplers import check_number
 from jaxmodels.layers.spec import buffer
 from jaxmodels.models.block import Stream
 from jaxmodels.models.depth import Pass, Walk, pass_where
+from jaxmodels.pytrees import register_dataclass
 
 
 @struct.dataclass
@@ -143,4 +144,4 @@ class LoRADrop:
             )
 
 
-jax.tree_util.register_dataclass(LoRADrop, ["down", "up", "scale"], ["dropped", "period"])
+register_dataclass(LoRADrop, ["down", "up", "scale"], ["dropped", "period"])

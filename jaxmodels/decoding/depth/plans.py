@@ -16,6 +16,7 @@ from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.decoding.depth.budget import check_unread
 from jaxmodels.models.block import Stream
 from jaxmodels.models.depth import Pass, Unread, Walk, pass_where
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -112,5 +113,5 @@ def _check_blocks(planned: int, blocks: int) -> None:
         raise ValueError(f"passes: the plan is for {planned} blocks, but the model has {blocks}")
 
 
-jax.tree_util.register_dataclass(Plan, [], ["passes", "unread"])
-jax.tree_util.register_dataclass(RowPlans, ["passes"], ["most", "unread"])
+register_dataclass(Plan, [], ["passes", "unread"])
+register_dataclass(RowPlans, ["passes"], ["most", "unread"])

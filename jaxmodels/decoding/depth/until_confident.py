@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 from jax import lax
 from jaxtyping import Array, Bool
 
 from jaxmodels.decoding.depth.confidence import Confidence, Passed
 from jaxmodels.models.block import Stream
 from jaxmodels.models.depth import Pass, Walk, chosen
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,4 +59,4 @@ class UntilConfident:
         return stream, written, replace(walk, depth=depth, notes=running)
 
 
-jax.tree_util.register_dataclass(UntilConfident, ["confidence", "threshold"], ["min_layers"])
+register_dataclass(UntilConfident, ["confidence", "threshold"], ["min_layers"])

@@ -22,6 +22,7 @@ from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.strategy import check_policy
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.pytrees import register_dataclass
 
 
 @struct.dataclass
@@ -243,7 +244,7 @@ class Denoise:
         return self.guidance(outputs, call.guidance)
 
 
-jax.tree_util.register_dataclass(Denoise, ["guidance", "cache"], ["sampler", "steps"])
+register_dataclass(Denoise, ["guidance", "cache"], ["sampler", "steps"])
 
 
 def _narrow(table: Any) -> np.ndarray:

@@ -18,6 +18,7 @@ from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.strategy import check_policy
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.pytrees import register_dataclass
 
 
 @struct.dataclass
@@ -247,4 +248,4 @@ def _steps(
     return jax.vmap(one)(output, x, noise, (plan.rows, plan.alpha, plan.sigma))
 
 
-jax.tree_util.register_dataclass(StreamDiffusion, ["guidance"], ["sampler", "steps"])
+register_dataclass(StreamDiffusion, ["guidance"], ["sampler", "steps"])

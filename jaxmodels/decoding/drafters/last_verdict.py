@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,4 +45,4 @@ class LastVerdict:
         return jnp.take_along_axis(verdict.choices, jnp.minimum(following, self.size), axis=1)
 
 
-jax.tree_util.register_dataclass(LastVerdict, [], ["size"])
+register_dataclass(LastVerdict, [], ["size"])

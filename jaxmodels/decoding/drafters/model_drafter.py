@@ -23,6 +23,7 @@ from jaxmodels.models.chain import peek_chain
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.models.prefill import prefill
 from jaxmodels.models.scored import NOWHERE
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,5 +234,5 @@ def _proposal(drafted: _Levels, pending: Pending, siblings: Sequence[int]) -> Pr
     )
 
 
-jax.tree_util.register_dataclass(Draft, ["params"], ["config"])
-jax.tree_util.register_dataclass(ModelDrafter, ["draft"], ["size"])
+register_dataclass(Draft, ["params"], ["config"])
+register_dataclass(ModelDrafter, ["draft"], ["size"])

@@ -11,6 +11,7 @@ from jaxmodels.checks import whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
 from jaxmodels.decoding.processors.chain import contexts
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,4 +77,4 @@ class PromptLookup:
         return draft, matched.any()
 
 
-jax.tree_util.register_dataclass(PromptLookup, [], ["size", "most", "least"])
+register_dataclass(PromptLookup, [], ["size", "most", "least"])

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jax
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import shown, whole
@@ -19,6 +18,7 @@ from jaxmodels.decoding.drafters.model_drafter import (
     settle_draft,
 )
 from jaxmodels.models.language_model import Cache, Pending
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,4 +79,4 @@ class TreeDrafter:
         return settle_draft(loaded(self.draft), pending, verdict, first_of_levels(self.siblings)[:-1])
 
 
-jax.tree_util.register_dataclass(TreeDrafter, ["draft"], ["siblings"])
+register_dataclass(TreeDrafter, ["draft"], ["siblings"])

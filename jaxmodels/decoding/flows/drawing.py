@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -11,6 +10,7 @@ from jaxmodels.decoding.flows.reading import FlowGuidance, Reader
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.flows.tarflow import TarFlow
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,4 +85,4 @@ def denoise(
     return config.denoised(params, images, classes)
 
 
-jax.tree_util.register_dataclass(FlowDrawing, ["inversion", "guidance"], [])
+register_dataclass(FlowDrawing, ["inversion", "guidance"], [])

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
@@ -12,6 +11,7 @@ from jaxmodels.checks import is_traced
 from jaxmodels.decoding.samplers import check_number
 from jaxmodels.layers.spec import Params, unflatten, walk
 from jaxmodels.models.flows.flow_block import FlowBlock
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,4 +122,4 @@ def _cooled(params: Params, temperature: Any) -> Params:
     return unflatten(leaves, params)
 
 
-jax.tree_util.register_dataclass(FlowGuidance, ["scale", "temperature"], ["rises"])
+register_dataclass(FlowGuidance, ["scale", "temperature"], ["rises"])

@@ -55,6 +55,7 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.models.denoising import reads_canvases
 from jaxmodels.models.filling import MaskFilling, filling_of
 from jaxmodels.models.language_model import Cache, LanguageModel
+from jaxmodels.pytrees import register_dataclass
 
 # Which numbers of a row's keys rules and random canvases draw by; proposals draw by the keys themselves.
 RULES, NOISE = 1, 2
@@ -400,7 +401,7 @@ def _filler(
     return jax.vmap(lambda key: jax.random.randint(key, shape[1:], 0, config.vocab_size))(keys)
 
 
-jax.tree_util.register_dataclass(
+register_dataclass(
     MaskedDiffusion,
     ["blocks", "steps", "unmask", "remask", "cache", "stop", "sampler", "guidance", "processors"],
     ["top_logprobs", "prefill_window"],

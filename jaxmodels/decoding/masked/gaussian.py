@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-import jax
 import numpy as np
+
+from jaxmodels.pytrees import register_dataclass
 
 TIMES = 1000
 # A step destroys no more than this share of the signal.
@@ -59,6 +60,6 @@ def cosine_steps(steps: int) -> GaussianSteps:
     )
 
 
-jax.tree_util.register_dataclass(
+register_dataclass(
     GaussianSteps, ["times", "signal", "noise", "to_clean", "to_noisy", "least", "greatest"], []
 )

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -45,4 +45,4 @@ class ClassifierFree:
         return unconditional + (self.weight + 1) * (conditional - unconditional)
 
 
-jax.tree_util.register_dataclass(ClassifierFree, ["weight"], [])
+register_dataclass(ClassifierFree, ["weight"], [])

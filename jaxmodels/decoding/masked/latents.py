@@ -18,6 +18,7 @@ from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.samplers import check_number
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.token_images.mar import MAR
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,4 +175,4 @@ def _at(z: Float[Array, "B S D"], places: Int[Array, "B M"]) -> Float[Array, "B 
     return jnp.take_along_axis(z, places[:, :, None], axis=1)
 
 
-jax.tree_util.register_dataclass(LatentSampler, ["temperature", "guidance"], ["steps", "head_steps"])
+register_dataclass(LatentSampler, ["temperature", "guidance"], ["steps", "head_steps"])

@@ -32,6 +32,7 @@ from jaxmodels.decoding.strategy import (
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.filling import filling_of
 from jaxmodels.models.language_model import Cache, LanguageModel
+from jaxmodels.pytrees import register_dataclass
 
 RULES = 1
 
@@ -211,7 +212,7 @@ def _moved(window: Any, count: Int[Array, "B"]) -> Any:
     return jax.tree.map(lambda a: jax.vmap(lambda row, n: jnp.roll(row, -n, axis=0))(a, count), window)
 
 
-jax.tree_util.register_dataclass(
+register_dataclass(
     StreamingDiffusion,
     ["unmask", "sampler", "processors"],
     ["window", "reading", "top_logprobs", "prefill_window"],

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxmodels.checks import is_traced, shown
 from jaxmodels.decoding.processors.chain import Context, Processor
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -54,4 +55,4 @@ class PerRow:
         return own(logits, context)
 
 
-jax.tree_util.register_dataclass(PerRow, ["rows"], [])
+register_dataclass(PerRow, ["rows"], [])

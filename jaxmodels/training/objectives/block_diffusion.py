@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxmodels.checks import whole
 from jaxmodels.layers.masks import Answer, BlockCausal, Places
+from jaxmodels.pytrees import register_dataclass
 from jaxmodels.training.loss import token_nats
 from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion, MaskedWindows, check_fills
 from jaxmodels.training.objectives.objective import Score, Windows
@@ -57,7 +58,7 @@ class NoisyAndClean:
             raise ValueError(f"mask: NoisyAndClean expected {2 * self.size} tokens, got {size}")
 
 
-jax.tree_util.register_dataclass(NoisyAndClean, [], ["block", "size"])
+register_dataclass(NoisyAndClean, [], ["block", "size"])
 
 
 @dataclass(frozen=True, kw_only=True)

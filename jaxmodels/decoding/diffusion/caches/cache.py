@@ -12,6 +12,7 @@ from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.denoisers.denoiser import Denoiser, Streams
 from jaxmodels.models.modules import COMPUTE, Modules
+from jaxmodels.pytrees import register_dataclass
 
 
 @struct.dataclass
@@ -102,4 +103,4 @@ class NoCache:
         return step.finish(step.run(step.embed(), range(blocks))), None, jnp.float32(blocks)
 
 
-jax.tree_util.register_dataclass(NoCache, [], [])
+register_dataclass(NoCache, [], [])

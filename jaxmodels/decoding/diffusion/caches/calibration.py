@@ -22,6 +22,7 @@ from jaxmodels.decoding.diffusion.driver import Asked, Denoise, Run, first_carry
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.pytrees import register_dataclass
 
 
 def magcache_ratios(policy: Denoise, denoiser: Denoiser, params: Params, asked: Asked) -> np.ndarray:
@@ -135,4 +136,4 @@ class EncoderRecord:
 
 
 for _cache in (Magnitudes, EncoderRecord):
-    jax.tree_util.register_dataclass(_cache, [], [])
+    register_dataclass(_cache, [], [])

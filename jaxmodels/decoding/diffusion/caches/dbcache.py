@@ -16,6 +16,7 @@ from jaxmodels.decoding.diffusion.caches.residuals import nothing_added, run_or_
 from jaxmodels.decoding.diffusion.caches.schedules import check_within
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser, Streams
+from jaxmodels.pytrees import register_dataclass
 
 
 @struct.dataclass
@@ -124,4 +125,4 @@ class DBCache:
         return step.finish(streams), state, computed
 
 
-jax.tree_util.register_dataclass(DBCache, ["threshold", "warmup", "most_in_a_row"], ["first", "last"])
+register_dataclass(DBCache, ["threshold", "warmup", "most_in_a_row"], ["first", "last"])

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -15,6 +14,7 @@ from jaxmodels.decoding.diffusion.caches.exit_heads import check_exits, exit_pre
 from jaxmodels.decoding.diffusion.caches.schedules import check_steps
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser, Streams
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,4 +81,4 @@ class DepthTable:
         return behind(0, step.run(step.embed(), range(1))), None, jnp.float32(row)
 
 
-jax.tree_util.register_dataclass(DepthTable, ["depths"], [])
+register_dataclass(DepthTable, ["depths"], [])

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -14,6 +13,7 @@ from jaxmodels.decoding.diffusion.caches.outputs import Choosing, Outputs, no_ou
 from jaxmodels.decoding.diffusion.caches.schedules import check_steps, flags
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.pytrees import register_dataclass
 
 ENCODER = "encoder"
 
@@ -116,4 +116,4 @@ def sharing_mask(similarity: Float[np.ndarray, "N N"], computed: int) -> np.ndar
     return mask
 
 
-jax.tree_util.register_dataclass(EncoderSharing, ["compute"], [])
+register_dataclass(EncoderSharing, ["compute"], [])

@@ -22,6 +22,7 @@ from jaxmodels.decoding.diffusion.caches.outputs import (
 from jaxmodels.decoding.diffusion.caches.residuals import zeros_like
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.pytrees import register_dataclass
 
 _KINDS = ("mixer", "second")
 _RANGES = ("both_within", "attention_within", "low_within", "high_within")
@@ -206,7 +207,7 @@ def _low(height: int, width: int) -> np.ndarray:
     return (rows[:, None] ** 2 + columns**2 <= (min(height, width) // 5) ** 2)[..., None]
 
 
-jax.tree_util.register_dataclass(
+register_dataclass(
     FasterCache,
     [
         *("both_every", "both_within", "attention_every", "attention_within"),

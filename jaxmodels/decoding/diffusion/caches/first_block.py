@@ -14,6 +14,7 @@ from jaxmodels.decoding.diffusion.caches.changes import change, middle, run_fron
 from jaxmodels.decoding.diffusion.caches.residuals import nothing_added, run_or_add, zeros_like
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser, Streams
+from jaxmodels.pytrees import register_dataclass
 
 
 @struct.dataclass
@@ -73,4 +74,4 @@ class FirstBlock:
         return step.finish(streams), state, 1.0 + jnp.where(fresh, float(len(others)), 0.0)
 
 
-jax.tree_util.register_dataclass(FirstBlock, ["threshold"], [])
+register_dataclass(FirstBlock, ["threshold"], [])

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 from jaxmodels.checks import is_traced, whole
@@ -18,6 +17,7 @@ from jaxmodels.decoding.diffusion.caches.outputs import ALL_KINDS, parts_named
 from jaxmodels.decoding.diffusion.caches.schedules import check_within
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,4 +67,4 @@ def fora_mask(steps: int, interval: int) -> np.ndarray:
     return (left == steps - 1) | (left % interval == 0)
 
 
-jax.tree_util.register_dataclass(FORA, ["interval"], ["parts"])
+register_dataclass(FORA, ["interval"], ["parts"])

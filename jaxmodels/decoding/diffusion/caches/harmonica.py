@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -18,6 +17,7 @@ from jaxmodels.decoding.diffusion.caches.outputs import (
 from jaxmodels.decoding.diffusion.caches.schedules import check_steps
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,4 +83,4 @@ def routed(router: np.ndarray, threshold: float) -> np.ndarray:
     return mask
 
 
-jax.tree_util.register_dataclass(HarmoniCa, ["router", "threshold"], [])
+register_dataclass(HarmoniCa, ["router", "threshold"], [])

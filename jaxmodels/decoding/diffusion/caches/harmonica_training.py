@@ -22,6 +22,7 @@ from jaxmodels.decoding.diffusion.prediction import Prediction
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.pytrees import register_dataclass
 
 # Logits stay between the two, and those of the first step at the upper one.
 _BOUND = 5.0
@@ -287,5 +288,5 @@ def _at_the_end(policy: Denoise, denoiser: Denoiser, params: Params, asked: Aske
     return kept
 
 
-jax.tree_util.register_dataclass(Mixing, ["weights", "threshold"], [])
-jax.tree_util.register_dataclass(Routing, ["router", "errors", "threshold", "price", "guidance"], ["kind"])
+register_dataclass(Mixing, ["weights", "threshold"], [])
+register_dataclass(Routing, ["router", "errors", "threshold", "price", "guidance"], ["kind"])

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxmodels.checks import is_traced, number, shown, whole
@@ -12,6 +11,7 @@ from jaxmodels.decoding.diffusion.caches.residuals import StepsByResidual
 from jaxmodels.decoding.diffusion.caches.schedules import check_steps
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.pytrees import register_dataclass
 
 # Of FLUX.1, over 28 steps (https://github.com/Zehong-Ma/MagCache).
 FLUX_RATIOS = (
@@ -96,4 +96,4 @@ def resampled(ratios: Sequence[float], steps: int) -> np.ndarray:
     return given[np.round(places).astype(int)]
 
 
-jax.tree_util.register_dataclass(MagCache, ["ratios", "threshold", "most_in_a_row", "warmup"], [])
+register_dataclass(MagCache, ["ratios", "threshold", "most_in_a_row", "warmup"], [])

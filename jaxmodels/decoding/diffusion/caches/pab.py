@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -20,6 +19,7 @@ from jaxmodels.decoding.diffusion.caches.outputs import (
 )
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.pytrees import register_dataclass
 
 # By the kinds of parts, the option that says how often each is computed.
 ATTENTIONS = MappingProxyType({"mixer": "mixer", "second": "mixer", "cross": "cross"})
@@ -93,4 +93,4 @@ def pab_mask(times: np.ndarray, interval: int, within: tuple[Any, Any]) -> np.nd
     return (step % interval == 0) | ~((low < times) & (times < high))
 
 
-jax.tree_util.register_dataclass(PAB, ["mixer", "cross", "within"], [])
+register_dataclass(PAB, ["mixer", "cross", "within"], [])

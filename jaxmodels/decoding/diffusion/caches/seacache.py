@@ -16,6 +16,7 @@ from jaxmodels.decoding.diffusion.caches.residuals import added, nothing_added, 
 from jaxmodels.decoding.diffusion.caches.schedules import check_within
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser, Streams
+from jaxmodels.pytrees import register_dataclass
 
 
 @struct.dataclass
@@ -188,4 +189,4 @@ def _change(now: Float[Array, "B H W C"], before: Float[Array, "B H W C"]) -> Fl
     return (jnp.abs(now - before).mean(axes) / (jnp.abs(before).mean(axes) + 1e-16)).mean()
 
 
-jax.tree_util.register_dataclass(SeaCache, ["threshold", "warmup", "cooldown", "most_in_a_row", "power"], [])
+register_dataclass(SeaCache, ["threshold", "warmup", "cooldown", "most_in_a_row", "power"], [])

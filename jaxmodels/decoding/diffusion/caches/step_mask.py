@@ -6,7 +6,6 @@ from itertools import zip_longest
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxmodels.checks import shown, whole
@@ -14,6 +13,7 @@ from jaxmodels.decoding.diffusion.caches.residuals import StepsByResidual
 from jaxmodels.decoding.diffusion.caches.schedules import check_steps, flags
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.pytrees import register_dataclass
 
 # How many steps in a row are computed and left out, in turn. The published ones are for these numbers of
 # steps: runs of other lengths take those of the next greater number, shortened, and runs of more than 28
@@ -146,5 +146,5 @@ def _shorten(computed: list[int], left_out: list[int], steps: int) -> None:
                     runs.pop()
 
 
-jax.tree_util.register_dataclass(StepMask, ["compute"], [])
-jax.tree_util.register_dataclass(PublishedMask, [], ["speed"])
+register_dataclass(StepMask, ["compute"], [])
+register_dataclass(PublishedMask, [], ["speed"])

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 from jaxmodels.checks import is_traced, whole
@@ -18,6 +17,7 @@ from jaxmodels.decoding.diffusion.caches.outputs import ALL_KINDS, parts_named
 from jaxmodels.decoding.diffusion.caches.schedules import check_within
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,4 +73,4 @@ def taylorseer_mask(steps: int, interval: int = 5, warmup: int = 3, cooldown: in
     return (step < warmup) | ((step - warmup - 1) % interval == 0) | (step >= steps - cooldown)
 
 
-jax.tree_util.register_dataclass(TaylorSeer, ["interval", "warmup", "cooldown"], ["order", "parts"])
+register_dataclass(TaylorSeer, ["interval", "warmup", "cooldown"], ["order", "parts"])

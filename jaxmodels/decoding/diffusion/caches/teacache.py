@@ -15,6 +15,7 @@ from jaxmodels.decoding.diffusion.caches.changes import change, middle, run_fron
 from jaxmodels.decoding.diffusion.caches.residuals import nothing_added, run_or_add, zeros_like
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser, Streams
+from jaxmodels.pytrees import register_dataclass
 
 # Of FLUX.1 (https://github.com/ali-vilab/TeaCache), the highest power first.
 FLUX_COEFFICIENTS = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
@@ -108,4 +109,4 @@ class TeaCache:
         return step.finish(streams), state, 1.0 + jnp.where(fresh, float(len(others)), 0.0)
 
 
-jax.tree_util.register_dataclass(TeaCache, ["threshold", "coefficients"], [])
+register_dataclass(TeaCache, ["threshold", "coefficients"], [])

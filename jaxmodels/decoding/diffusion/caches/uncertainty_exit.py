@@ -13,6 +13,7 @@ from jaxmodels.decoding.diffusion.caches.cache import Step
 from jaxmodels.decoding.diffusion.caches.exit_heads import check_exits, exit_prediction, uncertainty
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.models.denoisers.denoiser import Denoiser, Streams
+from jaxmodels.pytrees import register_dataclass
 
 # A prediction and how many blocks ran.
 Exit = tuple[Float[Array, "B H W C"], Float[Array, ""]]
@@ -84,4 +85,4 @@ def _each(rows: Bool[Array, "B"]) -> Bool[Array, "B 1 1 1"]:
     return rows[:, None, None, None]
 
 
-jax.tree_util.register_dataclass(UncertaintyExit, ["threshold"], [])
+register_dataclass(UncertaintyExit, ["threshold"], [])

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -11,6 +10,7 @@ from jaxmodels.checks import is_traced, number, whole
 from jaxmodels.decoding.diffusion.guidance.guidance import Outputs, away
 from jaxmodels.decoding.diffusion.prediction import Predicted
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -55,4 +55,4 @@ def set_number(guidance: object, name: str, *, low: float = -math.inf, high: flo
         object.__setattr__(guidance, name, number(name, value, low=low, high=high))
 
 
-jax.tree_util.register_dataclass(CFG, ["scale"], ["channels"])
+register_dataclass(CFG, ["scale"], ["channels"])

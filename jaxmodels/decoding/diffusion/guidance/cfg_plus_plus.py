@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -11,6 +10,7 @@ from jaxmodels.decoding.diffusion.guidance.cfg import set_number
 from jaxmodels.decoding.diffusion.guidance.guidance import Outputs, away
 from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -48,4 +48,4 @@ class CFGPlusPlus:
         )
 
 
-jax.tree_util.register_dataclass(CFGPlusPlus, ["scale"], [])
+register_dataclass(CFGPlusPlus, ["scale"], [])

@@ -15,6 +15,7 @@ from jaxmodels.decoding.diffusion.guidance.guidance import Guidance, Outputs
 from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
 from jaxmodels.decoding.strategy import check_policy
+from jaxmodels.pytrees import register_dataclass
 
 
 @struct.dataclass
@@ -107,5 +108,5 @@ def _set_ends(interval: Interval | TimeInterval, *, high: float = math.inf) -> N
         raise ValueError(f"start must not lie behind stop, got {shown(start)} and {shown(stop)}")
 
 
-jax.tree_util.register_dataclass(Interval, ["guidance", "start", "stop"], [])
-jax.tree_util.register_dataclass(TimeInterval, ["guidance", "start", "stop"], [])
+register_dataclass(Interval, ["guidance", "start", "stop"], [])
+register_dataclass(TimeInterval, ["guidance", "start", "stop"], [])

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -12,6 +11,7 @@ from jaxmodels.decoding.diffusion.guidance.cfg import set_number
 from jaxmodels.decoding.diffusion.guidance.guidance import Outputs, away
 from jaxmodels.decoding.diffusion.prediction import Predicted
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -54,4 +54,4 @@ def _deviation(output: Float[Array, "B H W K"]) -> Float[Array, "B 1 1 1"]:
     return jnp.std(output, axis=(1, 2, 3), keepdims=True, ddof=1)
 
 
-jax.tree_util.register_dataclass(Rescaled, ["scale", "rescale"], ["channels"])
+register_dataclass(Rescaled, ["scale", "rescale"], ["channels"])

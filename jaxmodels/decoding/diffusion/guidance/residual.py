@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmodels.decoding.diffusion.guidance.cfg import set_number
 from jaxmodels.decoding.diffusion.guidance.guidance import away
+from jaxmodels.pytrees import register_dataclass
 
 
 class StreamGuidance(Protocol):
@@ -94,5 +94,5 @@ class ResidualFromFirst:
         return away(noise[1:], self.delta * stock, jnp.asarray(self.scale)), stock
 
 
-jax.tree_util.register_dataclass(Residual, ["scale", "delta"], [])
-jax.tree_util.register_dataclass(ResidualFromFirst, ["scale", "delta"], [])
+register_dataclass(Residual, ["scale", "delta"], [])
+register_dataclass(ResidualFromFirst, ["scale", "delta"], [])

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -12,6 +11,7 @@ from jaxmodels.decoding.diffusion.guidance.cfg import set_number
 from jaxmodels.decoding.diffusion.guidance.guidance import Outputs, away
 from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan
+from jaxmodels.pytrees import register_dataclass
 
 
 @struct.dataclass
@@ -67,4 +67,4 @@ class ZeroStar:
         return outputs.read(factor * away(conditional, fitted, scale))
 
 
-jax.tree_util.register_dataclass(ZeroStar, ["scale", "zero_calls"], [])
+register_dataclass(ZeroStar, ["scale", "zero_calls"], [])

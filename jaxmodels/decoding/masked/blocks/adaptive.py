@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
@@ -12,6 +11,7 @@ from jaxmodels.decoding.masked.seen import Seen
 from jaxmodels.decoding.masked.unmask.ranking import best
 from jaxmodels.decoding.processors.token_ids import checked_ids
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,4 +70,4 @@ class AdaBlocks:
         return seen.masked
 
 
-jax.tree_util.register_dataclass(AdaBlocks, ["threshold"], ["default", "window", "delimiters"])
+register_dataclass(AdaBlocks, ["threshold"], ["default", "window", "delimiters"])

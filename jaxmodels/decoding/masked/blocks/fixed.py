@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from jaxmodels.checks import whole
 from jaxmodels.decoding.masked.seen import Seen
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -44,4 +44,4 @@ class FixedBlocks:
         return seen.masked
 
 
-jax.tree_util.register_dataclass(FixedBlocks, [], ["length"])
+register_dataclass(FixedBlocks, [], ["length"])

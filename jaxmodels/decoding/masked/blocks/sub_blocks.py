@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from jaxmodels.checks import whole
 from jaxmodels.decoding.masked.blocks.fixed import FixedBlocks
 from jaxmodels.decoding.masked.seen import Seen
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,4 +46,4 @@ class SubBlocks:
         return seen.masked & (jnp.arange(self.length) // self.inner == first)
 
 
-jax.tree_util.register_dataclass(SubBlocks, [], ["length", "inner"])
+register_dataclass(SubBlocks, [], ["length", "inner"])

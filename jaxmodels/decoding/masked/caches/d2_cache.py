@@ -19,6 +19,7 @@ from jaxmodels.decoding.strategy import Request
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.language_model import BlockStack, Cache, LanguageModel, RewritesHistory
 from jaxmodels.models.scored import NOWHERE
+from jaxmodels.pytrees import register_dataclass
 
 # By falling importance: why a place is recomputed.
 IN_BLOCK, JUST_FILLED, UNKNOWN, ATTENDED, BETWEEN, NOT = 5, 4, 3, 2, 1, 0
@@ -273,4 +274,4 @@ def _spoken_of(values: Float[Array, "B N"], offset: int) -> Float[Array, "B N"]:
     return jnp.pad(values, ((0, 0), (offset, 0)))[:, : values.shape[1]]
 
 
-jax.tree_util.register_dataclass(D2Cache, ["mass"], ["budget", "candidates", "density_width", "gap"])
+register_dataclass(D2Cache, ["mass"], ["budget", "candidates", "density_width", "gap"])

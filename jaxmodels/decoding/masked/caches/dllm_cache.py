@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -17,6 +16,7 @@ from jaxmodels.decoding.masked.caches.rewriting import (
 )
 from jaxmodels.decoding.strategy import Request
 from jaxmodels.models.language_model import Cache, LanguageModel
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,4 +65,4 @@ class DLLMCache:
         return kept
 
 
-jax.tree_util.register_dataclass(DLLMCache, ["prompt_interval", "answer_interval"], [])
+register_dataclass(DLLMCache, ["prompt_interval", "answer_interval"], [])

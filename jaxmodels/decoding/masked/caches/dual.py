@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 from jaxtyping import Array, Bool, Float
 
 from jaxmodels.decoding.masked.caches.kept import Kept, Shown
@@ -16,6 +15,7 @@ from jaxmodels.decoding.masked.caches.rewriting import (
 )
 from jaxmodels.decoding.strategy import Request
 from jaxmodels.models.language_model import Cache, LanguageModel
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,5 +89,5 @@ class PrefixCache:
         return rewrite_all(shown, kept, finished)
 
 
-jax.tree_util.register_dataclass(Dual, ["interval"], [])
-jax.tree_util.register_dataclass(PrefixCache, ["interval"], [])
+register_dataclass(Dual, ["interval"], [])
+register_dataclass(PrefixCache, ["interval"], [])

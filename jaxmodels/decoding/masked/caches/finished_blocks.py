@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -13,6 +12,7 @@ from jaxmodels.layers.masks import BlockCausal
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.models.prefill import prefill
 from jaxmodels.models.scored import NOWHERE, Scored
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,4 @@ def _peek(shown: Shown, kept: Kept, valid: Int[Array, "B"]) -> tuple[Scored, Pen
     return shown.config.peek(shown.params, tokens, kept.cache, valid=valid, logits_at=NOWHERE)
 
 
-jax.tree_util.register_dataclass(FinishedBlocks, [], [])
+register_dataclass(FinishedBlocks, [], [])

@@ -13,6 +13,7 @@ from jaxmodels.models.denoising import as_denoiser, denoise, denoising_of, guess
 from jaxmodels.models.language_model import Cache, LanguageModel
 from jaxmodels.models.prefill import prefill
 from jaxmodels.models.scored import NOWHERE
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -66,4 +67,4 @@ class ReadCausally:
         return once_if_any(finished, settle, kept)
 
 
-jax.tree_util.register_dataclass(ReadCausally, [], [])
+register_dataclass(ReadCausally, [], [])

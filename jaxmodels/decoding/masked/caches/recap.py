@@ -17,6 +17,7 @@ from jaxmodels.decoding.strategy import Request
 from jaxmodels.models.filling import filling_of
 from jaxmodels.models.language_model import Cache, LanguageModel, RewritesHistory
 from jaxmodels.models.scored import NOWHERE
+from jaxmodels.pytrees import register_dataclass
 
 # By which number of a row's keys the noise of groups is drawn, apart from proposals and rules.
 GROUPS = 3
@@ -193,4 +194,4 @@ class _State:
         return replace(self, logits=jnp.where(rows[:, None, None], logits, self.logits))
 
 
-jax.tree_util.register_dataclass(ReCAP, ["local", "full", "temperature"], ["tokens"])
+register_dataclass(ReCAP, ["local", "full", "temperature"], ["tokens"])

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxmodels.decoding.masked.caches.kept import Kept, Shown
 from jaxmodels.decoding.strategy import Request
 from jaxmodels.models.language_model import Cache, LanguageModel
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -39,4 +39,4 @@ class Recompute:
         return kept
 
 
-jax.tree_util.register_dataclass(Recompute, [], [])
+register_dataclass(Recompute, [], [])

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -10,6 +9,7 @@ from jaxmodels.decoding.masked.remask.token_edits import check_known_places, che
 from jaxmodels.decoding.masked.seen import Edited, Seen, Stop
 from jaxmodels.decoding.samplers import check_number
 from jaxmodels.models.filling import MaskFilling
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,4 +52,4 @@ class JointThreshold:
         return edited(seen, tokens, seen.probability, self.threshold, self.passes)
 
 
-jax.tree_util.register_dataclass(JointThreshold, ["threshold", "passes", "penalty"], [])
+register_dataclass(JointThreshold, ["threshold", "passes", "penalty"], [])

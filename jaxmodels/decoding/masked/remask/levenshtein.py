@@ -14,6 +14,7 @@ from jaxmodels.decoding.masked.seen import Edited, Seen, Stop
 from jaxmodels.decoding.masked.unmask.ranking import best, top
 from jaxmodels.decoding.samplers import check_number
 from jaxmodels.models.filling import MaskFilling
+from jaxmodels.pytrees import register_dataclass
 
 
 @struct.dataclass
@@ -190,6 +191,4 @@ class LevenshteinEdits:
         return tokens, original
 
 
-jax.tree_util.register_dataclass(
-    LevenshteinEdits, ["threshold"], ["mask_token", "delete_token", "split_token", "passes"]
-)
+register_dataclass(LevenshteinEdits, ["threshold"], ["mask_token", "delete_token", "split_token", "passes"])

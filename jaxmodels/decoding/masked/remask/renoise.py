@@ -8,6 +8,7 @@ from jaxtyping import Array, Int
 
 from jaxmodels.decoding.masked.seen import Edited, Seen, Stop
 from jaxmodels.models.filling import MaskFilling
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -33,4 +34,4 @@ class Renoise:
         return Edited(tokens=jnp.where(renewed, noise, tokens), unfinished=jnp.zeros(seen.step.shape, bool))
 
 
-jax.tree_util.register_dataclass(Renoise, [], [])
+register_dataclass(Renoise, [], [])

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -11,6 +10,7 @@ from jaxmodels.decoding.masked.seen import Edited, Seen, Stop
 from jaxmodels.decoding.masked.unmask.confidence import Confidence, Probability, check_share
 from jaxmodels.decoding.samplers import check_number
 from jaxmodels.models.filling import MaskFilling
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,4 +83,4 @@ def check_passes(passes: Array | int) -> None:
         whole("passes", passes)
 
 
-jax.tree_util.register_dataclass(TokenEdits, ["threshold", "passes", "by"], [])
+register_dataclass(TokenEdits, ["threshold", "passes", "by"], [])

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
@@ -10,6 +9,7 @@ from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.masked.seen import Seen
 from jaxmodels.decoding.masked.unmask.ranking import top_two
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,4 +54,4 @@ class Prophet:
         return seen.masked.any(1) & (places > 0) & (margin >= threshold)
 
 
-jax.tree_util.register_dataclass(Prophet, ["start", "length", "early", "middle", "late"], [])
+register_dataclass(Prophet, ["start", "length", "early", "middle", "late"], [])

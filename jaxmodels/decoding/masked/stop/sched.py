@@ -13,6 +13,7 @@ from jaxmodels.decoding.masked.stop.schedules import Cosine, Schedule
 from jaxmodels.decoding.masked.unmask.ranking import top_two
 from jaxmodels.decoding.samplers import check_number
 from jaxmodels.decoding.strategy import check_policy
+from jaxmodels.pytrees import register_dataclass
 
 
 @struct.dataclass
@@ -87,4 +88,4 @@ def _mean(values: Float[Array, "B L"], places: Bool[Array, "B L"]) -> Float[Arra
     return jnp.where(places, values, 0.0).sum(1) / jnp.maximum(places.sum(1), 1)
 
 
-jax.tree_util.register_dataclass(SchED, ["threshold", "least_progress", "most_changed", "patience"], [])
+register_dataclass(SchED, ["threshold", "least_progress", "most_changed", "patience"], [])

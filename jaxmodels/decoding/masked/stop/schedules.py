@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 class Schedule(Protocol):
@@ -65,6 +65,6 @@ def _check_bounds(high: Array | float, low: Array | float) -> None:
     check_number("high", high, low=0.0)
 
 
-jax.tree_util.register_dataclass(Linear, ["high", "low"], [])
-jax.tree_util.register_dataclass(Cosine, ["high", "low"], [])
-jax.tree_util.register_dataclass(Exponential, ["high", "low", "rate"], [])
+register_dataclass(Linear, ["high", "low"], [])
+register_dataclass(Cosine, ["high", "low"], [])
+register_dataclass(Exponential, ["high", "low", "rate"], [])

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -10,6 +9,7 @@ from jaxmodels.checks import whole
 from jaxmodels.decoding.masked.seen import Seen
 from jaxmodels.decoding.masked.unmask.ranking import entropy
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,4 +50,4 @@ class StableAndConfident:
         return seen.masked.any(1) & same.all((1, 2)) & (mean < self.entropy)
 
 
-jax.tree_util.register_dataclass(StableAndConfident, ["entropy"], ["steps"])
+register_dataclass(StableAndConfident, ["entropy"], ["steps"])

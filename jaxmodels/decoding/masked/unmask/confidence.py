@@ -13,6 +13,7 @@ from jaxmodels.decoding.masked.unmask.ranking import entropy, top_two
 from jaxmodels.decoding.processors.registration import register
 from jaxmodels.decoding.processors.token_ids import checked_ids, padded
 from jaxmodels.decoding.strategy import check_policy
+from jaxmodels.pytrees import register_dataclass
 
 
 class Confidence(Protocol):
@@ -122,6 +123,6 @@ def check_share(by: object) -> None:
 
 
 for plain in (Probability, Random, Margin, NegativeEntropy):
-    jax.tree_util.register_dataclass(plain, [], [])
-jax.tree_util.register_dataclass(AsSampled, ["by"], [])
+    register_dataclass(plain, [], [])
+register_dataclass(AsSampled, ["by"], [])
 register(EndsLast, "tokens", lambda tokens: padded([tokens])[0])

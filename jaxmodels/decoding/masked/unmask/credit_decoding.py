@@ -10,6 +10,7 @@ from jaxmodels.decoding.masked.seen import Remembering, Seen, Unmask
 from jaxmodels.decoding.masked.unmask.threshold import Threshold
 from jaxmodels.decoding.samplers import check_number
 from jaxmodels.decoding.strategy import check_policy
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,4 +64,4 @@ class CreditDecoding:
         return self.then(replace(seen, memory=None))
 
 
-jax.tree_util.register_dataclass(CreditDecoding, ["then", "weight", "decay", "power"], [])
+register_dataclass(CreditDecoding, ["then", "weight", "decay", "power"], [])

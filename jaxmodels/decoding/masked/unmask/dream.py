@@ -15,6 +15,7 @@ from jaxmodels.decoding.masked.unmask.confidence import (
 )
 from jaxmodels.decoding.masked.unmask.ranking import top
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,5 +82,5 @@ def check_eps(eps: Array | float) -> None:
     check_number("eps", eps, low=0.0, low_included=False, high=1.0)
 
 
-jax.tree_util.register_dataclass(Dream, ["by", "temperature", "eps"], [])
-jax.tree_util.register_dataclass(DreamOrigin, ["eps"], [])
+register_dataclass(Dream, ["by", "temperature", "eps"], [])
+register_dataclass(DreamOrigin, ["eps"], [])

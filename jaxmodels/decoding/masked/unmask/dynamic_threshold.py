@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
@@ -11,6 +10,7 @@ from jaxmodels.decoding.masked.unmask.confidence import Confidence, Probability,
 from jaxmodels.decoding.masked.unmask.quota import even_share
 from jaxmodels.decoding.masked.unmask.ranking import top
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,4 @@ class DynamicThreshold:
         return jnp.where(is_enough[:, None], above, top(confidence, seen.masked, share))
 
 
-jax.tree_util.register_dataclass(DynamicThreshold, ["threshold", "by"], [])
+register_dataclass(DynamicThreshold, ["threshold", "by"], [])

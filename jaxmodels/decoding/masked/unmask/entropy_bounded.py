@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
@@ -11,6 +10,7 @@ from jaxmodels.decoding.masked.seen import Seen
 from jaxmodels.decoding.masked.unmask.confidence import Confidence, NegativeEntropy, check_confidence
 from jaxmodels.decoding.masked.unmask.ranking import entropy, ranks
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,4 @@ class EntropyBounded:
         return seen.masked & jnp.take_along_axis(within, place, axis=1)
 
 
-jax.tree_util.register_dataclass(EntropyBounded, ["bound", "by"], [])
+register_dataclass(EntropyBounded, ["bound", "by"], [])

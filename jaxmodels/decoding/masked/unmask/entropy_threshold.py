@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from jaxmodels.decoding.masked.seen import Seen
 from jaxmodels.decoding.masked.unmask.ranking import best, entropy
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -38,4 +38,4 @@ class EntropyThreshold:
         return seen.masked & (uncertainty < self.threshold) | best(-uncertainty, seen.masked)
 
 
-jax.tree_util.register_dataclass(EntropyThreshold, ["threshold", "per_place"], [])
+register_dataclass(EntropyThreshold, ["threshold", "per_place"], [])

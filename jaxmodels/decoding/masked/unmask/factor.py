@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from jaxmodels.decoding.masked.seen import Seen
 from jaxmodels.decoding.masked.unmask.ranking import ranks
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -61,5 +61,5 @@ class ReleasedFactor:
         return seen.masked & (place < count[:, None])
 
 
-jax.tree_util.register_dataclass(Factor, ["factor"], [])
-jax.tree_util.register_dataclass(ReleasedFactor, ["factor"], [])
+register_dataclass(Factor, ["factor"], [])
+register_dataclass(ReleasedFactor, ["factor"], [])

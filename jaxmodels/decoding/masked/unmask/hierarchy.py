@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from jaxmodels.decoding.masked.seen import Seen
 from jaxmodels.decoding.masked.unmask.ranking import best
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,4 +50,4 @@ def _best_of_run(confidence: Array, seen: Seen) -> Bool[Array, "B L"]:
     return masked & (jnp.arange(length) == jnp.take_along_axis(first, run, axis=1))
 
 
-jax.tree_util.register_dataclass(Hierarchy, ["threshold", "low"], [])
+register_dataclass(Hierarchy, ["threshold", "low"], [])

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
@@ -11,6 +10,7 @@ from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.masked.seen import Seen
 from jaxmodels.decoding.masked.unmask.ranking import best
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,4 +55,4 @@ class LocalLeap:
         return anchors | leaps | best(seen.probability, seen.masked)
 
 
-jax.tree_util.register_dataclass(LocalLeap, ["threshold", "relaxed", "radius"], [])
+register_dataclass(LocalLeap, ["threshold", "relaxed", "radius"], [])

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.decoding.masked.seen import Seen
 from jaxmodels.decoding.masked.unmask.schedules import COSINE, Annealing, Schedule, ToZero
 from jaxmodels.decoding.strategy import check_policy
+from jaxmodels.pytrees import register_dataclass
 
 # That of the published class-conditional models.
 PUBLISHED = ToZero(4.5)
@@ -72,9 +72,7 @@ def noisy_certainty(seen: Seen, temperature: Annealing) -> Float[Array, "B L"]:
     can be filled in now."""
     noise = jax.vmap(lambda key: jax.random.gumbel(key, seen.masked.shape[1:]))(seen.keys)
     certainty = jnp.log(seen.probability) + temperature(seen.step, seen.steps)[:, None] * noise
-    certainty = jnp.where(seen.masked, certainty, jnp.where(seen.still_unknown, -jnp.inf, jnp.inf))
-    # Rules compare certainties with one of them: computed again for each use, equal ones may round apart.
-    return lax.optimization_barrier(certainty)
+    return jnp.where(seen.masked, certainty, jnp.where(seen.still_unknown, -jnp.inf, jnp.inf))
 
 
 def left_unknown(seen: Seen, schedule: Schedule) -> Int[Array, "B"]:
@@ -96,4 +94,4 @@ def _check(rule: MaskGIT | MAGE) -> None:
 
 
 for _rule in (MaskGIT, MAGE):
-    jax.tree_util.register_dataclass(_rule, ["temperature", "schedule"], [])
+    register_dataclass(_rule, ["temperature", "schedule"], [])

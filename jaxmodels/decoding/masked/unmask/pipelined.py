@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
@@ -11,6 +10,7 @@ from jaxmodels.decoding.masked.seen import Seen
 from jaxmodels.decoding.masked.unmask.confidence import Confidence, Probability, check_confidence
 from jaxmodels.decoding.masked.unmask.ranking import best, entropy
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,5 +122,5 @@ def _check(rule: Pipelined | PipelinedEntropy) -> None:
     check_number("force", rule.force, low=0.0, high=1.0)
 
 
-jax.tree_util.register_dataclass(Pipelined, ["threshold", "begin", "force", "by"], ["inner"])
-jax.tree_util.register_dataclass(PipelinedEntropy, ["threshold", "begin", "force"], ["inner"])
+register_dataclass(Pipelined, ["threshold", "begin", "force", "by"], ["inner"])
+register_dataclass(PipelinedEntropy, ["threshold", "begin", "force"], ["inner"])

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from jaxmodels.decoding.masked.seen import Seen
 from jaxmodels.decoding.masked.unmask.confidence import Confidence, Probability, check_confidence
 from jaxmodels.decoding.masked.unmask.ranking import top
+from jaxmodels.pytrees import register_dataclass
 
 
 def even_share(
@@ -42,4 +42,4 @@ class Quota:
         return top(self.by(seen), seen.masked, even_share(seen.initial, seen.steps, seen.step))
 
 
-jax.tree_util.register_dataclass(Quota, ["by"], [])
+register_dataclass(Quota, ["by"], [])

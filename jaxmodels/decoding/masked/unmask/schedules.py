@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 class Schedule(Protocol):
@@ -111,6 +111,6 @@ for made, data in (
     (FromTo, ["first", "last"]),
     (Towards, ["first", "last"]),
 ):
-    jax.tree_util.register_dataclass(made, data, [])
+    register_dataclass(made, data, [])
 
 COSINE = Cosine()

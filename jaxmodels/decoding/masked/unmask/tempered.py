@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxmodels.decoding.masked.seen import Remembering, Seen, Unmask
 from jaxmodels.decoding.masked.unmask.schedules import Annealing
 from jaxmodels.decoding.strategy import check_policy
+from jaxmodels.pytrees import register_dataclass
 
 LEAST = 1e-6
 
@@ -47,4 +47,4 @@ class Tempered:
         return self.rule(seen)
 
 
-jax.tree_util.register_dataclass(Tempered, ["rule", "temperature"], [])
+register_dataclass(Tempered, ["rule", "temperature"], [])

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-import jax
 from jaxtyping import Array, Bool
 
 from jaxmodels.decoding.masked.seen import Seen
 from jaxmodels.decoding.masked.unmask.confidence import Confidence, Probability, check_share
 from jaxmodels.decoding.masked.unmask.ranking import best
 from jaxmodels.decoding.samplers import check_number
+from jaxmodels.pytrees import register_dataclass
 
 
 @dataclass(frozen=True)
@@ -34,4 +34,4 @@ class Threshold:
         return seen.masked & (confidence >= self.threshold) | best(confidence, seen.masked)
 
 
-jax.tree_util.register_dataclass(Threshold, ["threshold", "by"], [])
+register_dataclass(Threshold, ["threshold", "by"], [])
