@@ -1,0 +1,15 @@
+"""Acceptance rules: which of a draft's tokens become output, and what follows them.
+
+A rule is a function from probabilities to probabilities, without randomness of its own. For a chain or tree
+of G drafted tokens it gives the joint distribution of its outcomes "the tokens on the path to window token n
+are accepted and v comes after them". A draw from it is a step of speculative decoding; summed over all drafts
+it must be what the model itself would have said, which tests check by enumeration.
+"""
+
+from jaxmodels.decoding.acceptance.acceptance import Acceptance
+from jaxmodels.decoding.acceptance.agreement import longest_agreement
+from jaxmodels.decoding.acceptance.blocks import BlockVerification
+from jaxmodels.decoding.acceptance.drawing import draw
+from jaxmodels.decoding.acceptance.tokens import TokenVerification
+
+__all__ = ["Acceptance", "BlockVerification", "TokenVerification", "draw", "longest_agreement"]

@@ -1,0 +1,20 @@
+"""What rules compute with: how much more probable tokens are under the model than under the draft."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def ratios(
+    target: Float[Array, "B S V"], draft: Float[Array, "B S V"], drafted: Int[Array, "B S"]
+) -> Float[Array, "B S"]:
+    """``p / q`` of the drafted tokens; 0 where a token has no probability under the draft."""
+    p, q = (
+        jnp.take_along_axis(distribution, drafted[:, :, None], axis=2)[:, :, 0]
+        for distribution in (target, draft)
+    )
+    return jnp.where(q > 0, p / jnp.where(q > 0, q, 1.0), 0.0)
+
+
+def normalised(excess: Float[Array, "B S V"]) -> Float[Array, "B S V"]:
+    total = excess.sum(-1, keepdims=True)
+    return excess / jnp.where(total > 0, total, 1.0)
