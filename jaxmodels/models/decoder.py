@@ -229,14 +229,14 @@ class Decoder:
             ValueError: as `forward`; taps or logits_at do not fit, see `peek`.
         """
         check_inputs(inputs, self.d_model)
-        check_wanted(self.stream_names, inputs, taps, logits_at)
+        check_wanted((*self.stream_names, "hidden"), inputs, taps, logits_at)
         stream, window = self.begin_forward(params, inputs, mask=mask, valid=valid, condition=condition)
         seen = {"embeddings": stream.hidden} if "embeddings" in taps else {}
         for i, block in enumerate(self.blocks):
             stream = block.forward(self.block_params(params, i), stream, window)
             if f"blocks/{i}" in taps:
                 seen[f"blocks/{i}"] = stream.hidden
-        return self._scored(params, stream, window, seen, logits_at)
+        return self._scored(params, stream, window, seen, taps, logits_at)
 
     def forward_with_routing(
         self,
@@ -393,7 +393,7 @@ class Decoder:
             taps,
         )
         seen |= behind
-        return self._scored(params, stream, window, seen, logits_at), Pending(
+        return self._scored(params, stream, window, seen, taps, logits_at), Pending(
             start=window.start,
             valid=window.valid,
             layers=tuple(first for first, *_ in written),
@@ -423,10 +423,11 @@ class Decoder:
 
     @property
     def tap_names(self) -> tuple[str, ...]:
-        """What `peek` can be asked for: the streams, and of blocks that attend "blocks/i/attention_weights",
-        f32[B, S, T]: what the window's tokens weigh each slot of the cache with, the mean over heads."""
+        """What `peek` can be asked for: the streams, "hidden", which is `Scored.hidden`, and of blocks that
+        attend "blocks/i/attention_weights", f32[B, S, T]: what the window's tokens weigh each slot of the
+        cache with, the mean over heads."""
         weighing = (i for i, block in enumerate(self.blocks) if isinstance(block.mixer, Weighing))
-        return (*self.stream_names, *(f"blocks/{i}/attention_weights" for i in weighing))
+        return (*self.stream_names, "hidden", *(f"blocks/{i}/attention_weights" for i in weighing))
 
     def _stream(self, params: Params, inputs: Inputs, window: Window, condition: Array | None) -> Stream:
         """The stream in front of the first block, with the condition of each of its tokens or rows."""
@@ -442,9 +443,13 @@ class Decoder:
         stream: Stream,
         window: Window,
         seen: dict[str, Array],
+        taps: Sequence[str],
         logits_at: LogitsAt,
     ) -> Scored:
+        """What is given of a window whose stream behind the last block this is, and `seen` before it."""
         hidden, seen = unpack(window, (self.normalise(params, stream), seen))
+        if "hidden" in taps:
+            seen = {**seen, "hidden": hidden}
         logits = logits_where(partial(self.logits, params), hidden, logits_at)
         return Scored(hidden=hidden, logits=logits, taps=seen)
 

@@ -59,9 +59,10 @@ def test_taps_are_the_hidden_states_of_transformers(pair):
     assert names == ("embeddings", *(f"blocks/{i}" for i in range(len(behind) - 1)))
     tokens = jnp.asarray(reference.tokens)
     cache = ours.config.init_cache(*tokens.shape)
-    peeked, _ = peek_scored(ours.config, ours.params, tokens, cache, taps=names)
-    for scored in (peeked, forward_scored(ours.config, ours.params, tokens, taps=names)):
-        assert scored.taps.keys() == set(names)
+    peeked, _ = peek_scored(ours.config, ours.params, tokens, cache, taps=(*names, "hidden"))
+    for scored in (peeked, forward_scored(ours.config, ours.params, tokens, taps=(*names, "hidden"))):
+        assert scored.taps.keys() == {*names, "hidden"}
+        np.testing.assert_array_equal(scored.taps["hidden"], scored.hidden)
         for name, expected in zip(names, behind, strict=True):
             close(scored.taps[name], expected)
         close(scored.hidden, normed)
@@ -88,7 +89,7 @@ def test_attention_weights_are_those_of_transformers(pair):
 
 
 def test_a_prompt_has_features_whatever_its_windows():
-    taps, lengths = ("blocks/1", "embeddings"), jnp.asarray([8, 5])
+    taps, lengths = ("blocks/1", "embeddings", "hidden"), jnp.asarray([8, 5])
     expected = forward_scored(CONFIG, PARAMS, TOKENS, taps=taps)
     for window in (8, 4, 2):
         feed = quick_jit(functools.partial(prefill_with_taps, CONFIG, window=window, taps=taps))
