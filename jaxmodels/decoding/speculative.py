@@ -1,6 +1,7 @@
 """Speculative decoding: tokens are drafted, and the model verifies all of them in one window."""
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw, l
 from jaxmodels.decoding.draft_windows import even_without_choice, first_token, fold_keys, settle
 from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, ModelDrafter, as_draft
+from jaxmodels.decoding.lengths.length import DraftLength
+from jaxmodels.decoding.lengths.whole import Whole
 from jaxmodels.decoding.processors.chain import Processor, process, process_tree
 from jaxmodels.decoding.samplers import Greedy, Sampler
 from jaxmodels.decoding.strategy import Output, Request, check_options, check_policy, has_choice, row_keys
@@ -35,12 +38,14 @@ class SpeculativeCarry:
         token: i32[B], the newest token of each row.
         output: what has been generated.
         drafts: the drafter's state.
+        length: that of the draft length.
     """
 
     cache: Cache
     token: jax.Array
     output: Output
     drafts: Any
+    length: Any
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +61,7 @@ class Speculative:
             the same vocabulary, see `ModelDrafter`. Or a `Drafter`, such as `PromptLookup()`.
         gamma: tokens that a model drafts per step, 4 where it is None. A `Drafter` has its own `size`.
         sampler, processors, top_logprobs, prefill_window: see `Autoregressive`.
+        length: how many of the drafter's tokens are drafted and verified in each round.
         acceptance: which drafted tokens are kept where the sampler is not `Greedy`; with it, all rules keep
             the longest path that the model agrees with.
 
@@ -66,6 +72,7 @@ class Speculative:
 
     draft: Draft | HasParams | str | Drafter
     gamma: int | None = None
+    length: DraftLength = Whole()
     sampler: Sampler = Greedy()
     processors: tuple[Processor, ...] = ()
     acceptance: Acceptance = TokenVerification()
@@ -82,6 +89,7 @@ class Speculative:
         else:
             object.__setattr__(self, "draft", as_draft(self.draft))
         check_options(self, {} if self.gamma is None else {"gamma": 1})
+        check_policy("length", self.length, "limit", "Whole()")
         check_policy("acceptance", self.acceptance, "outcomes", "TokenVerification()")
 
     @property
@@ -104,15 +112,17 @@ class Speculative:
             sampler=self.sampler, processors=self.processors, top_logprobs=self.top_logprobs,
             prefill_window=self.prefill_window, taps=self.drafter.taps,
         )  # fmt: skip
-        drafts = self.drafter.begin(self._round(config, params, request, output, token), taps)
-        return SpeculativeCarry(cache=cache, token=token, output=output, drafts=drafts)
+        length = self.length.begin(request.tokens.shape[0])
+        carry = SpeculativeCarry(cache=cache, token=token, output=output, drafts=None, length=length)
+        return replace(carry, drafts=self.drafter.begin(self._round(config, params, request, carry), taps))
 
     def step(
         self, config: LanguageModel, params: Params, request: Request, carry: SpeculativeCarry
     ) -> SpeculativeCarry:
         drafter, output = self.drafter, carry.output
-        around = self._round(config, params, request, output, carry.token)
+        around = self._round(config, params, request, carry)
         proposal, pending_drafts = drafter.propose(carry.drafts, around)
+        proposal = replace(proposal, count=jnp.minimum(proposal.count, around.limit))
         window = jnp.concatenate([carry.token[:, None], proposal.tokens], axis=1)
         scored, pending = self._peek(around, proposal, window, carry.cache)
         scores = self._process(around, proposal, scored.logits)
@@ -136,21 +146,24 @@ class Speculative:
             chosen=chosen, drafted=proposal.count, path=None if proposal.tree is None else path,
         )  # fmt: skip
         drafts = drafter.settle(pending_drafts, around, verdict)
-        return SpeculativeCarry(cache=cache, token=token, output=output, drafts=drafts)
+        length = self.length.update(carry.length, proposal.count, jnp.maximum(count - 1, 0))
+        return SpeculativeCarry(cache=cache, token=token, output=output, drafts=drafts, length=length)
 
     def _round(
-        self, config: LanguageModel, params: Params, request: Request, output: Output, token: Int[Array, "B"]
+        self, config: LanguageModel, params: Params, request: Request, carry: SpeculativeCarry
     ) -> Round:
         return Round(
             config=config,
             params=params,
             request=request,
-            output=output,
-            token=token,
+            output=carry.output,
+            token=carry.token,
             sampler=self.sampler,
             processors=self.processors,
-            keys=row_keys(request, output.lengths),
+            keys=row_keys(request, carry.output.lengths),
             prefill_window=self.prefill_window,
+            limit=self.length.limit(carry.length, self.drafter.size),
+            stop=functools.partial(self.length.stop, carry.length),
         )
 
     def _peek(
@@ -216,5 +229,7 @@ def _path(
 
 
 register_dataclass(
-    Speculative, ["draft", "sampler", "processors", "acceptance"], ["gamma", "top_logprobs", "prefill_window"]
+    Speculative,
+    ["draft", "length", "sampler", "processors", "acceptance"],
+    ["gamma", "top_logprobs", "prefill_window"],
 )

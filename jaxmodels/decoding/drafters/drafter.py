@@ -4,13 +4,13 @@ A round of `Speculative` is three calls: `propose`, the model's `peek` at the dr
 a model, what was proposed is pending until it is settled, and a drafter that keeps a history settles a part.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.decoding.processors.chain import Processor
 from jaxmodels.decoding.samplers import Sampler
@@ -31,6 +31,10 @@ class Round:
         sampler, processors: how the model's tokens are chosen.
         keys: one random key per row. Number i of its folds belongs to drafted token i.
         prefill_window: the longest window in which prompts are fed.
+        limit: i32[B], the most tokens of a draft that are verified, see `DraftLength`. A drafter may draft
+            more, or end early.
+        stop: ``stop(i, probability)``, whether nothing should be drafted behind drafted token number i (from
+            0), to which the drafter gave `probability`, f32[B]; a drafter that knows none need not ask.
     """
 
     config: LanguageModel
@@ -42,6 +46,8 @@ class Round:
     processors: tuple[Processor, ...]
     keys: Array
     prefill_window: int
+    limit: Int[Array, "B"]
+    stop: Callable[[Int[Array, ""] | int, Float[Array, "B"]], Bool[Array, "B"]]
 
 
 @struct.dataclass

@@ -1,5 +1,7 @@
 """Drafting by a model costs one step per token, and greedy drafting makes no distribution."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from strategy_helpers import architecture, decode, nearby, ready
 import jaxmodels as jm
 from jaxmodels.decoding import Draft, Greedy, ModelDrafter, Sample, Speculative, TreeDrafter
 from jaxmodels.decoding.drafters import Round
+from jaxmodels.decoding.lengths import Whole
 from jaxmodels.decoding.strategy import empty_output, row_keys
 from jaxmodels.layers.cache.d2o import D2O
 
@@ -18,7 +21,8 @@ GREEDY = Greedy()
 
 
 def around(config, params, request, sampler):
-    batch = request.tokens.shape[0]
+    batch, length = request.tokens.shape[0], Whole()
+    state = length.begin(batch)
     output = empty_output(batch, 8, request.pad_token)
     return Round(
         config=config,
@@ -30,6 +34,8 @@ def around(config, params, request, sampler):
         processors=(),
         keys=row_keys(request, output.lengths),
         prefill_window=16,
+        limit=length.limit(state, LEVELS),
+        stop=functools.partial(length.stop, state),
     )
 
 

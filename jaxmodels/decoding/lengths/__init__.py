@@ -1,0 +1,6 @@
+"""Draft lengths: how many tokens are drafted in a round, as data; the drafter's `size` is the bound."""
+
+from jaxmodels.decoding.lengths.length import DraftLength
+from jaxmodels.decoding.lengths.whole import Whole
+
+__all__ = ["DraftLength", "Whole"]

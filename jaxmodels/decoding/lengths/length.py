@@ -1,0 +1,36 @@
+"""What a draft length is: a policy that says, round by round, how many tokens a drafter may draft."""
+
+from typing import Any, Protocol
+
+from jaxtyping import Array, Bool, Float, Int
+
+
+class DraftLength(Protocol):
+    """Decides how long a draft is. A pytree: its numbers are data, and no length causes a compilation.
+
+    Its state is a pytree of arrays that lead with B, whose type never changes. Rows do not depend on one
+    another.
+
+    Sampling stays exact as long as a decision reads nothing of the tokens that it keeps or drops: `limit`
+    knows earlier rounds alone, and where `stop` ends a draft *behind* a token, that token is verified.
+    """
+
+    def begin(self, batch: int) -> Any:
+        """The state in front of the first round."""
+
+    def limit(self, state: Any, size: int) -> Int[Array, "B"]:
+        """The most tokens to draft in this round, 0 to `size`."""
+
+    def stop(
+        self, state: Any, index: Int[Array, ""] | int, probability: Float[Array, "B"]
+    ) -> Bool[Array, "B"]:
+        """Whether to draft nothing behind drafted token number `index` (from 0).
+
+        probability: what the drafter gave the token. It costs nothing where the policy does not read it.
+        """
+
+    def update(self, state: Any, count: Int[Array, "B"], accepted: Int[Array, "B"]) -> Any:
+        """The state behind a round in which `count` tokens were drafted and `accepted` of them were right.
+
+        Rows that are done were drafted nothing.
+        """
