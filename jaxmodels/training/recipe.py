@@ -13,6 +13,8 @@ from jaxmodels.checks import shown, whole
 from jaxmodels.training.objectives.block_diffusion import BlockDiffusion
 from jaxmodels.training.objectives.certainty_forcing import CertaintyForcing
 from jaxmodels.training.objectives.coupled import Coupled
+from jaxmodels.training.objectives.distillation import Distillation
+from jaxmodels.training.objectives.early_exits import EarlyExits
 from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
 from jaxmodels.training.objectives.maskgit import MaskGIT
 from jaxmodels.training.objectives.next_token import NextToken
@@ -47,6 +49,8 @@ _OBJECTIVES = {
     "certainty_forcing": CertaintyForcing,
     "coupled": Coupled,
     "maskgit": MaskGIT,
+    "distillation": Distillation,
+    "early_exits": EarlyExits,
 }
 _SCHEDULES = {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay}
 # Fields that hold one of several classes, which JSON names by a `kind`, and the kind where it does not.

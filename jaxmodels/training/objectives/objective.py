@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.masks import MaskLike
 from jaxmodels.layers.window import Valid
@@ -34,6 +34,10 @@ class Score(Protocol):
     def filling(self) -> MaskFilling | None:
         """How the model is shown unknown tokens; None where it fills in none."""
 
+    @property
+    def blocks(self) -> int:
+        """How many blocks the model is made of."""
+
     def __call__(
         self,
         inputs: Int[Array, "R T"],
@@ -51,6 +55,18 @@ class Score(Protocol):
             valid: which inputs are real, see `Decoder.peek`; by default all.
             positions: by default 0, 1, and so on.
             pick: which hidden states the head is computed of, by default all.
+        """
+
+    def with_exits(
+        self, inputs: Int[Array, "B S"], exits: Int[Array, "B"], read: Bool[Array, "B L"]
+    ) -> tuple[Float[Array, "B S V"], Float[Array, "B S V"]]:
+        """Logits behind the last block, and behind each row's first ``exits[b]`` as if the model ended there;
+        to be called once, of a `Decoder`.
+
+        Args:
+            inputs: token ids.
+            exits: at least 1.
+            read: the blocks that each row is read in; past the others it is passed by.
         """
 
 

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.masks import MaskLike
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import Valid
+from jaxmodels.models.depth import chosen
 from jaxmodels.models.filling import MaskFilling, filling_of
 from jaxmodels.training.trainable import Trainable
 
@@ -52,6 +54,11 @@ class Scorer:
     def filling(self) -> MaskFilling | None:
         return filling_of(self.model)
 
+    @property
+    def blocks(self) -> int:
+        model: Any = self.model
+        return len(model.blocks)
+
     def __call__(
         self,
         inputs: Int[Array, "R T"],
@@ -72,3 +79,18 @@ class Scorer:
         )
         logits = model.logits(self.params, hidden if pick is None else pick(hidden))
         return logits
+
+    def with_exits(
+        self, inputs: Int[Array, "B S"], exits: Int[Array, "B"], read: Bool[Array, "B L"]
+    ) -> tuple[Float[Array, "B S V"], Float[Array, "B S V"]]:
+        model: Any = self.model
+        stream, window = model.begin_forward(self.params, inputs)
+        early = stream
+        for i, block in enumerate(model.blocks):
+            behind = block.forward(model.block_params(self.params, i), stream, window)
+            stream = chosen(jnp.broadcast_to(read[:, i, None], inputs.shape), behind, stream)
+            early = chosen(jnp.broadcast_to(exits[:, None] > i, inputs.shape), stream, early)
+        last, early = (
+            model.logits(self.params, model.normalise(self.params, one)) for one in (stream, early)
+        )
+        return last, early
