@@ -20,8 +20,8 @@ class Distillation:
     What a draft of speculative decoding is trained for: the nearer its distribution is to that of the model
     that verifies, the more of its tokens are accepted. Source: Hinton et al. 2015
     (https://arxiv.org/abs/1503.02531); for drafts Zhou et al. 2023 (DistillSpec,
-    https://arxiv.org/abs/2310.08461), here on given texts and with the forward divergence. It is scored by the
-    text, as `NextToken`.
+    https://arxiv.org/abs/2310.08461), here on given texts and with the forward divergence. It is scored by
+    the text, as `NextToken`.
 
     Attributes:
         teacher: a model directory or a bundled name.

@@ -72,7 +72,8 @@ class EarlyExits:
             )
         if self.deepest >= len(model.blocks):
             raise ValueError(
-                f"early_exits: deepest={self.deepest} must be less than the model's {len(model.blocks)} blocks"
+                f"early_exits: deepest={self.deepest} must be less than the model's {len(model.blocks)} "
+                "blocks"
             )
 
     def prepare(self, windows: Windows, key: jax.Array) -> WindowsWithExits:
