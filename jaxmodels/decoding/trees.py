@@ -5,12 +5,40 @@ token; every drafted token stands behind its parent. A chain is the tree in whic
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Paths that were drafted independently of one another behind a trunk that they share.
+
+    The drafted tokens are those of the trunk, then the first ones of all paths, then their second ones.
+
+    Attributes:
+        trunk: tokens of the trunk, 0 for none.
+        paths: how many paths there are.
+        length: tokens of each path.
+    """
+
+    trunk: int
+    paths: int
+    length: int
+
+    @property
+    def size(self) -> int:
+        """All drafted tokens."""
+        return self.trunk + self.paths * self.length
+
+    def level(self, i: int) -> slice:
+        """Which drafted tokens are number i of the paths, in the order of the paths."""
+        start = self.trunk + i * self.paths
+        return slice(start, start + self.paths)
 
 
 @struct.dataclass
@@ -22,11 +50,13 @@ class Tree:
             newest token; drafted token i has window index ``i + 1``.
         depth: drafted tokens on the longest path.
         siblings: children that any token has at most.
+        fork: set where the tokens were drafted as independent paths, as `forked_tree` joins them.
     """
 
     parents: jax.Array
     depth: int = struct.field(pytree_node=False)
     siblings: int = struct.field(pytree_node=False)
+    fork: Fork | None = struct.field(pytree_node=False, default=None)
 
     @property
     def size(self) -> int:
@@ -67,6 +97,11 @@ def depths(ancestors: Bool[Array, "B S S"]) -> Int[Array, "B S"]:
     return ancestors.sum(-1, dtype=jnp.int32) - 1
 
 
+def chain_tree(drafted: Int[Array, "B G"]) -> Tree:
+    """The tree in which each drafted token follows the one before."""
+    return fixed_tree(range(drafted.shape[1]), drafted.shape[0])
+
+
 def fixed_tree(parents: Sequence[int], batch: int) -> Tree:
     """The same tree in every row.
 
@@ -83,3 +118,27 @@ def fixed_tree(parents: Sequence[int], batch: int) -> Tree:
         level.append(level[parent] + 1)
     rows = jnp.broadcast_to(jnp.asarray(parents, jnp.int32), (batch, len(parents)))
     return Tree(parents=rows, depth=max(level), siblings=int(np.bincount(parents).max()))
+
+
+def forked_tree(drafted: Int[Array, "B G"], fork: Fork) -> Tree:
+    """The tree of independent paths, in which paths with the same beginning have it in common.
+
+    A token that an earlier path has in the same place is a leaf; what follows it follows the earlier one. It
+    stays as a sibling, since rules must know how often a token was drawn.
+    """
+    batch = drafted.shape[0]
+    parents = [jnp.broadcast_to(jnp.arange(fork.trunk), (batch, fork.trunk))]
+    begins = jnp.ones((batch, fork.paths, fork.paths), bool)  # whether two paths are the same so far
+    nodes = jnp.full((batch, fork.paths), fork.trunk)
+    for i in range(fork.length):
+        parents.append(nodes)
+        at = fork.level(i)
+        tokens = drafted[:, at]
+        begins = begins & (tokens[:, :, None] == tokens[:, None, :])
+        nodes = at.start + 1 + jnp.argmax(begins, axis=2)
+    return Tree(
+        parents=jnp.concatenate(parents, axis=1).astype(jnp.int32),
+        depth=fork.trunk + fork.length,
+        siblings=fork.paths,
+        fork=fork,
+    )

@@ -10,6 +10,20 @@ from jaxmodels.decoding.acceptance.acceptance import Acceptance
 from jaxmodels.decoding.acceptance.agreement import longest_agreement
 from jaxmodels.decoding.acceptance.blocks import BlockVerification
 from jaxmodels.decoding.acceptance.drawing import draw
+from jaxmodels.decoding.acceptance.multi_path import MultiPathVerification
+from jaxmodels.decoding.acceptance.sampled_child import SampledChild
 from jaxmodels.decoding.acceptance.tokens import TokenVerification
+from jaxmodels.decoding.acceptance.traversal import TraversalVerification
+from jaxmodels.decoding.acceptance.typical import TypicalAcceptance
 
-__all__ = ["Acceptance", "BlockVerification", "TokenVerification", "draw", "longest_agreement"]
+__all__ = [
+    "Acceptance",
+    "BlockVerification",
+    "MultiPathVerification",
+    "SampledChild",
+    "TokenVerification",
+    "TraversalVerification",
+    "TypicalAcceptance",
+    "draw",
+    "longest_agreement",
+]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.decoding.acceptance.excess import normalised, ratios
+from jaxmodels.decoding.acceptance.excess import normalised, ratios, share
 from jaxmodels.decoding.trees import Tree
 from jaxmodels.pytrees import register_dataclass
 
@@ -42,9 +42,7 @@ class BlockVerification:
         # Nothing was drafted behind the last token: there the excess is the whole of p.
         excess = jnp.maximum(b[:, :, None] * target - jnp.pad(draft, ((0, 0), (0, 1), (0, 0))), 0.0)
         room = excess[:, :-1].sum(-1)
-        whole = room + 1.0 - b[:, :-1]
-        acceptable = jnp.where(whole > 0, room / jnp.where(whole > 0, whole, 1.0), 1.0)
-        acceptable = _appended(acceptable.at[:, 0].set(1.0), b[:, -1])
+        acceptable = _appended(share(room, b[:, :-1]).at[:, 0].set(1.0), b[:, -1])
         none_longer = jnp.cumprod((1.0 - acceptable)[:, ::-1], axis=1)[:, ::-1]
         taken = acceptable * _appended(none_longer[:, 1:], 1.0)
         return taken[:, :, None] * normalised(excess)
