@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.decoding.trees import Tree, depths, fixed_tree
+from jaxmodels.decoding.trees import Fork, Tree, depths, fixed_tree, forked_tree
 
 PARENTS = [0, 0, 1, 1, 3, 2]  # window tokens 1 to 6
 PATHS = [[0], [0, 1], [0, 2], [0, 1, 3], [0, 1, 4], [0, 1, 3, 5], [0, 2, 6]]
@@ -36,6 +36,15 @@ def test_rows_may_have_trees_of_their_own():
     tree = Tree(parents=jnp.asarray([[0, 1, 2], [0, 0, 0]]), depth=3, siblings=3)
     np.testing.assert_array_equal(depths(tree.ancestors()), [[0, 1, 2, 3], [0, 1, 1, 1]])
     assert tree.children(2).tolist() == [[3, 3, 3, 3], [2, 3, 3, 3]]
+
+
+def test_paths_that_begin_alike_have_their_beginning_in_common():
+    """Behind a trunk of one: 1-1, 2-3, 1-4 and 1-1, of which the first, third and last begin with the 1."""
+    fork = Fork(trunk=1, paths=4, length=2)
+    assert (fork.size, fork.level(0), fork.level(1)) == (9, slice(1, 5), slice(5, 9))
+    tree = forked_tree(jnp.asarray([[9, 1, 2, 1, 1, 1, 3, 4, 1], [9, 1, 2, 3, 4, 0, 0, 0, 0]]), fork)
+    assert (tree.size, tree.depth, tree.siblings) == (10, 3, 4)
+    assert tree.parents.tolist() == [[0, 1, 1, 1, 1, 2, 3, 2, 2], [0, 1, 1, 1, 1, 2, 3, 4, 5]]
 
 
 @pytest.mark.parametrize("parents", [[], [1], [0, 3], [0, -1]])

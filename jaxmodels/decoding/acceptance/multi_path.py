@@ -11,6 +11,7 @@ from jaxmodels.pytrees import register_dataclass
 
 NO_SHARE = 1e-30
 
+
 @dataclass(frozen=True)
 class MultiPathVerification:
     """Picks the best of several independent paths and verifies it as a block. Exact.

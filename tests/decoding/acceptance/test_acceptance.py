@@ -27,7 +27,7 @@ from jaxmodels.decoding.acceptance import (
     draw,
     longest_agreement,
 )
-from jaxmodels.decoding.trees import Fork, fixed_tree
+from jaxmodels.decoding.trees import Fork, fixed_tree, forked_tree
 
 FOR_TREES = [TokenVerification(), TraversalVerification(), SampledChild()]
 FOR_FORKS = [*FOR_TREES, MultiPathVerification()]
@@ -183,6 +183,33 @@ def test_drafting_paths_and_accepting_is_sampling_from_the_target(rule, name, ta
 def test_three_paths_of_three_tokens_are_exact(rule):
     target, draft = tables(2, 3, 0, "full"), tables(2, 3, 1, "full")
     assert_exact(enumerate_fork(rule, target, draft, 2, Fork(0, 3, 3)), target, 2)
+
+
+def test_the_best_of_three_paths_is_longer_than_one():
+    """Mean accepted tokens over random tables. Of single tables one path may fare better."""
+    by_fork = {fork: [] for fork in (Fork(0, 1, 2), Fork(0, 2, 2), Fork(0, 3, 2))}
+    for seed, (fork, found) in itertools.product(range(12), by_fork.items()):
+        target, draft = tables(3, 2, seed, "full"), tables(3, 2, seed + 100, "full")
+        found.append(enumerate_fork(MultiPathVerification(), target, draft, 3, fork).mean_accepted())
+    one, two, three = (np.mean(found) for found in by_fork.values())
+    assert one + 0.1 < two
+    assert two + 0.05 < three
+
+
+def test_paths_without_their_last_tokens_are_shorter_paths():
+    """Where one path lacks its second token, the level is left out."""
+    target, draft = tables(3, 2, 0, "full"), tables(3, 2, 1, "full")
+    expected = enumerate_fork(MultiPathVerification(), target, draft, 3, Fork(0, 2, 1))
+    drafted = np.pad(expected.drafts, ((0, 0), (0, 2)))
+    p = [
+        [target[()], *(target[(a,)] for a in row), *(target[(a, 0)] for a in row)] for row in expected.drafts
+    ]
+    q = [[draft[()], draft[()], draft[(row[0],)], np.zeros(3)] for row in expected.drafts]
+    tree = forked_tree(jnp.asarray(drafted), Fork(0, 2, 2))
+    arrays = (jnp.asarray(a, jnp.float32) for a in (p, q))
+    outcomes = MultiPathVerification().outcomes(*arrays, jnp.asarray(drafted), tree)
+    np.testing.assert_allclose(outcomes[:, :3], expected.outcomes, atol=1e-6)
+    np.testing.assert_allclose(outcomes[:, 3:], 0.0, atol=1e-6)
 
 
 # --- draws and greedy acceptance -----------------------------------------------------------------------
