@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxmodels import checkpoints, decoding
-    from jaxmodels.checkpoints import CheckpointError, list_bundled
+    from jaxmodels.checkpoints import CheckpointError, list_bundled, list_bundled_drafters
+    from jaxmodels.checkpoints.draft_heads import load_drafter, save_drafter
     from jaxmodels.decoding.generation import Piece
     from jaxmodels.image_models.images import ImageModel, Images
     from jaxmodels.io import init, load, save
@@ -36,14 +37,18 @@ __all__ = [
     "decoding",
     "init",
     "list_bundled",
+    "list_bundled_drafters",
     "list_families",
     "load",
+    "load_drafter",
     "save",
+    "save_drafter",
 ]
 
 # Imported on first use: JAX takes more than a second, which `jaxmodels --help` has no need of.
 _HOME = {
-    "checkpoints": ("CheckpointError", "list_bundled"),
+    "checkpoints": ("CheckpointError", "list_bundled", "list_bundled_drafters"),
+    "checkpoints.draft_heads": ("load_drafter", "save_drafter"),
     "decoding.generation": ("Piece",),
     "image_models.images": ("ImageModel", "Images"),
     "io": ("init", "load", "save"),

@@ -305,7 +305,7 @@ class Model:
     def _strategy(self, strategy: Strategy | None, max_new_tokens: int) -> Strategy:
         if strategy is None:
             strategy = default_strategy(self.config, check_sizes(max_new_tokens, 0, None)[0])
-        return _with_draft(check_strategy(strategy))
+        return _with_draft(check_strategy(strategy), self.config)
 
     def _plan(
         self,
@@ -374,19 +374,32 @@ def _stop_table(same: _Same, strings: tuple[str, ...], ends: tuple[int, ...], vo
     return stop_table(strings, data, vocab_size, unseen)
 
 
-def _with_draft(strategy: Strategy) -> Strategy:
-    """The strategy, its draft loaded where that is a name.
+def _with_draft(strategy: Strategy, target: LanguageModel) -> Strategy:
+    """The strategy, its draft loaded where that is a name of a model or a draft head.
 
-    Raises ValueError where the draft's parameters are not those of its configuration.
+    Raises ValueError where the draft's parameters are not those of its configuration, or a head is for
+    another target.
     """
     if not isinstance(strategy, Speculative):
         return strategy
     drafter: Any = strategy.draft
+    if isinstance(drafter, str):
+        from jaxmodels.checkpoints.draft_heads import is_drafter
+
+        if is_drafter(drafter):
+            return replace(strategy, draft=_load_head(drafter, target, strategy.gamma), gamma=None)
     if isinstance(drafter, str | Draft):
         return replace(strategy, draft=_ready_draft(drafter))
     if isinstance(getattr(drafter, "draft", None), str | Draft):
         return replace(strategy, draft=replace(drafter, draft=_ready_draft(drafter.draft)))
     return strategy
+
+
+@functools.lru_cache(maxsize=4)
+def _load_head(name: str, target: LanguageModel, size: int | None) -> Any:
+    from jaxmodels.checkpoints.draft_heads import load_drafter
+
+    return load_drafter(name, target, size=size)
 
 
 def _ready_draft(draft: str | Draft) -> Draft:

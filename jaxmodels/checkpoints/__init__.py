@@ -2,7 +2,7 @@
 
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
-from jaxmodels.checkpoints.hub import list_bundled
+from jaxmodels.checkpoints.hub import list_bundled, list_bundled_drafters
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 
-__all__ = ["CheckpointError", "GenerationDefaults", "Tokenizer", "list_bundled"]
+__all__ = ["CheckpointError", "GenerationDefaults", "Tokenizer", "list_bundled", "list_bundled_drafters"]

@@ -35,7 +35,7 @@ from jaxmodels.models.autoencoders.vq import VQModel
 from jaxmodels.models.class_registry import ClassRegistry
 from jaxmodels.models.denoisers.denoiser import Denoiser
 from jaxmodels.models.denoisers.families import DENOISERS
-from jaxmodels.models.family import Family
+from jaxmodels.models.family import Table
 from jaxmodels.models.flows.families import FLOWS
 from jaxmodels.models.flows.tarflow import TarFlow
 from jaxmodels.models.hf_config import ConfigError
@@ -179,7 +179,7 @@ def save_registered(
 
 
 def place_registered(
-    family: Family[Any], config: Any, tensors: TensorReader, values: Mapping[str, Any]
+    family: Table[Any], config: Any, tensors: TensorReader, values: Mapping[str, Any]
 ) -> TensorView:
     """The tensors that fill parameters; raises `CheckpointError` unless all are there and nothing else is."""
     expected = family.tensors(config)
@@ -193,7 +193,7 @@ def place_registered(
             info = tensors.infos[their_name]
             raise CheckpointError(
                 f"{info.file}: tensor {their_name!r} of shape {list(info.shape)} is not part of the "
-                f"{config.family} that the configuration describes; refusing to ignore it"
+                f"{family.model_type} that the configuration describes; refusing to ignore it"
             )
     return TensorView(
         tensors=tensors, names={name: theirs for name, theirs in stored.items() if name in expected}

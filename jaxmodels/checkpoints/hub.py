@@ -21,6 +21,8 @@ _PICKLES = ["pytorch_model*.bin", "adapter_model.bin"]
 _PIPELINE = "model_index.json"
 # Beside the components of one that may be left early.
 _EXIT_HEADS = "exit_heads.safetensors"
+# The folder of bundled draft heads.
+_DRAFT_HEADS = "draft_heads"
 # What a directory with a model holds one of.
 _INDICES = ("config.json", _PIPELINE)
 # The same weights in other layouts.
@@ -39,16 +41,22 @@ def list_bundled() -> tuple[str, ...]:
     )
 
 
+def list_bundled_drafters() -> tuple[str, ...]:
+    """Names of the draft heads that come with the package, for `load_drafter`."""
+    root = _bundled_root() / _DRAFT_HEADS
+    return tuple(sorted(path.name for path in root.iterdir())) if root.is_dir() else ()
+
+
 def resolve(
     name_or_path: str | os.PathLike[str], revision: str | None = None, *, allow_pickle: bool = False
 ) -> Path:
     """The directory of a model, or its GGUF file.
 
     Args:
-        name_or_path: in this order, an existing directory or GGUF file, the name of a bundled model
-            (`list_bundled`), or a Hugging Face repository "organisation/name", which is downloaded, or taken
-            from the local cache. What looks like a path (it begins with ".", "/" or "~", or has more than one
-            separator) is never sent to the hub.
+        name_or_path: in this order, an existing directory or GGUF file, the name of a bundled model or draft
+            head (`list_bundled`, `list_bundled_drafters`), or a Hugging Face repository "organisation/name",
+            which is downloaded, or taken from the local cache. What looks like a path (it begins with
+            ".", "/" or "~", or has more than one separator) is never sent to the hub.
         revision: branch, tag or commit of a repository.
         allow_pickle: download `pytorch_model*.bin` from a repository without safetensors.
 
@@ -58,7 +66,8 @@ def resolve(
     name = os.fspath(name_or_path)
     if not name:
         raise CheckpointError("the name of the model is empty; give a directory, a bundled name or a hub id")
-    is_bundled = name in list_bundled()
+    bundled = _bundled(name)
+    is_bundled = bundled is not None
     may_be_elsewhere = isinstance(name_or_path, str) and (is_bundled or _HUB_ID.fullmatch(name))
     with told_by_name(name):
         path = expanded(name)
@@ -69,7 +78,7 @@ def resolve(
     if is_directory or is_bundled:
         if revision is not None:
             raise CheckpointError(f"revision is {revision!r}, but {name!r} is not a Hugging Face repository")
-        return path if is_directory else _bundled_root() / name
+        return path if is_directory or bundled is None else bundled
     if mode:
         open_file(path).close()  # says what it is if it is no file
         if path.suffix == GGUF_SUFFIX:
@@ -84,13 +93,20 @@ def resolve(
     )
 
 
+def _bundled(name: str) -> Path | None:
+    """The directory of a bundled model or draft head; None where there is none of this name."""
+    if name in list_bundled():
+        return _bundled_root() / name
+    return _bundled_root() / _DRAFT_HEADS / name if name in list_bundled_drafters() else None
+
+
 def _bundled_root() -> Path:
     return Path(str(importlib.resources.files("jaxmodels").joinpath("bundled")))
 
 
 def is_hub_id(name: str) -> bool:
     """Whether `resolve` would look for a model of this name on the hub."""
-    return bool(_HUB_ID.fullmatch(name)) and name not in list_bundled() and not mode_of(expanded(name))
+    return bool(_HUB_ID.fullmatch(name)) and _bundled(name) is None and not mode_of(expanded(name))
 
 
 def fetch_outline(repository: str, revision: str | None) -> Path:

@@ -5,7 +5,14 @@ from jaxmodels.decoding.acceptance import Acceptance, BlockVerification, TokenVe
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.depth import Confidence, MaxProbability
-from jaxmodels.decoding.drafters import Draft, LastVerdict, ModelDrafter, PromptLookup, TreeDrafter
+from jaxmodels.decoding.drafters import (
+    Draft,
+    FeatureDrafter,
+    LastVerdict,
+    ModelDrafter,
+    PromptLookup,
+    TreeDrafter,
+)
 from jaxmodels.decoding.early_exit import EarlyExit
 from jaxmodels.decoding.jacobi import Jacobi
 from jaxmodels.decoding.masked import MaskedDiffusion, StreamingDiffusion
@@ -22,6 +29,7 @@ __all__ = [
     "Confidence",
     "Draft",
     "EarlyExit",
+    "FeatureDrafter",
     "Greedy",
     "Jacobi",
     "LastVerdict",

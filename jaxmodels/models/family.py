@@ -156,29 +156,22 @@ class Layered(Protocol):
 Config = TypeVar("Config", bound=Layered)
 
 
-@dataclass(frozen=True)
-class Family(Generic[Config]):
-    """How checkpoints of one `model_type`, or class of `diffusers`, are read and written.
+@dataclass(frozen=True, kw_only=True)
+class Table(Generic[Config]):
+    """How the tensors of a kind of checkpoint fill a module's parameters.
 
-    read_config and write_config are inverse to each other up to inert keys. weights is the table. unused
-    holds regular expressions of tensors that checkpoints may carry and the model does not need. renamed holds
-    pairs of a regular expression and what to put in its place, which turn names that some checkpoints have
-    into those of the table. inert names keys of the family's configurations, beside those of all families,
-    that do not change a forward pass. named_weights gives the rows, without placeholders, whose names depend
-    on more of the model than a layer's index. claims tells the family's configurations where their
-    `model_type` is missing or that of another family.
+    model_type names the kind, in messages. weights has a row for each parameter. unused holds regular
+    expressions of tensors that checkpoints may carry and the module does not need. renamed holds pairs of a
+    regular expression and what to put in its place, which turn names that some checkpoints have into those
+    of the table. named_weights gives the rows, without placeholders, whose names depend on more of the module
+    than a layer's index.
     """
 
     model_type: str
-    summary: str
-    read_config: Callable[[ConfigReader], Config]
-    write_config: Callable[[Config], dict[str, Any]]
     weights: tuple[Weight, ...]
     unused: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
-    inert: tuple[str, ...] = ()
     named_weights: Callable[[Config], tuple[Weight, ...]] = lambda config: ()
-    claims: Callable[[Mapping[str, Any]], bool] = lambda values: False
 
     def rows(self, config: Config) -> Iterator[tuple[Weight, Param]]:
         """Every parameter of `config` once, with the row that fills it.
@@ -227,6 +220,33 @@ class Family(Generic[Config]):
         """Whether a tensor of this name may be left unread."""
         return any(re.fullmatch(pattern, name) for pattern in self.unused)
 
+    def table(self, config: Config) -> list[Weight]:
+        """The table with a row per layer."""
+        layers = [block.mixer for block in config.blocks]
+        by_layer = [
+            row.at(i)
+            for row in self.weights
+            for i, mixer in enumerate(layers if "{i}" in row.ours else [None])
+            if row.mixer is None or isinstance(mixer, row.mixer)
+        ]
+        return [*by_layer, *self.named_weights(config)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(Table[Config]):
+    """How checkpoints of one `model_type`, or class of `diffusers`, are read and written.
+
+    read_config and write_config are inverse to each other up to inert keys. inert names keys of the family's
+    configurations, beside those of all families, that do not change a forward pass. claims tells the family's
+    configurations where their `model_type` is missing or that of another family. For the rest see `Table`.
+    """
+
+    summary: str
+    read_config: Callable[[ConfigReader], Config]
+    write_config: Callable[[Config], dict[str, Any]]
+    inert: tuple[str, ...] = ()
+    claims: Callable[[Mapping[str, Any]], bool] = lambda values: False
+
     @property
     def embedding_name(self) -> str:
         """The table's name of the tensor that holds the token embeddings."""
@@ -239,17 +259,6 @@ class Family(Generic[Config]):
 
     def _name_of(self, path: str) -> str:
         return next(row.theirs for row in self.weights if row.ours == path)
-
-    def table(self, config: Config) -> list[Weight]:
-        """The table with a row per layer."""
-        layers = [block.mixer for block in config.blocks]
-        by_layer = [
-            row.at(i)
-            for row in self.weights
-            for i, mixer in enumerate(layers if "{i}" in row.ours else [None])
-            if row.mixer is None or isinstance(mixer, row.mixer)
-        ]
-        return [*by_layer, *self.named_weights(config)]
 
 
 def for_mixer(mixer: type, *rows: Weight) -> tuple[Weight, ...]:

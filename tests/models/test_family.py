@@ -19,7 +19,13 @@ FUSED = "layers.{i}.qkv"
 def family(*rows):
     replaced = {row.ours for row in rows}
     table = (*(row for row in WEIGHTS if row.ours not in replaced), *rows)
-    return Family("toy", "", lambda values: CONFIG, lambda config: {}, table)
+    return Family(
+        model_type="toy",
+        summary="",
+        read_config=lambda values: CONFIG,
+        write_config=lambda config: {},
+        weights=table,
+    )
 
 
 def leaves(config=CONFIG):

@@ -1,6 +1,7 @@
 """Drafters: what drafts the tokens that `Speculative` verifies."""
 
 from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.feature_drafter import FeatureDrafter
 from jaxmodels.decoding.drafters.last_verdict import LastVerdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, ModelDrafter
 from jaxmodels.decoding.drafters.prompt_lookup import PromptLookup
@@ -9,6 +10,7 @@ from jaxmodels.decoding.drafters.tree_drafter import TreeDrafter
 __all__ = [
     "Draft",
     "Drafter",
+    "FeatureDrafter",
     "LastVerdict",
     "ModelDrafter",
     "PromptLookup",

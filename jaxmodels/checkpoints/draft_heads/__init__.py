@@ -1,0 +1,8 @@
+"""Draft heads as they are published: directories with a configuration and tensors, both ways.
+
+Each file beside the mechanism (`io.py`, `layout.py`) is one published form, or what several have in common.
+"""
+
+from jaxmodels.checkpoints.draft_heads.io import is_drafter, load_drafter, save_drafter
+
+__all__ = ["is_drafter", "load_drafter", "save_drafter"]

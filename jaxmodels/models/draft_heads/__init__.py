@@ -1,0 +1,1 @@
+"""Draft heads: small modules that draft the next tokens of a target model from what the target computed."""

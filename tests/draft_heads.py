@@ -1,0 +1,43 @@
+"""Draft heads with random weights for the tiny models of the tests."""
+
+import jax.numpy as jnp
+import numpy as np
+from model_helpers import D_MODEL, VOCAB, attention, random_params
+
+from jaxmodels.decoding import FeatureDrafter
+from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.layers.norm import RMSNorm
+from jaxmodels.models.draft_heads.eagle3 import Eagle3, FusingBlock
+
+NORM = RMSNorm(dim=D_MODEL)
+
+
+def eagle3(**fields):
+    """A head for the tiny decoders; fields of the `FusingBlock` go to it."""
+    block = FusingBlock(
+        embedding_norm=NORM,
+        feature_norm=NORM,
+        mixer=attention(input_dim=2 * D_MODEL),
+        ffn_norm=NORM,
+        ffn=GatedMLP(d_model=D_MODEL, d_ff=12),
+        norm_before_residual=fields.pop("norm_before_residual", False),
+    )
+    whole = {
+        "target_vocab_size": VOCAB,
+        "vocab_size": VOCAB,
+        "target_width": D_MODEL,
+        "d_model": D_MODEL,
+        "layers": (0, 1, 2),
+        "blocks": (block,),
+        "norm": NORM,
+    }
+    return Eagle3(**{**whole, **fields})
+
+
+def eagle3_drafter(size=3, known=None, **fields):
+    """A drafter with a head that knows the first `known` of a permutation of the vocabulary, or all of it."""
+    head = eagle3(**fields) if known is None else eagle3(vocab_size=known, **fields)
+    token_ids = None
+    if known is not None:
+        token_ids = jnp.asarray(np.sort(np.random.default_rng(3).permutation(VOCAB)[:known]), jnp.int32)
+    return FeatureDrafter(head=head, params=random_params(head.spec()), token_ids=token_ids, size=size)
