@@ -1,7 +1,15 @@
 """Decoding: loops over `peek` and `commit` that know no family, driven by small policies."""
 
 from jaxmodels.decoding import depth, masked, processors
-from jaxmodels.decoding.acceptance import Acceptance, BlockVerification, TokenVerification
+from jaxmodels.decoding.acceptance import (
+    Acceptance,
+    BlockVerification,
+    MultiPathVerification,
+    SampledChild,
+    TokenVerification,
+    TraversalVerification,
+    TypicalAcceptance,
+)
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.depth import Confidence, MaxProbability
@@ -10,6 +18,7 @@ from jaxmodels.decoding.drafters import (
     FeatureDrafter,
     LastVerdict,
     ModelDrafter,
+    PathsDrafter,
     PromptLookup,
     TreeDrafter,
 )
@@ -37,15 +46,20 @@ __all__ = [
     "MaskedDiffusion",
     "MaxProbability",
     "ModelDrafter",
+    "MultiPathVerification",
+    "PathsDrafter",
     "PromptLookup",
     "SCMoE",
     "Sample",
+    "SampledChild",
     "Sampler",
     "Speculative",
     "Strategy",
     "StreamingDiffusion",
     "TokenVerification",
+    "TraversalVerification",
     "TreeDrafter",
+    "TypicalAcceptance",
     "depth",
     "masked",
     "processors",

@@ -4,6 +4,7 @@ from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Verdic
 from jaxmodels.decoding.drafters.feature_drafter import FeatureDrafter
 from jaxmodels.decoding.drafters.last_verdict import LastVerdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, ModelDrafter
+from jaxmodels.decoding.drafters.paths import PathsDrafter
 from jaxmodels.decoding.drafters.prompt_lookup import PromptLookup
 from jaxmodels.decoding.drafters.tree_drafter import TreeDrafter
 
@@ -13,6 +14,7 @@ __all__ = [
     "FeatureDrafter",
     "LastVerdict",
     "ModelDrafter",
+    "PathsDrafter",
     "PromptLookup",
     "Proposal",
     "Round",
