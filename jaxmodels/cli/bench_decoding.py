@@ -60,7 +60,7 @@ def decoding(
     )
     base = Autoregressive(sampler=Sample(temperature=temperature) if temperature else Greedy())
     trials = []
-    for trial in sit(loaded, contestants(loaded, base, drafts_for(model, draft or [])), exam):
+    for trial in sit(loaded, contestants(loaded, base, drafts_for(loaded, model, draft or [])), exam):
         tell(f"{trial.name}: {trial.speed:.2f}")
         trials.append(trial)
     if plot is not None:
@@ -73,11 +73,13 @@ def decoding(
     Console().print(table(trials))
 
 
-def drafts_for(model: str, named: list[str]) -> dict[str, Any]:
-    """What drafts for a model, loaded, by name: what is bundled for it and what was named."""
+def drafts_for(model: "Model", name: str, named: list[str]) -> dict[str, Any]:
+    """What drafts for the model of this name, loaded, by name: what is bundled for it and what was named."""
     from jaxmodels.decoding_bench.drafts import bundled_drafts, load_draft
 
-    return {name: load_draft(name) for name in dict.fromkeys([*bundled_drafts(model), *named])}
+    return {
+        draft: load_draft(draft, model.config) for draft in dict.fromkeys([*bundled_drafts(name), *named])
+    }
 
 
 def _prompts(model: "Model", name: str, files: list[Path], count: int, size: int) -> Any:

@@ -218,7 +218,7 @@ class StrategyOptions:
             asked.model,
             asked.prompt,
             base,
-            drafts_for(asked.name, named),
+            drafts_for(asked.model, asked.name, named),
             max_new_tokens=asked.max_new_tokens,
         )
         speeds = ", ".join(f"{trial.name} {trial.speed:.2f}" for trial in choice.trials)
