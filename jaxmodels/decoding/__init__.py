@@ -14,6 +14,7 @@ from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.depth import Confidence, MaxProbability
 from jaxmodels.decoding.drafters import (
+    DFlashDrafter,
     Draft,
     FeatureDrafter,
     LastVerdict,
@@ -36,6 +37,7 @@ __all__ = [
     "Autoregressive",
     "BlockVerification",
     "Confidence",
+    "DFlashDrafter",
     "Draft",
     "EarlyExit",
     "FeatureDrafter",

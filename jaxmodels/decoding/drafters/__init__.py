@@ -1,5 +1,6 @@
 """Drafters: what drafts the tokens that `Speculative` verifies."""
 
+from jaxmodels.decoding.drafters.dflash import DFlashDrafter
 from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import FeatureDrafter
 from jaxmodels.decoding.drafters.last_verdict import LastVerdict
@@ -9,6 +10,7 @@ from jaxmodels.decoding.drafters.prompt_lookup import PromptLookup
 from jaxmodels.decoding.drafters.tree_drafter import TreeDrafter
 
 __all__ = [
+    "DFlashDrafter",
     "Draft",
     "Drafter",
     "FeatureDrafter",
