@@ -26,7 +26,6 @@ BENCHMARKS = (
     ("recurrent_mixers",),
     ("grouped_matmul",),
     ("rollback",),
-    ("replay",),
     ("speculation",),
     ("masked_generation",),
     ("parallel_decoding",),

@@ -41,7 +41,10 @@ class Scripted:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A rule whose distributions are kept aside, and whose outcome is then forced to (node, token)."""
+    """A rule whose distributions are put into `seen`, and whose outcome is then forced to (node, token).
+
+    They come by a callback, since a step may verify inside a loop.
+    """
 
     rule: TokenVerification
     node: jax.Array
@@ -50,7 +53,8 @@ class Recording:
 
     def outcomes(self, target, draft, drafted, tree=None):
         paths = None if tree is None else tree.paths()
-        self.seen.append((draft, drafted, self.rule.outcomes(target, draft, drafted, tree), paths))
+        found = draft, drafted, self.rule.outcomes(target, draft, drafted, tree), paths
+        jax.debug.callback(lambda *values: self.seen.append(jax.device_get(values)), *found)
         rows = jnp.arange(drafted.shape[0])
         return jnp.zeros(target.shape).at[rows, self.node, self.token].set(1.0)
 
@@ -100,28 +104,29 @@ def assert_exact_step(config, params, strategy, *, levels, kept):
     carry = quick_jit(strategy.prefill, static_argnums=0)(
         config, params, request, config.init_cache(rows, 32), output
     )
-    first = np.asarray(carry.output.tokens[:, 0])
+    first, seen = np.asarray(carry.output.tokens[:, 0]), []
 
     @quick_jit
-    def step(carry, drafts, node, token):
+    def run(carry, drafts, node, token):
         keys = jax.vmap(jax.random.fold_in)(request.keys, carry.output.lengths)
         by_draft = [fold_keys(keys, i) for i in range(max(levels, 1))]
         script = Scripted(jax.random.key_data(jnp.stack(by_draft, 1)), drafts)
-        rule = Recording(strategy.acceptance, node, token, [])
-        return replace(strategy, sampler=script, acceptance=rule).step(
-            config, params, request, carry
-        ), rule.seen
+        rule = Recording(strategy.acceptance, node, token, seen)
+        return replace(strategy, sampler=script, acceptance=rule).step(config, params, request, carry)
+
+    def step(*given):
+        carry = jax.device_get(run(*given))
+        jax.effects_barrier()
+        return carry, seen.pop()
 
     script = drafts if levels else np.zeros((rows, 1), np.int32)
-    carry, ((_, drafted, _, paths),) = jax.device_get(
-        step(carry, jnp.full_like(script, 2), node, jnp.ones(rows, jnp.int32))
-    )
+    carry, (_, drafted, _, paths) = step(carry, jnp.full_like(script, 2), node, jnp.ones(rows, jnp.int32))
     said = carry.output.tokens, carry.output.lengths
     histories = [[*PROMPT, *row[:length].tolist()] for row, length in zip(*said, strict=True)]
     for b in range(rows):
         accepted = [int(drafted[b, n - 1]) for n in path_of(paths, b, node[b])]
         assert histories[b] == [*PROMPT, int(first[b]), *accepted, 1]
-    _, ((proposed, drafted, outcomes, paths),) = jax.device_get(step(carry, script, node * 0, node * 0))
+    _, (proposed, drafted, outcomes, paths) = step(carry, script, node * 0, node * 0)
 
     for group in (np.flatnonzero(node == n) for n in kept):
         some = (None if a is None else a[group] for a in (proposed, drafted, outcomes, paths))

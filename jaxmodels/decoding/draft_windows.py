@@ -82,7 +82,9 @@ def settle(
     counters = tally(output, calls=1, drafted=drafted, accepted=accepted).counters
     newest = jnp.take_along_axis(tokens, jnp.maximum(count - 1, 0)[:, None], axis=1)[:, 0]
     output = replace(emitted, steps=output.steps + 1, counters=counters)
-    return newest, config.commit(pending, count, path), output
+    # A window of one token is settled as its row runs, and nothing is replayed.
+    cache = config.commit(pending) if tokens.shape[1] == 1 else config.commit(pending, count, path)
+    return newest, cache, output
 
 
 def fold_keys(keys: Array, index: Array | int) -> Array:

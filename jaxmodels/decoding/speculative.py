@@ -12,11 +12,12 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.checks import is_traced
 from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw, longest_agreement
 from jaxmodels.decoding.draft_windows import even_without_choice, first_token, fold_keys, settle
-from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Varying, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, ModelDrafter, as_draft
 from jaxmodels.decoding.lengths.length import DraftLength
 from jaxmodels.decoding.lengths.whole import Whole
 from jaxmodels.decoding.processors.chain import Processor, process, process_tree
+from jaxmodels.decoding.rungs import lengthened, run_rung, rungs, shortened
 from jaxmodels.decoding.samplers import Greedy, Sampler
 from jaxmodels.decoding.strategy import Output, Request, check_options, check_policy, has_choice, row_keys
 from jaxmodels.decoding.trees import Tree, depths
@@ -119,16 +120,62 @@ class Speculative:
     def step(
         self, config: LanguageModel, params: Params, request: Request, carry: SpeculativeCarry
     ) -> SpeculativeCarry:
-        drafter, output = self.drafter, carry.output
+        drafter = self.drafter
         around = self._round(config, params, request, carry)
         proposal, pending_drafts = drafter.propose(carry.drafts, around)
         proposal = replace(proposal, count=jnp.minimum(proposal.count, around.limit))
-        window = jnp.concatenate([carry.token[:, None], proposal.tokens], axis=1)
-        scored, pending = self._peek(around, proposal, window, carry.cache)
+        given = _Verified(carry.cache, carry.token, carry.output, self._no_verdict(around, proposal, carry))
+        sizes = self._sizes(proposal)
+        if len(sizes) == 1:
+            verified = self._verify(around, proposal, given)
+        else:
+            verified = run_rung(
+                sizes,
+                proposal.count.max(),
+                lambda size, state: self._verify(around, shortened(proposal, size), state),
+                given,
+            )
+        verdict = verified.verdict
+        drafts = drafter.settle(pending_drafts, around, verdict)
+        length = self.length.update(carry.length, proposal.count, jnp.maximum(verdict.count - 1, 0))
+        return SpeculativeCarry(
+            cache=verified.cache, token=verified.token, output=verified.output, drafts=drafts, length=length
+        )
+
+    def _sizes(self, proposal: Proposal) -> tuple[int, ...]:
+        """How many draft tokens the windows have that this program is made for."""
+        size, tree = proposal.tokens.shape[1], proposal.tree
+        drafter: Any = self.drafter
+        varies = self.length.varies or (isinstance(drafter, Varying) and drafter.varies)
+        # Paths that were drafted independently are verified together.
+        return rungs(size) if varies and (tree is None or tree.fork is None) else (size,)
+
+    def _no_verdict(self, around: Round, proposal: Proposal, carry: SpeculativeCarry) -> Verdict:
+        """What a verdict on the whole proposal is as large as."""
+        tree, (batch, size) = proposal.tree, proposal.tokens.shape
+        path = jnp.zeros((batch, 1 + (size if tree is None else tree.depth)), jnp.int32)
+        taps: dict[str, Array] = {}
+        if self.drafter.taps:
+            window = jnp.zeros((batch, size + 1), jnp.int32)
+            shapes, _ = jax.eval_shape(lambda: self._peek(around, proposal, window, carry.cache))
+            taps = {name: jnp.zeros(tap.shape, tap.dtype) for name, tap in shapes.taps.items()}
+        return Verdict(
+            path=path,
+            count=jnp.zeros((batch,), jnp.int32),
+            tokens=path,
+            choices=jnp.zeros((batch, size + 1), jnp.int32),
+            taps=taps,
+        )
+
+    def _verify(self, around: Round, proposal: Proposal, given: "_Verified") -> "_Verified":
+        """Scores the proposal in one window, emits and settles what is accepted of it."""
+        window = jnp.concatenate([given.token[:, None], proposal.tokens], axis=1)
+        scored, pending = self._peek(around, proposal, window, given.cache)
         scores = self._process(around, proposal, scored.logits)
         chosen = has_choice(scores)
         choices = jnp.argmax(scores, axis=-1).astype(jnp.int32)
-        node, last = self._accept(around, proposal, even_without_choice(scores, chosen), choices)
+        most = given.verdict.choices.shape[1]
+        node, last = self._accept(around, proposal, even_without_choice(scores, chosen), choices, most)
         path, length = _path(proposal.tree, node, window)
         # What follows each token of the path: the next one of it, and behind the last accepted one `last`.
         place = jnp.arange(path.shape[1])
@@ -136,18 +183,16 @@ class Speculative:
         tokens = jnp.where(place == length[:, None] - 1, last[:, None], following)
         # Draft tokens that the model could not be shown yet do not become history.
         count = ((place < length[:, None]) & (path < pending.valid[:, None])).sum(1, dtype=jnp.int32)
-        verdict = Verdict(path=path, count=count, tokens=tokens, choices=choices, taps=scored.taps)
         logits = scored.logits
         if proposal.tree is not None:
             chosen = jnp.take_along_axis(chosen, path, axis=1)
             logits = jnp.take_along_axis(logits, path[:, :, None], axis=1)
         token, cache, output = settle(
-            config, request, output, pending, tokens, count, logits,
+            around.config, around.request, given.output, pending, tokens, count, logits,
             chosen=chosen, drafted=proposal.count, path=None if proposal.tree is None else path,
         )  # fmt: skip
-        drafts = drafter.settle(pending_drafts, around, verdict)
-        length = self.length.update(carry.length, proposal.count, jnp.maximum(count - 1, 0))
-        return SpeculativeCarry(cache=cache, token=token, output=output, drafts=drafts, length=length)
+        verdict = Verdict(path=path, count=count, tokens=tokens, choices=choices, taps=scored.taps)
+        return _Verified(cache, token, output, lengthened(verdict, given.verdict))
 
     def _round(
         self, config: LanguageModel, params: Params, request: Request, carry: SpeculativeCarry
@@ -199,19 +244,37 @@ class Speculative:
         proposal: Proposal,
         scores: Float[Array, "B S V"],
         choices: Int[Array, "B S"],
+        most: int,
     ) -> tuple[Int[Array, "B"], Int[Array, "B"]]:
-        """The last window token that is accepted, and what follows it."""
+        """The last window token that is accepted, and what follows it.
+
+        `most` is the size of the longest window: what is drawn does not depend on which one is run.
+        """
         drafted, tree = proposal.tokens, proposal.tree
         if isinstance(self.sampler, Greedy):  # no distribution over the vocabulary is made
             node = longest_agreement(choices, drafted, proposal.count, tree)
             return node, jnp.take_along_axis(choices, node[:, None], axis=1)[:, 0]
         draft = proposal.distributions
+        if not drafted.shape[1]:  # the rules are asked about one token at least, which is not there
+            drafted = jnp.zeros((drafted.shape[0], 1), jnp.int32)
+            scores = jnp.broadcast_to(scores, (*scores.shape[:1], 2, scores.shape[2]))
+            draft = None
         if draft is None:
             draft = jax.nn.one_hot(drafted, scores.shape[-1])
         is_there = jnp.arange(drafted.shape[1]) < proposal.count[:, None]
         target, draft = self.sampler.probabilities(scores), jnp.where(is_there[:, :, None], draft, 0.0)
         outcomes = self.acceptance.outcomes(target, draft, drafted, tree)
-        return draw(outcomes, fold_keys(around.keys, drafted.shape[1]))
+        return draw(outcomes, fold_keys(around.keys, most - 1), most)
+
+
+@struct.dataclass
+class _Verified:
+    """What a window changes: the cache, the newest token, the output, and the verdict on its draft."""
+
+    cache: Cache
+    token: jax.Array
+    output: Output
+    verdict: Verdict
 
 
 def _is_drafter(draft: Any) -> bool:

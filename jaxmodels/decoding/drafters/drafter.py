@@ -6,7 +6,7 @@ a model, what was proposed is pending until it is settled, and a drafter that ke
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from flax import struct
@@ -110,3 +110,14 @@ class Drafter(Protocol):
 
     def settle(self, pending: Any, around: Round, verdict: Verdict) -> Any:
         """The state once the accepted tokens are history. `around` is that of the proposal."""
+
+
+@runtime_checkable
+class Varying(Protocol):
+    """A `Drafter` that says whether its drafts are often shorter than `size`, or none, as of a search.
+
+    Where they are, windows of several sizes pay. Drafters that do not say so draft `size` tokens.
+    """
+
+    @property
+    def varies(self) -> bool: ...

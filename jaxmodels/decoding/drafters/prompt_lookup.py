@@ -46,6 +46,10 @@ class PromptLookup:
     def taps(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def varies(self) -> bool:
+        return True
+
     def begin(self, around: Round, taps: Mapping[str, Float[Array, "B S D"]]) -> tuple[()]:
         """There is no state: the text is part of the round."""
         return ()

@@ -15,6 +15,10 @@ class DraftLength(Protocol):
     knows earlier rounds alone, and where `stop` ends a draft *behind* a token, that token is verified.
     """
 
+    @property
+    def varies(self) -> bool:
+        """Whether drafts become shorter than the drafter's size, so that windows of several sizes pay."""
+
     def begin(self, batch: int) -> Any:
         """The state in front of the first round."""
 

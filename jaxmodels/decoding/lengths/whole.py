@@ -12,6 +12,10 @@ from jaxmodels.pytrees import register_dataclass
 class Whole:
     """A `DraftLength`: always the drafter's whole `size`."""
 
+    @property
+    def varies(self) -> bool:
+        return False
+
     def begin(self, batch: int) -> Int[Array, "B 0"]:
         """There is no state but the number of rows."""
         return jnp.zeros((batch, 0), jnp.int32)

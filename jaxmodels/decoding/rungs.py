@@ -1,0 +1,72 @@
+"""Windows of several sizes in one program, of which each round runs the smallest that holds its drafts.
+
+Drafts differ in length from round to round, and a window costs by its size, whatever is in it. So a program
+holds a ladder of them: a round without a draft costs what a step without drafting costs.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int
+
+from jaxmodels.decoding.drafters.drafter import Proposal, Verdict
+
+State = TypeVar("State")
+
+
+def rungs(size: int) -> tuple[int, ...]:
+    """Numbers of draft tokens from 0 to `size`, of which each window is worth its compilation.
+
+    With the newest token in front they are 1, 4, 8, 16, ...: products of few rows are computed in multiples
+    of four rows. None is more than half of the last, but the last.
+    """
+    found, window = [0], 4
+    while 2 * (window - 1) <= size:
+        found.append(window - 1)
+        window *= 2
+    return (*found, size)
+
+
+def run_rung(
+    sizes: tuple[int, ...], longest: Int[Array, ""], run: Callable[[int, State], State], state: State
+) -> State:
+    """``run(size, state)`` for the first of `sizes` that is at least `longest`.
+
+    Each is a loop of no or one turn: a cache that leaves a `lax.cond` would be copied.
+    """
+    for below, size in pairwise((-1, *sizes)):
+        turns = (longest > below) & (longest <= size)
+
+        def turn(_: Array, state: Any, size: int = size) -> Any:
+            return run(size, state)
+
+        state = lax.fori_loop(0, turns.astype(jnp.int32), turn, state)
+    return state
+
+
+def shortened(proposal: Proposal, size: int) -> Proposal:
+    """The first `size` tokens of a proposal that has no more."""
+    tree, distributions = proposal.tree, proposal.distributions
+    if tree is not None:
+        kept = replace(tree, parents=tree.parents[:, :size], depth=min(tree.depth, size))
+        tree = replace(kept, siblings=min(tree.siblings, size)) if size else None
+    return Proposal(
+        tokens=proposal.tokens[:, :size],
+        count=proposal.count,
+        tree=tree,
+        distributions=None if distributions is None else distributions[:, :size],
+    )
+
+
+def lengthened(verdict: Verdict, as_large: Verdict) -> Verdict:
+    """A verdict with room for a longer draft; what stands in the room is arbitrary."""
+
+    def padded(found: Array, room: Array) -> Array:
+        return jnp.pad(found, [(0, b - a) for a, b in zip(found.shape, room.shape, strict=True)])
+
+    return jax.tree.map(padded, verdict, as_large)

@@ -1,1 +1,0 @@
-"""How fast a model continues texts under each decoding strategy, and what each strategy keeps of the text."""

@@ -1,1 +1,0 @@
-"""Training of draft heads on a frozen target."""
