@@ -68,7 +68,10 @@ class StrategyOptions:
         ),
     ] = None
     draft: Annotated[
-        str | None, typer.Option(help="With speculative: the small model that drafts; as --model.")
+        str | None,
+        typer.Option(
+            help="With speculative: the small model that drafts, as --model, or a draft head of the model."
+        ),
     ] = None
     draft_tokens: Annotated[
         int | None,
@@ -168,6 +171,7 @@ class StrategyOptions:
     ) -> "Strategy":
         """The strategies that verify what was drafted or guessed."""
         from jaxmodels.decoding import Draft, Greedy, Jacobi, PromptLookup, Speculative
+        from jaxmodels.checkpoints.draft_heads import is_drafter
         from jaxmodels.io import as_language_model
 
         if name is StrategyName.JACOBI:
@@ -179,13 +183,11 @@ class StrategyOptions:
             drafter = PromptLookup(**_given({"size": self.draft_tokens}))
             return Speculative(draft=drafter, sampler=base.sampler, **shared)
         assert self.draft is not None
+        shared |= {"sampler": base.sampler, **_given({"gamma": self.draft_tokens})}
+        if is_drafter(self.draft):  # which `Model.generate` loads, as it knows the target
+            return Speculative(draft=self.draft, **shared)
         draft = as_language_model(load(self.draft), self.draft)
-        return Speculative(
-            draft=Draft(draft.config, draft.params),
-            sampler=base.sampler,
-            **shared,
-            **_given({"gamma": self.draft_tokens}),
-        )
+        return Speculative(draft=Draft(draft.config, draft.params), **shared)
 
     def _check_owners(self, names: tuple[StrategyName, ...]) -> None:
         """Raises ValueError where an option belongs to none of these strategies."""

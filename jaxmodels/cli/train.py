@@ -23,7 +23,7 @@ def train(
     ] = False,
     dtype: Annotated[DType, typer.Option(help="Of the model written at the end.")] = DType.BFLOAT16,
 ) -> None:
-    """Train a model of texts or of images, or go on with an interrupted run.
+    """Train a model of texts or of images, or a draft head, or go on with an interrupted run.
 
     OUTPUT_DIR holds checkpoints, metrics and, of models of texts, result.json; the trained model goes to
     OUTPUT_DIR/model as a Hugging Face directory. Stopped at any time, the same command goes on from the last
@@ -31,21 +31,18 @@ def train(
     """
     from jaxmodels.training import recipe as recipes
 
-    image_kinds = _image_kinds()
+    kinds = _other_kinds()
     if list_recipes:
-        names = (name for kind in image_kinds for name in kind.recipes.names())
+        names = (name for kind in kinds for name in kind.recipes.names())
         print("\n".join(sorted((*recipes.list_recipes(), *names))))
         return
     if recipe is None or output_dir is None:
         raise ValueError("train needs RECIPE and OUTPUT_DIR; --list prints the recipes of the package")
     destination = output_dir / "model"
-    for kind in image_kinds:
+    for kind in kinds:
         if kind.recipes.recognises(recipe):
             kind.export(kind.train(kind.recipes.load(recipe), output_dir), destination, dtype.value)
-            tell(
-                f"the model is in {destination}: "
-                f"jaxmodels generate --model {destination} --class 0 --grid 0.png"
-            )
+            tell(f"the model is in {destination}: {kind.use.format(destination)}")
             return
     chosen = recipes.load_recipe(recipe)
     from jaxmodels.training import loop
@@ -56,19 +53,24 @@ def train(
     tell(f"the model is in {destination}: jaxmodels generate --model {destination}")
 
 
-class _ImageKind(NamedTuple):
-    """One kind of image models: its recipes, what trains one into a directory, and what writes the model of
-    the run to another, in a dtype."""
+class _Kind(NamedTuple):
+    """One kind of what is trained: its recipes, what trains one into a directory, what writes the model of
+    the run to another, in a dtype, and how it is used from there."""
 
     recipes: Any
     train: Callable[..., Any]
     export: Callable[..., Any]
+    use: str = "jaxmodels generate --model {0} --class 0 --grid 0.png"
 
 
-def _image_kinds() -> tuple[_ImageKind, ...]:
+def _other_kinds() -> tuple[_Kind, ...]:
+    """All kinds but models of texts."""
     from jaxmodels.training.denoisers.export import export_denoiser
     from jaxmodels.training.denoisers.recipe import DENOISER_RECIPES
     from jaxmodels.training.denoisers.run import train_denoiser
+    from jaxmodels.training.draft_heads.export import export_draft_head
+    from jaxmodels.training.draft_heads.recipe import DRAFT_HEAD_RECIPES
+    from jaxmodels.training.draft_heads.run import train_draft_head
     from jaxmodels.training.flows.export import export_flow
     from jaxmodels.training.flows.recipe import FLOW_RECIPES
     from jaxmodels.training.flows.run import train_flow
@@ -81,8 +83,9 @@ def _image_kinds() -> tuple[_ImageKind, ...]:
 
     # In the order in which a file is asked for what marks a kind.
     return (
-        _ImageKind(NEXT_SCALE_RECIPES, train_next_scale, export_next_scale),
-        _ImageKind(DENOISER_RECIPES, train_denoiser, export_denoiser),
-        _ImageKind(FLOW_RECIPES, train_flow, export_flow),
-        _ImageKind(IMAGE_RECIPES, train_images, export_images),
+        _Kind(NEXT_SCALE_RECIPES, train_next_scale, export_next_scale),
+        _Kind(DENOISER_RECIPES, train_denoiser, export_denoiser),
+        _Kind(FLOW_RECIPES, train_flow, export_flow),
+        _Kind(IMAGE_RECIPES, train_images, export_images),
+        _Kind(DRAFT_HEAD_RECIPES, train_draft_head, export_draft_head, "jaxmodels generate --draft {0}"),
     )

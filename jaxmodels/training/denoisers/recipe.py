@@ -13,7 +13,7 @@ from jaxmodels.training.denoisers.mean_flow import MeanFlow
 from jaxmodels.training.denoisers.noise_prediction import NoisePrediction
 from jaxmodels.training.denoisers.objective import DenoisingObjective
 from jaxmodels.training.denoisers.shortcut import Shortcut
-from jaxmodels.training.images.fitting import Fit
+from jaxmodels.training.fitting import Fit
 from jaxmodels.training.optimizer import AdamW, WarmupCosine
 from jaxmodels.training.recipe_kind import RecipeKind
 

@@ -16,8 +16,8 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.models.denoisers.families import DENOISERS
 from jaxmodels.training.denoisers.objective import Bound, DenoisingObjective, Pictures, Trained
 from jaxmodels.training.denoisers.recipe import DENOISER_RECIPES, DenoiserRecipe
+from jaxmodels.training.fitting import Fitting, average_of, claim
 from jaxmodels.training.images.digits import NUM_CLASSES, load_digits, moved
-from jaxmodels.training.images.fitting import Fitting, average_of, claim
 from jaxmodels.training.run_directory import only_trainer
 from jaxmodels.training.train import TrainState
 

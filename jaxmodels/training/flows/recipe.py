@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxmodels.checks import whole
+from jaxmodels.training.fitting import Fit
 from jaxmodels.training.flows.objective import LikelihoodObjective
-from jaxmodels.training.images.fitting import Fit
 from jaxmodels.training.optimizer import AdamW, WarmupCosine
 from jaxmodels.training.recipe_kind import RecipeKind
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.flows.families import FLOWS
 from jaxmodels.models.flows.tarflow import TarFlow
+from jaxmodels.training.fitting import Fitting, claim
 from jaxmodels.training.flows.recipe import FLOW_RECIPES, FlowRecipe
 from jaxmodels.training.images.digits import NUM_CLASSES, load_digits, moved
-from jaxmodels.training.images.fitting import Fitting, claim
 from jaxmodels.training.run_directory import only_trainer
 from jaxmodels.training.train import TrainState
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxmodels.checks import whole
-from jaxmodels.training.images.fitting import Fit
+from jaxmodels.training.fitting import Fit
 from jaxmodels.training.images.vq import VQObjective
 from jaxmodels.training.objectives.maskgit import MaskGIT
 from jaxmodels.training.optimizer import AdamW, WarmupCosine

@@ -20,8 +20,8 @@ from jaxmodels.models.autoencoders.families import AUTOENCODERS
 from jaxmodels.models.autoencoders.vq import VQModel
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import config_from_hf
+from jaxmodels.training.fitting import Fitting, claim
 from jaxmodels.training.images.digits import NUM_CLASSES, Digits, load_digits, moved
-from jaxmodels.training.images.fitting import Fitting, claim
 from jaxmodels.training.images.recipe import IMAGE_RECIPES, ImageRecipe
 from jaxmodels.training.images.vq import revive
 from jaxmodels.training.objectives.objective import Windows
@@ -107,7 +107,7 @@ def _fit_autoencoder(recipe: ImageRecipe, model: VQModel, digits: Digits, fittin
         chosen = np.random.default_rng((recipe.seed, step)).integers(len(images), size=_BATCH)
         return revived(state, jnp.asarray(images[chosen]), jax.random.key(step))
 
-    return fitting.run(model, fit, images, loss, care)
+    return fitting.run(model, fit, images, loss, before=care)
 
 
 def _fit_transformer(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxmodels.checks import whole
-from jaxmodels.training.images.fitting import Fit
+from jaxmodels.training.fitting import Fit
 from jaxmodels.training.next_scale.objectives import CodesObjective, PyramidObjective
 from jaxmodels.training.optimizer import AdamW, WarmupCosine
 from jaxmodels.training.recipe_kind import RecipeKind

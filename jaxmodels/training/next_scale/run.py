@@ -20,8 +20,8 @@ from jaxmodels.models.autoencoders.families import AUTOENCODERS
 from jaxmodels.models.autoencoders.multi_scale import MultiScaleVQ
 from jaxmodels.models.next_scale.families import NEXT_SCALE_MODELS
 from jaxmodels.models.next_scale.var import VAR
+from jaxmodels.training.fitting import Fitting, claim
 from jaxmodels.training.images.digits import NUM_CLASSES, Digits, load_digits, moved
-from jaxmodels.training.images.fitting import Fitting, claim
 from jaxmodels.training.next_scale.objectives import revive
 from jaxmodels.training.next_scale.recipe import NEXT_SCALE_RECIPES, NextScaleRecipe
 from jaxmodels.training.run_directory import only_trainer
@@ -106,7 +106,7 @@ def _fit_autoencoder(
         chosen = np.random.default_rng((recipe.seed, step)).integers(len(images), size=_BATCH)
         return revived(state, jnp.asarray(images[chosen]), jax.random.key(step))
 
-    return fitting.run(model, fit, images, loss, care)
+    return fitting.run(model, fit, images, loss, before=care)
 
 
 def _codes(model: MultiScaleVQ, params: Params, digits: Digits) -> Int[np.ndarray, "N L"]:

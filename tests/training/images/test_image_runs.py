@@ -124,7 +124,7 @@ def test_recipes_that_cannot_be_meant_are_refused(changes, message):
 def test_a_step_of_more_images_than_there_are_is_refused(tmp_path):
     fit = RECIPE["fit_autoencoder"] | {"batch_size": 1498}
     recipe = IMAGE_RECIPES.from_dict(RECIPE | {"fit_autoencoder": fit})
-    with pytest.raises(ValueError, match="Fit: batch_size=1498 exceeds the 1497 images to train on"):
+    with pytest.raises(ValueError, match="Fit: batch_size=1498 exceeds the 1497 examples to train on"):
         train_images(recipe, tmp_path, console=QUIET)
 
 

@@ -1,4 +1,4 @@
-"""The fitting of one model to images, in a directory of its own, resumable at any time."""
+"""The fitting of one model to examples, in a directory of its own, resumable at any time."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,10 +18,10 @@ from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.training.average import AveragedState, averaged
 from jaxmodels.training.checkpointing import TrainCheckpoints
 from jaxmodels.training.metrics import append_metrics, rewind_metrics
-from jaxmodels.training.optimizer import AdamW, WarmupCosine
+from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
 from jaxmodels.training.recipe_kind import RecipeKind
 from jaxmodels.training.run_directory import RECIPE_FILE
-from jaxmodels.training.train import TrainState, abstract_state, init_state
+from jaxmodels.training.train import TrainState, abstract_state, first_state, init_state
 
 
 class Fitted(Protocol):
@@ -42,7 +42,7 @@ class Fit:
     Attributes:
         schedule: learning rate of each step, and the number of steps.
         optimizer: what makes updates of gradients.
-        batch_size: images per step.
+        batch_size: examples per step.
         average: what the moving average of the parameters keeps of itself in each step (see
             `training.average`). The average is then what is trained; None gives the last parameters.
 
@@ -50,8 +50,8 @@ class Fit:
         ValueError: `batch_size` is below 1, or `average` not from 0 to below 1.
     """
 
-    schedule: WarmupCosine
-    optimizer: AdamW = field(default_factory=AdamW)
+    schedule: WarmupCosine | WarmupStableDecay
+    optimizer: AdamW | Muon = field(default_factory=AdamW)
     batch_size: int = 32
     average: float | None = None
 
@@ -67,7 +67,7 @@ class Fitting:
 
     Attributes:
         output: its directory, which gets checkpoints and ``metrics.jsonl``.
-        seed: of the initial parameters, the order of the images and all noise.
+        seed: of the initial parameters, the order of the examples and all noise.
         log_every, checkpoint_every: in steps.
         console: where progress is told.
     """
@@ -84,20 +84,24 @@ class Fitting:
         fit: Fit,
         data: Any,
         loss: Loss,
+        *,
+        start: Params | None = None,
         before: Callable[[TrainState, int], TrainState] = lambda state, step: state,
     ) -> Params:
         """Fits `model`, or goes on from the last checkpoint.
 
         Args:
             data: a pytree of arrays [N, ...], of which each step gets a batch.
+            loss: what is differentiated.
+            start: the f32 parameters that a run begins with, which it is given away; None draws them.
             before: what is done to the state in front of the step with this number.
 
         Raises:
-            ValueError: a step takes more images than there are.
+            ValueError: a step takes more examples than there are.
         """
         count = len(jax.tree.leaves(data)[0])
         if fit.batch_size > count:
-            raise ValueError(f"Fit: batch_size={fit.batch_size} exceeds the {count} images to train on")
+            raise ValueError(f"Fit: batch_size={fit.batch_size} exceeds the {count} examples to train on")
         log, total = self.output / "metrics.jsonl", fit.schedule.total_steps
         self.output.mkdir(parents=True, exist_ok=True)
         optimizer = fit.optimizer.build(fit.schedule, model.spec())
@@ -106,7 +110,11 @@ class Fitting:
         update = _update(loss, optimizer, self.seed)
         with TrainCheckpoints(self.output / "checkpoints") as checkpoints:
             if checkpoints.latest_step() is None:
-                state = init_state(model, optimizer, self.seed)  # type: ignore[arg-type]
+                state = (
+                    init_state(model, optimizer, self.seed)  # type: ignore[arg-type]
+                    if start is None
+                    else first_state(start, optimizer)
+                )
             else:
                 state = checkpoints.restore(abstract_state(model, optimizer))  # type: ignore[arg-type]
             first = int(state.step)
@@ -161,7 +169,7 @@ def _update(
 
 
 def _batches(count: int, size: int, seed: int, first: int) -> Iterator[Int[np.ndarray, " size"]]:
-    """The images of each step from the step numbered `first` on: every pass has an order of its own."""
+    """The examples of each step from the step numbered `first` on: every pass has an order of its own."""
     per_pass = count // size
     for step in range(first, 2**62):
         turn, place = divmod(step, per_pass)

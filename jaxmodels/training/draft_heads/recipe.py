@@ -1,0 +1,68 @@
+"""A training run of a draft head as one JSON file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxmodels.checks import shown, whole
+from jaxmodels.training.draft_heads.eagle3 import Eagle3Training
+from jaxmodels.training.draft_heads.objective import HeadObjective
+from jaxmodels.training.fitting import Fit
+from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
+from jaxmodels.training.recipe_kind import RecipeKind
+
+OBJECTIVES: Mapping[str, type] = {"eagle3": Eagle3Training}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftHeadRecipe:
+    """Everything that decides the training of a draft head.
+
+    Attributes:
+        target: a model directory or bundled name: what the head drafts for. It is not trained.
+        head: the head and how it is trained; in JSON it carries a `kind`, one of `OBJECTIVES`.
+        train_files, held_out_files: see `Recipe`.
+        fit: how it is fitted.
+        sequence_length: tokens per window.
+        evaluation_windows: held-out windows that are scored at the end.
+        seed: of the initial parameters, the order of the windows and all noise.
+        log_every, checkpoint_every: in steps.
+
+    Raises:
+        ValueError: a field is out of range; the message names it.
+    """
+
+    target: str
+    head: HeadObjective
+    train_files: tuple[str, ...]
+    held_out_files: tuple[str, ...]
+    fit: Fit
+    sequence_length: int = 256
+    evaluation_windows: int = 64
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        whole("DraftHeadRecipe: sequence_length", self.sequence_length, low=2)
+        for name in ("evaluation_windows", "log_every", "checkpoint_every"):
+            whole(f"DraftHeadRecipe: {name}", getattr(self, name), low=1)
+        whole("DraftHeadRecipe: seed", self.seed, high=2**63 - 1)
+        for name in ("train_files", "held_out_files"):
+            files = getattr(self, name)
+            if not isinstance(files, list | tuple) or not files:
+                raise ValueError(f"DraftHeadRecipe: {name} must name files, got {shown(files)}")
+            object.__setattr__(self, name, tuple(files))
+
+
+DRAFT_HEAD_RECIPES = RecipeKind(
+    cls=DraftHeadRecipe,
+    mark="target",
+    package="jaxmodels.training.draft_heads",
+    parts={
+        DraftHeadRecipe: {"head": OBJECTIVES, "fit": Fit},
+        Fit: {
+            "schedule": {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay},
+            "optimizer": {"adamw": AdamW, "muon": Muon},
+        },
+    },
+)
