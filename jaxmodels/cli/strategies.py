@@ -170,8 +170,8 @@ class StrategyOptions:
         shared: dict[str, Any],
     ) -> "Strategy":
         """The strategies that verify what was drafted or guessed."""
-        from jaxmodels.decoding import Draft, Greedy, Jacobi, PromptLookup, Speculative
         from jaxmodels.checkpoints.draft_heads import is_drafter
+        from jaxmodels.decoding import Draft, Greedy, Jacobi, PromptLookup, Speculative
         from jaxmodels.io import as_language_model
 
         if name is StrategyName.JACOBI:
