@@ -26,6 +26,7 @@ BENCHMARKS = (
     ("recurrent_mixers",),
     ("grouped_matmul",),
     ("rollback",),
+    ("replay",),
     ("speculation",),
     ("masked_generation",),
     ("parallel_decoding",),

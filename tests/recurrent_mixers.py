@@ -1,12 +1,15 @@
 """The table of recurrent mixers under test, by kind, and what their tests run them with."""
 
 import functools
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 from model_helpers import D_MODEL, delta, lightning, mamba, quick_jit, rglru, short_conv, ssd
 
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm, WeightlessRMSNorm
+from jaxmodels.layers.recurrence import RecurrentState
+from jaxmodels.layers.state.replay import Replay, ReplayState, folded
 from jaxmodels.layers.window import Window
 from jaxmodels.layers.window import peek as peek_window
 
@@ -52,7 +55,17 @@ RGLRU = {
 }
 SHORT_CONV = {"plain": short_conv(), "biases": short_conv(bias=True, conv_width=2)}
 LIGHTNING = {"lightning": lightning(), "lightning_long_chunks": lightning(slope_scale=0.1, chunk_size=64)}
-MIXERS = {**SSD, **MAMBA, **DELTA, **RGLRU, **SHORT_CONV, **LIGHTNING}
+# States that are written once in several tokens: windows of up to four go to a ring of six.
+REPLAYED = {
+    f"{name}_replayed": replace(mixer, cache=Replay(ring=6, window=4))
+    for name, mixer in {
+        "ssd": ssd(),
+        "ssd_no_norm": SSD["no_norm"],
+        "qwen3_next": DELTA["qwen3_next"],
+        "kimi_linear": DELTA["kimi_linear"],
+    }.items()
+}
+MIXERS = {**SSD, **MAMBA, **DELTA, **RGLRU, **SHORT_CONV, **LIGHTNING, **REPLAYED}
 # One of each kind, with what makes its state awkward.
 OF_EACH_KIND = (
     "two_groups_all_biases",
@@ -62,6 +75,9 @@ OF_EACH_KIND = (
     "four_blocks",
     "biases",
     "lightning",
+    "ssd_replayed",
+    "qwen3_next_replayed",
+    "kimi_linear_replayed",
 )
 
 
@@ -92,3 +108,10 @@ def peek(mixer, params, x, state, start, valid=None, mask=None):
 @functools.partial(quick_jit, static_argnums=0)
 def commit(mixer, pending, n=None, path=None):
     return mixer.commit(pending, n, path)
+
+
+def plainly(state):
+    """What a state says of a history, however it is kept."""
+    if not isinstance(state, ReplayState):
+        return state
+    return RecurrentState(quick_jit(folded)(state), state.conv)

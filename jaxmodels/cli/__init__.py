@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from jaxmodels.cli import bench, bench_parallel, convert, fill_mask, generate, inspect, train
+from jaxmodels.cli import bench, bench_decoding, bench_parallel, convert, fill_mask, generate, inspect, train
 from jaxmodels.cli.subcommands import BenchCommands
 
 LONGEST_SENTENCE = 2000
@@ -93,9 +93,14 @@ for command in (
 
 benches = typer.Typer(
     cls=BenchCommands,
-    help="Measure a model: `bench MODEL` how fast it is, `bench parallel` what speed costs.",
+    help="Measure a model: `bench MODEL` how fast it is, `bench decoding` what strategies gain, "
+    "`bench parallel` what masked generation costs in right answers.",
 )
-for name, measurement in ((BenchCommands.default, bench.bench), ("parallel", bench_parallel.parallel)):
+for name, measurement in (
+    (BenchCommands.default, bench.bench),
+    ("decoding", bench_decoding.decoding),
+    ("parallel", bench_parallel.parallel),
+):
     benches.command(name, help=_help(measurement))(measurement)
 app.add_typer(benches, name="bench")
 

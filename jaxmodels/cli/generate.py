@@ -28,7 +28,7 @@ from jaxmodels.cli.common import (
 from jaxmodels.cli.options import with_groups
 from jaxmodels.cli.pictures import Pictures, check_given, steps_shown
 from jaxmodels.cli.sampling import Sampling
-from jaxmodels.cli.strategies import StrategyOptions
+from jaxmodels.cli.strategies import Asked, StrategyOptions
 
 if TYPE_CHECKING:
     from jaxmodels import Model
@@ -41,23 +41,18 @@ CHUNK = 8
 
 @dataclass(frozen=True)
 class Call:
-    """One generation: who generates, how, and until when. stops: texts, each of which must be one token.
-    stop_strings: texts of any tokens."""
+    """One generation: who continues which prompt, how, and until when. stops: texts, each of which must be
+    one token. stop_strings: texts of any tokens."""
 
     model: "Model"
     tokenizer: "Tokenizer"
     strategy: "Strategy"
+    prompt: list[int]
     _: KW_ONLY
     max_new_tokens: int
     stops: list[str]
     stop_strings: list[str]
     seed: int
-
-    def encode(self, text: str, chat: bool) -> list[int]:
-        """The prompt's tokens; with `chat` it is a user's message."""
-        if chat:
-            return self.tokenizer.encode_chat([{"role": "user", "content": text}])
-        return self.tokenizer.encode(text)
 
     @property
     def ends(self) -> dict[str, Any]:
@@ -69,9 +64,11 @@ class Call:
             "stop_strings": (*own.stop_strings, *self.stop_strings),
         }
 
-    def run(self, ids: list[int]) -> "Generation":
+    def run(self) -> "Generation":
         """All at once."""
-        return self.model.generate(ids, self.max_new_tokens, self.strategy, **self.ends, seed=self.seed)
+        return self.model.generate(
+            self.prompt, self.max_new_tokens, self.strategy, **self.ends, seed=self.seed
+        )
 
 
 @with_groups
@@ -144,12 +141,15 @@ def generate(
     if not isinstance(loaded, jm.Model):
         raise ValueError(f"{model!r} is an image model: say what to draw with --class and --grid or --strip")
     base = base or sampling.over(loaded)
-    built = strategy.build(replace(base, top_logprobs=logprobs), load, loaded, max_new_tokens)
     load_seconds = time.perf_counter() - began
+    tokenizer = _tokenizer(loaded, model)
+    ids = _encode(tokenizer, text, chat)
+    asked = Asked(loaded, model, ids, max_new_tokens)
     call = Call(
         loaded,
-        _tokenizer(loaded, model),
-        built,
+        tokenizer,
+        strategy.build(replace(base, top_logprobs=logprobs), load, asked),
+        ids,
         max_new_tokens=max_new_tokens,
         stops=stop or [],
         stop_strings=stop_string or [],
@@ -157,11 +157,11 @@ def generate(
     )
     if as_json:
         about = {"model": model, "dtype": str(loaded.config.dtype_of(loaded.params))}
-        timing = _print_json(call, text, chat, about | {"load_seconds": load_seconds})
+        timing = _print_json(call, text, about | {"load_seconds": load_seconds})
     elif stream:
-        timing = _print_stream(call, call.encode(text, chat))
+        timing = _print_stream(call)
     else:
-        timing = _print_whole(call, call.encode(text, chat))
+        timing = _print_whole(call)
     if not quiet:
         tell(f"{timing}, compilation included; model loaded in {load_seconds:.2f} s")
 
@@ -211,6 +211,11 @@ def _tokenizer(model: "Model", name: str) -> "Tokenizer":
     return model.tokenizer
 
 
+def _encode(tokenizer: "Tokenizer", text: str, chat: bool) -> list[int]:
+    """The prompt's tokens; with `chat` it is a user's message."""
+    return tokenizer.encode_chat([{"role": "user", "content": text}]) if chat else tokenizer.encode(text)
+
+
 def _stop_id(tokenizer: "Tokenizer", text: str) -> int:
     from jaxmodels.checkpoints.token_inputs import check_text
 
@@ -224,16 +229,16 @@ def _stop_id(tokenizer: "Tokenizer", text: str) -> int:
     )
 
 
-def _print_json(call: Call, text: str, chat: bool, about: dict[str, Any]) -> str:
+def _print_json(call: Call, text: str, about: dict[str, Any]) -> str:
     """Prints everything as one JSON object, and gives the timing line's beginning."""
-    out = call.run(call.encode(text, chat))
+    out = call.run()
     print_json(about | _result(text, out, call.tokenizer))
     return _rate(out)
 
 
-def _print_whole(call: Call, ids: list[int]) -> str:
+def _print_whole(call: Call) -> str:
     """Prints the text at its end, and gives the timing line's beginning."""
-    out = call.run(ids)
+    out = call.run()
     assert out.text is not None
     print(out.text[0])
     return _rate(out)
@@ -244,13 +249,13 @@ def _rate(out: "Generation") -> str:
     return f"{new} tokens in {seconds:.2f} s: {new / seconds:.1f} tokens/s"
 
 
-def _print_stream(call: Call, ids: list[int]) -> str:
+def _print_stream(call: Call) -> str:
     """Prints text as it comes, and gives the timing line's beginning."""
     began = time.perf_counter()
     times: list[float] = []
     counts: list[int] = []
     pieces = call.model.stream(
-        ids, call.max_new_tokens, call.strategy, **call.ends, seed=call.seed, chunk=CHUNK
+        call.prompt, call.max_new_tokens, call.strategy, **call.ends, seed=call.seed, chunk=CHUNK
     )
     for piece in pieces:
         times.append(time.perf_counter() - began)

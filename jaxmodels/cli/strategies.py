@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxmodels.cli.common import tell
+
 if TYPE_CHECKING:
     from jaxmodels import Model
     from jaxmodels.decoding import Autoregressive, Strategy
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 class StrategyName(StrEnum):
     """What --strategy takes."""
 
+    AUTO = "auto"
     AUTOREGRESSIVE = "autoregressive"
     SPECULATIVE = "speculative"
     PROMPT_LOOKUP = "prompt-lookup"
@@ -41,7 +44,7 @@ DEFAULTS = (
     StrategyName.STREAMING_DIFFUSION,
 )
 BELONGS_TO = {
-    "draft": (StrategyName.SPECULATIVE,),
+    "draft": (StrategyName.SPECULATIVE, StrategyName.AUTO),
     "draft_tokens": (StrategyName.SPECULATIVE, StrategyName.PROMPT_LOOKUP, StrategyName.JACOBI),
     "threshold": (StrategyName.EARLY_EXIT, StrategyName.MASKED_DIFFUSION),
     "block": (StrategyName.MASKED_DIFFUSION,),
@@ -49,6 +52,16 @@ BELONGS_TO = {
     "canvas_cache": (StrategyName.MASKED_DIFFUSION,),
     "min_layers": (StrategyName.EARLY_EXIT,),
 }
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be continued: by which model, loaded as `name`, from which tokens, by how many at most."""
+
+    model: "Model"
+    name: str
+    prompt: list[int]
+    max_new_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +77,15 @@ class StrategyOptions:
         typer.Option(
             "--strategy",
             help="How tokens are found; by default what the model was trained for. Those for causal models "
-            "keep the text, all but early-exit.",
+            "keep the text, all but early-exit. auto tries those that keep it on the prompt, with the drafts "
+            "bundled for the model and --draft, and takes the fastest.",
         ),
     ] = None
     draft: Annotated[
         str | None,
         typer.Option(
-            help="With speculative: the small model that drafts, as --model, or a draft head of the model."
+            help="With speculative and auto: the small model that drafts, as --model, or a draft head of the "
+            "model."
         ),
     ] = None
     draft_tokens: Annotated[
@@ -119,19 +134,19 @@ class StrategyOptions:
         if self.name is StrategyName.SPECULATIVE and self.draft is None:
             raise ValueError("--strategy speculative needs --draft, a small model with the same tokenizer")
 
-    def build(
-        self, base: "Autoregressive", load: Callable[[str], "Model"], model: "Model", max_new_tokens: int
-    ) -> "Strategy":
-        """The strategy by which `model` continues as `base` would; `load` reads the draft model.
+    def build(self, base: "Autoregressive", load: Callable[[str], "Model"], asked: Asked) -> "Strategy":
+        """The strategy by which the model continues as `base` would; `load` reads the draft model.
 
         Raises:
             ValueError: `base` has settings that the strategy has no place for.
         """
         from jaxmodels.decoding import EarlyExit, StreamingDiffusion
 
-        name = self._resolved(model, max_new_tokens)
+        name = self._resolved(asked.model, asked.max_new_tokens)
         if name is StrategyName.AUTOREGRESSIVE:
             return base
+        if name is StrategyName.AUTO:
+            return self._fastest(base, asked)
         if name is StrategyName.EARLY_EXIT:
             given = {key: getattr(self, key) for key in ("threshold", "min_layers")}
             return EarlyExit(decode=base, **_given(given))
@@ -143,7 +158,7 @@ class StrategyOptions:
         if name is StrategyName.STREAMING_DIFFUSION:
             return StreamingDiffusion(sampler=base.sampler, **shared)
         if name is StrategyName.MASKED_DIFFUSION:
-            return self._masked(model, max_new_tokens, shared | {"sampler": base.sampler})
+            return self._masked(asked, shared | {"sampler": base.sampler})
         return self._drafting(name, base, load, shared)
 
     def _resolved(self, model: "Model", max_new_tokens: int) -> StrategyName:
@@ -196,12 +211,29 @@ class StrategyOptions:
                 listed = " or ".join(f"--strategy {name}" for name in owners)
                 raise ValueError(f"--{option.replace('_', '-')} belongs to {listed}")
 
-    def _masked(self, model: "Model", max_new_tokens: int, shared: dict[str, Any]) -> "Strategy":
+    def _fastest(self, base: "Autoregressive", asked: Asked) -> "Strategy":
+        """The fastest strategy that keeps the text, by a trial on the prompt; standard error tells which."""
+        from jaxmodels.cli.bench_decoding import drafts_for
+        from jaxmodels.decoding_bench.auto import choose
+
+        named = [] if self.draft is None else [self.draft]
+        choice = choose(
+            asked.model,
+            asked.prompt,
+            base,
+            drafts_for(asked.model, asked.name, named),
+            max_new_tokens=asked.max_new_tokens,
+        )
+        speeds = ", ".join(f"{trial.name} {trial.speed:.2f}" for trial in choice.trials)
+        tell(f"strategy: {choice.contestant.name} (speeds: {speeds})")
+        return choice.contestant.strategy
+
+    def _masked(self, asked: Asked, shared: dict[str, Any]) -> "Strategy":
         """Masked diffusion with these options, else as the model is decoded by default."""
         from jaxmodels.decoding import MaskedDiffusion, masked
         from jaxmodels.decoding.default import default_strategy
 
-        default = default_strategy(model.config, max_new_tokens)
+        default = default_strategy(asked.model.config, asked.max_new_tokens)
         start = default if isinstance(default, MaskedDiffusion) else MaskedDiffusion()
         options: dict[str, Any] = {
             "blocks": None if self.block is None else masked.FixedBlocks(self.block),

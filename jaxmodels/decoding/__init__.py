@@ -1,15 +1,25 @@
 """Decoding: loops over `peek` and `commit` that know no family, driven by small policies."""
 
 from jaxmodels.decoding import depth, masked, processors
-from jaxmodels.decoding.acceptance import Acceptance, BlockVerification, TokenVerification
+from jaxmodels.decoding.acceptance import (
+    Acceptance,
+    BlockVerification,
+    MultiPathVerification,
+    SampledChild,
+    TokenVerification,
+    TraversalVerification,
+    TypicalAcceptance,
+)
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.depth import Confidence, MaxProbability
 from jaxmodels.decoding.drafters import (
+    DFlashDrafter,
     Draft,
     FeatureDrafter,
     LastVerdict,
     ModelDrafter,
+    PathsDrafter,
     PromptLookup,
     TreeDrafter,
 )
@@ -27,6 +37,7 @@ __all__ = [
     "Autoregressive",
     "BlockVerification",
     "Confidence",
+    "DFlashDrafter",
     "Draft",
     "EarlyExit",
     "FeatureDrafter",
@@ -37,15 +48,20 @@ __all__ = [
     "MaskedDiffusion",
     "MaxProbability",
     "ModelDrafter",
+    "MultiPathVerification",
+    "PathsDrafter",
     "PromptLookup",
     "SCMoE",
     "Sample",
+    "SampledChild",
     "Sampler",
     "Speculative",
     "Strategy",
     "StreamingDiffusion",
     "TokenVerification",
+    "TraversalVerification",
     "TreeDrafter",
+    "TypicalAcceptance",
     "depth",
     "masked",
     "processors",

@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.mapped import scan
+from jaxmodels.layers.state.history import History
 
 State = Float[Array, "B N R P"]
 
@@ -114,7 +115,7 @@ def _prepare(
     q, k = (jnp.repeat(a, heads // a.shape[2], axis=2) for a in (q, k))
     decay = jnp.exp(jnp.cumsum(log_decay, axis=-2))
     readers = jnp.concatenate([k * decay, q * decay], axis=-2)
-    writers = k * jnp.exp(_after(log_decay, axis=-2))
+    writers = k * jnp.exp(decay_after(log_decay, axis=-2))
     total = log_decay.sum(-2)
     return inverse, jnp.tril(scores[..., chunk:, :]), readers, writers, total
 
@@ -125,7 +126,7 @@ def _to_chunks(a: Float[Array, "B S N H"], chunk: int) -> Float[Array, "C B N Q 
     return rearrange(a, "b (c q) n h -> c b n q h", q=chunk)
 
 
-def _after(log_decay: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+def decay_after(log_decay: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
     """The decay from just after each token to the end. Shifted, not subtracted: that would cancel digits."""
     axis %= log_decay.ndim
     tail = lax.slice_in_dim(log_decay, 1, None, axis=axis)
@@ -162,7 +163,7 @@ def _decayed_scores(
     whole = jnp.moveaxis(since[..., -1, :], -1, -2)
     skipped = jnp.pad(_between(whole)[..., :-1, :], [(0, 0)] * 4 + [(1, 0), (0, 0)])
     skipped = rearrange(skipped, "c b n r i j -> c b n i j 1 r")
-    earlier = k[..., None, :, :, :] * jnp.exp(skipped + _after(log_decay, axis=-2)[..., None, :, :, :])
+    earlier = k[..., None, :, :, :] * jnp.exp(skipped + decay_after(log_decay, axis=-2)[..., None, :, :, :])
     earlier = rearrange(earlier, "c b n i j q r -> c b n i r (j q)")
     decay = jnp.exp(since)
     between = (rows * jnp.concatenate([decay, decay], axis=-2)) @ earlier
@@ -224,7 +225,7 @@ def delta_replay(
     log_decay = jnp.where(taken, log_decay, 0.0)
     k = jnp.repeat(k, update.shape[2] // k.shape[2], axis=2)
     added = jnp.einsum(
-        "bsnr,bsnp->bnrp", jnp.where(taken, k * jnp.exp(_after(log_decay, axis=1)), 0.0), update
+        "bsnr,bsnp->bnrp", jnp.where(taken, k * jnp.exp(decay_after(log_decay, axis=1)), 0.0), update
     )
     return jnp.exp(log_decay.sum(1))[..., None] * state + added
 
@@ -235,29 +236,39 @@ def delta_tree(
     v: Float[Array, "B S N P"],
     beta: Float[Array, "B S N"],
     log_decay: Float[Array, "B S N #R"],
-    state: State,
-    ancestors: Bool[Array, "B S S"],
+    history: History,
+    ancestors: Bool[Array, "B S S"] | None,
 ) -> tuple[Float[Array, "B S N P"], Float[Array, "B S N P"]]:
-    """Outputs and updates of a window whose tokens form a tree.
+    """Outputs and updates of a window whose tokens form a tree, or with `ancestors` None follow one another.
 
-    A token's history is the state, then its ancestors: ``ancestors[b, i, j]`` says that j is i or an ancestor
+    A token follows the history, then its ancestors: ``ancestors[b, i, j]`` says that j is i or an ancestor
     of i; tokens may stand in any order. The chunk's system with the ancestor relation in place of the lower
     triangle. Quadratic in the window, which is a handful of drafted tokens.
     """
     size, heads = v.shape[1:3]
+    related = jnp.tril(jnp.ones((1, size, size), bool)) if ancestors is None else ancestors
+    cumulative = jnp.einsum("bij,bjnr->bnir", _per_row(related, v), log_decay)
+    readers = rearrange(jnp.concatenate([k, q], axis=1), "b z g r -> b g z r")
+    decay = jnp.exp(cumulative)
+    found = history(readers, jnp.concatenate([decay, decay], axis=2))
+    predicted, from_history = found[:, :, :size], found[:, :, size:]
     q, k = (rearrange(jnp.repeat(a, heads // a.shape[2], axis=2), "b s n r -> b n s r") for a in (q, k))
     beta = rearrange(beta, "b s n -> b n s 1")
-    cumulative = jnp.einsum("bij,bjnr->bnir", ancestors.astype(jnp.float32), log_decay)
     scores = _scores_entry_by_entry(jnp.concatenate([k, q], axis=2), k, cumulative)
-    related = ancestors[:, None]
+    related = related[:, None]
     system = jnp.where(related & ~jnp.eye(size, dtype=bool), beta * scores[:, :, :size], 0.0)
-    decay = jnp.exp(cumulative)
-    predicted, from_history = ((a * decay) @ state for a in (k, q))
     right = beta * (rearrange(v, "b s n p -> b n s p") - predicted)
-    # The system is nilpotent: after d rounds every token with fewer than d ancestors has its update.
-    update = lax.fori_loop(0, size, lambda _, update: right - system @ update, jnp.zeros_like(right))
+    if ancestors is None:
+        update = right if size == 1 else _unit_lower_inverse(system) @ right
+    else:
+        # The system is nilpotent: after d rounds every token with fewer than d ancestors has its update.
+        update = lax.fori_loop(0, size, lambda _, update: right - system @ update, jnp.zeros_like(right))
     y = from_history + jnp.where(related, scores[:, :, size:], 0.0) @ update
     return rearrange(y, "b n s p -> b s n p"), rearrange(update, "b n s p -> b s n p")
+
+
+def _per_row(related: Bool[Array, "#B S S"], v: Float[Array, "B S N P"]) -> Float[Array, "B S S"]:
+    return jnp.broadcast_to(related, (v.shape[0], *related.shape[1:])).astype(jnp.float32)
 
 
 def delta_window(

@@ -1,7 +1,7 @@
 """Gated delta rule mixers: Gated DeltaNet, as in Qwen3-Next, and Kimi Delta Attention."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.conv import window_conv
-from jaxmodels.layers.delta import delta_replay, delta_tree, delta_window
+from jaxmodels.layers.delta import delta_replay
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import GatedRMSNorm
-from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree, buffer, init_state
 from jaxmodels.layers.ssd_mixer import InverseSoftplusLogUniform
+from jaxmodels.layers.state.every_token import EVERY_TOKEN
+from jaxmodels.layers.state.policy import Memory, StatePolicy
+from jaxmodels.layers.state.recurrences import DeltaRecurrence
 from jaxmodels.layers.window import Window, peek
 
 
@@ -41,9 +43,9 @@ class GatedDeltaMixer:
     Projections have a key head axis, and what serves its value heads behind it, so that a key head and all
     that reads it can be sharded together.
 
-    The state is f32[B, N, R, P]. A window's tokens are keys f32[B, S, G, R], updates f32[B, S, N, P] and
-    log_decay f32[B, S, N, 1 or R]; the convolution's inputs are queries, keys and values under "q", "k" and
-    "v".
+    By default the state is f32[B, N, R, P], and a window's tokens are keys f32[B, S, G, R], updates
+    f32[B, S, N, P] and log_decay f32[B, S, N, 1 or R]. The convolution's inputs are queries, keys and values
+    under "q", "k" and "v".
 
     Attributes:
         d_model: width of input and output.
@@ -58,6 +60,7 @@ class GatedDeltaMixer:
             https://arxiv.org/abs/2412.06464); else one per key channel, whose features come through a
             bottleneck of this width (Kimi Delta Attention, https://arxiv.org/abs/2510.26692).
         gate_rank: None for a gate projected from x, else the width of its bottleneck.
+        cache: how the state is kept.
 
     Raises:
         ValueError: a size is not positive, `num_key_heads` does not divide `num_heads`, or the norm's width
@@ -74,6 +77,7 @@ class GatedDeltaMixer:
     chunk_size: int = 64
     decay_rank: int | None = None
     gate_rank: int | None = None
+    cache: StatePolicy = EVERY_TOKEN
 
     def __post_init__(self) -> None:
         for name in ("d_model", "num_heads", "head_dim", "key_dim", "chunk_size", "decay_rank", "gate_rank"):
@@ -115,14 +119,23 @@ class GatedDeltaMixer:
         tree["w_o"] = Param((d, *values), ("embed", "heads", "head_dim"), FanIn(fan_in))
         return tree
 
-    def state_spec(self, batch: int, capacity: int) -> RecurrentState:
-        shape = (batch, self.num_heads, self.key_dim, self.head_dim)
-        return RecurrentState(
-            state=buffer(shape, ("batch", "heads", None, "head_dim"), "float32"),
-            conv={
-                name: buffer((batch, self.conv_width - 1, *sizes), ("batch", None, *axes))
-                for name, sizes, axes in self._convolved
-            },
+    def state_spec(self, batch: int, capacity: int) -> Any:
+        conv = {
+            name: buffer((batch, self.conv_width - 1, *sizes), ("batch", None, *axes))
+            for name, sizes, axes in self._convolved
+        }
+        return self.cache.state_spec(self._memory, batch, conv)
+
+    @property
+    def _memory(self) -> Memory:
+        return Memory(
+            heads=self.num_heads,
+            groups=self.num_key_heads,
+            key_dim=self.key_dim,
+            value_dim=self.head_dim,
+            decays=1 if self.decay_rank is None else self.key_dim,
+            axes=("heads", "kv_heads", None, "head_dim"),
+            flops_per_entry=7,
         )
 
     def flops_per_token(self, context: int) -> int:
@@ -133,14 +146,15 @@ class GatedDeltaMixer:
         """
         multiplied = (p for name, p in self.spec().items() if name.startswith(("w_", "conv_")))
         weights = sum(2 * math.prod(p.shape) for p in multiplied if isinstance(p, Param))
-        return weights + (7 * self.num_heads * self.key_dim * self.head_dim if context > 0 else 0)
+        return weights + (self.cache.flops_per_token(self._memory) if context > 0 else 0)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        return peek(self, params, x, init_state(self, x.shape[0], 0, x.dtype), window)[0]
+        plain = replace(self, cache=EVERY_TOKEN)  # there is no history to be kept
+        return peek(plain, params, x, init_state(plain, x.shape[0], 0, x.dtype), window)[0]
 
     def write(
-        self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
-    ) -> tuple[tuple[Float[Array, "B S N P"], Float[Array, "B S D"]], RecurrentPending]:
+        self, params: Params, x: Float[Array, "B S D"], state: Any, window: Window
+    ) -> tuple[tuple[Float[Array, "B S N P"], Float[Array, "B S D"]], Any]:
         """Held are the recurrence's output and x, from which the gate is computed."""
         inputs, convolved = {}, []
         for name, shape, _ in self._convolved:
@@ -150,19 +164,15 @@ class GatedDeltaMixer:
         q, k, v = convolved
         q, k = _unit(q) * self.key_dim**-0.5, _unit(k)
         beta, log_decay = self._gates(params, x, window)
-        if window.ancestors is None:
-            y, update, memory = delta_window(q, k, v, beta, log_decay, state.state, self.chunk_size)
-        else:
-            y, update = delta_tree(q, k, v, beta, log_decay, state.state, window.ancestors)
-            memory = delta_replay(k, update, log_decay, state.state, window.valid)
-        window_inputs = WindowInputs(tokens=(k, update, log_decay), conv=inputs)
-        return (y, x), pend(state, memory, window_inputs, window)
+        recurrence = DeltaRecurrence(q, k, v, beta, log_decay, self.chunk_size)
+        y, pending = self.cache.write(recurrence, state, inputs, window)
+        return (y, x), pending
 
     def read(
         self,
         params: Params,
         held: tuple[Float[Array, "B S N P"], Float[Array, "B S D"]],
-        pending: RecurrentPending,
+        pending: Any,
         window: Window,
     ) -> Float[Array, "B S D"]:
         y, x = held
@@ -172,11 +182,11 @@ class GatedDeltaMixer:
 
     def commit(
         self,
-        pending: RecurrentPending,
+        pending: Any,
         n: Int[Array, "B"] | None = None,
         path: Int[Array, "B P"] | None = None,
-    ) -> RecurrentState:
-        return settle(pending, delta_replay, n, path)
+    ) -> Any:
+        return self.cache.commit(pending, delta_replay, n, path)
 
     @property
     def _convolved(self) -> tuple[tuple[str, tuple[int, int], tuple[str, str]], ...]:

@@ -12,6 +12,7 @@ from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree, buffer, init_state
 from jaxmodels.layers.ssd import ssd_replay, ssd_tree, ssd_window
+from jaxmodels.layers.state.history import of_state
 from jaxmodels.layers.window import Window, peek
 
 
@@ -99,7 +100,7 @@ class LightningMixer:
         log_decay = jnp.where(valid, -slopes, 0.0)
         y, memory = ssd_window(v, log_decay, k, q, state.state, self.chunk_size)
         if window.ancestors is not None:
-            y = ssd_tree(v, log_decay, k, q, state.state, window.ancestors)
+            y = ssd_tree(v, log_decay, k, q, of_state(state.state), window.ancestors)
         return (y, x), pend(state, memory, WindowInputs(tokens=(v, log_decay, k)), window)
 
     def read(

@@ -70,7 +70,7 @@ def pend(
     before: RecurrentState, state: Any, inputs: WindowInputs, window: Window, constants: Any = None
 ) -> RecurrentPending:
     """The pending of a window that follows `before`; `state` is the recurrence's after its valid tokens."""
-    settled = RecurrentState(state, _tails(before.conv, inputs.conv, window.valid))
+    settled = RecurrentState(state, conv_after(before.conv, inputs.conv, window.valid))
     return RecurrentPending(before, settled, inputs, constants)
 
 
@@ -89,7 +89,7 @@ def settle(
     before = pending.before
     inputs, n = accepted(pending.inputs, n, path)
     state = None if replay is None else replay(*inputs.tokens, before.state, n)
-    return RecurrentState(state, _tails(before.conv, inputs.conv, n))
+    return RecurrentState(state, conv_after(before.conv, inputs.conv, n))
 
 
 def chain(before: RecurrentState, last: RecurrentPending, inputs: WindowInputs) -> RecurrentPending:
@@ -104,15 +104,16 @@ def chain(before: RecurrentState, last: RecurrentPending, inputs: WindowInputs) 
         last: the pending of the last window.
         inputs: those of all windows, stacked along a new leading axis: [K, B, S, ...] for K windows.
     """
-
-    def join(a: Float[Array, "K B S ..."]) -> Float[Array, "B K*S ..."]:
-        return jnp.moveaxis(a, 0, 1).reshape(a.shape[1], -1, *a.shape[3:])
-
-    return replace(last, before=before, inputs=jax.tree.map(join, inputs))
+    return replace(last, before=before, inputs=jax.tree.map(joined, inputs))
 
 
-def _tails(history: Any, inputs: Any, n: Int[Array, "B"]) -> Any:
-    """The convolution's last inputs after `n` of the window's, in the history's dtype."""
+def joined(a: Float[Array, "K B S ..."]) -> Float[Array, "B K*S ..."]:
+    """The tokens of several windows as those of one."""
+    return jnp.moveaxis(a, 0, 1).reshape(a.shape[1], -1, *a.shape[3:])
+
+
+def conv_after(history: Any, inputs: Any, n: Int[Array, "B"]) -> Any:
+    """The convolution's last inputs behind the first `n` of the window's, in the history's dtype."""
 
     def tail(last: Float[Array, "B H ..."], new: Float[Array, "B S ..."]) -> Float[Array, "B H ..."]:
         return conv_tail(extended(last, new), n, last.shape[1] + 1).astype(last.dtype)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.mapped import scan
+from jaxmodels.layers.state.history import History
 
 State = Float[Array, "B N R P"]
 
@@ -132,10 +133,10 @@ def ssd_tree(
     log_decay: Float[Array, "B S N"],
     b: Float[Array, "B S G R"],
     c: Float[Array, "B S G R"],
-    state: State,
+    history: History,
     ancestors: Bool[Array, "B S S"],
 ) -> Float[Array, "B S N P"]:
-    """Outputs of a window whose tokens form a tree: each token's history is the state, then its ancestors.
+    """Outputs of a window whose tokens form a tree: each follows the history, then its ancestors.
 
     The dual form with the ancestor relation in place of the causal mask; ``ancestors[b, i, j]`` says that
     j is i or an ancestor of i. Quadratic in the window, which is a handful of drafted tokens.
@@ -149,9 +150,7 @@ def ssd_tree(
     heads_per_group = u.shape[2] // b.shape[2]
     scores = repeat(scores, "b g i j -> b (g m) i j", m=heads_per_group) * decay
     within = jnp.einsum("bnij,bjnp->binp", scores, u)
-    c = repeat(c, "b i g r -> b i (g m) r", m=heads_per_group)
-    from_history = jnp.einsum("binr,bnrp->binp", c, state)
-    return within + from_history * rearrange(jnp.exp(cumulative), "b n i -> b i n 1")
+    return within + jnp.swapaxes(history(jnp.swapaxes(c, 1, 2), jnp.exp(cumulative)[..., None]), 1, 2)
 
 
 def ssd_matrix(

@@ -1,7 +1,7 @@
 """The Mamba-2 mixer: projections, causal convolution, state space duality, gated norm."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -11,9 +11,11 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.conv import window_conv
 from jaxmodels.layers.linear import linear, scaled
 from jaxmodels.layers.norm import GatedRMSNorm
-from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
 from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree, buffer, init_state
-from jaxmodels.layers.ssd import ssd_matrix, ssd_replay, ssd_tree, ssd_window
+from jaxmodels.layers.ssd import ssd_matrix, ssd_replay
+from jaxmodels.layers.state.every_token import EVERY_TOKEN
+from jaxmodels.layers.state.policy import Memory, StatePolicy
+from jaxmodels.layers.state.recurrences import SSDRecurrence
 from jaxmodels.layers.window import Window, peek
 
 # What the input is projected to, in the order of checkpoints, and what of it is convolved. B and C are thin
@@ -51,10 +53,12 @@ class SSDMixer:
     convolution and ``silu``, and to dt [N], with inner width ``I = num_heads * head_dim``. Each has weights
     of its own, so that heads and groups can be sharded. `norm` None gates without normalising. The step size
     is ``clip(softplus(dt + dt_bias), *dt_limit)``. `chunk_size` bounds the chunks of the window form; results
-    do not depend on it. `input_scales` multiply z, x, B, C and dt as they leave their projections.
+    do not depend on it. `input_scales` multiply z, x, B, C and dt as they leave their projections. `cache`
+    says how the state is kept.
 
-    The state is f32[B, N, R, P]. A window's tokens are ``u = dt * x``, f32[B, S, N, P], ``dt * A``,
-    f32[B, S, N], and B, f32[B, S, G, R]; the convolution's inputs are x under "x", B and C under "bc".
+    By default the state is f32[B, N, R, P], and a window's tokens are ``u = dt * x``, f32[B, S, N, P],
+    ``dt * A``, f32[B, S, N], and B, f32[B, S, G, R]. The convolution's inputs are x under "x", B and C under
+    "bc".
     """
 
     d_model: int
@@ -69,6 +73,7 @@ class SSDMixer:
     conv_bias: bool = True
     norm: GatedRMSNorm | None = None
     input_scales: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
+    cache: StatePolicy = EVERY_TOKEN
 
     def __post_init__(self) -> None:
         if self.num_groups < 1 or self.num_heads % self.num_groups:
@@ -120,15 +125,23 @@ class SSDMixer:
             tree["b_out"] = Param((self.d_model,), ("embed",), Normal())
         return tree
 
-    def state_spec(self, batch: int, capacity: int) -> RecurrentState:
-        shape = (batch, self.num_heads, self.state_dim, self.head_dim)
+    def state_spec(self, batch: int, capacity: int) -> Any:
         channels = {name: self._channels(name) for name in CONVOLVED}
-        return RecurrentState(
-            state=buffer(shape, ("batch", "ssm_heads", "ssm_state", None), "float32"),
-            conv={
-                name: buffer((batch, self.conv_width - 1, *sizes), ("batch", None, *axes))
-                for name, (sizes, axes) in channels.items()
-            },
+        conv = {
+            name: buffer((batch, self.conv_width - 1, *sizes), ("batch", None, *axes))
+            for name, (sizes, axes) in channels.items()
+        }
+        return self.cache.state_spec(self._memory, batch, conv)
+
+    @property
+    def _memory(self) -> Memory:
+        return Memory(
+            heads=self.num_heads,
+            groups=self.num_groups,
+            key_dim=self.state_dim,
+            value_dim=self.head_dim,
+            axes=("ssm_heads", "ssm_groups", "ssm_state", None),
+            flops_per_entry=5,
         )
 
     def flops_per_token(self, context: int) -> int:
@@ -138,32 +151,32 @@ class SSDMixer:
         """
         d_in = self.d_inner + self.d_conv + self.num_heads
         projections = 2 * self.d_model * d_in + 2 * self.d_inner * self.d_model
-        state = 5 * self.num_heads * self.state_dim * self.head_dim
+        state = self.cache.flops_per_token(self._memory)
         return projections + 2 * self.conv_width * self.d_conv + (state if context > 0 else 0)
 
     def forward(self, params: Params, x: Float[Array, "B S D"], window: Window) -> Float[Array, "B S D"]:
-        return peek(self, params, x, init_state(self, x.shape[0], 0, x.dtype), window)[0]
+        plain = replace(self, cache=EVERY_TOKEN)  # there is no history to be kept
+        return peek(plain, params, x, init_state(plain, x.shape[0], 0, x.dtype), window)[0]
 
     def write(
-        self, params: Params, x: Float[Array, "B S D"], state: RecurrentState, window: Window
-    ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S I"]], RecurrentPending]:
+        self, params: Params, x: Float[Array, "B S D"], state: Any, window: Window
+    ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S I"]], Any]:
         """Held are the recurrence's output and the gate."""
         z, inputs, dt = self._project(params, x)
         u, log_decay, b, c, xs = self._discretise(params, state.conv, inputs, dt, window)
 
-        y, ssm = ssd_window(u, log_decay, b, c, state.state, self.chunk_size)
-        if window.ancestors is not None:
-            y = ssd_tree(u, log_decay, b, c, state.state, window.ancestors)
+        recurrence = SSDRecurrence(u, log_decay, b, c, self.chunk_size)
+        y, pending = self.cache.write(recurrence, state, inputs, window)
         y = y + params["d_skip"][:, None] * xs
         y = y.reshape(*y.shape[:2], self.d_inner)
 
-        return (y, z), pend(state, ssm, WindowInputs(tokens=(u, log_decay, b), conv=inputs), window)
+        return (y, z), pending
 
     def read(
         self,
         params: Params,
         held: tuple[Float[Array, "B S I"], Float[Array, "B S I"]],
-        pending: RecurrentPending,
+        pending: Any,
         window: Window,
     ) -> Float[Array, "B S D"]:
         y, z = held
@@ -173,11 +186,11 @@ class SSDMixer:
 
     def commit(
         self,
-        pending: RecurrentPending,
+        pending: Any,
         n: Int[Array, "B"] | None = None,
         path: Int[Array, "B P"] | None = None,
-    ) -> RecurrentState:
-        return settle(pending, ssd_replay, n, path)
+    ) -> Any:
+        return self.cache.commit(pending, ssd_replay, n, path)
 
     def hidden_attention(
         self, params: Params, x: Float[Array, "B S D"], window: Window

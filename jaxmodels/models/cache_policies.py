@@ -1,4 +1,5 @@
-"""Giving the attention layers of a model a cache policy, and measuring what policies by layer depend on."""
+"""Giving the layers of a model policies of their caches and states, and measuring what policies by layer
+depend on."""
 
 import functools
 from collections.abc import Sequence
@@ -12,7 +13,10 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.cache.d2o import D2O, D2OState, layer_budgets
 from jaxmodels.layers.cache.policy import CachePolicy
+from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
 from jaxmodels.layers.spec import Params
+from jaxmodels.layers.ssd_mixer import SSDMixer
+from jaxmodels.layers.state.policy import StatePolicy
 from jaxmodels.layers.sum_mixer import SumMixer
 from jaxmodels.layers.window import Mixer
 from jaxmodels.models.decoder import Decoder
@@ -36,6 +40,39 @@ def policies_of(config: Decoder) -> tuple[tuple[int, CachePolicy], ...]:
             elif isinstance(layer, Attention):
                 found.append((i, layer.cache))
     return tuple(found)
+
+
+def state_policies_of(config: Decoder) -> tuple[tuple[int, StatePolicy], ...]:
+    """Every policy that a layer keeps a recurrent state under, with the number of its block."""
+    return tuple((i, mixer.cache) for i, mixer in _recurrent(config))
+
+
+def with_state_policy(config: Decoder, policy: StatePolicy, layers: Sequence[int] | None = None) -> Decoder:
+    """`config` with `policy` for the states of its Mamba-2 and gated delta layers. Parameters stay as they
+    are.
+
+    Args:
+        layers: numbers of blocks; by default every block with such a layer.
+
+    Raises:
+        ValueError: a block has no such layer.
+    """
+    recurrent = tuple(dict.fromkeys(i for i, _ in _recurrent(config)))
+    layers = recurrent if layers is None else tuple(layers)
+    if not recurrent:
+        raise ValueError(
+            f"{policy}: none of the model's {len(config.blocks)} layers is Mamba-2 or a gated delta rule"
+        )
+    blocks: list[Any] = list(config.blocks)
+    for layer in layers:
+        if layer not in recurrent:
+            raise ValueError(
+                f"{policy} needs the state of a Mamba-2 or gated delta layer, which layer {layer} does not "
+                f"have: those of the model are {list(recurrent)}"
+            )
+        mixer = _with_field(blocks[layer].mixer, policy, SSDMixer | GatedDeltaMixer)
+        blocks[layer] = replace(blocks[layer], mixer=mixer)
+    return replace(config, blocks=tuple(blocks))
 
 
 def with_cache_policy(
@@ -71,7 +108,7 @@ def with_cache_policy(
                 f"{one} needs a cache of keys and values, which layer {layer} does not have: its mixer is "
                 f"{type(block.mixer).__name__}"
             )
-        blocks[layer] = replace(block, mixer=_with_policy(block.mixer, one))
+        blocks[layer] = replace(block, mixer=_with_field(block.mixer, one, Attention))
     return replace(config, blocks=tuple(blocks))
 
 
@@ -119,19 +156,34 @@ def d2o_by_layer(
 
 
 def _has_cache(mixer: Mixer | None) -> bool:
-    if isinstance(mixer, SumMixer):
-        return any(_has_cache(branch.mixer) for branch in mixer.branches)
-    return isinstance(mixer, Attention)
+    return any(isinstance(one, Attention) for one in _branches(mixer))
 
 
-def _with_policy(mixer: Any, policy: CachePolicy) -> Mixer:
+def _recurrent(config: Decoder) -> list[tuple[int, SSDMixer | GatedDeltaMixer]]:
+    """The layers whose state has a policy, with the numbers of their blocks."""
+    return [
+        (i, mixer)
+        for i, block in enumerate(config.blocks)
+        for mixer in _branches(block.mixer)
+        if isinstance(mixer, SSDMixer | GatedDeltaMixer)
+    ]
+
+
+def _branches(mixer: Mixer | None) -> list[Mixer | None]:
+    """The mixers that one is the sum of, or it alone."""
+    if not isinstance(mixer, SumMixer):
+        return [mixer]
+    return [one for branch in mixer.branches for one in _branches(branch.mixer)]
+
+
+def _with_field(mixer: Any, policy: CachePolicy | StatePolicy, kind: Any) -> Any:
+    """The mixer with the policy as `cache`, in those of its branches that are of the kind."""
     if isinstance(mixer, SumMixer):
         branches = [
-            replace(branch, mixer=_with_policy(branch.mixer, policy)) if _has_cache(branch.mixer) else branch
-            for branch in mixer.branches
+            replace(branch, mixer=_with_field(branch.mixer, policy, kind)) for branch in mixer.branches
         ]
         return replace(mixer, branches=tuple(branches))
-    return replace(mixer, cache=policy)
+    return replace(mixer, cache=policy) if isinstance(mixer, kind) else mixer
 
 
 def _between_heads(variances: Float[Array, "K"]) -> Float[Array, ""]:

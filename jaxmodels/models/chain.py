@@ -23,9 +23,10 @@ from jaxmodels.layers.kv_cache import KVPending, KVState
 from jaxmodels.layers.latent_attention import LatentState
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, chain
 from jaxmodels.layers.spec import Params
+from jaxmodels.layers.state.replay import Replay, ReplayPending, ReplayState, chain_in_ring
 from jaxmodels.layers.window import Window, next_window
 from jaxmodels.models import decoder
-from jaxmodels.models.cache_policies import policies_of
+from jaxmodels.models.cache_policies import policies_of, state_policies_of
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.models.transcript import BoundedPeek, recoded
@@ -35,7 +36,7 @@ Choose: TypeAlias = Callable[[Int[Array, ""], Float[Array, "B V"], Any], tuple[I
 
 # States whose windows of one token can be joined: what they keep of a token is an entry of its own, or is
 # replayed from its inputs.
-JOINED_STATES = KVState | LatentState | RecurrentState
+JOINED_STATES = KVState | LatentState | RecurrentState | ReplayState
 
 
 def peek_chain(
@@ -75,6 +76,7 @@ def can_join(config: Decoder, cache: decoder.Cache, size: int) -> bool:
         return state is None or isinstance(state, JOINED_STATES)
 
     rooms = [policy.longest_peek for _, policy in policies_of(config) if isinstance(policy, BoundedPeek)]
+    rooms += [policy.window for _, policy in state_policies_of(config) if isinstance(policy, Replay)]
     # A policy of depth keeps what one token leaves to the next, or passes of its own, for whole windows.
     is_plain = cache.memory is None and cache.repeats == ()
     return is_plain and joins(cache.layers) and size <= min(rooms, default=size)
@@ -120,8 +122,9 @@ def _without_states(pending: Any) -> Any:
     """The small arrays of a layer's pending."""
     if isinstance(pending, tuple):
         return tuple(map(_without_states, pending))
-    if isinstance(pending, KVPending):
-        return replace(pending, written=None)
+    if isinstance(pending, KVPending | ReplayPending):
+        nothing: Any = None
+        return replace(pending, written=nothing)
     if isinstance(pending, RecurrentPending):
         without: Any = {"before": None, "settled": None}
         return replace(pending, **without)
@@ -137,6 +140,8 @@ def _with_states(before: Any, after: Any, steps: Any) -> Any:
         return replace(
             steps, written=after, start=steps.start[0], positions=positions, valid=steps.valid.sum(0)
         )
+    if isinstance(steps, ReplayPending):
+        return chain_in_ring(before, after, steps)
     if isinstance(steps, RecurrentPending):
         constants = jax.tree.map(lambda leaf: leaf[-1], steps.constants)
         return chain(before, replace(steps, settled=after, constants=constants), steps.inputs)

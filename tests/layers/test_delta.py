@@ -6,6 +6,7 @@ from model_helpers import quick_jit
 
 from jaxmodels.layers import delta as delta_module
 from jaxmodels.layers.delta import delta_chunked, delta_replay, delta_step, delta_tree, delta_window
+from jaxmodels.layers.state.history import of_state
 
 HEADS, HEAD_DIM, KEY_DIM = 4, 3, 5
 PARENTS = [-1, 0, 1, 1, 0, -1, 3, 6]
@@ -109,7 +110,10 @@ def test_a_tree_is_each_of_its_branches(decays, order):
     for token, path in enumerate(paths):
         ancestors[place[token], [place[t] for t in path]] = True
     inputs = draw(size, 2, decays)
-    y, update = quick_jit(delta_tree)(*inputs, jnp.broadcast_to(ancestors, (2, size, size)))
+    *tokens, state = inputs
+    y, update = quick_jit(lambda state, related, *tokens: delta_tree(*tokens, of_state(state), related))(
+        state, jnp.broadcast_to(ancestors, (2, size, size)), *tokens
+    )
     for token, path in enumerate(paths):
         branch = take(inputs, [place[t] for t in path])
         expected, final = recurrence(*branch)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_helpers import D_MODEL, random_params
-from recurrent_mixers import MIXERS, OF_EACH_KIND, commit, draw, forward, peek
+from recurrent_mixers import MIXERS, OF_EACH_KIND, commit, draw, forward, peek, plainly
 
 from jaxmodels.layers.spec import abstract_params, init_state
 
@@ -15,7 +15,7 @@ HISTORY, SIZE = 3, 5
 
 
 def assert_same(ours, expected, row, **tolerance):
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+    for a, b in zip(jax.tree.leaves(plainly(ours)), jax.tree.leaves(plainly(expected)), strict=True):
         np.testing.assert_allclose(a[row], b[row], **tolerance)
 
 

@@ -6,12 +6,17 @@ from model_helpers import quick_jit
 
 from jaxmodels.layers import ssd as ssd_module
 from jaxmodels.layers.ssd import ssd_chunked, ssd_matrix, ssd_replay, ssd_step, ssd_tree, ssd_window
+from jaxmodels.layers.state.history import of_state
 
 HEADS, HEAD_DIM, STATE_DIM = 8, 3, 5
 PARENTS = [-1, 0, 1, 1, 0, -1, 3, 6]
 
 chunked = quick_jit(ssd_chunked, static_argnums=5)
 replay = quick_jit(ssd_replay)
+
+
+def of_tree(u, log_decay, b, c, state, ancestors):
+    return ssd_tree(u, log_decay, b, c, of_state(state), ancestors)
 
 
 @quick_jit
@@ -107,7 +112,7 @@ def test_a_tree_is_each_of_its_branches(groups):
     for token in range(size):
         paths.append([*(paths[PARENTS[token]] if PARENTS[token] >= 0 else []), token])
     ancestors = np.array([[j in path for j in range(size)] for path in paths])
-    ours = quick_jit(ssd_tree)(u, log_decay, b, c, state, jnp.broadcast_to(ancestors, (2, size, size)))
+    ours = quick_jit(of_tree)(u, log_decay, b, c, state, jnp.broadcast_to(ancestors, (2, size, size)))
     for token, path in enumerate(paths):
         y, _ = recurrence(u[:, path], log_decay[:, path], b[:, path], c[:, path], state)
         close(ours[:, token], y[:, -1])

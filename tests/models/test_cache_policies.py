@@ -1,18 +1,32 @@
 import numpy as np
 import pytest
 from cache_helpers import project_by_hand, rotate, softmax_by_hand
-from model_helpers import ARCHITECTURES, attention, commit, decoder, draw_tokens, peek, random_params, ssd
+from model_helpers import (
+    ARCHITECTURES,
+    attention,
+    commit,
+    decoder,
+    delta,
+    draw_tokens,
+    peek,
+    random_params,
+    ssd,
+)
 
 from jaxmodels.layers.cache.d2o import D2O
 from jaxmodels.layers.cache.full import FULL_CACHE
 from jaxmodels.layers.cache.ring import RingCache
 from jaxmodels.layers.cache.sinks import SinkCache
+from jaxmodels.layers.state.every_token import EVERY_TOKEN
+from jaxmodels.layers.state.replay import Replay
 from jaxmodels.layers.sum_mixer import Branch, SumMixer
 from jaxmodels.models.cache_policies import (
     attention_layers,
     attention_variances,
     d2o_by_layer,
+    state_policies_of,
     with_cache_policy,
+    with_state_policy,
 )
 from jaxmodels.models.costs import cache_bytes, flops_per_token
 
@@ -37,6 +51,21 @@ def test_attention_in_a_sum_gets_it_too():
     assert (branches[0].mixer.cache, branches[1].mixer) == (policy, ssd())
     params = random_params(config.spec())
     assert attention_variances(config, params, draw_tokens(1, 4)).shape == (1,)
+
+
+def test_recurrent_layers_get_a_policy_of_states():
+    beside = SumMixer(branches=(Branch(name="attention", mixer=attention()), Branch(name="ssd", mixer=ssd())))
+    config, policy = decoder(delta(), attention(), beside), Replay(ring=4, window=2)
+    changed = with_state_policy(config, policy)
+    assert state_policies_of(changed) == ((0, policy), (2, policy))
+    assert changed.blocks[1] == config.blocks[1]
+    assert changed.spec() == config.spec()
+    assert with_state_policy(changed, EVERY_TOKEN) == config
+    assert state_policies_of(with_state_policy(config, policy, layers=[2])) == ((0, EVERY_TOKEN), (2, policy))
+    with pytest.raises(ValueError, match=r"layer 1 does not have: those of the model are \[0, 2\]"):
+        with_state_policy(config, policy, layers=[1])
+    with pytest.raises(ValueError, match="none of the model's 1 layers is Mamba-2 or a gated delta rule"):
+        with_state_policy(decoder(attention()), policy)
 
 
 def test_each_layer_may_have_its_own():

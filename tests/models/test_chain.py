@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, VOCAB, attention, decoder, draw_tokens, quick_jit, random_params
+from model_helpers import (
+    ARCHITECTURES,
+    VOCAB,
+    attention,
+    decoder,
+    delta,
+    draw_tokens,
+    quick_jit,
+    random_params,
+    ssd,
+)
 
 from jaxmodels.layers.cache.d2o import D2O
 from jaxmodels.layers.cache.infinipot import InfiniPotV
@@ -18,6 +28,7 @@ from jaxmodels.layers.cache.sinks import SinkCache
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.rope_scaling import LongRopeScaling
 from jaxmodels.layers.spec import abstract_params
+from jaxmodels.layers.state.replay import Replay
 from jaxmodels.models.chain import can_join, peek_chain
 
 SIZE, CAPACITY = 4, 32
@@ -40,6 +51,8 @@ EVICTING = {
 MODELS = {
     **ARCHITECTURES,
     **{name: decoder(attention(), attention(cache=cache)) for name, cache in {**JOINED, **EVICTING}.items()},
+    # The rings of both are folded in front of some windows and not of others.
+    "replayed": decoder(ssd(cache=Replay(ring=6, window=SIZE)), delta(cache=Replay(ring=7, window=SIZE))),
     "encoded_anew": dataclasses.replace(decoder(RESCALED, RESCALED), recode_beyond=8),
 }
 

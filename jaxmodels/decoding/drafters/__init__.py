@@ -1,18 +1,22 @@
 """Drafters: what drafts the tokens that `Speculative` verifies."""
 
+from jaxmodels.decoding.drafters.dflash import DFlashDrafter
 from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import FeatureDrafter
 from jaxmodels.decoding.drafters.last_verdict import LastVerdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, ModelDrafter
+from jaxmodels.decoding.drafters.paths import PathsDrafter
 from jaxmodels.decoding.drafters.prompt_lookup import PromptLookup
 from jaxmodels.decoding.drafters.tree_drafter import TreeDrafter
 
 __all__ = [
+    "DFlashDrafter",
     "Draft",
     "Drafter",
     "FeatureDrafter",
     "LastVerdict",
     "ModelDrafter",
+    "PathsDrafter",
     "PromptLookup",
     "Proposal",
     "Round",

@@ -20,7 +20,7 @@ from jaxmodels.decoding.drafters.feature_state import (
 )
 from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.layers.spec import Params, check_params
-from jaxmodels.models.draft_heads.feature_head import FeatureHead, Target
+from jaxmodels.models.draft_heads.feature_head import FeatureHead, KnowsTokens, Target
 from jaxmodels.models.draft_heads.history import History, rewound
 from jaxmodels.pytrees import register_dataclass
 
@@ -149,7 +149,7 @@ class FeatureDrafter:
         return next_state(self.head, self.params, pending, verdict, self.size + 1)
 
 
-def check_head(head: FeatureHead, params: Params, token_ids: jax.Array | None) -> None:
+def check_head(head: KnowsTokens, params: Params, token_ids: jax.Array | None) -> None:
     """Raises ValueError where parameters are not those of a head, or it predicts another number of tokens."""
     if any(map(is_traced, jax.tree.leaves((params, token_ids)))) or is_traced(params):
         return

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.decoding.draft_windows import even_without_choice, fold_keys, in_rows_that_run
@@ -22,6 +22,7 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.models.chain import peek_chain
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.models.prefill import prefill
+from jaxmodels.models.rows import take_rows
 from jaxmodels.models.scored import NOWHERE
 from jaxmodels.pytrees import register_dataclass
 
@@ -185,12 +186,19 @@ def draft_levels(
     return _proposal(drafted, pending, siblings), pending
 
 
-def settle_draft(draft: Draft, pending: Pending, verdict: Verdict, fed: Sequence[int]) -> Cache:
+def settle_draft(
+    draft: Draft,
+    pending: Pending,
+    verdict: Verdict,
+    fed: Sequence[int],
+    rows: Int[Array, "B"] | None = None,
+) -> Cache:
     """The draft's cache once it holds what was accepted.
 
     The draft has been shown the window tokens `fed`. An accepted path follows them but for its last token,
     which may be another or the last one drafted: where it is, it takes one more step. That step is a loop of
-    no or one turn, since a `lax.cond` would copy the cache.
+    no or one turn, since a `lax.cond` would copy the cache. Where each row was drafted several times, `rows`
+    says which of the draft's rows, in equal numbers for each, it goes on with.
     """
     size = min(len(fed), verdict.path.shape[1])
     same = verdict.path[:, :size] == jnp.asarray(fed[:size])
@@ -202,7 +210,12 @@ def settle_draft(draft: Draft, pending: Pending, verdict: Verdict, fed: Sequence
         _, pending = draft.config.peek(draft.params, token, cache, valid=missing, logits_at=NOWHERE)
         return draft.config.commit(pending)
 
-    return lax.fori_loop(0, missing.max(), catch_up, draft.config.commit(pending, kept))
+    if rows is None:
+        cache = draft.config.commit(pending, kept)
+    else:
+        drafts = pending.valid.shape[0] // rows.shape[0]
+        cache = take_rows(draft.config.commit(pending, jnp.repeat(kept, drafts)), rows)
+    return lax.fori_loop(0, missing.max(), catch_up, cache)
 
 
 def first_of_levels(siblings: Sequence[int]) -> tuple[int, ...]:

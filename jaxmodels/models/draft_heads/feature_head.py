@@ -42,6 +42,17 @@ class Predicted:
     features: jax.Array
 
 
+class KnowsTokens(Protocol):
+    """A head of any kind: its parameters, and how many tokens it predicts."""
+
+    @property
+    def vocab_size(self) -> int:
+        """W, how many tokens it can predict."""
+
+    def spec(self) -> ParamTree:
+        """Shapes, axes and initialisers of its own parameters."""
+
+
 class FeatureHead(Protocol):
     """A head that reads pairs of a feature and the token behind it. Implementations are hashable."""
 

@@ -1,0 +1,25 @@
+"""What is bundled to draft for bundled models."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jaxmodels as jm
+from jaxmodels.checkpoints.draft_heads import is_drafter, load_drafter
+from jaxmodels.models.language_model import LanguageModel
+
+# By model: names of models and heads that draft for it.
+BUNDLED: Mapping[str, tuple[str, ...]] = {"tiny-qwen3": ("tiny-mamba2",), "tiny-mamba2": ("tiny-qwen3",)}
+
+
+def bundled_drafts(model: str) -> tuple[str, ...]:
+    """Names of what is bundled to draft for the model of this name; none for others."""
+    return BUNDLED.get(model, ())
+
+
+def load_draft(name: str, target: LanguageModel) -> Any:
+    """What `Speculative` takes as a draft for `target`, a model or a drafter, loaded by name.
+
+    Raises:
+        ValueError: it is a head for another target.
+    """
+    return load_drafter(name, target) if is_drafter(name) else jm.load(name)

@@ -1,0 +1,82 @@
+"""The recurrences of the mixers, each in the forms that a policy asks for; see `Recurrence`."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxmodels.layers.delta import delta_replay, delta_tree, delta_window
+from jaxmodels.layers.ssd import ssd_tree, ssd_window
+from jaxmodels.layers.state.history import History, of_state
+from jaxmodels.layers.state.terms import Terms
+from jaxmodels.layers.window import Window
+
+State = Float[Array, "B N R P"]
+
+
+@dataclass(frozen=True)
+class SSDRecurrence:
+    """A window of state space duality; the arrays are those of `jaxmodels.layers.ssd`."""
+
+    u: Float[Array, "B S N P"]
+    log_decay: Float[Array, "B S N"]
+    b: Float[Array, "B S G R"]
+    c: Float[Array, "B S G R"]
+    chunk: int
+
+    def from_state(
+        self, state: State, window: Window
+    ) -> tuple[Float[Array, "B S N P"], tuple[Array, ...], State]:
+        y, after = ssd_window(self.u, self.log_decay, self.b, self.c, state, self.chunk)
+        if window.ancestors is not None:
+            y = ssd_tree(self.u, self.log_decay, self.b, self.c, of_state(state), window.ancestors)
+        return y, (self.u, self.log_decay, self.b), after
+
+    def terms(self) -> Terms:
+        return Terms(*map(_heads_first, (self.b, self.u, self.log_decay[..., None])))
+
+    def from_history(
+        self, history: History, ancestors: Bool[Array, "B S S"] | None
+    ) -> tuple[Float[Array, "B S N P"], Float[Array, "B N S P"]]:
+        batch, size = self.u.shape[:2]
+        if ancestors is None:
+            ancestors = jnp.broadcast_to(jnp.tril(jnp.ones((size, size), bool)), (batch, size, size))
+        y = ssd_tree(self.u, self.log_decay, self.b, self.c, history, ancestors)
+        return y, _heads_first(self.u)
+
+
+@dataclass(frozen=True)
+class DeltaRecurrence:
+    """A window of the gated delta rule; the arrays are those of `jaxmodels.layers.delta`."""
+
+    q: Float[Array, "B S G R"]
+    k: Float[Array, "B S G R"]
+    v: Float[Array, "B S N P"]
+    beta: Float[Array, "B S N"]
+    log_decay: Float[Array, "B S N #R"]
+    chunk: int
+
+    def from_state(
+        self, state: State, window: Window
+    ) -> tuple[Float[Array, "B S N P"], tuple[Array, ...], State]:
+        arrays = self.q, self.k, self.v, self.beta, self.log_decay
+        if window.ancestors is None:
+            y, update, after = delta_window(*arrays, state, self.chunk)
+        else:
+            y, update = delta_tree(*arrays, of_state(state), window.ancestors)
+            after = delta_replay(self.k, update, self.log_decay, state, window.valid)
+        return y, (self.k, update, self.log_decay), after
+
+    def terms(self) -> Terms:
+        """The values are the updates, which depend on what the state holds under the keys."""
+        return Terms(_heads_first(self.k), None, _heads_first(self.log_decay))
+
+    def from_history(
+        self, history: History, ancestors: Bool[Array, "B S S"] | None
+    ) -> tuple[Float[Array, "B S N P"], Float[Array, "B N S P"]]:
+        y, update = delta_tree(self.q, self.k, self.v, self.beta, self.log_decay, history, ancestors)
+        return y, _heads_first(update)
+
+
+def _heads_first(a: Float[Array, "B S N H"]) -> Float[Array, "B N S H"]:
+    return jnp.swapaxes(a, 1, 2)

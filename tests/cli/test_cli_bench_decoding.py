@@ -1,0 +1,45 @@
+"""`jaxmodels bench decoding` and `generate --strategy auto`."""
+
+import json
+
+import pytest
+
+SMALL = ("--prompts", 1, "--prompt", 8, "--new", 6, "--rounds", 1)
+
+
+def test_strategies_are_compared(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    figure, text = tmp_path / "speed.png", tmp_path / "text.py"
+    text.write_text("import os\nimport sys\nimport json\nimport re\n", "utf-8")
+    found = run("bench", "decoding", "tiny-qwen3", *SMALL, "--json", "--plot", figure, "--file", text)
+    trials = {trial["name"]: trial for trial in json.loads(found.stdout)["trials"]}
+    assert trials["autoregressive"]["speed"] == 1.0
+    assert all(trial["agreement"] == 1.0 for trial in trials.values() if trial["keeps_text"])
+    assert "prompt lookup, 8" in trials and "tiny-mamba2, 4" in trials
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.sweep
+def test_draws_are_compared_in_a_table(run):
+    out = run("bench", "decoding", "tiny-mamba2", *SMALL, "--temperature", 1).stdout
+    assert "distance" in out and "Jacobi" not in out
+
+
+def test_auto_says_what_it_took(run):
+    found = run("generate", "import os", "--strategy", "auto", "--max-new-tokens", 6, "--json")
+    assert "strategy: " in found.stderr and "autoregressive 1.00" in found.stderr
+    plain = run("generate", "import os", "--max-new-tokens", 6, "--json")
+    assert json.loads(found.stdout)["tokens"] == json.loads(plain.stdout)["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("tiny-llada",), "fills in masks"),
+        (("tiny-qwen3", "--new", "0"), "--new"),
+        (("tiny-qwen3", "--prompt", "999999"), "prompts were asked for"),
+    ],
+)
+def test_contests_that_are_refused(run, options, message):
+    error = run("bench", "decoding", *options, code=2).stderr
+    assert message in error
