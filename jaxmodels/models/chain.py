@@ -6,6 +6,8 @@ steps are one window that is still pending. Keys and values are in the cache, wh
 history; recurrent layers need the state before the first token and the small inputs of all. So `commit`
 settles any prefix exactly, and no cache is copied.
 
+The chain ends where no row goes on, so that a short draft costs few steps.
+
 A history that is changed by settling a token, and not by keeping its entry alone, cannot be joined so: caches
 that evict, and models of other kinds than `Decoder`. For those the growing window is shown anew.
 """
@@ -16,8 +18,9 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.kv_cache import KVPending, KVState
 from jaxmodels.layers.latent_attention import LatentState
@@ -31,8 +34,11 @@ from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.models.transcript import BoundedPeek, recoded
 
-# ``choose(i, logits, carry)``: the token behind token i of the window, from the logits there, and the carry.
-Choose: TypeAlias = Callable[[Int[Array, ""], Float[Array, "B V"], Any], tuple[Int[Array, "B"], Any]]
+# ``choose(i, logits, carry)``: the token behind token i of the window, from the logits there; whether it is
+# to be shown to the model, if the row has room for it; and the carry.
+Choose: TypeAlias = Callable[
+    [Int[Array, ""], Float[Array, "B V"], Any], tuple[Int[Array, "B"], Bool[Array, "B"], Any]
+]
 
 # States whose windows of one token can be joined: what they keep of a token is an entry of its own, or is
 # replayed from its inputs.
@@ -50,14 +56,14 @@ def peek_chain(
     *,
     valid: Int[Array, "B"],
 ) -> tuple[Any, Pending]:
-    """Scores a window of `size` tokens that begins with `token` and goes on as `choose` says.
+    """Scores a window of up to `size` tokens that begins with `token` and goes on as `choose` says.
 
     The cache is spent. Gives the last carry, and what `commit` needs to settle the first n tokens. All tokens
     but the first are draft tokens: rotations that depend on a sequence's length go by the history and the
     first token, as in a `peek` of the whole window with ``known = cache.length + 1``.
 
     Args:
-        valid: how many leading tokens of each row are real.
+        valid: the most tokens to show in each row, 0 to `size`; how many were is the pending's `valid`.
 
     Raises:
         ValueError: a cache keeps no room for a window of `size` tokens.
@@ -95,27 +101,66 @@ def _peek_joined(
     """`peek_chain` by windows of one token, each of them settled before the next."""
     known = cache.length + 1
 
-    def window(cache: decoder.Cache, i: Array | int) -> Window:
-        return next_window(token[:, None], cache.length, valid=(valid > i).astype(jnp.int32), known=known)
+    def window(cache: decoder.Cache, shown: Array) -> Window:
+        return next_window(token[:, None], cache.length, valid=shown.astype(jnp.int32), known=known)
 
-    cache = recoded(config, params, cache, window(cache, 0))
+    cache = recoded(config, params, cache, window(cache, valid > 0))
     before = replace(cache, transcript=None)
 
-    def step(state: Any, i: Array) -> tuple[Any, decoder.Pending]:
-        cache, token, carry = state
-        scored, pending = config.score(params, token[:, None], cache, window(cache, i))
-        token, carry = choose(i, scored.logits[:, 0], carry)
+    def step(state: _Chain, i: Array) -> tuple[_Chain, decoder.Pending]:
+        scored, pending = config.score(
+            params, state.token[:, None], state.cache, window(state.cache, state.on)
+        )
+        token, goes_on, carry = choose(i, scored.logits[:, 0], state.carry)
         small = replace(pending, layers=tuple(map(_without_states, pending.layers)), transcript=None)
-        return (config.commit(pending), token, carry), small
+        on = state.on & goes_on & (i + 1 < valid)
+        return _Chain(cache=config.commit(pending), token=token, on=on, carry=carry), small
 
-    (after, _, carry), steps = lax.scan(step, (cache, token, carry), jnp.arange(size))
-    return carry, decoder.Pending(
+    def keep(i: Array, state: tuple[_Chain, decoder.Pending]) -> tuple[_Chain, decoder.Pending]:
+        before, steps = state
+        behind, small = step(before, i)
+        return behind, jax.tree.map(lambda all, one: all.at[i].set(one), steps, small)
+
+    first = _Chain(cache=cache, token=token, on=valid > 0, carry=carry)
+    steps = jax.tree.map(
+        lambda one: jnp.zeros((size, *one.shape), one.dtype), jax.eval_shape(step, first, jnp.asarray(0))[1]
+    )
+    last, steps = _while_on(size, keep, (first, steps), lambda state: state[0].on)
+    return last.carry, decoder.Pending(
         start=before.length,
         valid=steps.valid.sum(0),
-        layers=tuple(map(_with_states, before.layers, after.layers, steps.layers)),
+        layers=tuple(map(_with_states, before.layers, last.cache.layers, steps.layers)),
         depth=jnp.swapaxes(steps.depth[:, :, 0], 0, 1),
-        transcript=after.transcript,
+        transcript=last.cache.transcript,
     )
+
+
+@struct.dataclass
+class _Chain:
+    """What goes from step to step.
+
+    Attributes:
+        cache: the history with the tokens shown so far.
+        token: i32[B], the next one.
+        on: bool[B], the rows in which it is to be shown.
+        carry: the caller's.
+    """
+
+    cache: decoder.Cache
+    token: jax.Array
+    on: jax.Array
+    carry: Any
+
+
+def _while_on(
+    size: int, step: Callable[[Array, Any], Any], state: Any, on: Callable[[Any], Bool[Array, "B"]]
+) -> Any:
+    """``step(i, state)`` for i = 0, 1, ... as long as a row goes on, at most `size` times."""
+    return lax.while_loop(
+        lambda turn: (turn[0] < size) & on(turn[1]).any(),
+        lambda turn: (turn[0] + 1, step(*turn)),
+        (jnp.asarray(0), state),
+    )[1]
 
 
 def _without_states(pending: Any) -> Any:
@@ -143,7 +188,7 @@ def _with_states(before: Any, after: Any, steps: Any) -> Any:
     if isinstance(steps, ReplayPending):
         return chain_in_ring(before, after, steps)
     if isinstance(steps, RecurrentPending):
-        constants = jax.tree.map(lambda leaf: leaf[-1], steps.constants)
+        constants = jax.tree.map(lambda leaf: leaf[0], steps.constants)
         return chain(before, replace(steps, settled=after, constants=constants), steps.inputs)
     return None
 
@@ -161,25 +206,45 @@ def _peek_growing(
     """`peek_chain` by one window that is shown anew, with one more token, for every token."""
     batch = token.shape[0]
 
-    def look(i: Array | int, window: Array, cache: Cache, carry: Any) -> tuple[Array, Any, Pending]:
+    def look(i: Array | int, state: _Growing, cache: Cache) -> _Growing:
         scored, pending = config.peek(
             params,
-            window,
+            state.window,
             cache,
-            valid=jnp.minimum(valid, i + 1),
+            valid=state.shown,
             known=cache.length + 1,
             logits_at=jnp.full((batch, 1), i),
         )
-        following, carry = choose(jnp.asarray(i), scored.logits[:, 0], carry)
-        return following, carry, pending
+        following, goes_on, carry = choose(jnp.asarray(i), scored.logits[:, 0], state.carry)
+        # The token behind the last one has no place in the window.
+        window = state.window.at[:, i + 1].set(following, mode="drop")
+        on = state.on & goes_on & (state.shown < valid)
+        return _Growing(pending=pending, window=window, shown=state.shown + on, on=on, carry=carry)
 
-    def step(i: Array, state: Any) -> Any:
-        window, cache, carry = state
-        following, carry, pending = look(i, window, cache, carry)
-        window = lax.dynamic_update_slice_in_dim(window, following[:, None], i + 1, axis=1)
-        return window, config.commit(pending, jnp.zeros((batch,), jnp.int32)), carry
+    def again(i: Array, state: _Growing) -> _Growing:
+        return look(i + 1, state, config.commit(state.pending, jnp.zeros((batch,), jnp.int32)))
 
     window = jnp.pad(token[:, None], ((0, 0), (0, size - 1)))
-    window, cache, carry = lax.fori_loop(0, size - 1, step, (window, cache, carry))
-    _, carry, pending = look(size - 1, window, cache, carry)
-    return carry, pending
+    shown = jnp.minimum(valid, 1)
+    first = look(0, _Growing(pending=None, window=window, shown=shown, on=shown > 0, carry=carry), cache)
+    last = _while_on(size - 1, again, first, lambda state: state.on)
+    return last.carry, last.pending
+
+
+@struct.dataclass
+class _Growing:
+    """What goes from one look at the growing window to the next.
+
+    Attributes:
+        pending: that of the last look.
+        window: i32[B, S], the tokens so far.
+        shown: i32[B], how many of them are to be shown at the next look.
+        on: bool[B], the rows that have one more than at the last.
+        carry: the caller's.
+    """
+
+    pending: Pending
+    window: jax.Array
+    shown: jax.Array
+    on: jax.Array
+    carry: Any

@@ -58,12 +58,15 @@ MODELS = {
 
 
 @functools.partial(quick_jit, static_argnames="config")
-def one_by_one(params, tokens, cache, valid, *, config):
-    """The window's logits and pending, as `peek` gives them, with the tokens given beforehand."""
+def one_by_one(params, tokens, cache, valid, ends, *, config):
+    """The window's logits and pending, as `peek` gives them, with the tokens given beforehand.
+
+    ends: how many tokens there are before each row's chain ends of itself.
+    """
 
     def choose(i, logits, seen):
         following = jax.lax.dynamic_index_in_dim(tokens, jnp.minimum(i + 1, SIZE - 1), 1, keepdims=False)
-        return following, jax.lax.dynamic_update_slice_in_dim(seen, logits[:, None], i, axis=1)
+        return following, i + 1 < ends, jax.lax.dynamic_update_slice_in_dim(seen, logits[:, None], i, axis=1)
 
     seen = jnp.zeros((*tokens.shape, VOCAB))
     return peek_chain(config, params, tokens[:, 0], cache, SIZE, choose, seen, valid=valid)
@@ -104,9 +107,16 @@ def test_steps_are_one_window(name):
     cache = settle(params, prompts, config.init_cache(batch, CAPACITY), lengths, config=config)
     more = settle(params, prompts[:, ::-1][:, :3], cache, jnp.full(batch, 3), config=config)
     tokens, following = draw_tokens(batch, SIZE, seed=1), draw_tokens(batch, 3, seed=2)
-    for valid in (jnp.full(batch, SIZE), jnp.asarray([0, 1, 2, SIZE, 3])):
-        logits, whole = at_once(params, tokens, more, valid, config=config)
-        ours, chained = one_by_one(params, tokens, more, valid, config=config)
+    whole_length, ragged, none = jnp.full(batch, SIZE), jnp.asarray([0, 1, 2, SIZE, 3]), jnp.zeros(batch, int)
+    ending = jnp.asarray([1, 2, 2, 1, 1])
+    for valid, ends in (
+        (whole_length, whole_length),
+        (ragged, whole_length),
+        (ragged, ending),
+        (none, ending),
+    ):
+        logits, whole = at_once(params, tokens, more, jnp.minimum(valid, ends), config=config)
+        ours, chained = one_by_one(params, tokens, more, valid, ends, config=config)
         assert jax.tree.structure(chained) == jax.tree.structure(whole)
         assert jax.eval_shape(lambda p: p, chained) == jax.eval_shape(lambda p: p, whole)
         real = np.arange(SIZE) < np.asarray(whole.valid)[:, None]
@@ -127,4 +137,4 @@ def test_drafts_longer_than_a_cache_has_room_for_are_refused():
     cache = jax.eval_shape(lambda: config.init_cache(2, CAPACITY))
     tokens, valid = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((2, SIZE), (2,)))
     with pytest.raises(ValueError, match="a window of 4 tokens is longer than RingCache's longest_peek=3"):
-        one_by_one.trace(params, tokens, cache, valid, config=config)
+        one_by_one.trace(params, tokens, cache, valid, valid, config=config)

@@ -72,9 +72,9 @@ class ModelDrafter:
     """A chain of `size` tokens by another model, under the same sampler and processors.
 
     Any architecture with the same vocabulary will do. Drafting G tokens costs G steps of the draft, and one
-    more where all of them were accepted. A draft whose cache evicts tokens as others arrive (`D2O`,
-    `InfiniPotV`, `LServe`) could not take rejected tokens back: it is shown all tokens drafted so far anew
-    for each further one.
+    more where all of them were accepted; where no row of the batch drafts on, none is taken. A draft whose
+    cache evicts tokens as others arrive (`D2O`, `InfiniPotV`, `LServe`) could not take rejected tokens back:
+    it is shown all tokens drafted so far anew for each further one.
 
     Attributes:
         draft: a model, a `Draft`, or the name of a model, which `Model.generate` loads.
@@ -103,7 +103,7 @@ class ModelDrafter:
         return draft_levels(loaded(self.draft), state, around, (1,) * self.size)
 
     def settle(self, pending: Pending, around: Round, verdict: Verdict) -> Cache:
-        return settle_draft(loaded(self.draft), pending, verdict, range(self.size))
+        return settle_draft(loaded(self.draft), pending, around, verdict, range(self.size))
 
 
 @struct.dataclass
@@ -145,13 +145,15 @@ def draft_levels(
 ) -> tuple[Proposal, Pending]:
     """As many tokens per level as `siblings` says, of which the first is the sampler's and has the children.
 
-    The others are the most probable ones beside it, without chance. One step of the draft per level.
+    The others are the most probable ones beside it, without chance. One step of the draft per level, as many
+    as the round's `limit` asks for and none behind a level whose first token `stop` ends the draft at.
     """
     batch, levels, beside = around.token.shape[0], len(siblings), max(siblings) - 1
     certain = isinstance(around.sampler, Greedy)
     vocabulary = draft.config.vocab_size
+    numbers = jnp.asarray(first_of_levels(siblings)[1:]) - 1  # of each level's first token
 
-    def choose(i: Array, logits: Float[Array, "B V"], drafted: _Levels) -> tuple[Array, _Levels]:
+    def choose(i: Array, logits: Float[Array, "B V"], drafted: _Levels) -> tuple[Array, Array, _Levels]:
         def put(whole: Array, level: Array) -> Array:
             return lax.dynamic_update_slice_in_dim(whole, level[:, None], i, axis=1)
 
@@ -160,15 +162,17 @@ def draft_levels(
         )
         scores = even_without_choice(scores, has_choice(scores))[:, 0]
         token = around.sampler(scores, fold_keys(around.keys, i))
-        is_token = jnp.arange(vocabulary) == token[:, None]
         distributions = drafted.distributions
         if distributions is not None:
             distributions = put(distributions, around.sampler.probabilities(scores))
         others = drafted.others
         if beside:
+            is_token = jnp.arange(vocabulary) == token[:, None]
             others = put(others, lax.top_k(jnp.where(is_token, -jnp.inf, scores), beside)[1])
-        return token, _Levels(put(drafted.chain, token), others, distributions)
+        ends = around.stop(numbers[i], probability_of(scores, token))
+        return token, ~ends, _Levels(put(drafted.chain, token), others, distributions)
 
+    needed = jnp.searchsorted(jnp.asarray([0, *accumulate(siblings)]), around.limit)
     drafted, pending = peek_chain(
         draft.config,
         draft.params,
@@ -181,30 +185,41 @@ def draft_levels(
             others=jnp.zeros((batch, levels, beside), jnp.int32),
             distributions=None if certain else jnp.zeros((batch, levels, vocabulary), jnp.float32),
         ),
-        valid=in_rows_that_run(around.output, levels),
+        valid=in_rows_that_run(around.output, needed),
     )
     return _proposal(drafted, pending, siblings), pending
+
+
+def probability_of(scores: Float[Array, "B V"], token: Int[Array, "B"]) -> Float[Array, "B"]:
+    """What the softmax of scores gives one token of each row."""
+    score = jnp.take_along_axis(scores, token[:, None], axis=1)[:, 0]
+    return jnp.exp(score - jax.nn.logsumexp(scores, axis=-1))
 
 
 def settle_draft(
     draft: Draft,
     pending: Pending,
+    around: Round,
     verdict: Verdict,
     fed: Sequence[int],
     rows: Int[Array, "B"] | None = None,
 ) -> Cache:
     """The draft's cache once it holds what was accepted.
 
-    The draft has been shown the window tokens `fed`. An accepted path follows them but for its last token,
-    which may be another or the last one drafted: where it is, it takes one more step. That step is a loop of
-    no or one turn, since a `lax.cond` would copy the cache. Where each row was drafted several times, `rows`
-    says which of the draft's rows, in equal numbers for each, it goes on with.
+    The draft has been shown the window tokens `fed`, or the first of them. An accepted path follows them but
+    for its last token, which may be another or the last one drafted: where it is, it takes one more step.
+    That step is a loop of no or one turn, since a `lax.cond` would copy the cache. Where each row was drafted
+    several times, `rows` says which of the draft's rows, in equal numbers for each, it goes on with.
     """
     size = min(len(fed), verdict.path.shape[1])
     same = verdict.path[:, :size] == jnp.asarray(fed[:size])
-    kept = jnp.minimum(jnp.cumprod(same, axis=1).sum(1), verdict.count)
+    drafts = pending.valid.shape[0] // verdict.count.shape[0]
+    shown = pending.valid if rows is None else pending.valid[rows]
+    kept = jnp.minimum(jnp.cumprod(same, axis=1).sum(1), jnp.minimum(verdict.count, shown))
     missing = (verdict.count > kept).astype(jnp.int32)
-    token = jnp.take_along_axis(verdict.tokens, jnp.maximum(kept - 1, 0)[:, None], axis=1)
+    token = jnp.take_along_axis(
+        jnp.concatenate([around.token[:, None], verdict.tokens], axis=1), kept[:, None], axis=1
+    )
 
     def catch_up(turn: Array, cache: Cache) -> Cache:
         _, pending = draft.config.peek(draft.params, token, cache, valid=missing, logits_at=NOWHERE)
@@ -213,7 +228,6 @@ def settle_draft(
     if rows is None:
         cache = draft.config.commit(pending, kept)
     else:
-        drafts = pending.valid.shape[0] // rows.shape[0]
         cache = take_rows(draft.config.commit(pending, jnp.repeat(kept, drafts)), rows)
     return lax.fori_loop(0, missing.max(), catch_up, cache)
 

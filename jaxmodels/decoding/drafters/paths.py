@@ -97,7 +97,7 @@ class PathsDrafter:
         batch, levels, vocabulary = around.token.shape[0], fork.trunk + fork.length, draft.config.vocab_size
         certain = isinstance(around.sampler, Greedy)
 
-        def choose(i: Array, logits: Float[Array, "B*K V"], drafted: _Paths) -> tuple[Array, _Paths]:
+        def choose(i: Array, logits: Float[Array, "B*K V"], drafted: _Paths) -> tuple[Array, Array, _Paths]:
             by_path = logits.reshape(batch, fork.paths, vocabulary)
             scores = _processed(around, by_path, drafted.tokens, i)
             if certain:
@@ -107,7 +107,8 @@ class PathsDrafter:
             distributions = drafted.distributions
             if distributions is not None:
                 distributions = _put(distributions, around.sampler.probabilities(scores), i)
-            return tokens.reshape(-1), _Paths(_put(drafted.tokens, tokens, i), distributions)
+            goes_on = jnp.ones((batch * fork.paths,), bool)
+            return tokens.reshape(-1), goes_on, _Paths(_put(drafted.tokens, tokens, i), distributions)
 
         drafted, pending = peek_chain(
             draft.config,
@@ -132,7 +133,7 @@ class PathsDrafter:
         rows = jnp.arange(path.shape[0]) * fork.paths + path
         in_order = jnp.broadcast_to(jnp.arange(verdict.path.shape[1]), verdict.path.shape)
         as_chain = replace(verdict, path=in_order)
-        return settle_draft(draft, pending, as_chain, range(fork.trunk + fork.length), rows)
+        return settle_draft(draft, pending, around, as_chain, range(fork.trunk + fork.length), rows)
 
 
 @struct.dataclass

@@ -76,7 +76,7 @@ class TreeDrafter:
 
     def settle(self, pending: Pending, around: Round, verdict: Verdict) -> Cache:
         # The last level's tokens were drafted, and not shown to the draft.
-        return settle_draft(loaded(self.draft), pending, verdict, first_of_levels(self.siblings)[:-1])
+        return settle_draft(loaded(self.draft), pending, around, verdict, first_of_levels(self.siblings)[:-1])
 
 
 register_dataclass(TreeDrafter, ["draft"], ["siblings"])

@@ -1,6 +1,7 @@
 """Drafting by a model costs one step per token, and greedy drafting makes no distribution."""
 
 import functools
+from dataclasses import dataclass, fields, replace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxmodels.decoding.drafters import Round
 from jaxmodels.decoding.lengths import Whole
 from jaxmodels.decoding.strategy import empty_output, row_keys
 from jaxmodels.layers.cache.d2o import D2O
+from jaxmodels.models.decoder import Decoder
 
 LEVELS = 5
 GREEDY = Greedy()
@@ -68,16 +70,65 @@ def step_flops(config, params):
 @pytest.mark.parametrize("name", ["tiny-qwen3", "tiny-mamba2", "tiny-hybrid-moe"])
 @pytest.mark.parametrize("siblings", [(1,) * LEVELS, (3, 2, 1, 1, 1)], ids=["chain", "tree"])
 def test_drafting_costs_a_step_per_token(name, siblings):
-    """XLA counts the body of a loop once, so that all of it is at most this for each of its rounds."""
+    """XLA counts the body of a loop once, so that all of it is at most this for each of its turns."""
     model = jm.load(name)
     draft = Draft(model.config, model.params)
     drafter = TreeDrafter(draft=draft, siblings=siblings)
     if max(siblings) == 1:
         drafter = ModelDrafter(draft=draft, size=LEVELS)
     trace = traced(drafter, model.config, model.params)
-    lengths = [eqn.params["length"] for eqn in trace.jaxpr.eqns if eqn.primitive.name == "scan"]
-    assert lengths.count(LEVELS) == 1
+    assert [eqn.primitive.name for eqn in trace.jaxpr.eqns].count("while") == 1
     assert flops(trace.lower()) <= 1.1 * step_flops(model.config, model.params)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted(Decoder):
+    """A decoder that notes each of its steps as it runs."""
+
+    def score(self, *arguments, **options):
+        jax.debug.callback(lambda: STEPS.append(1))
+        return super().score(*arguments, **options)
+
+
+STEPS = []
+
+
+@pytest.mark.parametrize(("limits", "steps"), [((5, 5), 5), ((0, 2), 2), ((0, 0), 0)])
+def test_no_step_is_taken_that_no_row_drafts_with(limits, steps):
+    config, params = architecture("hybrid")
+    counted = Counted(**{field.name: getattr(config, field.name) for field in fields(Decoder)})
+    drafter = ModelDrafter(draft=Draft(counted, params), size=LEVELS)
+    request = ready(config, params, Speculative(draft=drafter), prompts=[[1], [2]]).request
+    here = replace(around(config, params, request, GREEDY), limit=jnp.asarray(limits))
+    STEPS.clear()
+    proposal, pending = jax.jit(lambda cache: drafter.propose(cache, here))(config.init_cache(2, 64))
+    jax.effects_barrier()
+    assert len(STEPS) == steps
+    np.testing.assert_array_equal(proposal.count, limits)
+    np.testing.assert_array_equal(pending.valid, limits)
+
+
+def test_a_draft_ends_behind_a_token_that_it_is_not_sure_of():
+    config, params = architecture("attention")
+    drafter = ModelDrafter(draft=Draft(config, params), size=LEVELS)
+    request = ready(config, params, Speculative(draft=drafter)).request
+    here = around(config, params, request, GREEDY)
+
+    def drafted(threshold):
+        now = replace(here, stop=lambda index, probability: probability < threshold)
+        proposal, _ = jax.jit(lambda cache: drafter.propose(cache, now))(config.init_cache(4, 64))
+        return proposal
+
+    whole = drafted(0.0)
+    np.testing.assert_array_equal(whole.count, LEVELS)
+    logits = config.forward(params, jnp.concatenate([here.token[:, None], whole.tokens], axis=1))
+    sure = np.asarray(jax.nn.softmax(logits)).max(-1)[:, :LEVELS]
+    threshold = float(np.median(sure))
+    ended = drafted(threshold)
+    unsure = sure < threshold
+    np.testing.assert_array_equal(ended.count, np.where(unsure.any(1), unsure.argmax(1) + 1, LEVELS))
+    there = np.arange(LEVELS) < np.asarray(ended.count)[:, None]
+    np.testing.assert_array_equal(np.asarray(ended.tokens)[there], np.asarray(whole.tokens)[there])
 
 
 def test_keys_and_values_of_the_draft_are_not_copied():
