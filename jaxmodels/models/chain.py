@@ -236,14 +236,14 @@ class _Growing:
     """What goes from one look at the growing window to the next.
 
     Attributes:
-        pending: that of the last look.
+        pending: that of the last look; None in front of the first.
         window: i32[B, S], the tokens so far.
         shown: i32[B], how many of them are to be shown at the next look.
         on: bool[B], the rows that have one more than at the last.
         carry: the caller's.
     """
 
-    pending: Pending
+    pending: Any
     window: jax.Array
     shown: jax.Array
     on: jax.Array
