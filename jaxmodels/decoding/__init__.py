@@ -12,6 +12,7 @@ from jaxmodels.decoding.acceptance import (
 )
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive
+from jaxmodels.decoding.choosing import BestOf, FirstFinish, MostProbable
 from jaxmodels.decoding.depth import Confidence, MaxProbability
 from jaxmodels.decoding.drafters import (
     DFlashDrafter,
@@ -35,12 +36,14 @@ __all__ = [
     "Acceptance",
     "AdaptiveDepth",
     "Autoregressive",
+    "BestOf",
     "BlockVerification",
     "Confidence",
     "DFlashDrafter",
     "Draft",
     "EarlyExit",
     "FeatureDrafter",
+    "FirstFinish",
     "Greedy",
     "Jacobi",
     "LastVerdict",
@@ -48,6 +51,7 @@ __all__ = [
     "MaskedDiffusion",
     "MaxProbability",
     "ModelDrafter",
+    "MostProbable",
     "MultiPathVerification",
     "PathsDrafter",
     "PromptLookup",
