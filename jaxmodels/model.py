@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxmodels.checkpoints.adapters import KeptAdapters, read_adapter
 from jaxmodels.checkpoints.arguments import check_optional_text, check_path
+from jaxmodels.checkpoints.draft_heads.mtp import read_mtp
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
@@ -22,6 +23,7 @@ from jaxmodels.checks import shown, whole
 from jaxmodels.decoding.arguments import check_sizes, check_strategy, stop_ids, stop_texts
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.default import default_strategy
+from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.decoding.fill_mask import FilledText, fill_masks
 from jaxmodels.decoding.generation import Piece, Plan, plan, run, stream, stream_text
 from jaxmodels.decoding.programs import bounded_jit
@@ -31,6 +33,7 @@ from jaxmodels.decoding.stop_strings import CutText, cut, stop_table
 from jaxmodels.decoding.strategy import LogProbs, Strategy
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.draft_heads.mtp import MTPHead
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.recommended import recommended
 
@@ -117,6 +120,17 @@ class Model:
                 f"config is a {type(self.config).__name__}, which has no form in checkpoints; a Decoder has"
             )
         return self.config
+
+    @functools.cached_property
+    def mtp(self) -> tuple[MTPHead, Params]:
+        """The modules for multi-token prediction that the checkpoint holds beside the model, with their
+        parameters in the model's dtype. They are read at the first use.
+
+        Raises:
+            CheckpointError: there are none, or not all of a module; see `read_mtp`.
+        """
+        dtype = self.config.dtype_of(self.params)
+        return read_mtp(self.decoder, self.metadata, self.extra_tensors, dtype)
 
     def with_adapter(
         self,
@@ -305,7 +319,7 @@ class Model:
     def _strategy(self, strategy: Strategy | None, max_new_tokens: int) -> Strategy:
         if strategy is None:
             strategy = default_strategy(self.config, check_sizes(max_new_tokens, 0, None)[0])
-        return _with_draft(check_strategy(strategy), self.config)
+        return _with_draft(_with_modules(check_strategy(strategy), self), self.config)
 
     def _plan(
         self,
@@ -372,6 +386,17 @@ def _stop_table(same: _Same, strings: tuple[str, ...], ends: tuple[int, ...], vo
         if token < len(data):
             unseen[token], data[token] = data[token].decode(errors="replace"), b""
     return stop_table(strings, data, vocab_size, unseen)
+
+
+def _with_modules(strategy: Strategy, model: Model) -> Strategy:
+    """The strategy, the model's own modules in place where it drafts with them."""
+    if not isinstance(strategy, Speculative):
+        return strategy
+    draft: Any = strategy.draft
+    if not isinstance(draft, MTP) or draft.head is not None:
+        return strategy
+    head, params = model.mtp
+    return replace(strategy, draft=replace(draft, head=head, params=params))
 
 
 def _with_draft(strategy: Strategy, target: LanguageModel) -> Strategy:

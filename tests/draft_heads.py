@@ -4,10 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 from model_helpers import D_MODEL, VOCAB, attention, random_params
 
-from jaxmodels.decoding import FeatureDrafter
+from jaxmodels.decoding import MTP, FeatureDrafter
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import RMSNorm
+from jaxmodels.models.block import Block
 from jaxmodels.models.draft_heads.eagle3 import Eagle3, FusingBlock
+from jaxmodels.models.draft_heads.mtp import MTPHead, MTPModule
 
 NORM = RMSNorm(dim=D_MODEL)
 
@@ -41,3 +43,17 @@ def eagle3_drafter(size=3, known=None, **fields):
     if known is not None:
         token_ids = jnp.asarray(np.sort(np.random.default_rng(3).permutation(VOCAB)[:known]), jnp.int32)
     return FeatureDrafter(head=head, params=random_params(head.spec()), token_ids=token_ids, size=size)
+
+
+def mtp(config, modules=1, size=3, seed=0):
+    """A drafter with modules of attention for a tiny decoder."""
+    norm = RMSNorm(dim=config.d_model)
+    block = Block(mixer_norm=norm, mixer=attention(), ffn_norm=norm, ffn=GatedMLP(d_model=D_MODEL, d_ff=12))
+    module = MTPModule(embed_norm=norm, hidden_norm=norm, blocks=(block,), final_norm=norm)
+    head = MTPHead(
+        vocab_size=config.vocab_size,
+        d_model=config.d_model,
+        num_layers=len(config.blocks),
+        modules=(module,) * modules,
+    )
+    return MTP(head=head, params=random_params(head.spec(), seed), size=size)

@@ -51,7 +51,7 @@ def who_sees_whom(case: Case, size: int) -> np.ndarray:
 def build(case: Case, directory: Path) -> Reference:
     """The reference of a case, its checkpoint in `directory`."""
     rng = np.random.default_rng(case.seed)
-    model = _random_model(case, rng)
+    model = random_model(case, rng)
     _save(case, model, directory)
     vocab = model.config.vocab_size
     tokens = rng.integers(vocab, size=(2, case.forward_length))
@@ -71,7 +71,7 @@ def build(case: Case, directory: Path) -> Reference:
     )
 
 
-def _random_model(case: Case, rng: np.random.Generator) -> Any:
+def random_model(case: Case, rng: np.random.Generator) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -82,7 +82,7 @@ def _random_model(case: Case, rng: np.random.Generator) -> Any:
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(torch.tensor(_perturbed(name, parameter.numpy(), rng)))
+            parameter.copy_(torch.tensor(perturbed(name, parameter.numpy(), rng)))
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.copy_(torch.tensor(0.2 * rng.standard_normal(buffer.shape)))
@@ -118,7 +118,7 @@ def _clear_continuation(
     raise AssertionError(f"{MOST_DRAWS} prompts of {length} tokens all have a near tie; the leads: {leads}")
 
 
-def _perturbed(name: str, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def perturbed(name: str, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Nothing stays at its initial value; activations and logits are of the order of one."""
     noise = rng.standard_normal(value.shape)
     if name.endswith(("dt_bias", ".bias")):

@@ -12,9 +12,9 @@ from jaxmodels.decoding.acceptance import (
 )
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive
-from jaxmodels.decoding.choosing import BestOf, FirstFinish, MostProbable
 from jaxmodels.decoding.depth import Confidence, MaxProbability
 from jaxmodels.decoding.drafters import (
+    MTP,
     DFlashDrafter,
     Draft,
     FeatureDrafter,
@@ -33,17 +33,16 @@ from jaxmodels.decoding.speculative import Speculative
 from jaxmodels.decoding.strategy import LogProbs, Strategy
 
 __all__ = [
+    "MTP",
     "Acceptance",
     "AdaptiveDepth",
     "Autoregressive",
-    "BestOf",
     "BlockVerification",
     "Confidence",
     "DFlashDrafter",
     "Draft",
     "EarlyExit",
     "FeatureDrafter",
-    "FirstFinish",
     "Greedy",
     "Jacobi",
     "LastVerdict",
@@ -51,7 +50,6 @@ __all__ = [
     "MaskedDiffusion",
     "MaxProbability",
     "ModelDrafter",
-    "MostProbable",
     "MultiPathVerification",
     "PathsDrafter",
     "PromptLookup",

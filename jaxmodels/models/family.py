@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -190,25 +190,7 @@ class Table(Generic[Config]):
 
         Raises KeyError as `rows` does.
         """
-        params = {row.ours: param for row, param in self.rows(config)}
-        tensors: dict[str, Tensor] = {}
-        for row in self.table(config):
-            if row.ours not in params:
-                continue
-            param = params[row.ours]
-            experts = range(param.shape[0]) if "{e}" in row.theirs else [None]
-            for expert in experts:
-                first = 0 if row.after is None else params[row.after].shape[0]
-                name = row.theirs if expert is None else row.theirs.replace("{e}", str(first + expert))
-                ours = param.shape if expert is None else param.shape[1:]
-                shape, stretches = row.their_shape(ours), row.stretches(ours)
-                before = tensors.get(name)
-                start = 0 if before is None else before.shape[row.along]
-                part = Part(row, param, expert, start // stretches, shape[row.along] // stretches, stretches)
-                if before is not None:
-                    shape = tuple(n + start if axis == row.along else n for axis, n in enumerate(shape))
-                tensors[name] = Tensor(name, shape, (part,) if before is None else (*before.parts, part))
-        return tensors
+        return tensors_of(self.table(config), {row.ours: param for row, param in self.rows(config)})
 
     def name_in_table(self, name: str) -> str:
         """The name under which the table knows a checkpoint's tensor."""
@@ -259,6 +241,28 @@ class Family(Table[Config]):
 
     def _name_of(self, path: str) -> str:
         return next(row.theirs for row in self.weights if row.ours == path)
+
+
+def tensors_of(table: Iterable[Weight], params: Mapping[str, Param]) -> dict[str, Tensor]:
+    """Every tensor that holds some of `params`, which are named by path, as the rows of a table say."""
+    tensors: dict[str, Tensor] = {}
+    for row in table:
+        if row.ours not in params:
+            continue
+        param = params[row.ours]
+        experts = range(param.shape[0]) if "{e}" in row.theirs else [None]
+        for expert in experts:
+            first = 0 if row.after is None else params[row.after].shape[0]
+            name = row.theirs if expert is None else row.theirs.replace("{e}", str(first + expert))
+            ours = param.shape if expert is None else param.shape[1:]
+            shape, stretches = row.their_shape(ours), row.stretches(ours)
+            before = tensors.get(name)
+            start = 0 if before is None else before.shape[row.along]
+            part = Part(row, param, expert, start // stretches, shape[row.along] // stretches, stretches)
+            if before is not None:
+                shape = tuple(n + start if axis == row.along else n for axis, n in enumerate(shape))
+            tensors[name] = Tensor(name, shape, (part,) if before is None else (*before.parts, part))
+    return tensors
 
 
 def for_mixer(mixer: type, *rows: Weight) -> tuple[Weight, ...]:

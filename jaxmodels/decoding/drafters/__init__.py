@@ -5,11 +5,13 @@ from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Verdic
 from jaxmodels.decoding.drafters.feature_drafter import FeatureDrafter
 from jaxmodels.decoding.drafters.last_verdict import LastVerdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, ModelDrafter
+from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.decoding.drafters.paths import PathsDrafter
 from jaxmodels.decoding.drafters.prompt_lookup import PromptLookup
 from jaxmodels.decoding.drafters.tree_drafter import TreeDrafter
 
 __all__ = [
+    "MTP",
     "DFlashDrafter",
     "Draft",
     "Drafter",
