@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.checks import is_traced
 from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw, longest_agreement
 from jaxmodels.decoding.draft_windows import even_without_choice, first_token, fold_keys, settle
-from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Varying, Verdict
+from jaxmodels.decoding.drafters.drafter import Drafter, DraftsOnCache, Proposal, Round, Varying, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, ModelDrafter, as_draft
 from jaxmodels.decoding.lengths.length import DraftLength
 from jaxmodels.decoding.lengths.whole import Whole
@@ -71,7 +71,7 @@ class Speculative:
             vocabulary, or a tree with an acceptance rule for chains.
     """
 
-    draft: Draft | HasParams | str | Drafter
+    draft: Draft | HasParams | str | Drafter | DraftsOnCache
     gamma: int | None = None
     length: DraftLength = Whole()
     sampler: Sampler = Greedy()
@@ -94,7 +94,7 @@ class Speculative:
         check_policy("acceptance", self.acceptance, "outcomes", "TokenVerification()")
 
     @property
-    def drafter(self) -> Drafter:
+    def drafter(self) -> Drafter | DraftsOnCache:
         """What drafts: `draft` itself, or the `ModelDrafter` of it."""
         draft: Any = self.draft
         if _is_drafter(draft):
@@ -122,9 +122,13 @@ class Speculative:
     ) -> SpeculativeCarry:
         drafter = self.drafter
         around = self._round(config, params, request, carry)
-        proposal, pending_drafts = drafter.propose(carry.drafts, around)
+        cache = carry.cache
+        if isinstance(drafter, DraftsOnCache):
+            proposal, pending_drafts, cache = drafter.propose_on(carry.drafts, around, cache)
+        else:
+            proposal, pending_drafts = drafter.propose(carry.drafts, around)
         proposal = replace(proposal, count=jnp.minimum(proposal.count, around.limit))
-        given = _Verified(carry.cache, carry.token, carry.output, self._no_verdict(around, proposal, carry))
+        given = _Verified(cache, carry.token, carry.output, self._no_verdict(around, proposal, carry))
         sizes = self._sizes(proposal)
         if len(sizes) == 1:
             verified = self._verify(around, proposal, given)
@@ -278,7 +282,7 @@ class _Verified:
 
 
 def _is_drafter(draft: Any) -> bool:
-    return not is_traced(draft) and hasattr(draft, "propose") and not isinstance(draft, type)
+    return not is_traced(draft) and hasattr(draft, "settle") and not isinstance(draft, type)
 
 
 def _path(

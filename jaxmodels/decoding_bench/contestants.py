@@ -96,7 +96,7 @@ def _by_depth(model: Model, base: Autoregressive) -> Iterator[Contestant]:
 
 def _by_draft(name: str, draft: Any, base: Autoregressive) -> Iterator[Contestant]:
     """A drafter as it is; a model at some lengths."""
-    if hasattr(draft, "propose"):
+    if hasattr(draft, "settle"):
         yield Contestant(name=name, strategy=_speculative(base, draft))
         return
     for size in MODEL_SIZES:

@@ -1,8 +1,9 @@
 """Drafters: what drafts the tokens that `Speculative` verifies."""
 
 from jaxmodels.decoding.drafters.dflash import DFlashDrafter
-from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import Drafter, DraftsOnCache, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import FeatureDrafter
+from jaxmodels.decoding.drafters.first_layers import FirstLayers
 from jaxmodels.decoding.drafters.last_verdict import LastVerdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, ModelDrafter
 from jaxmodels.decoding.drafters.mtp import MTP
@@ -15,7 +16,9 @@ __all__ = [
     "DFlashDrafter",
     "Draft",
     "Drafter",
+    "DraftsOnCache",
     "FeatureDrafter",
+    "FirstLayers",
     "LastVerdict",
     "ModelDrafter",
     "PathsDrafter",

@@ -88,6 +88,25 @@ class Verdict:
     taps: dict[str, jax.Array]
 
 
+@runtime_checkable
+class DraftsOnCache(Protocol):
+    """A drafter that drafts on the cache of the model itself: `propose_on` stands for `Drafter.propose`."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def taps(self) -> tuple[str, ...]: ...
+
+    def begin(self, around: Round, taps: Mapping[str, Float[Array, "B S D"]]) -> Any: ...
+
+    def propose_on(self, state: Any, around: Round, cache: Any) -> tuple[Proposal, Any, Any]:
+        """Draft tokens, what `settle` needs, and the cache, whose histories are as they were; state and cache
+        are spent."""
+
+    def settle(self, pending: Any, around: Round, verdict: Verdict) -> Any: ...
+
+
 class Drafter(Protocol):
     """A way to draft. A pytree: sizes are static, numbers and parameters are data.
 

@@ -1,0 +1,96 @@
+"""The first layers draft on the model's own cache, and leave its histories as they were."""
+
+import jax
+import numpy as np
+import pytest
+from strategy_helpers import (
+    MODELS,
+    architecture,
+    assert_same_generation,
+    decode,
+    expected,
+    stop_inside,
+)
+
+import jaxmodels as jm
+from jaxmodels.decoding import Autoregressive, FirstLayers, Speculative
+
+CORE = ("attention", "hybrid")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in CORE else pytest.mark.sweep) for name in MODELS]
+)
+def test_the_text_is_that_of_the_model(name):
+    config, params = architecture(name)
+    strategy = Speculative(draft=FirstLayers(layers=1, size=3), top_logprobs=2)
+    ours = decode(config, params, strategy)
+    assert_same_generation(ours, expected(name))
+    stop = stop_inside(expected(name).tokens)
+    stopped = decode(config, params, strategy, stop=(stop,))
+    assert_same_generation(stopped, expected(name, stop=(stop,)))
+
+
+def faint(params):
+    """The model with last blocks that hardly change the stream, so that the first ones are often right."""
+    blocks = params["blocks"]
+    weak = jax.tree.map(lambda leaf: leaf * 0.05, blocks[str(len(blocks) - 1)])
+    return {**params, "blocks": {**blocks, str(len(blocks) - 1): weak}}
+
+
+def test_first_layers_that_say_what_all_say_are_accepted():
+    config, params = architecture("ssd")
+    params = faint(params)
+    ours = decode(config, params, Speculative(draft=FirstLayers(layers=len(config.blocks) - 1, size=3)))
+    np.testing.assert_array_equal(ours.tokens, decode(config, params, Autoregressive()).tokens)
+    assert ours.counters["accepted"].sum() > 0.6 * ours.counters["drafted"].sum()
+
+
+def test_self_speculation_of_transformers_gives_the_same_text(tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    values = {
+        "vocab_size": 40,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    }
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**values, initializer_range=0.3)).eval()
+    theirs.save_pretrained(tmp_path)
+    model = jm.load(tmp_path)
+    prompt = [[3, 1, 4, 1, 5, 9]]
+    for layers in (1, 2, 3):
+        reference = theirs.generate(
+            torch.tensor(prompt), max_new_tokens=12, do_sample=False, assistant_early_exit=layers
+        )
+        ours = model.generate(prompt, 12, Speculative(draft=FirstLayers(layers=layers)), stop_tokens=[])
+        np.testing.assert_array_equal(ours.tokens[0], reference[0, 6:].numpy())
+
+
+@pytest.mark.parametrize(
+    ("drafter", "message"),
+    [
+        (lambda: FirstLayers(layers=0), "layers must be a whole number >= 1 .*, got 0"),
+        (lambda: FirstLayers(layers=1, size=0), "size must be a whole number >= 1 .*, got 0"),
+    ],
+    ids=["layers", "size"],
+)
+def test_values_outside_their_range_are_refused(drafter, message):
+    with pytest.raises(ValueError, match=message):
+        drafter()
+
+
+def test_all_layers_are_no_first_layers():
+    config, params = architecture("attention")
+    blocks = len(config.blocks)
+    with pytest.raises(
+        ValueError, match=rf"layers={blocks}\) must have fewer than the model's {blocks} blocks"
+    ):
+        decode(config, params, Speculative(draft=FirstLayers(layers=blocks)))
