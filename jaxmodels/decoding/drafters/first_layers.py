@@ -11,6 +11,7 @@ from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, draft_levels
 from jaxmodels.models.cache import Cache
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -53,7 +54,8 @@ class FirstLayers:
         return ()
 
     def propose_on(self, state: tuple[()], around: Round, cache: Cache) -> tuple[Proposal, tuple[()], Cache]:
-        first, layers = self._first(around), cache.layers
+        first: LanguageModel = self._first(around)
+        layers = cache.layers
         own = replace(cache, layers=layers[: self.layers])
         proposal, pending = draft_levels(Draft(first, around.params), own, around, (1,) * self.size)
         before = first.commit(pending, jnp.zeros_like(around.token))
