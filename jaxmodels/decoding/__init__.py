@@ -23,6 +23,7 @@ from jaxmodels.decoding.drafters import (
     ModelDrafter,
     PathsDrafter,
     PromptLookup,
+    SuffixDecoding,
     TreeDrafter,
 )
 from jaxmodels.decoding.early_exit import EarlyExit
@@ -62,6 +63,7 @@ __all__ = [
     "Speculative",
     "Strategy",
     "StreamingDiffusion",
+    "SuffixDecoding",
     "TokenVerification",
     "TraversalVerification",
     "TreeDrafter",

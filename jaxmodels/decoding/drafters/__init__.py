@@ -9,6 +9,7 @@ from jaxmodels.decoding.drafters.model_drafter import Draft, ModelDrafter
 from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.decoding.drafters.paths import PathsDrafter
 from jaxmodels.decoding.drafters.prompt_lookup import PromptLookup
+from jaxmodels.decoding.drafters.suffix import SuffixDecoding
 from jaxmodels.decoding.drafters.tree_drafter import TreeDrafter
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "PromptLookup",
     "Proposal",
     "Round",
+    "SuffixDecoding",
     "TreeDrafter",
     "Verdict",
 ]

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.checks import whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
-from jaxmodels.decoding.processors.chain import contexts
+from jaxmodels.decoding.drafters.matches import Matches, followed, matches_of, text_so_far
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -50,35 +50,28 @@ class PromptLookup:
     def varies(self) -> bool:
         return True
 
-    def begin(self, around: Round, taps: Mapping[str, Float[Array, "B S D"]]) -> tuple[()]:
-        """There is no state: the text is part of the round."""
-        return ()
+    def begin(self, around: Round, taps: Mapping[str, Float[Array, "B S D"]]) -> Matches:
+        """The state is where the newest tokens stood before."""
+        return matches_of(*text_so_far(around), self.most)
 
-    def propose(self, state: tuple[()], around: Round) -> tuple[Proposal, tuple[()]]:
-        text = contexts(around.request, around.output)
-        tokens, found = jax.vmap(self._draft)(text.tokens, text.length)
+    def propose(self, state: Matches, around: Round) -> tuple[Proposal, Matches]:
+        length = around.request.lengths + around.output.lengths
+        tokens, found = jax.vmap(self._draft)(state.text, state.lengths, length)
         count = jnp.where(found, in_rows_that_run(around.output, self.size), 0)
-        return Proposal(tokens=tokens, count=count), ()
+        return Proposal(tokens=tokens, count=count), state
 
-    def settle(self, pending: tuple[()], around: Round, verdict: Verdict) -> tuple[()]:
-        return ()
+    def settle(self, pending: Matches, around: Round, verdict: Verdict) -> Matches:
+        return followed(pending, around, verdict, self.most, grows=True)
 
-    def _draft(self, text: Int[Array, "T"], length: Int[Array, ""]) -> tuple[Int[Array, "G"], Array]:
+    def _draft(
+        self, text: Int[Array, "T"], lengths: Int[Array, "T"], length: Int[Array, ""]
+    ) -> tuple[Int[Array, "G"], Array]:
         """What one row's text goes on with, and whether there is a match."""
-        places = jnp.arange(text.shape[0])
-        last = length - 1
-        agree, most = jnp.ones(text.shape, bool), jnp.zeros(text.shape, jnp.int32)
-        for back in range(self.most):
-            newest = text[jnp.maximum(last - back, 0)]
-            # Rolled by `back`, the text has at each place the token that stood `back` places before it.
-            agree = agree & (jnp.roll(text, back) == newest) & (places >= back)
-            most = most + agree
-        matched = (places < last) & (most >= self.least)
         # The longest match, and of equals the last.
-        end = jnp.argmax(jnp.where(matched, most * text.shape[0] + places, -1))
-        period = jnp.maximum(last - end, 1)
-        draft = text[jnp.minimum(end + 1 + jnp.arange(self.size) % period, text.shape[0] - 1)]
-        return draft, matched.any()
+        place = jnp.argmax(lengths * text.shape[0] + jnp.arange(text.shape[0]))
+        period = jnp.maximum(length - place, 1)
+        draft = text[jnp.minimum(place + jnp.arange(self.size) % period, text.shape[0] - 1)]
+        return draft, lengths[place] >= self.least
 
 
 register_dataclass(PromptLookup, [], ["size", "most", "least"])

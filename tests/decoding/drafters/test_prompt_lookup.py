@@ -15,6 +15,7 @@ from strategy_helpers import (
 )
 
 from jaxmodels.decoding import BlockVerification, PromptLookup, Speculative
+from jaxmodels.decoding.drafters.matches import matches_of
 
 LOOKUP = Speculative(draft=PromptLookup(size=4, most=3), top_logprobs=2)
 
@@ -38,7 +39,8 @@ def test_draft_tokens_are_those_of_a_search(most, least):
     for length in range(1, 26):
         text = rng.integers(3, size=length).tolist()
         padded = jnp.asarray(text + rng.integers(3, size=30 - length).tolist())
-        draft, is_found = drafter._draft(padded, jnp.asarray(length))
+        matches = matches_of(padded[None], jnp.asarray([length]), most)
+        draft, is_found = drafter._draft(matches.text[0], matches.lengths[0], jnp.asarray(length))
         ours = search(text, 5, most, least)
         assert bool(is_found) == (ours is not None), text
         if ours is not None:
