@@ -20,13 +20,16 @@ from jaxmodels.decoding.drafters import (
     FeatureDrafter,
     FirstLayers,
     LastVerdict,
+    Lookahead,
     ModelDrafter,
+    MultiBlock,
     PathsDrafter,
     PromptLookup,
     SuffixDecoding,
     TreeDrafter,
 )
 from jaxmodels.decoding.early_exit import EarlyExit
+from jaxmodels.decoding.early_exit_jacobi import EarlyExitJacobi
 from jaxmodels.decoding.jacobi import Jacobi
 from jaxmodels.decoding.masked import MaskedDiffusion, StreamingDiffusion
 from jaxmodels.decoding.samplers import Greedy, Sample, Sampler
@@ -44,15 +47,19 @@ __all__ = [
     "DFlashDrafter",
     "Draft",
     "EarlyExit",
+    "EarlyExitJacobi",
     "FeatureDrafter",
     "FirstLayers",
     "Greedy",
     "Jacobi",
     "LastVerdict",
     "LogProbs",
+    "Lookahead",
     "MaskedDiffusion",
     "MaxProbability",
     "ModelDrafter",
+    "MostProbable",
+    "MultiBlock",
     "MultiPathVerification",
     "PathsDrafter",
     "PromptLookup",

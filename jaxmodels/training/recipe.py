@@ -12,6 +12,7 @@ from jaxmodels.checkpoints.atomic import replace_file
 from jaxmodels.checks import shown, whole
 from jaxmodels.training.objectives.block_diffusion import BlockDiffusion
 from jaxmodels.training.objectives.certainty_forcing import CertaintyForcing
+from jaxmodels.training.objectives.consistency import Consistency
 from jaxmodels.training.objectives.coupled import Coupled
 from jaxmodels.training.objectives.distillation import Distillation
 from jaxmodels.training.objectives.early_exits import EarlyExits
@@ -47,6 +48,7 @@ _OBJECTIVES = {
     "masked_diffusion": MaskedDiffusion,
     "block_diffusion": BlockDiffusion,
     "certainty_forcing": CertaintyForcing,
+    "consistency": Consistency,
     "coupled": Coupled,
     "maskgit": MaskGIT,
     "distillation": Distillation,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_helpers import attention, decoder, quick_jit, random_params
+from step_enumeration import PROCESSORS, assert_exact_step, tiny
 from strategy_helpers import (
     MODELS,
     NEW,
@@ -19,7 +20,8 @@ from strategy_helpers import (
     stop_inside,
 )
 
-from jaxmodels.decoding import Autoregressive, Jacobi, driver
+from jaxmodels.decoding import Autoregressive, Jacobi, Sample, driver
+from jaxmodels.decoding.processors import FrequencyPenalty, RepetitionPenalty
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.rope_scaling import DynamicNTKScaling, LongRopeScaling
 
@@ -132,3 +134,18 @@ def test_a_strategy_is_a_pytree_whose_sizes_are_static():
     assert jax.tree.leaves(STRATEGY) == []
     trees = {jax.tree.structure(s) for s in (STRATEGY, dataclasses.replace(STRATEGY, window=6))}
     assert len(trees) == 2
+
+
+@pytest.mark.parametrize("processors", [(), PROCESSORS], ids=["plain", "processors"])
+def test_a_sampled_step_has_the_models_joint_distribution(processors):
+    strategy = Jacobi(window=3, sampler=Sample(), processors=processors)._speculative
+    assert_exact_step(*tiny("hybrid", 0), strategy, levels=0, kept=[0, 1, 2])
+
+
+def test_penalties_see_the_draft_tokens():
+    config, params = architecture("hybrid")
+    penalty = (RepetitionPenalty(1.5), FrequencyPenalty(0.5))
+    plain = decode(config, params, Autoregressive(processors=penalty))
+    ours = decode(config, params, Jacobi(window=5, processors=penalty))
+    np.testing.assert_array_equal(ours.tokens, plain.tokens)
+    assert ours.counters["accepted"].sum() > 0

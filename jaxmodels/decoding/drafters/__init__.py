@@ -5,8 +5,10 @@ from jaxmodels.decoding.drafters.drafter import Drafter, DraftsOnCache, Proposal
 from jaxmodels.decoding.drafters.feature_drafter import FeatureDrafter
 from jaxmodels.decoding.drafters.first_layers import FirstLayers
 from jaxmodels.decoding.drafters.last_verdict import LastVerdict
+from jaxmodels.decoding.drafters.lookahead import Lookahead
 from jaxmodels.decoding.drafters.model_drafter import Draft, ModelDrafter
 from jaxmodels.decoding.drafters.mtp import MTP
+from jaxmodels.decoding.drafters.multi_block import MultiBlock
 from jaxmodels.decoding.drafters.paths import PathsDrafter
 from jaxmodels.decoding.drafters.prompt_lookup import PromptLookup
 from jaxmodels.decoding.drafters.suffix import SuffixDecoding
@@ -21,7 +23,9 @@ __all__ = [
     "FeatureDrafter",
     "FirstLayers",
     "LastVerdict",
+    "Lookahead",
     "ModelDrafter",
+    "MultiBlock",
     "PathsDrafter",
     "PromptLookup",
     "Proposal",
