@@ -12,6 +12,7 @@ from jaxmodels.decoding.acceptance import (
 )
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive
+from jaxmodels.decoding.choosing import BestOf, FirstFinish, MostProbable
 from jaxmodels.decoding.depth import Confidence, MaxProbability
 from jaxmodels.decoding.drafters import (
     MTP,
@@ -42,6 +43,7 @@ __all__ = [
     "Acceptance",
     "AdaptiveDepth",
     "Autoregressive",
+    "BestOf",
     "BlockVerification",
     "Confidence",
     "DFlashDrafter",
@@ -50,6 +52,7 @@ __all__ = [
     "EarlyExitJacobi",
     "FeatureDrafter",
     "FirstLayers",
+    "FirstFinish",
     "Greedy",
     "Jacobi",
     "LastVerdict",

@@ -89,7 +89,7 @@ class Autoregressive:
         output = record_also(output, (), self.top_logprobs)
         token = jnp.zeros(request.lengths.shape, jnp.int32)
         carry = AutoregressiveCarry(cache=cache, token=token, output=output)
-        return self._pick(carry, config.logits(params, last[:, None]), request)
+        return self.pick(carry, config.logits(params, last[:, None]), request)
 
     def step(
         self, config: LanguageModel, params: Params, request: Request, carry: AutoregressiveCarry
@@ -109,12 +109,12 @@ class Autoregressive:
         scored, pending = config.peek(params, carry.token[:, None], carry.cache, valid=running, depth=depth)
         output = replace(carry.output, steps=carry.output.steps + 1)
         carry = replace(carry, cache=config.commit(pending), output=output)
-        return self._pick(carry, scored.logits, request), pending
+        return self.pick(carry, scored.logits, request), pending
 
-    def _pick(
+    def pick(
         self, carry: AutoregressiveCarry, logits: Float[Array, "B 1 V"], request: Request
     ) -> AutoregressiveCarry:
-        """Emits each running row's next token."""
+        """Emits each running row's next token, by the logits behind its newest one."""
         output = carry.output
         scores = process(self.processors, logits, request, output)
         token = self.sampler(scores[:, 0], row_keys(request, output.lengths))

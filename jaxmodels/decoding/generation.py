@@ -14,7 +14,7 @@ from jaxmodels.decoding.buckets import answer_bucket, capacity_bucket, prompt_bu
 from jaxmodels.decoding.processors.token_ids import check_vocabulary
 from jaxmodels.decoding.prompts import PromptBatch
 from jaxmodels.decoding.stop_strings import TextDecoder
-from jaxmodels.decoding.strategy import ChoosesModels, LogProbs, Output, Request, Strategy
+from jaxmodels.decoding.strategy import Branching, ChoosesModels, LogProbs, Output, Request, Strategy
 from jaxmodels.layers.masks import Causal
 from jaxmodels.layers.moe.routing import RoutedFeedForward
 from jaxmodels.layers.spec import Params
@@ -106,14 +106,17 @@ def plan(
     stop[: len(stop_tokens)] = list(stop_tokens)
     dtype = str(config.dtype_of(params))
     sizes = _cache_bytes(config, dtype)
+    rows, of = batch, "prompts"
+    if isinstance(strategy, Branching):
+        rows, of = batch * strategy.samples, f"{strategy.samples} samples of each prompt"
     check_fits(
-        f"a cache of {batch} rows (prompts) and {capacity} slots (capacity: prompt and max_new_tokens)",
-        batch * (sizes.per_row + capacity * sizes.per_token),
+        f"a cache of {rows} rows ({of}) and {capacity} slots (capacity: prompt and max_new_tokens)",
+        rows * (sizes.per_row + capacity * sizes.per_token),
     )
     window = strategy.lookahead + 1
     check_fits(
-        f"the logits of {batch} rows (prompts) and {window} tokens at once (the strategy's window)",
-        4 * batch * window * config.vocab_size,
+        f"the logits of {rows} rows ({of}) and {window} tokens at once (the strategy's window)",
+        4 * rows * window * config.vocab_size,
     )
     key = jax.random.key(seed)
     request = Request(

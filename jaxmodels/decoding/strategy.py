@@ -119,6 +119,15 @@ class ChoosesModels(Protocol):
         """Raises ValueError, with the reason, where it cannot decode the model, or answers of this length."""
 
 
+@runtime_checkable
+class Branching(Protocol):
+    """A strategy that goes on with several rows for each prompt."""
+
+    @property
+    def samples(self) -> int:
+        """How many."""
+
+
 def row_keys(request: Request, lengths: Int[Array, "B"]) -> Array:
     """A key per row that depends on the row's key and its number of tokens, not on its neighbours."""
     return jax.vmap(jax.random.fold_in)(request.keys, lengths)
