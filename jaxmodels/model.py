@@ -22,6 +22,7 @@ from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
 from jaxmodels.decoding.arguments import check_sizes, check_strategy, stop_ids, stop_texts
 from jaxmodels.decoding.autoregressive import Autoregressive
+from jaxmodels.decoding.choosing import Arbitrage
 from jaxmodels.decoding.default import default_strategy
 from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.decoding.fill_mask import FilledText, fill_masks
@@ -405,6 +406,9 @@ def _with_draft(strategy: Strategy, target: LanguageModel) -> Strategy:
     Raises ValueError where the draft's parameters are not those of its configuration, or a head is for
     another target.
     """
+    if isinstance(strategy, Arbitrage):
+        model: Any = strategy.draft
+        return replace(strategy, draft=_ready_draft(model))
     if not isinstance(strategy, Speculative):
         return strategy
     drafter: Any = strategy.draft

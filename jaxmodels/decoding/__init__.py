@@ -12,7 +12,7 @@ from jaxmodels.decoding.acceptance import (
 )
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive
-from jaxmodels.decoding.choosing import BestOf, FirstFinish, MostProbable
+from jaxmodels.decoding.choosing import Arbitrage, BestOf, FirstFinish, LinearRouter, MostProbable, Regret
 from jaxmodels.decoding.depth import Confidence, MaxProbability
 from jaxmodels.decoding.drafters import (
     MTP,
@@ -32,7 +32,7 @@ from jaxmodels.decoding.drafters import (
 from jaxmodels.decoding.early_exit import EarlyExit
 from jaxmodels.decoding.early_exit_jacobi import EarlyExitJacobi
 from jaxmodels.decoding.jacobi import Jacobi
-from jaxmodels.decoding.masked import MaskedDiffusion, StreamingDiffusion
+from jaxmodels.decoding.masked import MaskedDiffusion, Retranslation, StreamingDiffusion
 from jaxmodels.decoding.samplers import Greedy, Sample, Sampler
 from jaxmodels.decoding.scmoe import SCMoE
 from jaxmodels.decoding.speculative import Speculative
@@ -42,6 +42,7 @@ __all__ = [
     "MTP",
     "Acceptance",
     "AdaptiveDepth",
+    "Arbitrage",
     "Autoregressive",
     "BestOf",
     "BlockVerification",
@@ -56,6 +57,7 @@ __all__ = [
     "Greedy",
     "Jacobi",
     "LastVerdict",
+    "LinearRouter",
     "LogProbs",
     "Lookahead",
     "MaskedDiffusion",
@@ -66,6 +68,8 @@ __all__ = [
     "MultiPathVerification",
     "PathsDrafter",
     "PromptLookup",
+    "Regret",
+    "Retranslation",
     "SCMoE",
     "Sample",
     "SampledChild",

@@ -16,6 +16,7 @@ from jaxmodels.decoding.masked.caches.recompute import Recompute
 from jaxmodels.decoding.masked.driver import MaskedDiffusion
 from jaxmodels.decoding.masked.guidance import ClassifierFree
 from jaxmodels.decoding.masked.latents import LatentSampler, sample_latents
+from jaxmodels.decoding.masked.retranslation import Retranslation
 from jaxmodels.decoding.masked.seen import Blocks, Edited, Guidance, Remask, Remembering, Seen, Stop, Unmask
 from jaxmodels.decoding.masked.streaming import StreamingDiffusion
 from jaxmodels.decoding.masked.unmask.threshold import Threshold
@@ -38,6 +39,7 @@ __all__ = [
     "Recompute",
     "Remask",
     "Remembering",
+    "Retranslation",
     "Seen",
     "Stop",
     "StreamingDiffusion",

@@ -210,9 +210,9 @@ def chain_in_ring(before: ReplayState, after: ReplayState, steps: ReplayPending)
         before, after: the states in front of the first window and behind the last.
         steps: the pendings of all windows without what was written, stacked along a new leading axis.
     """
-    conv = jax.tree.map(joined, steps.conv)
+    valid = steps.valid.sum(0)
     written = replace(after, conv=before.conv)
-    return ReplayPending(written, steps.used[0], steps.valid.sum(0), conv)
+    return ReplayPending(written, after.used - valid, valid, jax.tree.map(joined, steps.conv))
 
 
 def folded(state: ReplayState) -> Float[Array, "B N R P"]:

@@ -131,7 +131,7 @@ def test_by_the_public_verb():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 0}, "samples must be at least 1, got 0"),
+        ({"samples": 0}, "samples must be a whole number >= 1"),
         ({"sampler": Greedy()}, r"samples=4 with sampler=Greedy\(\) would all be the same"),
         ({"by": "first"}, r"by must be one such as MostProbable\(\) or FirstFinish\(\), got 'first'"),
     ],
