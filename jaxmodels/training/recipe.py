@@ -16,7 +16,6 @@ from jaxmodels.training.objectives.consistency import Consistency
 from jaxmodels.training.objectives.coupled import Coupled
 from jaxmodels.training.objectives.distillation import Distillation
 from jaxmodels.training.objectives.early_exits import EarlyExits
-from jaxmodels.training.objectives.jacobi_forcing import JacobiForcing
 from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
 from jaxmodels.training.objectives.maskgit import MaskGIT
 from jaxmodels.training.objectives.next_token import NextToken
@@ -51,7 +50,6 @@ _OBJECTIVES = {
     "certainty_forcing": CertaintyForcing,
     "consistency": Consistency,
     "coupled": Coupled,
-    "jacobi_forcing": JacobiForcing,
     "maskgit": MaskGIT,
     "distillation": Distillation,
     "early_exits": EarlyExits,

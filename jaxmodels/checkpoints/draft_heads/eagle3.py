@@ -100,18 +100,19 @@ def write_blocks(head: Eagle3) -> dict[str, Any]:
         "rms_norm_eps": first.ffn_norm.eps,
         "attention_bias": attention.qkv_bias,
         **({} if qwen3 else {"mlp_bias": ffn.bias}),
-        **_written_windows(windows),
-        **_written_rope(first.mixer.rope, attention.head_dim),
+        **written_windows(windows),
+        **written_rope(first.mixer.rope, attention.head_dim),
     }
 
 
-def _written_windows(windows: list[int | None]) -> dict[str, Any]:
+def written_windows(windows: list[int | None]) -> dict[str, Any]:
+    """The keys of the layers' sliding windows."""
     window = next((one for one in windows if one is not None), None)
     types = [dense.FULL if one is None else dense.SLIDING for one in windows]
     return {"layer_types": types, "sliding_window": window, "use_sliding_window": window is not None}
 
 
-def _written_rope(rope: Rope, head_dim: int) -> dict[str, Any]:
+def written_rope(rope: Rope, head_dim: int) -> dict[str, Any]:
     """In the keys of both generations of `transformers`; engines read one or the other."""
     written = rope_to_hf(rope, head_dim)
     inner = {key: value for key, value in written["rope_parameters"].items() if key != "rope_theta"}

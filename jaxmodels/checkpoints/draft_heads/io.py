@@ -9,7 +9,14 @@ from jax.typing import DTypeLike
 from jaxmodels.checkpoints.arguments import check_boolean, check_optional_text, check_path, floating_dtype
 from jaxmodels.checkpoints.atomic import replace_directory
 from jaxmodels.checkpoints.consistent import read_consistently
-from jaxmodels.checkpoints.draft_heads import eagle3_original, mtp, speculators
+from jaxmodels.checkpoints.draft_heads import (
+    dflash,
+    dflash_speculators,
+    dflash_transformers,
+    eagle3_original,
+    mtp,
+    speculators,
+)
 from jaxmodels.checkpoints.draft_heads.layout import Layout, Stored
 from jaxmodels.checkpoints.errors import CheckpointError, told_of
 from jaxmodels.checkpoints.files import mode_of, read_json_object
@@ -23,7 +30,14 @@ from jaxmodels.models.hf_config import ConfigError
 from jaxmodels.models.language_model import LanguageModel
 
 # In this order a configuration is offered to them.
-LAYOUTS: tuple[Layout, ...] = (speculators.LAYOUT, eagle3_original.LAYOUT, mtp.LAYOUT)
+LAYOUTS: tuple[Layout, ...] = (
+    speculators.LAYOUT,
+    dflash_speculators.LAYOUT,
+    dflash_transformers.LAYOUT,
+    dflash.LAYOUT,
+    eagle3_original.LAYOUT,
+    mtp.LAYOUT,
+)
 
 
 def load_drafter(

@@ -167,6 +167,7 @@ class DFlash:
         logit_scale, logit_softcap: as in `Decoder`, in place of the target's own.
         choice: how a slot's token goes by the one before; None where only its logits count.
         confidence: how sure a slot is; None where the probability of its token tells.
+        layout: the published form that it was read in and is written in; see `checkpoints/draft_heads`.
 
     Raises:
         ValueError: a number outside its range, or no target layer.
@@ -188,6 +189,7 @@ class DFlash:
     logit_softcap: float | None = None
     choice: SlotChoice | None = None
     confidence: SlotConfidence | None = None
+    layout: str = "dflash"
 
     def __post_init__(self) -> None:
         whole("DFlash: block_size", self.block_size, low=1 if self.from_anchor else 2)

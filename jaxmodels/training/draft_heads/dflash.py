@@ -1,106 +1,205 @@
-"""The loss of a DFlash head: blocks at several places of each text, all slots at once."""
+"""Training of DFlash heads: blocks at several places of each text, all slots at once."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.checks import number, whole
+from jaxmodels.checks import number, shown, whole
+from jaxmodels.decoding.drafters.dflash import DFlashDrafter
+from jaxmodels.layers.attention import Attention
+from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.layers.norm import RMSNorm
+from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.draft_heads.dflash import DFlash, decoder_of
-from jaxmodels.models.draft_heads.feature_head import Target
-from jaxmodels.models.scored import NOWHERE
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.draft_heads.block_conv import BlockConv
+from jaxmodels.models.draft_heads.dflash import DFlash, DFlashBlock, even_layers
+from jaxmodels.models.draft_heads.slot_choice import (
+    CandidateSelector,
+    MarkovBias,
+    SlotChoice,
+    SlotConfidence,
+)
+from jaxmodels.training.draft_heads.objective import Pupil, Seen, known_rows
+
+_SIZES = ("layers", "num_heads", "num_kv_heads", "head_dim", "d_ff", "anchors")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DFlashLoss:
-    """Cross-entropy of each slot to the model's own distribution at its place, given the text in front of it.
+class DFlashTraining:
+    """A DFlash head, and its training: cross-entropy of each slot to the model's own distribution there.
 
-    A block begins at a random token of the text and sees the features in front of it. Slot k of its drafts
-    counts ``exp(-(k - 1) / decay)``, since it is of use only where those before it are right. A head with a
-    confidence adds the binary cross-entropy to the share ``sum_v min(p, q)`` that sampling would accept. A
-    `SlotChoice` is told the tokens of the text, and a selector's logits are trained beside its scores.
-    Sources: dflash 0.1.0; speculators 0.9.0 for the confidence.
+    A block begins at a random token of the text and sees the features in front of it. The drafts of slot k
+    count ``exp(-(k - 1) / decay)``, since they are of use only where those before them are right. A head with
+    a confidence adds the binary cross-entropy to the share ``sum_v min(p, q)`` that sampling would accept. A
+    `SlotChoice` is told the tokens of the text; the logits that a selector chooses from are trained beside
+    its scores. Sources: dflash 0.1.0; speculators 0.9.0 for DSpark.
 
     Attributes:
+        layers: of the head.
+        num_heads, num_kv_heads, head_dim: of its attention.
+        d_ff: width of its feed-forwards.
+        target_layers: the target's blocks behind which features are taken; None for `even_layers`.
+        block_size: slots of a block.
+        mask_token: what stands in slots to be filled, a token of the target's.
+        draft_vocab_size: see `HeadObjective`.
+        selector_rank: of DFlash2's selector, beside which there are its convolutions; None for neither.
+        markov_rank: of DSpark's bias by the token before, beside which there is its confidence, and drafts
+            begin with the newest token's own slot; None for none of these.
+        rope_theta: of the rotary embedding.
         anchors: blocks of each text.
         decay: see above.
 
     Raises:
-        ValueError: a number outside its range; when called, texts that are shorter than a block.
+        ValueError: a field is out of range; the message names it. When run, texts shorter than a block.
     """
 
+    layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    d_ff: int
+    target_layers: tuple[int, ...] | None = None
+    block_size: int = 16
+    mask_token: int = 0
+    draft_vocab_size: int | None = None
+    selector_rank: int | None = None
+    markov_rank: int | None = None
+    rope_theta: float = 10000.0
     anchors: int = 16
     decay: float = 4.0
 
     def __post_init__(self) -> None:
-        whole("DFlashLoss: anchors", self.anchors, low=1)
-        number("DFlashLoss: decay", self.decay, low=0.0, low_included=False)
+        for name in _SIZES:
+            whole(f"DFlashTraining: {name}", getattr(self, name), low=1)
+        for name in ("draft_vocab_size", "selector_rank", "markov_rank"):
+            if getattr(self, name) is not None:
+                whole(f"DFlashTraining: {name}", getattr(self, name), low=1)
+        whole("DFlashTraining: block_size", self.block_size, low=2)
+        whole("DFlashTraining: mask_token", self.mask_token)
+        number("DFlashTraining: decay", self.decay, low=0.0, low_included=False)
+        if self.selector_rank is not None and (self.draft_vocab_size, self.markov_rank) != (None, None):
+            raise ValueError(
+                f"DFlashTraining: selector_rank={self.selector_rank} goes with neither draft_vocab_size="
+                f"{self.draft_vocab_size} nor markov_rank={self.markov_rank}"
+            )
+        if self.target_layers is not None:
+            given = self.target_layers
+            if not isinstance(given, tuple | list) or not given:
+                raise ValueError(f"DFlashTraining: target_layers must name blocks, got {shown(given)}")
+            object.__setattr__(self, "target_layers", tuple(given))
 
-    def __call__(
-        self,
-        head: DFlash,
-        params: Params,
-        target: Target,
-        tokens: Int[Array, "B S"],
-        key: Array,
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, "..."]]]:
-        """The mean over slots by their weights, and metrics: `agreement` f32[G], how often each slot says
-        what the model does, and `accepted`, how many of a block would be accepted greedily."""
+    def head(self, target: Decoder) -> DFlash:
+        width, known = target.d_model, self.draft_vocab_size or target.vocab_size
+        norm, conv = RMSNorm(dim=width), None
+        head_norm = RMSNorm(dim=self.head_dim, axis=None)
+        choice: SlotChoice | None = None
+        if self.selector_rank is not None:
+            conv = BlockConv(d_model=width)
+            choice = CandidateSelector(vocab_size=known, d_model=width, rank=self.selector_rank)
+        if self.markov_rank is not None:
+            choice = MarkovBias(
+                target_vocab_size=target.vocab_size, vocab_size=known, d_model=width, rank=self.markov_rank
+            )
+        block = DFlashBlock(
+            mixer_norm=norm,
+            mixer=Attention(
+                d_model=width,
+                num_heads=self.num_heads,
+                num_kv_heads=self.num_kv_heads,
+                head_dim=self.head_dim,
+                rope=Rope(rotary_dim=self.head_dim, theta=self.rope_theta),
+                query_norm=head_norm,
+                key_norm=head_norm,
+            ),
+            ffn_norm=norm,
+            ffn=GatedMLP(d_model=width, d_ff=self.d_ff),
+            mixer_conv=conv,
+            ffn_conv=conv,
+        )
+        read = self.target_layers or even_layers(len(target.blocks), self.layers)
+        plain = self.markov_rank is None
+        return DFlash(
+            target_vocab_size=target.vocab_size,
+            vocab_size=known,
+            d_model=width,
+            blocks=(block,) * self.layers,
+            feature_norm=norm,
+            norm=norm,
+            target_layers=read,
+            target_depth=len(target.blocks),
+            block_size=self.block_size,
+            mask_token=self.mask_token,
+            from_anchor=not plain,
+            choice=choice,
+            confidence=None if plain else SlotConfidence(d_model=width, rank=self.markov_rank),
+            layout="dflash" if known == target.vocab_size else "speculators_dflash",
+        )
+
+    def start(self, pupil: Pupil) -> Params:
+        """A head of its own begins as that of the target."""
+        if "head" not in pupil.params:
+            return pupil.params
+        return {**pupil.params, "head": {"weight": known_rows(pupil)}}
+
+    def loss(self, pupil: Pupil, seen: Seen, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        costs, right = self.slots(pupil, seen, key)
+        weights = jnp.exp(-jnp.arange(costs.shape[1]) / self.decay)
+        return (costs * weights).mean(0).sum() / weights.sum(), right[:, 0].mean(dtype=jnp.float32)
+
+    def drafter(self, pupil: Pupil) -> DFlashDrafter:
+        return DFlashDrafter(head=pupil.head, params=pupil.params, token_ids=pupil.token_ids)
+
+    def slots(self, pupil: Pupil, seen: Seen, key: Array) -> tuple[Float[Array, "R G"], Bool[Array, "R G"]]:
+        """What each drafting slot of the blocks costs, and whether the token that it finds best is the
+        model's."""
+        head, tokens, scores = pupil.head, seen.tokens, seen.scored.logits
         batch, length = tokens.shape
         width = head.slots(head.size)
         if length <= width:
             raise ValueError(f"texts of {length} tokens hold no block of {width} slots and a token before it")
-        config = decoder_of(target.config)
-        seen = config.forward_scored(target.params, tokens, taps=head.taps, logits_at=NOWHERE)
-        seen = jax.lax.stop_gradient(seen)
         last = length - width + (not head.from_anchor)
         places = jax.vmap(lambda row: jax.random.permutation(row, last - 1)[: self.anchors])
         anchors = 1 + places(jax.random.split(key, batch))
         block = jnp.full((*anchors.shape, width), head.mask_token).at[..., 0].set(_at(tokens, anchors))
-        embedded = head.embed(params, target, block)
-        hidden = head.forward(params, embedded, head.features(params, seen.taps), anchors)
-        hidden = hidden[:, :, width - head.size :]
-        # A draft follows the token at `before`, whose hidden state gives the model's own opinion of it.
-        before = anchors[:, :, None] + jnp.arange(head.size)
-        wanted = config.logits(target.params, _at(seen.hidden, before.reshape(batch, -1)))
-        flat = (batch * anchors.shape[1], head.size)
-        told = _at(tokens, before.reshape(batch, -1)).reshape(flat)
-        wanted = wanted.reshape(*flat, -1)
-        logits = head.logits(params, target, hidden).reshape(*flat, -1)
-        return self._compared(head, params, logits, hidden.reshape(*flat, -1), told, wanted)
+        embedded = head.embed(pupil.params, pupil.target, block)
+        features = head.features(pupil.params, seen.scored.taps)
+        hidden = head.forward(pupil.params, embedded, features, anchors)[:, :, width - head.size :]
+        # A draft follows the token at `before`, where the model's own opinion of it stands.
+        before = (anchors[:, :, None] + jnp.arange(head.size)).reshape(batch, -1)
+        told, wanted = (_at(a, before).reshape(-1, head.size, *a.shape[2:]) for a in (tokens, scores))
+        hidden = hidden.reshape(-1, *hidden.shape[2:])
+        return self._compared(pupil, hidden, told, wanted.astype(jnp.float32))
 
     def _compared(
         self,
-        head: DFlash,
-        params: Params,
-        logits: Float[Array, "B G V"],
-        hidden: Float[Array, "B G D"],
-        told: Int[Array, "B G"],
-        wanted: Float[Array, "B G V"],
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, "..."]]]:
-        """Blocks against the model's logits at their slots; told: the tokens in front of the slots."""
+        pupil: Pupil,
+        hidden: Float[Array, "R G D"],
+        told: Int[Array, "R G"],
+        wanted: Float[Array, "R G V"],
+    ) -> tuple[Float[Array, "R G"], Bool[Array, "R G"]]:
+        """Slots against the model's scores; told: the tokens in front of them."""
+        head, params = pupil.head, pupil.params
+        logits, best = head.logits(params, pupil.target, hidden), wanted.max(-1)
+        if pupil.token_ids is not None:
+            wanted = wanted[..., pupil.token_ids]
         p = jax.nn.softmax(wanted, axis=-1)
-        right = jnp.argmax(wanted, axis=-1)
         costs = _cross_entropy(p, logits)
         if head.choice is not None:
-            scores = head.choice.taught(params["choice"], logits, hidden, told, right)
-            is_kept = jnp.isfinite(scores)
-            among = jnp.where(is_kept, p, 0.0)
+            scores = head.choice.taught(params["choice"], logits, hidden, told, jnp.argmax(wanted, axis=-1))
+            among = jnp.where(jnp.isfinite(scores), p, 0.0)
             chosen = _cross_entropy(among / among.sum(-1, keepdims=True), scores)
-            costs = jnp.where(is_kept.all(), chosen, costs + chosen)
+            costs = costs + chosen if isinstance(head.choice, CandidateSelector) else chosen
             logits = scores
         if head.confidence is not None:
             share = jax.lax.stop_gradient(jnp.minimum(p, jax.nn.softmax(logits, axis=-1)).sum(-1))
             sure = head.confidence_logits(params, hidden, told)
             costs = costs + jax.nn.softplus(sure) - share * sure
-        weights = jnp.exp(-jnp.arange(head.size) / self.decay)
-        loss = (costs * weights).mean(0).sum() / weights.sum()
-        agrees = (jnp.argmax(logits, axis=-1) == right).astype(jnp.float32)
-        metrics = {"agreement": agrees.mean(0), "accepted": jnp.cumprod(agrees, axis=1).sum(1).mean()}
-        return loss, metrics
+        found = jnp.take_along_axis(wanted, jnp.argmax(logits, axis=-1)[..., None], axis=-1)[..., 0]
+        return costs, found == best
 
 
 def _cross_entropy(p: Float[Array, "... V"], logits: Float[Array, "... V"]) -> Float[Array, "..."]:

@@ -1,5 +1,7 @@
 """The loss of a DFlash head against its sums written out, and what training does to it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,27 @@ import optax
 import pytest
 from dflash_heads import HEADS, by_hand, params_of
 from model_helpers import random_params
-from strategy_helpers import MODELS
+from strategy_helpers import MODELS, architecture, decode, expected
 
+import jaxmodels as jm
+from jaxmodels.decoding import Speculative
 from jaxmodels.models.draft_heads.feature_head import Target
-from jaxmodels.training.draft_heads.dflash import DFlashLoss
+from jaxmodels.training.draft_heads.dflash import DFlashTraining
+from jaxmodels.training.draft_heads.objective import Pupil
+from jaxmodels.training.draft_heads.run import see
 
-TARGET = Target(MODELS["attention"], random_params(MODELS["attention"].spec()))
+TARGET = Target(MODELS["attention"], architecture("attention")[1])
 TOKENS = np.random.default_rng(0).integers(29, size=(2, 9))
 KEY = jax.random.key(0)
+SIZES = {"layers": 1, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "d_ff": 20, "block_size": 4}
+
+
+def pupil_of(one, params, target_params=TARGET.params, token_ids=None):
+    return Pupil(one, params, Target(TARGET.config, target_params), token_ids)
+
+
+def cost(training, pupil):
+    return training.loss(pupil, see(pupil, jnp.asarray(TOKENS)), KEY)
 
 
 @pytest.mark.parametrize("name", ["plain", "confident"])
@@ -38,18 +53,17 @@ def test_it_is_the_weighted_cost_of_the_models_own_opinion(name):
             if one.choice is not None:
                 logits = logits + params["choice"]["before"][told] @ params["choice"]["w_bias"].T
             p, log_q = opinions[row, anchor : anchor + one.size], jax.nn.log_softmax(logits, axis=-1)
-            cost = -(p * log_q).sum(-1)
+            nats = -(p * log_q).sum(-1)
             if one.confidence is not None:
                 share = np.minimum(p, np.exp(log_q)).sum(-1)
                 sure = jax.nn.sigmoid(one.confidence_logits(params, hidden, told))
-                cost = cost - share * np.log(sure) - (1 - share) * np.log(1 - sure)
-            costs.append(cost)
+                nats = nats - share * np.log(sure) - (1 - share) * np.log(1 - sure)
+            costs.append(nats)
             agreed.append(np.argmax(log_q, -1) == np.argmax(p, -1))
     weights = np.exp(-np.arange(one.size) / 4)
-    loss, metrics = DFlashLoss(anchors=20)(one, params, TARGET, jnp.asarray(TOKENS), KEY)
+    loss, right = cost(DFlashTraining(**SIZES, anchors=20), pupil_of(one, params))
     np.testing.assert_allclose(loss, (np.mean(costs, 0) * weights).sum() / weights.sum(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["agreement"], np.mean(agreed, 0), atol=1e-6)
-    np.testing.assert_allclose(metrics["accepted"], np.cumprod(agreed, 1).sum(1).mean(), atol=1e-6)
+    np.testing.assert_allclose(right, np.mean(agreed, 0)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -57,24 +71,60 @@ def test_it_is_the_weighted_cost_of_the_models_own_opinion(name):
     [pytest.param(name, marks=[] if name == "convolved" else pytest.mark.sweep) for name in HEADS],
 )
 def test_a_step_downhill_makes_it_less_and_leaves_the_target_alone(name):
-    one, params = HEADS[name], params_of(name)
-    loss = DFlashLoss(anchors=3)
+    one, params, training = HEADS[name], params_of(name), DFlashTraining(**SIZES, anchors=3)
 
-    def cost(params, target_params):
-        return loss(one, params, Target(TARGET.config, target_params), jnp.asarray(TOKENS), KEY)[0]
+    def of(params, target_params):
+        return cost(training, pupil_of(one, params, target_params))[0]
 
-    before, (gradient, of_target) = jax.value_and_grad(cost, argnums=(0, 1))(params, TARGET.params)
-    after = cost(optax.apply_updates(params, jax.tree.map(lambda g: -0.01 * g, gradient)), TARGET.params)
+    before, (gradient, of_target) = jax.value_and_grad(of, argnums=(0, 1))(params, TARGET.params)
+    after = of(optax.apply_updates(params, jax.tree.map(lambda g: -0.01 * g, gradient)), TARGET.params)
     assert after < before
     assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
-    # The streams it reads have no gradient; those through its embedding and head have.
+    # The streams that it reads pass no gradient on.
     assert all(np.abs(leaf).max() == 0 for leaf in jax.tree.leaves(of_target["blocks"]))
 
 
-def test_values_outside_their_range_are_refused():
-    with pytest.raises(ValueError, match="DFlashLoss: anchors must be a whole number >= 1"):
-        DFlashLoss(anchors=0)
-    with pytest.raises(ValueError, match="DFlashLoss: decay must be a finite number > 0"):
-        DFlashLoss(decay=0)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"draft_vocab_size": 7, "markov_rank": 4},
+        pytest.param({"selector_rank": 4}, marks=pytest.mark.sweep),
+        pytest.param({"markov_rank": 4, "target_layers": [0, 1]}, marks=pytest.mark.sweep),
+    ],
+    ids=["DFlash", "few tokens", "DFlash2", "DSpark"],
+)
+def test_a_trained_head_drafts_for_its_target(kind, tmp_path):
+    """From the head that a recipe describes to a drafter that is saved, loaded and exact."""
+    training = DFlashTraining(**SIZES, anchors=2, **{"target_layers": [1], **kind})
+    one = training.head(TARGET.config)
+    ids = jnp.asarray([0, 3, 4, 9, 11, 20, 28]) if "draft_vocab_size" in kind else None
+    pupil = pupil_of(one, random_params(one.spec()), token_ids=ids)
+    pupil = dataclasses.replace(pupil, params=training.start(pupil))
+    assert np.isfinite(cost(training, pupil)[0])
+    jm.save_drafter(training.drafter(pupil), tmp_path)
+    drafter = jm.load_drafter(tmp_path, TARGET.config)
+    assert drafter.head.blocks == one.blocks and drafter.size == one.size
+    out = decode(TARGET.config, TARGET.params, Speculative(draft=drafter))
+    np.testing.assert_array_equal(out.tokens, expected("attention").tokens)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"anchors": 0}, "DFlashTraining: anchors must be a whole number >= 1"),
+        ({"decay": 0}, "DFlashTraining: decay must be a finite number > 0"),
+        ({"block_size": 1}, "DFlashTraining: block_size must be a whole number >= 2"),
+        ({"target_layers": []}, "DFlashTraining: target_layers must name blocks"),
+        ({"selector_rank": 2, "markov_rank": 2}, "selector_rank=2 goes with neither .* nor markov_rank=2"),
+    ],
+)
+def test_values_outside_their_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        DFlashTraining(**{**SIZES, **changes})
+
+
+def test_texts_must_hold_a_block():
+    pupil = pupil_of(HEADS["plain"], params_of("plain"))
     with pytest.raises(ValueError, match="texts of 5 tokens hold no block of 5 slots"):
-        DFlashLoss()(HEADS["plain"], params_of("plain"), TARGET, jnp.asarray(TOKENS[:, :5]), KEY)
+        DFlashTraining(**SIZES).loss(pupil, see(pupil, jnp.asarray(TOKENS[:, :5])), KEY)
