@@ -16,7 +16,7 @@ from jaxmodels.checkpoints.gguf.file import SUFFIX as GGUF_SUFFIX
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 _SMALL = ["*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 _WEIGHTS = ["*.safetensors"]
-_PICKLES = ["pytorch_model*.bin", "adapter_model.bin"]
+_PICKLES = ["pytorch_model*.bin", "adapter_model.bin", "medusa_lm_head.pt"]
 # Of a model of several components, each in a folder that this file names.
 _PIPELINE = "model_index.json"
 # Beside the components of one that may be left early.

@@ -1,5 +1,6 @@
 """`load_drafter` and `save_drafter`: draft heads from and to directories of the published forms."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jaxmodels.checkpoints.draft_heads import (
     dflash_speculators,
     dflash_transformers,
     eagle3_original,
+    medusa,
     mtp,
     speculators,
 )
@@ -22,7 +24,6 @@ from jaxmodels.checkpoints.errors import CheckpointError, told_of
 from jaxmodels.checkpoints.files import mode_of, read_json_object
 from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.checkpoints.huggingface import CONFIG_FILE, write_config
-from jaxmodels.checkpoints.pickles import open_checkpoint
 from jaxmodels.checkpoints.safetensors_io import write_tensors
 from jaxmodels.checks import shown, whole
 from jaxmodels.decoding.drafters.drafter import Drafter
@@ -36,6 +37,8 @@ LAYOUTS: tuple[Layout, ...] = (
     dflash_transformers.LAYOUT,
     dflash.LAYOUT,
     eagle3_original.LAYOUT,
+    medusa.LAYOUT,
+    medusa.VLLM_LAYOUT,
     mtp.LAYOUT,
 )
 
@@ -75,9 +78,10 @@ def load_drafter(
 
     def read() -> Any:
         values = read_json_object(directory / CONFIG_FILE)
-        tensors = open_checkpoint(directory, allow_pickle=allow_pickle)
+        layout = _layout_of(values, directory / CONFIG_FILE)
+        tensors = layout.open(directory, allow_pickle=allow_pickle)
         stored = Stored(directory=directory, values=values, tensors=tensors, target=config, dtype=wanted)
-        return _layout_of(stored).read(stored)
+        return layout.read(stored)
 
     with told_of(directory):
         try:
@@ -120,7 +124,7 @@ def save_drafter(drafter: Drafter, path: str | Path, *, layout: str | None = Non
         raise CheckpointError(str(error)) from error
     with replace_directory(path) as directory:
         write_config(written.values, directory)
-        write_tensors(directory, written.tensors)
+        write_tensors(directory, written.tensors, stem=written.stem)
 
 
 def is_drafter(name_or_path: str | Path, revision: str | None = None) -> bool:
@@ -136,13 +140,13 @@ def is_drafter(name_or_path: str | Path, revision: str | None = None) -> bool:
     return any(layout.claims(values) for layout in LAYOUTS)
 
 
-def _layout_of(stored: Stored) -> Layout:
+def _layout_of(values: Mapping[str, Any], file: Path) -> Layout:
     for layout in LAYOUTS:
-        if layout.claims(stored.values):
+        if layout.claims(values):
             return layout
-    named = {key: stored.values.get(key) for key in ("architectures", "speculators_model_type", "model_type")}
+    named = {key: values.get(key) for key in ("architectures", "speculators_model_type", "model_type")}
     raise CheckpointError(
-        f"{stored.file} describes no draft head: {shown(named)}; known forms are "
+        f"{file} describes no draft head: {shown(named)}; known forms are "
         f"{', '.join(layout.name for layout in LAYOUTS)}"
     )
 

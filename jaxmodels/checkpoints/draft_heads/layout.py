@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from jaxmodels.checkpoints.arguments import default_dtype
 from jaxmodels.checkpoints.diffusers import place_registered
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.huggingface import CONFIG_FILE, exported, read_params, stored_dtype
+from jaxmodels.checkpoints.pickles import open_checkpoint
 from jaxmodels.checkpoints.safetensors_io import TensorReader, TensorToWrite
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.config_keys import check_unknown, unknown_keys
@@ -49,10 +50,23 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What `save_drafter` writes: ``config.json`` and the tensors."""
+    """What `save_drafter` writes.
+
+    Attributes:
+        values: the ``config.json``.
+        tensors: all of them.
+        stem: what the name of their file begins with.
+    """
 
     values: Mapping[str, Any]
     tensors: Iterable[TensorToWrite]
+    stem: str = "model"
+
+
+class Opening(Protocol):
+    """How the tensors of a directory are opened."""
+
+    def __call__(self, directory: Path, *, allow_pickle: bool) -> TensorReader: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +78,14 @@ class Layout:
         claims: whether a ``config.json`` is of this form.
         read: the drafter of a directory. Raises CheckpointError, ConfigError or ValueError.
         write: the form of a drafter whose head has this layout.
+        open: its tensors, where they lie in files of other names.
     """
 
     name: str
     claims: Callable[[Mapping[str, Any]], bool]
     read: Callable[[Stored], Any]
     write: Callable[[Any], Written]
+    open: Opening = open_checkpoint
 
 
 def read_head_params(table: Table[Any], head: Any, stored: Stored) -> Params:

@@ -6,6 +6,8 @@ from jaxmodels.decoding.drafters.feature_drafter import FeatureDrafter
 from jaxmodels.decoding.drafters.first_layers import FirstLayers
 from jaxmodels.decoding.drafters.last_verdict import LastVerdict
 from jaxmodels.decoding.drafters.lookahead import Lookahead
+from jaxmodels.decoding.drafters.medusa_drafter import MedusaDrafter
+from jaxmodels.decoding.drafters.medusa_tree_drafter import MedusaTreeDrafter
 from jaxmodels.decoding.drafters.model_drafter import Draft, ModelDrafter
 from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.decoding.drafters.multi_block import MultiBlock
@@ -24,6 +26,8 @@ __all__ = [
     "FirstLayers",
     "LastVerdict",
     "Lookahead",
+    "MedusaDrafter",
+    "MedusaTreeDrafter",
     "ModelDrafter",
     "MultiBlock",
     "PathsDrafter",

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from jaxmodels.checks import shown, whole
 from jaxmodels.training.draft_heads.dflash import DFlashTraining
 from jaxmodels.training.draft_heads.eagle3 import Eagle3Training
+from jaxmodels.training.draft_heads.medusa import MedusaTraining
 from jaxmodels.training.draft_heads.objective import HeadObjective
 from jaxmodels.training.fitting import Fit
 from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
 from jaxmodels.training.recipe_kind import RecipeKind
 
-OBJECTIVES: Mapping[str, type] = {"dflash": DFlashTraining, "eagle3": Eagle3Training}
+OBJECTIVES: Mapping[str, type] = {
+    "dflash": DFlashTraining,
+    "eagle3": Eagle3Training,
+    "medusa": MedusaTraining,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
