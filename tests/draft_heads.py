@@ -4,11 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 from model_helpers import D_MODEL, VOCAB, attention, random_params
 
-from jaxmodels.decoding import MTP, FeatureDrafter
+from jaxmodels.decoding import MTP, FeatureDrafter, MedusaDrafter
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.models.block import Block
 from jaxmodels.models.draft_heads.eagle3 import Eagle3, FusingBlock
+from jaxmodels.models.draft_heads.medusa import Medusa
 from jaxmodels.models.draft_heads.mtp import MTPHead, MTPModule
 
 NORM = RMSNorm(dim=D_MODEL)
@@ -39,10 +40,9 @@ def eagle3(**fields):
 def eagle3_drafter(size=3, known=None, **fields):
     """A drafter with a head that knows the first `known` of a permutation of the vocabulary, or all of it."""
     head = eagle3(**fields) if known is None else eagle3(vocab_size=known, **fields)
-    token_ids = None
-    if known is not None:
-        token_ids = jnp.asarray(np.sort(np.random.default_rng(3).permutation(VOCAB)[:known]), jnp.int32)
-    return FeatureDrafter(head=head, params=random_params(head.spec()), token_ids=token_ids, size=size)
+    return FeatureDrafter(
+        head=head, params=random_params(head.spec()), token_ids=known_tokens(known), size=size
+    )
 
 
 def mtp(config, modules=1, size=3, seed=0):
@@ -57,3 +57,24 @@ def mtp(config, modules=1, size=3, seed=0):
         modules=(module,) * modules,
     )
     return MTP(head=head, params=random_params(head.spec(), seed), size=size)
+
+
+def medusa(**fields):
+    """Heads for the tiny decoders."""
+    whole = {"target_vocab_size": VOCAB, "vocab_size": VOCAB, "d_model": D_MODEL, "heads": 3}
+    return Medusa(**{**whole, **fields})
+
+
+def medusa_drafter(size=None, known=None, **fields):
+    """A chain by such heads; `known` as for `eagle3_drafter`."""
+    head = medusa(**fields) if known is None else medusa(vocab_size=known, **fields)
+    return MedusaDrafter(
+        head=head, params=random_params(head.spec()), token_ids=known_tokens(known), size=size
+    )
+
+
+def known_tokens(count):
+    """The first `count` of a permutation of the vocabulary, in order; None for None."""
+    if count is None:
+        return None
+    return jnp.asarray(np.sort(np.random.default_rng(3).permutation(VOCAB)[:count]), jnp.int32)

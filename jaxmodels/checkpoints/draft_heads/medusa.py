@@ -1,7 +1,7 @@
 """Medusa as its authors publish it (https://github.com/FasterDecoding/Medusa), and as vLLM reads it.
 
-The authors' file holds nothing but the heads, by their place in a list of lists: ``{head}.{layer}.linear`` are
-residual layers, and what stands behind them is the head's output matrix. Sizes follow from the tensors. In
+The authors' file holds nothing but the heads, by their place in lists: ``{head}.{layer}.linear`` are residual
+layers, and what stands behind them is the head's output matrix. Sizes follow from the tensors. In
 vLLM's form all sizes are in the configuration, heads may share one output matrix, and may know only those
 tokens that ``token_map`` names.
 """
@@ -99,9 +99,7 @@ def write_original(drafter: MedusaDrafter) -> Written:
         names = [name for name, is_lost in lost.items() if is_lost]
         raise ConfigError(f"layout {ORIGINAL!r}: it cannot express these heads, {names} would be lost")
     values = {"medusa_num_heads": head.heads, "medusa_num_layers": head.depth}
-    return Written(
-        values=values, tensors=write_head_params(ORIGINAL_TABLE, head, drafter.params), stem=STEM
-    )
+    return Written(values=values, tensors=write_head_params(ORIGINAL_TABLE, head, drafter.params), stem=STEM)
 
 
 # --- vLLM's form -------------------------------------------------------------------------------------
@@ -160,7 +158,7 @@ def _read_token_map(stored: Stored, head: Medusa) -> jax.Array | None:
     if numbers.shape != (head.vocab_size,) or numbers.min() < 0 or numbers.max() >= head.target_vocab_size:
         raise CheckpointError(
             f"{stored.directory}: tensor {TOKEN_MAP!r} must hold {head.vocab_size} numbers below "
-            f"{head.target_vocab_size}, got shape {list(numbers.shape)} from {numbers.min()} to {numbers.max()}"
+            f"{head.target_vocab_size}, got {list(numbers.shape)} from {numbers.min()} to {numbers.max()}"
         )
     return jnp.asarray(numbers, jnp.int32)
 
@@ -178,7 +176,9 @@ def write_vllm(drafter: MedusaDrafter) -> Written:
         "medusa_fc_bias": head.bias,
         "original_lm_head": head.shared_output,
     }
-    known = [] if drafter.token_ids is None else [integers(TOKEN_MAP, np.asarray(drafter.token_ids, np.int64))]
+    known = (
+        [] if drafter.token_ids is None else [integers(TOKEN_MAP, np.asarray(drafter.token_ids, np.int64))]
+    )
     return Written(values=values, tensors=(*write_head_params(VLLM_TABLE, head, drafter.params), *known))
 
 

@@ -56,13 +56,11 @@ class Medusa:
         layer: ParamTree = {"weight": Param((width, width), ("mlp", "embed"), ZEROS)}
         if self.bias:
             layer["bias"] = Param((width,), ("mlp",), ZEROS)
-        output = {"weight": Param((self.vocab_size, width), ("vocab", "embed"), Normal(0.02))}
-        tree: ParamTree = {}
-        for k in range(self.heads):
-            tree[str(k)] = {"layers": {str(j): dict(layer) for j in range(self.depth)}}
-            if not self.shared_output:
-                tree[str(k)]["output"] = dict(output)  # type: ignore[index]
-        return {"heads": tree, "output": output} if self.shared_output else {"heads": tree}
+        output: ParamTree = {"weight": Param((self.vocab_size, width), ("vocab", "embed"), Normal(0.02))}
+        own: ParamTree = {} if self.shared_output else {"output": output}
+        shared: ParamTree = {"output": output} if self.shared_output else {}
+        head: ParamTree = {"layers": {str(j): layer for j in range(self.depth)}, **own}
+        return {"heads": {str(k): head for k in range(self.heads)}, **shared}
 
     def check_target(self, target: LanguageModel) -> None:
         check_width("Medusa", self.d_model, target)

@@ -67,7 +67,10 @@ class MedusaTraining:
             ahead = k + 1
             counts = jnp.broadcast_to(jnp.arange(size) < size - ahead, hidden.shape[:2])
             found = cross_entropy(
-                jnp.roll(teacher, -ahead, axis=1), logits[:, :, k], pupil.token_ids, counts.astype(jnp.float32)
+                jnp.roll(teacher, -ahead, axis=1),
+                logits[:, :, k],
+                pupil.token_ids,
+                counts.astype(jnp.float32),
             )
             total = total + self.decay**k * found[0]
             told = found[1] if k == 0 else told

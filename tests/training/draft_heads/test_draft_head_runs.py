@@ -30,7 +30,7 @@ def short(name, folder, **head):
         train_files=(str(folder / "train.npy"),),
         held_out_files=(str(folder / "held_out.npy"),),
         fit=Fit(
-            schedule=WarmupCosine(peak=0.01, warmup_steps=1, total_steps=3),
+            schedule=WarmupCosine(peak=0.001, warmup_steps=1, total_steps=3),
             optimizer=AdamW(),
             batch_size=4,
         ),
@@ -48,8 +48,16 @@ def test_recipes_are_written_as_they_are_read(name):
     assert DRAFT_HEAD_RECIPES.recognises(name)
 
 
-def test_a_run_ends_with_a_head_that_drafts(tmp_path):
-    recipe = short("tiny_qwen3_eagle3", tmp_path, layers=(0, 1), draft_vocab_size=40, d_ff=16)
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("tiny_qwen3_eagle3", {"layers": (0, 1), "draft_vocab_size": 40, "d_ff": 16}),
+        ("tiny_qwen3_medusa", {"draft_vocab_size": 40}),
+    ],
+    ids=["eagle3", "medusa"],
+)
+def test_a_run_ends_with_a_head_that_drafts(name, head, tmp_path):
+    recipe = short(name, tmp_path, **head)
     run = train_draft_head(recipe, tmp_path / "run")
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run/head/metrics.jsonl").open()]
     assert losses[-1] < losses[0]
