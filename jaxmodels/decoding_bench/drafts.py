@@ -8,7 +8,10 @@ from jaxmodels.checkpoints.draft_heads import is_drafter, load_drafter
 from jaxmodels.models.language_model import LanguageModel
 
 # By model: names of models and heads that draft for it.
-BUNDLED: Mapping[str, tuple[str, ...]] = {"tiny-qwen3": ("tiny-mamba2",), "tiny-mamba2": ("tiny-qwen3",)}
+BUNDLED: Mapping[str, tuple[str, ...]] = {
+    "tiny-qwen3": ("tiny-qwen3-draft", "tiny-mamba2"),
+    "tiny-mamba2": ("tiny-qwen3",),
+}
 
 
 def bundled_drafts(model: str) -> tuple[str, ...]:

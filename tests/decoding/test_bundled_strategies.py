@@ -15,7 +15,11 @@ PROMPTS = [
 ]
 
 
-PAIRS = [("tiny-mamba2", "tiny-qwen3"), ("tiny-qwen3", "tiny-mamba2"), ("tiny-hybrid-moe", "tiny-mamba2")]
+PAIRS = [
+    ("tiny-mamba2", "tiny-qwen3"),
+    ("tiny-qwen3", "tiny-qwen3-draft"),
+    ("tiny-hybrid-moe", "tiny-mamba2"),
+]
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: pair[0])

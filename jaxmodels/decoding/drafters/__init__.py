@@ -14,6 +14,7 @@ from jaxmodels.decoding.drafters.multi_block import MultiBlock
 from jaxmodels.decoding.drafters.paths import PathsDrafter
 from jaxmodels.decoding.drafters.prompt_lookup import PromptLookup
 from jaxmodels.decoding.drafters.suffix import SuffixDecoding
+from jaxmodels.decoding.drafters.task_drafts import MergedDrafts, RoutedDrafts
 from jaxmodels.decoding.drafters.tree_drafter import TreeDrafter
 
 __all__ = [
@@ -28,12 +29,14 @@ __all__ = [
     "Lookahead",
     "MedusaDrafter",
     "MedusaTreeDrafter",
+    "MergedDrafts",
     "ModelDrafter",
     "MultiBlock",
     "PathsDrafter",
     "PromptLookup",
     "Proposal",
     "Round",
+    "RoutedDrafts",
     "SuffixDecoding",
     "TreeDrafter",
     "Verdict",

@@ -107,18 +107,20 @@ class ModelDrafter:
 
 
 @struct.dataclass
-class _Levels:
+class Levels:
     """What has been drafted so far.
 
     Attributes:
         chain: i32[B, L], the first token of each level, from which the next level goes on.
         others: i32[B, L, W-1], the most probable others.
         distributions: f32[B, L, V], what the first tokens were drawn from; None where they are certain.
+        sure: f32[B, L], the probabilities that the draft itself gives them; None where nobody asks.
     """
 
     chain: jax.Array
     others: jax.Array
     distributions: jax.Array | None
+    sure: jax.Array | None
 
 
 def begin_draft(draft: Draft, around: Round, size: int) -> Cache:
@@ -148,12 +150,24 @@ def draft_levels(
     The others are the most probable ones beside it, without chance. One step of the draft per level, as many
     as the round's `limit` asks for and none behind a level whose first token `stop` ends the draft at.
     """
+    drafted, pending = grow_levels(draft, cache, around, siblings)
+    return as_proposal(drafted, pending, siblings), pending
+
+
+def grow_levels(
+    draft: Draft,
+    cache: Cache,
+    around: Round,
+    siblings: Sequence[int],
+    sure: Float[Array, "B L"] | None = None,
+) -> tuple[Levels, Pending]:
+    """`draft_levels` before it is a proposal. sure: where to note the draft's probabilities, see `Levels`."""
     batch, levels, beside = around.token.shape[0], len(siblings), max(siblings) - 1
     certain = isinstance(around.sampler, Greedy)
     vocabulary = draft.config.vocab_size
     numbers = jnp.asarray(first_of_levels(siblings)[1:]) - 1  # of each level's first token
 
-    def choose(i: Array, logits: Float[Array, "B V"], drafted: _Levels) -> tuple[Array, Array, _Levels]:
+    def choose(i: Array, logits: Float[Array, "B V"], drafted: Levels) -> tuple[Array, Array, Levels]:
         def put(whole: Array, level: Array) -> Array:
             return lax.dynamic_update_slice_in_dim(whole, level[:, None], i, axis=1)
 
@@ -169,25 +183,27 @@ def draft_levels(
         if beside:
             is_token = jnp.arange(vocabulary) == token[:, None]
             others = put(others, lax.top_k(jnp.where(is_token, -jnp.inf, scores), beside)[1])
-        ends = around.stop(numbers[i], probability_of(scores, token))
-        return token, ~ends, _Levels(put(drafted.chain, token), others, distributions)
+        probability = probability_of(scores, token)
+        noted = None if drafted.sure is None else put(drafted.sure, probability)
+        ends = around.stop(numbers[i], probability)
+        return token, ~ends, Levels(put(drafted.chain, token), others, distributions, noted)
 
     needed = jnp.searchsorted(jnp.asarray([0, *accumulate(siblings)]), around.limit)
-    drafted, pending = peek_chain(
+    return peek_chain(
         draft.config,
         draft.params,
         around.token,
         cache,
         levels,
         choose,
-        _Levels(
+        Levels(
             chain=jnp.zeros((batch, levels), jnp.int32),
             others=jnp.zeros((batch, levels, beside), jnp.int32),
             distributions=None if certain else jnp.zeros((batch, levels, vocabulary), jnp.float32),
+            sure=sure,
         ),
         valid=in_rows_that_run(around.output, needed),
     )
-    return _proposal(drafted, pending, siblings), pending
 
 
 def probability_of(scores: Float[Array, "B V"], token: Int[Array, "B"]) -> Float[Array, "B"]:
@@ -203,33 +219,35 @@ def settle_draft(
     verdict: Verdict,
     fed: Sequence[int],
     rows: Int[Array, "B"] | None = None,
+    behind: int = 1,
 ) -> Cache:
     """The draft's cache once it holds what was accepted.
 
     The draft has been shown the window tokens `fed`, or the first of them. An accepted path follows them but
-    for its last token, which may be another or the last one drafted: where it is, it takes one more step.
-    That step is a loop of no or one turn, since a `lax.cond` would copy the cache. Where each row was drafted
-    several times, `rows` says which of the draft's rows, in equal numbers for each, it goes on with.
+    for up to `behind` tokens at its end, by default one, which may be another or the last one drafted: those
+    it is shown in one more step. That step is a loop of no or one turn, since a `lax.cond` would copy the
+    cache. Where each row was drafted several times, `rows` says which of the draft's rows, in equal numbers
+    for each, it goes on with.
     """
     size = min(len(fed), verdict.path.shape[1])
     same = verdict.path[:, :size] == jnp.asarray(fed[:size])
     drafts = pending.valid.shape[0] // verdict.count.shape[0]
     shown = pending.valid if rows is None else pending.valid[rows]
     kept = jnp.minimum(jnp.cumprod(same, axis=1).sum(1), jnp.minimum(verdict.count, shown))
-    missing = (verdict.count > kept).astype(jnp.int32)
-    token = jnp.take_along_axis(
-        jnp.concatenate([around.token[:, None], verdict.tokens], axis=1), kept[:, None], axis=1
-    )
+    missing = verdict.count - kept
+    history = jnp.concatenate([around.token[:, None], verdict.tokens], axis=1)
+    places = jnp.minimum(kept[:, None] + jnp.arange(behind), history.shape[1] - 1)
+    tokens = jnp.take_along_axis(history, places, axis=1)
 
     def catch_up(turn: Array, cache: Cache) -> Cache:
-        _, pending = draft.config.peek(draft.params, token, cache, valid=missing, logits_at=NOWHERE)
+        _, pending = draft.config.peek(draft.params, tokens, cache, valid=missing, logits_at=NOWHERE)
         return draft.config.commit(pending)
 
     if rows is None:
         cache = draft.config.commit(pending, kept)
     else:
         cache = take_rows(draft.config.commit(pending, jnp.repeat(kept, drafts)), rows)
-    return lax.fori_loop(0, missing.max(), catch_up, cache)
+    return lax.fori_loop(0, (missing > 0).any().astype(jnp.int32), catch_up, cache)
 
 
 def first_of_levels(siblings: Sequence[int]) -> tuple[int, ...]:
@@ -237,7 +255,7 @@ def first_of_levels(siblings: Sequence[int]) -> tuple[int, ...]:
     return (0, *(1 + before for before in accumulate(siblings[:-1], initial=0)))
 
 
-def _proposal(drafted: _Levels, pending: Pending, siblings: Sequence[int]) -> Proposal:
+def as_proposal(drafted: Levels, pending: Pending, siblings: Sequence[int]) -> Proposal:
     """The levels one behind the other, as far as the draft could be asked."""
     tokens, distributions = [], []
     for level, width in enumerate(siblings):
