@@ -120,7 +120,7 @@ class Levels:
     chain: jax.Array
     others: jax.Array
     distributions: jax.Array | None
-    sure: jax.Array | None
+    sure: Any = None
 
 
 def begin_draft(draft: Draft, around: Round, size: int) -> Cache:
