@@ -84,6 +84,16 @@ _QWEN3_VL_MOE = {
     "vocab_size": 151936,
 }  # fmt: skip
 
+_QWEN3_5 = {
+    "head_dim": 256, "hidden_size": 4096, "intermediate_size": 12288, "max_position_embeddings": 32768,
+    "num_attention_heads": 16, "num_hidden_layers": 32, "num_key_value_heads": 4, "vocab_size": 248320,
+}  # fmt: skip
+_QWEN3_5_MOE = {
+    "head_dim": 256, "hidden_size": 2048, "max_position_embeddings": 32768, "moe_intermediate_size": 512,
+    "num_attention_heads": 16, "num_experts": 256, "num_experts_per_tok": 8, "num_hidden_layers": 40,
+    "num_key_value_heads": 2, "vocab_size": 248320,
+}  # fmt: skip
+
 _BESIDE_QWEN2 = (
     "image_token_id", "video_token_id", "vision_config", "vision_end_token_id", "vision_start_token_id",
     "vision_token_id",
@@ -103,6 +113,8 @@ WRAPPERS: Mapping[str, Wrapper] = {
     ),
     "qwen2_vl": Wrapper(texts={"qwen2_vl_text": Text("qwen2", _QWEN2_VL)}, beside=_BESIDE_QWEN2),
     "qwen2_5_vl": Wrapper(texts={"qwen2_5_vl_text": Text("qwen2", _QWEN2_VL)}, beside=_BESIDE_QWEN2),
+    "qwen3_5": Wrapper(texts={"qwen3_5_text": Text("qwen3_5_text", _QWEN3_5)}),
+    "qwen3_5_moe": Wrapper(texts={"qwen3_5_moe_text": Text("qwen3_5_moe_text", _QWEN3_5_MOE)}),
     "qwen3_vl": Wrapper(texts={"qwen3_vl_text": Text("qwen3", _QWEN3_VL)}),
     "qwen3_vl_moe": Wrapper(texts={"qwen3_vl_moe_text": Text("qwen3_moe", _QWEN3_VL_MOE)}),
 }

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from configurations.case import VOCAB, Case, dense_case, rope_keys
+from configurations.case import VOCAB, Case, StandIn, dense_case, rope_keys
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -317,6 +317,26 @@ GPT2 = (
     _gpt2("unscaled_relu", scale_attn_weights=False, activation_function="relu", layer_norm_epsilon=1e-3),
 )
 
+
+def _mimo(name: str, **changes: Any) -> Case:
+    """Qwen2's layers, not in transformers under this name; it finds the size of heads out itself."""
+    theirs = dense_case("qwen2", name, **changes)
+    heads = {"head_dim": theirs.config["hidden_size"] // theirs.config["num_attention_heads"]}
+    return replace(
+        theirs,
+        name=f"mimo-{name}",
+        family="mimo",
+        config={**theirs.config, "model_type": "mimo", "attention_bias": True, **heads},
+        stand_in=StandIn(family="qwen2", config=theirs.config, rename=dict),
+    )
+
+
+MIMO = (
+    _mimo("grouped_heads", num_attention_heads=6, rms_norm_eps=1e-5),
+    _mimo("equal_heads_tied", num_key_value_heads=4, tie_word_embeddings=True),
+    _mimo("one_head_deep", num_key_value_heads=1, num_hidden_layers=3, hidden_act="gelu"),
+)
+
 DENSE = (
     *LLAMA,
     *MISTRAL,
@@ -335,4 +355,5 @@ DENSE = (
     *PHI3,
     *GPT_NEOX,
     *GPT2,
+    *MIMO,
 )

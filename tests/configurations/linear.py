@@ -134,4 +134,56 @@ MINIMAX = (
     ),
 )
 
-LINEAR_HYBRIDS = (*QWEN3_NEXT, *KIMI_LINEAR, *MINIMAX)
+_QWEN3_5 = {key: value for key, value in _QWEN3_NEXT.items() if key.startswith("linear")}
+_FIFTH = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.2}}
+
+QWEN3_5 = (
+    dense_case("qwen3_5_text", "linear_first", head_dim=10, layer_types=[LINEAR, FULL], **_FIFTH, **_QWEN3_5),
+    dense_case(
+        "qwen3_5_text",
+        "one_key_head_biases_tied",
+        num_hidden_layers=3,
+        layer_types=[FULL, LINEAR, LINEAR],
+        attention_bias=True,
+        tie_word_embeddings=True,
+        linear_conv_kernel_dim=2,
+        **_QWEN3_5 | {"linear_num_key_heads": 1, "head_dim": 8},
+    ),
+    _long(
+        "qwen3_5_text",
+        "equal_heads_long",
+        num_key_value_heads=4,
+        layer_types=[LINEAR, FULL],
+        rms_norm_eps=1e-3,
+        head_dim=8,
+        **_QWEN3_5 | {"linear_num_key_heads": 4},
+    ),
+)
+
+_QWEN3_5_MOE = {key: value for key, value in _QWEN3_NEXT.items() if key != "head_dim"}
+
+QWEN3_5_MOE = (
+    dense_case(
+        "qwen3_5_moe_text", "linear_first", head_dim=10, layer_types=[LINEAR, FULL], **_FIFTH, **_QWEN3_5_MOE
+    ),
+    dense_case(
+        "qwen3_5_moe_text",
+        "tied_biases",
+        num_hidden_layers=3,
+        layer_types=[FULL, LINEAR, LINEAR],
+        attention_bias=True,
+        tie_word_embeddings=True,
+        head_dim=8,
+        **_QWEN3_5_MOE | {"linear_num_key_heads": 1, "num_experts_per_tok": 1},
+    ),
+    dense_case(
+        "qwen3_5_moe_text",
+        "all_experts_equal_heads",
+        num_key_value_heads=4,
+        layer_types=[LINEAR, FULL],
+        rms_norm_eps=1e-3,
+        **_QWEN3_5_MOE | {"linear_num_key_heads": 4, "num_experts_per_tok": 5, "head_dim": 8},
+    ),
+)
+
+LINEAR_HYBRIDS = (*QWEN3_NEXT, *QWEN3_5, *QWEN3_5_MOE, *KIMI_LINEAR, *MINIMAX)

@@ -291,6 +291,32 @@ GLM4_MOE = (
     ),
 )
 
+_LITE = {key: value for key, value in _EXPERTS.items() if key != "first_k_dense_replace"}
+
+GLM4_MOE_LITE = (
+    _dense(
+        "glm4_moe_lite", "groups", num_hidden_layers=3, **_LATENT, **_LITE | {"n_group": 4, "topk_group": 2}
+    ),
+    _dense(
+        "glm4_moe_lite",
+        "dense_last_biases",
+        attention_bias=True,
+        mlp_layer_types=["sparse", "dense"],
+        **_LATENT | {"q_lora_rank": None},
+        **_LITE | {"n_shared_experts": 2},
+    ),
+    _dense(
+        "glm4_moe_lite",
+        "half_split_tied",
+        rope_interleave=False,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-3,
+        mlp_layer_types=["sparse", "sparse"],
+        **_LATENT | {"kv_lora_rank": 5, "v_head_dim": 9},
+        **_LITE | {"num_experts_per_tok": 1, "norm_topk_prob": False},
+    ),
+)
+
 MIXTURES = (
     *MIXTRAL,
     *QWEN2_MOE,
@@ -302,4 +328,5 @@ MIXTURES = (
     *DEEPSEEK_V2,
     *DEEPSEEK_V3,
     *GLM4_MOE,
+    *GLM4_MOE_LITE,
 )

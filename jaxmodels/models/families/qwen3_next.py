@@ -1,5 +1,11 @@
-"""Qwen3-Next (`model_type` "qwen3_next"): Gated DeltaNet and gated attention, with mixtures of experts."""
+"""Qwen3-Next (`model_type` "qwen3_next"): Gated DeltaNet and gated attention, with mixtures of experts.
 
+Qwen3.5 ("qwen3_5_text", "qwen3_5_moe_text") has the same layers with projections stored apart, and dense
+feed-forwards or mixtures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from jaxmodels.layers.attention import Attention
@@ -47,15 +53,25 @@ ATTENTION_WEIGHTS = for_mixer(
     *(row for row in dense.ATTENTION_WEIGHTS if not row.theirs.startswith(QUERY)),
 )
 
-WEIGHTS = (
+FRAME_WEIGHTS = (
     *dense.ENDS_WEIGHTS,
     *dense.PRE_NORM_WEIGHTS,
-    *DELTA_WEIGHTS,
     *ATTENTION_WEIGHTS,
     *dense.GATED_MLP_WEIGHTS,
     *mixture.ROUTER_WEIGHTS,
     *mixture.EXPERT_WEIGHTS,
     *mixture.SHARED_EXPERT_WEIGHTS,
+)
+WEIGHTS = (*FRAME_WEIGHTS, *DELTA_WEIGHTS)
+
+# Qwen3.5's: all queries, then all keys, then all values; gates, betas and decays by themselves.
+QKV = f"{DELTA}.in_proj_qkv.weight"
+APART = {
+    "w_q": QKV, "w_k": QKV, "w_v": QKV, "w_gate": f"{DELTA}.in_proj_z.weight",
+    "w_beta": f"{DELTA}.in_proj_b.weight", "w_decay": f"{DELTA}.in_proj_a.weight",
+}  # fmt: skip
+APART_WEIGHTS = tuple(
+    replace(row, theirs=APART.get(row.ours.rpartition("/")[2], row.theirs), per=None) for row in DELTA_WEIGHTS
 )
 
 
@@ -100,6 +116,10 @@ def _read_mixture(reader: ConfigReader) -> MoE:
 
 
 def read_config(reader: ConfigReader) -> Decoder:
+    return _read_decoder(reader, mixture.read_feed_forwards(reader, _read_mixture(reader)))
+
+
+def _read_decoder(reader: ConfigReader, ffns: Sequence[MoE | GatedMLP]) -> Decoder:
     norm = dense.read_norm(reader, offset=1.0)
     mixers: dict[str, Mixer] = {
         dense.FULL: _read_attention(reader, norm.eps),
@@ -108,7 +128,6 @@ def read_config(reader: ConfigReader) -> Decoder:
     layers, period = reader.positive("num_hidden_layers"), reader.positive_or("full_attention_interval", 4)
     default = [linear_hybrid.LINEAR if (i + 1) % period else dense.FULL for i in range(layers)]
     types = linear_hybrid.read_layer_types(reader, default)
-    ffns = mixture.read_feed_forwards(reader, _read_mixture(reader))
     blocks = [
         Block(mixer_norm=norm, mixer=mixers[kind], ffn_norm=norm, ffn=ffn)
         for kind, ffn in zip(types, ffns, strict=True)
@@ -117,18 +136,27 @@ def read_config(reader: ConfigReader) -> Decoder:
 
 
 def write_config(config: Decoder) -> dict[str, Any]:
-    attention, delta = hybrid.first_of(config, Attention), hybrid.first_of(config, GatedDeltaMixer)
     layer = hybrid.first_of(config, MoE)
+    return {
+        **_write_decoder(config),
+        **mixture.write_qwen(config),
+        **mixture.write_sparse_layers(config),
+        "architectures": ["Qwen3NextForCausalLM"],
+        "moe_intermediate_size": layer.experts.d_ff,
+        "shared_expert_intermediate_size": 0 if layer.shared is None else layer.shared.d_ff,
+    }
+
+
+def _write_decoder(config: Decoder) -> dict[str, Any]:
+    """The keys that do not depend on the feed-forwards."""
+    attention, delta = hybrid.first_of(config, Attention), hybrid.first_of(config, GatedDeltaMixer)
     rope = {} if attention.rope is None else rope_to_hf(attention.rope, attention.head_dim)
     # Left out, this one would stand for a quarter of the head.
     rope.setdefault("rope_parameters", {}).setdefault("partial_rotary_factor", 1.0)
     return {
         **hybrid.write_decoder(config),
         **linear_hybrid.write_layer_types(config),
-        **mixture.write_qwen(config),
-        **mixture.write_sparse_layers(config),
         **rope,
-        "architectures": ["Qwen3NextForCausalLM"],
         "hidden_act": "silu",
         "num_attention_heads": attention.num_heads,
         "num_key_value_heads": attention.num_kv_heads,
@@ -139,8 +167,37 @@ def write_config(config: Decoder) -> dict[str, Any]:
         "linear_value_head_dim": delta.head_dim,
         "linear_key_head_dim": delta.key_dim,
         "linear_conv_kernel_dim": delta.conv_width,
-        "moe_intermediate_size": layer.experts.d_ff,
-        "shared_expert_intermediate_size": 0 if layer.shared is None else layer.shared.d_ff,
+    }
+
+
+def read_dense(reader: ConfigReader) -> Decoder:
+    reader.expect("attn_output_gate", True)
+    reader.expect("mlp_only_layers", [])
+    return _read_decoder(reader, [dense.read_gated_mlp(reader)] * reader.positive("num_hidden_layers"))
+
+
+def write_dense(config: Decoder) -> dict[str, Any]:
+    return {
+        **_write_decoder(config),
+        "architectures": ["Qwen3_5ForCausalLM"],
+        "intermediate_size": hybrid.first_of(config, GatedMLP).d_ff,
+    }
+
+
+def read_mixtures(reader: ConfigReader) -> Decoder:
+    """Every layer is a mixture, and the weights of the chosen experts add up to 1."""
+    reader.expect("attn_output_gate", True)
+    reader.expect("mlp_only_layers", [])
+    reader.expect("norm_topk_prob", True)
+    reader.consume("intermediate_size")  # the size of dense layers, which there are none of
+    return _read_decoder(reader, [_read_mixture(reader)] * reader.positive("num_hidden_layers"))
+
+
+def write_mixtures(config: Decoder) -> dict[str, Any]:
+    written = write_config(config)
+    sparse = ("decoder_sparse_step", "mlp_only_layers", "norm_topk_prob")
+    return {key: value for key, value in written.items() if key not in sparse} | {
+        "architectures": ["Qwen3_5MoeForCausalLM"]
     }
 
 
@@ -151,4 +208,22 @@ FAMILY = Family(
     write_config=write_config,
     weights=WEIGHTS,
     unused=dense.UNUSED,
+)
+
+QWEN3_5 = replace(
+    FAMILY,
+    model_type="qwen3_5_text",
+    summary="Qwen3.5, dense, text",
+    read_config=read_dense,
+    write_config=write_dense,
+    weights=(*FRAME_WEIGHTS, *APART_WEIGHTS),
+    inert=("mamba_ssm_dtype",),
+)
+
+QWEN3_5_MOE = replace(
+    QWEN3_5,
+    model_type="qwen3_5_moe_text",
+    summary="Qwen3.5 mixtures of experts, text",
+    read_config=read_mixtures,
+    write_config=write_mixtures,
 )

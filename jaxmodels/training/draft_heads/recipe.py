@@ -7,6 +7,7 @@ from jaxmodels.checks import shown, whole
 from jaxmodels.training.draft_heads.dflash import DFlashTraining
 from jaxmodels.training.draft_heads.eagle3 import Eagle3Training
 from jaxmodels.training.draft_heads.medusa import MedusaTraining
+from jaxmodels.training.draft_heads.mtp import MTPTraining
 from jaxmodels.training.draft_heads.objective import HeadObjective
 from jaxmodels.training.fitting import Fit
 from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
@@ -16,6 +17,7 @@ OBJECTIVES: Mapping[str, type] = {
     "dflash": DFlashTraining,
     "eagle3": Eagle3Training,
     "medusa": MedusaTraining,
+    "mtp": MTPTraining,
 }
 
 

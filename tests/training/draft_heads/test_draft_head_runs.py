@@ -53,8 +53,9 @@ def test_recipes_are_written_as_they_are_read(name):
     [
         ("tiny_qwen3_eagle3", {"layers": (0, 1), "draft_vocab_size": 40, "d_ff": 16}),
         ("tiny_qwen3_medusa", {"draft_vocab_size": 40}),
+        ("tiny_qwen3_mtp", {"num_heads": 2, "head_dim": 8, "d_ff": 16}),
     ],
-    ids=["eagle3", "medusa"],
+    ids=["eagle3", "medusa", "mtp"],
 )
 def test_a_run_ends_with_a_head_that_drafts(name, head, tmp_path):
     recipe = short(name, tmp_path, **head)
