@@ -1,4 +1,4 @@
-"""What parallel decoding would gain on TPUs, projected from compiled programs and the acceptance measured here.
+"""What parallel decoding would gain on TPUs: from compiled programs, and the acceptance that was measured.
 
     python -m benchmarks.tpu_speculation
 
@@ -10,7 +10,6 @@ emits is what `benchmarks.parallel_decode` measured on small trained models: the
 would gain if its drafts were accepted as often.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,11 +17,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import jaxmodels as jm
 from benchmarks.common import Result, Table, argument_parser, publish
-from benchmarks.report import RESULTS
 from benchmarks.tpu_programs import MAMBA2_130M, QWEN3_8B, TINY
 from jaxmodels.layers.spec import abstract_params
 from jaxmodels.tpu_configs.aot import ENVIRONMENT, topology_device
@@ -126,7 +123,9 @@ def window_rows(found: Mapping[str, Mapping[str, Mapping[int, Cost]]]) -> list[l
             for size, cost in of_chip.items():
                 took = cost.seconds(chip)
                 bound = "memory" if cost.bytes / chip.bandwidth >= cost.flops / chip.peak else "operations"
-                rows.append([model, name, size, cost.bytes / 2**30, cost.flops / 1e9, 1e3 * took, took / one, bound])
+                rows.append(
+                    [model, name, size, cost.bytes / 2**30, cost.flops / 1e9, 1e3 * took, took / one, bound]
+                )
     return rows
 
 
