@@ -21,7 +21,12 @@ class StrategyName(StrEnum):
     AUTOREGRESSIVE = "autoregressive"
     SPECULATIVE = "speculative"
     PROMPT_LOOKUP = "prompt-lookup"
+    SUFFIX = "suffix"
+    LOOKAHEAD = "lookahead"
+    FIRST_LAYERS = "first-layers"
+    MTP = "mtp"
     JACOBI = "jacobi"
+    BEST_OF = "best-of"
     EARLY_EXIT = "early-exit"
     MASKED_DIFFUSION = "masked-diffusion"
     STREAMING_DIFFUSION = "streaming-diffusion"
@@ -45,7 +50,16 @@ DEFAULTS = (
 )
 BELONGS_TO = {
     "draft": (StrategyName.SPECULATIVE, StrategyName.AUTO),
-    "draft_tokens": (StrategyName.SPECULATIVE, StrategyName.PROMPT_LOOKUP, StrategyName.JACOBI),
+    "draft_tokens": (
+        StrategyName.SPECULATIVE,
+        StrategyName.PROMPT_LOOKUP,
+        StrategyName.SUFFIX,
+        StrategyName.FIRST_LAYERS,
+        StrategyName.MTP,
+        StrategyName.JACOBI,
+    ),
+    "draft_layers": (StrategyName.FIRST_LAYERS,),
+    "samples": (StrategyName.BEST_OF,),
     "threshold": (StrategyName.EARLY_EXIT, StrategyName.MASKED_DIFFUSION),
     "block": (StrategyName.MASKED_DIFFUSION,),
     "steps": (StrategyName.MASKED_DIFFUSION,),
@@ -77,8 +91,8 @@ class StrategyOptions:
         typer.Option(
             "--strategy",
             help="How tokens are found; by default what the model was trained for. Those for causal models "
-            "keep the text, all but early-exit. auto tries those that keep it on the prompt, with the drafts "
-            "bundled for the model and --draft, and takes the fastest.",
+            "keep the text, all but early-exit and best-of. auto tries those that keep it on the prompt, and "
+            "drafts that are bundled for the model or given by --draft, and takes the fastest.",
         ),
     ] = None
     draft: Annotated[
@@ -93,9 +107,15 @@ class StrategyOptions:
         typer.Option(
             "--draft-tokens",
             "--guesses",
-            help="With speculative, prompt-lookup and jacobi: tokens drafted per step (--guesses is its "
-            "former name).",
+            help="With strategies that draft: tokens drafted per step (--guesses is its former name).",
         ),
+    ] = None
+    draft_layers: Annotated[
+        int | None, typer.Option(help="With first-layers: the model's layers that draft.")
+    ] = None
+    samples: Annotated[
+        int | None,
+        typer.Option(help="With best-of: samples of the prompt, of which the most probable is the answer."),
     ] = None
     threshold: Annotated[
         float | None,
@@ -132,7 +152,11 @@ class StrategyOptions:
         if self.draft_tokens is not None and self.draft_tokens > MOST_DRAFT_TOKENS:
             raise ValueError(f"--draft-tokens must be at most {MOST_DRAFT_TOKENS}, got {self.draft_tokens}")
         if self.name is StrategyName.SPECULATIVE and self.draft is None:
-            raise ValueError("--strategy speculative needs --draft, a small model with the same tokenizer")
+            raise ValueError(
+                "--strategy speculative needs --draft, a small model with the same tokenizer or a draft head"
+            )
+        if self.name is StrategyName.FIRST_LAYERS and self.draft_layers is None:
+            raise ValueError("--strategy first-layers needs --draft-layers, how many of them draft")
 
     def build(self, base: "Autoregressive", load: Callable[[str], "Model"], asked: Asked) -> "Strategy":
         """The strategy by which the model continues as `base` would; `load` reads the draft model.
@@ -140,26 +164,24 @@ class StrategyOptions:
         Raises:
             ValueError: `base` has settings that the strategy has no place for.
         """
-        from jaxmodels.decoding import EarlyExit, StreamingDiffusion
+        from jaxmodels.decoding import StreamingDiffusion
 
         name = self._resolved(asked.model, asked.max_new_tokens)
-        if name is StrategyName.AUTOREGRESSIVE:
-            return base
-        if name is StrategyName.AUTO:
-            return self._fastest(base, asked)
-        if name is StrategyName.EARLY_EXIT:
-            given = {key: getattr(self, key) for key in ("threshold", "min_layers")}
-            return EarlyExit(decode=base, **_given(given))
         shared: dict[str, Any] = {
+            "sampler": base.sampler,
             "processors": base.processors,
             "top_logprobs": base.top_logprobs,
             "prefill_window": base.prefill_window,
         }
-        if name is StrategyName.STREAMING_DIFFUSION:
-            return StreamingDiffusion(sampler=base.sampler, **shared)
-        if name is StrategyName.MASKED_DIFFUSION:
-            return self._masked(asked, shared | {"sampler": base.sampler})
-        return self._drafting(name, base, load, shared)
+        of_their_own: dict[StrategyName, Callable[[], Strategy]] = {
+            StrategyName.AUTOREGRESSIVE: lambda: base,
+            StrategyName.AUTO: lambda: self._fastest(base, asked),
+            StrategyName.EARLY_EXIT: lambda: self._early_exit(base),
+            StrategyName.BEST_OF: lambda: self._best_of(shared),
+            StrategyName.STREAMING_DIFFUSION: lambda: StreamingDiffusion(**shared),
+            StrategyName.MASKED_DIFFUSION: lambda: self._masked(asked, shared),
+        }
+        return of_their_own.get(name, lambda: self._drafting(name, load, shared))()
 
     def _resolved(self, model: "Model", max_new_tokens: int) -> StrategyName:
         """The strategy that is named, or that of the model."""
@@ -177,32 +199,57 @@ class StrategyOptions:
         self._check_owners((name,))
         return name
 
+    def _early_exit(self, base: "Autoregressive") -> "Strategy":
+        from jaxmodels.decoding import EarlyExit
+
+        given = {key: getattr(self, key) for key in ("threshold", "min_layers")}
+        return EarlyExit(decode=base, **_given(given))
+
     def _drafting(
-        self,
-        name: StrategyName,
-        base: "Autoregressive",
-        load: Callable[[str], "Model"],
-        shared: dict[str, Any],
+        self, name: StrategyName, load: Callable[[str], "Model"], shared: dict[str, Any]
     ) -> "Strategy":
-        """The strategies that verify what was drafted or guessed."""
-        from jaxmodels.checkpoints.draft_heads import is_drafter
-        from jaxmodels.decoding import Draft, Greedy, Jacobi, PromptLookup, Speculative
-        from jaxmodels.io import as_language_model
+        """The strategies that verify what was drafted."""
+        from jaxmodels.decoding import Jacobi, Speculative
 
         if name is StrategyName.JACOBI:
-            if base.sampler != Greedy():
-                raise ValueError("--strategy jacobi is greedy; leave out --recommended and sampling")
             window = None if self.draft_tokens is None else self.draft_tokens + 1
             return Jacobi(**shared, **_given({"window": window}))
-        if name is StrategyName.PROMPT_LOOKUP:
-            drafter = PromptLookup(**_given({"size": self.draft_tokens}))
-            return Speculative(draft=drafter, sampler=base.sampler, **shared)
+        if name is StrategyName.SPECULATIVE:
+            return Speculative(draft=self._draft(load), **shared, **_given({"gamma": self.draft_tokens}))
+        return Speculative(draft=self._drafter(name), **shared)
+
+    def _draft(self, load: Callable[[str], "Model"]) -> Any:
+        """The draft that is named: a head by its name, which `Model.generate` loads, or a model."""
+        from jaxmodels.checkpoints.draft_heads import is_drafter
+        from jaxmodels.decoding import Draft
+        from jaxmodels.io import as_language_model
+
         assert self.draft is not None
-        shared |= {"sampler": base.sampler, **_given({"gamma": self.draft_tokens})}
-        if is_drafter(self.draft):  # which `Model.generate` loads, as it knows the target
-            return Speculative(draft=self.draft, **shared)
+        if is_drafter(self.draft):
+            return self.draft
         draft = as_language_model(load(self.draft), self.draft)
-        return Speculative(draft=Draft(draft.config, draft.params), **shared)
+        return Draft(draft.config, draft.params)
+
+    def _drafter(self, name: StrategyName) -> Any:
+        """What drafts without a model or head of its own."""
+        from jaxmodels.decoding import MTP, FirstLayers, Lookahead, PromptLookup, SuffixDecoding
+
+        kinds: dict[StrategyName, Callable[..., Any]] = {
+            StrategyName.PROMPT_LOOKUP: PromptLookup,
+            StrategyName.SUFFIX: SuffixDecoding,
+            StrategyName.LOOKAHEAD: Lookahead,
+            StrategyName.FIRST_LAYERS: FirstLayers,
+            StrategyName.MTP: MTP,
+        }
+        return kinds[name](**_given({"size": self.draft_tokens, "layers": self.draft_layers}))
+
+    def _best_of(self, shared: dict[str, Any]) -> "Strategy":
+        from jaxmodels.decoding import Greedy
+        from jaxmodels.decoding.choosing import BestOf
+
+        if shared["sampler"] == Greedy():
+            raise ValueError("--strategy best-of draws its samples; give --temperature or --recommended")
+        return BestOf(**shared, **_given({"samples": self.samples}))
 
     def _check_owners(self, names: tuple[StrategyName, ...]) -> None:
         """Raises ValueError where an option belongs to none of these strategies."""

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxmodels.decoding.autoregressive import Autoregressive
-from jaxmodels.decoding.drafters import PromptLookup
+from jaxmodels.decoding.drafters import FirstLayers, Lookahead, PromptLookup, SuffixDecoding
 from jaxmodels.decoding.early_exit import EarlyExit
 from jaxmodels.decoding.jacobi import Jacobi
-from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.decoding.speculative import Speculative
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.model import Model
@@ -72,14 +71,15 @@ def _from_the_text(model: Model, base: Autoregressive) -> Iterator[Contestant]:
     for size in FREE_SIZES:
         drafter = PromptLookup(size=size)
         yield Contestant(name=f"prompt lookup, {size}", strategy=_speculative(base, drafter))
+    yield Contestant(name="suffix", strategy=_speculative(base, SuffixDecoding()))
+    yield Contestant(name="lookahead", strategy=_speculative(base, Lookahead(window=4, levels=4, guesses=4)))
 
 
 def _by_iteration(model: Model, base: Autoregressive) -> Iterator[Contestant]:
-    if base.sampler != Greedy():
-        return
     for size in FREE_SIZES:
         jacobi = Jacobi(
             window=size + 1,
+            sampler=base.sampler,
             processors=base.processors,
             top_logprobs=base.top_logprobs,
             prefill_window=base.prefill_window,
@@ -88,7 +88,11 @@ def _by_iteration(model: Model, base: Autoregressive) -> Iterator[Contestant]:
 
 
 def _by_depth(model: Model, base: Autoregressive) -> Iterator[Contestant]:
-    if len(model.decoder.blocks) > 1:
+    depth = len(model.decoder.blocks)
+    if depth > 1:
+        layers = max(1, depth // 3)
+        drafter = FirstLayers(layers=layers)
+        yield Contestant(name=f"first layers, {layers}", strategy=_speculative(base, drafter))
         yield Contestant(
             name="early exit, 0.9", strategy=EarlyExit(threshold=0.9, decode=base), keeps_text=False
         )

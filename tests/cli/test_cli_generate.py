@@ -132,6 +132,8 @@ def test_processors_follow_their_options_with_every_strategy(generate, model, mo
     [
         (("--strategy", "jacobi", "--guesses", 3), "accepted"),
         (("--strategy", "prompt-lookup", "--draft-tokens", 3), "accepted"),
+        (("--strategy", "suffix", "--draft-tokens", 7), "accepted"),
+        (("--strategy", "first-layers", "--draft-layers", 1, "--draft-tokens", 2), "accepted"),
         (("--strategy", "early-exit", "--threshold", 2, "--min-layers", 2), "layers"),
     ],
 )
@@ -148,6 +150,12 @@ def test_a_draft_is_loaded(generate, model, model_dir):
     assert values["stats"]["per_call"]["drafted"] == 2
     assert values["stats"]["counters"]["accepted"] > 0
     assert len(values["log_probs"]) == len(values["tokens"])
+
+
+def test_the_best_of_several_samples_is_printed(generate):
+    options = ("--strategy", "best-of", "--samples", 3, "--temperature", 1)
+    values = json.loads(generate(PROMPT, "--json", *options).stdout)
+    assert values["stats"]["counters"]["sampled"] > len(values["tokens"]) == NEW
 
 
 def test_stop_ends_the_text_after_that_token(generate, model):
@@ -193,7 +201,10 @@ def test_the_timing_line_can_be_left_out(generate):
         (("--draft", "tiny-mamba2"), "--draft belongs to --strategy speculative"),
         (("--strategy", "prompt-lookup", "--draft", "x"), "--draft belongs to --strategy speculative"),
         (("--strategy", "jacobi", "--threshold", 0.5), "--threshold belongs to --strategy early-exit"),
-        (("--strategy", "jacobi", "--top-k", 3), "--strategy jacobi is greedy"),
+        (("--strategy", "best-of"), "--strategy best-of draws its samples; give --temperature"),
+        (("--strategy", "first-layers"), "--strategy first-layers needs --draft-layers"),
+        (("--strategy", "first-layers", "--draft-layers", 99), "layers=99"),
+        (("--strategy", "mtp"), "MTP"),
         (("--logit-bias", "5"), "--logit-bias must be a token id and a number, such as 42=-1.5, got '5'"),
         (("--logit-bias", "264=1"), "LogitBias names token 264, which lies outside the vocabulary 0 to 263"),
         (("--no-repeat-ngram", 0), "size must be a whole number >= 1 .*got 0"),
@@ -214,7 +225,6 @@ def test_the_timing_line_can_be_left_out(generate):
             "--draft-tokens must be at most 1073741824, got 2147",
         ),
         (("--strategy", "jacobi", "--draft-tokens", 2**30), r"the logits of 1 rows .* needs [\d,]+ bytes"),
-        (("--strategy", "jacobi", "--recommended"), "leave out --recommended and sampling"),
         (("--json", "--logprobs", 265), "top_logprobs=265 exceeds the vocabulary's 264 tokens"),
         (("--model", "~nobody-of-this-name/x"), "'~nobody-of-this-name/x' is no path"),
         (("--model", "x" * 5000), r"x\.\.\. cannot be read: File name too long"),
