@@ -84,6 +84,34 @@ BAMBA_130M = {
     "pad_token_id": 0,
 }
 
+# Gated delta layers with one of attention in four, a dense feed-forward in each.
+QWEN3_NEXT_130M = {
+    "model_type": "qwen3_next",
+    "hidden_size": 640,
+    "intermediate_size": 1280,
+    "num_hidden_layers": 12,
+    "full_attention_interval": 4,
+    "mlp_only_layers": list(range(12)),
+    "num_attention_heads": 10,
+    "num_key_value_heads": 5,
+    "head_dim": 64,
+    "linear_num_key_heads": 5,
+    "linear_num_value_heads": 10,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "moe_intermediate_size": 1280,  # no layer has experts; the family wants their sizes all the same
+    "shared_expert_intermediate_size": 1280,
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "max_position_embeddings": 32768,
+    "vocab_size": 50288,
+    "tie_word_embeddings": True,
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": 0,
+}
+
 # Heads and latent of DeepSeek-V2-Lite, without its experts.
 DEEPSEEK_V2_120M = {
     "model_type": "deepseek_v2",
@@ -128,6 +156,7 @@ SHAPES: Mapping[str, dict[str, Any]] = {
     "qwen3-100m": QWEN3_100M,
     "qwen3-moe-200m": QWEN3_MOE_200M,
     "bamba-130m": BAMBA_130M,
+    "qwen3-next-130m": QWEN3_NEXT_130M,
     "deepseek-v2-120m": DEEPSEEK_V2_120M,
     "llama-500m": LLAMA_500M,
 }
@@ -150,6 +179,12 @@ _TINY = {
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "attn_layer_indices": [1],
         "num_attention_heads": 4, "num_key_value_heads": 2, "mamba_n_heads": 8, "mamba_d_head": 16,
         "mamba_d_state": 32, "vocab_size": 999,
+    },
+    "qwen3_next": {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "mlp_only_layers": [0, 1, 2, 3],
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+        "vocab_size": 999,
     },
     "deepseek_v2": {
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,

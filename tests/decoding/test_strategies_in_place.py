@@ -10,7 +10,9 @@ from strategy_helpers import MODELS
 
 from jaxmodels.decoding import (
     AdaptiveDepth,
+    Arbitrage,
     Autoregressive,
+    BestOf,
     Draft,
     EarlyExit,
     Jacobi,
@@ -20,6 +22,8 @@ from jaxmodels.decoding import (
     TreeDrafter,
     driver,
 )
+from jaxmodels.decoding.choosing.arbitrage import ArbitrageCarry
+from jaxmodels.decoding.choosing.best_of import BestOfCarry
 from jaxmodels.decoding.depth import Plan
 from jaxmodels.decoding.masked import DLLMCache, Dual, FinishedBlocks, FixedBlocks, PrefixCache, Recompute
 from jaxmodels.decoding.masked.caches.kept import Kept
@@ -44,18 +48,23 @@ def with_capacity(config, carry, capacity, depth):
     cache = jax.eval_shape(lambda: config.init_cache(2, capacity, depth=depth))
     if isinstance(getattr(carry, "kept", None), Kept):
         return dataclasses.replace(carry, kept=dataclasses.replace(carry.kept, cache=cache))
+    if isinstance(carry, BestOfCarry):
+        rows = carry.samples.token.shape[0]
+        cache = jax.eval_shape(lambda: config.init_cache(rows, capacity, depth=depth))
+        return dataclasses.replace(carry, samples=dataclasses.replace(carry.samples, cache=cache))
     caches = {"cache": cache}
     if drafts_with_a_model(carry):
-        caches["drafts"] = cache
+        caches["draft_cache" if isinstance(carry, ArbitrageCarry) else "drafts"] = cache
     return dataclasses.replace(carry, **caches)
 
 
 def drafts_with_a_model(carry):
-    return isinstance(getattr(carry, "drafts", None), Cache)
+    return isinstance(carry, ArbitrageCarry) or isinstance(getattr(carry, "drafts", None), Cache)
 
 
 def cache_bytes(carry):
-    caches = [carry.cache, *([carry.drafts] if drafts_with_a_model(carry) else [])]
+    cache = carry.samples.cache if isinstance(carry, BestOfCarry) else carry.cache
+    caches = [cache, *([cache] if drafts_with_a_model(carry) else [])]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(caches))
 
 
@@ -72,6 +81,11 @@ def tree(config):
     return Speculative(draft=TreeDrafter(draft=draft, siblings=(2, 1)))
 
 
+def arbitrage(config):
+    draft = Draft(config, abstract_params(config.spec()))
+    return Arbitrage(draft=draft, delimiters=(3,), longest=4)
+
+
 def masked(cache):
     return MaskedDiffusion(blocks=FixedBlocks(4), cache=cache)
 
@@ -83,6 +97,8 @@ def masked(cache):
         pytest.param(CONFIG, tree(CONFIG), id="TreeDrafter"),
         pytest.param(CONFIG, Speculative(draft=PromptLookup(size=3)), id="PromptLookup"),
         pytest.param(CONFIG, Jacobi(window=3), id="Jacobi"),
+        pytest.param(CONFIG, BestOf(samples=2), id="BestOf"),
+        pytest.param(CONFIG, arbitrage(CONFIG), id="Arbitrage"),
         pytest.param(CONFIG, EarlyExit(), id="EarlyExit"),
         pytest.param(CONFIG, repeating(CONFIG), id="AdaptiveDepth"),
         pytest.param(BOTH_WAYS, masked(Recompute()), id="Recompute"),
