@@ -3,6 +3,7 @@
 from jaxmodels.decoding.drafters.dflash import DFlashDrafter
 from jaxmodels.decoding.drafters.drafter import Drafter, DraftsOnCache, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import FeatureDrafter
+from jaxmodels.decoding.drafters.feature_tree_drafter import FeatureTreeDrafter
 from jaxmodels.decoding.drafters.first_layers import FirstLayers
 from jaxmodels.decoding.drafters.last_verdict import LastVerdict
 from jaxmodels.decoding.drafters.lookahead import Lookahead
@@ -24,6 +25,7 @@ __all__ = [
     "Drafter",
     "DraftsOnCache",
     "FeatureDrafter",
+    "FeatureTreeDrafter",
     "FirstLayers",
     "LastVerdict",
     "Lookahead",

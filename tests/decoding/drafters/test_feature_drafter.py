@@ -4,11 +4,26 @@ import pytest
 from draft_heads import eagle3_drafter
 from strategy_helpers import MODELS, architecture, assert_same_generation, decode, expected
 
-from jaxmodels.decoding import Speculative
+from jaxmodels.decoding import FeatureTreeDrafter, Speculative
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_text_is_that_of_sequential_decoding(name):
     config, params = architecture(name)
     ours = decode(config, params, Speculative(draft=eagle3_drafter(), top_logprobs=2))
+    assert_same_generation(ours, expected(name))
+
+
+def tree_drafter(**fields):
+    numbers = {name: fields.pop(name, value) for name, value in (("total", 9), ("depth", 3), ("top_k", 3))}
+    drafter = eagle3_drafter(**fields)
+    return FeatureTreeDrafter(
+        head=drafter.head, params=drafter.params, token_ids=drafter.token_ids, **numbers
+    )
+
+
+@pytest.mark.parametrize("name", ["attention", "ssd", pytest.param("hybrid", marks=pytest.mark.sweep)])
+def test_greedy_text_from_a_tree_is_that_of_sequential_decoding(name):
+    config, params = architecture(name)
+    ours = decode(config, params, Speculative(draft=tree_drafter(known=13), top_logprobs=2))
     assert_same_generation(ours, expected(name))
