@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import references
-from configurations.case import Case, dense_case
+from configurations.case import Case, StandIn, dense_case
 
 LATENT = {
     "num_key_value_heads": 4, "kv_lora_rank": 14, "q_lora_rank": 10, "qk_rope_head_dim": 4,
@@ -38,6 +38,7 @@ class MTPCase:
         layers: numbers of layers of the model that a module is made like.
         name: a tensor's published name, from the number of its module, that of its layer in the module and
             its name in `TorchModule`.
+        hidden_first: whether the hidden state stands before the embedding in the published projection.
     """
 
     case: Case
@@ -45,6 +46,7 @@ class MTPCase:
     keys: Mapping[str, Any]
     layers: tuple[int, ...]
     name: Callable[[int, int, str], str]
+    hidden_first: bool = False
 
 
 def deepseek_name(number_of_layers: int) -> Callable[[int, int, str], str]:
@@ -128,7 +130,55 @@ NEMOTRON_H = MTPCase(
     layers=(2, 1),
     name=nemotron_name,
 )  # fmt: skip
-MTP_CASES = (DEEPSEEK, GLM, QWEN3_NEXT, NEMOTRON_H)
+
+
+def mimo_name(module: int, layer: int, own: str) -> str:
+    names = {"enorm.": "token_layernorm.", "hnorm.": "hidden_layernorm.", "eh_proj.": "input_proj.",
+             "final_norm.": "final_layernorm."}  # fmt: skip
+    for old, new in names.items():
+        if own.startswith(old):
+            return f"model.mtp_layers.{module}.{new}{own.removeprefix(old)}"
+    return f"model.mtp_layers.{module}.{own}"
+
+
+_QWEN2 = dense_case("qwen2", "mtp", **FEW)
+MIMO = MTPCase(
+    case=dataclasses.replace(
+        _QWEN2,
+        name="mimo-mtp",
+        family="mimo",
+        config={**_QWEN2.config, "model_type": "mimo", "attention_bias": True},
+        stand_in=StandIn(family="qwen2", config=_QWEN2.config, rename=dict),
+    ),
+    count=1,
+    keys={"num_nextn_predict_layers": 1},
+    layers=(1,),
+    name=mimo_name,
+    hidden_first=True,
+)
+GLM_LITE = MTPCase(
+    case=dense_case(
+        "glm4_moe_lite", "mtp", num_hidden_layers=2, **FEW, **LATENT,
+        **{key: value for key, value in EXPERTS.items() if key != "first_k_dense_replace"},
+    ),
+    count=1,
+    keys={"num_nextn_predict_layers": 1},
+    layers=(1,),
+    name=deepseek_name(2),
+)  # fmt: skip
+QWEN3_5 = MTPCase(
+    case=dense_case(
+        "qwen3_5_text", "mtp", num_hidden_layers=2, head_dim=10,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_value_heads=4, linear_num_key_heads=2, linear_value_head_dim=6, linear_key_head_dim=5,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.2}, **FEW,
+    ),
+    count=1,
+    keys={"mtp_num_hidden_layers": 1},
+    layers=(1,),
+    name=qwen_name,
+)  # fmt: skip
+MTP_CASES = (DEEPSEEK, GLM, QWEN3_NEXT, NEMOTRON_H, MIMO, GLM_LITE, QWEN3_5)
 
 
 def torch_module(mtp: MTPCase, model: Any) -> Any:
@@ -201,7 +251,7 @@ def build(mtp: MTPCase, directory: Path) -> MTPReference:
             for name, values in (*module.named_parameters(), *module.named_buffers()):
                 values.copy_(torch.tensor(references.perturbed(name, values.numpy(), rng)))
                 tensors |= dict(_published(mtp, k, name, values))
-    model.save_pretrained(directory)
+    references.save(mtp.case, model, directory)
     file = directory / "model.safetensors"
     save_file(load_file(file) | tensors, file, metadata={"format": "pt"})
     config = directory / "config.json"
@@ -223,6 +273,8 @@ def _published(mtp: MTPCase, module: int, name: str, values: Any) -> list[tuple[
     layer = 0
     if name.startswith("layers."):
         layer, name = int(name.split(".")[1]), name.split(".", 2)[2]
+    if name == "eh_proj.weight" and mtp.hidden_first:
+        values = values.roll(values.shape[1] // 2, dims=1)
     if values.ndim < 3:
         return [(mtp.name(module, layer, name), values.clone().contiguous())]
     front, kind = name.rsplit(".", 1)

@@ -52,7 +52,7 @@ def build(case: Case, directory: Path) -> Reference:
     """The reference of a case, its checkpoint in `directory`."""
     rng = np.random.default_rng(case.seed)
     model = random_model(case, rng)
-    _save(case, model, directory)
+    save(case, model, directory)
     vocab = model.config.vocab_size
     tokens = rng.integers(vocab, size=(2, case.forward_length))
     rows = []
@@ -89,7 +89,7 @@ def random_model(case: Case, rng: np.random.Generator) -> Any:
     return model
 
 
-def _save(case: Case, model: Any, directory: Path) -> None:
+def save(case: Case, model: Any, directory: Path) -> None:
     """Writes the checkpoint; that of a stand-in as the family's models are published."""
     from safetensors.torch import load_file, save_file
 

@@ -74,6 +74,7 @@ def inspect(
         return
     config, config_file = read_config(model, revision, text_only=text_only)
     report = {"config": str(config_file), **describe(config, context, dtype.value)}
+    report |= _further_tokens(config, config_file, text_only)
     if shown is not None:
         report |= _with_text(
             model, revision, verify, text_only, shown, hidden_attention, plot or DEFAULT_PLOT
@@ -82,6 +83,20 @@ def inspect(
         print_json(report)
     else:
         _print_lines(_lines(report))
+
+
+def _further_tokens(config: "Decoder", config_file: Path, text_only: bool) -> dict[str, Any]:
+    """What a configuration announces of modules for multi-token prediction, which are beside the model."""
+    from jaxmodels.checkpoints.draft_heads.mtp import announced_head
+    from jaxmodels.checkpoints.files import read_json_object
+    from jaxmodels.layers.spec import count_params
+    from jaxmodels.models.text_part import text_part
+
+    values = read_json_object(config_file)
+    head = announced_head(config, text_part(values) if text_only else values)
+    if head is None:
+        return {}
+    return {"multi_token_prediction": {"modules": len(head.modules), "parameters": count_params(head.spec())}}
 
 
 def _with_text(
@@ -200,8 +215,18 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
             f"weights {_flops(decode['weights'])}, context {_flops(decode['context'])}",
         ),
         ("prefill", f"{_flops(flops['prefill_per_token'])} per token of {flops['context']}"),
+        *_module_lines(report),
         *_text_lines(report),
     ]
+
+
+def _module_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """The modules for multi-token prediction, if any are announced."""
+    if "multi_token_prediction" not in report:
+        return []
+    found = report["multi_token_prediction"]
+    number = "1 module" if found["modules"] == 1 else f"{found['modules']} modules"
+    return [("predicts further", f"{number} beside the model, {found['parameters']:,} parameters")]
 
 
 def _text_lines(report: dict[str, Any]) -> list[tuple[str, str]]:

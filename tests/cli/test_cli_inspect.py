@@ -5,6 +5,7 @@ import json
 import huggingface_hub
 import pytest
 from model_helpers import attention, decoder, ssd
+from published_configs import DIRECTORY
 
 import jaxmodels as jm
 from jaxmodels.cli.inspect import describe
@@ -154,3 +155,11 @@ def test_a_hybrid_with_experts(run):
     for load in report["experts"].values():
         assert sum(load["load"]) == 2 * load["tokens"] and load["experts_per_token"] == 2
         assert 0 < load["balance"] <= 1
+
+
+def test_modules_for_multi_token_prediction_are_counted_beside_the_model(run):
+    """Without the embedding and the head, which it shares with the model."""
+    file = DIRECTORY / "deepseek_v3--DeepSeek-V3-no-quantization.json"
+    values = json.loads(run("inspect", file, "--json").stdout)
+    assert values["multi_token_prediction"] == {"modules": 1, "parameters": 11_610_068_224}
+    assert "1 module beside the model" in " ".join(run("inspect", file).stdout.split())
