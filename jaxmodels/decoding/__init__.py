@@ -28,6 +28,7 @@ from jaxmodels.decoding.drafters import (
     MergedDrafts,
     ModelDrafter,
     MultiBlock,
+    OtherTokenizer,
     PathsDrafter,
     PromptLookup,
     RoutedDrafts,
@@ -42,6 +43,7 @@ from jaxmodels.decoding.samplers import Greedy, Sample, Sampler
 from jaxmodels.decoding.scmoe import SCMoE
 from jaxmodels.decoding.speculative import Speculative
 from jaxmodels.decoding.strategy import LogProbs, Strategy
+from jaxmodels.decoding.vocabulary_map import VocabularyMap, map_vocabularies
 
 __all__ = [
     "MTP",
@@ -75,6 +77,7 @@ __all__ = [
     "MostProbable",
     "MultiBlock",
     "MultiPathVerification",
+    "OtherTokenizer",
     "PathsDrafter",
     "PromptLookup",
     "Regret",
@@ -92,7 +95,9 @@ __all__ = [
     "TraversalVerification",
     "TreeDrafter",
     "TypicalAcceptance",
+    "VocabularyMap",
     "depth",
+    "map_vocabularies",
     "masked",
     "processors",
 ]

@@ -12,6 +12,7 @@ from jaxmodels.decoding.drafters.medusa_tree_drafter import MedusaTreeDrafter
 from jaxmodels.decoding.drafters.model_drafter import Draft, ModelDrafter
 from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.decoding.drafters.multi_block import MultiBlock
+from jaxmodels.decoding.drafters.other_tokenizer import OtherTokenizer
 from jaxmodels.decoding.drafters.paths import PathsDrafter
 from jaxmodels.decoding.drafters.prompt_lookup import PromptLookup
 from jaxmodels.decoding.drafters.suffix import SuffixDecoding
@@ -34,6 +35,7 @@ __all__ = [
     "MergedDrafts",
     "ModelDrafter",
     "MultiBlock",
+    "OtherTokenizer",
     "PathsDrafter",
     "PromptLookup",
     "Proposal",
