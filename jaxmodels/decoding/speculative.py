@@ -14,7 +14,7 @@ from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw, l
 from jaxmodels.decoding.draft_windows import even_without_choice, first_token, fold_keys, settle
 from jaxmodels.decoding.drafters.drafter import Drafter, DraftsOnCache, Proposal, Round, Varying, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, ModelDrafter, as_draft
-from jaxmodels.decoding.lengths.length import DraftLength
+from jaxmodels.decoding.lengths.length import DraftLength, Sharing
 from jaxmodels.decoding.lengths.whole import Whole
 from jaxmodels.decoding.processors.chain import Processor, process, process_tree
 from jaxmodels.decoding.rungs import lengthened, run_rung, rungs, shortened
@@ -128,6 +128,8 @@ class Speculative:
         else:
             proposal, pending_drafts = drafter.propose(carry.drafts, around)
         proposal = replace(proposal, count=jnp.minimum(proposal.count, around.limit))
+        if isinstance(self.length, Sharing):
+            proposal = replace(proposal, count=self.length.share(proposal))
         given = _Verified(cache, carry.token, carry.output, self._no_verdict(around, proposal, carry))
         sizes = self._sizes(proposal)
         if len(sizes) == 1:

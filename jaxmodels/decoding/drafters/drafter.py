@@ -61,12 +61,15 @@ class Proposal:
             to the newest one stand before those that are farther.
         distributions: f32[B, G, V], what each was drawn from, given its parent and the siblings before it.
             None where nothing was left to chance, so that each is certain.
+        probabilities: f32[B, G], where there are no distributions: how sure the drafter was of each token,
+            given those before it. None where it does not know.
     """
 
     tokens: jax.Array
     count: jax.Array
     tree: Tree | None = None
     distributions: jax.Array | None = None
+    probabilities: jax.Array | None = None
 
 
 @struct.dataclass

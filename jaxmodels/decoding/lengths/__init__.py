@@ -1,6 +1,7 @@
 """Draft lengths: how many tokens are drafted in a round, as data; the drafter's `size` is the bound."""
 
+from jaxmodels.decoding.lengths.budget import Budget
 from jaxmodels.decoding.lengths.length import DraftLength
 from jaxmodels.decoding.lengths.whole import Whole
 
-__all__ = ["DraftLength", "Whole"]
+__all__ = ["Budget", "DraftLength", "Whole"]

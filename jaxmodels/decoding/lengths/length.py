@@ -1,8 +1,11 @@
 """What a draft length is: a policy that says, round by round, how many tokens a drafter may draft."""
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
+
+if TYPE_CHECKING:
+    from jaxmodels.decoding.drafters.drafter import Proposal
 
 
 class DraftLength(Protocol):
@@ -38,3 +41,11 @@ class DraftLength(Protocol):
 
         Rows that are done were drafted nothing.
         """
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """A `DraftLength` in which rows do depend on one another: it decides once all of them have drafted."""
+
+    def share(self, proposal: "Proposal") -> Int[Array, "B"]:
+        """How many leading tokens of each row's proposal are verified, no more than there are."""
