@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.decoding.trees import Tree
+
 
 def ratios(
     target: Float[Array, "B S V"], draft: Float[Array, "B S V"], drafted: Int[Array, "B S"]
@@ -13,6 +15,25 @@ def ratios(
         for distribution in (target, draft)
     )
     return jnp.where(q > 0, p / jnp.where(q > 0, q, 1.0), 0.0)
+
+
+def offered(
+    i: Int[Array, ""] | int,
+    left: Float[Array, "B S V"],
+    draft: Float[Array, "B G V"],
+    drafted: Int[Array, "B G"],
+    tree: Tree,
+) -> tuple[Int[Array, "B"], Float[Array, "B V"], Float[Array, "B V"], Float[Array, "B"]]:
+    """Drafted token i of a tree: its parent, p and q behind the parent, and their ratio as of `ratios`.
+
+    Rules that go through a tree token by token touch one distribution in each step. Parents stand before
+    their children, and siblings in the order in which they are tried.
+
+    left: what is left of the model's distribution behind each window token.
+    """
+    parent, q = tree.parents[:, i], draft[:, i]
+    p = left[jnp.arange(parent.shape[0]), parent]
+    return parent, p, q, ratios(p[:, None], q[:, None], drafted[:, i, None])[:, 0]
 
 
 def normalised(excess: Float[Array, "... V"]) -> Float[Array, "... V"]:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.decoding.acceptance.excess import normalised, ratios
+from jaxmodels.decoding.acceptance.excess import normalised, offered, ratios
 from jaxmodels.decoding.trees import Tree
 from jaxmodels.pytrees import register_dataclass
 
@@ -31,25 +32,32 @@ class TokenVerification:
         drafted: Int[Array, "B G"],
         tree: Tree | None = None,
     ) -> Float[Array, "B G+1 V"]:
-        draft, drafted = jnp.pad(draft, ((0, 0), (0, 1), (0, 0))), jnp.pad(drafted, ((0, 0), (0, 1)))
         if tree is None:
+            draft, drafted = jnp.pad(draft, ((0, 0), (0, 1), (0, 0))), jnp.pad(drafted, ((0, 0), (0, 1)))
             ratio = jnp.minimum(1.0, ratios(target, draft, drafted))
             reached = jnp.pad(jnp.cumprod(ratio[:, :-1], axis=1), ((0, 0), (1, 0)), constant_values=1.0)
             ended = reached * (1.0 - ratio)
             return ended[:, :, None] * normalised(jnp.maximum(target - draft, 0.0))
-        p, none_taken = target, jnp.ones(target.shape[:2])
-        taken = jnp.ones(target.shape[:2])  # of each window token, once its parent has been accepted
-        rows = jnp.arange(target.shape[0])[:, None]
-        for rank in range(tree.siblings):
-            child = tree.children(rank)
-            q = jnp.take_along_axis(draft, child[:, :, None], axis=1)
-            ratio = jnp.minimum(1.0, ratios(p, q, jnp.take_along_axis(drafted, child, axis=1)))
-            # Where there is no child, its window index is one beyond the window's end.
-            taken = taken.at[rows, child + 1].set(none_taken * ratio, mode="drop")
-            none_taken = none_taken * (1.0 - ratio)
-            p = normalised(jnp.maximum(p - q, 0.0))
+
+        rows = jnp.arange(drafted.shape[0])
+
+        def offer(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            """Token i's own `taken`, and its parent's state once the token is not taken."""
+            taken, none_taken, left = state
+            parent, p, q, ratio = offered(i, left, draft, drafted, tree)
+            chance, before = jnp.minimum(1.0, ratio), none_taken[rows, parent]
+            return (
+                taken.at[rows, i + 1].set(before * chance),
+                none_taken.at[rows, parent].set(before * (1.0 - chance)),
+                left.at[rows, parent].set(normalised(jnp.maximum(p - q, 0.0))),
+            )
+
+        # Of each window token: that it is taken once its parent is, and that none of its children is.
+        all_one = jnp.ones_like(target[:, :, 0])
+        state = lax.fori_loop(0, drafted.shape[1], offer, (all_one, all_one, target))
+        taken, none_taken, left = state
         reached = jnp.where(tree.ancestors(), taken[:, None, :], 1.0).prod(-1)
-        return (reached * none_taken)[:, :, None] * p
+        return (reached * none_taken)[:, :, None] * left
 
 
 register_dataclass(TokenVerification, [], [])

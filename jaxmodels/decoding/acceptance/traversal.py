@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.decoding.acceptance.excess import normalised, share
+from jaxmodels.decoding.acceptance.excess import normalised, offered, share
 from jaxmodels.decoding.trees import Tree, chain_tree, depths
 from jaxmodels.pytrees import register_dataclass
 
@@ -38,10 +38,8 @@ class TraversalVerification:
         def enter_and_drop(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
             """Token i's own `kept`, and its parent's state once the token and all behind it are dropped."""
             kept, left = state
-            parent, token, q = tree.parents[:, i], drafted[:, i], draft[:, i]
-            before, p = kept[rows, parent], left[rows, parent]
-            chance = q[rows, token]
-            ratio = jnp.where(chance > 0, p[rows, token] / jnp.where(chance > 0, chance, 1.0), 0.0)
+            parent, p, q, ratio = offered(i, left, draft, drafted, tree)
+            before = kept[rows, parent]
             excess = jnp.maximum(before[:, None] * p - q, 0.0)
             kept = kept.at[rows, i + 1].set(jnp.minimum(1.0, before * ratio))
             kept = kept.at[rows, parent].set(share(excess.sum(-1), before))
