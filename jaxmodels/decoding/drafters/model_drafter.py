@@ -107,20 +107,20 @@ class ModelDrafter:
 
 
 @struct.dataclass
-class Levels:
+class _Levels:
     """What has been drafted so far.
 
     Attributes:
         chain: i32[B, L], the first token of each level, from which the next level goes on.
         others: i32[B, L, W-1], the most probable others.
         distributions: f32[B, L, V], what the first tokens were drawn from; None where they are certain.
-        sure: f32[B, L], the probabilities that the draft itself gives them; None where nobody asks.
+        sure: f32[B, L], the probabilities that the draft itself gives them; made only where they are read.
     """
 
     chain: jax.Array
     others: jax.Array
     distributions: jax.Array | None
-    sure: Any = None
+    sure: jax.Array
 
 
 def begin_draft(draft: Draft, around: Round, size: int) -> Cache:
@@ -150,24 +150,12 @@ def draft_levels(
     The others are the most probable ones beside it, without chance. One step of the draft per level, as many
     as the round's `limit` asks for and none behind a level whose first token `stop` ends the draft at.
     """
-    drafted, pending = grow_levels(draft, cache, around, siblings)
-    return as_proposal(drafted, pending, siblings), pending
-
-
-def grow_levels(
-    draft: Draft,
-    cache: Cache,
-    around: Round,
-    siblings: Sequence[int],
-    sure: Float[Array, "B L"] | None = None,
-) -> tuple[Levels, Pending]:
-    """`draft_levels` before it is a proposal. sure: where to note the draft's probabilities, see `Levels`."""
     batch, levels, beside = around.token.shape[0], len(siblings), max(siblings) - 1
     certain = isinstance(around.sampler, Greedy)
     vocabulary = draft.config.vocab_size
     numbers = jnp.asarray(first_of_levels(siblings)[1:]) - 1  # of each level's first token
 
-    def choose(i: Array, logits: Float[Array, "B V"], drafted: Levels) -> tuple[Array, Array, Levels]:
+    def choose(i: Array, logits: Float[Array, "B V"], drafted: _Levels) -> tuple[Array, Array, _Levels]:
         def put(whole: Array, level: Array) -> Array:
             return lax.dynamic_update_slice_in_dim(whole, level[:, None], i, axis=1)
 
@@ -184,26 +172,27 @@ def grow_levels(
             is_token = jnp.arange(vocabulary) == token[:, None]
             others = put(others, lax.top_k(jnp.where(is_token, -jnp.inf, scores), beside)[1])
         probability = probability_of(scores, token)
-        noted = None if drafted.sure is None else put(drafted.sure, probability)
+        sure = put(drafted.sure, probability)
         ends = around.stop(numbers[i], probability)
-        return token, ~ends, Levels(put(drafted.chain, token), others, distributions, noted)
+        return token, ~ends, _Levels(put(drafted.chain, token), others, distributions, sure)
 
     needed = jnp.searchsorted(jnp.asarray([0, *accumulate(siblings)]), around.limit)
-    return peek_chain(
+    drafted, pending = peek_chain(
         draft.config,
         draft.params,
         around.token,
         cache,
         levels,
         choose,
-        Levels(
+        _Levels(
             chain=jnp.zeros((batch, levels), jnp.int32),
             others=jnp.zeros((batch, levels, beside), jnp.int32),
             distributions=None if certain else jnp.zeros((batch, levels, vocabulary), jnp.float32),
-            sure=sure,
+            sure=jnp.zeros((batch, levels), jnp.float32),
         ),
         valid=in_rows_that_run(around.output, needed),
     )
+    return _proposal(drafted, pending, siblings), pending
 
 
 def probability_of(scores: Float[Array, "B V"], token: Int[Array, "B"]) -> Float[Array, "B"]:
@@ -255,7 +244,7 @@ def first_of_levels(siblings: Sequence[int]) -> tuple[int, ...]:
     return (0, *(1 + before for before in accumulate(siblings[:-1], initial=0)))
 
 
-def as_proposal(drafted: Levels, pending: Pending, siblings: Sequence[int]) -> Proposal:
+def _proposal(drafted: _Levels, pending: Pending, siblings: Sequence[int]) -> Proposal:
     """The levels one behind the other, as far as the draft could be asked."""
     tokens, distributions = [], []
     for level, width in enumerate(siblings):
@@ -276,6 +265,7 @@ def as_proposal(drafted: Levels, pending: Pending, siblings: Sequence[int]) -> P
         count=jnp.asarray([0, *accumulate(siblings)])[pending.valid],
         tree=tree,
         distributions=jnp.concatenate(distributions, axis=1) if distributions else None,
+        probabilities=drafted.sure if tree is None and not distributions else None,
     )
 
 

@@ -19,9 +19,8 @@ from jaxmodels.decoding.drafters.model_drafter import (
     Draft,
     HasParams,
     as_draft,
-    as_proposal,
     begin_draft,
-    grow_levels,
+    draft_levels,
     loaded,
     settle_draft,
 )
@@ -81,15 +80,13 @@ class RoutedDrafts:
         chain = (1,) * self.size
         for number, (draft, cache) in enumerate(zip(self.drafts, state, strict=True)):
             here = replace(around, keys=_keys_of(around, self.size, number))
-            nothing = jnp.zeros((around.token.shape[0], self.size))
-            drafted, pending = grow_levels(loaded(draft), cache, here, chain, nothing)
-            proposal = as_proposal(drafted, pending, chain)
+            proposal, pending = draft_levels(loaded(draft), cache, here, chain)
             proposals.append(proposal)
             pendings.append(pending)
             if proposal.distributions is not None:
                 confidences.append(proposal.distributions[:, 0].max(-1))
             else:
-                confidences.append(drafted.sure.sum(1) / jnp.maximum(proposal.count, 1))
+                confidences.append(proposal.probabilities.sum(1) / jnp.maximum(proposal.count, 1))
         route = jnp.argmax(jnp.stack(confidences), axis=0)
         chosen = proposals[0]
         for number, other in enumerate(proposals[1:], 1):
@@ -160,8 +157,8 @@ class MergedDrafts:
                 stop=lambda index, probability: jnp.zeros(probability.shape, bool),
                 keys=_keys_of(around, self.size, number),
             )
-            drafted, pending = grow_levels(loaded(draft), cache, here, chain)
-            proposals.append(as_proposal(drafted, pending, chain))
+            proposal, pending = draft_levels(loaded(draft), cache, here, chain)
+            proposals.append(proposal)
             pendings.append(pending)
         levels = jnp.stack([pending.valid for pending in pendings]).min(0)
         distributions = None
