@@ -83,10 +83,10 @@ class RoutedDrafts:
             proposal, pending = draft_levels(loaded(draft), cache, here, chain)
             proposals.append(proposal)
             pendings.append(pending)
-            if proposal.distributions is not None:
-                confidences.append(proposal.distributions[:, 0].max(-1))
-            else:
+            if proposal.probabilities is not None:
                 confidences.append(proposal.probabilities.sum(1) / jnp.maximum(proposal.count, 1))
+            elif proposal.distributions is not None:
+                confidences.append(proposal.distributions[:, 0].max(-1))
         route = jnp.argmax(jnp.stack(confidences), axis=0)
         chosen = proposals[0]
         for number, other in enumerate(proposals[1:], 1):
