@@ -33,8 +33,9 @@ from jaxmodels.layers.spec import count_params
 
 PLAIN = "one at a time"
 SAMPLERS: Mapping[str, Sampler] = {"greedy": Greedy(), "sampled": Sample(temperature=1.0)}
-DRAFT_SIZES = (3, 5)
-SELF_SIZES = (2, 3)
+# Windows of 4 and 8 tokens: few rows are multiplied in multiples of four.
+DRAFT_SIZES = (3, 7)
+SELF_SIZES = (3,)
 DRAFT, SELF = "tiny-qwen3-draft", "tiny-qwen3-layerskip"
 AIMS = {"tiny-qwen3": 1.5, SELF: 1.15}
 

@@ -30,6 +30,7 @@ BENCHMARKS = (
     ("speculation",),
     ("masked_generation",),
     ("parallel_decoding",),
+    ("parallel_decode",),
     ("sparse",),
     ("batch", "--shape", "mamba2-130m"),
     ("batch", "--shape", "qwen3-100m"),

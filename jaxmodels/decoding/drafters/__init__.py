@@ -9,6 +9,7 @@ from jaxmodels.decoding.drafters.last_verdict import LastVerdict
 from jaxmodels.decoding.drafters.lookahead import Lookahead
 from jaxmodels.decoding.drafters.medusa_drafter import MedusaDrafter
 from jaxmodels.decoding.drafters.medusa_tree_drafter import MedusaTreeDrafter
+from jaxmodels.decoding.drafters.mirror import MirrorDrafter
 from jaxmodels.decoding.drafters.model_drafter import Draft, ModelDrafter
 from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.decoding.drafters.multi_block import MultiBlock
@@ -34,6 +35,7 @@ __all__ = [
     "MedusaDrafter",
     "MedusaTreeDrafter",
     "MergedDrafts",
+    "MirrorDrafter",
     "ModelDrafter",
     "MultiBlock",
     "OtherTokenizer",
