@@ -15,11 +15,14 @@ from jaxmodels.decoding.processors.token_ids import check_vocabulary
 from jaxmodels.decoding.prompts import PromptBatch
 from jaxmodels.decoding.stop_strings import TextDecoder
 from jaxmodels.decoding.strategy import Branching, ChoosesModels, LogProbs, Output, Request, Strategy
+from jaxmodels.layers.cache.window_only import WindowOnly
 from jaxmodels.layers.masks import Causal
 from jaxmodels.layers.moe.routing import RoutedFeedForward
 from jaxmodels.layers.spec import Params
 from jaxmodels.memory import check_fits
+from jaxmodels.models.cache_policies import policies_of
 from jaxmodels.models.costs import cache_bytes
+from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.filling import filling_of
 from jaxmodels.models.language_model import BlockStack, Cache, LanguageModel
 
@@ -157,7 +160,8 @@ _cache_bytes = functools.lru_cache(maxsize=16)(cache_bytes)
 
 
 def check_causal(config: LanguageModel) -> None:
-    """Raises ValueError, naming what does it, where a token's features depend on later tokens."""
+    """Raises ValueError, naming what does it, where a token's features depend on later tokens, or where those
+    before it are not kept."""
     if not isinstance(config.mask, Causal):
         way = "MaskedDiffusion(...) decodes it" if filling_of(config) else "it encodes texts"
         raise ValueError(
@@ -169,6 +173,12 @@ def check_causal(config: LanguageModel) -> None:
             raise ValueError(
                 f"block {i} cannot decode token by token: with {block.ffn} what a token gets depends on the "
                 "tokens around it; give the layer a router that is causal and dispatch=Dropless()"
+            )
+    for i, policy in policies_of(config) if isinstance(config, Decoder) else ():
+        if isinstance(policy, WindowOnly):
+            raise ValueError(
+                f"block {i} cannot decode token by token: its cache={policy} keeps nothing of the tokens "
+                "that the next one sees; give the layer one that does, such as FullCache()"
             )
 
 

@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, VOCAB, forward, random_params
+from model_helpers import ARCHITECTURES, VOCAB, attention, decoder, forward, random_params
+from strategy_helpers import architecture, ready
 
 import jaxmodels as jm
-from jaxmodels.decoding import Autoregressive, Sample, driver
+from jaxmodels.decoding import Autoregressive, Draft, Sample, Speculative, TreeDrafter, driver
 from jaxmodels.decoding.generation import plan, stream
 from jaxmodels.decoding.processors import RepetitionPenalty
 from jaxmodels.decoding.prompts import encode_prompts
+from jaxmodels.layers.cache.window_only import WindowOnly
 from jaxmodels.layers.spec import abstract_params
 
 RAGGED = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2], [3, 8, 4]]
@@ -207,3 +209,14 @@ def test_a_given_capacity_is_allocated(hybrid):
         given = hybrid.generate(RAGGED[:1], 2, capacity=capacity)
         assert given.stats.capacity == capacity
         np.testing.assert_array_equal(given.tokens, free.tokens)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [Autoregressive(), Speculative(draft=TreeDrafter(draft=Draft(*architecture("ssd")), siblings=(2, 1)))],
+    ids=["plain", "tree"],
+)
+def test_layers_that_keep_no_history_are_refused(strategy):
+    config = decoder(attention(), attention(cache=WindowOnly()))
+    with pytest.raises(ValueError, match=r"block 1 cannot decode token by token: its cache=WindowOnly\(\)"):
+        ready(config, None, strategy)

@@ -44,6 +44,13 @@ def test_the_strategy_the_policy_and_the_drafter_of_the_guide_run(capsys):
         assert re.search(r"'accepted'|^\d+\.\d+$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_the_page_on_verification_runs(capsys):
+    page = (ROOT / "docs" / "verification.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "verification.md", "exec"), {})
+    assert "'accepted'" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):

@@ -195,13 +195,16 @@ def _keys_of(around: Round, size: int, number: int) -> Array:
 
 def _where(rows: Int[Array, "B"], ours: Proposal, theirs: Proposal) -> Proposal:
     """One chain in some rows and the other elsewhere."""
-    distributions = None
+    distributions = probabilities = None
     if ours.distributions is not None and theirs.distributions is not None:
         distributions = jnp.where(rows[:, None, None], ours.distributions, theirs.distributions)
+    if ours.probabilities is not None and theirs.probabilities is not None:
+        probabilities = jnp.where(rows[:, None], ours.probabilities, theirs.probabilities)
     return Proposal(
         tokens=jnp.where(rows[:, None], ours.tokens, theirs.tokens),
         count=jnp.where(rows, ours.count, theirs.count),
         distributions=distributions,
+        probabilities=probabilities,
     )
 
 
