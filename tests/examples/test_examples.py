@@ -7,7 +7,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from jaxmodels.decoding import masked
+from jaxmodels import decoding
+from jaxmodels.decoding import acceptance, drafters, masked
 from jaxmodels.decoding.diffusion import guidance
 from jaxmodels.image_models.cache_names import CACHES
 from jaxmodels.image_models.pipelines import PIPELINES
@@ -79,6 +80,24 @@ def names_in(page, head):
     """What stands in the first column of the table with this head, without its quotes."""
     table = page.split(f"\n| {head} |", 1)[1].split("\n\n", 1)[0]
     return re.findall(r"`([^`]+)`", " ".join(line.split("|")[1] for line in table.splitlines()[2:]))
+
+
+def test_the_page_on_parallel_decoding_names_every_policy_and_runs(capsys):
+    page = (ROOT / "docs" / "parallel_decode.md").read_text("utf-8")
+    rooms = ((drafters, "drafter", ("propose", "propose_on")), (acceptance, "rule", ("outcomes",)))
+    for room, head, methods in rooms:
+        policies = {
+            name
+            for name in room.__all__
+            if any(hasattr(getattr(room, name), method) for method in methods)
+            and not getattr(getattr(room, name), "_is_protocol", False)
+        }
+        named = set(names_in(page, head))
+        assert policies - {"Draft"} <= named, policies - named
+        assert all(hasattr(decoding, name) for name in named), named
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "parallel_decode.md", "exec"), {"__name__": "guide"})
+    assert float(capsys.readouterr().out) >= 0
 
 
 def test_the_page_on_diffusion_names_what_there_is_and_runs(tmp_path, monkeypatch):
