@@ -80,8 +80,8 @@ def statistic(name, strategy):
 @pytest.mark.parametrize(
     ("drafter", "rule"),
     [
-        (CHAIN, BlockVerification()),
         (PATHS, MultiPathVerification()),
+        pytest.param(CHAIN, BlockVerification(), marks=pytest.mark.sweep),
         pytest.param(CHAIN, TokenVerification(), marks=pytest.mark.sweep),
         pytest.param(CHAIN, SampledChild(), marks=pytest.mark.sweep),
         pytest.param(TREE, TokenVerification(), marks=pytest.mark.sweep),

@@ -86,11 +86,16 @@ def test_processors_see_each_path_by_itself(name):
     assert ours.counters["accepted"].sum() > 0
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 @pytest.mark.parametrize(
-    ("name", "draft_name", "processors"),
-    [("hybrid", "attention", ()), ("attention", "ssd", PROCESSORS)],
-    ids=["hybrid", "processors"],
+    ("name", "draft_name", "processors", "rule"),
+    [
+        ("hybrid", "attention", (), TraversalVerification()),
+        ("attention", "ssd", PROCESSORS, MultiPathVerification()),
+        pytest.param("hybrid", "attention", (), MultiPathVerification(), marks=pytest.mark.sweep),
+        *(pytest.param("attention", "ssd", PROCESSORS, rule, marks=pytest.mark.sweep) for rule in RULES[:2]),
+        pytest.param("hybrid", "attention", (), SampledChild(), marks=pytest.mark.sweep),
+    ],
+    ids=lambda value: "" if isinstance(value, tuple | str) else type(value).__name__,
 )
 def test_a_sampled_step_has_the_models_joint_distribution(name, draft_name, processors, rule):
     """Behind a first step that took nothing, the trunk, or the first path, which the second one equals."""
