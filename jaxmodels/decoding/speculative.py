@@ -64,11 +64,11 @@ class Speculative:
         sampler, processors, top_logprobs, prefill_window: see `Autoregressive`.
         length: how many of the drafter's tokens are drafted and verified in each round.
         acceptance: which drafted tokens are kept where the sampler is not `Greedy`; with it, all rules keep
-            the longest path that the model agrees with.
+            the longest path that the model agrees with. `TypicalAcceptance` alone changes the distribution.
 
     Raises:
         ValueError: a value outside its range, `gamma` beside a `Drafter`; when run, a draft of another
-            vocabulary, or a tree with an acceptance rule for chains.
+            vocabulary, or a tree with an acceptance rule that does not take it.
     """
 
     draft: Draft | HasParams | str | Drafter | DraftsOnCache

@@ -3,7 +3,8 @@
 A rule is a function from probabilities to probabilities, without randomness of its own. For a chain or tree
 of G drafted tokens it gives the joint distribution of its outcomes "the tokens on the path to window token n
 are accepted and v comes after them". A draw from it is a step of speculative decoding; summed over all drafts
-it must be what the model itself would have said, which tests check by enumeration.
+it must be what the model itself would have said, which tests check by enumeration. `TypicalAcceptance` is the
+one rule that is lossy.
 """
 
 from jaxmodels.decoding.acceptance.acceptance import Acceptance
