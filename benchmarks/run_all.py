@@ -39,6 +39,7 @@ BENCHMARKS = (
     ("loading",),
     ("compiled_properties",),
     ("tpu_programs",),
+    ("tpu_speculation",),
     ("bits_per_byte", "tiny-mamba2", "tiny-qwen3", "tiny-hybrid-moe", "tiny-llada"),
     ("digits",),
     ("digit_judges",),
