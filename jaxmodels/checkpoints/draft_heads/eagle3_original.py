@@ -41,7 +41,9 @@ TABLE: Table[Eagle3] = Table(
 
 def claims(values: Mapping[str, Any]) -> bool:
     names = values.get("architectures") or ()
-    return isinstance(names, list) and any(name in ARCHITECTURES for name in names)
+    # The authors' own files name the class of a plain Llama, and have this key beside its own.
+    is_named = isinstance(names, list) and any(name in ARCHITECTURES for name in names)
+    return is_named or "draft_vocab_size" in values
 
 
 def default_layers(layers: int) -> tuple[int, ...]:

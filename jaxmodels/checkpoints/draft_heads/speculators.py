@@ -30,7 +30,7 @@ NAME = "speculators"
 LAYERS_KEY = "eagle_aux_hidden_state_layer_ids"
 SECTION = "transformer_layer_config"
 # Of training and provenance; what the sections say beside the layers is the target's.
-INERT = ("speculators_version", "embed_requires_grad", "base_model_ep_plan", "base_model_tp_plan")
+INERT = ("speculators_version", "embed_requires_grad", "tie_word_embeddings")
 LAYER_INERT = (
     "max_window_layers", "max_position_embeddings", "tie_word_embeddings", "base_model_ep_plan",
     "base_model_tp_plan", "base_model_pp_plan",
