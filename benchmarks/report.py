@@ -25,6 +25,7 @@ ORDER = (
     "grouped_matmul",
     "rollback",
     "speculation",
+    "jacobi",
     "masked_generation",
     "parallel_decoding",
     "sparse",

@@ -28,6 +28,7 @@ BENCHMARKS = (
     ("rollback",),
     ("replay",),
     ("speculation",),
+    ("jacobi",),
     ("masked_generation",),
     ("parallel_decoding",),
     ("parallel_decode",),

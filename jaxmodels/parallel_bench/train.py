@@ -1,9 +1,11 @@
-"""Trains the two bundled models on the tasks: one that fills in masks, and its autoregressive twin.
+"""Trains the bundled models on the tasks: one that fills in masks, and its autoregressive twin; and from the
+twin one for Jacobi decoding.
 
     python -m jaxmodels.parallel_bench.train tiny-llada-lists runs/tiny-llada-lists
     python -m jaxmodels.parallel_bench.train tiny-llama-lists runs/tiny-llama-lists
+    python -m jaxmodels.parallel_bench.train tiny-llama-lists-jacobi runs/tiny-llama-lists-jacobi
 
-Both have the same blocks, tokenizer, optimizer and questions. Questions are made anew for every step, so that
+All have the same blocks, tokenizer, optimizer and questions. Questions are made anew for every step, so that
 none is seen twice; all follow from the seed. The same command goes on with a run that was interrupted.
 """
 
@@ -29,12 +31,14 @@ from jaxmodels.models.families import config_from_hf
 from jaxmodels.parallel_bench.tasks import TASKS, ask
 from jaxmodels.parallel_bench.vocabulary import MASK, MASK_ID, UNKNOWN, build_tokenizer
 from jaxmodels.training.checkpointing import TrainCheckpoints
+from jaxmodels.training.objectives.consistency import Consistency
 from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
 from jaxmodels.training.objectives.next_token import NextToken
 from jaxmodels.training.objectives.objective import Objective, Windows
 from jaxmodels.training.optimizer import Muon, WarmupStableDecay
+from jaxmodels.training.start import load_start
 from jaxmodels.training.tokenizer import END_OF_TEXT, END_OF_TEXT_ID
-from jaxmodels.training.train import abstract_state, init_state, make_train_step
+from jaxmodels.training.train import TrainState, abstract_state, first_state, init_state, make_train_step
 
 ITEMS = 6  # of each list
 SHORTEST_CANVAS = 10
@@ -132,7 +136,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """How one of the two models is trained.
+    """How one of the models is trained.
 
     Attributes:
         model: its ``config.json``.
@@ -142,6 +146,7 @@ class Course:
         stages: of the run, one after the other.
         batch: rows of a step.
         seed: of the parameters, the questions and the masks.
+        start_from: the bundled model that the run begins with; None draws the parameters.
     """
 
     model: dict[str, Any]
@@ -150,6 +155,7 @@ class Course:
     stages: tuple[Stage, ...]
     batch: int = 32
     seed: int = 0
+    start_from: str | None = None
 
     @property
     def ends(self) -> list[int]:
@@ -170,7 +176,7 @@ class Course:
         advance = make_train_step(config, optimizer, schedule, objective=self.objective, seed=self.seed)
         with TrainCheckpoints(output / "checkpoints") as checkpoints:
             if checkpoints.latest_step() is None:
-                state = init_state(config, optimizer, self.seed)
+                state = self._first_state(config, optimizer)
             else:
                 state = checkpoints.restore(abstract_state(config, optimizer))
             losses = []
@@ -184,6 +190,11 @@ class Course:
                 if (step + 1) % 500 == 0 or step + 1 == self.ends[-1]:
                     checkpoints.save(state)
         return _finished(config, state.params)
+
+    def _first_state(self, config: Decoder, optimizer: optax.GradientTransformation) -> TrainState:
+        if self.start_from is None:
+            return init_state(config, optimizer, self.seed)
+        return first_state(load_start(self.start_from, config), optimizer)
 
 
 def _finished(config: Decoder, trained: Params) -> jm.Model:
@@ -232,6 +243,15 @@ COURSES = {
         objective=NextToken(),
         asked=with_one_end,
         stages=(Stage(_schedule(6e-3, 7000, 2000), _ALL), Stage(_schedule(4e-3, 2700, 700), _CHOICES)),
+    ),
+    "tiny-llama-lists-jacobi": Course(
+        model=LLAMA,
+        objective=Consistency(window=8, places=6, rounds=2, next_token_weight=5.0),
+        asked=with_one_end,
+        stages=(Stage(_schedule(2e-3, 500, 300), _ALL),),
+        batch=16,
+        seed=1,
+        start_from="tiny-llama-lists",
     ),
 }
 

@@ -16,6 +16,7 @@ from jaxmodels.training.objectives.consistency import Consistency
 from jaxmodels.training.objectives.coupled import Coupled
 from jaxmodels.training.objectives.distillation import Distillation
 from jaxmodels.training.objectives.early_exits import EarlyExits
+from jaxmodels.training.objectives.jacobi_forcing import JacobiForcing
 from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
 from jaxmodels.training.objectives.maskgit import MaskGIT
 from jaxmodels.training.objectives.next_token import NextToken
@@ -49,6 +50,7 @@ _OBJECTIVES = {
     "block_diffusion": BlockDiffusion,
     "certainty_forcing": CertaintyForcing,
     "consistency": Consistency,
+    "jacobi_forcing": JacobiForcing,
     "coupled": Coupled,
     "maskgit": MaskGIT,
     "distillation": Distillation,

@@ -113,3 +113,13 @@ def test_transformers_reads_the_bundled_twin():
     with torch.no_grad():
         expected = theirs(torch.tensor([ids])).logits
     np.testing.assert_allclose(mine(np.array([ids])), expected, atol=1e-4)
+
+
+def test_a_course_goes_on_from_a_bundled_model(tmp_path):
+    """One step at a learning rate of nothing leaves the model that the run begins with."""
+    course = COURSES["tiny-llama-lists-jacobi"]
+    schedule = WarmupStableDecay(peak=1e-9, warmup_steps=0, decay_steps=1, total_steps=1)
+    made = dataclasses.replace(course, stages=(Stage(schedule, {}),), batch=2).run(tmp_path)
+    start = dict(walk(jm.load(course.start_from).params))
+    for path, leaf in walk(made.params):
+        np.testing.assert_array_equal(np.asarray(leaf, np.float32), np.asarray(start[path], np.float32))

@@ -33,26 +33,26 @@ class AnchoredWindows:
 class Consistency:
     """The global consistency loss of CLLM (https://arxiv.org/abs/2403.00835) beside that of the next token.
 
-    Behind each of `places` tokens of a window, the model decodes as `Jacobi` does, for some rounds: it is
-    shown its own draft, which is the last round's verdict moved up by the tokens that were right. In each
-    round it learns to say behind every draft token, from the first wrong one on, what it says itself at this
-    place behind the text. So the drafts are always the model's own, of the moment, and nothing is collected
-    beforehand. What is right is what the text says: where it is the model's own greedy answer, the rounds
-    are those of decoding.
+    Behind each of `places` tokens of a window, drawn from those before a token that is to be predicted, the
+    model decodes as `Jacobi` does, for some rounds: it is shown its own draft, which is the last round's
+    verdict moved up by the tokens that were right. In each round it learns to say behind every draft token,
+    from the first wrong one on, what it says itself at this place behind the text. So the drafts are always
+    the model's own, of the moment, and nothing is collected beforehand. What is right is what the text says:
+    where it is the model's own greedy answer, the rounds are those of decoding.
 
     The paper draws one state of a trajectory that was collected before, and takes all tokens of the state;
     here all states count, and tokens that follow a right draft are left out: there both sides are the same.
 
     Attributes:
         window: tokens that are scored at once in decoding, the newest included; see `Jacobi`.
-        places: drafts of a row.
+        places: drafts of a row, at most one behind each token.
         rounds: Jacobi steps of each.
         next_token_weight: of the mean cross-entropy of the next token, beside the mean consistency loss of a
             draft token.
         decay: a draft token counts this times less than the one before it.
 
     Raises:
-        ValueError: a field is out of range, or the windows of text are too short; the message names it.
+        ValueError: a field is out of range; the message names it.
     """
 
     window: int = 8
@@ -76,16 +76,11 @@ class Consistency:
         """It suits every causal model: drafts are branches of the text."""
 
     def prepare(self, windows: Windows, key: jax.Array) -> AnchoredWindows:
-        batch, size = windows.tokens.shape
-        behind = size - self.rounds * self.window
-        if behind < 1:
-            raise ValueError(
-                f"objective: consistency with rounds={self.rounds} of window={self.window} needs windows of "
-                f"more than {self.rounds * self.window} tokens, got sequence_length={size}"
-            )
-        # one place in each of as many equal parts of the row
-        inside = jax.random.uniform(key, (batch, self.places))
-        anchors = jnp.floor((jnp.arange(self.places) + inside) * behind / self.places)
+        # behind an anchor there is a token to predict; where there are fewer such places, others are taken
+        drawn = jax.random.uniform(key, windows.tokens.shape)
+        is_followed = jnp.pad(windows.predicted[:, 1:], ((0, 0), (0, 1)))
+        count = min(self.places, windows.tokens.shape[1])
+        _, anchors = jax.lax.top_k(jnp.where(is_followed, drawn, drawn - 1.0), count)
         return AnchoredWindows(windows=windows, anchors=anchors.astype(jnp.int32))
 
     def loss(self, score: Score, example: AnchoredWindows) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -96,20 +91,22 @@ class Consistency:
             text, drafts = score_branches(score, tokens, branches)
             if i == 0:
                 next_token, count = language_model_loss(text, tokens, windows.predicted)
-            total += self._inconsistency(tokens, text, drafts, branches) / self.rounds
+            total += self._inconsistency(windows, text, drafts, branches) / self.rounds
             branches = next_drafts(tokens, branches, choices_behind(text, drafts, branches.anchors))
         return total + self.next_token_weight * next_token, count
 
     def _inconsistency(
         self,
-        tokens: Int[Array, "B S"],
+        windows: Windows,
         text: Float[Array, "B S V"],
         drafts: Float[Array, "B N G V"],
         branches: Branches,
     ) -> Float[Array, ""]:
-        """The mean over draft tokens from the first wrong one on."""
-        diverged = jnp.cumsum(branches.wrong(tokens), axis=2) > 0
-        weight = diverged * self.decay ** jnp.arange(drafts.shape[2])
+        """The mean over draft tokens from the first wrong one on, where the text has a token to predict."""
+        following = branches.places + 1
+        counts = (jnp.cumsum(branches.wrong(windows.tokens), axis=2) > 0) & (following < text.shape[1])
+        counts &= at_places(windows.predicted, following)
+        weight = counts * self.decay ** jnp.arange(drafts.shape[2])
         nats = soft_nats(at_places(text, branches.places), drafts)
         return (weight * nats).sum() / jnp.maximum(weight.sum(), 1.0)
 

@@ -47,7 +47,7 @@ class Score(Protocol):
         positions: Int[Array, "R T"] | None = None,
         pick: Callable[[Float[Array, "R T D"]], Float[Array, "B S D"]] | None = None,
     ) -> Float[Array, "B S V"]:
-        """Float32 logits of whole sequences; to be called once.
+        """Float32 logits of whole sequences. Router losses are those of the last call.
 
         Args:
             inputs: token ids.
