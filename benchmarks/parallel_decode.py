@@ -10,7 +10,7 @@ Prompts are held-out sources; strategies take turns, so that a slow minute falls
 
 import functools
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +34,7 @@ from jaxmodels.layers.spec import count_params
 PLAIN = "one at a time"
 SAMPLERS: Mapping[str, Sampler] = {"greedy": Greedy(), "sampled": Sample(temperature=1.0)}
 # Windows of 4 and 8 tokens: few rows are multiplied in multiples of four.
-DRAFT_SIZES = (3, 7)
-SELF_SIZES = (3,)
+SIZES = (3, 7)
 DRAFT, SELF = "tiny-qwen3-draft", "tiny-qwen3-layerskip"
 AIMS = {"tiny-qwen3": 1.5, SELF: 1.15}
 
@@ -56,24 +55,23 @@ class Contest:
         ]
 
 
-def of_a_draft(target: jm.Model, sampler: Sampler) -> dict[str, Strategy]:
+def of_a_draft(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict[str, Strategy]:
     """Sequential decoding, and speculation with the distilled draft at several lengths."""
     draft = jm.load(DRAFT)
     small = Draft(draft.config, draft.params)
     return {PLAIN: Autoregressive(sampler=sampler)} | {
-        f"distilled draft, {size}": Speculative(draft=small, gamma=size, sampler=sampler)
-        for size in DRAFT_SIZES
+        f"distilled draft, {size}": Speculative(draft=small, gamma=size, sampler=sampler) for size in sizes
     }
 
 
-def of_itself(target: jm.Model, sampler: Sampler) -> dict[str, Strategy]:
+def of_itself(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict[str, Strategy]:
     """Sequential decoding, and speculation with the first fifth of the blocks at several lengths."""
     layers = len(target.decoder.blocks) // 5
     return {PLAIN: Autoregressive(sampler=sampler)} | {
         f"first {layers} layers, {size}": Speculative(
             draft=FirstLayers(layers=layers, size=size), sampler=sampler
         )
-        for size in SELF_SIZES
+        for size in sizes
     }
 
 
@@ -104,6 +102,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=3)
     parser.add_argument("--targets", nargs="+", choices=list(AIMS), default=list(AIMS))
     parser.add_argument("--modes", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS))
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="tokens drafted per round")
     parser.add_argument("--new", type=int, default=64, help="tokens of each answer")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -119,7 +118,7 @@ def main() -> None:
             contest = Contest(
                 target=target,
                 prompts=prompts,
-                strategies=strategies(target, SAMPLERS[mode]),
+                strategies=strategies(target, SAMPLERS[mode], arguments.sizes),
                 new=arguments.new,
             )
             timings, per_call = measure(contest, arguments.rounds, same_text=mode == "greedy")
