@@ -146,8 +146,12 @@ def _assert_joint(config, params, strategy, history, proposed, drafted, outcomes
     nodes = range(drafted.shape[1] + 1)
     size = 1 + max(len(path_of(paths, 0, n)) for n in nodes)
     sequences, p = conditionals(config, params, history, size, strategy.processors)
-    emitted = {}
+    emitted, counted = {}, set()
     for b in range(len(drafted)):
+        there = tuple(drafted[b][proposed[b].any(-1)].tolist())
+        if there in counted:  # drafts that ended early differ in tokens that were not drafted
+            continue
+        counted.add(there)
         drawn = np.take_along_axis(proposed[b], drafted[b][:, None], axis=1)[:, 0]
         weight = np.prod(np.where(proposed[b].any(-1), drawn, 1.0))
         for n, token in itertools.product(nodes, range(VOCAB)):

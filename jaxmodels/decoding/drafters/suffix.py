@@ -46,7 +46,8 @@ class SuffixDecoding:
     The counts are those of a trie of all suffixes, of which no node is built: occurrences are places in the
     text, and a path keeps those that agree with it. Source: SuffixDecoding (https://arxiv.org/abs/2411.04975)
     and its code in ArcticInference, whose tries bound match and draft together by their depth, and whose
-    `least` is 1 and `offset` 0. Here a draft fills a window of 4, 8, 16 ... tokens, see `rungs`.
+    `least` and `factor` are 1 and `offset` 0. Here drafts are to fill windows of 4, 8, 16 ... tokens, see
+    `rungs`.
 
     Attributes:
         corpus: i32[N], earlier answers one behind the other, `NO_TOKEN` between them and where there are
@@ -64,7 +65,7 @@ class SuffixDecoding:
     size: int = 31
     most: int = 64
     least: int = 4
-    factor: float = 1.0
+    factor: float = 2.0
     offset: float = -1.0
     least_probability: float = 0.1
 

@@ -1,0 +1,115 @@
+"""Draft lengths: their published schedules, and generations that they leave as they are."""
+
+import jax.numpy as jnp
+import pytest
+from step_enumeration import PROCESSORS, assert_exact_step, tiny
+from strategy_helpers import (
+    architecture,
+    assert_same_generation,
+    bigram_draft,
+    decode,
+    expected,
+    nearby,
+    stop_inside,
+)
+
+from jaxmodels.decoding import Draft, ModelDrafter, PromptLookup, Speculative, SuffixDecoding
+from jaxmodels.decoding.lengths import Confident, GrowShrink, MeanAccepted
+
+LENGTHS = {
+    "confident": Confident(threshold=0.4),
+    "grow_shrink": GrowShrink(start=1, most=4),
+    "mean_accepted": MeanAccepted(steps=(1, 2, 4), start=2, warm_up=2, every=1),
+}
+
+
+def test_the_mean_of_accepted_tokens_takes_the_published_steps():
+    length, changes = MeanAccepted(), {}
+    state = length.begin(1)
+    for round_ in range(1, 41):
+        before = int(length.limit(state, 7)[0])
+        accepted = jnp.asarray([3 if round_ <= 22 else 0])
+        state = length.update(state, jnp.asarray([before]), accepted)
+        after = int(length.limit(state, 7)[0])
+        if after != before:
+            changes[round_] = after
+    assert changes == {15: 5, 25: 3, 35: 1}
+
+
+def test_a_draft_that_was_right_makes_the_next_longer():
+    length = GrowShrink(start=3, most=6)
+    state, limits = length.begin(2), []
+    for count, accepted in (([3, 3], [3, 2]), ([5, 2], [5, 0]), ([6, 1], [6, 0]), ([0, 0], [0, 0])):
+        state = length.update(state, jnp.asarray(count), jnp.asarray(accepted))
+        limits.append(length.limit(state, 9).tolist())
+    assert limits == [[5, 2], [6, 1], [6, 1], [6, 1]]
+
+
+def test_a_draft_ends_behind_the_first_token_that_is_not_sure():
+    config, params = architecture("attention")
+    draft = Draft(config, nearby(params, 0.15))
+    counts = []
+    for threshold in (0.0, 0.06, 0.09, 0.13, 0.2, 1.0):  # data: one program
+        strategy = Speculative(draft=ModelDrafter(draft=draft, size=4), length=Confident(threshold=threshold))
+        out = decode(config, params, strategy)
+        counts.append(out.counters["drafted"].sum() / out.counters["calls"].sum())
+    assert counts[0] == 4
+    assert counts[-1] == 1
+    assert any(1 < count < 4 for count in counts)
+
+
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [
+        ("attention", "mean_accepted"),
+        ("ssd", "grow_shrink"),
+        ("delta", "confident"),
+        *(pytest.param("hybrid", length, marks=pytest.mark.sweep) for length in LENGTHS),
+    ],
+)
+def test_greedy_equals_autoregressive_decoding(name, length):
+    config, params = architecture(name)
+    plain = expected(name)
+    drafter = ModelDrafter(draft=bigram_draft(plain.tokens, config.vocab_size), size=4)
+    strategy = Speculative(draft=drafter, length=LENGTHS[length], top_logprobs=2)
+    ours = decode(config, params, strategy)
+    assert_same_generation(ours, plain)
+    assert ours.counters["accepted"].sum() > 0
+    stop = stop_inside(plain.tokens)
+    assert_same_generation(decode(config, params, strategy, stop=[stop]), expected(name, stop=(stop,)))
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    "drafter", [PromptLookup(size=7), SuffixDecoding(size=7, least=1)], ids=["lookup", "suffix"]
+)
+@pytest.mark.parametrize("name", ["attention", "hybrid"])
+def test_drafts_from_the_text_keep_an_adaptive_length(name, drafter):
+    config, params = architecture(name)
+    strategy = Speculative(draft=drafter, length=LENGTHS["grow_shrink"], top_logprobs=2)
+    assert_same_generation(decode(config, params, strategy), expected(name))
+
+
+@pytest.mark.parametrize("threshold", [0.36, pytest.param(0.3, marks=pytest.mark.sweep)])
+@pytest.mark.parametrize(
+    "processors", [(), pytest.param(PROCESSORS, marks=pytest.mark.sweep)], ids=["plain", "processors"]
+)
+def test_a_sampled_step_that_stops_has_the_models_joint_distribution(threshold, processors):
+    """Some of the enumerated drafts end behind their first token, some do not."""
+    drafter = ModelDrafter(draft=Draft(*tiny("attention", 1)), size=2)
+    strategy = Speculative(draft=drafter, length=Confident(threshold=threshold), processors=processors)
+    assert_exact_step(*tiny("attention", 0), strategy, levels=2, kept=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (Confident, {"threshold": 1.5}, "threshold must be a finite number >= 0 and <= 1, got 1.5"),
+        (GrowShrink, {"start": 9, "most": 8}, "start=9 must not exceed most=8"),
+        (MeanAccepted, {"start": 2}, r"start=2 must be one of steps=\(1, 3, 5, 7\)"),
+        (MeanAccepted, {"steps": (3, 1)}, r"steps must ascend, got \(3, 1\)"),
+    ],
+)
+def test_values_outside_their_range_are_refused(kind, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**arguments)
