@@ -22,8 +22,8 @@ class FirstLayers:
     There is one cache. The blocks that draft write behind the history of the same blocks, and what they wrote
     is taken back before the model verifies the draft with all of its blocks; recurrent states are those in
     front of the draft again, bit for bit. So a draft needs no parameters and no memory of its own, on every
-    `Decoder`. It is worth its cost with models that were trained to be left early, such as
-    ``tiny-qwen3-layerskip``: see the objective `EarlyExits`.
+    `Decoder`. It is worth its cost with models that were trained long enough to be left early, see the
+    objective `EarlyExits` and the recipe `tiny_qwen3_layerskip`; others are seldom right so soon.
 
     Source: LayerSkip (https://arxiv.org/abs/2404.16710), which also keeps the drafted tokens' streams at the
     exit, so that verification begins there; here it begins in front of the first block, as any other.
