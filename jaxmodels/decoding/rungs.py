@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from jaxmodels.decoding.drafters.drafter import Proposal, Verdict
 
@@ -33,17 +33,24 @@ def rungs(size: int) -> tuple[int, ...]:
 
 
 def run_rung(
-    sizes: tuple[int, ...], longest: Int[Array, ""], run: Callable[[int, State], State], state: State
+    sizes: tuple[int, ...],
+    proposal: Proposal,
+    run: Callable[[Proposal, State], State],
+    state: State,
 ) -> State:
-    """``run(size, state)`` for the first of `sizes` that is at least `longest`.
+    """``run(proposal, state)`` with the proposal cut to the first of `sizes` that holds all rows' drafts.
 
     Each is a loop of no or one turn: a cache that leaves a `lax.cond` would be copied.
     """
+    longest = proposal.count.max()
     for below, size in pairwise((-1, *sizes)):
         turns = (longest > below) & (longest <= size)
 
-        def turn(_: Array, state: Any, size: int = size) -> Any:
-            return run(size, state)
+        def turn(i: Array, state: Any, size: int = size) -> Any:
+            # Bound to the turn: else XLA computes what follows from the proposal alone, such as its
+            # distributions over the vocabulary, in front of the loop, for every window in every round.
+            cut, _ = lax.optimization_barrier((shortened(proposal, size), i))
+            return run(cut, state)
 
         state = lax.fori_loop(0, turns.astype(jnp.int32), turn, state)
     return state

@@ -17,7 +17,7 @@ from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, ModelDra
 from jaxmodels.decoding.lengths.length import DraftLength, Sharing
 from jaxmodels.decoding.lengths.whole import Whole
 from jaxmodels.decoding.processors.chain import Processor, process, process_tree
-from jaxmodels.decoding.rungs import lengthened, run_rung, rungs, shortened
+from jaxmodels.decoding.rungs import lengthened, run_rung, rungs
 from jaxmodels.decoding.samplers import Greedy, Sampler
 from jaxmodels.decoding.strategy import Output, Request, check_options, check_policy, has_choice, row_keys
 from jaxmodels.decoding.trees import Tree, depths
@@ -135,12 +135,7 @@ class Speculative:
         if len(sizes) == 1:
             verified = self._verify(around, proposal, given)
         else:
-            verified = run_rung(
-                sizes,
-                proposal.count.max(),
-                lambda size, state: self._verify(around, shortened(proposal, size), state),
-                given,
-            )
+            verified = run_rung(sizes, proposal, functools.partial(self._verify, around), given)
         verdict = verified.verdict
         drafts = drafter.settle(pending_drafts, around, verdict)
         length = self.length.update(carry.length, proposal.count, jnp.maximum(verdict.count - 1, 0))
