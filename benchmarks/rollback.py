@@ -5,7 +5,8 @@
 A window is scored and committed again and again in one compiled program: once in full without a count, which
 settles what the peek already knows, and once with a count that keeps half of it, as speculation and Jacobi
 decoding do. Attention then clears the tags of the slots that are given up; a recurrence replays the window's
-small inputs from the state before it. The difference of the two programs is the rollback.
+small inputs from the state before it. The difference of the two programs is the rollback. FLOPs and bytes are
+those that the compiler counts of both.
 """
 
 import functools
@@ -71,6 +72,20 @@ class Rollback:
             / self.repeats
         )
 
+    def counted(self, filled: Cache, keep_all: bool) -> tuple[float, float]:
+        """(FLOPs, bytes accessed) of a window's program, as the compiler counts them."""
+        window = jnp.asarray(random_tokens(self.model.config.vocab_size, 1, self.size, seed=1))
+        lowered = _run.lower(
+            self.model.params,
+            window,
+            filled,
+            config=self.model.config,
+            keep_all=keep_all,
+            repeats=self.repeats,
+        )
+        analysis = lowered.compile().cost_analysis()
+        return analysis["flops"], analysis["bytes accessed"]
+
 
 @functools.partial(jax.jit, static_argnames=("config", "capacity"))
 def _settle(params: Any, tokens: Int[Array, "B S"], *, config: Decoder, capacity: int) -> Cache:
@@ -93,9 +108,12 @@ def _run(
     return jax.lax.fori_loop(0, repeats, step, (cache, jnp.zeros(tokens.shape, jnp.int32)))
 
 
-def measure(model: jm.Model, sizes: list[int], history: int, repeats: int, rounds: int) -> dict[int, dict]:
-    """By window: the timings of steps that keep all and of steps that keep half."""
-    found = {}
+def measure(
+    model: jm.Model, sizes: list[int], history: int, repeats: int, rounds: int
+) -> tuple[dict[int, dict[str, Timing]], dict[int, tuple[float, float]]]:
+    """By window: the timings of steps that keep all and of steps that keep half; and the FLOPs and the bytes
+    of the second as multiples of those of the first."""
+    found, factors = {}, {}
     for size in sizes:
         rollback = Rollback(model=model, size=size, history=history, repeats=repeats)
         filled = rollback.filled()
@@ -106,7 +124,9 @@ def measure(model: jm.Model, sizes: list[int], history: int, repeats: int, round
         for clock in clocks.values():
             clock()  # compiles
         found[size] = in_turns(clocks, rounds)
-    return found
+        whole, half = (rollback.counted(filled, keep_all) for keep_all in (True, False))
+        factors[size] = (half[0] / whole[0], half[1] / whole[1])
+    return found, factors
 
 
 def main() -> None:
@@ -120,11 +140,11 @@ def main() -> None:
     targets, runs = [], {}
     for name, shape_name in SHAPES.items():
         config = jm.config_from_hf(shape(shape_name, tiny=arguments.quick))
-        found = measure(jm.init(config), sizes, history, repeats, arguments.rounds)
+        found, factors = measure(jm.init(config), sizes, history, repeats, arguments.rounds)
         runs[name] = {
             str(size): {f"{kind}_s": t.runs for kind, t in it.items()} for size, it in found.items()
         }
-        rows += [row(name, size, it) for size, it in found.items()]
+        rows += [[*row(name, size, it), *factors[size]] for size, it in found.items()]
         worst = max(extra(it) / it["all"].best for it in found.values())
         targets.append(
             Target(what=f"{name}: rollback over the step", measured=worst, sense="at most", aim=0.05)
@@ -139,7 +159,16 @@ def main() -> None:
             tables=[
                 Table(
                     caption="Milliseconds per window",
-                    columns=["", "window", "step", "step that keeps half", "rollback", "of the step"],
+                    columns=[
+                        "",
+                        "window",
+                        "step",
+                        "step that keeps half",
+                        "rollback",
+                        "of the step",
+                        "FLOPs, as a factor",
+                        "bytes",
+                    ],
                     rows=rows,
                 )
             ],

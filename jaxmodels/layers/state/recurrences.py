@@ -39,6 +39,12 @@ class SSDRecurrence:
         self, history: History, ancestors: Bool[Array, "B S S"] | None
     ) -> tuple[Float[Array, "B S N P"], Float[Array, "B N S P"]]:
         batch, size = self.u.shape[:2]
+        if size == 1:  # a step of decoding: fewer and smaller operations than a tree of one token
+            decay = jnp.exp(self.log_decay)[:, 0, :, None, None]
+            own = jnp.repeat((self.c * self.b).sum(-1), self.u.shape[2] // self.b.shape[2], axis=2)
+            values = _heads_first(self.u)
+            y = history(_heads_first(self.c), decay) + own[:, 0, :, None, None] * values
+            return _heads_first(y), values
         if ancestors is None:
             ancestors = jnp.broadcast_to(jnp.tril(jnp.ones((size, size), bool)), (batch, size, size))
         y = ssd_tree(self.u, self.log_decay, self.b, self.c, history, ancestors)
