@@ -15,7 +15,17 @@ import numpy as np
 
 import jaxmodels as jm
 from benchmarks.common import Result, Table, Timing, argument_parser, in_turns, publish, seconds
-from jaxmodels.decoding import Autoregressive, Draft, Jacobi, PromptLookup, Speculative, Strategy, TreeDrafter
+from jaxmodels.decoding import (
+    Autoregressive,
+    Draft,
+    Jacobi,
+    PromptLookup,
+    Speculative,
+    Strategy,
+    SuffixDecoding,
+    TreeDrafter,
+)
+from jaxmodels.decoding.lengths import GrowShrink
 
 PROMPTS = (
     "def add(a, b):\n    return",
@@ -47,8 +57,11 @@ def strategies(model: jm.Model, other: jm.Model) -> dict[str, Strategy]:
         "another model, 4": Speculative(draft=other, gamma=4),
         "itself, 4": Speculative(draft=itself, gamma=4),
         "itself, tree 3-2-1": Speculative(draft=TreeDrafter(draft=itself, siblings=(3, 2, 1))),
-        "prompt lookup, 4": Speculative(draft=PromptLookup(size=4)),
-        "prompt lookup, 8": Speculative(draft=PromptLookup(size=8)),
+        "prompt lookup, 7": Speculative(draft=PromptLookup(size=7)),
+        "prompt lookup, 15, growing and shrinking": Speculative(
+            draft=PromptLookup(size=15), length=GrowShrink(start=7, most=15)
+        ),
+        "suffix decoding, 15": Speculative(draft=SuffixDecoding(size=15)),
         "Jacobi, 7": Jacobi(window=8),
     }
 
