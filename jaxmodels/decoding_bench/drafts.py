@@ -5,10 +5,11 @@ from typing import Any
 
 import jaxmodels as jm
 from jaxmodels.checkpoints.draft_heads import is_drafter, load_drafter
+from jaxmodels.checkpoints.hub import list_bundled_drafters
 from jaxmodels.models.language_model import LanguageModel
 
-# By model: names of models and heads that draft for it.
-BUNDLED: Mapping[str, tuple[str, ...]] = {
+# By model: names of models that draft for it, beside the heads that are called after it.
+BUNDLED_MODELS: Mapping[str, tuple[str, ...]] = {
     "tiny-qwen3": ("tiny-qwen3-draft", "tiny-mamba2"),
     "tiny-mamba2": ("tiny-qwen3",),
 }
@@ -16,7 +17,8 @@ BUNDLED: Mapping[str, tuple[str, ...]] = {
 
 def bundled_drafts(model: str) -> tuple[str, ...]:
     """Names of what is bundled to draft for the model of this name; none for others."""
-    return BUNDLED.get(model, ())
+    heads = tuple(name for name in list_bundled_drafters() if name.startswith(f"{model}-"))
+    return (*BUNDLED_MODELS.get(model, ()), *heads)
 
 
 def load_draft(name: str, target: LanguageModel) -> Any:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxmodels import decoding
-from jaxmodels.decoding import acceptance, drafters, masked
+from jaxmodels.decoding import acceptance, drafters, lengths, masked
 from jaxmodels.decoding.diffusion import guidance
 from jaxmodels.image_models.cache_names import CACHES
 from jaxmodels.image_models.pipelines import PIPELINES
@@ -84,7 +84,11 @@ def names_in(page, head):
 
 def test_the_page_on_parallel_decoding_names_every_policy_and_runs(capsys):
     page = (ROOT / "docs" / "parallel_decode.md").read_text("utf-8")
-    rooms = ((drafters, "drafter", ("propose", "propose_on")), (acceptance, "rule", ("outcomes",)))
+    rooms = (
+        (drafters, "drafter", ("propose", "propose_on")),
+        (acceptance, "rule", ("outcomes",)),
+        (lengths, "length", ("limit",)),
+    )
     for room, head, methods in rooms:
         policies = {
             name
@@ -94,7 +98,7 @@ def test_the_page_on_parallel_decoding_names_every_policy_and_runs(capsys):
         }
         named = set(names_in(page, head))
         assert policies - {"Draft"} <= named, policies - named
-        assert all(hasattr(decoding, name) for name in named), named
+        assert all(hasattr(room, name) or hasattr(decoding, name) for name in named), named
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(compile(block, "parallel_decode.md", "exec"), {"__name__": "guide"})
     assert float(capsys.readouterr().out) >= 0
