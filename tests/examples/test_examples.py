@@ -83,20 +83,21 @@ def names_in(page, head):
 
 
 def test_the_page_on_parallel_decoding_names_every_policy_and_runs(capsys):
-    page = (ROOT / "docs" / "parallel_decode.md").read_text("utf-8")
+    names = ("parallel_decode.md", "verification.md")
+    page, rules = ((ROOT / "docs" / name).read_text("utf-8") for name in names)
     rooms = (
-        (drafters, "drafter", ("propose", "propose_on")),
-        (acceptance, "rule", ("outcomes",)),
-        (lengths, "length", ("limit",)),
+        (drafters, "drafter", page, ("propose", "propose_on")),
+        (acceptance, "rule", rules, ("outcomes",)),
+        (lengths, "length", page, ("limit",)),
     )
-    for room, head, methods in rooms:
+    for room, head, text, methods in rooms:
         policies = {
             name
             for name in room.__all__
             if any(hasattr(getattr(room, name), method) for method in methods)
             and not getattr(getattr(room, name), "_is_protocol", False)
         }
-        named = set(names_in(page, head))
+        named = set(names_in(text, head))
         assert policies - {"Draft"} <= named, policies - named
         assert all(hasattr(room, name) or hasattr(decoding, name) for name in named), named
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
