@@ -83,6 +83,8 @@ class Sample:
         vocab = logits.shape[-1]
         ids, filtered = self.candidates(logits.reshape(-1, vocab))
         kept = jax.nn.softmax(filtered, axis=-1)
+        if self.top_k is None or self.top_k >= vocab:
+            return kept.reshape(logits.shape)  # they are in place: a scatter takes a CPU as long as a layer
         rows = jnp.arange(ids.shape[0])[:, None]
         return jnp.zeros((ids.shape[0], vocab), jnp.float32).at[rows, ids].set(kept).reshape(logits.shape)
 
