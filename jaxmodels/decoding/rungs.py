@@ -35,10 +35,11 @@ def rungs(size: int) -> tuple[int, ...]:
 def run_rung(
     sizes: tuple[int, ...],
     proposal: Proposal,
-    run: Callable[[Proposal, State], State],
+    keys: Array,
+    run: Callable[[Proposal, Array, State], State],
     state: State,
 ) -> State:
-    """``run(proposal, state)`` with the proposal cut to the first of `sizes` that holds all rows' drafts.
+    """``run(proposal, keys, state)``, the proposal cut to the first of `sizes` that holds all rows' drafts.
 
     Each is a loop of no or one turn: a cache that leaves a `lax.cond` would be copied.
     """
@@ -47,10 +48,11 @@ def run_rung(
         turns = (longest > below) & (longest <= size)
 
         def turn(i: Array, state: Any, size: int = size) -> Any:
-            # Bound to the turn: else XLA computes what follows from the proposal alone, such as its
-            # distributions over the vocabulary, in front of the loop, for every window in every round.
-            cut, _ = lax.optimization_barrier((shortened(proposal, size), i))
-            return run(cut, state)
+            # Bound to the turn: else XLA computes what follows from these alone, distributions and random
+            # numbers over the vocabulary, in front of the loops, for every window in every round.
+            data = jax.random.key_data(keys)
+            cut, data, _ = lax.optimization_barrier((shortened(proposal, size), data, i))
+            return run(cut, jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys)), state)
 
         state = lax.fori_loop(0, turns.astype(jnp.int32), turn, state)
     return state

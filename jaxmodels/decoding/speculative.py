@@ -135,7 +135,13 @@ class Speculative:
         if len(sizes) == 1:
             verified = self._verify(around, proposal, given)
         else:
-            verified = run_rung(sizes, proposal, functools.partial(self._verify, around), given)
+            verified = run_rung(
+                sizes,
+                proposal,
+                around.keys,
+                lambda cut, keys, state: self._verify(replace(around, keys=keys), cut, state),
+                given,
+            )
         verdict = verified.verdict
         drafts = drafter.settle(pending_drafts, around, verdict)
         length = self.length.update(carry.length, proposal.count, jnp.maximum(verdict.count - 1, 0))
