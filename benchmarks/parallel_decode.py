@@ -24,11 +24,14 @@ from jaxmodels.decoding import (
     Draft,
     FirstLayers,
     Greedy,
+    PromptLookup,
     Sample,
     Sampler,
     Speculative,
     Strategy,
+    SuffixDecoding,
 )
+from jaxmodels.decoding.lengths import GrowShrink
 from jaxmodels.decoding_bench.prompts import held_out_prompts
 from jaxmodels.layers.spec import count_params
 
@@ -56,12 +59,22 @@ class Contest:
 
 
 def of_a_draft(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict[str, Strategy]:
-    """Sequential decoding, and speculation with the distilled draft at several lengths."""
+    """Sequential decoding, speculation with the distilled draft at several lengths, and drafts from the text,
+    of a length that follows what was accepted."""
     draft = jm.load(DRAFT)
-    small = Draft(draft.config, draft.params)
-    return {PLAIN: Autoregressive(sampler=sampler)} | {
-        f"distilled draft, {size}": Speculative(draft=small, gamma=size, sampler=sampler) for size in sizes
-    }
+    small, adaptive = Draft(draft.config, draft.params), GrowShrink(start=3, most=15)
+    texts = {"suffix decoding": SuffixDecoding(size=15), "prompt lookup": PromptLookup(size=15)}
+    return (
+        {PLAIN: Autoregressive(sampler=sampler)}
+        | {
+            f"distilled draft, {size}": Speculative(draft=small, gamma=size, sampler=sampler)
+            for size in sizes
+        }
+        | {
+            f"{name}, up to 15": Speculative(draft=drafter, length=adaptive, sampler=sampler)
+            for name, drafter in texts.items()
+        }
+    )
 
 
 def of_itself(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict[str, Strategy]:
