@@ -41,7 +41,25 @@ class CanvasCacheName(StrEnum):
     FINISHED_BLOCKS = "finished-blocks"
 
 
+class DraftLengthName(StrEnum):
+    """What --draft-length takes."""
+
+    WHOLE = "whole"
+    CONFIDENT = "confident"
+    GROW_SHRINK = "grow-shrink"
+    MEAN_ACCEPTED = "mean-accepted"
+
+
 MOST_DRAFT_TOKENS = 2**30
+# Strategies that draft tokens and verify them.
+DRAFTING = (
+    StrategyName.SPECULATIVE,
+    StrategyName.PROMPT_LOOKUP,
+    StrategyName.SUFFIX,
+    StrategyName.LOOKAHEAD,
+    StrategyName.FIRST_LAYERS,
+    StrategyName.MTP,
+)
 # What a model may be decoded with where no strategy is named.
 DEFAULTS = (
     StrategyName.AUTOREGRESSIVE,
@@ -58,6 +76,7 @@ BELONGS_TO = {
         StrategyName.MTP,
         StrategyName.JACOBI,
     ),
+    "draft_length": DRAFTING,
     "draft_layers": (StrategyName.FIRST_LAYERS,),
     "samples": (StrategyName.BEST_OF,),
     "threshold": (StrategyName.EARLY_EXIT, StrategyName.MASKED_DIFFUSION),
@@ -108,6 +127,13 @@ class StrategyOptions:
             "--draft-tokens",
             "--guesses",
             help="With strategies that draft: tokens drafted per step (--guesses is its former name).",
+        ),
+    ] = None
+    draft_length: Annotated[
+        DraftLengthName | None,
+        typer.Option(
+            help="With strategies that draft: all tokens at once (the default), until the draft is unsure, "
+            "or more and fewer by what was accepted."
         ),
     ] = None
     draft_layers: Annotated[
@@ -214,6 +240,7 @@ class StrategyOptions:
         if name is StrategyName.JACOBI:
             window = None if self.draft_tokens is None else self.draft_tokens + 1
             return Jacobi(**shared, **_given({"window": window}))
+        shared = shared | _given({"length": self._length()})
         if name is StrategyName.SPECULATIVE:
             return Speculative(draft=self._draft(load), **shared, **_given({"gamma": self.draft_tokens}))
         return Speculative(draft=self._drafter(name), **shared)
@@ -229,6 +256,18 @@ class StrategyOptions:
             return self.draft
         draft = as_language_model(load(self.draft), self.draft)
         return Draft(draft.config, draft.params)
+
+    def _length(self) -> Any:
+        """The policy that is named, None for none."""
+        from jaxmodels.decoding import lengths
+
+        kinds: dict[DraftLengthName, Callable[[], Any]] = {
+            DraftLengthName.WHOLE: lengths.Whole,
+            DraftLengthName.CONFIDENT: lengths.Confident,
+            DraftLengthName.GROW_SHRINK: lengths.GrowShrink,
+            DraftLengthName.MEAN_ACCEPTED: lengths.MeanAccepted,
+        }
+        return None if self.draft_length is None else kinds[self.draft_length]()
 
     def _drafter(self, name: StrategyName) -> Any:
         """What drafts without a model or head of its own."""

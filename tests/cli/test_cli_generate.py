@@ -132,7 +132,7 @@ def test_processors_follow_their_options_with_every_strategy(generate, model, mo
     [
         (("--strategy", "jacobi", "--guesses", 3), "accepted"),
         (("--strategy", "prompt-lookup", "--draft-tokens", 3), "accepted"),
-        (("--strategy", "suffix", "--draft-tokens", 7), "accepted"),
+        (("--strategy", "suffix", "--draft-tokens", 7, "--draft-length", "grow-shrink"), "accepted"),
         (("--strategy", "first-layers", "--draft-layers", 1, "--draft-tokens", 2), "accepted"),
         (("--strategy", "early-exit", "--threshold", 2, "--min-layers", 2), "layers"),
     ],
@@ -205,6 +205,7 @@ def test_the_timing_line_can_be_left_out(generate):
         (("--strategy", "first-layers"), "--strategy first-layers needs --draft-layers"),
         (("--strategy", "first-layers", "--draft-layers", 99), "layers=99"),
         (("--strategy", "mtp"), "MTP"),
+        (("--strategy", "jacobi", "--draft-length", "whole"), "--draft-length belongs to --strategy spec"),
         (("--logit-bias", "5"), "--logit-bias must be a token id and a number, such as 42=-1.5, got '5'"),
         (("--logit-bias", "264=1"), "LogitBias names token 264, which lies outside the vocabulary 0 to 263"),
         (("--no-repeat-ngram", 0), "size must be a whole number >= 1 .*got 0"),
