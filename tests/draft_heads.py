@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from model_helpers import D_MODEL, VOCAB, attention, random_params
 
-from jaxmodels.decoding import MTP, FeatureDrafter, MedusaDrafter
+from jaxmodels.decoding import MTP, FeatureDrafter, MedusaDrafter, PEagleDrafter
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.models.block import Block
@@ -43,6 +43,12 @@ def eagle3_drafter(size=3, known=None, **fields):
     return FeatureDrafter(
         head=head, params=random_params(head.spec()), token_ids=known_tokens(known), size=size
     )
+
+
+def peagle_drafter(size=3, known=None, **fields):
+    """As `eagle3_drafter`, with a parallel head."""
+    drafter = eagle3_drafter(size, known, **{"mask_token": VOCAB - 1, **fields})
+    return PEagleDrafter(head=drafter.head, params=drafter.params, token_ids=drafter.token_ids, size=size)
 
 
 def mtp(config, modules=1, size=3, seed=0):

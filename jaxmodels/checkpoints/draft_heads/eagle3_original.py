@@ -93,6 +93,7 @@ def write(drafter: FeatureDrafter) -> Written:
     lost = {
         "stream_norms": head.stream_norms != "none",
         "norm_output": head.norm_output,
+        "mask_token": head.mask_token is not None,
         "blocks": len(head.blocks) != 1,
     }
     if any(lost.values()):

@@ -1,11 +1,13 @@
-"""EAGLE-3 in the form of the `speculators` library, which vLLM reads: layers by number, sections of keys.
+"""EAGLE-3 and P-EAGLE in the form of the `speculators` library, which vLLM reads: layers by number, sections.
 
 ``transformer_layer_config`` holds the keys of a Llama or Qwen3 with the target's vocabulary. The numbers in
 ``eagle_aux_hidden_state_layer_ids`` are those of hidden states: 0 is the embeddings, i what is behind layer
-i - 1. ``verifier_norm`` and ``verifier_lm_head``, which older files hold, are the target's own.
+i - 1. ``verifier_norm`` and ``verifier_lm_head``, which older files hold, are the target's own. P-EAGLE heads
+have ``mask_token_id`` and the tensor ``mask_hidden`` beside these.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from jaxmodels.checkpoints.draft_heads import eagle3
@@ -21,12 +23,14 @@ from jaxmodels.checkpoints.draft_heads.layout import (
 )
 from jaxmodels.checks import is_whole, shown, whole
 from jaxmodels.decoding.drafters.feature_drafter import DRAFT_TOKENS, FeatureDrafter
+from jaxmodels.decoding.drafters.peagle import PEagleDrafter
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.models.draft_heads.eagle3 import Eagle3
-from jaxmodels.models.family import Table
+from jaxmodels.models.family import Table, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
-NAME = "speculators"
+NAME, TYPE = "speculators", "speculators_model_type"
+ARCHITECTURES = {"eagle3": "Eagle3DraftModel", "peagle": "PEagleDraftModel"}
 LAYERS_KEY = "eagle_aux_hidden_state_layer_ids"
 SECTION = "transformer_layer_config"
 # Of training and provenance; what the sections say beside the layers is the target's.
@@ -38,27 +42,31 @@ LAYER_INERT = (
 
 TABLE: Table[Eagle3] = Table(
     model_type=NAME,
-    weights=eagle3.WEIGHTS,
+    weights=(*eagle3.WEIGHTS, Weight("mask_streams", "mask_hidden", "1 1 d -> d")),
     named_weights=eagle3.stream_norm_rows,
     unused=(eagle3.OFFSETS, eagle3.KNOWN, r"verifier_norm\.weight", r"verifier_lm_head\.weight"),
 )
 
 
 def claims(values: Mapping[str, Any]) -> bool:
-    return values.get("speculators_model_type") == "eagle3"
+    return values.get(TYPE) in ARCHITECTURES
 
 
-def read(stored: Stored) -> FeatureDrafter:
-    reader = stored.reader("a speculators EAGLE-3 head")
-    reader.expect("speculators_model_type", "eagle3")
+def read(stored: Stored) -> FeatureDrafter | PEagleDrafter:
+    kind = stored.values[TYPE]
+    reader = stored.reader(f"a speculators {kind} head")
+    reader.consume(TYPE)
     layer = ConfigReader(reader.take(SECTION, dict), f"{reader.name}: {SECTION}")
     size = read_size(reader)
     head = _read_head(reader, layer, stored)
+    if kind == "peagle":
+        head = replace(head, mask_token=_read_mask_token(reader, head.target_vocab_size))
     check_all_read(layer, LAYER_INERT)
     check_all_read(reader, INERT)
     token_ids = eagle3.read_token_ids(stored, head.vocab_size, head.target_vocab_size)
     params = read_head_params(TABLE, head, stored)
-    return FeatureDrafter(head=head, params=params, token_ids=token_ids, size=size)
+    drafter = FeatureDrafter if head.mask_token is None else PEagleDrafter
+    return drafter(head=head, params=params, token_ids=token_ids, size=size)
 
 
 def read_size(reader: ConfigReader) -> int:
@@ -97,6 +105,11 @@ def _read_head(reader: ConfigReader, layer: ConfigReader, stored: Stored) -> Eag
     )
 
 
+def _read_mask_token(reader: ConfigReader, vocab_size: int) -> int:
+    token = reader.take("mask_token_id", int)
+    return whole(f"{reader.name}: key 'mask_token_id'", token, high=vocab_size - 1)
+
+
 def _read_layers(reader: ConfigReader, stored: Stored) -> tuple[int, ...]:
     given = reader.optional(LAYERS_KEY, list)
     if given is None:
@@ -109,11 +122,12 @@ def _read_layers(reader: ConfigReader, stored: Stored) -> tuple[int, ...]:
     return tuple(given)
 
 
-def write(drafter: FeatureDrafter) -> Written:
+def write(drafter: FeatureDrafter | PEagleDrafter) -> Written:
     head: Any = drafter.head
+    kind = "eagle3" if head.mask_token is None else "peagle"
     values = {
-        "architectures": ["Eagle3DraftModel"],
-        "speculators_model_type": "eagle3",
+        "architectures": [ARCHITECTURES[kind]],
+        TYPE: kind,
         SECTION: {
             **eagle3.write_blocks(head),
             "vocab_size": head.target_vocab_size,
@@ -126,8 +140,9 @@ def write(drafter: FeatureDrafter) -> Written:
         "fc_norm": head.stream_norms == "each",
         "norm_output": head.norm_output,
         LAYERS_KEY: list(head.layers),
+        **({} if head.mask_token is None else {"mask_token_id": head.mask_token}),
         "speculators_config": {
-            "algorithm": "eagle3",
+            "algorithm": kind,
             "default_proposal_method": "greedy",
             "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": drafter.size}],
             "verifier": {"architectures": [], "name_or_path": None},

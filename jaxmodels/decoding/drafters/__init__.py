@@ -15,6 +15,7 @@ from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.decoding.drafters.multi_block import MultiBlock
 from jaxmodels.decoding.drafters.other_tokenizer import OtherTokenizer
 from jaxmodels.decoding.drafters.paths import PathsDrafter
+from jaxmodels.decoding.drafters.peagle import PEagleDrafter
 from jaxmodels.decoding.drafters.prompt_lookup import PromptLookup
 from jaxmodels.decoding.drafters.pruned_prompt import PrunedPromptDrafter
 from jaxmodels.decoding.drafters.suffix import SuffixDecoding
@@ -39,6 +40,7 @@ __all__ = [
     "ModelDrafter",
     "MultiBlock",
     "OtherTokenizer",
+    "PEagleDrafter",
     "PathsDrafter",
     "PromptLookup",
     "Proposal",

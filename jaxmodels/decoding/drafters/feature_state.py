@@ -6,6 +6,7 @@ with the newest token, in one window.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.decoding.draft_windows import even_without_choice, fold_keys
-from jaxmodels.decoding.drafters.drafter import Round, Verdict
+from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
 from jaxmodels.decoding.processors.chain import process
 from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.decoding.strategy import has_choice
@@ -186,6 +187,30 @@ def choose_token(
     distribution = jax.nn.softmax(scores, axis=-1) if certain else around.sampler.probabilities(scores)
     probability = jnp.take_along_axis(distribution, token[:, None], axis=1)[:, 0]
     return Chosen(token, probability, None if certain else distribution)
+
+
+def choose_chain(around: Round, logits: Float[Array, "B G W"], token_ids: Int[Array, "W"] | None) -> Proposal:
+    """A chain by a head whose scores of all drafted tokens are there at once.
+
+    Processors see the tokens before each. A row ends where `Round.limit` and `Round.stop` say so.
+    """
+    batch, size = logits.shape[:2]
+
+    def step(drafted: tuple[Array, Array, Array], place: tuple[Array, Array]) -> Any:
+        (tokens, count, goes_on), (i, scores) = drafted, place
+        chosen = choose_token(around, i, scores, tokens, token_ids)
+        tokens = lax.dynamic_update_slice_in_dim(tokens, chosen.token[:, None], i, axis=1)
+        count = count + goes_on
+        goes_on = goes_on & ~around.stop(i, chosen.probability) & (count < around.limit)
+        return (tokens, count, goes_on), chosen.distribution
+
+    first = jnp.zeros((batch, size), jnp.int32), jnp.zeros(batch, jnp.int32)
+    runs = ~around.output.done & (around.limit > 0)
+    places = jnp.arange(size), jnp.swapaxes(logits, 0, 1)
+    (tokens, count, _), drawn_from = lax.scan(step, (*first, runs), places)
+    if drawn_from is not None:
+        drawn_from = jnp.swapaxes(drawn_from, 0, 1)
+    return Proposal(tokens=tokens, count=count, distributions=drawn_from)
 
 
 def over_vocabulary(

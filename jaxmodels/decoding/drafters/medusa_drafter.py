@@ -9,10 +9,9 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import whole
-from jaxmodels.decoding.draft_windows import in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import check_head
-from jaxmodels.decoding.drafters.feature_state import choose_token
+from jaxmodels.decoding.drafters.feature_state import choose_chain
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.draft_heads.medusa import Medusa
 from jaxmodels.pytrees import register_dataclass
@@ -68,18 +67,7 @@ class MedusaDrafter:
 
     def propose(self, state: LastHidden, around: Round) -> tuple[Proposal, None]:
         logits = self.head(self.params, state.hidden)
-        tokens = jnp.zeros((around.token.shape[0], self.size), jnp.int32)
-        distributions, count = [], jnp.zeros_like(around.token)
-        goes_on = in_rows_that_run(around.output, 1) > 0
-        for k in range(self.size):
-            chosen = choose_token(around, k, logits[:, k], tokens, self.token_ids)
-            tokens = tokens.at[:, k].set(chosen.token)
-            count = count + goes_on
-            goes_on = goes_on & ~around.stop(k, chosen.probability)
-            if chosen.distribution is not None:
-                distributions.append(chosen.distribution)
-        drawn_from = jnp.stack(distributions, axis=1) if distributions else None
-        return Proposal(tokens=tokens, count=count, distributions=drawn_from), None
+        return choose_chain(around, logits[:, : self.size], self.token_ids), None
 
     def settle(self, pending: None, around: Round, verdict: Verdict) -> LastHidden:
         return settled_hidden(verdict)

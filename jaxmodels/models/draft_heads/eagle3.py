@@ -5,6 +5,10 @@
 
 What it feeds back for g is x, in front of the last norm. Source: https://arxiv.org/abs/2503.01840 and its
 published weights; the variants of norms are those of the `speculators` library.
+
+A parallel head (P-EAGLE) predicts several tokens in one pass: where a pair's token and feature are not there
+yet, it reads the embedding of one token that stands for them, and learned streams in the place of the
+target's. Source: the weights and the training that `speculators` publishes.
 """
 
 from collections.abc import Mapping
@@ -14,6 +18,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.checks import whole
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.masks import CAUSAL, MaskLike
@@ -121,11 +126,13 @@ class Eagle3:
         stream_norms: where the norms of the streams stand.
         norm_output: what is fed back is normalised.
         own_embedding: whether it has embeddings of its own; else it shares the target's.
+        mask_token: what a parallel head reads for tokens that are not there yet, one of the target's; None
+            for a head that goes on from its own features.
         layout: the published form that it was read in and is written in; see `checkpoints/draft_heads`.
 
     Raises:
-        ValueError: it shares embeddings of another width than its own, or `stream_norm` does not go with
-            `stream_norms`.
+        ValueError: it shares embeddings of another width than its own, `stream_norm` does not go with
+            `stream_norms`, or `mask_token` is none of the target's tokens.
     """
 
     target_vocab_size: int
@@ -139,6 +146,7 @@ class Eagle3:
     stream_norms: StreamNorms = "none"
     norm_output: bool = False
     own_embedding: bool = False
+    mask_token: int | None = None
     layout: str | None = None
 
     def __post_init__(self) -> None:
@@ -151,6 +159,8 @@ class Eagle3:
             raise ValueError(
                 f"Eagle3: stream_norm={self.stream_norm} does not go with stream_norms={self.stream_norms!r}"
             )
+        if self.mask_token is not None:
+            whole("Eagle3: mask_token", self.mask_token, high=self.target_vocab_size - 1)
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -167,6 +177,8 @@ class Eagle3:
         if self.own_embedding:
             shape = (self.target_vocab_size, self.d_model)
             tree["embed"] = {"weight": Param(shape, ("vocab", "embed"), Normal(0.02))}
+        if self.mask_token is not None:
+            tree["mask_streams"] = Param((read,), (None,), Normal(1.0))
         if self.stream_norm is not None and self.stream_norms == "joint":
             tree["stream_norm"] = self.stream_norm.spec()
         elif self.stream_norm is not None:
@@ -179,7 +191,13 @@ class Eagle3:
         check_streams("Eagle3", self.taps, target)
 
     def features(self, params: Params, taps: Mapping[str, Float[Array, "B S D"]]) -> Float[Array, "B S F"]:
-        streams = [taps[name].astype(params["fc"]["weight"].dtype) for name in self.taps]
+        return self._fused(params, [taps[name].astype(params["fc"]["weight"].dtype) for name in self.taps])
+
+    def mask_feature(self, params: Params) -> Float[Array, "F"]:
+        """What a parallel head reads for the feature of a token that is not there yet."""
+        return self._fused(params, jnp.split(params["mask_streams"], len(self.layers)))
+
+    def _fused(self, params: Params, streams: list[Float[Array, "... D"]]) -> Float[Array, "... F"]:
         if self.stream_norm is not None and self.stream_norms == "each":
             norms = params["stream_norm"]
             streams = [self.stream_norm(norms[str(i)], stream) for i, stream in enumerate(streams)]

@@ -7,7 +7,7 @@ up to its own, and its own pairs of the later steps: what a chain that begins th
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,67 @@ from jaxmodels.models.block import Stream
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.eagle3 import Eagle3, FusingBlock
 from jaxmodels.training.draft_heads.objective import Pupil, Seen, cross_entropy, known_rows
+
+
+class OneLayer(Protocol):
+    """The sizes of an EAGLE-3 head of one layer; see `Eagle3Training`."""
+
+    @property
+    def layers(self) -> tuple[int, ...]: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def d_ff(self) -> int: ...
+    @property
+    def draft_vocab_size(self) -> int | None: ...
+    @property
+    def rope_theta(self) -> float: ...
+
+
+def checked_layers(kind: str, sizes: OneLayer) -> tuple[int, ...]:
+    """The streams that a head reads. Raises ValueError where one of its sizes is out of range."""
+    if not isinstance(sizes.layers, tuple | list) or not sizes.layers:
+        raise ValueError(f"{kind}: layers must be numbers of streams, got {shown(sizes.layers)}")
+    for name in ("num_heads", "num_kv_heads", "head_dim", "d_ff"):
+        whole(f"{kind}: {name}", getattr(sizes, name), low=1)
+    if sizes.draft_vocab_size is not None:
+        whole(f"{kind}: draft_vocab_size", sizes.draft_vocab_size, low=1)
+    return tuple(whole(f"{kind}: layers", one) for one in sizes.layers)
+
+
+def one_layer_head(sizes: OneLayer, target: Decoder, *, mask_token: int | None = None) -> Eagle3:
+    """A head of one layer, as wide as its target; see `Eagle3` for `mask_token`."""
+    width = target.d_model
+    norm = RMSNorm(dim=width)
+    block = FusingBlock(
+        embedding_norm=norm,
+        feature_norm=norm,
+        mixer=Attention(
+            d_model=width,
+            input_dim=2 * width,
+            num_heads=sizes.num_heads,
+            num_kv_heads=sizes.num_kv_heads,
+            head_dim=sizes.head_dim,
+            rope=Rope(rotary_dim=sizes.head_dim, theta=sizes.rope_theta),
+        ),
+        ffn_norm=norm,
+        ffn=GatedMLP(d_model=width, d_ff=sizes.d_ff),
+    )
+    return Eagle3(
+        target_vocab_size=target.vocab_size,
+        vocab_size=sizes.draft_vocab_size or target.vocab_size,
+        target_width=width,
+        d_model=width,
+        layers=sizes.layers,
+        blocks=(block,),
+        norm=norm,
+        mask_token=mask_token,
+        layout="speculators",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,42 +119,13 @@ class Eagle3Training:
     drafted: int = 4
 
     def __post_init__(self) -> None:
-        if not isinstance(self.layers, tuple | list) or not self.layers:
-            raise ValueError(f"Eagle3Training: layers must be numbers of streams, got {shown(self.layers)}")
-        object.__setattr__(self, "layers", tuple(whole("Eagle3Training: layers", one) for one in self.layers))
-        for name in ("num_heads", "num_kv_heads", "head_dim", "d_ff", "steps", "drafted"):
+        object.__setattr__(self, "layers", checked_layers("Eagle3Training", self))
+        for name in ("steps", "drafted"):
             whole(f"Eagle3Training: {name}", getattr(self, name), low=1)
-        if self.draft_vocab_size is not None:
-            whole("Eagle3Training: draft_vocab_size", self.draft_vocab_size, low=1)
         number("Eagle3Training: decay", self.decay, low=0, high=1)
 
     def head(self, target: Decoder) -> Eagle3:
-        width = target.d_model
-        norm = RMSNorm(dim=width)
-        block = FusingBlock(
-            embedding_norm=norm,
-            feature_norm=norm,
-            mixer=Attention(
-                d_model=width,
-                input_dim=2 * width,
-                num_heads=self.num_heads,
-                num_kv_heads=self.num_kv_heads,
-                head_dim=self.head_dim,
-                rope=Rope(rotary_dim=self.head_dim, theta=self.rope_theta),
-            ),
-            ffn_norm=norm,
-            ffn=GatedMLP(d_model=width, d_ff=self.d_ff),
-        )
-        return Eagle3(
-            target_vocab_size=target.vocab_size,
-            vocab_size=self.draft_vocab_size or target.vocab_size,
-            target_width=width,
-            d_model=width,
-            layers=self.layers,
-            blocks=(block,),
-            norm=norm,
-            layout="speculators",
-        )
+        return one_layer_head(self, target)
 
     def start(self, pupil: Pupil) -> Params:
         """The output head is that of the target."""

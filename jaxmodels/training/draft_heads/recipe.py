@@ -9,6 +9,7 @@ from jaxmodels.training.draft_heads.eagle3 import Eagle3Training
 from jaxmodels.training.draft_heads.medusa import MedusaTraining
 from jaxmodels.training.draft_heads.mtp import MTPTraining
 from jaxmodels.training.draft_heads.objective import HeadObjective
+from jaxmodels.training.draft_heads.peagle import PEagleTraining
 from jaxmodels.training.fitting import Fit
 from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
 from jaxmodels.training.recipe_kind import RecipeKind
@@ -18,6 +19,7 @@ OBJECTIVES: Mapping[str, type] = {
     "eagle3": Eagle3Training,
     "medusa": MedusaTraining,
     "mtp": MTPTraining,
+    "peagle": PEagleTraining,
 }
 
 

@@ -1,6 +1,7 @@
-"""An EAGLE-3 head in its authors' files computes what the mathematics say, written out once more."""
+"""EAGLE-3 heads in published files compute what the mathematics say, written out once more."""
 
 import json
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import jaxmodels as jm
+from jaxmodels.decoding import Greedy
+from jaxmodels.decoding.drafters.feature_state import FeatureState
 from jaxmodels.layers.spec import filled
 from jaxmodels.models.draft_heads.feature_head import Target
 
@@ -20,6 +23,22 @@ CONFIG = {
     "rope_scaling": None, "vocab_size": VOCAB, "draft_vocab_size": KNOWN, "max_position_embeddings": 64,
     "attention_bias": False, "tie_word_embeddings": False, "pretraining_tp": 1, "torch_dtype": "float16",
     "eagle_config": {"eagle_aux_hidden_state_layer_ids": [-1, 0, 1], "use_aux_hidden_state": True},
+}  # fmt: skip
+
+MASK, DRAFTED = 7, 4
+PARALLEL = {
+    "architectures": ["PEagleDraftModel"], "speculators_model_type": "peagle", "draft_vocab_size": KNOWN,
+    "eagle_aux_hidden_state_layer_ids": [0, 1, 2], "mask_token_id": MASK, "norm_before_residual": False,
+    "speculators_config": {
+        "algorithm": "peagle", "default_proposal_method": "greedy",
+        "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": DRAFTED}],
+    },
+    "transformer_layer_config": {
+        key: CONFIG[key] for key in (
+            "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "num_key_value_heads", "hidden_act", "rms_norm_eps", "rope_theta", "vocab_size",
+        )
+    },
 }  # fmt: skip
 
 
@@ -49,13 +68,27 @@ def published():
     return {**tensors, "d2t": known - torch.arange(KNOWN), "t2d": flags}
 
 
+def published_in_parallel():
+    """Those of a P-EAGLE head by the names of `speculators`."""
+    tensors = {name.replace("midlayer", "layers.0"): tensor for name, tensor in published().items()}
+    return {**tensors, "mask_hidden": torch.randn(1, 1, 3 * WIDTH)}
+
+
+def written(folder, config, tensors):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
 @pytest.fixture
 def directory(tmp_path):
-    folder = tmp_path / "head"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    save_file(published(), folder / "model.safetensors")
-    return folder
+    return written(tmp_path / "head", CONFIG, published())
+
+
+@pytest.fixture
+def parallel(tmp_path):
+    return written(tmp_path / "parallel", PARALLEL, published_in_parallel())
 
 
 def rms(x, scale):
@@ -124,7 +157,52 @@ def test_a_head_computes_what_the_mathematics_say(directory):
     np.testing.assert_array_equal(drafter.token_ids, known)
 
 
-def test_the_authors_files_go_back_bit_for_bit(directory, tmp_path):
+def test_a_parallel_head_drafts_what_the_mathematics_say(parallel):
+    """Row 0 has three pairs to read, row 1 only one, and a history of two: masks stand behind each's own."""
+    w = {
+        name.replace("layers.0", "midlayer"): tensor.double().numpy()
+        for name, tensor in published_in_parallel().items()
+    }
+    rng = np.random.default_rng(1)
+    streams, tokens = rng.standard_normal((2, 3, 3 * WIDTH)), rng.integers(0, VOCAB, (2, 3))
+    drafter = jm.load_drafter(parallel)
+    head, read, fused = drafter.head, (0, 2), streams @ w["fc.weight"].T
+    _, history = head.extend(
+        drafter.params,
+        Target(None, None),
+        jnp.asarray(tokens),
+        jnp.asarray(fused, jnp.float32),
+        filled(head.init_history(2, 12), jnp.float32),
+        valid=jnp.asarray(read),
+    )
+    unread = [(tokens[row, n:], fused[row, n:]) for row, n in enumerate(read)]
+    state = FeatureState(
+        history=history,
+        tokens=jnp.asarray([np.resize(t, DRAFTED + 1) for t, _ in unread]),
+        features=jnp.asarray([np.resize(f, (DRAFTED + 1, WIDTH)) for _, f in unread], jnp.float32),
+        count=jnp.asarray([len(t) for t, _ in unread]),
+    )
+    around = SimpleNamespace(
+        config=None, params=None, sampler=Greedy(), processors=(), limit=jnp.full(2, DRAFTED),
+        output=SimpleNamespace(done=jnp.zeros(2, bool)), stop=lambda i, p: jnp.zeros(2, bool),
+    )  # fmt: skip
+    proposal, pending = drafter.propose(state, around)
+    known, mask = np.flatnonzero(published()["t2d"].numpy()), w["fc.weight"] @ w["mask_hidden"][0, 0]
+    for row in range(2):
+        keys, values, scores = [], [], []
+        pairs = [*zip(tokens[row], fused[row], strict=True), *[(MASK, mask)] * (DRAFTED - 1)]
+        for token, feature in pairs:
+            scores.append(step(w, token, feature, keys, values)[0])
+        np.testing.assert_array_equal(proposal.tokens[row], known[np.argmax(scores[2:], axis=-1)])
+    np.testing.assert_array_equal(proposal.count, [DRAFTED, DRAFTED])
+    np.testing.assert_array_equal(pending.length, [3, 3])
+    tags = pending.layers[0].positions
+    np.testing.assert_array_equal(np.sort(np.where(tags < 0, 99, tags), axis=1)[:, :4], [[0, 1, 2, 99]] * 2)
+
+
+@pytest.mark.parametrize("layout", ["directory", "parallel"])
+def test_published_files_go_back_bit_for_bit(layout, request, tmp_path):
+    directory = request.getfixturevalue(layout)
     jm.save_drafter(jm.load_drafter(directory), tmp_path / "again")
     before, after = (load_file(d / "model.safetensors") for d in (directory, tmp_path / "again"))
     assert before.keys() == after.keys()
@@ -144,3 +222,21 @@ def test_layers_that_follow_from_the_target_need_one(directory):
     (directory / "config.json").write_text(json.dumps(values))
     with pytest.raises(jm.CheckpointError, match="give load_drafter the model as its target"):
         jm.load_drafter(directory)
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        (None, "key 'mask_token_id' is missing; expected int"),
+        (VOCAB, "key 'mask_token_id' must be a whole number >= 0 and <= 28, got 29"),
+    ],
+)
+def test_a_mask_that_is_no_token_is_refused(token, message, parallel):
+    (parallel / "config.json").write_text(json.dumps({**PARALLEL, "mask_token_id": token}))
+    with pytest.raises(jm.CheckpointError, match=message):
+        jm.load_drafter(parallel)
+
+
+def test_the_authors_form_cannot_hold_a_parallel_head(parallel, tmp_path):
+    with pytest.raises(jm.CheckpointError, match=r"'eagle3'.*\['mask_token'\] would be lost"):
+        jm.save_drafter(jm.load_drafter(parallel), tmp_path / "again", layout="eagle3")
