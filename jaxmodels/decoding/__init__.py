@@ -34,6 +34,7 @@ from jaxmodels.decoding.drafters import (
     PEagleDrafter,
     PromptLookup,
     PrunedPromptDrafter,
+    ReencodedDrafter,
     RoutedDrafts,
     SuffixDecoding,
     TreeDrafter,
@@ -46,6 +47,7 @@ from jaxmodels.decoding.samplers import Greedy, Sample, Sampler
 from jaxmodels.decoding.scmoe import SCMoE
 from jaxmodels.decoding.speculative import Speculative
 from jaxmodels.decoding.strategy import LogProbs, Strategy
+from jaxmodels.decoding.text_map import TextMap, map_texts
 from jaxmodels.decoding.vocabulary_map import VocabularyMap, map_vocabularies
 
 __all__ = [
@@ -86,6 +88,7 @@ __all__ = [
     "PathsDrafter",
     "PromptLookup",
     "PrunedPromptDrafter",
+    "ReencodedDrafter",
     "Regret",
     "Retranslation",
     "RoutedDrafts",
@@ -97,12 +100,14 @@ __all__ = [
     "Strategy",
     "StreamingDiffusion",
     "SuffixDecoding",
+    "TextMap",
     "TokenVerification",
     "TraversalVerification",
     "TreeDrafter",
     "TypicalAcceptance",
     "VocabularyMap",
     "depth",
+    "map_texts",
     "map_vocabularies",
     "masked",
     "processors",

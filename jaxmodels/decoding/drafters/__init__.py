@@ -18,6 +18,7 @@ from jaxmodels.decoding.drafters.paths import PathsDrafter
 from jaxmodels.decoding.drafters.peagle import PEagleDrafter
 from jaxmodels.decoding.drafters.prompt_lookup import PromptLookup
 from jaxmodels.decoding.drafters.pruned_prompt import PrunedPromptDrafter
+from jaxmodels.decoding.drafters.reencoded import ReencodedDrafter
 from jaxmodels.decoding.drafters.suffix import SuffixDecoding
 from jaxmodels.decoding.drafters.task_drafts import MergedDrafts, RoutedDrafts
 from jaxmodels.decoding.drafters.tree_drafter import TreeDrafter
@@ -45,6 +46,7 @@ __all__ = [
     "PromptLookup",
     "Proposal",
     "PrunedPromptDrafter",
+    "ReencodedDrafter",
     "Round",
     "RoutedDrafts",
     "SuffixDecoding",

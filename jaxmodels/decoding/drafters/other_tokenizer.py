@@ -4,38 +4,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.decoding.draft_windows import even_without_choice, fold_keys, in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, as_draft, loaded, probability_of
+from jaxmodels.decoding.drafters.reader import Reader, read_on, read_prompts
 from jaxmodels.decoding.processors.chain import process
 from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.decoding.strategy import has_choice
 from jaxmodels.decoding.vocabulary_map import VocabularyMap
 from jaxmodels.models.chain import peek_chain
-from jaxmodels.models.language_model import Cache, Pending
-from jaxmodels.models.prefill import prefill
-from jaxmodels.models.scored import NOWHERE
+from jaxmodels.models.language_model import Pending
 from jaxmodels.pytrees import register_dataclass
-
-
-@struct.dataclass
-class Reader:
-    """Where the draft stands in the text.
-
-    Attributes:
-        cache: all of the text's pieces but the last.
-        piece: i32[B], the last piece of the newest token.
-    """
-
-    cache: Any
-    piece: jax.Array
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,26 +63,7 @@ class OtherTokenizer:
         return ()
 
     def begin(self, around: Round, taps: Mapping[str, Float[Array, "B S D"]]) -> Reader:
-        draft, table, request = loaded(self.draft), self.vocabulary, around.request
-        for name, mapped, has in (
-            ("model", table.shared.shape[0], around.config.vocab_size),
-            ("draft", table.draft_size, draft.config.vocab_size),
-        ):
-            if mapped != has:
-                raise ValueError(
-                    f"vocabulary: the map is of a {name} with {mapped} tokens, and the {name} has {has}"
-                )
-        (batch, slots), width = request.tokens.shape, around.output.tokens.shape[1]
-        capacity = (slots + width) * table.longest + self.size
-        cache = draft.config.init_cache(batch, capacity, draft.config.dtype_of(draft.params))
-        text = jnp.concatenate([request.tokens, jnp.zeros_like(request.tokens[:, :1])], axis=1)
-        text = text.at[jnp.arange(batch), request.lengths].set(around.token)
-        pieces, lengths = _in_pieces(table, text, request.lengths + 1)
-        last = jnp.take_along_axis(pieces, lengths[:, None] - 1, axis=1)[:, 0]
-        window = min(around.prefill_window, pieces.shape[1])
-        pieces = jnp.pad(pieces, ((0, 0), (0, -pieces.shape[1] % window)))
-        _, cache = prefill(draft.config, draft.params, pieces, lengths - 1, cache, window)
-        return Reader(cache=cache, piece=last)
+        return read_prompts(loaded(self.draft), self.vocabulary, around, self.size)
 
     def propose(self, state: Reader, around: Round) -> tuple[Proposal, Any]:
         draft, shared = loaded(self.draft), self.vocabulary.shared
@@ -135,44 +100,12 @@ class OtherTokenizer:
         return drafted.replace(count=pending.valid), (pending, state.piece)
 
     def settle(self, pending: tuple[Pending, Array], around: Round, verdict: Verdict) -> Reader:
-        """The draft is shown what it did not draft: the last drafted token where all were accepted, and the
-        pieces of the newest token but the last."""
-        draft, table = loaded(self.draft), self.vocabulary
+        """The accepted tokens are the draft's own, but for the newest, which it is shown in pieces."""
+        table = self.vocabulary
         chain, piece = pending
-        kept = jnp.minimum(verdict.count, chain.valid)
-        is_missing = (verdict.count > kept).astype(jnp.int32)
-        before = jnp.take_along_axis(verdict.tokens, jnp.maximum(kept - 1, 0)[:, None], axis=1)[:, 0]
-        missing = jnp.where(kept > 0, jnp.maximum(table.shared[before], 0), piece)
-        newest = jnp.take_along_axis(verdict.tokens, jnp.maximum(verdict.count - 1, 0)[:, None], axis=1)[:, 0]
-        pieces, runs = table.pieces[newest], verdict.count > 0
-        fed = jnp.where(
-            is_missing[:, None] > 0, jnp.concatenate([missing[:, None], pieces[:, :-1]], axis=1), pieces
-        )
-        size = jnp.where(runs, is_missing + table.lengths[newest] - 1, 0)
-        last = jnp.take_along_axis(pieces, table.lengths[newest][:, None] - 1, axis=1)[:, 0]
-
-        def catch_up(turn: Array, cache: Cache) -> Cache:
-            _, pending = draft.config.peek(draft.params, fed, cache, valid=size, logits_at=NOWHERE)
-            return draft.config.commit(pending)
-
-        cache = draft.config.commit(chain, kept)
-        cache = lax.fori_loop(0, (size > 0).any().astype(jnp.int32), catch_up, cache)
-        return Reader(cache=cache, piece=jnp.where(runs, last, piece))
-
-
-def _in_pieces(
-    table: VocabularyMap, tokens: Int[Array, "B S"], lengths: Int[Array, "B"]
-) -> tuple[Int[Array, "B S*M"], Int[Array, "B"]]:
-    """The pieces of each row's first ``lengths[b]`` tokens, one behind the other, and how many they are."""
-    batch, size = tokens.shape
-    counts = jnp.where(jnp.arange(size) < lengths[:, None], table.lengths[tokens], 0)
-    ends = jnp.cumsum(counts, axis=1)
-    places = (ends - counts)[:, :, None] + jnp.arange(table.longest)
-    is_there = jnp.arange(table.longest) < counts[:, :, None]
-    places = jnp.where(is_there, places, size * table.longest).reshape(batch, -1)
-    found = jnp.zeros((batch, size * table.longest), jnp.int32)
-    pieces = table.pieces[tokens].reshape(batch, -1)
-    return found.at[jnp.arange(batch)[:, None], places].set(pieces, mode="drop"), ends[:, -1]
+        own = jnp.concatenate([piece[:, None], jnp.maximum(table.shared[verdict.tokens], 0)], axis=1)
+        accepted = jnp.maximum(verdict.count - 1, 0)
+        return read_on(loaded(self.draft), table, chain, own, kept=accepted, told=accepted, verdict=verdict)
 
 
 register_dataclass(OtherTokenizer, ["draft", "vocabulary"], ["size"])

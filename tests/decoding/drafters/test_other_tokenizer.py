@@ -1,10 +1,13 @@
 """A draft with another vocabulary: the text stays the model's, and what it drafts is told by id."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import VOCAB
+from model_helpers import VOCAB, random_params
+from step_enumeration import PROCESSORS, assert_exact_step, tiny
 from strategy_helpers import (
     architecture,
     assert_same_generation,
@@ -82,6 +85,25 @@ def test_drafted_tokens_come_with_the_distribution_that_they_were_drawn_from():
     logits = np.array(config.forward(params, text)[:, 3:8])
     logits[:, :, without] = -np.inf
     np.testing.assert_allclose(proposal.distributions, jax.nn.softmax(logits), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "processors", [(), pytest.param(PROCESSORS, marks=pytest.mark.sweep)], ids=["plain", "processors"]
+)
+def test_a_sampled_step_has_the_models_joint_distribution(processors):
+    """A token that the draft lacks is never drafted, and another one of the draft is none of the model's."""
+    config = replace(tiny("ssd", 1)[0], vocab_size=4)
+    draft = Draft(config, random_params(config.spec(), 1))
+    pieces = VocabularyMap(
+        shared=jnp.asarray([3, -1, 0]),
+        pieces=jnp.asarray([[3, 0], [1, 2], [0, 0]]),
+        lengths=jnp.asarray([1, 2, 1]),
+        draft_size=4,
+    )
+    strategy = Speculative(
+        draft=OtherTokenizer(draft=draft, vocabulary=pieces, size=2), processors=processors
+    )
+    assert_exact_step(*tiny("hybrid", 0), strategy, levels=2, kept=[0, 1, 2])
 
 
 def test_tokens_are_matched_by_their_bytes():
