@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.decoding.choosing.routers import REGRET, DraftedStep, Router
+from jaxmodels.decoding.draft_windows import fold_keys
 from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, as_draft, loaded
 from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.processors.token_ids import NamesTokens, checked_ids
@@ -35,6 +36,10 @@ from jaxmodels.models.scored import NOWHERE
 from jaxmodels.pytrees import register_dataclass
 
 COUNTERS = ("calls", "steps", "routed", "drafted", "accepted")
+
+# What the draft folds into the key of a row's place. The target samples with that key itself, so that what it
+# writes instead of a dropped step owes nothing to the draws of that step.
+DRAFT_FOLD = 1
 
 
 @struct.dataclass
@@ -75,7 +80,8 @@ class Arbitrage:
     From the abstract of Arbitrage (Advantage-Aware Speculation): drafted steps, a router that is trained to
     predict the target's advantage, and an oracle that it approximates. Inferred: that the router sees the
     target's scores of the drafted step, which its cache needs anyway; the features of `LinearRouter`; the
-    limit of a step's length; that the first step begins behind the prompt for both models alike.
+    limit of a step's length; that the first step begins behind the prompt for both models alike; that draft
+    and target sample independently of each other.
 
     Counted are ``"calls"`` of the target, ``"steps"``, those that the target wrote as ``"routed"``, and
     tokens ``"drafted"`` and ``"accepted"``. Log-probabilities are the target's.
@@ -178,7 +184,7 @@ class Arbitrage:
 
         def choose(i: Array, logits: Float[Array, "B V"], step: _Drafted) -> tuple[Array, Array, _Drafted]:
             scores = process(self.processors, logits[:, None], request, output, step.tokens, first=i)
-            token = self.sampler(scores[:, 0], row_keys(request, output.lengths + i))
+            token = self.sampler(scores[:, 0], fold_keys(row_keys(request, output.lengths + i), DRAFT_FOLD))
             found = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)
             columns = _Drafted(token[:, None], found, has_choice(scores))
             step = jax.tree.map(

@@ -44,9 +44,10 @@ def strategy(draft, **options):
     ],
 )
 def test_routers_without_a_choice_leave_one_model(name, options):
-    """Never the target: the draft's text. Always: the target's, sampled with the same keys."""
+    """Never the target: the draft's most probable text. Always: the target's, sampled with the same keys."""
     config, params, draft = two_models(name)
-    for threshold, of in ((NEVER, draft.params), (ALWAYS, params)):
+    of_the_draft = [] if "sampler" in options else [(NEVER, draft.params)]
+    for threshold, of in (*of_the_draft, (ALWAYS, params)):
         plain = Autoregressive(top_logprobs=0, **options)
         stop = [int(decode(config, of, plain, new=NEW, seed=3).tokens[1, 6])]
         expected = decode(config, of, plain, new=NEW, stop=stop, seed=3)
@@ -59,6 +60,25 @@ def test_routers_without_a_choice_leave_one_model(name, options):
         np.testing.assert_array_equal(ours.counters["routed"], all_or_none)
         if threshold == ALWAYS:
             np.testing.assert_allclose(ours.log_probs.chosen, expected.log_probs.chosen, atol=3e-5)
+
+
+def test_the_target_samples_independently_of_the_dropped_step():
+    """A draft that is the target itself: with the same keys, every step would be written twice alike."""
+    config, params = architecture("ssd")
+    sampler = Sample(temperature=1.5)
+    own, rewritten = (
+        decode(
+            config,
+            params,
+            strategy(Draft(config, params), threshold=threshold, sampler=sampler),
+            new=NEW,
+            seed=3,
+        )
+        for threshold in (NEVER, ALWAYS)
+    )
+    assert (own.tokens[:, 0] != rewritten.tokens[:, 0]).any()
+    again = decode(config, params, Autoregressive(sampler=sampler), new=NEW, seed=3)
+    np.testing.assert_array_equal(rewritten.tokens, again.tokens)
 
 
 def by_hand(config, target, draft, prompt, threshold):
