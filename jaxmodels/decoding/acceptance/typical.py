@@ -16,9 +16,10 @@ class TypicalAcceptance:
     """Accepts tokens to which the model gives a typical probability. LOSSY: the output is not the model's.
 
     A token is typical where ``p > min(threshold, scale * exp(-H))`` with the entropy
-    ``H = -sum_v p(v) log(p(v) + 1e-5)`` of its distribution. The longest path of typical tokens is accepted,
+    ``H = -sum_v p(v) log(p(v) + 1e-5)`` of its distribution, and the most probable token always is: of a flat
+    distribution no token may exceed that bound. The longest path of typical tokens is accepted,
     of equally long ones the most probable, and of equals the first. What follows it is sampled from the
-    typical tokens, ``p >= min(...)``. The draft's distributions are not asked: it takes chains and every
+    typical tokens, here ``p >= min(...)``. The draft's distributions are not asked: it takes chains and every
     tree. With `Greedy` it is not asked, and the output is the model's.
 
     Source: Medusa (https://arxiv.org/abs/2401.10774) and its reference code, whose generation passes these
@@ -51,10 +52,11 @@ class TypicalAcceptance:
         tree = chain_tree(drafted) if tree is None else tree
         rows = jnp.arange(drafted.shape[0])[:, None]
         entropy = -(target * jnp.log(target + 1e-5)).sum(-1)
-        least = jnp.minimum(self.threshold, self.scale * jnp.exp(-entropy))
+        most = target.max(-1)
+        least = jnp.minimum(jnp.minimum(self.threshold, self.scale * jnp.exp(-entropy)), most)
         p = target[rows, tree.parents, drafted]
         is_there = jnp.take_along_axis(draft, drafted[:, :, None], axis=2)[:, :, 0] > 0
-        is_typical = is_there & (p > least[rows, tree.parents])
+        is_typical = is_there & ((p > least[rows, tree.parents]) | (p == most[rows, tree.parents]))
         is_kept = jnp.pad(is_typical, ((0, 0), (1, 0)), constant_values=True)
         likelihood = jnp.pad(jnp.where(is_typical, jnp.log(p), 0.0), ((0, 0), (1, 0)))
         ancestors = tree.ancestors()

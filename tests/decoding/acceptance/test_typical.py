@@ -14,14 +14,16 @@ def by_hand(p, drafted, parents, threshold, scale):
     """The last accepted window token and the distribution of what follows it."""
     entropy = -(p * np.log(p + 1e-5)).sum(-1)
     least = np.minimum(threshold, scale * np.exp(-entropy))
+    is_most = p == p.max(-1, keepdims=True)
     best = (0, 0.0, 0)
     for node in range(len(parents) + 1):
         path = path_of(parents, node)
-        chances = np.asarray([p[parents[n - 1], drafted[n - 1]] for n in path])
-        if all(chances > least[[parents[n - 1] for n in path]] if path else []):
+        places = [(parents[n - 1], drafted[n - 1]) for n in path]
+        chances = np.asarray([p[place] for place in places])
+        if all(p[place] > least[place[0]] or is_most[place] for place in places):
             best = max(best, (len(path), np.log(chances).sum(), -node))
     node = -best[2]
-    kept = np.where(p[node] >= least[node], p[node], 0.0)
+    kept = np.where((p[node] >= least[node]) | is_most[node], p[node], 0.0)
     return node, kept / kept.sum()
 
 
@@ -46,6 +48,19 @@ def test_a_chain_is_accepted_up_to_its_first_untypical_token():
     drafted, q = np.asarray([[1, 2]]), np.full((1, 2, 3), 1 / 3, np.float32)
     outcomes = np.asarray(TypicalAcceptance(threshold=0.1, scale=0.9).outcomes(p, q, drafted))
     np.testing.assert_allclose(outcomes[0], [[0, 0, 0], [0, 1, 0], [0, 0, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("vocab", "numbers"), [(300_000, {}), (7, {"threshold": 1.0, "scale": 1.0})], ids=["wide", "highest"]
+)
+def test_the_most_probable_tokens_are_typical_of_a_flat_distribution(vocab, numbers):
+    """The entropy's 1e-5 lifts the bound above every probability: of equal ones, all are typical then."""
+    p, drafted = np.full((1, 2, vocab), 1 / vocab, np.float32), np.asarray([[3]])
+    least = TypicalAcceptance(**numbers)
+    entropy = -(p[0, 0].astype(np.float64) * np.log(p[0, 0] + 1e-5)).sum()
+    assert min(least.threshold, least.scale * np.exp(-entropy)) > p.max()
+    outcomes = np.asarray(least.outcomes(p, p[:, :1], drafted))
+    np.testing.assert_allclose(outcomes[0], [np.zeros(vocab), p[0, 1]], rtol=1e-3)
 
 
 @pytest.mark.parametrize("numbers", [{"threshold": 1.5}, {"scale": -0.1}, {"scale": "high"}])
