@@ -58,7 +58,8 @@ class SuffixDecoding:
         least_probability: of the last token of a draft.
 
     Raises:
-        ValueError: a value outside its range, or `least` exceeds `most`.
+        ValueError: a value outside its range, or `least` exceeds `most`; when run, a corpus with a token that
+            the model's vocabulary lacks.
     """
 
     corpus: Array | None = None
@@ -86,6 +87,12 @@ class SuffixDecoding:
             if np.ndim(self.corpus) != 1 or not np.issubdtype(np.asarray(self.corpus).dtype, np.integer):
                 raise ValueError(f"corpus must be token ids i32[N], got {shown(self.corpus)}")
             object.__setattr__(self, "corpus", jnp.asarray(self.corpus, jnp.int32))
+
+    def named_tokens(self) -> tuple[int, ...]:
+        """The greatest id of the corpus, which stands for all of them."""
+        if self.corpus is None or is_traced(self.corpus) or not self.corpus.size:
+            return ()
+        return (int(np.max(self.corpus)),)
 
     @property
     def taps(self) -> tuple[str, ...]:

@@ -143,6 +143,15 @@ def test_an_answer_given_before_is_drafted_from_the_corpus():
     assert programs is None or driver.generate._cache_size() == programs
 
 
+def test_a_corpus_of_another_vocabulary_is_refused():
+    config, params = architecture("ssd")
+    beyond = config.vocab_size
+    drafter = SuffixDecoding().remembering([[1, beyond - 1]], room=8)
+    decode(config, params, Speculative(draft=drafter), new=2)
+    with pytest.raises(ValueError, match=f"SuffixDecoding names token {beyond}, which lies outside the voc"):
+        decode(config, params, Speculative(draft=drafter.remembering([[beyond, 1]], room=8)), new=2)
+
+
 def test_a_corpus_keeps_its_size_and_forgets_the_oldest():
     drafter = SuffixDecoding().remembering([[1, 2, 3]], room=6).remembering([[4, 5]], room=6)
     assert drafter.corpus.tolist() == [2, 3, NO_TOKEN, 4, 5, NO_TOKEN]
