@@ -416,16 +416,32 @@ def _with_draft(strategy: Strategy, target: LanguageModel) -> Strategy:
         from jaxmodels.checkpoints.draft_heads import is_drafter
 
         if is_drafter(drafter):
-            return replace(strategy, draft=_load_head(drafter, target, strategy.gamma), gamma=None)
-    if isinstance(drafter, str | Draft):
-        return replace(strategy, draft=_ready_draft(drafter))
+            head = _load_head(drafter, target, strategy.gamma, _files_of(drafter))
+            return replace(strategy, draft=head, gamma=None)
+    ready = _ready_draft(drafter) if isinstance(drafter, str | Draft) else _with_ready_drafts(drafter)
+    return replace(strategy, draft=ready)
+
+
+def _with_ready_drafts(drafter: Any) -> Any:
+    """A drafter, its models loaded where they are names."""
     if isinstance(getattr(drafter, "draft", None), str | Draft):
-        return replace(strategy, draft=replace(drafter, draft=_ready_draft(drafter.draft)))
-    return strategy
+        return replace(drafter, draft=_ready_draft(drafter.draft))
+    if isinstance(getattr(drafter, "drafts", None), tuple):
+        return replace(drafter, drafts=tuple(map(_ready_draft, drafter.drafts)))
+    return drafter
+
+
+def _files_of(name: str) -> tuple[tuple[str, int, int], ...]:
+    """Names, times and sizes of the files of a model or head: what is loaded again once they have changed."""
+    from jaxmodels.checkpoints.hub import resolve
+
+    place = resolve(name)
+    files = [place] if place.is_file() else sorted(place.iterdir())
+    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_head(name: str, target: LanguageModel, size: int | None) -> Any:
+def _load_head(name: str, target: LanguageModel, size: int | None, files: tuple[Any, ...]) -> Any:
     from jaxmodels.checkpoints.draft_heads import load_drafter
 
     return load_drafter(name, target, size=size)
@@ -433,7 +449,7 @@ def _load_head(name: str, target: LanguageModel, size: int | None) -> Any:
 
 def _ready_draft(draft: str | Draft) -> Draft:
     if isinstance(draft, str):
-        model = _load_draft(draft)
+        model = _load_draft(draft, _files_of(draft))
         draft = Draft(model.config, model.params)
     try:
         check_params(draft.config.spec(), draft.params)
@@ -442,8 +458,8 @@ def _ready_draft(draft: str | Draft) -> Draft:
     return draft
 
 
-@functools.lru_cache(maxsize=1)
-def _load_draft(name: str) -> Model:
+@functools.lru_cache(maxsize=4)
+def _load_draft(name: str, files: tuple[Any, ...]) -> Model:
     from jaxmodels.io import load
 
     return load(name)

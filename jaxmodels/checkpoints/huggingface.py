@@ -65,13 +65,17 @@ def read_values(directory: Path, *, text_only: bool = False) -> dict[str, Any]:
     language model alone.
 
     Raises:
-        CheckpointError: the file is missing or no JSON object, the weights are stored in an unknown way, or
-            the language model that it holds is of no known family.
+        CheckpointError: the file is missing or no JSON object, describes a draft head, the weights are stored
+            in an unknown way, or the language model that it holds is of no known family.
     """
+    from jaxmodels.checkpoints.draft_heads.io import check_is_no_head  # which reads and writes by this module
+
     check_readable(directory)
     file = directory / CONFIG_FILE
+    contents = read_json_object(file)
+    check_is_no_head(contents, file)
     try:
-        values = without_quantization(read_json_object(file))
+        values = without_quantization(contents)
         return text_part(values) if text_only else values
     except ConfigError as error:
         raise CheckpointError(f"{file}: {error}") from error

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxmodels.checkpoints.draft_heads.mtp import announced_head
 from jaxmodels.decoding.autoregressive import Autoregressive
-from jaxmodels.decoding.drafters import FirstLayers, Lookahead, PromptLookup, SuffixDecoding
+from jaxmodels.decoding.drafters import MTP, FirstLayers, Lookahead, PromptLookup, SuffixDecoding
 from jaxmodels.decoding.early_exit import EarlyExit
 from jaxmodels.decoding.jacobi import Jacobi
 from jaxmodels.decoding.speculative import Speculative
@@ -36,7 +37,10 @@ class Contestant:
 def contestants(
     model: Model, base: Autoregressive, drafts: Mapping[str, Any] | None = None
 ) -> tuple[Contestant, ...]:
-    """Every strategy that `model` can be decoded by, sequential decoding first.
+    """The usual strategies of `model`, sequential decoding first.
+
+    They are those that need nothing else, drafts by the modules for further tokens that its checkpoint may
+    hold, and by what is given.
 
     Args:
         model: one that predicts the next token.
@@ -49,7 +53,7 @@ def contestants(
     if model.decoder.filling is not None:
         raise ValueError("this model fills in masks; strategies of models that predict the next token differ")
     found = [Contestant(name=PLAIN, strategy=base)]
-    for kind in (_from_the_text, _by_iteration, _by_depth):
+    for kind in (_from_the_text, _by_iteration, _by_depth, _by_modules):
         found += kind(model, base)
     for name, draft in (drafts or {}).items():
         found += _by_draft(name, draft, base)
@@ -96,6 +100,13 @@ def _by_depth(model: Model, base: Autoregressive) -> Iterator[Contestant]:
         yield Contestant(
             name="early exit, 0.9", strategy=EarlyExit(threshold=0.9, decode=base), keeps_text=False
         )
+
+
+def _by_modules(model: Model, base: Autoregressive) -> Iterator[Contestant]:
+    if announced_head(model.decoder, model.metadata) is None:
+        return
+    for size in MODEL_SIZES:
+        yield Contestant(name=f"own modules, {size}", strategy=_speculative(base, MTP(size=size)))
 
 
 def _by_draft(name: str, draft: Any, base: Autoregressive) -> Iterator[Contestant]:

@@ -6,6 +6,7 @@ from typing import Any
 import jaxmodels as jm
 from jaxmodels.checkpoints.draft_heads import is_drafter, load_drafter
 from jaxmodels.checkpoints.hub import list_bundled_drafters
+from jaxmodels.io import as_language_model
 from jaxmodels.models.language_model import LanguageModel
 
 # By model: names of models that draft for it, beside the heads that are called after it.
@@ -25,6 +26,14 @@ def load_draft(name: str, target: LanguageModel) -> Any:
     """What `Speculative` takes as a draft for `target`, a model or a drafter, loaded by name.
 
     Raises:
-        ValueError: it is a head for another target.
+        ValueError: it is a head for another target, no language model, or one of another vocabulary.
     """
-    return load_drafter(name, target) if is_drafter(name) else jm.load(name)
+    if is_drafter(name):
+        return load_drafter(name, target)
+    draft = as_language_model(jm.load(name), name)
+    if draft.config.vocab_size != target.vocab_size:
+        raise ValueError(
+            f"draft {name!r}: its vocabulary has {draft.config.vocab_size} tokens and the model's "
+            f"{target.vocab_size}; they must be the same"
+        )
+    return draft

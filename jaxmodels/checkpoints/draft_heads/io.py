@@ -140,6 +140,16 @@ def is_drafter(name_or_path: str | Path, revision: str | None = None) -> bool:
     return any(layout.claims(values) for layout in LAYOUTS)
 
 
+def check_is_no_head(values: Mapping[str, Any], file: Path) -> None:
+    """Raises CheckpointError where the contents of a ``config.json`` are those of a draft head."""
+    layout = next((layout for layout in LAYOUTS if layout.claims(values)), None)
+    if layout is not None:
+        raise CheckpointError(
+            f"{file} describes a draft head ({layout.name}), which drafts for a model and is none: give it "
+            "as --draft or Speculative(draft=...); jaxmodels.load_drafter reads it"
+        )
+
+
 def _layout_of(values: Mapping[str, Any], file: Path) -> Layout:
     for layout in LAYOUTS:
         if layout.claims(values):
