@@ -14,7 +14,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.checks import whole
+from jaxmodels.checks import MOST_INT32, whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import check_head
@@ -90,9 +90,12 @@ class FeatureTreeDrafter:
     top_k: int = 10
 
     def __post_init__(self) -> None:
-        whole("total", self.total, low=2)
-        whole("depth", self.depth, low=1)
-        whole("top_k", self.top_k, low=1, high=self.head.vocab_size)
+        for name, low, high in (
+            ("total", 2, MOST_INT32),
+            ("depth", 1, MOST_INT32),
+            ("top_k", 1, self.head.vocab_size),
+        ):
+            object.__setattr__(self, name, whole(name, getattr(self, name), low=low, high=high))
         candidates = self.top_k + self.depth * self.top_k**2
         if self.total - 1 > candidates:
             raise ValueError(

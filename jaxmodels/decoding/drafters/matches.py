@@ -68,19 +68,23 @@ def text_so_far(around: Round) -> tuple[Int[Array, "B T"], Int[Array, "B"]]:
     return context.tokens, context.length
 
 
-def followed(matches: Matches, around: Round, verdict: Verdict, most: int, *, grows: bool) -> Matches:
-    """The matches once the tokens of a verdict are the newest; where the text `grows`, they are its end.
+def followed(matches: Matches, verdict: Verdict, most: int) -> Matches:
+    """The matches in a text that stays as it is, once the tokens of a verdict are the newest of another."""
 
-    `around` is the round of the verdict.
-    """
+    def follow(i: Array, matches: Matches) -> Matches:
+        return compared(matches, verdict.tokens[:, i], i < verdict.count, most)
+
+    return lax.fori_loop(0, verdict.count.max(), follow, matches)
+
+
+def grown(matches: Matches, around: Round, verdict: Verdict, most: int) -> Matches:
+    """The matches in a text that the tokens of a verdict lengthen; `around` is the round of the verdict."""
     end = around.request.lengths + around.output.lengths
     rows = jnp.arange(end.shape[0])
 
     def follow(i: Array, matches: Matches) -> Matches:
         token, there = verdict.tokens[:, i], i < verdict.count
         matches = compared(matches, token, there, most)
-        if not grows:
-            return matches
         slot = jnp.where(there, end + i, matches.text.shape[1])
         return replace(matches, text=matches.text.at[rows, slot].set(token, mode="drop"))
 

@@ -70,7 +70,7 @@ class MultiBlock:
         for name, low in (("block", 2), ("blocks", 1), ("pool", 0)):
             object.__setattr__(self, name, whole(name, getattr(self, name), low=low))
         if not is_traced(self.spawn):
-            number("spawn", self.spawn, low=0, high=1)
+            object.__setattr__(self, "spawn", number("spawn", self.spawn, low=0, high=1))
 
     @property
     def size(self) -> int:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.checks import whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
-from jaxmodels.decoding.drafters.matches import Matches, followed, matches_of, text_so_far
+from jaxmodels.decoding.drafters.matches import Matches, grown, matches_of, text_so_far
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -61,7 +61,7 @@ class PromptLookup:
         return Proposal(tokens=tokens, count=count), state
 
     def settle(self, pending: Matches, around: Round, verdict: Verdict) -> Matches:
-        return followed(pending, around, verdict, self.most, grows=True)
+        return grown(pending, around, verdict, self.most)
 
     def _draft(
         self, text: Int[Array, "T"], lengths: Int[Array, "T"], length: Int[Array, ""]

@@ -17,6 +17,7 @@ from jaxmodels.decoding.drafters.matches import (
     NO_TOKEN,
     Matches,
     followed,
+    grown,
     matches_of,
     searched,
     text_so_far,
@@ -144,12 +145,10 @@ class SuffixDecoding:
         return Proposal(tokens=draft.tokens, count=count), state
 
     def settle(self, pending: SuffixState, around: Round, verdict: Verdict) -> SuffixState:
-        own = followed(pending.own, around, verdict, self.most, grows=True)
+        own = grown(pending.own, around, verdict, self.most)
         if pending.earlier is None:
             return SuffixState(own=own, earlier=None)
-        return SuffixState(
-            own=own, earlier=followed(pending.earlier, around, verdict, self.most, grows=False)
-        )
+        return SuffixState(own=own, earlier=followed(pending.earlier, verdict, self.most))
 
 
 def _as_rows(rows: Array, like: Array) -> Array:

@@ -9,6 +9,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.checks import whole
 from jaxmodels.layers.kv_cache import take_slots, write_slots
 from jaxmodels.layers.recurrence import (
     RecurrentPending,
@@ -90,13 +91,15 @@ class Replay:
             follow (`Window.known`), the ring is emptied while it still has room for so many.
 
     Raises:
-        ValueError: `window` is below 1 or exceeds `ring`.
+        ValueError: one is no whole number, or `window` is below 1 or exceeds `ring`.
     """
 
     ring: int = 16
     window: int = 8
 
     def __post_init__(self) -> None:
+        for name in ("ring", "window"):
+            object.__setattr__(self, name, whole(f"Replay: {name}", getattr(self, name)))
         if not 1 <= self.window <= self.ring:
             raise ValueError(f"Replay: window={self.window} must be 1 to ring={self.ring}")
 

@@ -113,7 +113,7 @@ class MTPHead:
     """The modules of one model. Static and hashable; their parameters are kept beside the model's.
 
     As a `FeatureHead` it is its first module, which is given what it made itself to draft on. To draft with
-    each module in its turn is `MTPDrafter`'s work.
+    each module in its turn is `LayeredDrafter`'s work.
 
     Attributes:
         vocab_size, d_model, num_layers: sizes of the model that it is for.

@@ -126,3 +126,6 @@ def test_sizes_that_do_not_fit():
     for ring, window in ((4, 5), (4, 0)):
         with pytest.raises(ValueError, match=f"window={window} must be 1 to ring={ring}"):
             Replay(ring=ring, window=window)
+    for ring in ("a", 16.5):
+        with pytest.raises(ValueError, match=f"Replay: ring must be a whole number, got {ring!r}"):
+            Replay(ring=ring)
