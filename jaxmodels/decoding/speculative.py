@@ -12,7 +12,17 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.checks import is_traced
 from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw, longest_agreement
 from jaxmodels.decoding.draft_windows import even_without_choice, first_token, fold_keys, settle
-from jaxmodels.decoding.drafters.drafter import Drafter, DraftsOnCache, Proposal, Round, Varying, Verdict
+from jaxmodels.decoding.drafters.drafter import (
+    LIMIT,
+    STOP,
+    Drafter,
+    DraftsOnCache,
+    Obeying,
+    Proposal,
+    Round,
+    Varying,
+    Verdict,
+)
 from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, ModelDrafter, as_draft
 from jaxmodels.decoding.lengths.length import DraftLength, Sharing
 from jaxmodels.decoding.lengths.whole import Whole
@@ -62,13 +72,15 @@ class Speculative:
             the same vocabulary, see `ModelDrafter`. Or a `Drafter`, such as `PromptLookup()`.
         gamma: tokens that a model drafts per step, 4 where it is None. A `Drafter` has its own `size`.
         sampler, processors, top_logprobs, prefill_window: see `Autoregressive`.
-        length: how many of the drafter's tokens are drafted and verified in each round.
+        length: how many of the drafter's tokens are drafted and verified in each round, by what the drafter
+            obeys (`Obeying`).
         acceptance: which drafted tokens are kept where the sampler is not `Greedy`; with it, all rules keep
             the longest path that the model agrees with. `TypicalAcceptance` alone changes the distribution.
 
     Raises:
-        ValueError: a value outside its range, `gamma` beside a `Drafter`; when run, a draft of another
-            vocabulary, or a tree with an acceptance rule that does not take it.
+        ValueError: a value outside its range, `gamma` beside a `Drafter`, a length that the drafter does not
+            obey; when run, a draft of another vocabulary, or a tree with an acceptance rule that does not
+            take it.
     """
 
     draft: Draft | HasParams | str | Drafter | DraftsOnCache
@@ -92,6 +104,8 @@ class Speculative:
         check_options(self, {} if self.gamma is None else {"gamma": 1})
         check_policy("length", self.length, "limit", "Whole()")
         check_policy("acceptance", self.acceptance, "outcomes", "TokenVerification()")
+        drafter = self.drafter
+        self._check_length(drafter, drafter.obeys if isinstance(drafter, Obeying) else LIMIT)
 
     @property
     def drafter(self) -> Drafter | DraftsOnCache:
@@ -127,6 +141,8 @@ class Speculative:
             proposal, pending_drafts, cache = drafter.propose_on(carry.drafts, around, cache)
         else:
             proposal, pending_drafts = drafter.propose(carry.drafts, around)
+        if proposal.tree is not None:  # of a drafter that does not say what it obeys
+            self._check_length(drafter, STOP)
         proposal = replace(proposal, count=jnp.minimum(proposal.count, around.limit))
         if isinstance(self.length, Sharing):
             proposal = replace(proposal, count=self.length.share(proposal))
@@ -148,6 +164,23 @@ class Speculative:
         return SpeculativeCarry(
             cache=verified.cache, token=verified.token, output=verified.output, drafts=drafts, length=length
         )
+
+    def _check_length(self, drafter: Drafter | DraftsOnCache, obeyed: frozenset[str]) -> None:
+        """Raises ValueError where the length needs what is not obeyed."""
+        if is_traced(self.length):
+            return
+        names = f"length={type(self.length).__name__}(...)", f"draft={type(drafter).__name__}(...)"
+        if LIMIT & self.length.needs - obeyed:
+            raise ValueError(
+                f"{names[0]} shortens chains by how much of them was accepted, and {names[1]} drafts a tree "
+                "or learns from all that it drafted; draft a chain by a model, a head or the text, or leave "
+                "the length out"
+            )
+        if STOP & self.length.needs - obeyed:
+            raise ValueError(
+                f"{names[0]} ends drafts by the probability of their tokens, which {names[1]} does not ask "
+                "about; draft with a model or a head, or choose another length"
+            )
 
     def _sizes(self, proposal: Proposal) -> tuple[int, ...]:
         """How many draft tokens the windows have that this program is made for."""

@@ -206,6 +206,7 @@ def test_the_timing_line_can_be_left_out(generate):
         (("--strategy", "first-layers", "--draft-layers", 99), "layers=99"),
         (("--strategy", "mtp"), "MTP"),
         (("--strategy", "jacobi", "--draft-length", "whole"), "--draft-length belongs to --strategy spec"),
+        (("--strategy", "suffix", "--draft-length", "confident"), "draft=SuffixDecoding.* does not ask"),
         (("--logit-bias", "5"), "--logit-bias must be a token id and a number, such as 42=-1.5, got '5'"),
         (("--logit-bias", "264=1"), "LogitBias names token 264, which lies outside the vocabulary 0 to 263"),
         (("--no-repeat-ngram", 0), "size must be a whole number >= 1 .*got 0"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import shown, whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import check_head
 from jaxmodels.decoding.drafters.feature_state import choose_token
 from jaxmodels.layers.spec import Params
@@ -45,6 +45,7 @@ class DFlashDrafter:
     params: Params = field(repr=False)
     token_ids: jax.Array | None = field(default=None, repr=False)
     size: int = None  # type: ignore[assignment]  # a number once made
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
 
     def __post_init__(self) -> None:
         if not isinstance(self.head, DFlash):

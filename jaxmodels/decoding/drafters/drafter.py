@@ -19,6 +19,11 @@ from jaxmodels.decoding.trees import Tree
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.language_model import LanguageModel
 
+# What drafters can obey of a `DraftLength`, see `Obeying`.
+LIMIT = frozenset({"limit"})
+STOP = frozenset({"stop"})
+NOTHING: frozenset[str] = frozenset()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
@@ -143,3 +148,16 @@ class Varying(Protocol):
 
     @property
     def varies(self) -> bool: ...
+
+
+@runtime_checkable
+class Obeying(Protocol):
+    """A `Drafter` that says what of a `DraftLength` it obeys, so that lengths which it cannot are refused.
+
+    `LIMIT` where its draft is a chain of which any number of leading tokens can be verified; not where it is
+    a tree, or where `settle` reads the verdict on everything that was drafted. `STOP` where `propose` asks
+    `Round.stop`. Drafters that do not say so are taken to obey `LIMIT` alone.
+    """
+
+    @property
+    def obeys(self) -> frozenset[str]: ...

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import is_traced, whole
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_state import (
     FeatureState,
     begin_state,
@@ -71,6 +72,7 @@ class FeatureDrafter:
     params: Params = field(repr=False)
     token_ids: jax.Array | None = field(default=None, repr=False)
     size: int = DRAFT_TOKENS
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", whole("size", self.size, low=1))

@@ -7,6 +7,7 @@ whole path. The best of all candidates are the tree; with a token, its ancestors
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import MOST_INT32, whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import NOTHING, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import check_head
 from jaxmodels.decoding.drafters.feature_state import (
     FeatureState,
@@ -88,6 +89,7 @@ class FeatureTreeDrafter:
     total: int = 60
     depth: int = 7
     top_k: int = 10
+    obeys: ClassVar[frozenset[str]] = NOTHING
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import whole
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, draft_levels
 from jaxmodels.models.cache import Cache
 from jaxmodels.models.decoder import Decoder
@@ -39,6 +40,7 @@ class FirstLayers:
 
     layers: int
     size: int = 3
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
 
     def __post_init__(self) -> None:
         for name in ("layers", "size"):

@@ -7,7 +7,7 @@ features of them, which are kept for that.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import check_head
 from jaxmodels.decoding.drafters.feature_state import choose_token
 from jaxmodels.decoding.samplers import Greedy
@@ -87,6 +87,7 @@ class LayeredDrafter:
     head: MTPHead
     params: Params = field(repr=False)
     size: int = 3
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", whole("size", self.size, low=1))

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import NOTHING, Proposal, Round, Verdict
 from jaxmodels.decoding.trees import fixed_tree
 from jaxmodels.pytrees import register_dataclass
 
@@ -107,6 +108,7 @@ class Lookahead:
     levels: int = 5
     guesses: int = 15
     pool: int = 1024
+    obeys: ClassVar[frozenset[str]] = NOTHING
 
     def __post_init__(self) -> None:
         lowest = {"window": 1, "levels": 3, "guesses": 1}

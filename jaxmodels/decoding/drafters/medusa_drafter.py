@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import whole
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import check_head
 from jaxmodels.decoding.drafters.feature_state import choose_chain
 from jaxmodels.layers.spec import Params
@@ -51,6 +52,7 @@ class MedusaDrafter:
     params: Params = field(repr=False)
     token_ids: jax.Array | None = field(default=None, repr=False)
     size: int = None  # type: ignore[assignment]
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
 
     def __post_init__(self) -> None:
         size = self.head.heads if self.size is None else self.size

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxmodels.checks import is_whole, shown
 from jaxmodels.decoding.draft_windows import in_rows_that_run
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import NOTHING, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import check_head
 from jaxmodels.decoding.drafters.medusa_drafter import LastHidden, begin_hidden, settled_hidden
 from jaxmodels.decoding.trees import fixed_tree
@@ -63,6 +64,7 @@ class MedusaTreeDrafter:
     params: Params = field(repr=False)
     token_ids: jax.Array | None = field(default=None, repr=False)
     paths: tuple[tuple[int, ...], ...] = MC_SIM_7B_63
+    obeys: ClassVar[frozenset[str]] = NOTHING
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", _checked(self.paths, self.head))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.decoding.draft_windows import even_without_choice, fold_keys, in_rows_that_run
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.processors.chain import process
 from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.decoding.strategy import has_choice
@@ -86,6 +86,7 @@ class ModelDrafter:
 
     draft: Draft | HasParams | str
     size: int = 4
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "draft", as_draft(self.draft))

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import whole
-from jaxmodels.decoding.drafters.drafter import Drafter, Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Drafter, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import FeatureDrafter
 from jaxmodels.decoding.drafters.layered_drafter import LayeredDrafter
 from jaxmodels.layers.spec import Params
@@ -35,6 +35,7 @@ class MTP:
     size: int = 3
     head: MTPHead | None = None
     params: Params | None = field(default=None, repr=False)
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", whole("size", self.size, low=1))

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, number, whole
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import NOTHING, Proposal, Round, Verdict
 from jaxmodels.decoding.trees import Tree, fixed_tree
 from jaxmodels.pytrees import register_dataclass
 
@@ -65,6 +66,7 @@ class MultiBlock:
     blocks: int = 2
     spawn: float = 0.85
     pool: int = 4
+    obeys: ClassVar[frozenset[str]] = NOTHING
 
     def __post_init__(self) -> None:
         for name, low in (("block", 2), ("blocks", 1), ("pool", 0)):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.decoding.draft_windows import even_without_choice, fold_keys, in_rows_that_run
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, as_draft, loaded, probability_of
 from jaxmodels.decoding.drafters.reader import Reader, read_on, read_prompts
 from jaxmodels.decoding.processors.chain import process
@@ -49,6 +49,7 @@ class OtherTokenizer:
     draft: Draft | HasParams | str
     vocabulary: VocabularyMap
     size: int = 4
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "draft", as_draft(self.draft))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import whole
 from jaxmodels.decoding.draft_windows import even_without_choice, fold_keys, in_rows_that_run
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import NOTHING, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import (
     Draft,
     HasParams,
@@ -64,6 +65,7 @@ class PathsDrafter:
     paths: int = 2
     length: int = 4
     trunk: int = 0
+    obeys: ClassVar[frozenset[str]] = NOTHING
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "draft", as_draft(self.draft))

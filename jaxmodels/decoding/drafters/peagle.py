@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import shown, whole
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import DRAFT_TOKENS, check_head
 from jaxmodels.decoding.drafters.feature_state import FeatureState, begin_state, choose_chain, next_state
 from jaxmodels.layers.spec import Params
@@ -41,6 +42,7 @@ class PEagleDrafter:
     params: Params = field(repr=False)
     token_ids: jax.Array | None = field(default=None, repr=False)
     size: int = DRAFT_TOKENS
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
 
     def __post_init__(self) -> None:
         if not isinstance(self.head, Eagle3):

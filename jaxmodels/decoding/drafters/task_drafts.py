@@ -7,14 +7,14 @@ more than entropy. The rest is inferred: what confidence is taken of, and how a 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.decoding.draft_windows import fold_keys
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import LIMIT, NOTHING, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import (
     Draft,
     HasParams,
@@ -62,6 +62,7 @@ class RoutedDrafts:
 
     drafts: tuple[Draft | HasParams | str, ...]
     size: int = 4
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "drafts", _as_drafts(self.drafts))
@@ -130,6 +131,7 @@ class MergedDrafts:
 
     drafts: tuple[Draft | HasParams | str, ...]
     length: int = 3
+    obeys: ClassVar[frozenset[str]] = NOTHING
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "drafts", _as_drafts(self.drafts))

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import shown, whole
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import (
     Draft,
     HasParams,
@@ -44,6 +45,7 @@ class TreeDrafter:
 
     draft: Draft | HasParams | str
     siblings: tuple[int, ...] = (3, 2, 1, 1)
+    obeys: ClassVar[frozenset[str]] = STOP
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "draft", as_draft(self.draft))

@@ -47,6 +47,10 @@ class Budget:
     def varies(self) -> bool:
         return True
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.within.needs
+
     def begin(self, batch: int) -> Any:
         return self.within.begin(batch)
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, number
+from jaxmodels.decoding.drafters.drafter import STOP
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -34,6 +35,10 @@ class Confident:
     @property
     def varies(self) -> bool:
         return True
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return STOP
 
     def begin(self, batch: int) -> Int[Array, "B 0"]:
         """There is no state but the number of rows."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels.checks import whole
+from jaxmodels.checks import is_traced, whole
+from jaxmodels.decoding.drafters.drafter import LIMIT
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -17,7 +18,7 @@ class GrowShrink:
     `transformers`, whose numbers are the defaults and which has no bound.
 
     Attributes:
-        start: tokens of the first draft.
+        start: tokens of the first draft. Data, as all of them.
         most: tokens of a draft at most; that of the drafter's `size`, where that is less.
         grow, shrink: tokens.
 
@@ -25,20 +26,25 @@ class GrowShrink:
         ValueError: a number is below 1 (`shrink` below 0), or `start` exceeds `most`.
     """
 
-    start: int = 20
-    most: int = 32
-    grow: int = 2
-    shrink: int = 1
+    start: Array | int = 20
+    most: Array | int = 32
+    grow: Array | int = 2
+    shrink: Array | int = 1
 
     def __post_init__(self) -> None:
         for name, low in (("start", 1), ("most", 1), ("grow", 1), ("shrink", 0)):
-            object.__setattr__(self, name, whole(name, getattr(self, name), low=low))
-        if self.start > self.most:
+            if not is_traced(getattr(self, name)):
+                object.__setattr__(self, name, whole(name, getattr(self, name), low=low))
+        if not (is_traced(self.start) or is_traced(self.most)) and self.start > self.most:
             raise ValueError(f"start={self.start} must not exceed most={self.most}")
 
     @property
     def varies(self) -> bool:
         return True
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return LIMIT
 
     def begin(self, batch: int) -> Int[Array, "B"]:
         """The state is the length of each row's next draft."""
@@ -59,4 +65,4 @@ class GrowShrink:
         return jnp.where(count > 0, jnp.clip(changed, 1, self.most), state)
 
 
-register_dataclass(GrowShrink, [], ["start", "most", "grow", "shrink"])
+register_dataclass(GrowShrink, ["start", "most", "grow", "shrink"], [])

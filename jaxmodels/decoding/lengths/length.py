@@ -22,6 +22,10 @@ class DraftLength(Protocol):
     def varies(self) -> bool:
         """Whether drafts become shorter than the drafter's size, so that windows of several sizes pay."""
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a drafter must obey for the length to mean anything, see `Obeying`; others are refused."""
+
     def begin(self, batch: int) -> Any:
         """The state in front of the first round."""
 

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, number, shown, whole
+from jaxmodels.decoding.drafters.drafter import LIMIT
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -40,8 +41,8 @@ class MeanAccepted:
 
     Attributes:
         steps: lengths, ascending. Static, as what bounds them is.
-        start: one of them.
-        decay, drop, rise: data.
+        start: one of them. Data, as all below.
+        decay, drop, rise: numbers from 0, `decay` to 1.
         warm_up, every: rounds.
 
     Raises:
@@ -50,12 +51,12 @@ class MeanAccepted:
     """
 
     steps: tuple[int, ...] = (1, 3, 5, 7)
-    start: int = 3
+    start: Array | int = 3
     decay: Array | float = 0.8
     drop: Array | float = 0.75
     rise: Array | float = 0.5
-    warm_up: int = 10
-    every: int = 5
+    warm_up: Array | int = 10
+    every: Array | int = 5
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps, tuple | list) or not self.steps:
@@ -66,10 +67,11 @@ class MeanAccepted:
         if list(steps) != sorted(set(steps)):
             raise ValueError(f"steps must ascend, got {steps}")
         object.__setattr__(self, "steps", steps)
-        if self.start not in steps:
-            raise ValueError(f"start={shown(self.start)} must be one of steps={steps}")
-        for name, low in (("warm_up", 0), ("every", 1)):
-            object.__setattr__(self, name, whole(name, getattr(self, name), low=low))
+        for name, low in (("start", 1), ("warm_up", 0), ("every", 1)):
+            if not is_traced(getattr(self, name)):
+                object.__setattr__(self, name, whole(name, getattr(self, name), low=low))
+        if not is_traced(self.start) and self.start not in steps:
+            raise ValueError(f"start={self.start} must be one of steps={steps}")
         for name, high in (("decay", 1.0), ("drop", math.inf), ("rise", math.inf)):
             if not is_traced(getattr(self, name)):
                 object.__setattr__(self, name, number(name, getattr(self, name), low=0.0, high=high))
@@ -78,10 +80,14 @@ class MeanAccepted:
     def varies(self) -> bool:
         return True
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return LIMIT
+
     def begin(self, batch: int) -> AcceptedSoFar:
         """Each row starts with `start`, as if so many had been accepted on average."""
         return AcceptedSoFar(
-            step=jnp.full((batch,), self.steps.index(self.start), jnp.int32),
+            step=jnp.full((batch,), jnp.argmax(jnp.asarray(self.steps) == self.start), jnp.int32),
             mean=jnp.full((batch,), self.start, jnp.float32),
             rounds=jnp.zeros((batch,), jnp.int32),
         )
@@ -116,4 +122,4 @@ class MeanAccepted:
         return jax.tree.map(lambda new, old: jnp.where(count > 0, new, old), found, state)
 
 
-register_dataclass(MeanAccepted, ["decay", "drop", "rise"], ["steps", "start", "warm_up", "every"])
+register_dataclass(MeanAccepted, ["start", "decay", "drop", "rise", "warm_up", "every"], ["steps"])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.decoding.drafters.drafter import NOTHING
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -15,6 +16,10 @@ class Whole:
     @property
     def varies(self) -> bool:
         return False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return NOTHING
 
     def begin(self, batch: int) -> Int[Array, "B 0"]:
         """There is no state but the number of rows."""

@@ -1,5 +1,6 @@
 """Draft lengths: their published schedules, and generations that they leave as they are."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 from step_enumeration import PROCESSORS, assert_exact_step, tiny
@@ -13,8 +14,21 @@ from strategy_helpers import (
     stop_inside,
 )
 
-from jaxmodels.decoding import Draft, ModelDrafter, PromptLookup, Speculative, SuffixDecoding
-from jaxmodels.decoding.lengths import Confident, GrowShrink, MeanAccepted
+from jaxmodels.decoding import (
+    Draft,
+    Lookahead,
+    ModelDrafter,
+    MultiBlock,
+    PathsDrafter,
+    PromptLookup,
+    Speculative,
+    SuffixDecoding,
+    TreeDrafter,
+)
+from jaxmodels.decoding.drafters import LastVerdict, MergedDrafts, MirrorDrafter, Proposal
+from jaxmodels.decoding.lengths import Budget, Confident, GrowShrink, MeanAccepted
+from jaxmodels.decoding.trees import fixed_tree
+from jaxmodels.pytrees import register_dataclass
 
 LENGTHS = {
     "confident": Confident(threshold=0.4),
@@ -108,8 +122,96 @@ def test_a_sampled_step_that_stops_has_the_models_joint_distribution(threshold, 
         (GrowShrink, {"start": 9, "most": 8}, "start=9 must not exceed most=8"),
         (MeanAccepted, {"start": 2}, r"start=2 must be one of steps=\(1, 3, 5, 7\)"),
         (MeanAccepted, {"steps": (3, 1)}, r"steps must ascend, got \(3, 1\)"),
+        (MeanAccepted, {"start": 2.5}, "start must be a whole number, got 2.5"),
+        (MeanAccepted, {"every": 0}, "every must be a whole number >= 1 .*, got 0"),
     ],
 )
 def test_values_outside_their_range_are_refused(kind, arguments, message):
     with pytest.raises(ValueError, match=message):
         kind(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (GrowShrink(), GrowShrink(start=5, most=6, grow=1, shrink=0)),
+        (MeanAccepted(), MeanAccepted(start=5, decay=0.5, drop=0.2, rise=0.1, warm_up=0, every=1)),
+    ],
+    ids=["grow_shrink", "mean_accepted"],
+)
+def test_other_numbers_compile_nothing(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+
+    def rounds(length):
+        """The limits of three rounds in which all was right."""
+        state, limits = length.begin(2), []
+        for _ in range(3):
+            limits.append(length.limit(state, 9))
+            state = length.update(state, limits[-1], limits[-1])
+        return jnp.stack(limits)
+
+    program = jax.jit(rounds)
+    for length in (one, other):
+        assert program(length).tolist() == rounds(length).tolist()
+    assert program(one).tolist() != program(other).tolist()
+    assert program._cache_size() == 1
+
+
+TREES = {
+    "tree": lambda draft: TreeDrafter(draft=draft, siblings=(2, 1)),
+    "paths": lambda draft: PathsDrafter(draft=draft, paths=2, length=2),
+    "merged": lambda draft: MergedDrafts(drafts=(draft, draft)),
+}
+OF_VERDICTS = {
+    "last_verdict": lambda draft: LastVerdict(),
+    "lookahead": lambda draft: Lookahead(),
+    "multi_block": lambda draft: MultiBlock(pool=1),
+}
+NEVER_ASKING = {
+    "lookup": lambda draft: PromptLookup(),
+    "suffix": lambda draft: SuffixDecoding(),
+    "mirror": lambda draft: MirrorDrafter(draft=draft, layers=1),
+}
+
+
+@pytest.mark.parametrize("length", [GrowShrink(), MeanAccepted()], ids=["grow_shrink", "mean_accepted"])
+@pytest.mark.parametrize("name", [*TREES, *OF_VERDICTS])
+def test_lengths_of_chains_refuse_what_cannot_be_cut(name, length):
+    drafter = (TREES | OF_VERDICTS)[name](Draft(*architecture("ssd")))
+    kinds = rf"length={type(length).__name__}\(...\) shortens chains .* draft={type(drafter).__name__}\("
+    with pytest.raises(ValueError, match=kinds):
+        Speculative(draft=drafter, length=length)
+
+
+@pytest.mark.parametrize("name", ["paths", "merged", *OF_VERDICTS, *NEVER_ASKING])
+def test_confidence_refuses_drafters_that_never_ask(name):
+    drafter = (TREES | OF_VERDICTS | NEVER_ASKING)[name](Draft(*architecture("ssd")))
+    kinds = rf"length=Confident\(...\) ends drafts .* draft={type(drafter).__name__}\(...\) does not ask"
+    with pytest.raises(ValueError, match=kinds):
+        Speculative(draft=drafter, length=Confident())
+
+
+def test_a_budget_needs_what_the_length_within_it_needs():
+    with pytest.raises(ValueError, match=r"length=Budget\(...\) ends drafts .* draft=PromptLookup"):
+        Speculative(draft=PromptLookup(), length=Budget(tokens=3, within=Confident()))
+
+
+class Twigs(PromptLookup):
+    """Drafts two tokens side by side and does not say that they are no chain."""
+
+    def begin(self, around, taps):
+        return ()
+
+    def propose(self, state, around):
+        batch = around.token.shape[0]
+        tokens, tree = jnp.zeros((batch, 2), jnp.int32), fixed_tree((0, 0), batch)
+        return Proposal(tokens=tokens, count=jnp.full(batch, 2), tree=tree), ()
+
+
+register_dataclass(Twigs, [], ["size", "most", "least"])
+
+
+def test_an_unannounced_tree_is_refused_when_it_is_drafted():
+    config, params = architecture("ssd")
+    with pytest.raises(ValueError, match=r"length=GrowShrink\(...\) shortens chains .* draft=Twigs"):
+        decode(config, params, Speculative(draft=Twigs(size=2), length=GrowShrink()))
