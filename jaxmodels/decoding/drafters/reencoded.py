@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import struct
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
-from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, as_draft, loaded, probability_of
 from jaxmodels.decoding.drafters.reader import Reader, read_on, read_prompts
 from jaxmodels.decoding.text_map import TextMap, reencode
@@ -69,6 +70,7 @@ class ReencodedDrafter:
     texts: TextMap
     size: int = 4
     draft_tokens: int | None = None
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "draft", as_draft(self.draft))
