@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import shown, whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
+from jaxmodels.decoding.drafters.chains import Chain, empty_chain, proposal_of, with_token
 from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import check_head
 from jaxmodels.decoding.drafters.feature_state import choose_token
@@ -86,40 +87,32 @@ class DFlashDrafter:
         self, around: Round, logits: Float[Array, "B G W"], hidden: Float[Array, "B G D"]
     ) -> Proposal:
         """The tokens of all slots, one after another."""
-        batch, choice = logits.shape[0], self.head.choice
+        choice = self.head.choice
 
-        def step(drafts: _Drafts, slot: Any) -> tuple[_Drafts, Any]:
+        def step(drafts: _Drafts, slot: Any) -> tuple[_Drafts, None]:
             i, logits, hidden = slot
             state = drafts.choice
             if choice is not None:
                 logits, state = choice(self.params["choice"], logits, hidden, drafts.before, state)
-            chosen = choose_token(around, i, logits, drafts.tokens, self.token_ids)
-            sure = chosen.probability
+            chosen = choose_token(around, i, logits, drafts.chain.tokens, self.token_ids)
+            sure = None
             if self.head.confidence is not None:
                 sure = jax.nn.sigmoid(self.head.confidence_logits(self.params, hidden, drafts.before))
             drafts = _Drafts(
-                tokens=lax.dynamic_update_slice_in_dim(drafts.tokens, chosen.token[:, None], i, axis=1),
+                chain=with_token(around, drafts.chain, i, chosen, sure),
                 before=chosen.token,
-                count=drafts.count + drafts.goes_on,
-                goes_on=drafts.goes_on & ~around.stop(i, sure),
                 choice=state,
             )
-            return drafts, chosen.distribution
+            return drafts, None
 
         first = _Drafts(
-            tokens=jnp.zeros((batch, self.size), jnp.int32),
+            chain=empty_chain(around, self.size),
             before=around.token,
-            count=jnp.zeros(batch, jnp.int32),
-            goes_on=~around.output.done,
             choice=() if choice is None else choice.begin(hidden[:, 0]),
         )
         slots = jnp.arange(self.size), jnp.swapaxes(logits, 0, 1), jnp.swapaxes(hidden, 0, 1)
-        drafts, distributions = lax.scan(step, first, slots)
-        return Proposal(
-            tokens=drafts.tokens,
-            count=drafts.count,
-            distributions=None if distributions is None else jnp.swapaxes(distributions, 0, 1),
-        )
+        drafts, _ = lax.scan(step, first, slots)
+        return proposal_of(drafts.chain)
 
 
 @struct.dataclass
@@ -127,17 +120,13 @@ class _Drafts:
     """What has been drafted of a block so far.
 
     Attributes:
-        tokens: i32[B, G].
+        chain: the tokens.
         before: i32[B], the token in front of the next slot.
-        count: i32[B], tokens that are to be verified.
-        goes_on: bool[B], whether the next one is.
         choice: the state of the head's `SlotChoice`.
     """
 
-    tokens: jax.Array
+    chain: Chain
     before: jax.Array
-    count: jax.Array
-    goes_on: jax.Array
     choice: Any
 
 

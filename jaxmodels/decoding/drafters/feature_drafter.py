@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import is_traced, whole
+from jaxmodels.decoding.drafters.chains import Chain, empty_chain, proposal_of, with_token
 from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_state import (
     FeatureState,
@@ -19,7 +20,6 @@ from jaxmodels.decoding.drafters.feature_state import (
     next_state,
     read_all,
 )
-from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.draft_heads.feature_head import FeatureHead, KnowsTokens, Target
 from jaxmodels.models.draft_heads.history import History, rewound
@@ -29,26 +29,20 @@ DRAFT_TOKENS = 4
 
 
 @struct.dataclass
-class _Chain:
-    """What has been drafted so far.
+class _Drafting:
+    """What has been drafted so far, and the head behind it.
 
     Attributes:
         index: i32[], how many tokens the longest row has.
-        tokens: i32[B, G].
-        count: i32[B], how many of them are there.
-        goes_on: bool[B], whether one more is drafted.
+        drafted: the tokens.
         feature: [B, F], what stands for the last one's.
         history: the head's, with a pair for each drafted token but the last.
-        distributions: f32[B, G, V], what tokens were drawn from; None where they are certain.
     """
 
     index: jax.Array
-    tokens: jax.Array
-    count: jax.Array
-    goes_on: jax.Array
+    drafted: Chain
     feature: jax.Array
     history: History
-    distributions: jax.Array | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,62 +84,40 @@ class FeatureDrafter:
     def propose(self, state: FeatureState, around: Round) -> tuple[Proposal, History]:
         """What is pending is the history of true pairs."""
         read = read_all(self.head, self.params, around, state)
-        batch, target = around.token.shape[0], Target(around.config, around.params)
-        distributions = None
-        if not isinstance(around.sampler, Greedy):
-            distributions = jnp.zeros((batch, self.size, around.config.vocab_size), jnp.float32)
+        target = Target(around.config, around.params)
 
-        def step(chain: _Chain) -> _Chain:
-            token = lax.dynamic_slice_in_dim(chain.tokens, chain.index - 1, 1, axis=1)
+        def step(drafting: _Drafting) -> _Drafting:
+            token = lax.dynamic_slice_in_dim(drafting.drafted.tokens, drafting.index - 1, 1, axis=1)
             predicted, history = self.head.extend(
                 self.params,
                 target,
                 token,
-                chain.feature[:, None],
-                chain.history,
-                valid=chain.goes_on.astype(jnp.int32),
+                drafting.feature[:, None],
+                drafting.history,
+                valid=drafting.drafted.goes_on.astype(jnp.int32),
             )
             assert predicted.logits is not None
-            chain = replace(chain, feature=predicted.features[:, 0], history=history)
-            return self._with_token(around, chain, predicted.logits[:, 0])
+            drafting = replace(drafting, feature=predicted.features[:, 0], history=history)
+            return self._with_token(around, drafting, predicted.logits[:, 0])
 
-        chain = _Chain(
+        drafting = _Drafting(
             index=jnp.zeros((), jnp.int32),
-            tokens=jnp.zeros((batch, self.size), jnp.int32),
-            count=jnp.zeros((batch,), jnp.int32),
-            goes_on=~around.output.done & (around.limit > 0),
+            drafted=empty_chain(around, self.size),
             feature=read.feature,
             history=read.history,
-            distributions=distributions,
         )
-        chain = lax.while_loop(
-            lambda chain: (chain.index < self.size) & chain.goes_on.any(),
+        drafting = lax.while_loop(
+            lambda drafting: (drafting.index < self.size) & drafting.drafted.goes_on.any(),
             step,
-            self._with_token(around, chain, read.logits),
+            self._with_token(around, drafting, read.logits),
         )
-        proposal = Proposal(tokens=chain.tokens, count=chain.count, distributions=chain.distributions)
-        return proposal, rewound(chain.history, read.history.length)
+        return proposal_of(drafting.drafted), rewound(drafting.history, read.history.length)
 
-    def _with_token(self, around: Round, chain: _Chain, logits: Float[Array, "B W"]) -> _Chain:
+    def _with_token(self, around: Round, drafting: _Drafting, logits: Float[Array, "B W"]) -> _Drafting:
         """The chain with one more token, which the logits are of."""
-
-        def put(whole: Array, level: Array) -> Array:
-            return lax.dynamic_update_slice_in_dim(whole, level[:, None], chain.index, axis=1)
-
-        chosen = choose_token(around, chain.index, logits, chain.tokens, self.token_ids)
-        distributions = chain.distributions
-        if distributions is not None and chosen.distribution is not None:
-            distributions = put(distributions, chosen.distribution)
-        count = chain.count + chain.goes_on
-        stopped = around.stop(chain.index, chosen.probability)
-        return replace(
-            chain,
-            index=chain.index + 1,
-            tokens=put(chain.tokens, chosen.token),
-            count=count,
-            goes_on=chain.goes_on & ~stopped & (count < around.limit),
-            distributions=distributions,
-        )
+        chosen = choose_token(around, drafting.index, logits, drafting.drafted.tokens, self.token_ids)
+        drafted = with_token(around, drafting.drafted, drafting.index, chosen)
+        return replace(drafting, index=drafting.index + 1, drafted=drafted)
 
     def settle(self, pending: History, around: Round, verdict: Verdict) -> FeatureState:
         return next_state(self.head, self.params, pending, verdict, self.size + 1)

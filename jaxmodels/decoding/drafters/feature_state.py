@@ -6,7 +6,6 @@ with the newest token, in one window.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.decoding.draft_windows import even_without_choice, fold_keys
+from jaxmodels.decoding.drafters.chains import Chain, Chosen, empty_chain, proposal_of, with_token
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
 from jaxmodels.decoding.processors.chain import process
 from jaxmodels.decoding.samplers import Greedy
@@ -55,21 +55,6 @@ class Read:
     logits: jax.Array
     feature: jax.Array
     history: History
-
-
-@struct.dataclass
-class Chosen:
-    """One drafted token of each row.
-
-    Attributes:
-        token: i32[B].
-        probability: f32[B], what the head gives it.
-        distribution: f32[B, V], what it was drawn from; None where it is certain.
-    """
-
-    token: jax.Array
-    probability: jax.Array
-    distribution: jax.Array | None
 
 
 def begin_state(
@@ -194,23 +179,16 @@ def choose_chain(around: Round, logits: Float[Array, "B G W"], token_ids: Int[Ar
 
     Processors see the tokens before each. A row ends where `Round.limit` and `Round.stop` say so.
     """
-    batch, size = logits.shape[:2]
+    size = logits.shape[1]
 
-    def step(drafted: tuple[Array, Array, Array], place: tuple[Array, Array]) -> Any:
-        (tokens, count, goes_on), (i, scores) = drafted, place
-        chosen = choose_token(around, i, scores, tokens, token_ids)
-        tokens = lax.dynamic_update_slice_in_dim(tokens, chosen.token[:, None], i, axis=1)
-        count = count + goes_on
-        goes_on = goes_on & ~around.stop(i, chosen.probability) & (count < around.limit)
-        return (tokens, count, goes_on), chosen.distribution
+    def step(chain: Chain, place: tuple[Array, Array]) -> tuple[Chain, None]:
+        i, scores = place
+        chosen = choose_token(around, i, scores, chain.tokens, token_ids)
+        return with_token(around, chain, i, chosen), None
 
-    first = jnp.zeros((batch, size), jnp.int32), jnp.zeros(batch, jnp.int32)
-    runs = ~around.output.done & (around.limit > 0)
     places = jnp.arange(size), jnp.swapaxes(logits, 0, 1)
-    (tokens, count, _), drawn_from = lax.scan(step, (*first, runs), places)
-    if drawn_from is not None:
-        drawn_from = jnp.swapaxes(drawn_from, 0, 1)
-    return Proposal(tokens=tokens, count=count, distributions=drawn_from)
+    chain, _ = lax.scan(step, empty_chain(around, size), places)
+    return proposal_of(chain)
 
 
 def over_vocabulary(

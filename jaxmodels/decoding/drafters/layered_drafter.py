@@ -17,10 +17,10 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
+from jaxmodels.decoding.drafters.chains import Chain, empty_chain, proposal_of, with_token
 from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.feature_drafter import check_head
 from jaxmodels.decoding.drafters.feature_state import choose_token
-from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.layers.spec import Params, filled
 from jaxmodels.layers.window import take_path
 from jaxmodels.models.draft_heads.feature_head import Target
@@ -47,25 +47,8 @@ class LayeredState:
     count: jax.Array
 
 
-@struct.dataclass
-class _Drafted:
-    """What has been drafted so far.
-
-    Attributes:
-        tokens: i32[B, G].
-        count: i32[B], how many of them are there.
-        goes_on: bool[B], whether a row drafts another one.
-        distributions: f32[B, G, V], what tokens were drawn from; None where they are certain.
-    """
-
-    tokens: jax.Array
-    count: jax.Array
-    goes_on: jax.Array
-    distributions: jax.Array | None
-
-
 # The number of the next token, the hidden state behind the last one, the draft and the last module's history.
-_DraftingOn: TypeAlias = tuple[Array, Array, _Drafted, History]
+_DraftingOn: TypeAlias = tuple[Array, Array, Chain, History]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,14 +115,8 @@ class LayeredDrafter:
 
     def propose(self, state: LayeredState, around: Round) -> tuple[Proposal, LayeredState]:
         """What is pending is the state, its histories without what was read of drafted tokens."""
-        batch, target = around.token.shape[0], Target(around.config, around.params)
-        certain, shape = isinstance(around.sampler, Greedy), (batch, self.size, around.config.vocab_size)
-        drafted = _Drafted(
-            tokens=jnp.zeros(shape[:2], jnp.int32),
-            count=jnp.zeros((batch,), jnp.int32),
-            goes_on=~around.output.done & (around.limit > 0),
-            distributions=None if certain else jnp.zeros(shape, jnp.float32),
-        )
+        target = Target(around.config, around.params)
+        drafted = empty_chain(around, self.size)
         valid = in_rows_that_run(around.output, state.count)
         last = jnp.maximum(state.count - 1, 0)[:, None]
         hidden, histories = state.features, list(state.histories)
@@ -153,9 +130,10 @@ class LayeredDrafter:
         drafted, histories[-1] = self._draft_on(
             target, around, take_path(hidden, last), drafted, histories[-1]
         )
-        proposal = Proposal(tokens=drafted.tokens, count=drafted.count, distributions=drafted.distributions)
         known = state.histories[0].length + jnp.maximum(valid - self.again, 0)
-        return proposal, replace(state, histories=tuple(rewound(history, known) for history in histories))
+        return proposal_of(drafted), replace(
+            state, histories=tuple(rewound(history, known) for history in histories)
+        )
 
     def settle(self, pending: LayeredState, around: Round, verdict: Verdict) -> LayeredState:
         """The places that are read again, and behind them those of the accepted tokens."""
@@ -224,9 +202,9 @@ class LayeredDrafter:
         target: Target,
         around: Round,
         hidden: Float[Array, "B 1 D"],
-        drafted: _Drafted,
+        drafted: Chain,
         history: History,
-    ) -> tuple[_Drafted, History]:
+    ) -> tuple[Chain, History]:
         """The tokens beyond the modules, by the last one, which is given what it made itself."""
         last = len(self.modules) - 1
 
@@ -262,24 +240,10 @@ def _following(state: LayeredState, drafted: Int[Array, "B G"], k: int) -> Int[A
     )
 
 
-def _add(around: Round, index: Array | int, logits: Float[Array, "B V"], drafted: _Drafted) -> _Drafted:
+def _add(around: Round, index: Array | int, logits: Float[Array, "B V"], drafted: Chain) -> Chain:
     """The draft with one token more."""
-
-    def put(whole: Array, level: Array) -> Array:
-        return lax.dynamic_update_slice_in_dim(whole, level[:, None], index, axis=1)
-
     chosen = choose_token(around, index, logits, drafted.tokens, None)
-    distributions = drafted.distributions
-    if distributions is not None and chosen.distribution is not None:
-        distributions = put(distributions, chosen.distribution)
-    count = drafted.count + drafted.goes_on
-    stopped = around.stop(index, chosen.probability)
-    return _Drafted(
-        tokens=put(drafted.tokens, chosen.token),
-        count=count,
-        goes_on=drafted.goes_on & ~stopped & (count < around.limit),
-        distributions=distributions,
-    )
+    return with_token(around, drafted, index, chosen)
 
 
 register_dataclass(LayeredDrafter, ["params"], ["head", "size"])

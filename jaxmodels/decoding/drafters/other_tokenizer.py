@@ -1,20 +1,19 @@
 """A second model with another tokenizer as the drafter: it drafts what both vocabularies can say."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.decoding.draft_windows import even_without_choice, fold_keys, in_rows_that_run
+from jaxmodels.decoding.drafters.chains import Chain, Chosen, empty_chain, proposal_of, with_token
 from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, as_draft, loaded, probability_of
 from jaxmodels.decoding.drafters.reader import Reader, read_on, read_prompts
 from jaxmodels.decoding.processors.chain import process
-from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.decoding.strategy import has_choice
 from jaxmodels.decoding.vocabulary_map import VocabularyMap
 from jaxmodels.models.chain import peek_chain
@@ -68,37 +67,24 @@ class OtherTokenizer:
 
     def propose(self, state: Reader, around: Round) -> tuple[Proposal, Any]:
         draft, shared = loaded(self.draft), self.vocabulary.shared
-        batch, vocabulary = around.token.shape[0], shared.shape[0]
 
-        def choose(i: Array, logits: Float[Array, "B W"], drafted: Proposal) -> tuple[Array, Array, Proposal]:
+        def choose(i: Array, logits: Float[Array, "B W"], drafted: Chain) -> tuple[Array, Array, Chain]:
             told = jnp.where(shared >= 0, logits[:, jnp.maximum(shared, 0)], -jnp.inf)
             scores = process(
                 around.processors, told[:, None], around.request, around.output, drafted.tokens, first=i
             )
             scores = even_without_choice(scores, has_choice(scores))[:, 0]
             token = around.sampler(scores, fold_keys(around.keys, i))
-            distributions = drafted.distributions
-            if distributions is not None:
-                probabilities = around.sampler.probabilities(scores)
-                distributions = lax.dynamic_update_slice_in_dim(
-                    distributions, probabilities[:, None], i, axis=1
-                )
-            tokens = lax.dynamic_update_slice_in_dim(drafted.tokens, token[:, None], i, axis=1)
-            goes_on = ~around.stop(i, probability_of(scores, token)) & (shared[token] >= 0)
-            count = drafted.count
-            return jnp.maximum(shared[token], 0), goes_on, Proposal(tokens, count, None, distributions)
+            drawn_from = None if drafted.distributions is None else around.sampler.probabilities(scores)
+            drafted = with_token(around, drafted, i, Chosen(token, probability_of(scores, token), drawn_from))
+            return jnp.maximum(shared[token], 0), drafted.goes_on & (shared[token] >= 0), drafted
 
-        certain = isinstance(around.sampler, Greedy)
-        empty = Proposal(
-            tokens=jnp.zeros((batch, self.size), jnp.int32),
-            count=jnp.zeros((batch,), jnp.int32),
-            distributions=None if certain else jnp.zeros((batch, self.size, vocabulary)),
-        )
         drafted, pending = peek_chain(
-            draft.config, draft.params, state.piece, state.cache, self.size, choose, empty,
+            draft.config, draft.params, state.piece, state.cache, self.size, choose,
+            empty_chain(around, self.size),
             valid=in_rows_that_run(around.output, jnp.minimum(around.limit, self.size)),
         )  # fmt: skip
-        return drafted.replace(count=pending.valid), (pending, state.piece)
+        return replace(proposal_of(drafted), count=pending.valid), (pending, state.piece)
 
     def settle(self, pending: tuple[Pending, Array], around: Round, verdict: Verdict) -> Reader:
         """The accepted tokens are the draft's own, but for the newest, which it is shown in pieces."""
