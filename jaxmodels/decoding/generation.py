@@ -22,7 +22,6 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.memory import check_fits
 from jaxmodels.models.cache_policies import policies_of
 from jaxmodels.models.costs import cache_bytes
-from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.filling import filling_of
 from jaxmodels.models.language_model import BlockStack, Cache, LanguageModel
 
@@ -174,7 +173,7 @@ def check_causal(config: LanguageModel) -> None:
                 f"block {i} cannot decode token by token: with {block.ffn} what a token gets depends on the "
                 "tokens around it; give the layer a router that is causal and dispatch=Dropless()"
             )
-    for i, policy in policies_of(config) if isinstance(config, Decoder) else ():
+    for i, policy in policies_of(config) if isinstance(config, BlockStack) else ():
         if isinstance(policy, WindowOnly):
             raise ValueError(
                 f"block {i} cannot decode token by token: its cache={policy} keeps nothing of the tokens "

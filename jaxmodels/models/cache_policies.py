@@ -20,6 +20,7 @@ from jaxmodels.layers.state.policy import StatePolicy
 from jaxmodels.layers.sum_mixer import SumMixer
 from jaxmodels.layers.window import Mixer
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.language_model import BlockStack
 from jaxmodels.models.scored import NOWHERE
 
 
@@ -28,7 +29,7 @@ def attention_layers(config: Decoder) -> tuple[int, ...]:
     return tuple(i for i, block in enumerate(config.blocks) if _has_cache(block.mixer))
 
 
-def policies_of(config: Decoder) -> tuple[tuple[int, CachePolicy], ...]:
+def policies_of(config: BlockStack) -> tuple[tuple[int, CachePolicy], ...]:
     """Every cache policy that a layer keeps keys and values under, with the number of its block."""
     found = []
     for i, block in enumerate(config.blocks):

@@ -7,6 +7,7 @@ import pytest
 SMALL = ("--prompts", 1, "--prompt", 8, "--new", 6, "--rounds", 1)
 
 
+@pytest.mark.sweep
 def test_strategies_are_compared(run, tmp_path):
     pytest.importorskip("matplotlib")
     figure, text = tmp_path / "speed.png", tmp_path / "text.py"
@@ -25,6 +26,7 @@ def test_draws_are_compared_in_a_table(run):
     assert "distance" in out and "Jacobi" not in out
 
 
+@pytest.mark.sweep
 def test_auto_says_what_it_took(run):
     found = run("generate", "import os", "--strategy", "auto", "--max-new-tokens", 6, "--json")
     assert "strategy: " in found.stderr and "autoregressive 1.00" in found.stderr

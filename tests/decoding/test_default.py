@@ -7,7 +7,7 @@ import pytest
 from model_helpers import ARCHITECTURES, VOCAB, random_params
 
 import jaxmodels as jm
-from jaxmodels.cli.strategies import CanvasCacheName, StrategyName, StrategyOptions
+from jaxmodels.cli.strategies import Asked, CanvasCacheName, StrategyName, StrategyOptions
 from jaxmodels.decoding import Autoregressive, MaskedDiffusion, Sample, StreamingDiffusion
 from jaxmodels.decoding.default import default_strategy
 from jaxmodels.decoding.masked import Dual, FinishedBlocks, FixedBlocks, Recompute, Threshold, unmask
@@ -56,7 +56,8 @@ def test_it_is_what_the_model_was_trained_for(mask, filling, expected):
 def test_the_command_line_changes_it_by_its_options(options, expected):
     config = replace(CONFIG, mask=BlockCausal(4), filling=FILLING)
     model = jm.Model(config=config, params={})
-    assert StrategyOptions(**options).build(Autoregressive(sampler=Sample()), None, model, 8) == expected
+    asked = Asked(model, "a model", [1, 2, 3], 8)
+    assert StrategyOptions(**options).build(Autoregressive(sampler=Sample()), None, asked) == expected
 
 
 def test_options_of_two_rules_are_refused():

@@ -39,6 +39,7 @@ def test_the_fastest_that_keeps_the_text_is_chosen(model, monkeypatch):
     assert len(choice.trials) == len(contestants)
 
 
+@pytest.mark.sweep
 def test_what_is_chosen_draws_as_asked(model):
     prompt, base = np.asarray([[3, 1, 4, 1, 3, 1]]), Autoregressive(sampler=Sample(temperature=0.5))
     choice = auto.choose(model, prompt, base, max_new_tokens=4)

@@ -24,9 +24,8 @@ def test_contestants_share_the_options_of_sequential_decoding(model):
     base = Autoregressive(sampler=Sample(temperature=0.7), top_logprobs=1)
     found = {one.name: one for one in contestants(model, base, {"itself": model})}
     assert next(iter(found)) == PLAIN and found[PLAIN].strategy == base
-    assert not any(isinstance(one.strategy, Jacobi) for one in found.values())  # it is greedy
-    drafted = [one.strategy for one in found.values() if isinstance(one.strategy, Speculative)]
-    assert len(drafted) == 4
+    drafted = [one.strategy for one in found.values() if isinstance(one.strategy, Speculative | Jacobi)]
+    assert {"Jacobi, 4", "suffix", "lookahead", "first layers, 1", "itself, 2"} < set(found)
     assert all(it.sampler == base.sampler and it.top_logprobs == 1 for it in drafted)
     assert [one.name for one in found.values() if not one.keeps_text] == ["early exit, 0.9"]
 

@@ -17,6 +17,12 @@ TEXT = {
     "num_key_value_heads": 2, "num_hidden_layers": 2, "max_position_embeddings": 128, "pad_token_id": 0,
 }  # fmt: skip
 MROPE = {"rope_type": "default", "rope_theta": 500.0, "mrope_section": [2, 1, 1]}
+QWEN3_5 = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "rope_parameters": {**MROPE, "mrope_interleaved": True},
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+}  # fmt: skip
 CHANGES = {
     "llama4": {"attention_chunk_size": 7, "num_local_experts": 3, "intermediate_size_mlp": 20},
     "gemma3": {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]},
@@ -24,6 +30,14 @@ CHANGES = {
     "qwen2_vl": {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 1]}},
     "qwen2_5_vl": {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 1]}},
     "qwen3_vl": {"rope_parameters": {**MROPE, "mrope_interleaved": True}},
+    "qwen3_5": QWEN3_5,
+    "qwen3_5_moe": QWEN3_5
+    | {
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 12,
+        "shared_expert_intermediate_size": 12,
+    },
     "qwen3_vl_moe": {"rope_parameters": MROPE, "num_experts": 6, "moe_intermediate_size": 12},
 }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -11,8 +11,7 @@ from jaxmodels.checks import whole
 from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, draft_levels
 from jaxmodels.models.cache import Cache
-from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.language_model import LanguageModel
+from jaxmodels.models.language_model import BlockStack, LanguageModel
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -34,8 +33,8 @@ class FirstLayers:
         size: tokens drafted per round.
 
     Raises:
-        ValueError: a value below 1; when run, not fewer `layers` than the model has, or a model that is no
-            `Decoder`.
+        ValueError: a value below 1; when run, not fewer `layers` than the model has, or a model that is
+            not made of blocks.
     """
 
     layers: int
@@ -66,12 +65,12 @@ class FirstLayers:
     def settle(self, pending: tuple[()], around: Round, verdict: Verdict) -> tuple[()]:
         return ()
 
-    def _first(self, around: Round) -> Decoder:
+    def _first(self, around: Round) -> LanguageModel:
         """The model of the first blocks, which has the parameters of the whole."""
         config = around.config
-        if not isinstance(config, Decoder):
+        if not isinstance(config, BlockStack):
             raise ValueError(
-                f"draft: FirstLayers drafts with the first blocks of a Decoder, and the model is a "
+                f"draft: FirstLayers drafts with the first blocks of a model of blocks, and the model is a "
                 f"{type(config).__name__}"
             )
         if self.layers >= len(config.blocks):
@@ -79,7 +78,8 @@ class FirstLayers:
                 f"draft: FirstLayers(layers={self.layers}) must have fewer than the model's "
                 f"{len(config.blocks)} blocks"
             )
-        return replace(config, blocks=config.blocks[: self.layers])
+        whole: Any = config
+        return replace(whole, blocks=config.blocks[: self.layers])
 
 
 register_dataclass(FirstLayers, [], ["layers", "size"])

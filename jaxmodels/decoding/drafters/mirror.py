@@ -23,8 +23,7 @@ from jaxmodels.decoding.drafters.model_drafter import (
     settle_draft,
 )
 from jaxmodels.models.block import Stream
-from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.language_model import Pending
+from jaxmodels.models.language_model import BlockStack, Pending
 from jaxmodels.models.rows import repeat_rows
 from jaxmodels.pytrees import register_dataclass
 
@@ -65,7 +64,8 @@ class MirrorDrafter:
 
     Raises:
         ValueError: `draft` is no draft, or a number below 1; when run, more `layers` than the model has, more
-            `branches` than its vocabulary, a model that is no `Decoder`, or a draft of another vocabulary.
+            `branches` than its vocabulary, a model that is not made of blocks, or a draft of another
+            vocabulary.
     """
 
     draft: Draft | HasParams | str
@@ -139,9 +139,9 @@ class MirrorDrafter:
     ) -> Int[Array, "B K"]:
         """The most probable tokens behind token ``at[b]`` as if the model ended at the exit."""
         config, params = around.config, around.params
-        if not isinstance(config, Decoder):
+        if not isinstance(config, BlockStack):
             raise ValueError(
-                f"draft: MirrorDrafter reads an early exit of a Decoder, and the model is a "
+                f"draft: MirrorDrafter reads an early exit of a model of blocks, and the model is a "
                 f"{type(config).__name__}"
             )
         if self.layers > len(config.blocks):
@@ -151,7 +151,8 @@ class MirrorDrafter:
             )
         hidden = jnp.take_along_axis(taps[self.taps[0]], at[:, None, None], axis=1)
         narrow = hidden.astype(config.dtype_of(params))
-        exit_stream = config.normalise(params, Stream(hidden=hidden, embedded=narrow))
+        stack: Any = config
+        exit_stream = stack.normalise(params, Stream(hidden=hidden, embedded=narrow))
         return lax.top_k(config.logits(params, exit_stream)[:, 0], self.branches)[1].astype(jnp.int32)
 
 

@@ -81,7 +81,7 @@ def found(drafter, text, earlier=None):
 
 
 def test_the_published_example():
-    drafter = SuffixDecoding(size=10, least=1, offset=0.0)
+    drafter = SuffixDecoding(size=10, least=1, factor=1.0, offset=0.0)
     score, draft = found(drafter, [1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3, 4, 6, 1, 2, 3])
     assert draft == [4, 1, 2]
     assert score == pytest.approx(0.5 + 0.25 + 0.25)
@@ -90,7 +90,7 @@ def test_the_published_example():
 @pytest.mark.parametrize(
     "options",
     [
-        {"least": 1, "offset": 0.0},
+        {"least": 1, "factor": 1.0, "offset": 0.0},
         {"least": 1, "offset": 1.0, "factor": 2.0, "least_probability": 0.17},
         {"least": 3, "most": 5, "offset": -1.0},
     ],
