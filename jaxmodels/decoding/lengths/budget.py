@@ -101,7 +101,7 @@ def _hopes(proposal: Proposal) -> Float[Array, "B G"]:
     if most is None or drawn is None:
         raise ValueError(
             "length=Budget(...) spends tokens by the probabilities of a draft, and this drafter gives none; "
-            "draft with a model"
+            "draft with a model or a head"
         )
     before = jnp.pad(jnp.cumprod(drawn, axis=1)[:, :-1], ((0, 0), (1, 0)), constant_values=1.0)
     return before * most
