@@ -23,7 +23,7 @@ def test_strategies_are_compared(run, tmp_path):
 @pytest.mark.sweep
 def test_draws_are_compared_in_a_table(run):
     out = run("bench", "decoding", "tiny-mamba2", *SMALL, "--temperature", 1).stdout
-    assert "distance" in out and "Jacobi" not in out
+    assert "distance" in out and "agreement" not in out
 
 
 @pytest.mark.sweep

@@ -113,6 +113,7 @@ def test_a_sampled_step_of_longer_paths_has_the_models_joint_distribution(name, 
     assert_exact_step(*tiny(name, 0), strategy, levels=4, kept=[0, 1, 3])
 
 
+@pytest.mark.sweep
 def test_a_row_alone_gives_what_it_gives_in_a_batch():
     config, params = architecture("hybrid")
     ours = decode(config, params, delayed(config, params, top_logprobs=2), PROMPTS[2:3])

@@ -71,6 +71,7 @@ def test_the_loss_is_that_of_rows_by_themselves(name):
     assert count == 22
 
 
+@pytest.mark.sweep
 def test_a_text_that_the_model_wrote_is_decoded_as_by_jacobi():
     config, params = model("attention")
     text = [3, 1, 4]
