@@ -184,6 +184,7 @@ def test_a_parallel_head_drafts_what_the_mathematics_say(parallel):
     )
     around = SimpleNamespace(
         config=None, params=None, sampler=Greedy(), processors=(), limit=jnp.full(2, DRAFTED),
+        token=jnp.zeros(2, jnp.int32),
         output=SimpleNamespace(done=jnp.zeros(2, bool)), stop=lambda i, p: jnp.zeros(2, bool),
     )  # fmt: skip
     proposal, pending = drafter.propose(state, around)
