@@ -22,20 +22,18 @@ from jaxmodels.checkpoints.arguments import (
     floating_dtype,
 )
 from jaxmodels.checkpoints.atomic import replace_directory
-from jaxmodels.checkpoints.components import Reading, Writing
 from jaxmodels.checkpoints.consistent import read_consistently
 from jaxmodels.checkpoints.errors import CheckpointError, told_of
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.checkpoints.manifest import Verification, open_verification, write_manifest
-from jaxmodels.checkpoints.pipelines import is_pipeline, outline_pipeline, read_pipeline, write_pipeline
+from jaxmodels.checkpoints.pipeline_index import is_pipeline
 from jaxmodels.checkpoints.placement import check_layers, place
 from jaxmodels.checkpoints.ranges import check_infinities, warn_of_non_finite
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
 from jaxmodels.image_models.images import ImageModel
-from jaxmodels.image_models.pipelines import PIPELINES
 from jaxmodels.layers.spec import Params, check_params, init_params, walk
 from jaxmodels.memory import check_fits
 from jaxmodels.model import Model
@@ -95,7 +93,16 @@ def load(
     if is_pipeline(directory):
         if adapter_names or text_only:
             raise ValueError(f"{directory} is an image model, which takes neither adapter nor text_only")
-        return _load_images(directory, wanted, allow_pickle, verify, progress)
+        # Not at the top, here and below: models of text need nothing of it, and it doubles their start.
+        from jaxmodels.image_models.directories import load_images
+
+        def load_part(folder: Path) -> Model:
+            part = load(folder, wanted, allow_pickle=allow_pickle, verify=verify, progress=progress)
+            return as_language_model(part, folder)
+
+        return load_images(
+            directory, wanted, progress, allow_pickle=allow_pickle, verify=verify, load=load_part
+        )
 
     def open_all() -> tuple[_Opened, Verification]:
         verification = open_verification(directory) if verify else Verification(())
@@ -121,43 +128,6 @@ def as_language_model(loaded: Model | ImageModel, name: str | Path) -> Model:
     if not isinstance(loaded, Model):
         raise ValueError(f"{str(name)!r} is an image model, and a language model is needed here")
     return loaded
-
-
-def _load_images(
-    directory: Path,
-    wanted: np.dtype | None,
-    allow_pickle: bool,
-    verify: bool,
-    progress: huggingface.Progress | None,
-) -> ImageModel:
-    """An image model: its components, each as it is read by itself."""
-
-    def load_model(folder: Path) -> Model:
-        return as_language_model(
-            load(folder, wanted, allow_pickle=allow_pickle, verify=verify, progress=progress), folder
-        )
-
-    def read_all() -> ImageModel:
-        verification = open_verification(directory) if verify else Verification(())
-        verification.check_small()
-        _check_images_fit(directory, wanted)
-        with verification.checking_large():
-            model: ImageModel = read_pipeline(PIPELINES, directory, reading)
-        return model
-
-    reading = Reading(dtype=wanted, progress=progress, allow_pickle=allow_pickle, load=load_model)
-    with told_of(directory):
-        return read_consistently(directory, read_all)
-
-
-def _save_images(
-    model: ImageModel, path: str | Path, max_shard_bytes: int | None, progress: huggingface.Progress | None
-) -> None:
-    def save_model(part: Model, folder: Path) -> None:
-        save(part, folder, max_shard_bytes=max_shard_bytes, progress=progress)
-
-    writing = Writing(max_shard_bytes=max_shard_bytes, progress=progress, save=save_model)
-    write_pipeline(PIPELINES, model, path, writing)
 
 
 def save(
@@ -198,7 +168,10 @@ def save(
     if not isinstance(model, Model):
         if format != "hf":
             raise ValueError(f"an image model is written with format='hf', got {format!r}")
-        _save_images(model, path, max_shard_bytes, progress)
+        from jaxmodels.image_models.directories import save_images
+
+        save_part = functools.partial(save, max_shard_bytes=max_shard_bytes, progress=progress)
+        save_images(model, path, max_shard_bytes, progress, save=save_part)
         return
     config = model.decoder
     check_params(config.spec(), model.params)
@@ -349,18 +322,6 @@ def _check_fits(config: Decoder, dtype: DTypeLike) -> None:
         f"a {jnp.dtype(dtype).name} model of {len(config.blocks)} layers (num_hidden_layers) of width "
         f"{config.d_model} (hidden_size) with {config.vocab_size} tokens (vocab_size)",
         weight_bytes(config, dtype),
-    )
-
-
-def _check_images_fit(directory: Path, wanted: np.dtype | None) -> None:
-    """Of a pipeline whose components choose their dtypes, the least that they choose counts."""
-    model, parts = outline_pipeline(PIPELINES, directory)
-    dtype = wanted or default_dtype("bfloat16")
-    configs = {name: getattr(part, "config", None) for name, part in parts.components.items()}
-    sizes = {name: weight_bytes(config, dtype) for name, config in configs.items() if config is not None}
-    check_fits(
-        f"the {jnp.dtype(dtype).name} parameters of a {model.pipeline} ({', '.join(sizes)})",
-        sum(sizes.values()),
     )
 
 

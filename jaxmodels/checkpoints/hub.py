@@ -12,19 +12,18 @@ from jaxmodels.checkpoints.atomic import recover
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.files import expanded, mode_of, open_file, read_json_object, told_by_name
 from jaxmodels.checkpoints.gguf.file import SUFFIX as GGUF_SUFFIX
+from jaxmodels.checkpoints.pipeline_index import INDEX_FILE as PIPELINE_INDEX
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 _SMALL = ["*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
 _WEIGHTS = ["*.safetensors"]
 _PICKLES = ["pytorch_model*.bin", "adapter_model.bin", "medusa_lm_head.pt"]
-# Of a model of several components, each in a folder that this file names.
-_PIPELINE = "model_index.json"
 # Beside the components of one that may be left early.
 _EXIT_HEADS = "exit_heads.safetensors"
 # The folder of bundled draft heads.
 _DRAFT_HEADS = "draft_heads"
 # What a directory with a model holds one of.
-_INDICES = ("config.json", _PIPELINE)
+_INDICES = ("config.json", PIPELINE_INDEX)
 # The same weights in other layouts.
 _DUPLICATES = ["consolidated*", "original/*", "onnx/*"]
 # The same weights of a component once more, as `diffusers` names them.
@@ -118,15 +117,15 @@ def fetch_outline(repository: str, revision: str | None) -> Path:
     """
     with _told_of(repository, revision):
         directory = _snapshot(repository, revision, list(_INDICES))
-        if (directory / _PIPELINE).is_file():
+        if (directory / PIPELINE_INDEX).is_file():
             directory = _snapshot(repository, revision, _within(_folders(directory), _SMALL))
     return directory
 
 
 def _download(repository: str, revision: str | None, allow_pickle: bool) -> Path:
     with _told_of(repository, revision):
-        directory = _snapshot(repository, revision, [_PIPELINE])
-        folders = _folders(directory) if (directory / _PIPELINE).is_file() else None
+        directory = _snapshot(repository, revision, [PIPELINE_INDEX])
+        folders = _folders(directory) if (directory / PIPELINE_INDEX).is_file() else None
         beside = [] if folders is None else [_EXIT_HEADS]
         patterns = _within(folders, _SMALL + _WEIGHTS) + beside
         directory = _snapshot(repository, revision, patterns)
@@ -139,7 +138,7 @@ def _download(repository: str, revision: str | None, allow_pickle: bool) -> Path
 
 def _folders(directory: Path) -> list[str]:
     """The folders that the index of a pipeline names with a class."""
-    index = read_json_object(directory / _PIPELINE)
+    index = read_json_object(directory / PIPELINE_INDEX)
     return [name for name, value in index.items() if isinstance(value, list) and all(value)]
 
 

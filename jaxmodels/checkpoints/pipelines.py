@@ -21,9 +21,9 @@ from jaxmodels.checkpoints.components import Component, Reading, Writing
 from jaxmodels.checkpoints.errors import CheckpointError, told_of
 from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checkpoints.manifest import write_manifest
+from jaxmodels.checkpoints.pipeline_index import INDEX_FILE
 from jaxmodels.checks import shown
 
-INDEX_FILE = "model_index.json"
 # In place of the library and the class of a component that is left out.
 _LEFT_OUT = [None, None]
 
@@ -70,11 +70,6 @@ class Pipeline:
     unused: frozenset[str] = frozenset()
     build: Callable[[Parts], Any]
     take_apart: Callable[[Any], Parts]
-
-
-def is_pipeline(directory: Path) -> bool:
-    """Whether a directory holds a model of several components."""
-    return directory.is_dir() and (directory / INDEX_FILE).is_file()
 
 
 def read_pipeline(pipelines: Mapping[str, Pipeline], directory: Path, reading: Reading) -> Any:

@@ -68,7 +68,7 @@ def convert(
     import jaxmodels as jm
     from jaxmodels.checkpoints.hub import resolve
     from jaxmodels.checkpoints.huggingface import read_config
-    from jaxmodels.checkpoints.pipelines import is_pipeline
+    from jaxmodels.checkpoints.pipeline_index import is_pipeline
     from jaxmodels.models.costs import weight_bytes
 
     directory = resolve(source, revision, allow_pickle=allow_pickle)

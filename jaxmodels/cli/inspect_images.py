@@ -21,7 +21,7 @@ def image_directory(name: str, revision: str | None) -> Path | None:
     from jaxmodels.checkpoints.files import expanded, read_json_object
     from jaxmodels.checkpoints.hub import fetch_outline, is_hub_id, list_bundled, resolve
     from jaxmodels.checkpoints.huggingface import CONFIG_FILE
-    from jaxmodels.checkpoints.pipelines import is_pipeline
+    from jaxmodels.checkpoints.pipeline_index import is_pipeline
     from jaxmodels.models.denoisers.families import DENOISERS
 
     if is_hub_id(name):
@@ -44,7 +44,8 @@ def describe_images(directory: Path, context: int) -> dict[str, Any]:
         CheckpointError: a component is missing, or of a class that is not known.
     """
     from jaxmodels.checkpoints.components import DENOISER
-    from jaxmodels.checkpoints.pipelines import INDEX_FILE, is_pipeline, outline_pipeline
+    from jaxmodels.checkpoints.pipeline_index import INDEX_FILE, is_pipeline
+    from jaxmodels.checkpoints.pipelines import outline_pipeline
     from jaxmodels.image_models.diffusion import DiffusionModel
     from jaxmodels.image_models.pipelines import PIPELINES
 

@@ -14,7 +14,8 @@ from jaxmodels.checkpoints.components import (
     Component,
     Part,
 )
-from jaxmodels.checkpoints.pipelines import INDEX_FILE, Parts, Pipeline
+from jaxmodels.checkpoints.pipeline_index import INDEX_FILE
+from jaxmodels.checkpoints.pipelines import Parts, Pipeline
 from jaxmodels.checks import number, shown, whole
 from jaxmodels.decoding.diffusion.caches.calibration_file import FILE
 from jaxmodels.decoding.diffusion.samplers import Sampler

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy import stats
 
 from jaxmodels.checks import number
 
@@ -66,6 +65,8 @@ class BetaGrid(_Ends):
     """Levels at quantiles of the Beta(0.6, 0.6) distribution (Lee et al. 2024)."""
 
     def __call__(self, steps: int, low: float, high: float) -> np.ndarray:
+        from scipy import stats  # not at the top: it takes half a second, and no other grid needs it
+
         low, high = self.ends(low, high)
         return low + stats.beta.ppf(1 - np.linspace(0, 1, steps), 0.6, 0.6) * (high - low)
 
