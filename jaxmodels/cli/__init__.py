@@ -1,4 +1,4 @@
-"""The command line: `jaxmodels generate | fill-mask | convert | inspect | bench | train`.
+"""The command line: `jaxmodels generate | fill-mask | convert | inspect | bench | train | cache`.
 
 Commands import JAX inside their bodies, so that help and usage errors come at once.
 """
@@ -13,7 +13,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from jaxmodels.cli import bench, bench_decoding, bench_parallel, convert, fill_mask, generate, inspect, train
+from jaxmodels.artefacts import compilation_cache
+from jaxmodels.cli import (
+    bench,
+    bench_decoding,
+    bench_parallel,
+    cache,
+    convert,
+    fill_mask,
+    generate,
+    inspect,
+    train,
+)
 from jaxmodels.cli.subcommands import BenchCommands
 
 LONGEST_SENTENCE = 2000
@@ -88,6 +99,7 @@ for command in (
     convert.convert,
     inspect.inspect,
     train.train,
+    cache.cache,
 ):
     app.command(help=_help(command))(command)
 
@@ -125,6 +137,7 @@ def _options(
 
 def main() -> None:
     """The `jaxmodels` command."""
+    compilation_cache.turn_on()
     sys.unraisablehook = _tell_unraisable
     try:
         try:

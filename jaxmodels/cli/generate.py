@@ -118,7 +118,7 @@ def generate(
     """Continue a prompt, or draw pictures with an image model.
 
     Greedy by default; any of --temperature, --top-k, --top-p, --min-p and --typical-p samples. The first call
-    compiles; with JAX_COMPILATION_CACHE_DIR set to a directory, later calls reuse what it compiled.
+    compiles; later ones find what it compiled, see `jaxmodels cache`.
     """
     if logprobs is not None and not as_json:
         raise ValueError("--logprobs needs --json, which prints them")

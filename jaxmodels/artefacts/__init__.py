@@ -1,0 +1,1 @@
+"""Compiled programs as files: the compilation cache of the command line, portable exports, executables."""
