@@ -26,7 +26,7 @@ from jaxmodels.layers.attend import Scores, attend
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.moe import SoftmaxTopK
 from jaxmodels.layers.spec import abstract_params
-from jaxmodels.tpu_configs.aot import ENVIRONMENT, topology_device
+from jaxmodels.tpu_configs.compiler import ENVIRONMENT, topology_device
 from jaxmodels.tpu_configs.programs import Workload, trace_programs
 
 TOPOLOGY = "v6e:2x2"

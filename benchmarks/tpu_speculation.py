@@ -28,7 +28,7 @@ from benchmarks.common import Result, Table, argument_parser, publish
 from benchmarks.report import RESULTS
 from benchmarks.tpu_programs import MAMBA2_130M, QWEN3_8B, TINY
 from jaxmodels.layers.spec import abstract_params
-from jaxmodels.tpu_configs.aot import ENVIRONMENT, topology_device
+from jaxmodels.tpu_configs.compiler import ENVIRONMENT, topology_device
 
 LAYERS = 36
 # Shape of a Mamba-2 of about as many parameters as Qwen3-8B: state-spaces/mamba2-2.7b, wider.

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jaxmodels.tpu_configs import aot
+from jaxmodels.tpu_configs.compiler import ENVIRONMENT
 
 # One worker compiles for all: a minute of two cores for every five families.
 # The first test waits for all programs that the run asks for, one after another.
@@ -21,7 +21,7 @@ needs_libtpu = pytest.mark.skipif(
 
 def run_aot(*arguments):
     # No two of these programs are the same: keeping them for each other would only take time.
-    environment = {**os.environ, **aot.ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    environment = {**os.environ, **ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     command = [sys.executable, "-m", "jaxmodels.tpu_configs.aot", *map(str, arguments)]
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=COMPILING, check=False

@@ -1,5 +1,6 @@
-"""Running on Cloud TPU: ahead-of-time compilation for slices that are not there, and portable artefacts.
+"""Running on Cloud TPU: slices, ahead-of-time compilation for those that are not there, portable artefacts.
 
-`aot` compiles a model's programs with the real TPU compiler and reports memory, FLOPs and bytes; `export`
-lowers them for several platforms into serialisable artefacts; `programs` names the programs.
+`slices` says what is rented; `compiler` finds the real TPU compiler, `reports` what it says of a program, `aot`
+asks it about all programs of a model; `export` lowers them for several platforms into serialisable artefacts;
+`programs` and `denoisers` name the programs.
 """

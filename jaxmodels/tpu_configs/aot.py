@@ -5,25 +5,20 @@
 The real TPU compiler of the `libtpu` wheel compiles a language model's three programs (see `programs`), or
 one step and the whole loop of a denoiser (see `denoisers`), from shapes alone. Needs the extra
 ``jaxmodels[aot]``. Where libtpu is installed, jax looks for a TPU when it starts: run this as a module, or in
-a process with ``JAX_PLATFORMS=cpu`` and the variables of `ENVIRONMENT`.
+a process as `compiler` describes it.
 """
 
 import argparse
-import importlib.util
 import itertools
 import json
-import os
-import re
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 
 from jaxmodels.decoding.default import default_strategy
 from jaxmodels.decoding.masked import MaskedDiffusion
@@ -34,9 +29,9 @@ from jaxmodels.models.denoisers.denoiser import Denoiser
 from jaxmodels.models.denoisers.families import denoiser_from_config
 from jaxmodels.models.families import config_from_hf
 from jaxmodels.models.language_model import LanguageModel
+from jaxmodels.tpu_configs.compiler import AotError, topology_device, without_tpu
 from jaxmodels.tpu_configs.denoisers import (
     DENOISER_PROGRAMS,
-    DenoiserProgram,
     DenoiserWorkload,
     is_denoiser,
     trace_denoiser,
@@ -46,84 +41,9 @@ from jaxmodels.tpu_configs.programs import (
     ProgramName,
     Workload,
     abstract_arguments,
-    host_transfers,
     trace_programs,
 )
-
-# What keeps libtpu from asking a metadata server for the machine's TPU, and from locking it for one process.
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
-
-
-class AotError(RuntimeError):
-    """Ahead-of-time compilation is not possible here; the message says what to change."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProgramReport:
-    """What the TPU compiler made of one program on one device.
-
-    Sizes are bytes in the device's memory, tile padding included. argument_bytes: parameters, request and
-    cache; denoisers have no cache. alias_bytes: outputs that live in donated arguments' memory;
-    aliased_buffers counts them. temp_bytes: working memory beyond arguments and outputs. param_bytes and
-    cache_bytes are without padding. flops and bytes_accessed: the compiler's estimate for one pass through
-    every loop; copies into the on-chip memory count as accesses. host_transfers: see
-    `programs.host_transfers`. seconds: of compiling.
-    """
-
-    program: ProgramName | DenoiserProgram
-    topology: str
-    workload: Workload | DenoiserWorkload
-    argument_bytes: int
-    output_bytes: int
-    temp_bytes: int
-    alias_bytes: int
-    aliased_buffers: int
-    param_bytes: int
-    cache_bytes: int
-    cache_buffers: int
-    flops: float
-    bytes_accessed: float
-    generated_code_bytes: int
-    host_transfers: tuple[str, ...] = field(default=())
-    seconds: float = 0.0
-
-    @property
-    def has_host_callback(self) -> bool:
-        """Whether the program would talk to the host while it runs."""
-        return bool(self.host_transfers)
-
-    @property
-    def device_bytes(self) -> int:
-        """Peak memory on the device: arguments, outputs of their own, working memory and code."""
-        own_outputs = self.output_bytes - self.alias_bytes
-        return self.argument_bytes + own_outputs + self.temp_bytes + self.generated_code_bytes
-
-
-def topology_device(topology: str) -> jax.Device:
-    """The first device of a TPU topology such as "v5e:2x2", "v6e:2x2", "v5p:2x2x1" or "tpu7x:2x2x1".
-
-    Raises:
-        AotError: libtpu is not installed, or does not know the topology.
-    """
-    if importlib.util.find_spec("libtpu") is None:
-        raise AotError(
-            "the TPU compiler is missing: libtpu is not installed; "
-            "install it with: pip install 'jaxmodels[aot]'"
-        )
-    try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise AotError(
-            f"topology {topology!r} is not one that libtpu can compile for ({reason}); "
-            "expected <generation>:<shape> such as 'v5e:2x2' or 'v5p:2x2x1'"
-        ) from error
-    return description.devices[0]
+from jaxmodels.tpu_configs.reports import ProgramReport, report_of
 
 
 def compile_for(
@@ -149,7 +69,7 @@ def compile_for(
     given = abstract_arguments(config, workload, strategy, sharding)
     traced = trace_programs(config, workload, strategy, sharding)
     return [
-        _report(traced[program], program, topology, workload, given.params, given.cache)
+        report_of(traced[program], program, topology, workload, given.params, given.cache)
         for program in programs
     ]
 
@@ -167,65 +87,13 @@ def compile_denoiser_for(
     params = abstract_params(denoiser.spec(), jnp.dtype(workload.dtype))
     traced = trace_denoiser(denoiser, workload, sharding)
     return [
-        _report(traced[program], program, topology, workload, params, ()) for program in DENOISER_PROGRAMS
+        report_of(traced[program], program, topology, workload, params, ()) for program in DENOISER_PROGRAMS
     ]
-
-
-def _report(
-    traced: jax.stages.Traced,
-    program: ProgramName | DenoiserProgram,
-    topology: str,
-    workload: Workload | DenoiserWorkload,
-    params: Any,
-    cache: Any,
-) -> ProgramReport:
-    """What becomes of one program."""
-    began = time.perf_counter()
-    try:
-        compiled = traced.lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise AotError(f"{program} does not compile for {topology!r}: {reason}") from error
-    return ProgramReport(
-        program=program,
-        topology=topology,
-        workload=workload,
-        param_bytes=_nbytes(params),
-        cache_bytes=_nbytes(cache),
-        cache_buffers=len(jax.tree.leaves(cache)),
-        seconds=time.perf_counter() - began,
-        **_measure(compiled),
-    )
-
-
-def _measure(compiled: jax.stages.Compiled) -> dict[str, Any]:
-    memory, text = compiled.memory_analysis(), compiled.as_text() or ""
-    cost: Any = compiled.cost_analysis()
-    if memory is None or cost is None:
-        raise AotError(
-            "this libtpu gives no memory or cost analysis; install the version that jax[tpu] asks for"
-        )
-    return {
-        "argument_bytes": memory.argument_size_in_bytes,
-        "output_bytes": memory.output_size_in_bytes,
-        "temp_bytes": memory.temp_size_in_bytes,
-        "alias_bytes": memory.alias_size_in_bytes,
-        "generated_code_bytes": memory.generated_code_size_in_bytes,
-        "aliased_buffers": len(re.findall(r"(?:may|must)-alias", text.split("\n", 1)[0])),
-        "flops": cost["flops"],
-        "bytes_accessed": cost["bytes accessed"],
-        "host_transfers": host_transfers(text),
-    }
-
-
-def _nbytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; see ``--help``. Returns the exit status."""
-    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
-    jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+    without_tpu()
     options = _parser().parse_args(arguments)
     try:
         configs = {path: json.loads(path.read_text()) for path in options.config}

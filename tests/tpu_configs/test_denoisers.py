@@ -10,6 +10,7 @@ from tpu_model_configs import TOPOLOGIES
 
 from jaxmodels.models.denoisers.families import denoiser_from_config
 from jaxmodels.tpu_configs import aot
+from jaxmodels.tpu_configs.compiler import ENVIRONMENT
 from jaxmodels.tpu_configs.denoisers import DENOISER_PROGRAMS, DenoiserWorkload, trace_denoiser
 
 pytestmark = [pytest.mark.xdist_group("aot"), pytest.mark.timeout(COMPILING)]
@@ -109,7 +110,7 @@ def test_sizes_that_cannot_be(make, message):
     ],
 )
 def test_options_of_the_other_kind_are_refused(values, option, message, tmp_path, capsys, monkeypatch):
-    for name, value in aot.ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert aot.main(["--config", str(tmp_path / "config.json"), *option]) == 1

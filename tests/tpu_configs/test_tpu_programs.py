@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tpu_programs import estimated_cycles
-from jaxmodels.tpu_configs import aot
+from jaxmodels.tpu_configs.compiler import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_libtpu = pytest.mark.skipif(
@@ -21,7 +21,7 @@ needs_libtpu = pytest.mark.skipif(
 
 def compiled_in_subprocess(script, *arguments):
     """Runs a module or a script with the TPU compiler; its output."""
-    environment = {**os.environ, **aot.ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    environment = {**os.environ, **ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     done = subprocess.run(
         [sys.executable, *script, *map(str, arguments)],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False,
@@ -34,7 +34,7 @@ ONE_ROW = """
 import jax, jax.numpy as jnp
 from benchmarks.tpu_programs import TOPOLOGY, Shapes, examine
 from jaxmodels.layers.linear import linear, product
-from jaxmodels.tpu_configs.aot import topology_device
+from jaxmodels.tpu_configs.compiler import topology_device
 on = Shapes(jax.sharding.SingleDeviceSharding(topology_device(TOPOLOGY)))
 for form in (linear, product):
     one, two = (examine(on.traced(form, on.array(rows, 1024), on.array(4096, 1024))) for rows in (1, 2))
@@ -61,7 +61,7 @@ from jaxmodels.layers.cache.ring import RingCache
 from jaxmodels.layers.rope import Rope
 from jaxmodels.layers.spec import abstract_params, init_state
 from jaxmodels.layers.window import Window, peek
-from jaxmodels.tpu_configs.aot import topology_device
+from jaxmodels.tpu_configs.compiler import topology_device
 on = Shapes(jax.sharding.SingleDeviceSharding(topology_device(TOPOLOGY)))
 full = Attention(d_model=128, num_heads=2, num_kv_heads=2, head_dim=128, rope=Rope(rotary_dim=128))
 ring = dataclasses.replace(full, sliding_window=64, cache=RingCache(longest_peek=8))
