@@ -29,6 +29,7 @@ from jaxmodels.decoding.fill_mask import FilledText, fill_masks
 from jaxmodels.decoding.generation import Piece, Plan, plan, run, stream, stream_text
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.prompts import Prompts, encode_prompts
+from jaxmodels.decoding.runners import TRACED, Runner
 from jaxmodels.decoding.speculative import Draft, Speculative
 from jaxmodels.decoding.stop_strings import CutText, cut, stop_table
 from jaxmodels.decoding.strategy import LogProbs, Strategy
@@ -84,7 +85,8 @@ class Model:
     metadata: keys of its ``config.json`` that do not describe the model. extra_tensors: what the checkpoint
     holds beyond `params`, modules that predict further tokens, for `jaxmodels.save` to write again; None
     where it holds nothing else. They stay in the files they came from and are read when they are saved.
-    kept: the base and the adapters of a model that `with_adapter` gave, None for others.
+    kept: the base and the adapters of a model that `with_adapter` gave, None for others. runner: where the
+    programs of `generate` and `stream` come from, see `jaxmodels.artefacts.compiled`.
     """
 
     config: LanguageModel
@@ -94,6 +96,7 @@ class Model:
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     extra_tensors: TensorReader | None = field(default=None, repr=False)
     kept: KeptAdapters | None = field(default=None, repr=False)
+    runner: Runner = field(default=TRACED, repr=False)
 
     def __post_init__(self) -> None:
         """Raises ValueError where a field is of another kind; the calls look at `params` and `prompts`."""
@@ -234,7 +237,7 @@ class Model:
         began = time.perf_counter()
         strategy = self._strategy(strategy, max_new_tokens)
         ready = self._plan(prompts, max_new_tokens, strategy, stop_tokens, stop_strings, seed, capacity)
-        result = run(self.config, self.params, strategy, ready)
+        result = run(self.config, self.params, strategy, ready, self.runner)
         counters = {name: int(values.sum()) for name, values in result.counters.items()}
         calls = counters.get("calls", 0)
         stats = Stats(
@@ -284,7 +287,7 @@ class Model:
         ready = self._plan(prompt, max_new_tokens, strategy, stop_tokens, stop_strings, seed, capacity)
         if ready.request.tokens.shape[0] != 1:
             raise ValueError(f"stream takes one prompt, got {ready.request.tokens.shape[0]}; use generate")
-        results = stream(self.config, self.params, strategy, ready, chunk)
+        results = stream(self.config, self.params, strategy, ready, chunk, self.runner)
         decoder = self.tokenizer.stream(hidden=self.generation.eos_token_ids)
         return stream_text(results, CutText(decoder, self._stop_strings(stop_strings)))
 
@@ -348,6 +351,7 @@ class Model:
             pad_token=pad if pad is not None else next(iter(stop), 0),
             seed=seed,
             capacity=capacity,
+            runner=self.runner,
         )
 
     def _stop_strings(self, given: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.decoding import driver
-from jaxmodels.decoding.buckets import answer_bucket, capacity_bucket, prompt_bucket
 from jaxmodels.decoding.processors.token_ids import check_vocabulary
 from jaxmodels.decoding.prompts import PromptBatch
+from jaxmodels.decoding.runners import TRACED, Runner
 from jaxmodels.decoding.stop_strings import TextDecoder
 from jaxmodels.decoding.strategy import Branching, ChoosesModels, LogProbs, Output, Request, Strategy
 from jaxmodels.layers.cache.window_only import WindowOnly
@@ -79,8 +78,9 @@ def plan(
     pad_token: int,
     seed: int,
     capacity: int | None,
+    runner: Runner = TRACED,
 ) -> Plan:
-    """Chooses buckets and builds the request.
+    """Chooses sizes that `runner` has programs for and builds the request.
 
     Raises:
         ValueError: a stop token or one that the strategy names outside the vocabulary, more tokens (with the
@@ -97,12 +97,9 @@ def plan(
             raise ValueError(f"stop_tokens: {token} lies outside the vocabulary 0 to {config.vocab_size - 1}")
     batch, longest = prompts.tokens.shape
     _check_lengths(config, strategy, longest, max_new_tokens, capacity)
-    slots, new_slots = prompt_bucket(longest, strategy.prefill_window), answer_bucket(max_new_tokens)
-    if capacity is None:
-        capacity = capacity_bucket(slots, new_slots + strategy.lookahead)
-    elif slots <= strategy.prefill_window:
-        slots = min(slots, capacity)  # a prompt that is fed in one window may be padded to what is there
-    tokens = np.zeros((batch, slots), np.int32)
+    chosen = runner.sizes(batch, longest, max_new_tokens, strategy, capacity)
+    capacity = chosen.capacity
+    tokens = np.zeros((batch, chosen.prompt), np.int32)
     tokens[:, :longest] = prompts.tokens
     stop = np.full(-(-max(len(stop_tokens), 1) // STOP_SLOTS) * STOP_SLOTS, -1, np.int32)
     stop[: len(stop_tokens)] = list(stop_tokens)
@@ -120,18 +117,17 @@ def plan(
         f"the logits of {rows} rows ({of}) and {window} tokens at once (the strategy's window)",
         4 * rows * window * config.vocab_size,
     )
-    key = jax.random.key(seed)
     request = Request(
         tokens=jnp.asarray(tokens),
-        lengths=jnp.asarray(prompts.lengths, jnp.int32),
-        max_new=jnp.asarray(max_new_tokens, jnp.int32),
+        lengths=jnp.asarray(np.asarray(prompts.lengths, np.int32)),
+        max_new=jnp.asarray(np.int32(max_new_tokens)),
         stop_tokens=jnp.asarray(stop),
-        pad_token=jnp.asarray(pad_token, jnp.int32),
-        keys=jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch)),
+        pad_token=jnp.asarray(np.int32(pad_token)),
+        keys=runner.keys(seed, batch),
         stop_table=None if stop_table is None else jnp.asarray(stop_table),
     )
-    cache = driver.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype)
-    return Plan(request=request, cache=cache, max_new=max_new_tokens, new_slots=new_slots, capacity=capacity)
+    cache = runner.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype)
+    return Plan(request=request, cache=cache, max_new=max_new_tokens, new_slots=chosen.new, capacity=capacity)
 
 
 def _check_lengths(
@@ -181,13 +177,15 @@ def check_causal(config: LanguageModel) -> None:
             )
 
 
-def run(config: LanguageModel, params: Params, strategy: Strategy, plan: Plan) -> Generated:
+def run(
+    config: LanguageModel, params: Params, strategy: Strategy, plan: Plan, runner: Runner = TRACED
+) -> Generated:
     """The whole generation as one compiled program.
 
     Raises:
         NoTokenError: a row has no next token to choose.
     """
-    output, _ = driver.generate(
+    output, _ = runner.generate(
         params, plan.request, plan.cache, strategy,
         config=config, max_new=plan.new_slots,
     )  # fmt: skip
@@ -195,23 +193,23 @@ def run(config: LanguageModel, params: Params, strategy: Strategy, plan: Plan) -
 
 
 def stream(
-    config: LanguageModel, params: Params, strategy: Strategy, plan: Plan, chunk: int
+    config: LanguageModel, params: Params, strategy: Strategy, plan: Plan, chunk: int, runner: Runner = TRACED
 ) -> Iterator[Generated]:
     """All tokens so far, after the prefill and then after every `chunk` steps, until all rows are done.
 
     Raises:
         NoTokenError: a row has no next token to choose.
     """
-    carry: Any = driver.start(
+    carry: Any = runner.start(
         params, plan.request, plan.cache, strategy,
         config=config, max_new=plan.new_slots,
     )  # fmt: skip
-    steps = jnp.asarray(chunk, jnp.int32)
+    steps = jnp.asarray(np.int32(chunk))
     while True:
         yield _to_host(carry.output, plan.max_new)
-        if bool(carry.output.done.all()):
+        if np.asarray(carry.output.done).all():
             return
-        carry = driver.advance(params, plan.request, carry, strategy, steps, config=config)
+        carry = runner.advance(params, plan.request, carry, strategy, steps, config=config)
 
 
 class NoTokenError(ValueError):
