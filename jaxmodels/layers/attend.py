@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.mapped import varying_like
+from jaxmodels.layers.sequence_parts import number_of_part, on_each_part, parts_of
 from jaxmodels.pytrees import register_dataclass
 
 # Of CPUs. A single query per head is bound by reading keys: small blocks stay in the inner caches. The block
@@ -94,7 +95,33 @@ def attend(
     (`sink_logits` included), which these continue. `unpack` is applied to each block of `k` and `v` that is
     visited, once per block of queries; they may be one buffer. `query_block` is how many queries are worth
     unpacking a block for, by default the backend's choice. A query that may attend to nothing gets zeros.
+
+    Devices that share a window (`jaxmodels.layers.sequence_parts`) each attend with their own queries.
     """
+    if parts_of(q.shape[3]) > 1:
+
+        def with_own_queries(
+            q: Array, running: Running | None, k: Array, v: Array, sink_logits: Array | None
+        ) -> Array:
+            first = number_of_part() * q.shape[3]
+            return attend(
+                q,
+                k,
+                v,
+                allowed=lambda start, *rest: allowed(first + start, *rest),
+                key_range=lambda start, size: key_range(first + start, size),
+                scores=scores,
+                bias=None if bias is None else lambda start, *rest: bias(first + start, *rest),
+                sink_logits=sink_logits,
+                running=running,
+                unpack=unpack,
+                query_block=query_block,
+            )
+
+        shared: Array = on_each_part(with_own_queries, (3, 3, None, None, None), 3)(
+            q, running, k, v, sink_logits
+        )
+        return shared
 
     search = _Search(
         q=q,

@@ -7,6 +7,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.layers.sequence_parts import (
+    SEQUENCE,
+    handed_over,
+    number_of_part,
+    on_each_part,
+    parts_of,
+)
 from jaxmodels.layers.window import Window
 
 
@@ -35,6 +42,33 @@ def causal_conv(
     return y.astype(extended.dtype)
 
 
+def last_inputs(
+    history: Float[Array, "B H *F"], inputs: Float[Array, "B S *F"], n: Int[Array, "B"]
+) -> Float[Array, "B H *F"]:
+    """The last inputs behind the first `n` of a window's, as many as `history` has, in its dtype."""
+    keep = history.shape[1]
+    if not _are_in_parts(history, inputs):
+        return conv_tail(extended(history, inputs), n, keep + 1).astype(history.dtype)
+
+    def of_part(history: Array, inputs: Array, n: Array) -> Array:
+        size, number = inputs.shape[1], number_of_part()
+        place = n[:, None] - keep + jnp.arange(keep) - number * size  # in this part or outside it
+        found = jnp.take_along_axis(inputs, _over(jnp.clip(place, 0, size - 1), inputs), axis=1)
+        found = jnp.where(_over((place >= 0) & (place < size), inputs), found.astype(history.dtype), 0)
+        older = jnp.take_along_axis(history, _over(jnp.clip(place + keep, 0, keep - 1), history), axis=1)
+        is_older = (place < 0) & (number == 0)
+        return lax.psum(jnp.where(_over(is_older, history), older, found), SEQUENCE)
+
+    tail: Array = on_each_part(of_part, (None, 1, None), None)(history, inputs, n)
+    return tail
+
+
+def _are_in_parts(history: Float[Array, "B H *F"], inputs: Float[Array, "B S *F"]) -> bool:
+    """Whether devices share the window's tokens, and have enough of them to give the next one its history."""
+    parts = parts_of(inputs.shape[1])
+    return parts > 1 and inputs.shape[1] // parts >= history.shape[1]
+
+
 def conv_tail(
     extended: Float[Array, "B E *F"], n: Int[Array, "B"], width: int
 ) -> Float[Array, "B {width}-1 *F"]:
@@ -53,6 +87,14 @@ def window_conv(
     window: Window,
 ) -> Float[Array, "B S *F"]:
     """The convolution over a window behind `history`, whose tokens follow one another or form a tree."""
+    if window.ancestors is None and _are_in_parts(history, inputs):
+
+        def of_part(history: Array, inputs: Array, weight: Array, bias: Array | None) -> Array:
+            before = handed_over(history.astype(inputs.dtype), inputs[:, -history.shape[1] :])
+            return causal_conv(extended(before, inputs), weight, bias)
+
+        shared: Array = on_each_part(of_part, (None, 1, None, None), 1)(history, inputs, weight, bias)
+        return shared
     both = extended(history, inputs)
     if window.ancestors is None:
         return causal_conv(both, weight, bias)

@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.mapped import scan
+from jaxmodels.layers.sequence_parts import parts_of, recurrence_in_parts
 from jaxmodels.layers.state.history import History
 
 State = Float[Array, "B N R P"]
@@ -285,6 +286,21 @@ def delta_window(
     `chunk` is the longest chunk used; on CPU it is `CPU_CHUNK` at most.
     """
     size = v.shape[1]
+    if parts_of(size) > 1:
+
+        def of_part(tokens: tuple[Array, ...], state: State) -> tuple[tuple[Array, Array], State]:
+            q, k, v, beta, log_decay = tokens
+            y, update, state = delta_window(q, k, v, beta, log_decay, state, chunk)
+            return (y, update), state
+
+        (y, update), state = recurrence_in_parts(
+            (q, k, v, beta, log_decay),
+            state,
+            window=of_part,
+            summary=functools.partial(_map_and_sum, chunk=chunk),
+            advance=lambda made, state: made[0] @ state + made[1],
+        )
+        return y, update, state
     if size == 1:
         y, update, state = delta_step(q[:, 0], k[:, 0], v[:, 0], beta[:, 0], log_decay[:, 0], state)
         return y[:, None], update[:, None], state
@@ -299,3 +315,20 @@ def delta_window(
     )
     y, update, state = by_backend(q, k, v, beta, log_decay, state)
     return y, update, state
+
+
+def _map_and_sum(
+    tokens: tuple[Array, ...], like: State, *, chunk: int
+) -> tuple[Float[Array, "B N R R"], State]:
+    """What a window multiplies a state by, and what it adds to it.
+
+    Both at once: columns of the state do not mix, so that those of the unit matrix behind those of an empty
+    state, with values of 0, become the first.
+    """
+    q, k, v, beta, log_decay = tokens
+    keys = like.shape[-2]
+    unit = jnp.broadcast_to(jnp.eye(keys, dtype=like.dtype), (*like.shape[:-1], keys))
+    values = jnp.concatenate([v, jnp.zeros((*v.shape[:-1], keys), v.dtype)], axis=-1)
+    columns = jnp.concatenate([jnp.zeros_like(like), unit], axis=-1)
+    _, _, behind = delta_window(q, k, values, beta, log_decay, columns, chunk)
+    return behind[..., like.shape[-1] :], behind[..., : like.shape[-1]]

@@ -22,6 +22,7 @@ from jaxmodels.layers.attend import Allowed, KeyRange
 from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.mapped import varying_like
 from jaxmodels.layers.masks import Places, in_layer
+from jaxmodels.layers.sequence_parts import gathered
 from jaxmodels.layers.spec import buffer
 from jaxmodels.layers.window import Window, accepted
 
@@ -293,7 +294,7 @@ def write_slots(
         count: how many leading tokens must be written, None for all. The slots of the others may be left with
             anything in them.
     """
-    new = new.astype(buffer.dtype)
+    new = gathered(new.astype(buffer.dtype), axis=buffer.ndim // 2)  # all devices have the whole history
     write: Callable[..., Array] = functools.partial(_write_at_once, ring=ring)
     if buffer.ndim == 2:
         return write(buffer, new, tokens, count)

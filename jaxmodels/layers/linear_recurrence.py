@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.mapped import scan
+from jaxmodels.layers.sequence_parts import parts_of, recurrence_in_parts
 
 State: TypeAlias = Float[Array, "B ..."]
 Tokens: TypeAlias = Any
@@ -36,6 +37,14 @@ def recur(tokens: Tokens, state: State, expand: Expand, read: Read, chunk: int) 
     longer windows are steps as well; elsewhere they are chunks of logarithmic depth.
     """
     size = jax.tree.leaves(tokens)[0].shape[1]
+    if parts_of(size) > 1:
+        return recurrence_in_parts(
+            tokens,
+            state,
+            window=lambda tokens, state: recur(tokens, state, expand, read, chunk),
+            summary=lambda tokens, like: _decay_and_sum(tokens, like, expand, chunk),
+            advance=lambda made, state: made[0] * state + made[1],
+        )
     if size == 1:
         token = jax.tree.map(lambda a: a[:, 0], tokens)
         state = _advance(state, token, expand)
@@ -59,11 +68,8 @@ def recur_in_chunks(
 ) -> tuple[Any, State]:
     """`recur` by an associative scan inside each chunk: no division, no exponential of a positive number."""
 
-    def combine(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
-        return left[0] * right[0], right[0] * left[1] + right[1]
-
     def one_chunk(h: State, part: Tokens) -> tuple[State, Any]:
-        decay, inputs = lax.associative_scan(combine, expand(part), axis=0)
+        decay, inputs = lax.associative_scan(_combined, expand(part), axis=0)
         states = decay * h + inputs
         return states[-1], read(states, part)
 
@@ -121,9 +127,26 @@ def _advance(h: State, token: Tokens, expand: Expand) -> State:
     return decay * h + inputs
 
 
+def _combined(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
+    """What some tokens, and others behind them, multiply a state by together, and what they add to it."""
+    return left[0] * right[0], right[0] * left[1] + right[1]
+
+
+def _decay_and_sum(tokens: Tokens, like: State, expand: Expand, chunk: int) -> tuple[State, State]:
+    """What a window multiplies a state by, and what it adds to it."""
+
+    def one_chunk(made: tuple[State, State], part: Tokens) -> tuple[tuple[State, State], None]:
+        tokens = lax.associative_scan(_combined, expand(part), axis=0)
+        return _combined(made, jax.tree.map(lambda a: a[-1], tokens)), None
+
+    nothing = jnp.ones_like(like), jnp.zeros_like(like)
+    made: tuple[State, State] = _over_chunks(one_chunk, tokens, nothing, chunk)[1]
+    return made
+
+
 def _over_chunks(
-    one_chunk: Callable[[State, Tokens], tuple[State, Any]], tokens: Tokens, state: State, chunk: int
-) -> tuple[Any, State]:
+    one_chunk: Callable[[Any, Tokens], tuple[Any, Any]], tokens: Tokens, state: Any, chunk: int
+) -> tuple[Any, Any]:
     """Passes the state through chunks of at most `chunk` tokens, which `one_chunk` gets tokens first."""
     size = jax.tree.leaves(tokens)[0].shape[1]
     num_chunks = -(-size // chunk)

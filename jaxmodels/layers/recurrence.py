@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.conv import conv_tail, extended
+from jaxmodels.layers.conv import last_inputs
 from jaxmodels.layers.window import Window, accepted
 
 # ``replay(*tokens, state, n)``: the state after the first n[b] tokens of a window that follows `state`.
@@ -114,8 +114,4 @@ def joined(a: Float[Array, "K B S ..."]) -> Float[Array, "B K*S ..."]:
 
 def conv_after(history: Any, inputs: Any, n: Int[Array, "B"]) -> Any:
     """The convolution's last inputs behind the first `n` of the window's, in the history's dtype."""
-
-    def tail(last: Float[Array, "B H ..."], new: Float[Array, "B S ..."]) -> Float[Array, "B H ..."]:
-        return conv_tail(extended(last, new), n, last.shape[1] + 1).astype(last.dtype)
-
-    return jax.tree.map(tail, history, inputs)
+    return jax.tree.map(lambda last, new: last_inputs(last, new, n), history, inputs)

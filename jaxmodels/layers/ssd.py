@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.mapped import scan
+from jaxmodels.layers.sequence_parts import parts_of, recurrence_in_parts
 from jaxmodels.layers.state.history import History
 
 State = Float[Array, "B N R P"]
@@ -183,6 +184,19 @@ def ssd_window(
     `chunk` is the longest chunk used; on CPU it is `CPU_CHUNK` at most.
     """
     size = u.shape[1]
+    if parts_of(size) > 1:
+
+        def of_part(tokens: tuple[Array, Array, Array, Array], state: State) -> tuple[Array, State]:
+            u, log_decay, b, c = tokens
+            return ssd_window(u, log_decay, b, c, state, chunk)
+
+        return recurrence_in_parts(
+            (u, log_decay, b, c),
+            state,
+            window=of_part,
+            summary=_decay_and_sum,
+            advance=lambda made, state: made[0] * state + made[1],
+        )
     if size == 1:
         y, state = ssd_step(u[:, 0], log_decay[:, 0], b[:, 0], c[:, 0], state)
         return y[:, None], state
@@ -195,3 +209,13 @@ def ssd_window(
     )
     y, state = by_backend(u, log_decay, b, c, state)
     return y, state
+
+
+def _decay_and_sum(
+    tokens: tuple[Array, Array, Array, Array], like: State
+) -> tuple[Float[Array, "B N 1 1"], State]:
+    """What a window multiplies a state by, and what it adds to it."""
+    u, log_decay, b, _ = tokens
+    taken = jnp.full(u.shape[:1], u.shape[1])
+    added = ssd_replay(u, log_decay, b, jnp.zeros_like(like), taken)
+    return jnp.exp(log_decay.sum(1))[..., None, None], added

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.condition import AdaptiveNorm
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.moe.routing import RoutedFeedForward
+from jaxmodels.layers.sequence_parts import split
 from jaxmodels.layers.spec import ZEROS, Normal, Param, Params, ParamTree
 from jaxmodels.layers.window import Window
 from jaxmodels.models.block import Stream, layer_specs
@@ -69,7 +70,7 @@ def embed(config: "Decoder", params: Params, inputs: Inputs, window: Window) -> 
     if config.embed_norm is not None:
         x = config.embed_norm(params["embed_norm"], x)
     # Layers give padding no weight, but no weight times NaN is NaN: whatever it is, it enters as 0.
-    x = jnp.where(window.is_valid[..., None], x, 0)
+    x = split(jnp.where(window.is_valid[..., None], x, 0))
     wide = x.dtype if config.residual_dtype is None else jnp.promote_types(x.dtype, config.residual_dtype)
     carried = _carried_logits(config)
     router_logits = None if carried is None else jnp.zeros((*x.shape[:2], carried), jnp.float32)

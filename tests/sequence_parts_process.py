@@ -1,0 +1,103 @@
+"""Windows split over four devices beside the same on one, in a process that has four; prints JSON.
+
+For each model the largest differences, relative to the largest number, by what differs: what its blocks make
+of two windows and what its layers keep of them. For each kind of mixer what a device computes, and what it is
+sent, for one window.
+"""
+
+import json
+import os
+import re
+import sys
+from collections import Counter
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType
+from model_helpers import (
+    attention,
+    decoder,
+    delta,
+    draw_tokens,
+    latent,
+    lightning,
+    mamba,
+    quick_jit,
+    random_params,
+    rglru,
+    short_conv,
+    ssd,
+)
+
+MODELS = {
+    "attention": decoder(attention(), attention(sliding_window=20, sink_logits=True), latent()),
+    "recurrent": decoder(ssd(), mamba(), delta(), rglru()),
+    "other": decoder(delta(decay_rank=3, num_key_heads=4, conv_width=3), short_conv(), lightning()),
+}
+COSTED = {"attention": attention(), "ssd": ssd(), "delta": delta(), "mamba": mamba()}
+WINDOW = 32  # tokens, eight for each device
+COLLECTIVE = re.compile(r"(all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter)(-start)?\(")
+
+
+def mesh():
+    axes = ("data", "fsdp", "sequence", "expert", "tensor")
+    return jax.make_mesh((1, 1, 4, 1, 1), axes, axis_types=(AxisType.Auto,) * len(axes))
+
+
+def differences(config):
+    """The first row fills its first window, the second row does not; the second window follows both."""
+    taps = tuple(f"blocks/{i}" for i in range(len(config.blocks)))
+
+    def windows(params, tokens, lengths, cache):
+        first, pending = config.peek(params, tokens[:, :WINDOW], cache, valid=lengths, taps=taps)
+        second, pending = config.peek(params, tokens[:, WINDOW:], config.commit(pending), taps=taps)
+        is_real = (jnp.arange(WINDOW) < lengths[:, None])[..., None]
+        taps_of_first = jax.tree.map(lambda a: jnp.where(is_real, a, 0), first.taps)
+        return {"first": taps_of_first, "second": second.taps, "cache": config.commit(pending).layers}
+
+    lengths = jnp.asarray([WINDOW, WINDOW - 13])
+    arguments = random_params(config.spec()), draw_tokens(2, 2 * WINDOW), lengths
+    arguments = *arguments, config.init_cache(2, 80)
+    expected = quick_jit(windows)(*arguments)
+    with jax.set_mesh(mesh()):
+        ours = quick_jit(windows)(*arguments)
+
+    def apart(a, b):
+        a, b = np.asarray(a), np.asarray(b)
+        return float(np.abs(a - b).max() / max(1, np.abs(b).max()))
+
+    far = jax.tree.map(apart, ours, expected)
+    return {jax.tree_util.keystr(path): value for path, value in jax.tree_util.tree_leaves_with_path(far)}
+
+
+def cost(mixer, size=128):
+    """A device's share of the FLOPs of one layer's window, and how many arrays are sent, by their kind."""
+    config = decoder(mixer)
+
+    def window(params, tokens, cache):
+        scored, pending = config.peek(params, tokens, cache, logits_at=jnp.zeros((2, 1), jnp.int32))
+        return scored.logits, config.commit(pending)
+
+    arguments = random_params(config.spec()), draw_tokens(2, size), config.init_cache(2, size)
+    program = jax.jit(window)
+    alone = program.lower(*arguments).compile()
+    with jax.set_mesh(mesh()):
+        shared = program.lower(*arguments).compile()
+    sent = Counter(
+        match[1]
+        for line in shared.as_text().splitlines()
+        if " f32[" in line and (match := COLLECTIVE.search(line))
+    )
+    share = shared.cost_analysis()["flops"] / alone.cost_analysis()["flops"]
+    return {"share": share, "sent": sent}
+
+
+if __name__ == "__main__":
+    found = {
+        "differences": {name: differences(config) for name, config in MODELS.items()},
+        "costs": {name: cost(mixer) for name, mixer in COSTED.items()},
+    }
+    json.dump(found, sys.stdout)
