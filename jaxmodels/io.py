@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints import extra, gguf, huggingface, orbax
@@ -28,7 +29,7 @@ from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.checkpoints.manifest import Verification, open_verification, write_manifest
 from jaxmodels.checkpoints.pipeline_index import is_pipeline
-from jaxmodels.checkpoints.placement import check_layers, place
+from jaxmodels.checkpoints.placement import Placed, check_layers, place
 from jaxmodels.checkpoints.ranges import check_infinities, warn_of_non_finite
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
@@ -40,6 +41,8 @@ from jaxmodels.model import Model
 from jaxmodels.models.costs import weight_bytes
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.readers.filling import MASK_TOKEN
+from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
+from jaxmodels.tpu_configs.shardings import Placement
 
 Format = Literal["hf", "orbax"]
 
@@ -54,6 +57,8 @@ def load(
     verify: bool = True,
     adapter: str | Path | Sequence[str | Path] = (),
     progress: huggingface.Progress | None = None,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
 ) -> Any:
     """Reads a checkpoint: a directory in Hugging Face's or our Orbax form, a GGUF file, a bundled name, or a
     hub id. Gives a `Model`, or an `ImageModel` where the directory holds the parts of one.
@@ -71,6 +76,10 @@ def load(
             several, merged in this order. `Model.with_adapter` keeps one apart instead.
         progress: called with the name and bytes of each parameter that has been read; Orbax reads all at
             once.
+        mesh: devices to spread the model over, see `jaxmodels.tpu_configs.mesh.make_mesh`: each is given its
+            slices of the parameters, and the model runs on all of them (see `Model.on_mesh`).
+        rules: which axes of parameters and caches are cut over which axes of the mesh; by default
+            `jaxmodels.tpu_configs.rules.DEFAULT_RULES`.
 
     Names may have another prefix than the family's, as those of a base model or of a part of a larger model
     have. A head that is stored and differs from the embedding is kept, with a warning, whether or not the
@@ -79,7 +88,7 @@ def load(
     Raises:
         CheckpointError: anything missing, corrupt or not understood, or too large for the free memory; the
             message names it.
-        ValueError: an argument of a wrong kind.
+        ValueError: an argument of a wrong kind, or a mesh that does not divide the model.
     """
     check_path("name_or_path", name_or_path)
     wanted = None if dtype is None else floating_dtype("dtype", dtype)
@@ -88,6 +97,7 @@ def load(
     check_boolean("text_only", text_only)
     check_boolean("verify", verify)
     check_progress(progress)
+    placement = _placement(mesh, rules)
     directory = resolve(name_or_path, revision, allow_pickle=allow_pickle)
     adapter_names = _names_of_adapters(adapter)
     if is_pipeline(directory):
@@ -109,18 +119,19 @@ def load(
         verification.check_small()
         if orbax.is_orbax(directory):
             with verification.checking_large():
-                return _read_orbax(directory, wanted, text_only, progress), Verification(())
-        return _open_hf(directory, wanted, allow_pickle, text_only, progress), verification
+                return _read_orbax(directory, wanted, text_only, progress, placement), Verification(())
+        return _open_hf(directory, wanted, allow_pickle, text_only, progress, placement), verification
 
     with told_of(directory):
         adapters = [read_adapter(one, allow_pickle=allow_pickle) for one in adapter_names]
         gguf_file = gguf.find_gguf(directory)
         if gguf_file is not None:
-            opened, verification = _open_gguf(gguf_file, wanted, progress), Verification(())
+            opened, verification = _open_gguf(gguf_file, wanted, progress, placement), Verification(())
         else:
             opened, verification = read_consistently(directory, open_all)
     with verification.checking_large():
-        return _adapted(opened, adapters)
+        model = _adapted(opened, adapters)
+    return model if placement is None else model.on_mesh(placement.mesh, placement.rules)
 
 
 def as_language_model(loaded: Model | ImageModel, name: str | Path) -> Model:
@@ -199,11 +210,19 @@ def save(
         write_manifest(directory)
 
 
-def init(config: Decoder, seed: int = 0, dtype: DTypeLike = jnp.float32) -> Model:
-    """A model with random weights.
+def init(
+    config: Decoder,
+    seed: int = 0,
+    dtype: DTypeLike = jnp.float32,
+    *,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
+) -> Model:
+    """A model with random weights; `mesh` and `rules` are those of `load`.
 
     Raises:
-        ValueError: an argument of a wrong kind, or weights that do not fit into the free memory.
+        ValueError: an argument of a wrong kind, weights that do not fit into the free memory, or a mesh that
+            does not divide the model.
     """
     if not isinstance(config, Decoder):
         raise ValueError(
@@ -211,8 +230,12 @@ def init(config: Decoder, seed: int = 0, dtype: DTypeLike = jnp.float32) -> Mode
         )
     seed = whole("seed", seed)
     held = floating_dtype("dtype", dtype)
-    _check_fits(config, held)
-    return Model(config=config, params=init_params(config.spec(), jax.random.key(seed), held))
+    placement = _placement(mesh, rules)
+    _check_fits(config, held, placement)
+    shardings = None if placement is None else placement.params(config)
+    params = init_params(config.spec(), jax.random.key(seed), held, shardings)
+    model = Model(config=config, params=params)
+    return model if placement is None else model.on_mesh(placement.mesh, placement.rules)
 
 
 @dataclass(frozen=True)
@@ -229,6 +252,7 @@ def _open_hf(
     allow_pickle: bool,
     text_only: bool,
     progress: huggingface.Progress | None,
+    placement: Placement | None,
 ) -> _Opened:
     values = huggingface.read_values(directory, text_only=text_only)
     tensors = huggingface.open_weights(directory, allow_pickle=allow_pickle)
@@ -236,19 +260,31 @@ def _open_hf(
     config, metadata = huggingface.read_config(directory, text_only=text_only)
     placed = place(config, tensors, values, text_only=text_only)
     held = wanted or default_dtype(huggingface.stored_dtype(placed.tensors))
-    _check_fits(placed.config, held)
+    _check_fits(placed.config, held, placement)
     return _Opened(
         _without_params(directory, placed.config, metadata, placed.extra),
-        functools.partial(huggingface.load_params, placed.config, placed.tensors, held, progress=progress),
+        _reader(placed, held, progress, placement),
     )
 
 
-def _open_gguf(path: Path, wanted: np.dtype | None, progress: huggingface.Progress | None) -> _Opened:
+def _reader(
+    placed: Placed, held: np.dtype, progress: huggingface.Progress | None, placement: Placement | None
+) -> Callable[[], Params]:
+    """What reads the parameters of a checkpoint whose tensors have their names in the family's table."""
+    shardings = None if placement is None else placement.params(placed.config)
+    return functools.partial(
+        huggingface.load_params, placed.config, placed.tensors, held, progress=progress, shardings=shardings
+    )
+
+
+def _open_gguf(
+    path: Path, wanted: np.dtype | None, progress: huggingface.Progress | None, placement: Placement | None
+) -> _Opened:
     file = gguf.open_gguf(path)
     values, config, tensors = gguf.open_model(file)
     placed = place(config, tensors, values)
     held = wanted or default_dtype(huggingface.stored_dtype(tensors) if gguf.is_plain(file) else None)
-    _check_fits(placed.config, held)
+    _check_fits(placed.config, held, placement)
     model = Model(
         config=placed.config,
         params={},
@@ -256,19 +292,21 @@ def _open_gguf(path: Path, wanted: np.dtype | None, progress: huggingface.Progre
         generation=gguf.generation_defaults(file).within(config.vocab_size, path),
         extra_tensors=placed.extra,
     )
-    return _Opened(
-        model,
-        functools.partial(huggingface.load_params, placed.config, placed.tensors, held, progress=progress),
-    )
+    return _Opened(model, _reader(placed, held, progress, placement))
 
 
 def _read_orbax(
-    directory: Path, wanted: np.dtype | None, text_only: bool, progress: huggingface.Progress | None
+    directory: Path,
+    wanted: np.dtype | None,
+    text_only: bool,
+    progress: huggingface.Progress | None,
+    placement: Placement | None,
 ) -> _Opened:
     config, metadata = huggingface.read_config(directory, text_only=text_only)
     held = wanted or default_dtype(metadata.get("dtype"))
-    _check_fits(config, held)
-    params = orbax.load_params(config, directory, held)
+    _check_fits(config, held, placement)
+    shardings = None if placement is None else placement.params(config)
+    params = orbax.load_params(config, directory, held, shardings)
     check_infinities(params, held)
     model = _without_params(directory, config, metadata, extra.load(directory))
     return _Opened(model, functools.partial(_reported, params, progress))
@@ -317,11 +355,25 @@ def _names_of_adapters(adapter: str | Path | Sequence[str | Path]) -> list[str |
     return list(names)
 
 
-def _check_fits(config: Decoder, dtype: DTypeLike) -> None:
+def _placement(mesh: Mesh | None, rules: Rules | None) -> Placement | None:
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise ValueError(
+            f"mesh must be a Mesh, as jaxmodels.tpu_configs.mesh.make_mesh gives, got {shown(mesh)}"
+        )
+    if rules is not None and (mesh is None or not isinstance(rules, Rules)):
+        raise ValueError(
+            f"rules must be a jaxmodels.tpu_configs.rules.Rules and come with a mesh, got {shown(rules)} and "
+            f"mesh={shown(mesh)}"
+        )
+    return None if mesh is None else Placement(mesh=mesh, rules=rules or DEFAULT_RULES)
+
+
+def _check_fits(config: Decoder, dtype: DTypeLike, placement: Placement | None = None) -> None:
+    whole_bytes = weight_bytes(config, dtype)
     check_fits(
         f"a {jnp.dtype(dtype).name} model of {len(config.blocks)} layers (num_hidden_layers) of width "
         f"{config.d_model} (hidden_size) with {config.vocab_size} tokens (vocab_size)",
-        weight_bytes(config, dtype),
+        whole_bytes if placement is None else placement.weight_bytes(config, dtype),
     )
 
 

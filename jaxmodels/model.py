@@ -1,15 +1,18 @@
 """`Model`: a configuration, its parameters and a tokenizer, with the calls that most users need."""
 
+import contextlib
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -38,6 +41,10 @@ from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.mtp import MTPHead
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.recommended import recommended
+from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
+from jaxmodels.tpu_configs.shardings import Placement
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +94,8 @@ class Model:
     where it holds nothing else. They stay in the files they came from and are read when they are saved.
     kept: the base and the adapters of a model that `with_adapter` gave, None for others. runner: where the
     programs of `generate` and `stream` come from, see `jaxmodels.artefacts.compiled`.
+    mesh: the devices that the parameters are spread over, and that all calls run on; None for one device.
+    rules: how parameters and caches are spread over them.
     """
 
     config: LanguageModel
@@ -97,6 +106,8 @@ class Model:
     extra_tensors: TensorReader | None = field(default=None, repr=False)
     kept: KeptAdapters | None = field(default=None, repr=False)
     runner: Runner = field(default=TRACED, repr=False)
+    mesh: Mesh | None = None
+    rules: Rules = field(default=DEFAULT_RULES, repr=False)
 
     def __post_init__(self) -> None:
         """Raises ValueError where a field is of another kind; the calls look at `params` and `prompts`."""
@@ -105,6 +116,8 @@ class Model:
             "tokenizer": (Tokenizer | None, "a jaxmodels.checkpoints.Tokenizer or None"),
             "generation": (GenerationDefaults, "a GenerationDefaults"),
             "metadata": (Mapping, "a mapping"),
+            "mesh": (Mesh | None, "a Mesh, as jaxmodels.tpu_configs.mesh.make_mesh gives, or None"),
+            "rules": (Rules, "a jaxmodels.tpu_configs.rules.Rules"),
         }
         for name, (kind, what) in kinds.items():
             if not isinstance(getattr(self, name), kind):
@@ -124,6 +137,35 @@ class Model:
                 f"config is a {type(self.config).__name__}, which has no form in checkpoints; a Decoder has"
             )
         return self.config
+
+    def on_mesh(self, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> "Model":
+        """This model spread over the devices of a mesh; `load` with a mesh reads one that no device holds.
+
+        Key/value heads that the mesh does not divide are repeated, in `config` and `params`, so that each
+        device has those that its query heads read. Of adapters the one in use is merged, and none is kept.
+
+        Raises:
+            ValueError: the mesh does not divide the model; the message names the parameter, its axis, the
+                mesh axis and both sizes.
+        """
+        placement = Placement(mesh=mesh, rules=rules)
+        return replace(
+            self,
+            config=placement.fitted(self.config),
+            params=placement.placed(self.config, self.params),
+            kept=None,
+            mesh=mesh,
+            rules=rules,
+        )
+
+    @property
+    def placement(self) -> Placement | None:
+        """The mesh with the rules, None without a mesh."""
+        return None if self.mesh is None else Placement(mesh=self.mesh, rules=self.rules)
+
+    def _on_mesh(self) -> AbstractContextManager[Any]:
+        """Within it, programs are traced for the mesh."""
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
     @functools.cached_property
     def mtp(self) -> tuple[MTPHead, Params]:
@@ -200,7 +242,10 @@ class Model:
                 raise ValueError(f"tokens must be int[B, S], got {host.dtype}{list(host.shape)}")
             tokens = encode_prompts(host, None, self.config.vocab_size).tokens
         check_params(self.config.spec(), self.params)
-        return _forward(self.params, jnp.asarray(tokens), config=self.config)
+        if isinstance(tokens, jax.core.Tracer):  # the mesh is that of the program around
+            return _forward(self.params, tokens, config=self.config)
+        with self._on_mesh():
+            return _forward(self.params, jnp.asarray(tokens), config=self.config)
 
     def generate(
         self,
@@ -237,7 +282,8 @@ class Model:
         began = time.perf_counter()
         strategy = self._strategy(strategy, max_new_tokens)
         ready = self._plan(prompts, max_new_tokens, strategy, stop_tokens, stop_strings, seed, capacity)
-        result = run(self.config, self.params, strategy, ready, self.runner)
+        with self._on_mesh():
+            result = run(self.config, self.params, strategy, ready, self.runner)
         counters = {name: int(values.sum()) for name, values in result.counters.items()}
         calls = counters.get("calls", 0)
         stats = Stats(
@@ -287,7 +333,8 @@ class Model:
         ready = self._plan(prompt, max_new_tokens, strategy, stop_tokens, stop_strings, seed, capacity)
         if ready.request.tokens.shape[0] != 1:
             raise ValueError(f"stream takes one prompt, got {ready.request.tokens.shape[0]}; use generate")
-        results = stream(self.config, self.params, strategy, ready, chunk, self.runner)
+        steps = stream(self.config, self.params, strategy, ready, chunk, self.runner)
+        results = _within(self._on_mesh, steps)
         decoder = self.tokenizer.stream(hidden=self.generation.eos_token_ids)
         return stream_text(results, CutText(decoder, self._stop_strings(stop_strings)))
 
@@ -308,7 +355,8 @@ class Model:
         """
         check_params(self.config.spec(), self.params)
         rows = encode_prompts(texts, self.tokenizer, self.config.vocab_size)
-        return fill_masks(self.decoder, self.params, rows, self.tokenizer, top_k)
+        with self._on_mesh():
+            return fill_masks(self.decoder, self.params, rows, self.tokenizer, top_k)
 
     def recommended_strategy(self) -> Autoregressive:
         """Sequential decoding with the settings that the checkpoint recommends.
@@ -352,6 +400,7 @@ class Model:
             seed=seed,
             capacity=capacity,
             runner=self.runner,
+            placement=self.placement,
         )
 
     def _stop_strings(self, given: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -368,6 +417,17 @@ class Model:
             return None
         ends = self.generation.eos_token_ids
         return _stop_table(_Same(self.tokenizer), strings, ends, self.config.vocab_size)
+
+
+def _within(context: Callable[[], AbstractContextManager[Any]], items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each made within the context, which does not last from one to the next."""
+    while True:
+        with context():
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
 
 
 @dataclass(frozen=True, eq=False)

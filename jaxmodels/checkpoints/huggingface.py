@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from jaxmodels.checkpoints.safetensors_io import (
     TensorToWrite,
     write_tensors,
 )
+from jaxmodels.checkpoints.sharded_leaves import ShardedLeaves
 from jaxmodels.checkpoints.unreadable import check_readable
 from jaxmodels.layers.spec import Params, ParamTree, param_dtype, unflatten, walk
 from jaxmodels.models.decoder import Decoder
@@ -127,18 +128,24 @@ def stored_dtype(tensors: TensorReader) -> str:
 
 
 def load_params(
-    config: Decoder, tensors: TensorReader, dtype: DTypeLike, *, progress: Progress | None = None
+    config: Decoder,
+    tensors: TensorReader,
+    dtype: DTypeLike,
+    *,
+    progress: Progress | None = None,
+    shardings: Params | None = None,
 ) -> Params:
     """All parameters of `config`, read in file order; at most one tensor is held twice.
 
     Parameters whose spec pins a dtype keep that one. `tensors` are those that `place` gives. `progress` hears
-    of each tensor, in bytes of memory.
+    of each tensor, in bytes of memory. With `shardings`, a tree like the parameters', each device is given
+    its slice of a tensor alone, and of tensors that are mapped from files no more is read.
 
     Raises:
         CheckpointError: a tensor cannot be read, or holds numbers beyond the range of `dtype`.
     """
     expected = FAMILIES[str(config.family)].tensors(config)
-    return read_params(expected, config.spec(), tensors, dtype, progress=progress)
+    return read_params(expected, config.spec(), tensors, dtype, progress=progress, shardings=shardings)
 
 
 def read_params(
@@ -148,13 +155,18 @@ def read_params(
     dtype: DTypeLike,
     *,
     progress: Progress | None = None,
+    shardings: Params | None = None,
 ) -> Params:
     """All parameters of `spec` from the tensors of any family's model; see `load_params`.
 
     expected: the tensors of the checkpoint by name, as `Family.tensors` gives them; `tensors` has no others.
     """
     with copying_threads() as threads:
-        leaves = _Leaves(dtype, threads)
+        leaves: Leaves
+        if shardings is None:
+            leaves = _Leaves(dtype, threads)
+        else:
+            leaves = ShardedLeaves(dtype, threads, dict(walk(shardings)))
         for name, info in tensors.infos.items():
             tensor = tensors.read(name)
             for wanted in {param_dtype(part.param, dtype) for part in expected[name].parts}:
@@ -237,6 +249,17 @@ def save_params(
     if max_shard_bytes is None:
         return write_tensors(directory, to_write)
     return write_tensors(directory, to_write, max_shard_bytes)
+
+
+class Leaves(Protocol):
+    """Parameters by path, as a checkpoint's tensors fill them."""
+
+    @property
+    def done(self) -> dict[str, jax.Array]:
+        """Those that are whole, on their devices."""
+
+    def fill(self, part: Part, tensor: np.ndarray) -> int:
+        """Puts a part of a tensor where it belongs; gives its bytes."""
 
 
 @dataclass(frozen=True)

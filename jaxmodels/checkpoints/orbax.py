@@ -39,8 +39,11 @@ def save_params(params: Params, directory: Path) -> None:
         checkpointer.wait_until_finished()
 
 
-def load_params(config: Decoder, directory: Path, dtype: DTypeLike) -> Params:
-    """Reads the parameters of `config`, cast to `dtype` where the spec pins none, to the default device.
+def load_params(
+    config: Decoder, directory: Path, dtype: DTypeLike, shardings: Params | None = None
+) -> Params:
+    """Reads the parameters of `config`, cast to `dtype` where the spec pins none, to the default device or,
+    with a tree of `shardings`, each slice to its own.
 
     The devices that they were saved from need not exist.
 
@@ -51,8 +54,9 @@ def load_params(config: Decoder, directory: Path, dtype: DTypeLike) -> Params:
     spec = config.spec()
     stored = _check_stored(config, path)
     default_device = jnp.zeros(()).sharding
+    places = {} if shardings is None else dict(walk(shardings))
     wanted = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=default_device)
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places.get(name, default_device))
         for name, leaf in walk(abstract_params(spec, dtype))
     }
     try:

@@ -1,9 +1,10 @@
 """The compiled programs around a strategy: the whole generation as one, or a prefill and chunks of steps."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from jaxmodels.decoding.programs import bounded_jit
@@ -64,8 +65,30 @@ def advance(
     return lax.while_loop(unfinished, lambda c: strategy.step(config, params, request, c), carry)
 
 
-@bounded_jit(static_argnames=("config", "batch", "capacity", "dtype"))
-def allocate(*, config: LanguageModel, batch: int, capacity: int, dtype: str) -> Cache:
-    """An empty cache as distinct, donatable buffers."""
+class PlacesCaches(Protocol):
+    """Knows where the caches of models lie on a mesh. Implementations are hashable: static in programs."""
+
+    def __hash__(self) -> int: ...
+
+    def cache(self, config: Any, batch: int, capacity: int, dtype: DTypeLike) -> Any:
+        """The sharding of each array of what ``config.init_cache(batch, capacity, dtype)`` makes."""
+
+    def cache_bytes(self, config: Any, batch: int, capacity: int, dtype: DTypeLike) -> int:
+        """Bytes of the cache in one memory."""
+
+
+@bounded_jit(static_argnames=("config", "batch", "capacity", "dtype", "placement"))
+def allocate(
+    *,
+    config: LanguageModel,
+    batch: int,
+    capacity: int,
+    dtype: str,
+    placement: PlacesCaches | None = None,
+) -> Cache:
+    """An empty cache as distinct, donatable buffers, on the default device or where `placement` says."""
+    cache = config.init_cache(batch, capacity, jnp.dtype(dtype))
+    if placement is not None:
+        cache = lax.with_sharding_constraint(cache, placement.cache(config, batch, capacity, dtype))
     # Without the barrier XLA may back equal constants by one buffer, which cannot be donated twice.
-    return lax.optimization_barrier(config.init_cache(batch, capacity, jnp.dtype(dtype)))
+    return lax.optimization_barrier(cache)

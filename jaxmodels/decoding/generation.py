@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
+from jaxmodels.decoding.driver import PlacesCaches
 from jaxmodels.decoding.processors.token_ids import check_vocabulary
 from jaxmodels.decoding.prompts import PromptBatch
 from jaxmodels.decoding.runners import TRACED, Runner
@@ -79,8 +81,9 @@ def plan(
     seed: int,
     capacity: int | None,
     runner: Runner = TRACED,
+    placement: PlacesCaches | None = None,
 ) -> Plan:
-    """Chooses sizes that `runner` has programs for and builds the request.
+    """Chooses sizes that `runner` has programs for and builds the request, the cache where `placement` says.
 
     Raises:
         ValueError: a stop token or one that the strategy names outside the vocabulary, more tokens (with the
@@ -104,13 +107,16 @@ def plan(
     stop = np.full(-(-max(len(stop_tokens), 1) // STOP_SLOTS) * STOP_SLOTS, -1, np.int32)
     stop[: len(stop_tokens)] = list(stop_tokens)
     dtype = str(config.dtype_of(params))
-    sizes = _cache_bytes(config, dtype)
     rows, of = batch, "prompts"
     if isinstance(strategy, Branching):
         rows, of = batch * strategy.samples, f"{strategy.samples} samples of each prompt"
+    if placement is None:
+        sizes = _cache_bytes(config, dtype)
+        needed = rows * (sizes.per_row + capacity * sizes.per_token)
+    else:
+        needed = placement.cache_bytes(config, rows, capacity, dtype)
     check_fits(
-        f"a cache of {rows} rows ({of}) and {capacity} slots (capacity: prompt and max_new_tokens)",
-        rows * (sizes.per_row + capacity * sizes.per_token),
+        f"a cache of {rows} rows ({of}) and {capacity} slots (capacity: prompt and max_new_tokens)", needed
     )
     window = strategy.lookahead + 1
     check_fits(
@@ -126,7 +132,7 @@ def plan(
         keys=runner.keys(seed, batch),
         stop_table=None if stop_table is None else jnp.asarray(stop_table),
     )
-    cache = runner.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype)
+    cache = runner.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype, placement=placement)
     return Plan(request=request, cache=cache, max_new=max_new_tokens, new_slots=chosen.new, capacity=capacity)
 
 
@@ -234,6 +240,7 @@ def stream_text(results: Iterator[Generated], decoder: TextDecoder) -> Iterator[
 
 
 def _to_host(output: Output, max_new: int) -> Generated:
+    output = jax.tree.map(_whole, output)
     _check_choices(np.asarray(output.stuck), np.asarray(output.lengths))
     log_probs = output.log_probs
     if log_probs is not None:
@@ -245,6 +252,13 @@ def _to_host(output: Output, max_new: int) -> Generated:
         log_probs=log_probs,
         counters={name: np.asarray(values) for name, values in output.counters.items()},
     )
+
+
+def _whole(array: jax.Array) -> Any:
+    """The array, or what it holds on the devices of all processes where this one has a part of it."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return array
+    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def _check_choices(stuck: np.ndarray, lengths: np.ndarray) -> None:

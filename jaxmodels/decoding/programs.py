@@ -35,7 +35,8 @@ class BoundedJit:
         leaves, structure = jax.tree.flatten(arguments)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return self._plain(*arguments, **named)  # part of another program
-        key = (self._function, structure, tuple(map(_kind, leaves)), tuple(sorted(named.items())))
+        mesh = jax.sharding.get_abstract_mesh()  # by which layers are traced
+        key = (self._function, structure, tuple(map(_kind, leaves)), tuple(sorted(named.items())), mesh)
         if key not in _programs:
             _programs[key] = self._jitted()
         _programs.move_to_end(key)

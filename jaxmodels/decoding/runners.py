@@ -45,7 +45,10 @@ class Runner(Protocol):
     def keys(self, seed: int, batch: int) -> jax.Array:
         """A random key for each row."""
 
-    def allocate(self, *, config: LanguageModel, batch: int, capacity: int, dtype: str) -> Cache: ...
+    def allocate(
+        self, *, config: LanguageModel, batch: int, capacity: int, dtype: str,
+        placement: driver.PlacesCaches | None,
+    ) -> Cache: ...  # fmt: skip
 
     def start(
         self, params: Params, request: Request, cache: Cache, strategy: Strategy, *, config: LanguageModel,

@@ -6,7 +6,7 @@ nested dict with arrays at the leaves. A path such as ``"blocks/3/mixer/w_out"``
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -143,17 +143,29 @@ def param_dtype(param: "Param | Buffer", dtype: DTypeLike) -> np.dtype:
     return np.dtype(jnp.dtype(param.dtype or dtype))
 
 
-def init_params(spec: ParamTree, key: jax.Array, dtype: DTypeLike = jnp.float32) -> Params:
-    """Draws every parameter of `spec`. Each leaf's key depends on its path alone, not on its siblings."""
+def init_params(
+    spec: ParamTree, key: jax.Array, dtype: DTypeLike = jnp.float32, shardings: Params | None = None
+) -> Params:
+    """Draws every parameter of `spec`. Each leaf's key depends on its path alone, not on its siblings.
+
+    With `shardings`, a tree like `spec`, each is drawn where it belongs, with the same values.
+    """
+    places = {} if shardings is None else dict(walk(shardings))
 
     def draw(path: str, param: Param) -> jax.Array:
-        return _draw(key, np.uint32(_stable_hash(path)), param.init, param.shape, param_dtype(param, dtype))
+        number = np.uint32(_stable_hash(path))
+        drawn = _drawing(places.get(path))
+        return drawn(key, number, init=param.init, shape=param.shape, dtype=param_dtype(param, dtype))
 
     return unflatten({path: draw(path, param) for path, param in walk(spec)}, spec)
 
 
 # One program for all parameters of a kind: a single one for a deep model would take long to compile.
-@functools.partial(jax.jit, static_argnames=("init", "shape", "dtype"))
+@functools.cache
+def _drawing(sharding: jax.sharding.Sharding | None) -> Callable[..., jax.Array]:
+    return jax.jit(_draw, static_argnames=("init", "shape", "dtype"), out_shardings=sharding)
+
+
 def _draw(
     key: jax.Array, number: np.uint32, init: Initializer, shape: tuple[int, ...], dtype: np.dtype
 ) -> jax.Array:

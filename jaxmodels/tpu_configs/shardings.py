@@ -1,0 +1,143 @@
+"""Where the parameters and caches of a model lie on a mesh, from their logical axes alone.
+
+Meshes of real devices, of the devices that a TPU topology describes, and `jax.sharding.AbstractMesh` all do.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+
+from jaxmodels.layers.spec import Buffer, Param, Params, param_dtype, unflatten, walk
+from jaxmodels.models.costs import Specified
+from jaxmodels.tpu_configs.repeated_heads import Config, repeated_params, with_repeated_kv_heads
+from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
+
+AnyMesh: TypeAlias = Mesh | AbstractMesh
+
+
+@runtime_checkable
+class Describing(Protocol):
+    """A model that describes its cache before it makes one."""
+
+    def cache_spec(self, batch: int, capacity: int) -> Any:
+        """What `init_cache` makes, with a `Buffer` in the place of each array."""
+
+
+def param_shardings(config: Specified, mesh: AnyMesh, rules: Rules = DEFAULT_RULES) -> Params:
+    """The sharding of each parameter of `config`, in the tree of its `spec()`.
+
+    Raises:
+        ValueError: a dimension that the mesh does not divide; the message names the parameter, the logical
+            and the mesh axis, and both sizes.
+    """
+    spec = config.spec()
+    return unflatten(
+        {path: _sharding(f"parameter {path!r}", param, mesh, rules) for path, param in walk(spec)}, spec
+    )
+
+
+def cache_shardings(
+    config: Any,
+    mesh: AnyMesh,
+    rules: Rules = DEFAULT_RULES,
+    batch: int = 1,
+    capacity: int = 1,
+    dtype: DTypeLike = jnp.float32,
+) -> Any:
+    """The sharding of each array of the cache that ``config.init_cache(batch, capacity, dtype)`` makes.
+
+    The cache of a model that does not describe it is whole on every device.
+
+    Raises:
+        ValueError: as `param_shardings`, of the cache's arrays.
+    """
+    if not isinstance(config, Describing):
+        cache = jax.eval_shape(functools.partial(config.init_cache, batch, capacity, dtype))
+        return jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec()), cache)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _sharding(f"the cache's {_readable(path)}", leaf, mesh, rules),
+        config.cache_spec(batch, capacity),
+    )
+
+
+def bytes_per_device(leaves: Any, shardings: Any, dtype: DTypeLike) -> int:
+    """Bytes on each device of a tree of `Param` or `Buffer`, cut as the tree of `shardings` says."""
+
+    def size(leaf: Param | Buffer, sharding: NamedSharding) -> int:
+        return math.prod(sharding.shard_shape(leaf.shape)) * param_dtype(leaf, dtype).itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(size, leaves, shardings)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """A mesh, and the rules by which models and their caches lie on it."""
+
+    mesh: Mesh
+    rules: Rules = DEFAULT_RULES
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Devices along each axis of the mesh."""
+        return dict(self.mesh.shape)
+
+    def fitted(self, config: Config) -> Config:
+        """The model with its key/value heads repeated until the mesh divides them; see
+        `with_repeated_kv_heads`."""
+        devices = math.prod(self.sizes[axis] for axis in self.rules.axes("kv_heads"))
+        return with_repeated_kv_heads(config, devices)
+
+    def params(self, config: Specified) -> Params:
+        """See `param_shardings`."""
+        return param_shardings(config, self.mesh, self.rules)
+
+    def placed(self, config: Specified, params: Params) -> Params:
+        """The parameters of `config`, in memory or on another mesh, as those of ``fitted(config)`` where they
+        belong. Arrays that lie there already are shared."""
+        wider = self.fitted(config)
+        if wider is not config:
+            params = repeated_params(config, wider, params)
+        places = dict(walk(self.params(wider)))
+        return unflatten({path: jax.device_put(leaf, places[path]) for path, leaf in walk(params)}, params)
+
+    def cache(self, config: Any, batch: int, capacity: int, dtype: DTypeLike) -> Any:
+        """See `cache_shardings`."""
+        return cache_shardings(config, self.mesh, self.rules, batch, capacity, dtype)
+
+    def rows(self, batch: int) -> NamedSharding:
+        """The sharding of what has one entry, or one array, for each row of a batch."""
+        return NamedSharding(self.mesh, self.rules.partition("a batch", (batch,), ("batch",), self.sizes))
+
+    def weight_bytes(self, config: Specified, dtype: DTypeLike) -> int:
+        """Bytes of the parameters in the memory of one device, or of all that share this machine's."""
+        return self._shared * bytes_per_device(config.spec(), self.params(config), dtype)
+
+    def cache_bytes(self, config: Any, batch: int, capacity: int, dtype: DTypeLike) -> int:
+        """The same of a cache; 0 for a model that does not describe it."""
+        if not isinstance(config, Describing):
+            return 0
+        shardings = self.cache(config, batch, capacity, dtype)
+        return self._shared * bytes_per_device(config.cache_spec(batch, capacity), shardings, dtype)
+
+    @property
+    def _shared(self) -> int:
+        """How many devices of the mesh have one memory: on CPU all of the process's, elsewhere one."""
+        return len(self.mesh.local_devices) if jax.default_backend() == "cpu" else 1
+
+
+def _sharding(name: str, leaf: Param | Buffer, mesh: AnyMesh, rules: Rules) -> NamedSharding:
+    return NamedSharding(mesh, rules.partition(name, leaf.shape, leaf.axes, dict(mesh.shape)))
+
+
+def _readable(path: tuple[Any, ...]) -> str:
+    """A place in a tree such as "layers/0/keys"."""
+    parts = (
+        getattr(key, "name", None) or getattr(key, "key", None) or getattr(key, "idx", "") for key in path
+    )
+    return "/".join(map(str, parts))
