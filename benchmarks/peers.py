@@ -115,7 +115,7 @@ class Transformers:
 
     @torch.inference_mode()
     def logits(self) -> np.ndarray:
-        return self.model(self._tokens()).logits[0, -1].numpy()
+        return self.model(self._tokens()).logits[0, -1].float().cpu().numpy()
 
     def greedy(self, count: int) -> list[int]:
         return self._generate(count)[0, len(self.prompt) :].tolist()
@@ -123,11 +123,13 @@ class Transformers:
     def clocks(self) -> Mapping[str, Callable[[], float]]:
         self._generate(2)
         return {
-            "forward, last logits": lambda: seconds(lambda: self._forward(self._tokens(), None)),
+            "forward, last logits": lambda: seconds(
+                lambda: self._waited(self._forward(self._tokens(), None))
+            ),
             "forward": lambda: seconds(self.logits),
             "steps in a bare loop": self._time_loop,
-            "generate 1": lambda: seconds(lambda: self._generate(1)),
-            "generate all": lambda: seconds(lambda: self._generate(self.new)),
+            "generate 1": lambda: seconds(lambda: self._waited(self._generate(1))),
+            "generate all": lambda: seconds(lambda: self._waited(self._generate(self.new))),
         }
 
     def speed(self, medians: Mapping[str, float]) -> Speed:
@@ -139,7 +141,7 @@ class Transformers:
         )
 
     def _tokens(self) -> torch.Tensor:
-        return torch.from_numpy(self.prompt[None].astype(np.int64))
+        return torch.from_numpy(self.prompt[None].astype(np.int64)).to(self.model.device)
 
     @torch.inference_mode()
     def _forward(self, tokens: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
@@ -148,6 +150,12 @@ class Transformers:
         out = self.model(tokens, use_cache=True, logits_to_keep=1, **{name: cache})
         return out.logits[:, -1:].argmax(-1), out[name]
 
+    def _waited(self, result: Any) -> Any:
+        """`result` once an accelerator has computed it."""
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return result
+
     def _time_loop(self) -> float:
         token, cache = self._forward(self._tokens(), None)
 
@@ -155,6 +163,7 @@ class Transformers:
             last = token
             for _ in range(self.new - 1):
                 last, _ = self._forward(last, cache)
+            self._waited(last)
 
         return seconds(steps)
 

@@ -161,6 +161,22 @@ SHAPES: Mapping[str, dict[str, Any]] = {
     "llama-500m": LLAMA_500M,
 }
 
+# What benchmarks of accelerators run: published sizes.
+ACCELERATOR: Mapping[str, dict[str, Any]] = {
+    "mamba2-130m": MAMBA2_130M,
+    "qwen3-0.6b": QWEN3_100M
+    | {
+        "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+    },
+    "mamba2-2.7b": MAMBA2_130M | {"hidden_size": 2560, "num_hidden_layers": 64, "num_heads": 80},
+    "qwen3-8b": QWEN3_100M
+    | {
+        "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+
 _TINY = {
     "mamba2": {
         "hidden_size": 64, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 16, "state_size": 32,
@@ -200,7 +216,7 @@ _TINY = {
 
 def shape(name: str, *, tiny: bool, layers: int | None = None) -> dict[str, Any]:
     """A shape by name, with fewer layers if asked; `tiny` gives the family's toy for trying a script."""
-    values = dict(SHAPES[name])
+    values = dict({**ACCELERATOR, **SHAPES}[name])
     if tiny:
         return values | _TINY[values["model_type"]]
     return values if layers is None else values | {"num_hidden_layers": layers}
