@@ -1,4 +1,6 @@
-"""Windows split over four devices beside the same on one, in a process that has four; prints JSON.
+"""Windows and canvases split over four devices beside the same on one, in a process that has four.
+
+Prints JSON.
 
 For each model the largest differences, relative to the largest number, by what differs: what its blocks make
 of two windows and what its layers keep of them. For each kind of mixer what a device computes, and what it is
@@ -16,6 +18,8 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 import jax
 import jax.numpy as jnp
 import numpy as np
+from denoiser_models import condition_of, times_of
+from diffusion_models import denoiser_of
 from jax.sharding import AxisType
 from model_helpers import (
     attention,
@@ -32,11 +36,17 @@ from model_helpers import (
     ssd,
 )
 
+from jaxmodels.decoding.diffusion.driver import Asked, Denoise
+from jaxmodels.decoding.diffusion.guidance import CFG
+from jaxmodels.decoding.diffusion.noise import Injected
+from jaxmodels.decoding.diffusion.samplers import DDIM
+
 MODELS = {
     "attention": decoder(attention(), attention(sliding_window=20, sink_logits=True), latent()),
     "recurrent": decoder(ssd(), mamba(), delta(), rglru()),
     "other": decoder(delta(decay_rank=3, num_key_heads=4, conv_width=3), short_conv(), lightning()),
 }
+DENOISERS = ("SD3Transformer2DModel", "SanaTransformer2DModel")
 COSTED = {"attention": attention(), "ssd": ssd(), "delta": delta(), "mamba": mamba()}
 WINDOW = 32  # tokens, eight for each device
 COLLECTIVE = re.compile(r"(all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter)(-start)?\(")
@@ -60,16 +70,52 @@ def differences(config):
 
     lengths = jnp.asarray([WINDOW, WINDOW - 13])
     arguments = random_params(config.spec()), draw_tokens(2, 2 * WINDOW), lengths
-    arguments = *arguments, config.init_cache(2, 80)
-    expected = quick_jit(windows)(*arguments)
-    with jax.set_mesh(mesh()):
-        ours = quick_jit(windows)(*arguments)
+    return farthest(windows, *arguments, config.init_cache(2, 80))
 
-    def apart(a, b):
+
+def differences_of_denoiser(name):
+    """Of one step, for two canvases of 8 x 8 patches."""
+    config, params = denoiser_of(name)
+    size = 8 * config.projections.patch
+    canvases = np.random.default_rng(0).standard_normal((2, size, size, config.projections.in_channels))
+
+    def step(params, x, t, condition):
+        return {"prediction": config.denoise(params, x, t, condition).prediction}
+
+    return farthest(step, params, jnp.float32(canvases), times_of(name, 0.3, 0.7), condition_of(name))
+
+
+def differences_of_run(name):
+    """Of a run of three steps with guidance, from the same noise."""
+    config, params = denoiser_of(name, out_channels=8)
+    canvas = (2, 8 * config.projections.patch, 8 * config.projections.patch, config.projections.in_channels)
+    noise = Injected(jnp.float32(np.random.default_rng(0).standard_normal(canvas)))
+    policy = Denoise(sampler=DDIM(), steps=3, guidance=CFG(2.0))
+
+    def run(params):
+        return policy.run(config, params, Asked(noise, jnp.asarray([3, 7]), jnp.asarray([1000, 1000])))
+
+    expected = run(params)
+    with jax.set_mesh(mesh()):
+        ours = run(params)
+    return apart({"latents": ours.latents}, {"latents": expected.latents})
+
+
+def farthest(function, *arguments):
+    expected = quick_jit(function)(*arguments)
+    with jax.set_mesh(mesh()):
+        ours = quick_jit(function)(*arguments)
+    return apart(ours, expected)
+
+
+def apart(ours, expected):
+    """How far each array lies from the other, by its path."""
+
+    def far(a, b):
         a, b = np.asarray(a), np.asarray(b)
         return float(np.abs(a - b).max() / max(1, np.abs(b).max()))
 
-    far = jax.tree.map(apart, ours, expected)
+    far = jax.tree.map(far, ours, expected)
     return {jax.tree_util.keystr(path): value for path, value in jax.tree_util.tree_leaves_with_path(far)}
 
 
@@ -97,7 +143,11 @@ def cost(mixer, size=128):
 
 if __name__ == "__main__":
     found = {
-        "differences": {name: differences(config) for name, config in MODELS.items()},
+        "differences": {
+            **{name: differences(config) for name, config in MODELS.items()},
+            **{name: differences_of_denoiser(name) for name in DENOISERS},
+            "run": differences_of_run("DiTTransformer2DModel"),
+        },
         "costs": {name: cost(mixer) for name, mixer in COSTED.items()},
     }
     json.dump(found, sys.stdout)

@@ -26,6 +26,15 @@ def test_devices_that_share_windows_find_what_one_finds(found, model):
     assert {path: far for path, far in differences.items() if not far < 1e-5} == {}
 
 
+@pytest.mark.parametrize("denoiser", ["SD3Transformer2DModel", "SanaTransformer2DModel"])
+def test_devices_that_share_a_canvas_predict_what_one_predicts(found, denoiser):
+    assert found["differences"][denoiser]["['prediction']"] < 1e-5
+
+
+def test_a_run_of_denoising_is_that_of_one_device(found):
+    assert found["differences"]["run"]["['latents']"] < 1e-5
+
+
 @pytest.mark.parametrize(
     ("mixer", "sent"),
     [

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.patches import patch_grid, patchify, unpatchify
+from jaxmodels.layers.sequence_parts import split
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 
 
@@ -53,9 +54,12 @@ class PatchProjections:
         return patch_grid(x.shape[1], x.shape[2], self.patch)
 
     def embed(self, params: Params, x: Float[Array, "B H W C"]) -> Float[Array, "B S D"]:
-        """Each patch of the canvas as a token, without its position."""
+        """Each patch of the canvas as a token, without its position.
+
+        Devices that share a sequence share the patches from here on, see `jaxmodels.layers.sequence_parts`.
+        """
         w = params["patches"]["w"]
-        patches = patchify(x.astype(w.dtype), self.patch)
+        patches = split(patchify(x.astype(w.dtype), self.patch))
         return linear(patches, w.reshape(self.d_model, -1)) + params["patches"]["b"]
 
     def predict(
