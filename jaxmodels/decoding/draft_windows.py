@@ -15,7 +15,7 @@ from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Sampler
 from jaxmodels.decoding.strategy import Output, Request, emit, has_choice, record_also, row_keys, tally
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.language_model import Cache, LanguageModel, Pending
+from jaxmodels.models.language_model import Cache, LanguageModel, Pending, WindowReader
 from jaxmodels.models.prefill import prefill_with_taps
 
 COUNTERS = ("calls", "drafted", "accepted")
@@ -52,7 +52,7 @@ def in_rows_that_run(output: Output, size: Int[Array, ""] | int) -> Int[Array, "
 
 
 def settle(
-    config: LanguageModel,
+    reader: WindowReader,
     request: Request,
     output: Output,
     pending: Pending,
@@ -67,6 +67,7 @@ def settle(
     """Emits and commits the first ``count[b]`` of `tokens`, the successors of the window's.
 
     Args:
+        reader: what scored the window.
         count: at least 1, and 0 in rows that are done.
         logits: the model's at each window token, of which `tokens` are the verdict.
         chosen: see `emit`.
@@ -83,7 +84,7 @@ def settle(
     newest = jnp.take_along_axis(tokens, jnp.maximum(count - 1, 0)[:, None], axis=1)[:, 0]
     output = replace(emitted, steps=output.steps + 1, counters=counters)
     # A window of one token is settled as its row runs, and nothing is replayed.
-    cache = config.commit(pending) if tokens.shape[1] == 1 else config.commit(pending, count, path)
+    cache = reader.commit(pending) if tokens.shape[1] == 1 else reader.commit(pending, count, path)
     return newest, cache, output
 
 

@@ -33,7 +33,7 @@ from jaxmodels.decoding.strategy import Output, Request, check_options, check_po
 from jaxmodels.decoding.trees import Tree, depths
 from jaxmodels.layers.masks import CAUSAL, MaskLike
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.language_model import Cache, LanguageModel, Pending
+from jaxmodels.models.language_model import Cache, LanguageModel, Pending, WindowReader
 from jaxmodels.models.scored import Scored
 from jaxmodels.pytrees import register_dataclass
 
@@ -136,9 +136,10 @@ class Speculative:
     ) -> SpeculativeCarry:
         drafter = self.drafter
         around = self._round(config, params, request, carry)
+        reader: WindowReader = config
         cache = carry.cache
         if isinstance(drafter, DraftsOnCache):
-            proposal, pending_drafts, cache = drafter.propose_on(carry.drafts, around, cache)
+            proposal, pending_drafts, reader, cache = drafter.propose_on(carry.drafts, around, cache)
         else:
             proposal, pending_drafts = drafter.propose(carry.drafts, around)
         if proposal.tree is not None:  # of a drafter that does not say what it obeys
@@ -146,23 +147,27 @@ class Speculative:
         proposal = replace(proposal, count=jnp.minimum(proposal.count, around.limit))
         if isinstance(self.length, Sharing):
             proposal = replace(proposal, count=self.length.share(proposal))
-        given = _Verified(cache, carry.token, carry.output, self._no_verdict(around, proposal, carry))
+        verdict = self._no_verdict(reader, around, proposal, cache)
+        given = _Verified(cache, carry.token, carry.output, verdict)
         sizes = self._sizes(proposal)
         if len(sizes) == 1:
-            verified = self._verify(around, proposal, given)
+            verified = self._verify(reader, around, proposal, given)
         else:
             verified = run_rung(
                 sizes,
                 proposal,
                 around.keys,
-                lambda cut, keys, state: self._verify(replace(around, keys=keys), cut, state),
+                lambda cut, keys, state: self._verify(reader, replace(around, keys=keys), cut, state),
                 given,
             )
-        verdict = verified.verdict
-        drafts = drafter.settle(pending_drafts, around, verdict)
+        verdict, cache = verified.verdict, verified.cache
+        if isinstance(drafter, DraftsOnCache):
+            drafts, cache = drafter.settle_on(pending_drafts, around, verdict, cache)
+        else:
+            drafts = drafter.settle(pending_drafts, around, verdict)
         length = self.length.update(carry.length, proposal.count, jnp.maximum(verdict.count - 1, 0))
         return SpeculativeCarry(
-            cache=verified.cache, token=verified.token, output=verified.output, drafts=drafts, length=length
+            cache=cache, token=verified.token, output=verified.output, drafts=drafts, length=length
         )
 
     def _check_length(self, drafter: Drafter | DraftsOnCache, obeyed: frozenset[str]) -> None:
@@ -190,14 +195,14 @@ class Speculative:
         # Paths that were drafted independently are verified together.
         return rungs(size) if varies and (tree is None or tree.fork is None) else (size,)
 
-    def _no_verdict(self, around: Round, proposal: Proposal, carry: SpeculativeCarry) -> Verdict:
+    def _no_verdict(self, reader: WindowReader, around: Round, proposal: Proposal, cache: Cache) -> Verdict:
         """What a verdict on the whole proposal is as large as."""
         tree, (batch, size) = proposal.tree, proposal.tokens.shape
         path = jnp.zeros((batch, 1 + (size if tree is None else tree.depth)), jnp.int32)
         taps: dict[str, Array] = {}
         if self.drafter.taps:
             window = jnp.zeros((batch, size + 1), jnp.int32)
-            shapes, _ = jax.eval_shape(lambda: self._peek(around, proposal, window, carry.cache))
+            shapes, _ = jax.eval_shape(lambda: self._peek(reader, around, proposal, window, cache))
             taps = {name: jnp.zeros(tap.shape, tap.dtype) for name, tap in shapes.taps.items()}
         return Verdict(
             path=path,
@@ -207,10 +212,12 @@ class Speculative:
             taps=taps,
         )
 
-    def _verify(self, around: Round, proposal: Proposal, given: "_Verified") -> "_Verified":
+    def _verify(
+        self, reader: WindowReader, around: Round, proposal: Proposal, given: "_Verified"
+    ) -> "_Verified":
         """Scores the proposal in one window, emits and settles what is accepted of it."""
         window = jnp.concatenate([given.token[:, None], proposal.tokens], axis=1)
-        scored, pending = self._peek(around, proposal, window, given.cache)
+        scored, pending = self._peek(reader, around, proposal, window, given.cache)
         scores = self._process(around, proposal, scored.logits)
         chosen = has_choice(scores)
         choices = jnp.argmax(scores, axis=-1).astype(jnp.int32)
@@ -228,7 +235,7 @@ class Speculative:
             chosen = jnp.take_along_axis(chosen, path, axis=1)
             logits = jnp.take_along_axis(logits, path[:, :, None], axis=1)
         token, cache, output = settle(
-            around.config, around.request, given.output, pending, tokens, count, logits,
+            reader, around.request, given.output, pending, tokens, count, logits,
             chosen=chosen, drafted=proposal.count, path=None if proposal.tree is None else path,
         )  # fmt: skip
         verdict = Verdict(path=path, count=count, tokens=tokens, choices=choices, taps=scored.taps)
@@ -252,7 +259,12 @@ class Speculative:
         )
 
     def _peek(
-        self, around: Round, proposal: Proposal, window: Int[Array, "B S"], cache: Cache
+        self,
+        reader: WindowReader,
+        around: Round,
+        proposal: Proposal,
+        window: Int[Array, "B S"],
+        cache: Cache,
     ) -> tuple[Scored, Pending]:
         """The model's view of the newest token and the draft tokens behind it."""
         mask: MaskLike = CAUSAL
@@ -260,7 +272,7 @@ class Speculative:
         if proposal.tree is not None:
             mask = proposal.tree.ancestors()
             positions = cache.length[:, None] + depths(mask)
-        return around.config.peek(
+        return reader.peek(
             around.params,
             window,
             cache,
@@ -318,7 +330,9 @@ class _Verified:
 
 
 def _is_drafter(draft: Any) -> bool:
-    return not is_traced(draft) and hasattr(draft, "settle") and not isinstance(draft, type)
+    if is_traced(draft) or isinstance(draft, type):
+        return False
+    return hasattr(draft, "propose") or hasattr(draft, "propose_on")
 
 
 def _path(

@@ -40,6 +40,13 @@ Choose: TypeAlias = Callable[
     [Int[Array, ""], Float[Array, "B V"], Any], tuple[Int[Array, "B"], Bool[Array, "B"], Any]
 ]
 
+# ``look(i, token, cache, window, carry)``: what `commit` needs of token i, which is a window of its own, and
+# what `Choose` gives.
+Look: TypeAlias = Callable[
+    [Int[Array, ""], Int[Array, "B"], decoder.Cache, Window, Any],
+    tuple[decoder.Pending, Int[Array, "B"], Bool[Array, "B"], Any],
+]
+
 # States whose windows of one token can be joined: what they keep of a token is an entry of its own, or is
 # replayed from its inputs.
 JOINED_STATES = KVState | LatentState | RecurrentState | ReplayState
@@ -69,7 +76,14 @@ def peek_chain(
         ValueError: a cache keeps no room for a window of `size` tokens.
     """
     if isinstance(config, Decoder) and isinstance(cache, decoder.Cache) and can_join(config, cache, size):
-        return _peek_joined(config, params, token, cache, size, choose, carry, valid)
+
+        def look(
+            i: Array, token: Array, cache: decoder.Cache, window: Window, carry: Any
+        ) -> tuple[decoder.Pending, Array, Array, Any]:
+            scored, pending = config.score(params, token[:, None], cache, window)
+            return pending, *choose(i, scored.logits[:, 0], carry)
+
+        return join(config, params, token, cache, size, look, carry, valid=valid)
     return _peek_growing(config, params, token, cache, size, choose, carry, valid)
 
 
@@ -88,17 +102,18 @@ def can_join(config: Decoder, cache: decoder.Cache, size: int) -> bool:
     return is_plain and joins(cache.layers) and size <= min(rooms, default=size)
 
 
-def _peek_joined(
+def join(
     config: Decoder,
     params: Params,
     token: Int[Array, "B"],
     cache: decoder.Cache,
     size: int,
-    choose: Choose,
+    look: Look,
     carry: Any,
+    *,
     valid: Int[Array, "B"],
 ) -> tuple[Any, decoder.Pending]:
-    """`peek_chain` by windows of one token, each of them settled before the next."""
+    """`peek_chain` by windows of one token, each of them settled before the next, for what `can_join`."""
     known = cache.length + 1
 
     def window(cache: decoder.Cache, shown: Array) -> Window:
@@ -108,10 +123,8 @@ def _peek_joined(
     before = replace(cache, transcript=None)
 
     def step(state: _Chain, i: Array) -> tuple[_Chain, decoder.Pending]:
-        scored, pending = config.score(
-            params, state.token[:, None], state.cache, window(state.cache, state.on)
-        )
-        token, goes_on, carry = choose(i, scored.logits[:, 0], state.carry)
+        shown = window(state.cache, state.on)
+        pending, token, goes_on, carry = look(i, state.token, state.cache, shown, state.carry)
         small = replace(pending, layers=tuple(map(_without_states, pending.layers)), transcript=None)
         on = state.on & goes_on & (i + 1 < valid)
         return _Chain(cache=config.commit(pending), token=token, on=on, carry=carry), small

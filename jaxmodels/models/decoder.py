@@ -306,7 +306,7 @@ class Decoder:
         if valid is None and positions is None and learned is not None and size > learned:
             raise ValueError(f"forward: {size} tokens, but the model has learned {learned} positions")
         window = fresh_window(inputs, valid, mask, positions=positions, ropes=self.ropes)
-        return self._stream(params, pack(window, inputs), window, condition), window
+        return self.begin(params, pack(window, inputs), window, condition), window
 
     def peek(
         self,
@@ -374,12 +374,34 @@ class Decoder:
 
         Inputs are in the window's order (see `pack`); the condition and the result are in the caller's.
         """
+        stream, seen, pending = self.through_blocks(
+            params, inputs, cache, window, depth=depth, taps=taps, condition=condition
+        )
+        return self._scored(params, stream, window, seen, taps, logits_at), pending
+
+    def through_blocks(
+        self,
+        params: Params,
+        inputs: Inputs,
+        cache: Cache,
+        window: Window,
+        *,
+        stream: Stream | None = None,
+        depth: Depth = ALL_LAYERS,
+        taps: Sequence[str] = (),
+        condition: Array | None = None,
+    ) -> tuple[Stream, dict[str, Array], Pending]:
+        """`score` as far as the last block: (the stream behind it, the taps so far, what `commit` needs).
+
+        `stream` is what stands in front of the first block, by default what `begin` makes of the inputs.
+        """
         window = fitted(window, token_limit(self.blocks, cache.layers))
         transcript = cache.transcript
         if transcript is not None:
             transcript, window = note(transcript, inputs, window)
         window = window.with_rotations(self.ropes)
-        stream = self._stream(params, inputs, window, condition)
+        if stream is None:
+            stream = self.begin(params, inputs, window, condition)
         seen = {"embeddings": stream.hidden} if "embeddings" in taps else {}
         check_cache(depth, cache.repeats, cache.memory, len(self.blocks))
         walk = depth.begin(self._walk(params, window, cache.memory))
@@ -392,16 +414,19 @@ class Decoder:
             walk,
             taps,
         )
-        seen |= behind
-        return self._scored(params, stream, window, seen, taps, logits_at), Pending(
-            start=window.start,
-            valid=window.valid,
-            layers=tuple(first for first, *_ in written),
-            depth=unpack(window, walk.depth),
-            transcript=transcript,
-            index=window.index,
-            repeats=tuple(tuple(again) for _, *again in written) if cache.repeats else (),
-            memory=(cache.memory, walk.state if isinstance(depth, Remembering) else None),
+        return (
+            stream,
+            seen | behind,
+            Pending(
+                start=window.start,
+                valid=window.valid,
+                layers=tuple(first for first, *_ in written),
+                depth=unpack(window, walk.depth),
+                transcript=transcript,
+                index=window.index,
+                repeats=tuple(tuple(again) for _, *again in written) if cache.repeats else (),
+                memory=(cache.memory, walk.state if isinstance(depth, Remembering) else None),
+            ),
         )
 
     def _walk(self, params: Params, window: Window, memory: Any) -> Walk:
@@ -429,7 +454,7 @@ class Decoder:
         weighing = (i for i, block in enumerate(self.blocks) if isinstance(block.mixer, Weighing))
         return (*self.stream_names, "hidden", *(f"blocks/{i}/attention_weights" for i in weighing))
 
-    def _stream(self, params: Params, inputs: Inputs, window: Window, condition: Array | None) -> Stream:
+    def begin(self, params: Params, inputs: Inputs, window: Window, condition: Array | None = None) -> Stream:
         """The stream in front of the first block, with the condition of each of its tokens or rows."""
         if condition is None and self.time is not None:
             condition = self.time(params["time"], jnp.zeros(inputs.shape[0]))

@@ -32,6 +32,33 @@ class Pending(Protocol):
         """i32[B], how many of the window's real tokens can be committed."""
 
 
+class WindowReader(Protocol):
+    """What reads a window of tokens behind a history: a model, or the part of one that has not read it yet.
+
+    The verbs are described where `Decoder` has them.
+    """
+
+    def peek(
+        self,
+        params: Params,
+        inputs: Int[Array, "B S"],
+        cache: Any,
+        *,
+        positions: Int[Array, "B S"] | None = None,
+        mask: MaskLike | None = None,
+        valid: Int[Array, "B"] | None = None,
+        known: Int[Array, "B"] | None = None,
+        taps: Sequence[str] = (),
+        logits_at: LogitsAt = EVERYWHERE,
+    ) -> tuple[Scored, Any]:
+        """Scores a window that follows the history in `cache`; the cache is spent."""
+
+    def commit(
+        self, pending: Any, n: Int[Array, "B"] | None = None, path: Int[Array, "B P"] | None = None
+    ) -> Any:
+        """The cache once the first n window tokens (of `path`, if given) are history."""
+
+
 @runtime_checkable
 class LanguageModel(Protocol):
     """A language model that keeps histories. Implementations are hashable: static in programs.

@@ -17,7 +17,7 @@ from jaxmodels.decoding.samplers import Sampler
 from jaxmodels.decoding.strategy import Output, Request
 from jaxmodels.decoding.trees import Tree
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.language_model import LanguageModel
+from jaxmodels.models.language_model import LanguageModel, WindowReader
 
 # What drafters can obey of a `DraftLength`, see `Obeying`.
 LIMIT = frozenset({"limit"})
@@ -98,7 +98,10 @@ class Verdict:
 
 @runtime_checkable
 class DraftsOnCache(Protocol):
-    """A drafter that drafts on the cache of the model itself: `propose_on` stands for `Drafter.propose`."""
+    """A drafter that drafts on the cache of the model itself.
+
+    `propose_on` and `settle_on` stand for `Drafter.propose` and `Drafter.settle`.
+    """
 
     @property
     def size(self) -> int: ...
@@ -108,11 +111,12 @@ class DraftsOnCache(Protocol):
 
     def begin(self, around: Round, taps: Mapping[str, Float[Array, "B S D"]]) -> Any: ...
 
-    def propose_on(self, state: Any, around: Round, cache: Any) -> tuple[Proposal, Any, Any]:
-        """Draft tokens, what `settle` needs, and the cache, whose histories are as they were; state and cache
-        are spent."""
+    def propose_on(self, state: Any, around: Round, cache: Any) -> tuple[Proposal, Any, WindowReader, Any]:
+        """Draft tokens, what `settle_on` needs, what reads the window that verifies them, and on which cache;
+        state and cache are spent."""
 
-    def settle(self, pending: Any, around: Round, verdict: Verdict) -> Any: ...
+    def settle_on(self, pending: Any, around: Round, verdict: Verdict, cache: Any) -> tuple[Any, Any]:
+        """The state and the model's cache, once the accepted tokens are history of the reader's."""
 
 
 class Drafter(Protocol):

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import whole
+from jaxmodels.decoding.draft_windows import in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
-from jaxmodels.decoding.drafters.model_drafter import Draft, draft_levels
+from jaxmodels.decoding.drafters.model_drafter import Draft, draft_levels, planned
 from jaxmodels.models.cache import Cache
-from jaxmodels.models.language_model import BlockStack, LanguageModel
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.exits import BehindExit, Exit, Halves
+from jaxmodels.models.language_model import BlockStack, LanguageModel, WindowReader
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -19,14 +22,16 @@ from jaxmodels.pytrees import register_dataclass
 class FirstLayers:
     """A chain of `size` tokens by the model's first `layers` blocks, its final norm and its head.
 
-    There is one cache. The blocks that draft write behind the history of the same blocks, and what they wrote
-    is taken back before the model verifies the draft with all of its blocks; recurrent states are those in
-    front of the draft again, bit for bit. So a draft needs no parameters and no memory of its own, on every
-    `Decoder`. It is worth its cost with models that were trained long enough to be left early, see the
-    objective `EarlyExits` and the recipe `tiny_qwen3_layerskip`; others are seldom right so soon.
+    There is one cache, and no block sees a token twice: what the first blocks made of the draft, its streams
+    and its part of their histories, is kept, and the window that verifies it runs through the other blocks
+    alone. So a draft needs no parameters and no memory of its own, on every `Decoder`. It is worth its cost
+    with models that were trained long enough to be left early, see the objective `EarlyExits` and the recipe
+    `tiny_qwen3_layerskip`; others are seldom right so soon.
 
-    Source: LayerSkip (https://arxiv.org/abs/2404.16710), which also keeps the drafted tokens' streams at the
-    exit, so that verification begins there; here it begins in front of the first block, as any other.
+    Histories that evict tokens as others arrive cannot keep any part of a draft. With those, what the first
+    blocks wrote is taken back, and verification begins in front of them.
+
+    Source: LayerSkip (https://arxiv.org/abs/2404.16710).
 
     Attributes:
         layers: blocks that draft.
@@ -54,16 +59,33 @@ class FirstLayers:
         self._first(around)
         return ()
 
-    def propose_on(self, state: tuple[()], around: Round, cache: Cache) -> tuple[Proposal, tuple[()], Cache]:
+    def propose_on(
+        self, state: tuple[()], around: Round, cache: Cache
+    ) -> tuple[Proposal, Exit | None, WindowReader, Cache]:
+        config = around.config
+        plan = planned(around, config.vocab_size, (1,) * self.size)
+        if isinstance(config, Decoder):
+            halves = Halves(config, self.layers)
+            if halves.can_chain(cache, self.size + 1):
+                drafted, at_exit, rest = halves.chain(
+                    around.params, around.token, cache, self.size + 1, plan.choose, plan.nothing,
+                    valid=in_rows_that_run(around.output, plan.levels + 1),
+                )  # fmt: skip
+                proposal = plan.proposal(drafted, jnp.maximum(at_exit.pending.valid - 1, 0))
+                return proposal, at_exit, BehindExit(halves=halves, at_exit=at_exit), rest
         first: LanguageModel = self._first(around)
         layers = cache.layers
         own = replace(cache, layers=layers[: self.layers])
-        proposal, pending = draft_levels(Draft(first, around.params), own, around, (1,) * self.size)
+        proposal, pending = draft_levels(Draft(first, around.params), own, around, plan.siblings)
         before = first.commit(pending, jnp.zeros_like(around.token))
-        return proposal, (), replace(cache, layers=(*before.layers, *layers[self.layers :]))
+        return proposal, None, config, replace(cache, layers=(*before.layers, *layers[self.layers :]))
 
-    def settle(self, pending: tuple[()], around: Round, verdict: Verdict) -> tuple[()]:
-        return ()
+    def settle_on(
+        self, pending: Exit | None, around: Round, verdict: Verdict, cache: Cache
+    ) -> tuple[tuple[()], Cache]:
+        if pending is None:  # verified in front of the first block
+            return (), cache
+        return (), Halves(cast(Decoder, around.config), self.layers).commit(pending, verdict.count, cache)
 
     def _first(self, around: Round) -> LanguageModel:
         """The model of the first blocks, which has the parameters of the whole."""

@@ -19,7 +19,7 @@ from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.decoding.strategy import has_choice
 from jaxmodels.decoding.trees import fixed_tree
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.chain import peek_chain
+from jaxmodels.models.chain import Choose, peek_chain
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.models.prefill import prefill
 from jaxmodels.models.rows import take_rows
@@ -108,7 +108,7 @@ class ModelDrafter:
 
 
 @struct.dataclass
-class _Levels:
+class Levels:
     """What has been drafted so far.
 
     Attributes:
@@ -151,12 +151,48 @@ def draft_levels(
     The others are the most probable ones beside it, without chance. One step of the draft per level, as many
     as the round's `limit` asks for and none behind a level whose first token `stop` ends the draft at.
     """
+    plan = planned(around, draft.config.vocab_size, siblings)
+    drafted, pending = peek_chain(
+        draft.config,
+        draft.params,
+        around.token,
+        cache,
+        len(siblings),
+        plan.choose,
+        plan.nothing,
+        valid=in_rows_that_run(around.output, plan.levels),
+    )
+    return plan.proposal(drafted, pending.valid), pending
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a round drafts levels of tokens. Built anew in each trace.
+
+    Attributes:
+        siblings: tokens of each level.
+        levels: i32[B], the most levels to draft in this round.
+        choose: chooses a level's tokens, see `peek_chain`.
+        nothing: what `choose` carries in front of the first.
+    """
+
+    siblings: tuple[int, ...]
+    levels: Int[Array, "B"]
+    choose: Choose
+    nothing: Levels
+
+    def proposal(self, drafted: Levels, count: Int[Array, "B"]) -> Proposal:
+        """The first `count` levels, one behind the other."""
+        return _proposal(drafted, count, self.siblings)
+
+
+def planned(around: Round, vocabulary: int, siblings: Sequence[int]) -> Plan:
+    """The plan of a round whose draft is as `draft_levels` describes it."""
     batch, levels, beside = around.token.shape[0], len(siblings), max(siblings) - 1
     certain = isinstance(around.sampler, Greedy)
-    vocabulary = draft.config.vocab_size
     numbers = jnp.asarray(first_of_levels(siblings)[1:]) - 1  # of each level's first token
 
-    def choose(i: Array, logits: Float[Array, "B V"], drafted: _Levels) -> tuple[Array, Array, _Levels]:
+    def choose(i: Array, logits: Float[Array, "B V"], drafted: Levels) -> tuple[Array, Array, Levels]:
         def put(whole: Array, level: Array) -> Array:
             return lax.dynamic_update_slice_in_dim(whole, level[:, None], i, axis=1)
 
@@ -175,25 +211,19 @@ def draft_levels(
         probability = probability_of(scores, token)
         sure = put(drafted.sure, probability)
         ends = around.stop(numbers[i], probability)
-        return token, ~ends, _Levels(put(drafted.chain, token), others, distributions, sure)
+        return token, ~ends, Levels(put(drafted.chain, token), others, distributions, sure)
 
-    needed = jnp.searchsorted(jnp.asarray([0, *accumulate(siblings)]), around.limit)
-    drafted, pending = peek_chain(
-        draft.config,
-        draft.params,
-        around.token,
-        cache,
-        levels,
-        choose,
-        _Levels(
+    return Plan(
+        siblings=tuple(siblings),
+        levels=jnp.searchsorted(jnp.asarray([0, *accumulate(siblings)]), around.limit),
+        choose=choose,
+        nothing=Levels(
             chain=jnp.zeros((batch, levels), jnp.int32),
             others=jnp.zeros((batch, levels, beside), jnp.int32),
             distributions=None if certain else jnp.zeros((batch, levels, vocabulary), jnp.float32),
             sure=jnp.zeros((batch, levels), jnp.float32),
         ),
-        valid=in_rows_that_run(around.output, needed),
     )
-    return _proposal(drafted, pending, siblings), pending
 
 
 def probability_of(scores: Float[Array, "B V"], token: Int[Array, "B"]) -> Float[Array, "B"]:
@@ -245,8 +275,8 @@ def first_of_levels(siblings: Sequence[int]) -> tuple[int, ...]:
     return (0, *(1 + before for before in accumulate(siblings[:-1], initial=0)))
 
 
-def _proposal(drafted: _Levels, pending: Pending, siblings: Sequence[int]) -> Proposal:
-    """The levels one behind the other, as far as the draft could be asked."""
+def _proposal(drafted: Levels, count: Int[Array, "B"], siblings: Sequence[int]) -> Proposal:
+    """See `Plan.proposal`."""
     tokens, distributions = [], []
     for level, width in enumerate(siblings):
         others = drafted.others[:, level, : width - 1]
@@ -263,7 +293,7 @@ def _proposal(drafted: _Levels, pending: Pending, siblings: Sequence[int]) -> Pr
         tree = fixed_tree(parents, drafted.chain.shape[0])
     return Proposal(
         tokens=jnp.concatenate(tokens, axis=1),
-        count=jnp.asarray([0, *accumulate(siblings)])[pending.valid],
+        count=jnp.asarray([0, *accumulate(siblings)])[count],
         tree=tree,
         distributions=jnp.concatenate(distributions, axis=1) if distributions else None,
         probabilities=drafted.sure if tree is None and not distributions else None,

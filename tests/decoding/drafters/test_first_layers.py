@@ -1,8 +1,11 @@
 """The first layers draft on the model's own cache, and leave its histories as they were."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from model_helpers import attention, decoder, random_params
 from strategy_helpers import (
     MODELS,
     architecture,
@@ -13,7 +16,10 @@ from strategy_helpers import (
 )
 
 import jaxmodels as jm
-from jaxmodels.decoding import Autoregressive, FirstLayers, Speculative
+from jaxmodels.decoding import Autoregressive, Draft, FirstLayers, ModelDrafter, Sample, Speculative
+from jaxmodels.decoding.lengths import Confident, GrowShrink
+from jaxmodels.decoding.processors import RepetitionPenalty
+from jaxmodels.layers.cache.d2o import D2O
 
 CORE = ("attention", "hybrid")
 
@@ -29,6 +35,34 @@ def test_the_text_is_that_of_the_model(name):
     stop = stop_inside(expected(name).tokens)
     stopped = decode(config, params, strategy, stop=(stop,))
     assert_same_generation(stopped, expected(name, stop=(stop,)))
+
+
+@pytest.mark.parametrize(
+    "length",
+    [Confident(threshold=0.06), pytest.param(GrowShrink(start=2, most=4), marks=pytest.mark.sweep)],
+    ids=["confident", "grow_shrink"],
+)
+def test_samples_are_those_behind_the_same_layers_as_a_model(length):
+    """Drafts and verdicts draw with the same keys, so that every token is the same."""
+    config, params = architecture("ssd")
+    first = Draft(dataclasses.replace(config, blocks=config.blocks[:1]), params)
+    rules = {"sampler": Sample(temperature=0.7, top_k=12), "processors": (RepetitionPenalty(1.2),)}
+    ours, expected = (
+        decode(config, params, Speculative(draft=draft, length=length, top_logprobs=2, **rules))
+        for draft in (FirstLayers(layers=1, size=4), ModelDrafter(draft=first, size=4))
+    )
+    assert_same_generation(ours, expected)
+    for counter in ("drafted", "accepted"):
+        np.testing.assert_array_equal(ours.counters[counter], expected.counters[counter])
+    assert 0 < ours.counters["accepted"].sum() < ours.counters["drafted"].sum()
+
+
+def test_histories_that_evict_are_read_from_the_front():
+    cache = D2O(budget=24, recent=8, sinks=1, spare=2, longest_peek=32)
+    config = decoder(attention(cache=cache), attention(cache=cache))
+    params = random_params(config.spec())
+    ours = decode(config, params, Speculative(draft=FirstLayers(layers=1, size=3)))
+    np.testing.assert_array_equal(ours.tokens, decode(config, params, Autoregressive()).tokens)
 
 
 def faint(params):
