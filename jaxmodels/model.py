@@ -287,7 +287,7 @@ class Model:
         counters = {name: int(values.sum()) for name, values in result.counters.items()}
         calls = counters.get("calls", 0)
         stats = Stats(
-            prompt_tokens=int(ready.request.lengths.sum()),
+            prompt_tokens=int(np.asarray(ready.request.lengths).sum()),
             new_tokens=int(result.lengths.sum()),
             steps=result.steps,
             capacity=ready.capacity,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -123,15 +122,17 @@ def plan(
         f"the logits of {rows} rows ({of}) and {window} tokens at once (the strategy's window)",
         4 * rows * window * config.vocab_size,
     )
-    request = Request(
-        tokens=jnp.asarray(tokens),
-        lengths=jnp.asarray(np.asarray(prompts.lengths, np.int32)),
-        max_new=jnp.asarray(np.int32(max_new_tokens)),
-        stop_tokens=jnp.asarray(stop),
-        pad_token=jnp.asarray(np.int32(pad_token)),
-        keys=runner.keys(seed, batch),
-        stop_table=None if stop_table is None else jnp.asarray(stop_table),
+    placed = jax.device_put(  # which, unlike `jnp.asarray`, compiles nothing
+        {
+            "tokens": tokens,
+            "lengths": np.asarray(prompts.lengths, np.int32),
+            "max_new": np.int32(max_new_tokens),
+            "stop_tokens": stop,
+            "pad_token": np.int32(pad_token),
+            "stop_table": stop_table,
+        }
     )
+    request = Request(**placed, keys=runner.keys(seed, batch))
     cache = runner.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype, placement=placement)
     return Plan(request=request, cache=cache, max_new=max_new_tokens, new_slots=chosen.new, capacity=capacity)
 
@@ -210,7 +211,7 @@ def stream(
         params, plan.request, plan.cache, strategy,
         config=config, max_new=plan.new_slots,
     )  # fmt: skip
-    steps = jnp.asarray(np.int32(chunk))
+    steps = jax.device_put(np.int32(chunk))
     while True:
         yield _to_host(carry.output, plan.max_new)
         if np.asarray(carry.output.done).all():

@@ -1,4 +1,9 @@
-"""Artefacts for CUDA, TPU and CPU, made without any of the accelerators."""
+"""Programs for CUDA, TPU and CPU, made without any of the accelerators."""
+
+import json
+import subprocess
+import sys
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +12,18 @@ import pytest
 from tpu_model_configs import CONFIGS, by_tier
 
 import jaxmodels as jm
+from jaxmodels.artefacts.errors import ArtefactError
+from jaxmodels.artefacts.plain import pack, unpack
+from jaxmodels.artefacts.portable import (
+    PLATFORMS,
+    PORTABLE,
+    export_programs,
+    read_portable,
+    write_portable,
+)
 from jaxmodels.decoding.samplers import Sample
-from jaxmodels.tpu_configs.export import PLATFORMS, export_programs, pack, unpack
-from jaxmodels.tpu_configs.programs import PROGRAMS, Workload, abstract_arguments, host_transfers
+from jaxmodels.layers.spec import walk
+from jaxmodels.tpu_configs.programs import Workload, abstract_arguments, host_transfers
 
 # Two chunks of the state space layers on CPU, one elsewhere; ragged rows.
 WORKLOAD = Workload(batch=2, prompt=128, new_tokens=16, capacity=256, dtype="float32")
@@ -40,7 +54,7 @@ STATES = (
 @pytest.mark.parametrize("family", by_tier(jm.list_families()))
 def test_the_programs_of_every_family_lower_for_all_platforms(family):
     artefacts = export_programs(jm.config_from_hf(CONFIGS[family]), WORKLOAD)
-    assert tuple(artefacts) == PROGRAMS
+    assert tuple(artefacts) == PORTABLE
     for artefact in artefacts.values():
         assert artefact.platforms == PLATFORMS
         assert host_transfers(artefact.mlir_module()) == ()
@@ -119,7 +133,7 @@ def test_unknown_platforms_are_refused(platforms):
 
 
 def test_unknown_programs_are_refused():
-    with pytest.raises(ValueError, match=r"programs: got \['train'\]; known are prefill, decode, generate"):
+    with pytest.raises(ValueError, match=r"programs: got \['train'\]; known are begin, prefill, decode"):
         export_programs(jm.config_from_hf(CONFIGS["llama"]), WORKLOAD, programs=("train",))
 
 
@@ -135,3 +149,93 @@ def test_pack_and_unpack_are_inverse():
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), pack(given.request)) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), packed["0"]
     )
+
+
+# Loads one file of programs and one of parameters, and generates, where jaxmodels cannot be imported.
+WITHOUT_THE_PACKAGE = """
+import json, sys, zipfile
+sys.modules["jaxmodels"] = None
+import jax, numpy as np
+
+programs, weights, prompts = sys.argv[1:]
+archive = zipfile.ZipFile(programs)
+load = lambda name: jax.jit(jax.export.deserialize(bytearray(archive.read(name))).call)
+params = {}
+for path, array in np.load(weights).items():
+    *folders, name = path.split("/")
+    inner = params
+    for folder in folders:
+        inner = inner.setdefault(folder, {})
+    inner[name] = array
+rows = json.loads(prompts)
+size = json.loads(archive.read("manifest.json"))["workload"]
+tokens = np.zeros((size["batch"], size["prompt"]), np.int32)
+for row, ids in enumerate(rows):
+    tokens[row, : len(ids)] = ids
+lengths = np.array([len(ids) for ids in rows], np.int32)
+ready = load("begin")(tokens, lengths, np.int32(size["new_tokens"]), np.full(4, -1, np.int32), np.int32(0),
+                      np.int32(0))
+whole = load("generate")(params, ready["request"], ready["cache"])["output"]["tokens"]
+carry = load("prefill")(params, ready["request"], ready["cache"])
+decode = load("decode")
+while not carry["output"]["done"].all():
+    carry = decode(params, ready["request"], carry, np.int32(4))
+print(json.dumps([whole.tolist(), carry["output"]["tokens"].tolist()]))
+"""
+SMALL = Workload(batch=2, prompt=32, new_tokens=6, capacity=64, dtype="float32")
+ROWS = [[5, 4, 3, 9, 8], [7]]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A model of two kinds of states, and its programs in a file."""
+    model = jm.init(jm.config_from_hf(CONFIGS["bamba"]), seed=2)
+    file = tmp_path_factory.mktemp("portable") / "programs.zip"
+    write_portable(file, model.config, SMALL)
+    return model, file
+
+
+def test_one_file_generates_where_the_package_is_not(written, tmp_path):
+    model, file = written
+    weights = tmp_path / "weights.npz"
+    np.savez(weights, **{path: np.asarray(leaf) for path, leaf in walk(model.params)})
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE, file, weights, json.dumps(ROWS)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    whole, by_steps = json.loads(done.stdout)
+    expected = model.generate(ROWS, SMALL.new_tokens, stop_tokens=())
+    np.testing.assert_array_equal(whole, expected.tokens)
+    np.testing.assert_array_equal(by_steps, expected.tokens)
+
+
+def test_the_file_says_what_it_holds(written):
+    model, file = written
+    with zipfile.ZipFile(file) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+    assert manifest["platforms"] == list(PLATFORMS)
+    assert manifest["workload"]["capacity"] == 64
+    assert manifest["params"]["embed/weight"] == ["float32", 256, 128]
+    assert set(read_portable(file, model.config)) == set(PORTABLE)
+
+
+def test_a_file_for_another_model_is_refused_by_both_names(written):
+    _, file = written
+    other = jm.config_from_hf(CONFIGS["llama"])
+    with pytest.raises(ArtefactError, match=r"is for a bamba of 2 blocks.*model here is a llama of 1 block"):
+        read_portable(file, other)
+
+
+def test_a_file_for_another_platform_is_refused(tmp_path):
+    config = jm.config_from_hf(CONFIGS["llama"])
+    file = tmp_path / "cuda.zip"
+    write_portable(file, config, SMALL, platforms=("cuda",), programs=("prefill",))
+    with pytest.raises(ArtefactError, match=r"cuda.zip is for cuda, and here is cpu"):
+        read_portable(file)
+
+
+def test_what_is_no_file_of_programs_is_refused(tmp_path):
+    (tmp_path / "text.zip").write_text("no archive")
+    for name in ("text.zip", "absent.zip"):
+        with pytest.raises(ArtefactError, match=f"{name} is no file of portable programs"):
+            read_portable(tmp_path / name)

@@ -1,0 +1,190 @@
+"""What stands beside serialised programs: what they were compiled from, with and for.
+
+An executable is machine code for one kind of device, by one version of the compiler, with the layers of one
+model. Nothing in it says so, and what happens to be loaded elsewhere may crash or compute something else: the
+manifest is compared, value by value, before a program is loaded.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxmodels.artefacts.errors import ArtefactError
+from jaxmodels.checks import shown
+from jaxmodels.decoding.strategy import Strategy
+from jaxmodels.layers.spec import Params, abstract_params, walk
+from jaxmodels.models.language_model import BlockStack, LanguageModel
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = 1
+# Compilers and what hands programs to them. Their versions are compared as they are written.
+_COMPILERS = {"cpu": (), "tpu": ("libtpu",), "gpu": ("jax-cuda12-plugin", "jax-cuda13-plugin")}
+_PACKAGES = ("jaxmodels", "jax", "jaxlib")
+_CPU_INFORMATION = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramFile:
+    """One serialised program.
+
+    Attributes:
+        program: "prefill", "decode", "generate", "allocate" or "keys".
+        file: its name in the directory.
+        sha256: of what the file holds.
+        batch, prompt, new, capacity: the sizes that it is for, 0 where a program has no such size.
+    """
+
+    program: str
+    file: str
+    sha256: str
+    batch: int
+    prompt: int = 0
+    new: int = 0
+    capacity: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What programs were compiled from, with and for.
+
+    Attributes:
+        versions: of jaxmodels, jax, jaxlib and the platform's compiler.
+        device: "platform", "kind" and "count", of processors what they can execute too.
+        model: what it is in words, "model", a "digest" of its whole configuration, and the "parameters",
+            a digest of their names, shapes and dtypes.
+        strategy: the same of the decoding method, "strategy" and "digest"; the numbers in it that programs
+            are given when they run may differ.
+        programs: the files.
+    """
+
+    versions: Mapping[str, str]
+    device: Mapping[str, Any]
+    model: Mapping[str, str]
+    strategy: Mapping[str, str]
+    programs: tuple[ProgramFile, ...]
+
+    def write(self, directory: Path) -> None:
+        """Writes the manifest of a directory."""
+        values = {"format": FORMAT, **asdict(self)}
+        (directory / MANIFEST_FILE).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a directory.
+
+    Raises:
+        ArtefactError: there is none, or it is of another form.
+    """
+    file = directory / MANIFEST_FILE
+    try:
+        values = json.loads(file.read_text())
+        if values.pop("format") != FORMAT:
+            raise ArtefactError(f"{file} is of another format than {FORMAT}; compile the programs again")
+        programs = tuple(ProgramFile(**one) for one in values.pop("programs"))
+        return Manifest(programs=programs, **values)
+    except FileNotFoundError as error:
+        raise ArtefactError(
+            f"{directory} holds no {MANIFEST_FILE}: it is no directory of compiled programs, "
+            "as `jaxmodels tpu compile` writes one"
+        ) from error
+    except (OSError, TypeError, AttributeError, KeyError, ValueError) as error:
+        if isinstance(error, ArtefactError):
+            raise
+        raise ArtefactError(f"{file} is no manifest of compiled programs: {error}") from error
+
+
+def check_same(directory: Path, there: Manifest, here: Manifest) -> None:
+    """Raises ArtefactError, naming both values, where what programs were compiled from, with or for is not
+    what is here."""
+    for part in ("device", "versions", "model"):
+        for name, was, now in _differences(getattr(there, part), getattr(here, part)):
+            what = f"{there.model['model']}, and the model here is {here.model['model']}"
+            raise ArtefactError(
+                f"the programs in {directory} are for {what}: {name} {was} against {now}"
+                if part == "model"
+                else f"the programs in {directory} were compiled for {name} {was}, and here it is {now}; "
+                "compile them again with `jaxmodels tpu compile`"
+            )
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for name in {**there, **here}:
+        if there.get(name) != here.get(name):
+            yield name, str(there.get(name)), str(here.get(name))
+
+
+def describe_versions(platform_name: str) -> dict[str, str]:
+    """The versions of what makes and runs programs of a platform; those that are installed."""
+    found = {}
+    for package in (*_PACKAGES, *_COMPILERS.get(platform_name, ())):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_devices(devices: Sequence[jax.Device]) -> dict[str, Any]:
+    """What programs for these devices can run on."""
+    first = devices[0]
+    described: dict[str, Any] = {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": len(devices),
+    }
+    if first.platform == "cpu":
+        described["instructions"] = f"{platform.machine()} {_digest(_instruction_sets())}"
+    return described
+
+
+def describe_model(config: LanguageModel, params: Params | None, dtype: Any = None) -> dict[str, str]:
+    """A model in words and digests; without parameters, those that it would have with this dtype."""
+    if params is None:
+        params = abstract_params(config.spec(), dtype)
+    family = getattr(config, "family", None) or type(config).__name__
+    blocks = f" of {len(config.blocks)} blocks" if isinstance(config, BlockStack) else ""
+    leaves = [(path, tuple(leaf.shape), str(leaf.dtype)) for path, leaf in walk(params)]
+    return {
+        "model": f"a {family}{blocks}, {config.vocab_size} tokens, in {config.dtype_of(params)}",
+        "digest": _digest(repr(config)),
+        "parameters": _digest(repr(leaves)),
+    }
+
+
+def describe_strategy(strategy: Strategy) -> dict[str, str]:
+    """A decoding method in words, and a digest of what programs depend on of it."""
+    leaves, structure = jax.tree.flatten(strategy)
+    kinds = [(leaf.shape, str(leaf.dtype)) if hasattr(leaf, "shape") else type(leaf) for leaf in leaves]
+    return {"strategy": shown(strategy, 200), "digest": _digest(f"{structure} {kinds}")}
+
+
+def check_strategy(directory: Path, there: Mapping[str, str], strategy: Strategy) -> None:
+    """Raises ArtefactError, naming both, where programs are for another decoding method."""
+    here = describe_strategy(strategy)
+    if here["digest"] != there["digest"]:
+        raise ArtefactError(
+            f"the programs in {directory} decode by {there['strategy']}, and asked for is "
+            f"{here['strategy']}; ask for that, or compile programs for this with `jaxmodels tpu compile`"
+        )
+
+
+def _instruction_sets() -> str:
+    """What the processor can execute, as far as the system tells."""
+    if not _CPU_INFORMATION.is_file():
+        return platform.processor()
+    for line in _CPU_INFORMATION.read_text("utf-8").splitlines():
+        name, _, values = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return " ".join(sorted(values.split()))
+    return platform.processor()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
