@@ -54,7 +54,7 @@ def random_params(spec, seed=0):
             taps = name.startswith("conv_")
             contracted = param.shape[:1] if taps else param.shape[1:] if name == "w_o" else param.shape[-1:]
             leaf = noise / np.sqrt(np.prod(contracted))
-        leaves[path] = jnp.asarray(leaf, jnp.float32)
+        leaves[path] = jnp.asarray(leaf.astype(np.float32))
     return unflatten(leaves, spec)
 
 

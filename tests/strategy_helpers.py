@@ -103,15 +103,25 @@ def expected(name, new=NEW, stop=()):
 def nearby(params, noise):
     """A model that often agrees with the one of `params`."""
     other = random_like(params)
-    return jax.tree.map(lambda p, o: p + noise * jnp.std(p) * o, params, other)
+    return jax.tree.map(lambda p, o: jnp.asarray(p + noise * np.std(p) * o), jax.device_get(params), other)
 
 
 def random_like(params):
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(5), len(leaves))
     return jax.tree.unflatten(
-        tree, [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
+        tree, [_normal(key, leaf.size).reshape(leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
     )
+
+
+def _normal(key, size):
+    """The first of a power of two, which are drawn alike: a program for each shape would be compiled."""
+    return np.asarray(_normals(key, 1 << (size - 1).bit_length()))[:size]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _normals(key, size):
+    return jax.random.normal(key, (size,))
 
 
 def bigram_draft(tokens, vocab):
