@@ -9,17 +9,15 @@ For every length of prompt there is a prefill, a decode and a generate program, 
 takes a request to the shortest that holds it and refuses what none holds.
 """
 
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Sharding, SingleDeviceSharding
 
 from jaxmodels.artefacts.errors import ArtefactError
 from jaxmodels.artefacts.executables import compiled_anew, read_executable, write_executable
@@ -35,14 +33,17 @@ from jaxmodels.artefacts.manifest import (
     describe_versions,
     read_manifest,
 )
+from jaxmodels.artefacts.placed import on_device, on_mesh, program_traces
 from jaxmodels.checkpoints.atomic import replace_directory
-from jaxmodels.decoding import driver, runners
+from jaxmodels.decoding import driver
 from jaxmodels.decoding.buckets import answer_bucket, prompt_bucket
 from jaxmodels.decoding.runners import Sizes
 from jaxmodels.decoding.strategy import Output, Request, Strategy
 from jaxmodels.layers.spec import Params
+from jaxmodels.model import Model
 from jaxmodels.models.language_model import Cache, LanguageModel
-from jaxmodels.tpu_configs.programs import PROGRAMS, ProgramName, Workload, trace_programs
+from jaxmodels.tpu_configs.programs import PROGRAMS, ProgramName, Workload
+from jaxmodels.tpu_configs.shardings import Placement
 
 SUFFIX = ".executable"
 # Called with the name of each program once it is compiled and written.
@@ -56,7 +57,8 @@ def compile_programs(
     strategy: Strategy,
     *,
     programs: Sequence[ProgramName] = PROGRAMS,
-    devices: Sequence[jax.Device] | None = None,
+    placement: Placement | None = None,
+    device: jax.Device | None = None,
     progress: Progress = lambda name: None,
 ) -> Manifest:
     """Compiles a model's programs and writes them to a directory, which is replaced as a whole.
@@ -68,32 +70,43 @@ def compile_programs(
             that `Model.generate` uses.
         strategy: the decoding method.
         programs: which; streams need prefill and decode, a generation as a whole needs generate.
-        devices: what for, a device of a TPU topology for instance; by default the first one here.
+        placement: a mesh to spread the model over, of the devices of a TPU topology for instance, and the
+            rules for it. None for one device.
+        device: which that is; by default the first one here.
         progress: called with the name of each program that is done.
 
     Raises:
         ArtefactError: no workload, or what the compiler gives cannot be written.
+        ValueError: the mesh does not divide the model.
         CheckpointError: the directory cannot be replaced.
     """
     if not workloads:
         raise ArtefactError("workloads: got none; give at least one, such as Workload(prompt=128)")
-    devices = jax.devices()[:1] if devices is None else devices
-    sharding = SingleDeviceSharding(devices[0])
-    bucketed = [_bucketed(workload, strategy) for workload in workloads]
+    devices = _devices(placement, device)
+    if placement is not None:
+        config = placement.fitted(config)
     with (
         replace_directory(directory, also_replaced=(MANIFEST_FILE, f"*{SUFFIX}")) as fresh,
         compiled_anew(),
     ):
-        written = {}
-        for program, traced in _traces(config, bucketed, strategy, sharding, programs):
-            name = f"{program.file}{SUFFIX}"
-            if name not in written:
-                sha256 = write_executable(fresh / name, traced().lower().compile())
-                written[name] = ProgramFile(**{**vars(program), "file": name, "sha256": sha256})
-                progress(program.file)
+        written: dict[str, ProgramFile] = {}
+        for workload in workloads:
+            it = _bucketed(workload, strategy)
+            capacity = it.capacity or 0
+            places = on_device(devices[0])
+            if placement is not None:
+                places = on_mesh(placement, config, it, capacity)
+            traces = program_traces(config, it, strategy, places)
+            for name, sizes in _needed(programs, it):
+                file = "-".join([name, *(f"{size}{value}" for size, value in sizes.items())]) + SUFFIX
+                if file in written:
+                    continue
+                sha256 = write_executable(fresh / file, traces[name]().lower().compile())
+                written[file] = ProgramFile(program=name, file=file, sha256=sha256, **sizes)
+                progress(file.removesuffix(SUFFIX))
         manifest = Manifest(
             versions=describe_versions(devices[0].platform),
-            device=describe_devices(devices),
+            device=describe_devices(devices, placement),
             model=describe_model(config, None, jnp.dtype(workloads[0].dtype)),
             strategy=describe_strategy(strategy),
             programs=tuple(written.values()),
@@ -102,81 +115,58 @@ def compile_programs(
     return manifest
 
 
+def _devices(placement: Placement | None, device: jax.Device | None) -> list[jax.Device]:
+    if placement is None:
+        return [jax.devices()[0] if device is None else device]
+    if device is not None:
+        raise ArtefactError("device: give a placement or a device, not both")
+    return list(placement.mesh.devices.flat)
+
+
 def _bucketed(workload: Workload, strategy: Strategy) -> Workload:
-    """The workload with the sizes that requests have which it is for."""
-    prompt = prompt_bucket(workload.prompt, strategy.prefill_window)
-    new = answer_bucket(workload.new_tokens)
-    sized = Workload(
-        batch=workload.batch, prompt=prompt, new_tokens=new, capacity=workload.capacity, dtype=workload.dtype
+    """The workload with the sizes of the requests that it is for."""
+    sized = replace(
+        workload,
+        prompt=prompt_bucket(workload.prompt, strategy.prefill_window),
+        new_tokens=answer_bucket(workload.new_tokens),
     )
-    return Workload(**{**vars(sized), "capacity": sized.slots(strategy.lookahead)})
+    return replace(sized, capacity=sized.slots(strategy.lookahead))
 
 
-def _traces(
-    config: LanguageModel,
-    workloads: Sequence[Workload],
-    strategy: Strategy,
-    sharding: Sharding,
-    programs: Sequence[ProgramName],
-) -> Iterator[tuple[ProgramFile, Callable[[], Any]]]:
-    """Every program with its trace; one that several workloads share comes several times, by one name."""
-    for it in workloads:
-        traced = trace_programs(config, it, strategy, sharding)
-        for name in programs:
-            described = ProgramFile(
-                program=name, file=f"{name}-{it.batch}x{it.prompt}+{it.new_tokens}", sha256="",
-                batch=it.batch, prompt=it.prompt, new=it.new_tokens, capacity=it.capacity or 0,
-            )  # fmt: skip
-            yield described, functools.partial(traced.__getitem__, name)
-        capacity, dtype = it.capacity or 0, it.dtype
-        allocate = jax.jit(
-            functools.partial(driver.allocate, config=config, batch=it.batch, capacity=capacity, dtype=dtype),
-            out_shardings=sharding,
-        )
-        yield (
-            ProgramFile(
-                program="allocate", file=f"allocate-{it.batch}x{capacity}", sha256="", batch=it.batch,
-                capacity=capacity,
-            ),
-            allocate.trace,
-        )  # fmt: skip
-        keys = jax.jit(functools.partial(runners.row_keys, batch=it.batch), out_shardings=sharding)
-        seed = jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding)
-        yield (
-            ProgramFile(program="keys", file=f"keys-{it.batch}", sha256="", batch=it.batch),
-            functools.partial(keys.trace, seed),
-        )
+def _needed(programs: Sequence[ProgramName], it: Workload) -> Iterator[tuple[str, dict[str, int]]]:
+    """The programs of a workload, each with the sizes that it depends on."""
+    for name in programs:
+        sizes = {"batch": it.batch, "prompt": it.prompt, "new": it.new_tokens, "capacity": it.capacity or 0}
+        yield name, sizes
+    yield "allocate", {"batch": it.batch, "capacity": it.capacity or 0}
+    yield "keys", {"batch": it.batch}
 
 
-def load_programs(
-    directory: str | os.PathLike[str], config: LanguageModel, params: Params
-) -> "CompiledRunner":
-    """The programs of a directory, for a model that they were compiled for: what `Model.runner` takes.
+def with_programs(model: Model, directory: str | os.PathLike[str]) -> Model:
+    """The model with the programs of a directory in place of those that it would trace and compile.
 
     Machine code is loaded when a program is first called, and is trusted: see `executables`.
 
     Raises:
-        ArtefactError: no such directory, or programs for another device, version or model; the message names
-            both values.
+        ArtefactError: no such directory, or programs for another device, mesh, version or model; the message
+            names both values.
     """
     path = Path(directory)
     manifest = read_manifest(path)
-    count = manifest.device.get("count", 1)
-    devices = jax.devices()[:count]
-    here = Manifest(
+    devices = _devices(model.placement, None)
+    here = replace(
+        manifest,
         versions=describe_versions(devices[0].platform),
-        device=describe_devices(devices),
-        model=describe_model(config, params),
-        strategy=manifest.strategy,
-        programs=manifest.programs,
+        device=describe_devices(devices, model.placement),
+        model=describe_model(model.config, model.params),
     )
     check_same(path, manifest, here)
-    return CompiledRunner(directory=path, manifest=manifest, devices=tuple(devices))
+    return replace(model, runner=CompiledRunner(directory=path, manifest=manifest, devices=tuple(devices)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledRunner:
-    """Runs the programs of a directory. Made by `load_programs`.
+    """Runs the programs of a directory. Made by `with_programs`.
 
     Attributes:
         directory: where they are.

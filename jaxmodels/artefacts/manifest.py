@@ -21,6 +21,7 @@ from jaxmodels.checks import shown
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.layers.spec import Params, abstract_params, walk
 from jaxmodels.models.language_model import BlockStack, LanguageModel
+from jaxmodels.tpu_configs.shardings import Placement
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
@@ -56,7 +57,8 @@ class Manifest:
 
     Attributes:
         versions: of jaxmodels, jax, jaxlib and the platform's compiler.
-        device: "platform", "kind" and "count", of processors what they can execute too.
+        device: "platform", "kind" and "count", of processors what they can execute too; "mesh" and a digest
+            of the "rules" by which a model is spread over one.
         model: what it is in words, "model", a "digest" of its whole configuration, and the "parameters",
             a digest of their names, shapes and dtypes.
         strategy: the same of the decoding method, "strategy" and "digest"; the numbers in it that programs
@@ -131,8 +133,8 @@ def describe_versions(platform_name: str) -> dict[str, str]:
     return found
 
 
-def describe_devices(devices: Sequence[jax.Device]) -> dict[str, Any]:
-    """What programs for these devices can run on."""
+def describe_devices(devices: Sequence[jax.Device], placement: Placement | None = None) -> dict[str, Any]:
+    """What programs for these devices can run on, and how a model is spread over them."""
     first = devices[0]
     described: dict[str, Any] = {
         "platform": first.platform,
@@ -141,6 +143,9 @@ def describe_devices(devices: Sequence[jax.Device]) -> dict[str, Any]:
     }
     if first.platform == "cpu":
         described["instructions"] = f"{platform.machine()} {_digest(_instruction_sets())}"
+    if placement is not None:
+        described["mesh"] = {axis: size for axis, size in placement.sizes.items() if size > 1}
+        described["rules"] = _digest(repr(placement.rules))
     return described
 
 

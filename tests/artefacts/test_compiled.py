@@ -1,6 +1,5 @@
 """Compiled programs in a directory: the same tokens without a trace, and refusals."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import pytest
 from tpu_model_configs import CONFIGS
 
 import jaxmodels as jm
-from jaxmodels.artefacts.compiled import compile_programs, load_programs
+from jaxmodels.artefacts.compiled import compile_programs, with_programs
 from jaxmodels.artefacts.errors import ArtefactError
 from jaxmodels.artefacts.manifest import MANIFEST_FILE
 from jaxmodels.decoding.samplers import Sample
@@ -43,10 +42,6 @@ def whole(model, tmp_path_factory):
     return path
 
 
-def with_programs(model, path):
-    return dataclasses.replace(model, runner=load_programs(path, model.config, model.params))
-
-
 def changed(directory, tmp_path, change):
     """A copy of the directory whose manifest `change` has changed."""
     copy = tmp_path / "programs"
@@ -61,15 +56,15 @@ def changed(directory, tmp_path, change):
 
 # In a process of its own, so that nothing is traced or compiled before.
 GENERATE = """
-import dataclasses, json, sys
+import json, sys
 import jax
 import jaxmodels as jm
-from jaxmodels.artefacts.compiled import load_programs
+from jaxmodels.artefacts.compiled import with_programs
 from jaxmodels.decoding.samplers import Sample
 
 values, programs, prompts, params = map(json.loads, sys.argv[1:])
 model = jm.load(params)
-model = dataclasses.replace(model, runner=load_programs(programs, model.config, model.params))
+model = with_programs(model, programs)
 compiled, traced = [], []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **what: (
@@ -150,13 +145,13 @@ def test_another_strategy_is_refused_by_both(model, directory):
 def test_another_model_is_refused_by_both(directory):
     other = jm.init(jm.config_from_hf(CONFIGS["llama"]))
     with pytest.raises(ArtefactError, match=r"are for a bamba of 2 blocks.*and the model here is a llama of"):
-        load_programs(directory, other.config, other.params)
+        with_programs(other, directory)
 
 
 def test_another_dtype_is_refused_by_both(model, directory):
     half = jm.init(model.config, dtype="bfloat16")
     with pytest.raises(ArtefactError, match=r"in float32, and the model here is .* in bfloat16"):
-        load_programs(directory, half.config, half.params)
+        with_programs(half, directory)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +165,7 @@ def test_another_dtype_is_refused_by_both(model, directory):
 def test_another_version_or_device_is_refused_by_both(model, directory, tmp_path, part, name, value, told):
     copy = changed(directory, tmp_path, lambda values: values[part].update({name: value}))
     with pytest.raises(ArtefactError, match=f"were compiled for {told}"):
-        load_programs(copy, model.config, model.params)
+        with_programs(model, copy)
 
 
 def test_damaged_and_missing_files_are_named(model, directory, tmp_path):
@@ -178,10 +173,10 @@ def test_damaged_and_missing_files_are_named(model, directory, tmp_path):
     compiled = with_programs(model, copy)
     keys = next(copy.glob("keys-*"))
     keys.write_bytes(keys.read_bytes()[:-1])
-    with pytest.raises(ArtefactError, match=r"keys-2.executable has the SHA-256 .* it is damaged"):
+    with pytest.raises(ArtefactError, match=r"keys-batch2.executable has the SHA-256 .* it is damaged"):
         compiled.generate(PROMPTS, 8, SAMPLED, stop_tokens=())
     keys.unlink()
-    with pytest.raises(ArtefactError, match=r"keys-2.executable cannot be read"):
+    with pytest.raises(ArtefactError, match=r"keys-batch2.executable cannot be read"):
         compiled.generate(PROMPTS, 8, SAMPLED, stop_tokens=())
 
 
@@ -189,12 +184,12 @@ def test_damaged_and_missing_files_are_named(model, directory, tmp_path):
 def test_what_is_no_manifest_is_refused(model, tmp_path, text):
     (tmp_path / MANIFEST_FILE).write_text(text)
     with pytest.raises(ArtefactError, match=r"manifest\.json"):
-        load_programs(tmp_path, model.config, model.params)
+        with_programs(model, tmp_path)
 
 
 def test_a_directory_without_a_manifest_is_refused(model, tmp_path):
     with pytest.raises(ArtefactError, match=r"no directory of compiled programs.*jaxmodels tpu compile"):
-        load_programs(tmp_path, model.config, model.params)
+        with_programs(model, tmp_path)
 
 
 def test_no_workload_is_refused(model, tmp_path):

@@ -1,0 +1,112 @@
+"""Programs traced for devices that need not be there, with the place of every argument and result."""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from jaxmodels.decoding import driver, runners
+from jaxmodels.decoding.strategy import Strategy
+from jaxmodels.models.language_model import LanguageModel
+from jaxmodels.tpu_configs.programs import Workload, abstract_arguments
+from jaxmodels.tpu_configs.shardings import Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where a model's arrays are.
+
+    Attributes:
+        params, cache: one sharding for each array, or one for all.
+        others: of everything else, which is small: the request, the output, a strategy's own state.
+        mesh: that the programs are traced for, None for one device.
+    """
+
+    params: Any
+    cache: Any
+    others: Sharding
+    mesh: Mesh | None = None
+
+
+def on_device(device: jax.Device) -> Places:
+    """All arrays on one device."""
+    sharding = SingleDeviceSharding(device)
+    return Places(params=sharding, cache=sharding, others=sharding)
+
+
+def on_mesh(placement: Placement, config: Any, workload: Workload, capacity: int) -> Places:
+    """Parameters and cache cut as `placement` says, of the `config` that it has fitted; all else is whole on
+    each device.
+
+    Raises:
+        ValueError: the mesh does not divide the model.
+    """
+    return Places(
+        params=placement.params(config),
+        cache=placement.cache(config, workload.batch, capacity, workload.dtype),
+        others=NamedSharding(placement.mesh, PartitionSpec()),
+        mesh=placement.mesh,
+    )
+
+
+def program_traces(
+    config: LanguageModel, workload: Workload, strategy: Strategy, places: Places
+) -> dict[str, Callable[[], jax.stages.Traced]]:
+    """What traces each program of `Runner`, by name; `workload` has a capacity."""
+    batch, max_new, capacity = workload.batch, workload.new_tokens, workload.capacity or 0
+    given = abstract_arguments(config, workload, strategy)
+    params, cache = _placed(given.params, places.params), _placed(given.cache, places.cache)
+    request, steps = _placed(given.request, places.others), _placed(given.steps, places.others)
+    carry_places = replace(jax.tree.map(lambda leaf: places.others, given.carry), cache=places.cache)
+    carry = replace(_placed(given.carry, places.others), cache=_placed(given.carry.cache, places.cache))
+
+    def prefill(params: Any, request: Any, cache: Any, strategy: Any) -> Any:
+        return driver.start(params, request, cache, strategy, config=config, max_new=max_new)
+
+    def decode(params: Any, request: Any, carry: Any, strategy: Any, steps: Any) -> Any:
+        return driver.advance(params, request, carry, strategy, steps, config=config)
+
+    def generate(params: Any, request: Any, cache: Any, strategy: Any) -> Any:
+        return driver.generate(params, request, cache, strategy, config=config, max_new=max_new)
+
+    def allocate() -> Any:
+        return driver.allocate(
+            config=config, batch=batch, capacity=capacity, dtype=workload.dtype, placement=None
+        )
+
+    def keys(seed: Any) -> Any:
+        return runners.row_keys(seed, batch=batch)
+
+    def traced(function: Callable[..., Any], results: Any, *arguments: Any) -> Callable[[], Any]:
+        # The state of a loop is given away to the next call, wherever there is one among the arguments.
+        donated = (2,) if len(arguments) > 2 else ()
+        jitted = jax.jit(function, out_shardings=results, donate_argnums=donated)
+        return functools.partial(_trace, jitted, arguments, places.mesh)
+
+    return {
+        "prefill": traced(prefill, carry_places, params, request, cache, strategy),
+        "decode": traced(decode, carry_places, params, request, carry, strategy, steps),
+        "generate": traced(generate, (places.others, places.cache), params, request, cache, strategy),
+        "allocate": traced(allocate, places.cache),
+        "keys": traced(keys, places.others, _placed(jax.ShapeDtypeStruct((), jnp.int32), places.others)),
+    }
+
+
+def _trace(jitted: Any, arguments: tuple[Any, ...], mesh: Mesh | None) -> jax.stages.Traced:
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        traced: jax.stages.Traced = jitted.trace(*arguments)
+        return traced
+
+
+def _placed(tree: Any, places: Any) -> Any:
+    """Abstract arrays with a sharding each; `places` is a tree of them, or one for all."""
+    if isinstance(places, Sharding):
+        places = jax.tree.map(lambda leaf: places, tree)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, places
+    )
