@@ -19,7 +19,7 @@ from jaxmodels.cli.common import (
     read_file,
 )
 from jaxmodels.cli.inspect_images import describe_images, image_directory, image_lines
-from jaxmodels.cli.summaries import letter, scaled, summarise
+from jaxmodels.cli.summaries import letter, print_lines, scaled, summarise
 
 if TYPE_CHECKING:
     from jaxmodels.models.decoder import Decoder
@@ -70,7 +70,7 @@ def inspect(
         if as_json:
             print_json(report)
         else:
-            _print_lines(image_lines(report))
+            print_lines(image_lines(report))
         return
     config, config_file = read_config(model, revision, text_only=text_only)
     report = {"config": str(config_file), **describe(config, context, dtype.value)}
@@ -82,7 +82,7 @@ def inspect(
     if as_json:
         print_json(report)
     else:
-        _print_lines(_lines(report))
+        print_lines(_lines(report))
 
 
 def _further_tokens(config: "Decoder", config_file: Path, text_only: bool) -> dict[str, Any]:
@@ -167,19 +167,6 @@ def describe(config: "Decoder", context: int, cache_dtype: str) -> dict[str, Any
             "prefill_per_token": prefill_flops(config, context) / context,
         },
     }
-
-
-def _print_lines(lines: list[tuple[str, str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in lines:
-        table.add_row(name, value)
-    Console(highlight=False, markup=False).print(table)
 
 
 def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:

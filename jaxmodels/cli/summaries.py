@@ -40,3 +40,17 @@ def scaled(value: float, unit: str) -> str:
             return f"{digits} {prefix}{unit}"
         value /= 1000
     raise AssertionError("unreachable: the last prefix takes every value")
+
+
+def print_lines(lines: list[tuple[str, str]]) -> None:
+    """A table of names and what is said of each, without rules between them."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in lines:
+        table.add_row(name, value)
+    Console(highlight=False, markup=False).print(table)

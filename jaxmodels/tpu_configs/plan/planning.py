@@ -1,0 +1,218 @@
+"""What a model takes and how fast it can be on a TPU slice, from its configuration alone."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from jaxmodels.decoding.strategy import Strategy
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.tpu_configs.plan.roofline import Roofline, decode_roofline, prefill_roofline
+from jaxmodels.tpu_configs.plan.spread import Spread, spread
+from jaxmodels.tpu_configs.plan.working import code_bytes, working_bytes
+from jaxmodels.tpu_configs.programs import Workload
+from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
+from jaxmodels.tpu_configs.slices import SLICES, Slice, larger_slices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes in the memory of one device.
+
+    Attributes:
+        parameters, cache: what is kept between programs, tile padding not counted.
+        working: what the prefill needs beside them.
+        code: the compiled programs of prefill and decode.
+        usable: what the compiler lets programs have.
+    """
+
+    parameters: int
+    cache: int
+    working: int
+    code: int
+    usable: int
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.cache + self.working + self.code
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= self.usable
+
+    @property
+    def missing(self) -> int:
+        """Bytes by which it does not fit; 0 where it does."""
+        return max(0, self.total - self.usable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A model on a slice.
+
+    Attributes:
+        slice: what it runs on.
+        mesh: how it is spread over its devices, sizes above 1 only.
+        workload: the shapes that it is planned for.
+        memory: of one device.
+        prefill, decode: settling all prompts, and one step of all rows, on one device.
+        window: tokens of a row that one step scores.
+        advice: what to change where it does not fit, the least first; empty where it does.
+    """
+
+    slice: Slice
+    mesh: Mapping[str, int]
+    workload: Workload
+    memory: Memory
+    prefill: Roofline
+    decode: Roofline
+    window: int
+    advice: tuple[str, ...] = ()
+
+    @property
+    def per_token(self) -> tuple[float, float]:
+        """Least and most seconds per output token of a row: every scored token accepted, or one."""
+        return self.decode.seconds / self.window, self.decode.seconds
+
+    @property
+    def throughput(self) -> float:
+        """Tokens per second of all rows, with one token per row and step."""
+        return self.workload.batch / self.decode.seconds
+
+
+def plan(
+    config: Decoder,
+    on: Slice,
+    workload: Workload,
+    strategy: Strategy,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    rules: Rules = DEFAULT_RULES,
+) -> Plan:
+    """The plan of a model on a slice, spread over `sizes` or as `best_mesh` finds.
+
+    Raises:
+        ValueError: the mesh does not have the slice's devices or does not divide the model, no mesh does, a
+            layer does not know its cost, or a capacity that does not hold the strategy's window.
+    """
+    found = _planned(config, on, workload, strategy, sizes, rules)
+    if found.memory.fits:
+        return found
+    return replace(found, advice=tuple(_advice(config, found, strategy, sizes, rules)))
+
+
+def _planned(
+    config: Decoder,
+    on: Slice,
+    workload: Workload,
+    strategy: Strategy,
+    sizes: Mapping[str, int] | None,
+    rules: Rules,
+) -> Plan:
+    """The plan without advice."""
+    if sizes is not None:
+        return _on_mesh(config, on, workload, strategy, _checked(sizes, on), rules)
+    plans, refusal = [], None
+    for candidate in meshes(config, on):
+        try:
+            plans.append(_on_mesh(config, on, workload, strategy, candidate, rules))
+        except ValueError as error:
+            refusal = refusal or error
+    if not plans:
+        raise ValueError(
+            f"{on.name}: no mesh of its {on.devices} devices divides the model; {refusal}"
+        ) from refusal
+    return min(plans, key=lambda it: (it.memory.missing, it.decode.seconds, it.prefill.seconds))
+
+
+def _on_mesh(
+    config: Decoder,
+    on: Slice,
+    workload: Workload,
+    strategy: Strategy,
+    sizes: Mapping[str, int],
+    rules: Rules,
+) -> Plan:
+    slots, window = workload.slots(strategy.lookahead), strategy.lookahead + 1
+    spreading = spread(config, workload, slots, sizes, rules)
+    fed = min(workload.prompt, strategy.prefill_window)
+    return Plan(
+        slice=on,
+        mesh={axis: size for axis, size in sizes.items() if size > 1},
+        workload=workload,
+        memory=Memory(
+            parameters=spreading.parameters,
+            cache=spreading.cache,
+            working=working_bytes(spreading, max(fed, window)),
+            code=code_bytes(spreading.config),
+            usable=on.chip.usable_bytes,
+        ),
+        prefill=prefill_roofline(spreading, workload, strategy.prefill_window, on.chip),
+        decode=decode_roofline(spreading, workload, window, on.chip),
+        window=window,
+    )
+
+
+def meshes(config: Decoder, on: Slice) -> Iterator[dict[str, int]]:
+    """The meshes that are worth trying: heads and features over as many devices as divide them, and what is
+    left of the devices over experts, or over rows of the batch."""
+    over = ("expert", "data") if any(hasattr(block.ffn, "experts") for block in config.blocks) else ("data",)
+    for tensor in (size for size in _divisors(on.devices)):
+        rest = on.devices // tensor
+        if rest == 1:
+            yield {"tensor": tensor}
+        else:
+            yield from ({axis: rest, "tensor": tensor} for axis in over)
+
+
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(number, 0, -1) if number % size == 0]
+
+
+def _checked(sizes: Mapping[str, int], on: Slice) -> Mapping[str, int]:
+    """Raises ValueError where a mesh has another number of devices than the slice."""
+    product = 1
+    for size in sizes.values():
+        product *= size
+    if product != on.devices:
+        told = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+        raise ValueError(f"mesh: {told} has {product} devices, and {on.name} has {on.devices}")
+    return sizes
+
+
+def _advice(
+    config: Decoder, found: Plan, strategy: Strategy, sizes: Mapping[str, int] | None, rules: Rules
+) -> Iterator[str]:
+    """What would make it fit: fewer rows, a shorter context, the smallest slice of each generation."""
+
+    def fits(on: Slice, workload: Workload, mesh: Mapping[str, int] | None) -> bool:
+        try:
+            return _planned(config, on, workload, strategy, mesh, rules).memory.fits
+        except ValueError:
+            return False
+
+    workload = found.workload
+    batch = _largest(workload.batch, lambda n: fits(found.slice, replace(workload, batch=n), sizes))
+    if batch:
+        yield f"--batch {batch} fits on {found.slice.name}"
+    if workload.capacity is None:
+        context = _largest(workload.prompt, lambda n: fits(found.slice, replace(workload, prompt=n), sizes))
+        if context:
+            yield f"--context {context} fits on {found.slice.name}"
+    others = {it.chip.generation: it for it in reversed(SLICES.values())}
+    for smallest in (found.slice, *others.values()):
+        if smallest is not found.slice and smallest.chip == found.slice.chip:
+            continue
+        from_smallest = [] if smallest is found.slice else [smallest]
+        candidates = itertools.chain(from_smallest, larger_slices(smallest))
+        enough = next((it for it in candidates if fits(it, workload, None)), None)
+        if enough is not None:
+            yield f"--slice {enough.name} is the smallest {enough.chip.generation} slice that holds it"
+
+
+def _largest(below: int, fits: Callable[[int], bool]) -> int:
+    """The largest number under `below` that fits, by bisection; 0 for none."""
+    low, high = 0, below
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,34 @@
+"""Memory that programs take beside parameters and cache: estimated here, exact only once they are compiled."""
+
+from jaxmodels.layers.spec import walk
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.tpu_configs.plan.spread import Spread
+
+MIB = 2**20
+# Machine code of one mixer or feed-forward, as libtpu 0.0.42 makes it: of the prefill, and of a decoding step.
+CODE_OF_A_PART = 3 * MIB, MIB // 2
+# Arrays in flight at once, in the prefill of a deep model: of the widest projection, and of the stream.
+WIDE, NARROW = 2, 4
+
+
+def working_bytes(spread: Spread, tokens: int) -> int:
+    """Bytes of activations on one device while a window of `tokens` tokens of each row goes through a layer,
+    in bfloat16, and of the float32 logits of one token of each row."""
+    config, tensor = spread.config, spread.sizes["tensor"]
+    rows = max(1.0, spread.rows)
+    width = WIDE * _widest(config) / tensor + NARROW * config.d_model
+    return round(rows * (2 * tokens * width + 4 * config.vocab_size / tensor))
+
+
+def code_bytes(config: Decoder) -> int:
+    """Bytes of the programs for prefill and decoding: layers are compiled one by one."""
+    parts = sum((block.mixer is not None) + (block.ffn is not None) for block in config.blocks)
+    return parts * sum(CODE_OF_A_PART)
+
+
+def _widest(config: Decoder) -> int:
+    """Features of the widest projection inside a block."""
+    return max(
+        (max(param.shape) for _, param in walk(config.spec()["blocks"]) if "embed" in param.axes),
+        default=config.d_model,
+    )
