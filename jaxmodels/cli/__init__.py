@@ -23,6 +23,7 @@ from jaxmodels.cli import (
     fill_mask,
     generate,
     inspect,
+    tpu,
     train,
 )
 from jaxmodels.cli.subcommands import BenchCommands
@@ -115,6 +116,11 @@ for name, measurement in (
 ):
     benches.command(name, help=_help(measurement))(measurement)
 app.add_typer(benches, name="bench")
+
+tpus = typer.Typer(no_args_is_help=True, help="Cloud TPU: plan a model on slices before one is rented.")
+for name, action in (("plan", tpu.plan),):
+    tpus.command(name, help=_help(action))(action)
+app.add_typer(tpus, name="tpu")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,11 +1,12 @@
 """`jaxmodels tpu plan`: what a model takes and how fast it can be on TPU slices, before one is rented."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from jaxmodels.cli.common import AsJson, ConfigName, Revision, TextOnly, print_json
+from jaxmodels.cli.common import AsJson, ConfigName, DType, Revision, TextOnly, print_json
 from jaxmodels.cli.options import with_groups
 from jaxmodels.cli.strategies import Asked, StrategyName, StrategyOptions
 from jaxmodels.cli.summaries import print_lines
@@ -30,12 +31,14 @@ def plan(
     strategy: StrategyOptions,
     slices: Annotated[
         list[str] | None,
-        typer.Option("--slice", help=f"Such as v5e-8; {DEFAULT_SLICE} by default. Repeatable with --compare."),
+        typer.Option(
+            "--slice", help=f"Such as v5e-8; {DEFAULT_SLICE} by default. Repeatable with --compare."
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows that are decoded at once.")] = 1,
     context: Annotated[int, typer.Option(min=1, help="Tokens of the prompt of each row.")] = 2048,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens that each row may be given.")] = 128,
-    dtype: Annotated[str, typer.Option(help="Of the parameters and the cache.")] = "bfloat16",
+    dtype: Annotated[DType, typer.Option(help="Of the parameters and the cache.")] = DType.BFLOAT16,
     mesh: Annotated[
         str | None,
         typer.Option(help="How it is spread over devices, as tensor=4,expert=2; by default as is fastest."),
@@ -53,7 +56,7 @@ def plan(
     text_only: TextOnly = False,
     revision: Revision = None,
 ) -> None:
-    """Show memory per chip, whether a model fits, and the shortest times to the first and to each further token.
+    """Show memory per chip, whether a model fits, and the shortest times to the first and further tokens.
 
     Read is its config.json alone. Times are lower bounds: arithmetic, memory and interconnect at the chip's
     peaks. The exit status is 1 where the model does not fit; what to change is printed.
@@ -71,7 +74,7 @@ def plan(
         raise ValueError("--slice is given more than once; give --compare too, or one slice")
     named = [find_slice(name) for name in slices or ()]
     config, file = read_config(model, revision, text_only=text_only)
-    workload = Workload(batch=batch, prompt=context, new_tokens=new_tokens, dtype=dtype)
+    workload = Workload(batch=batch, prompt=context, new_tokens=new_tokens, dtype=dtype.value)
     chosen = _strategy(config, strategy, new_tokens)
     known = DEFAULT_RULES if rules is None else rules_from_json(rules)
     if compare:
@@ -107,7 +110,7 @@ def _compare(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Plans of several slices side by side. One that no mesh divides the model on is left out, and said so."""
+    """Plans of several slices side by side; those that no mesh divides the model on are named with why."""
     plans, refused = [], {}
     for on in slices:
         try:
@@ -140,11 +143,12 @@ def _strategy(config: "Decoder", options: StrategyOptions, new_tokens: int) -> "
     def no_weights(name: str) -> "Model":
         raise ValueError(f"--draft {name}: a plan reads no weights; plan the draft model by itself")
 
-    base = Autoregressive()
-    if options.name in (None, StrategyName.AUTOREGRESSIVE):
-        from jaxmodels.decoding.default import default_strategy
-
-        options.check_default(config, new_tokens)
-        return default_strategy(config, new_tokens) if options.name is None else base
     asked = Asked(model=cast("Model", _Described(config)), name="", prompt=[], max_new_tokens=new_tokens)
-    return options.build(base, no_weights, asked)
+    return options.build(Autoregressive(), no_weights, asked)
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A model without weights, as far as strategies look at it."""
+
+    config: "Decoder"

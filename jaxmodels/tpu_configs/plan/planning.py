@@ -1,13 +1,14 @@
 """What a model takes and how fast it can be on a TPU slice, from its configuration alone."""
 
-import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from jaxmodels.decoding.strategy import Strategy
+from jaxmodels.decoding import Jacobi, Speculative
+from jaxmodels.decoding.strategy import Branching, Strategy
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.tpu_configs.plan.roofline import Roofline, decode_roofline, prefill_roofline
-from jaxmodels.tpu_configs.plan.spread import Spread, spread
+from jaxmodels.tpu_configs.plan.spread import spread
 from jaxmodels.tpu_configs.plan.working import code_bytes, working_bytes
 from jaxmodels.tpu_configs.programs import Workload
 from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
@@ -52,7 +53,9 @@ class Plan:
     Attributes:
         slice: what it runs on.
         mesh: how it is spread over its devices, sizes above 1 only.
-        workload: the shapes that it is planned for.
+        rules: by which sharding rules: those given, or the same with the vocabulary whole on every device,
+            where nothing else divides it.
+        workload: the shapes that it is planned for; of a strategy that draws samples, each is a row.
         memory: of one device.
         prefill, decode: settling all prompts, and one step of all rows, on one device.
         window: tokens of a row that one step scores.
@@ -61,6 +64,7 @@ class Plan:
 
     slice: Slice
     mesh: Mapping[str, int]
+    rules: Rules
     workload: Workload
     memory: Memory
     prefill: Roofline
@@ -94,6 +98,8 @@ def plan(
         ValueError: the mesh does not have the slice's devices or does not divide the model, no mesh does, a
             layer does not know its cost, or a capacity that does not hold the strategy's window.
     """
+    if isinstance(strategy, Branching):
+        workload = replace(workload, batch=workload.batch * strategy.samples)
     found = _planned(config, on, workload, strategy, sizes, rules)
     if found.memory.fits:
         return found
@@ -113,10 +119,13 @@ def _planned(
         return _on_mesh(config, on, workload, strategy, _checked(sizes, on), rules)
     plans, refusal = [], None
     for candidate in meshes(config, on):
-        try:
-            plans.append(_on_mesh(config, on, workload, strategy, candidate, rules))
-        except ValueError as error:
-            refusal = refusal or error
+        for known in (rules, replace(rules, vocab=None)):
+            try:
+                plans.append(_on_mesh(config, on, workload, strategy, candidate, known))
+            except ValueError as error:
+                refusal = refusal or error
+            else:
+                break
     if not plans:
         raise ValueError(
             f"{on.name}: no mesh of its {on.devices} devices divides the model; {refusal}"
@@ -132,12 +141,13 @@ def _on_mesh(
     sizes: Mapping[str, int],
     rules: Rules,
 ) -> Plan:
-    slots, window = workload.slots(strategy.lookahead), strategy.lookahead + 1
+    slots, window = workload.slots(strategy.lookahead), _scored_tokens(strategy)
     spreading = spread(config, workload, slots, sizes, rules)
     fed = min(workload.prompt, strategy.prefill_window)
     return Plan(
         slice=on,
         mesh={axis: size for axis, size in sizes.items() if size > 1},
+        rules=rules,
         workload=workload,
         memory=Memory(
             parameters=spreading.parameters,
@@ -150,6 +160,15 @@ def _on_mesh(
         decode=decode_roofline(spreading, workload, window, on.chip),
         window=window,
     )
+
+
+def _scored_tokens(strategy: Strategy) -> int:
+    """Tokens of a row that one step goes through the layers with."""
+    if isinstance(strategy, Jacobi):
+        return strategy.window
+    if isinstance(strategy, Speculative):
+        return strategy.drafter.size + 1
+    return strategy.lookahead + 1
 
 
 def meshes(config: Decoder, on: Slice) -> Iterator[dict[str, int]]:
@@ -170,9 +189,7 @@ def _divisors(number: int) -> list[int]:
 
 def _checked(sizes: Mapping[str, int], on: Slice) -> Mapping[str, int]:
     """Raises ValueError where a mesh has another number of devices than the slice."""
-    product = 1
-    for size in sizes.values():
-        product *= size
+    product = math.prod(sizes.values())
     if product != on.devices:
         told = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
         raise ValueError(f"mesh: {told} has {product} devices, and {on.name} has {on.devices}")
@@ -198,15 +215,13 @@ def _advice(
         context = _largest(workload.prompt, lambda n: fits(found.slice, replace(workload, prompt=n), sizes))
         if context:
             yield f"--context {context} fits on {found.slice.name}"
-    others = {it.chip.generation: it for it in reversed(SLICES.values())}
-    for smallest in (found.slice, *others.values()):
-        if smallest is not found.slice and smallest.chip == found.slice.chip:
-            continue
-        from_smallest = [] if smallest is found.slice else [smallest]
-        candidates = itertools.chain(from_smallest, larger_slices(smallest))
-        enough = next((it for it in candidates if fits(it, workload, None)), None)
-        if enough is not None:
-            yield f"--slice {enough.name} is the smallest {enough.chip.generation} slice that holds it"
+    own, others = larger_slices(found.slice), [it for it in SLICES.values() if it.chip != found.slice.chip]
+    seen: set[str] = set()
+    for candidate in (*own, *others):
+        generation = candidate.chip.generation
+        if generation not in seen and fits(candidate, workload, None):
+            seen.add(generation)
+            yield f"--slice {candidate.name} is the smallest {generation} slice that holds it"
 
 
 def _largest(below: int, fits: Callable[[int], bool]) -> int:

@@ -1,4 +1,4 @@
-"""The shortest time that one program can take on one device: arithmetic, memory and interconnect at their peaks.
+"""The shortest time that a program can take on one device: arithmetic, memory, interconnect at their peaks.
 
 Latencies are not in it: of operations, of collectives, of the host. It bounds a time from below and says what
 bounds it.

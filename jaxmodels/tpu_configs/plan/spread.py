@@ -1,19 +1,19 @@
 """What each device holds, reads and computes of a model that is spread over a mesh, from its axes alone."""
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jax.sharding import AbstractMesh, AxisType
+import jax
 
 from jaxmodels.layers.partition import MESH_AXES
-from jaxmodels.layers.spec import Param, param_dtype, walk
+from jaxmodels.layers.spec import Buffer, Param, param_dtype, walk
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.tpu_configs.programs import Workload
 from jaxmodels.tpu_configs.repeated_heads import with_repeated_kv_heads
 from jaxmodels.tpu_configs.rules import Rules
-from jaxmodels.tpu_configs.shardings import bytes_per_device, cache_shardings, param_shardings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,28 +50,26 @@ def spread(config: Decoder, workload: Workload, slots: int, sizes: Mapping[str, 
     Raises:
         ValueError: the mesh does not divide the model; the message names the parameter, the axes and sizes.
     """
-    mesh = AbstractMesh(
-        tuple(sizes.get(axis, 1) for axis in MESH_AXES),
-        MESH_AXES,
-        axis_types=(AxisType.Auto,) * len(MESH_AXES),
+    full, dtype = {axis: sizes.get(axis, 1) for axis in MESH_AXES}, workload.dtype
+    fitted = _repeated(config, _cut(("kv_heads",), rules, full))
+    kinds = _kinds_of_parameters(fitted)
+    parameters = sum(
+        times * _held(f"parameter {path!r}", it, dtype, rules, full) for it, (path, times) in kinds
     )
-    full = dict(mesh.shape)
-    fitted = with_repeated_kv_heads(config, _cut(("kv_heads",), rules, full))
-    spec, dtype = fitted.spec(), workload.dtype
-    parameters = bytes_per_device(spec, param_shardings(fitted, mesh, rules), dtype)
     rows = workload.batch / _dividing(workload.batch, rules.axes("batch"), full)
     idle = fitted.unread(workload.batch)
-    active = _scalars(param for _, param in walk(spec)) - _scalars(fitted.unread(1))
-    experts = [param for _, param in walk(spec) if "experts" in param.axes]
-    chosen = _scalars(experts) - _scalars(it for it in fitted.unread(1) if "experts" in it.axes)
+    unread = fitted.unread(1)
+    active = sum(times * _scalars(it) for it, (_, times) in kinds) - sum(map(_scalars, unread))
+    experts = sum(times * _scalars(it) for it, (_, times) in kinds if "experts" in it.axes)
+    chosen = experts - sum(_scalars(it) for it in unread if "experts" in it.axes)
     without_experts = tuple(axis for axis in rules.axes("batch") if axis not in rules.axes("experts"))
     return Spread(
         config=fitted,
         sizes=full,
         parameters=parameters,
-        cache=_cache(fitted, workload.batch, slots, dtype, mesh, rules),
+        cache=_cache(fitted, workload.batch, slots, dtype, rules, full),
         read=parameters - round(sum(_nbytes(param, dtype) / _cut(param.axes, rules, full) for param in idle)),
-        history=_cache(fitted, workload.batch, workload.prompt, dtype, mesh, rules),
+        history=_cache(fitted, workload.batch, workload.prompt, dtype, rules, full),
         rows=rows,
         all_rows=workload.batch / _dividing(workload.batch, without_experts, full),
         dense=(1 - chosen / active) / _cut(("heads",), rules, full),
@@ -79,9 +77,32 @@ def spread(config: Decoder, workload: Workload, slots: int, sizes: Mapping[str, 
     )
 
 
-def _cache(config: Decoder, batch: int, slots: int, dtype: str, mesh: AbstractMesh, rules: Rules) -> int:
-    shardings = cache_shardings(config, mesh, rules, batch, slots, dtype)
-    return bytes_per_device(config.cache_spec(batch, slots), shardings, dtype)
+# A mesh is one of many that are tried, and deep models have few kinds of parameters.
+_repeated = functools.lru_cache(maxsize=64)(with_repeated_kv_heads)
+
+
+@functools.lru_cache(maxsize=64)
+def _kinds_of_parameters(config: Decoder) -> tuple[tuple[Param, tuple[str, int]], ...]:
+    """Parameters that differ, each with the path of the first and how many there are."""
+    kinds: dict[Param, tuple[str, int]] = {}
+    for path, param in walk(config.spec()):
+        first, times = kinds.get(param, (path, 0))
+        kinds[param] = (first, times + 1)
+    return tuple(kinds.items())
+
+
+def _cache(
+    config: Decoder, batch: int, slots: int, dtype: str, rules: Rules, sizes: Mapping[str, int]
+) -> int:
+    buffers = jax.tree.leaves(config.cache_spec(batch, slots))
+    return sum(_held("the cache", buffer, dtype, rules, sizes) for buffer in buffers)
+
+
+def _held(name: str, it: Param | Buffer, dtype: str, rules: Rules, sizes: Mapping[str, int]) -> int:
+    """Bytes of an array on each device."""
+    parts = rules.partition(name, it.shape, it.axes, sizes)
+    axes = [axis for part in parts for axis in ((part,) if isinstance(part, str) else part or ())]
+    return _nbytes(it, dtype) // math.prod(sizes[axis] for axis in axes)
 
 
 def _cut(axes: Iterable[str | None], rules: Rules, sizes: Mapping[str, int]) -> int:
@@ -96,9 +117,9 @@ def _dividing(rows: int, axes: tuple[str, ...], sizes: Mapping[str, int]) -> int
     return max(count for count in counts if rows % count == 0)
 
 
-def _scalars(params: Iterable[Param]) -> int:
-    return sum(math.prod(param.shape) for param in params)
+def _scalars(param: Param) -> int:
+    return math.prod(param.shape)
 
 
-def _nbytes(param: Param, dtype: Any) -> int:
+def _nbytes(param: Param | Buffer, dtype: Any) -> int:
     return math.prod(param.shape) * param_dtype(param, dtype).itemsize

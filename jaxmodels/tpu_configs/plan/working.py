@@ -1,11 +1,11 @@
-"""Memory that programs take beside parameters and cache: estimated here, exact only once they are compiled."""
+"""Memory that programs take beside parameters and cache: an estimate, for it is known once they compile."""
 
 from jaxmodels.layers.spec import walk
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.tpu_configs.plan.spread import Spread
 
 MIB = 2**20
-# Machine code of one mixer or feed-forward, as libtpu 0.0.42 makes it: of the prefill, and of a decoding step.
+# Machine code of a mixer or feed-forward, as libtpu 0.0.42 makes it: of the prefill, of a decoding step.
 CODE_OF_A_PART = 3 * MIB, MIB // 2
 # Arrays in flight at once, in the prefill of a deep model: of the widest projection, and of the stream.
 WIDE, NARROW = 2, 4
@@ -28,7 +28,5 @@ def code_bytes(config: Decoder) -> int:
 
 def _widest(config: Decoder) -> int:
     """Features of the widest projection inside a block."""
-    return max(
-        (max(param.shape) for _, param in walk(config.spec()["blocks"]) if "embed" in param.axes),
-        default=config.d_model,
-    )
+    specs = (spec for block in set(config.blocks) for _, spec in walk(block.spec()))
+    return max((max(param.shape) for param in specs if "embed" in param.axes), default=config.d_model)

@@ -1,0 +1,120 @@
+"""What `jaxmodels tpu plan` prints."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from jaxmodels.cli.summaries import scaled
+
+if TYPE_CHECKING:
+    from jaxmodels.tpu_configs.plan import Plan, Roofline
+
+GIB = 2**30
+TABLE = 100  # characters of a comparison
+
+
+def as_values(plan: "Plan") -> dict[str, Any]:
+    """A plan as JSON values: bytes, operations and seconds, of one device where it is not said otherwise."""
+
+    def phase(it: "Roofline") -> dict[str, Any]:
+        return {**asdict(it), "seconds": it.seconds, "bound": it.bound}
+
+    on, memory = plan.slice, plan.memory
+    least, most = plan.per_token
+    return {
+        "slice": {
+            "name": on.name, "chips": on.chips, "devices": on.devices, "hosts": on.hosts,
+            "topology": on.topology, "source": on.chip.source,
+        },
+        "mesh": dict(plan.mesh),
+        "workload": asdict(plan.workload),
+        "memory": {**asdict(memory), "total": memory.total},
+        "fits": memory.fits,
+        "missing": memory.missing,
+        "advice": list(plan.advice),
+        "prefill": phase(plan.prefill),
+        "decode": {**phase(plan.decode), "tokens_scored_per_row": plan.window},
+        "seconds_to_first_token": plan.prefill.seconds,
+        "seconds_per_token": {"least": least, "most": most},
+        "tokens_per_second": plan.throughput,
+    }  # fmt: skip
+
+
+def plan_lines(plan: "Plan") -> list[tuple[str, str]]:
+    """The lines of one plan: what is said, of what."""
+    on, memory, work = plan.slice, plan.memory, plan.workload
+    share = "" if on.chip.devices == 1 else f", {on.chip.devices} devices per chip"
+    left = memory.usable - memory.total
+    verdict = f"fits, {_gib(left)} left" if memory.fits else f"does not fit: {_gib(-left)} too much"
+    return [
+        (
+            "slice",
+            f"{on.name}: {_number(on.chips, 'chip')} ({on.topology}){share}, {_number(on.hosts, 'host')}",
+        ),
+        ("mesh", _mesh(plan)),
+        ("workload", f"{work.batch} x {work.prompt} tokens + {work.new_tokens} new, {work.dtype}"),
+        ("memory per device", f"{_gib(memory.total)} of {_gib(memory.usable)}: {verdict}"),
+        ("", f"parameters {_gib(memory.parameters)}, cache {_gib(memory.cache)}"),
+        ("", f"estimated: working memory {_gib(memory.working)}, programs {_gib(memory.code)}"),
+        *(("change", advice) for advice in plan.advice),
+        ("first token", f"at least {_seconds(plan.prefill.seconds)}, bound by {plan.prefill.bound}"),
+        ("", _traffic(plan.prefill)),
+        ("each further token", _per_token(plan)),
+        ("", _traffic(plan.decode)),
+        ("throughput", f"at most {scaled(plan.throughput, 'token/s')}"),
+    ]
+
+
+def comparison(plans: "list[Plan]", refused: dict[str, str]) -> None:
+    """Prints a table of plans, one slice per row."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("slice", "mesh"):
+        table.add_column(name, no_wrap=True)
+    for name in ("GiB", "of", "", "first token", "further", "bound by", "token/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for it in plans:
+        memory = it.memory
+        table.add_row(
+            it.slice.name, _mesh(it), f"{memory.total / GIB:.2f}", f"{memory.usable / GIB:.2f}",
+            "fits" if memory.fits else "too much", _seconds(it.prefill.seconds),
+            _seconds(it.decode.seconds), it.decode.bound, scaled(it.throughput, "").strip(),
+        )  # fmt: skip
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, TABLE)  # terminals wrap what is wider, and pipes have no width
+    console.print(table)
+    for name, reason in refused.items():
+        console.print(f"{name}: {reason}")
+
+
+def _number(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def _mesh(plan: "Plan") -> str:
+    return ", ".join(f"{axis}={size}" for axis, size in plan.mesh.items()) or "one device"
+
+
+def _per_token(plan: "Plan") -> str:
+    least, most = plan.per_token
+    if plan.window == 1:
+        return f"at least {_seconds(most)}, bound by {plan.decode.bound}"
+    return (
+        f"at least {_seconds(least)} to {_seconds(most)}: a step scores {plan.window} tokens per row and "
+        f"keeps 1 to all of them; bound by {plan.decode.bound}"
+    )
+
+
+def _traffic(it: "Roofline") -> str:
+    sent = f", {scaled(it.exchanged, 'B')} sent" if it.exchanged else ""
+    return f"per device {scaled(it.flops, 'FLOP')}, {scaled(it.read, 'B')} of memory{sent}"
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"

@@ -1,0 +1,86 @@
+"""`jaxmodels tpu`: plans on the command line."""
+
+import json
+
+import pytest
+from published_configs import DIRECTORY
+
+QWEN = DIRECTORY / "qwen3--Qwen3-8B.json"
+
+
+def test_a_plan_is_told_in_a_few_lines(run):
+    told = " ".join(run("tpu", "plan", QWEN, "--slice", "v5e-8").output.split())
+    for part in (
+        "v5e-8: 8 chips (2x4), 1 host", "tensor=8", "1 x 2048 tokens + 128 new, bfloat16",
+        "of 15.75 GiB: fits", "parameters 1.91 GiB", "bound by arithmetic", "bound by memory",
+    ):  # fmt: skip
+        assert part in told
+
+
+def test_what_does_not_fit_ends_with_status_1_and_what_to_change(run):
+    told = run("tpu", "plan", QWEN, "--slice", "v5e-1", code=1).output
+    assert "does not fit: " in told and "--slice v5e-4 is the smallest v5e slice that holds it" in told
+
+
+def test_json_has_the_same(run):
+    values = json.loads(run("tpu", "plan", QWEN, "--slice", "v6e-4", "--batch", 8, "--json").stdout)
+    assert values["slice"]["name"] == "v6e-4" and values["fits"] and values["advice"] == []
+    assert values["mesh"] == {"tensor": 4} and values["workload"]["batch"] == 8
+    parts = ("parameters", "cache", "working", "code")
+    assert values["memory"]["total"] == sum(values["memory"][part] for part in parts)
+    assert values["seconds_per_token"]["most"] == values["decode"]["seconds"]
+    assert values["tokens_per_second"] == 8 / values["decode"]["seconds"]
+
+
+def test_a_strategy_changes_the_step(run):
+    told = run("tpu", "plan", QWEN, "--slice", "v6e-1", "--strategy", "jacobi", "--draft-tokens", 7).output
+    assert "a step scores 8 tokens per row" in " ".join(told.split())
+
+
+def test_slices_are_compared_in_a_table_and_a_chart(run, tmp_path):
+    chart = tmp_path / "chart.png"
+    named = ("--slice", "v5e-1", "--slice", "v5e-4", "--slice", "tpu7x-2")
+    told = run("tpu", "plan", QWEN, "--compare", *named, "--plot", chart).output
+    rows = [line.split()[0] for line in told.splitlines() if line.strip().startswith(("v5e", "tpu7x"))]
+    assert rows == ["v5e-1", "v5e-4", "tpu7x-2"]
+    assert chart.read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_slices_are_compared_where_none_is_named(run, tmp_path, config_values):
+    (tmp_path / "config.json").write_text(json.dumps(config_values))
+    values = json.loads(run("tpu", "plan", tmp_path, "--compare", "--json").stdout)
+    names = [it["slice"]["name"] for it in values["plans"]]
+    assert {"v4-8", "v5e-1", "v5p-8", "v6e-16", "tpu7x-2"} <= set(names) | set(values["refused"])
+
+
+def test_rules_come_from_a_file(run, tmp_path):
+    rules = tmp_path / "rules.json"
+    rules.write_text('{"vocab": null}')
+    plain, whole = (
+        json.loads(run("tpu", "plan", QWEN, "--slice", "v5e-4", "--json", *options).stdout)
+        for options in ((), ("--rules", rules))
+    )
+    assert whole["memory"]["parameters"] > plain["memory"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--slice", "v5e-7"), "slice 'v5e-7' is not known; the nearest are v5e-1, v5e-4, v5e-8"),
+        (("--slice", "v5e-1", "--slice", "v5e-4"), "--slice is given more than once; give --compare too"),
+        (("--plot", "x.png"), "--plot draws what --compare compares"),
+        (("--mesh", "tensor=4", "--slice", "v5e-8"), "tensor=4 has 4 devices, and v5e-8 has 8"),
+        (("--mesh", "heads=4", "--slice", "v5e-8"), "'heads=4' is not of the form"),
+        (("--strategy", "auto"), "--strategy auto tries strategies with the weights"),
+        (("--strategy", "speculative", "--draft", "tiny-qwen3"), "plan the draft model by itself"),
+        (("--compare", "--plot", "chart.nonsense"), "must end in .png"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(run, options, message):
+    assert message in run("tpu", "plan", QWEN, *options, code=2).stderr
+
+
+def test_a_rules_file_with_an_unknown_axis_is_refused(run, tmp_path):
+    (tmp_path / "rules.json").write_text('{"head": "tensor"}')
+    told = run("tpu", "plan", QWEN, "--rules", tmp_path / "rules.json", code=2).stderr
+    assert "'head' is no logical axis" in told and "'heads' is meant" in told
