@@ -71,21 +71,23 @@ def test_the_loss_is_that_of_rows_by_themselves(name):
     assert count == 22
 
 
-@pytest.mark.sweep
 def test_a_text_that_the_model_wrote_is_decoded_as_by_jacobi():
     config, params = model("attention")
+    forward = jax.jit(lambda row: config.forward(params, row[None])[0])
+
+    def next_token(row):
+        """In one program: a causal model does not see the padding behind the row."""
+        return int(forward(jnp.array(row + [0] * (20 - len(row))))[len(row) - 1].argmax())
+
     text = [3, 1, 4]
     for _ in range(12):
-        text.append(int(jnp.argmax(config.forward(params, jnp.array([text]))[0, -1])))
+        text.append(next_token(text))
     tokens, at = jnp.array([text]), 3
     branches = first_drafts(tokens, jnp.array([[at]]), 3)
     score = Scorer(config, params)
     for _ in range(3):
         drafts = branches.drafts[0, 0].tolist()
-        said = [
-            int(jnp.argmax(config.forward(params, jnp.array([[*text[: at + 1], *drafts[:i]]]))[0, -1]))
-            for i in range(4)
-        ]
+        said = [next_token([*text[: at + 1], *drafts[:i]]) for i in range(4)]
         count = 1
         while count < 4 and drafts[count - 1] == said[count - 1]:
             count += 1
