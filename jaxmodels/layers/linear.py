@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxmodels.layers.backends import ByBackend
+from jaxmodels.layers.partition import axis_size
 
 # Below this many weights a product is over on a CPU before a second thread has begun.
 _WORTH_CARE = 2**16
@@ -40,8 +41,12 @@ def linear(
     `jax.lax.dot`: TPUs multiply float32 in one pass of bfloat16 unless it is asked for.
 
     With few rows, as in decoding, the product is bound by reading `w`, and backends differ in which form of
-    it reads `w` fastest: see `on_cpu` and `on_tpu`.
+    it reads `w` fastest: see `on_cpu` and `on_tpu`. Where devices share its outputs, `w` keeps its axes: cut
+    along one of them, it would have to be gathered to become a matrix.
     """
+    if axis_size("tensor") > 1:
+        y: Array = SHARED.given(dtype=dtype, precision=precision)(x, w)
+        return y
     rows, matrix = math.prod(x.shape[:-1]), w.reshape(-1, w.shape[-1])
     if 0 < rows <= _MOST_ROWS:
         y = _few_rows(x, matrix, dtype, precision)
@@ -57,12 +62,12 @@ def scaled(x: Float[Array, "..."], factor: float) -> Float[Array, "..."]:
 
 def product(
     x: Float[Array, "... D"],
-    w: Float[Array, "F D"],
+    w: Float[Array, "*F D"],
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
-) -> Float[Array, "... F"]:
+) -> Float[Array, "..."]:
     """``x @ w.T`` as it is written."""
-    return jnp.einsum("...d,fd->...f", x, w, precision=precision, preferred_element_type=dtype)
+    return jnp.tensordot(x, w, (-1, -1), precision=precision, preferred_element_type=dtype)
 
 
 def on_cpu(
@@ -84,10 +89,10 @@ def on_cpu(
 
 def on_tpu(
     x: Float[Array, "... D"],
-    w: Float[Array, "F D"],
+    w: Float[Array, "*F D"],
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
-) -> Float[Array, "... F"]:
+) -> Float[Array, "..."]:
     """``x @ w.T`` in the matrix unit, for a single row as for several.
 
     The TPU compiler gives a product with one row to the vector unit, which takes three times as long as
@@ -98,7 +103,7 @@ def on_tpu(
         return product(x, w, dtype, precision)
     rows = jnp.pad(x.reshape(1, -1), ((0, _TILE_ROWS - 1), (0, 0)))
     y = product(lax.optimization_barrier(rows), w, dtype, precision)
-    return y[0].reshape(*x.shape[:-1], w.shape[0])
+    return y[0].reshape(*x.shape[:-1], *w.shape[:-1])
 
 
 def by_outputs(
@@ -135,6 +140,7 @@ def weights_first(
 
 
 FEW_ROWS = ByBackend(portable=product, cpu=on_cpu, tpu=on_tpu)
+SHARED = ByBackend(portable=product, tpu=on_tpu)
 
 
 # A model's layers repeat the same few products: each is traced once, and leaves no trace of the jit.

@@ -1,18 +1,28 @@
 """What layers know of the mesh of devices that a program runs on: the names of its axes, and their sizes.
 
 Most layers need not know: the compiler splits them as their parameters are split. A layer that moves tokens
-between devices asks `axis_size` while it is traced, and gets 1 where there is no mesh.
+between devices asks `axis_size` while it is traced, and gets 1 where there is no mesh, and inside
+`jax.shard_map`, where each device computes with its own part.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
 import jax
 
 # Outermost first: devices that are neighbours along the last axis exchange the most.
 MESH_AXES = ("data", "fsdp", "sequence", "expert", "tensor")
+# Those that rows of a batch are spread over. Along "expert", tokens meet again in mixtures of experts alone.
+ROW_AXES = ("data", "fsdp", "expert")
 
 
 def axis_size(*axes: str) -> int:
     """Devices along these axes of the mesh that the program is traced for, in all; 1 without a mesh."""
-    sizes = jax.sharding.get_abstract_mesh().shape
-    return math.prod(sizes.get(axis, 1) for axis in axes)
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in axes if axis in mesh.shape and axis not in mesh.manual_axes)
+
+
+def leading_axes(size: int, axes: Sequence[str], sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """As many of the mesh axes, from the first on, as divide a dimension of this size together."""
+    products = [math.prod(sizes[axis] for axis in axes[:count]) for count in range(len(axes) + 1)]
+    return tuple(axes[: max(count for count, product in enumerate(products) if size % product == 0)])

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checks import shown
-from jaxmodels.layers.partition import MESH_AXES
+from jaxmodels.layers.partition import MESH_AXES, ROW_AXES, leading_axes
 from jaxmodels.layers.spec import LOGICAL_AXES
 
 Rule: TypeAlias = str | tuple[str, ...] | None
@@ -33,7 +33,7 @@ class Rules:
         ValueError: a field names no axis of `MESH_AXES`, or one twice.
     """
 
-    batch: Rule = ("data", "fsdp", "expert")
+    batch: Rule = ROW_AXES
     embed: Rule = "fsdp"
     experts: Rule = "expert"
     head_dim: Rule = None
@@ -104,8 +104,7 @@ def _dividing(
 ) -> tuple[str, ...] | None:
     """Those of the mesh axes asked for that a dimension is cut over, None where it cannot be."""
     if logical == "batch":
-        counts = [math.prod(sizes[axis] for axis in asked[:n]) for n in range(len(asked) + 1)]
-        return asked[: max(n for n, count in enumerate(counts) if size % count == 0)]
+        return leading_axes(size, asked, sizes)
     if size % math.prod(sizes[axis] for axis in asked):
         return () if logical in _WHOLE_IF_UNEVEN else None
     return asked

@@ -134,8 +134,11 @@ class DenseAbove:
     def __call__(
         self, experts: Experts, params: Params, x: Float[Array, "B S D"], routing: Routing
     ) -> Float[Array, "B S D"]:
-        few = x.shape[0] * x.shape[1] <= self.tokens
-        return (Dropless() if few else Dense())(experts, params, x, routing)
+        return self.of_window(x)(experts, params, x, routing)
+
+    def of_window(self, x: Float[Array, "B S D"]) -> Dropless | Dense:
+        """What a window of this size is computed with."""
+        return Dropless() if x.shape[0] * x.shape[1] <= self.tokens else Dense()
 
 
 def _combine(

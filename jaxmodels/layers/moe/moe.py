@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.mlp import MLP, GatedMLP
+from jaxmodels.layers.moe.across_devices import dispatched
 from jaxmodels.layers.moe.dispatch import DROPLESS, Dispatch
 from jaxmodels.layers.moe.experts import Experts
 from jaxmodels.layers.moe.latent import LatentSpace
@@ -151,13 +152,13 @@ class MoE:
 
     def _experts(self, params: Params, x: Float[Array, "B S D"], routing: Routing) -> Float[Array, "B S D"]:
         if self.weighted == "outputs":
-            return self.dispatch(self.experts, params, x, routing)
+            return dispatched(self.dispatch, self.experts, params, x, routing)
         # Each pair of a token and an expert becomes a token of its own, with one expert of weight 1.
         weighted = x[..., None, :] * routing.weights[..., None].astype(x.dtype)
         by_pair = (x.shape[0], x.shape[1] * routing.weights.shape[-1])
         ones = jnp.ones((*by_pair, 1), jnp.float32)
         pairs = replace(routing, experts=routing.experts.reshape(ones.shape), weights=ones, valid=None)
-        y = self.dispatch(self.experts, params, weighted.reshape(*by_pair, -1), pairs)
+        y = dispatched(self.dispatch, self.experts, params, weighted.reshape(*by_pair, -1), pairs)
         return y.reshape(weighted.shape).sum(-2)
 
     def _shared(

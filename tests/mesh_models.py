@@ -1,0 +1,119 @@
+"""Tiny decoders whose heads and widths eight devices divide, one for each kind of mixer and feed-forward."""
+
+import dataclasses
+
+from model_helpers import (
+    D_MODEL,
+    attention,
+    decoder,
+    delta,
+    latent,
+    lightning,
+    mamba,
+    rglru,
+    sharing_decoder,
+    short_conv,
+    ssd,
+)
+
+from jaxmodels.layers.cache.ring import RingCache
+from jaxmodels.layers.mlp import MLP, GatedMLP
+from jaxmodels.layers.moe import (
+    Capacity,
+    ClampedGatedExperts,
+    Dense,
+    GatedExperts,
+    MoE,
+    PlainExperts,
+    ResidualRouter,
+    SigmoidTopK,
+    SoftmaxTopK,
+    VersatileFFN,
+    ZeroComputationExperts,
+)
+from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
+from jaxmodels.layers.sum_mixer import Branch, SumMixer
+from jaxmodels.models.decoder import Decoder
+
+HEADS, VOCAB = 8, 32
+LATENT_NORM = RMSNorm(dim=7, axis=None)
+FFN = GatedMLP(d_model=D_MODEL, d_ff=32)
+
+
+def wide_latent(**kwargs):
+    return latent(num_heads=HEADS, latent_norm=LATENT_NORM, **kwargs)
+
+
+def wide_attention(**kwargs):
+    return attention(**{"num_heads": HEADS, "num_kv_heads": HEADS} | kwargs)
+
+
+def wide(config: Decoder) -> Decoder:
+    return dataclasses.replace(config, vocab_size=VOCAB)
+
+
+def moe(experts=GatedExperts, dispatch=None, **kwargs):
+    """Eight experts of which each token gets three."""
+    chosen = {} if dispatch is None else {"dispatch": dispatch}
+    return MoE(
+        router=SoftmaxTopK(d_model=D_MODEL, num_experts=8, top_k=3),
+        experts=experts(num_experts=8, d_model=D_MODEL, d_ff=16, **kwargs),
+        **chosen,
+    )
+
+
+MIXERS = {
+    "attention": wide_attention(qkv_bias=True, out_bias=True, query_norm=RMSNorm(dim=6, axis=None)),
+    "grouped_attention": wide_attention(num_heads=16, sink_logits=True, output_gate=True),
+    "few_kv_heads": wide_attention(num_kv_heads=2),
+    "one_kv_head": wide_attention(num_kv_heads=1, softcap=5.0),
+    "norm_across_heads": wide_attention(
+        num_kv_heads=4, norm_across_heads=True, query_norm=RMSNorm(dim=48), key_norm=RMSNorm(dim=24)
+    ),
+    "ring": wide_attention(sliding_window=3, cache=RingCache(longest_peek=64)),
+    "latent": wide_latent(),
+    "latent_queries": wide_latent(query_rank=10, query_norm=RMSNorm(dim=10, axis=None), bias=True),
+    "ssd": ssd(num_groups=8, norm=GatedRMSNorm(dim=32, num_groups=8)),
+    "ssd_one_group": ssd(num_groups=1, norm=GatedRMSNorm(dim=32), projection_bias=True),
+    "ssd_two_groups": ssd(num_groups=2),
+    "mamba": mamba(projection_bias=True),
+    "delta": delta(num_heads=HEADS, num_key_heads=HEADS),
+    "delta_few_key_heads": delta(num_heads=HEADS, num_key_heads=2),
+    "kimi_delta": delta(num_heads=HEADS, num_key_heads=HEADS, decay_rank=3, gate_rank=2),
+    "rglru": rglru(d_inner=32, num_blocks=8),
+    "short_conv": short_conv(bias=True),
+    "lightning": lightning(num_heads=HEADS, norm=RMSNorm(dim=48, axis="ssm_inner")),
+    "sum": SumMixer(
+        branches=(
+            Branch(name="attention", mixer=wide_attention(), in_scale=0.7),
+            Branch(name="ssd", mixer=ssd(), out_scale=1.3),
+        )
+    ),
+}
+
+FEED_FORWARDS = {
+    "gated_bias": GatedMLP(d_model=D_MODEL, d_ff=32, bias=True, adapter_rank=2),
+    "plain": MLP(d_model=D_MODEL, d_ff=32),
+    "experts": moe(),
+    "plain_experts_bias": moe(PlainExperts, bias=True),
+    "clamped_experts": moe(ClampedGatedExperts),
+    "dense_experts": moe(dispatch=Dense()),
+    "capacity": moe(dispatch=Capacity(4.0)),
+    "shared_expert": MoE(
+        router=SigmoidTopK(d_model=D_MODEL, num_experts=8, top_k=2),
+        experts=GatedExperts(num_experts=8, d_model=D_MODEL, d_ff=16),
+        shared=GatedMLP(d_model=D_MODEL, d_ff=16),
+        shared_gate=True,
+    ),
+    "zero_computation": MoE(
+        router=ResidualRouter(d_model=D_MODEL, num_experts=12),
+        experts=GatedExperts(num_experts=8, d_model=D_MODEL, d_ff=16),
+        zero_computation=ZeroComputationExperts(d_model=D_MODEL),
+    ),
+    "versatile": VersatileFFN(d_model=D_MODEL, d_ff=32, num_experts=4, top_k=2, max_depth=2),
+}
+
+DECODERS = {
+    **{f"mixer-{name}": wide(decoder(mixer, ffn=FFN)) for name, mixer in MIXERS.items()},
+    **{f"ffn-{name}": wide(decoder(wide_attention(), ffn=ffn)) for name, ffn in FEED_FORWARDS.items()},
+}
