@@ -184,10 +184,10 @@ def save(
         save_part = functools.partial(save, max_shard_bytes=max_shard_bytes, progress=progress)
         save_images(model, path, max_shard_bytes, progress, save=save_part)
         return
-    config = model.decoder
-    check_params(config.spec(), model.params)
-    warn_of_non_finite(model.params)
-    dtype = str(config.dtype_of(model.params))
+    check_params(model.config.spec(), model.params)
+    config, params = model.decoder, model.decoder_params
+    warn_of_non_finite(params)
+    dtype = str(config.dtype_of(params))
     values = huggingface.config_dict(config, {**model.metadata, "dtype": dtype})
     with replace_directory(path) as directory:
         huggingface.write_config(values, directory)
@@ -197,16 +197,16 @@ def save(
         if format == "hf":
             huggingface.save_params(
                 config,
-                model.params,
+                params,
                 directory,
                 extra=model.extra_tensors,
                 max_shard_bytes=max_shard_bytes,
                 progress=progress,
             )
         else:
-            orbax.save_params(model.params, directory)
+            orbax.save_params(params, directory)
             extra.save(model.extra_tensors, directory)
-            _report(model.params, progress)
+            _report(params, progress)
         write_manifest(directory)
 
 

@@ -25,7 +25,6 @@ from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
 from jaxmodels.decoding.arguments import check_sizes, check_strategy, stop_ids, stop_texts
 from jaxmodels.decoding.autoregressive import Autoregressive
-from jaxmodels.decoding.choosing import Arbitrage
 from jaxmodels.decoding.default import default_strategy
 from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.decoding.fill_mask import FilledText, fill_masks
@@ -33,14 +32,16 @@ from jaxmodels.decoding.generation import Piece, Plan, plan, run, stream, stream
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.prompts import Prompts, encode_prompts
 from jaxmodels.decoding.runners import TRACED, Runner
-from jaxmodels.decoding.speculative import Draft, Speculative
+from jaxmodels.decoding.speculative import Speculative
 from jaxmodels.decoding.stop_strings import CutText, cut, stop_table
 from jaxmodels.decoding.strategy import LogProbs, Strategy
+from jaxmodels.drafts import with_draft
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.mtp import MTPHead
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.recommended import recommended
+from jaxmodels.tpu_configs.repeated_heads import unrepeated_params
 from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
 from jaxmodels.tpu_configs.shardings import Placement
 
@@ -96,6 +97,7 @@ class Model:
     programs of `generate` and `stream` come from, see `jaxmodels.artefacts.compiled`.
     mesh: the devices that the parameters are spread over, and that all calls run on; None for one device.
     rules: how parameters and caches are spread over them.
+    unrepeated: `config` as it was before heads were repeated for the mesh; None where none were.
     """
 
     config: LanguageModel
@@ -108,6 +110,7 @@ class Model:
     runner: Runner = field(default=TRACED, repr=False)
     mesh: Mesh | None = None
     rules: Rules = field(default=DEFAULT_RULES, repr=False)
+    unrepeated: LanguageModel | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Raises ValueError where a field is of another kind; the calls look at `params` and `prompts`."""
@@ -128,34 +131,49 @@ class Model:
 
     @property
     def decoder(self) -> Decoder:
-        """The configuration of a model whose weights have names in checkpoints, as all that are loaded have.
+        """The configuration of a model whose weights have names in checkpoints, as all that are loaded have;
+        no head is repeated in it.
 
         Raises ValueError where `config` is another kind of model.
         """
-        if not isinstance(self.config, Decoder):
+        config = self.unrepeated or self.config
+        if not isinstance(config, Decoder):
             raise ValueError(
-                f"config is a {type(self.config).__name__}, which has no form in checkpoints; a Decoder has"
+                f"config is a {type(config).__name__}, which has no form in checkpoints; a Decoder has"
             )
-        return self.config
+        return config
+
+    @property
+    def decoder_params(self) -> Params:
+        """The parameters of `decoder`."""
+        if self.unrepeated is None:
+            return self.params
+        return unrepeated_params(self.unrepeated, self.config, self.params)
 
     def on_mesh(self, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> "Model":
         """This model spread over the devices of a mesh; `load` with a mesh reads one that no device holds.
 
-        Key/value heads that the mesh does not divide are repeated, in `config` and `params`, so that each
-        device has those that its query heads read. Of adapters the one in use is merged, and none is kept.
+        Heads that others share and that the mesh does not divide, such as key/value heads, are repeated in
+        `config` and `params`, so that each device has those that its own heads read.
 
         Raises:
             ValueError: the mesh does not divide the model; the message names the parameter, its axis, the
                 mesh axis and both sizes.
         """
-        placement = Placement(mesh=mesh, rules=rules)
+        config = self.unrepeated or self.config
+        params = self.params if self.unrepeated is None else self.decoder_params
+        return replace(self, mesh=mesh, rules=rules)._spread(config, params)
+
+    def _spread(self, config: LanguageModel, params: Params) -> "Model":
+        """This model with another configuration and its parameters, on the mesh if there is one."""
+        if self.placement is None:
+            return replace(self, config=config, params=params)
+        wider = self.placement.fitted(config)
         return replace(
             self,
-            config=placement.fitted(self.config),
-            params=placement.placed(self.config, self.params),
-            kept=None,
-            mesh=mesh,
-            rules=rules,
+            config=wider,
+            params=self.placement.placed(config, params),
+            unrepeated=None if wider is config else config,
         )
 
     @property
@@ -221,11 +239,11 @@ class Model:
         return self if self.kept is None else self._using(self.kept, None)
 
     def _unadapted(self) -> KeptAdapters:
-        return KeptAdapters(config=self.decoder, params=self.params)
+        return KeptAdapters(config=self.decoder, params=self.decoder_params)
 
     def _using(self, kept: KeptAdapters, name: str | None) -> "Model":
         kept, config, params = kept.use(name)
-        return replace(self, kept=kept, config=config, params=params)
+        return replace(self, kept=kept)._spread(config, params)
 
     def __call__(self, tokens: ArrayLike) -> Float[Array, "B S V"]:
         """Float32 logits of int[B, S] token ids.
@@ -356,7 +374,7 @@ class Model:
         check_params(self.config.spec(), self.params)
         rows = encode_prompts(texts, self.tokenizer, self.config.vocab_size)
         with self._on_mesh():
-            return fill_masks(self.decoder, self.params, rows, self.tokenizer, top_k)
+            return fill_masks(self.decoder, self.decoder_params, rows, self.tokenizer, top_k)
 
     def recommended_strategy(self) -> Autoregressive:
         """Sequential decoding with the settings that the checkpoint recommends.
@@ -371,7 +389,7 @@ class Model:
     def _strategy(self, strategy: Strategy | None, max_new_tokens: int) -> Strategy:
         if strategy is None:
             strategy = default_strategy(self.config, check_sizes(max_new_tokens, 0, None)[0])
-        return _with_draft(_with_modules(check_strategy(strategy), self), self.config)
+        return with_draft(_with_modules(check_strategy(strategy), self), self.config)
 
     def _plan(
         self,
@@ -462,71 +480,6 @@ def _with_modules(strategy: Strategy, model: Model) -> Strategy:
         return strategy
     head, params = model.mtp
     return replace(strategy, draft=replace(draft, head=head, params=params))
-
-
-def _with_draft(strategy: Strategy, target: LanguageModel) -> Strategy:
-    """The strategy, its draft loaded where that is a name of a model or a draft head.
-
-    Raises ValueError where the draft's parameters are not those of its configuration, or a head is for
-    another target.
-    """
-    if isinstance(strategy, Arbitrage):
-        model: Any = strategy.draft
-        return replace(strategy, draft=_ready_draft(model))
-    if not isinstance(strategy, Speculative):
-        return strategy
-    drafter: Any = strategy.draft
-    if isinstance(drafter, str):
-        from jaxmodels.checkpoints.draft_heads import is_drafter
-
-        if is_drafter(drafter):
-            head = _load_head(drafter, target, strategy.gamma, _files_of(drafter))
-            return replace(strategy, draft=head, gamma=None)
-    ready = _ready_draft(drafter) if isinstance(drafter, str | Draft) else _with_ready_drafts(drafter)
-    return replace(strategy, draft=ready)
-
-
-def _with_ready_drafts(drafter: Any) -> Any:
-    """A drafter, its models loaded where they are names."""
-    if isinstance(getattr(drafter, "draft", None), str | Draft):
-        return replace(drafter, draft=_ready_draft(drafter.draft))
-    if isinstance(getattr(drafter, "drafts", None), tuple):
-        return replace(drafter, drafts=tuple(map(_ready_draft, drafter.drafts)))
-    return drafter
-
-
-def _files_of(name: str) -> tuple[tuple[str, int, int], ...]:
-    """Names, times and sizes of the files of a model or head: what is loaded again once they have changed."""
-    from jaxmodels.checkpoints.hub import resolve
-
-    place = resolve(name)
-    files = [place] if place.is_file() else sorted(place.iterdir())
-    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-
-
-@functools.lru_cache(maxsize=4)
-def _load_head(name: str, target: LanguageModel, size: int | None, files: tuple[Any, ...]) -> Any:
-    from jaxmodels.checkpoints.draft_heads import load_drafter
-
-    return load_drafter(name, target, size=size)
-
-
-def _ready_draft(draft: str | Draft) -> Draft:
-    if isinstance(draft, str):
-        model = _load_draft(draft, _files_of(draft))
-        draft = Draft(model.config, model.params)
-    try:
-        check_params(draft.config.spec(), draft.params)
-    except ValueError as error:
-        raise ValueError(f"draft: {error}") from error
-    return draft
-
-
-@functools.lru_cache(maxsize=4)
-def _load_draft(name: str, files: tuple[Any, ...]) -> Model:
-    from jaxmodels.io import load
-
-    return load(name)
 
 
 @bounded_jit(static_argnames=("config",))

@@ -11,7 +11,6 @@ from model_helpers import (
     lightning,
     mamba,
     rglru,
-    sharing_decoder,
     short_conv,
     ssd,
 )

@@ -53,8 +53,9 @@ def check_infinities(params: Params, dtype: DTypeLike) -> None:
 def warn_of_non_finite(params: Params) -> None:
     """Warns where parameters are NaN or infinite; names the first of them. It costs a pass over all."""
     floats = {path: leaf for path, leaf in walk(params) if jnp.issubdtype(leaf.dtype, jnp.floating)}
-    counts = {path: _count_non_finite(leaf) for path, leaf in floats.items()}
-    bad = {path: int(count) for path, count in counts.items() if int(count)}
+    # One after another: on CPU, programs of several devices that run at the same time can block each other.
+    counts = {path: int(_count_non_finite(leaf)) for path, leaf in floats.items()}
+    bad = {path: count for path, count in counts.items() if count}
     if bad:
         path = next(iter(bad))
         warnings.warn(

@@ -1,29 +1,36 @@
-"""Key/value heads that are fewer than the devices that share the query heads, repeated until they are enough.
+"""Heads that are fewer than the devices that share a layer, repeated until they are enough.
 
-Cut over fewer devices than the queries, keys and values would be moved between devices for every token; whole
-on every device, each would hold the whole cache. Repeated, each device has the one head that its queries
-read. The model computes the same.
+Such are the key/value heads of attention, the key heads of a delta rule and the groups of a state space
+layer: several query or value heads read each of them. Cut over fewer devices than those, they would be moved
+between devices for every token; whole on every device, each would hold the whole cache. Repeated, each device
+has the one that its heads read. The model computes the same.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
 from jaxmodels.layers.spec import Param, Params, unflatten, walk
+from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.models.costs import Specified
 
 Config = TypeVar("Config", bound=Specified)
 
+# The logical axes of what is repeated.
+_REPEATED = ("kv_heads", "ssm_groups")
+
 
 def with_repeated_kv_heads(config: Config, devices: int) -> Config:
-    """The model with as many key/value heads (key heads, of a delta rule) as `devices` divide.
+    """The model with as many key/value heads, key heads and groups in each layer as `devices` divide.
 
-    A layer whose query heads that many do not divide stays as it is.
+    A layer whose query or value heads that many do not divide stays as it is.
     """
     return _repeated(config, devices) if devices > 1 else config
 
@@ -33,13 +40,77 @@ def repeated_params(config: Specified, wider: Specified, params: Params) -> Para
 
     Arrays that do not differ are shared.
     """
+    return _changed(config, wider, params, _repeat)
+
+
+def unrepeated_params(config: Specified, wider: Specified, params: Params) -> Params:
+    """The inverse of `repeated_params`: of each head the first of its repetitions."""
+    return _changed(config, wider, params, _first)
+
+
+def _changed(
+    config: Specified, wider: Specified, params: Params, change: Callable[["_Repetition", Array], Array]
+) -> Params:
+    """The parameters, those changed whose shapes differ between the two models."""
     leaves, before, after = dict(walk(params)), dict(walk(config.spec())), dict(walk(wider.spec()))
     changed = {
-        path: _widened(leaves[path], before[path], after[path], _heads(before, path))
+        path: change(_Repetition.between(before, path, after[path]), leaves[path])
         for path in leaves
         if before[path].shape != after[path].shape
     }
     return unflatten({**leaves, **changed}, params)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Repetition:
+    """How a parameter has heads.
+
+    Attributes:
+        before, after: its shapes.
+        axis: the dimension that heads are repeated along; None where they are grouped differently instead.
+        heads: how many there were.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    axis: int | None
+    heads: int
+
+    @classmethod
+    def between(cls, spec: dict[str, Param], path: str, after: Param) -> "_Repetition":
+        before = spec[path]
+        if math.prod(before.shape) == math.prod(after.shape):  # value heads, by the key head that serves them
+            return cls(before=before.shape, after=after.shape, axis=None, heads=1)
+        sizes = zip(before.shape, after.shape, strict=True)
+        (axis,) = (axis for axis, (old, new) in enumerate(sizes) if old != new)
+        # The norm of all heads of a token has their features in one dimension.
+        heads = before.shape[axis] if before.axes[axis] in _REPEATED else _key_heads(spec, path)
+        return cls(before=before.shape, after=after.shape, axis=axis, heads=heads)
+
+
+def _repeat(how: _Repetition, leaf: Array) -> Array:
+    if how.axis is None:
+        return leaf.reshape(how.after)
+    times = how.after[how.axis] // how.before[how.axis]
+    return jnp.repeat(_by_head(how, leaf, 1), times, axis=how.axis + 1).reshape(how.after)
+
+
+def _first(how: _Repetition, leaf: Array) -> Array:
+    if how.axis is None:
+        return leaf.reshape(how.before)
+    times = how.after[how.axis] // how.before[how.axis]
+    return jnp.take(_by_head(how, leaf, times), 0, axis=how.axis + 1).reshape(how.before)
+
+
+def _by_head(how: _Repetition, leaf: Array, times: int) -> Array:
+    """The parameter with dimensions of its own for heads and for their repetitions."""
+    assert how.axis is not None
+    return leaf.reshape(*leaf.shape[: how.axis], how.heads, times, -1, *leaf.shape[how.axis + 1 :])
+
+
+def _key_heads(spec: dict[str, Param], path: str) -> int:
+    """The key heads of the attention layer that a norm's parameter is part of."""
+    return spec[f"{path.rsplit('/', 2)[0]}/w_k"].shape[0]
 
 
 def _repeated(value: Any, devices: int) -> Any:
@@ -61,6 +132,9 @@ def _repeated(value: Any, devices: int) -> Any:
     if isinstance(value, GatedDeltaMixer):
         count = _enough(value.num_heads, value.num_key_heads, devices)
         return value if count == value.num_key_heads else dataclasses.replace(value, num_key_heads=count)
+    if isinstance(value, SSDMixer):
+        count = _enough(value.num_heads, value.num_groups, devices)
+        return value if count == value.num_groups else dataclasses.replace(value, num_groups=count)
     fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
     parts_by_name = {name: _repeated(part, devices) for name, part in fields.items()}
     changed = {name: part for name, part in parts_by_name.items() if not _same(part, fields[name])}
@@ -72,24 +146,6 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _enough(heads: int, kv_heads: int, devices: int) -> int:
-    """As few key/value heads as `devices` divide; as many as there are where the query heads do not allow."""
+    """As few repetitions as `devices` divide; the heads as they are where what reads them does not allow."""
     count = math.lcm(kv_heads, devices)
     return kv_heads if heads % count else count
-
-
-def _heads(spec: dict[str, Param], path: str) -> int:
-    """The key/value heads of the layer that a parameter below ``.../mixer`` or the like is part of."""
-    while "/" in path:
-        path = path.rpartition("/")[0]
-        if f"{path}/w_k" in spec:
-            return spec[f"{path}/w_k"].shape[0]
-    raise ValueError(f"{path!r} belongs to no layer with keys")
-
-
-def _widened(leaf: jax.Array, before: Param, after: Param, heads: int) -> jax.Array:
-    if math.prod(before.shape) == math.prod(after.shape):
-        return leaf.reshape(after.shape)  # value heads, by the key head that serves them
-    (axis,) = (i for i, (a, b) in enumerate(zip(before.shape, after.shape, strict=True)) if a != b)
-    times = after.shape[axis] // before.shape[axis]
-    by_head = leaf.reshape(*leaf.shape[:axis], heads, -1, *leaf.shape[axis + 1 :])
-    return jnp.repeat(by_head, times, axis=axis).reshape(after.shape)

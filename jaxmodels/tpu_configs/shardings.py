@@ -88,7 +88,7 @@ class Placement:
         return dict(self.mesh.shape)
 
     def fitted(self, config: Config) -> Config:
-        """The model with its key/value heads repeated until the mesh divides them; see
+        """The model with heads that others share repeated until the mesh divides them; see
         `with_repeated_kv_heads`."""
         devices = math.prod(self.sizes[axis] for axis in self.rules.axes("kv_heads"))
         return with_repeated_kv_heads(config, devices)
