@@ -25,6 +25,7 @@ from jaxmodels.artefacts.manifest import (
     MANIFEST_FILE,
     Manifest,
     ProgramFile,
+    check_kind,
     check_same,
     check_strategy,
     describe_devices,
@@ -42,7 +43,9 @@ from jaxmodels.decoding.strategy import Output, Request, Strategy
 from jaxmodels.layers.spec import Params
 from jaxmodels.model import Model
 from jaxmodels.models.language_model import Cache, LanguageModel
+from jaxmodels.tpu_configs.mesh import make_mesh
 from jaxmodels.tpu_configs.programs import PROGRAMS, ProgramName, Workload
+from jaxmodels.tpu_configs.rules import Rules
 from jaxmodels.tpu_configs.shardings import Placement
 
 SUFFIX = ".executable"
@@ -140,6 +143,26 @@ def _needed(programs: Sequence[ProgramName], it: Workload) -> Iterator[tuple[str
         yield name, sizes
     yield "allocate", {"batch": it.batch, "capacity": it.capacity or 0}
     yield "keys", {"batch": it.batch}
+
+
+def spread_of(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """The arguments of `jaxmodels.load` that spread a model as the programs of a directory ask for: none, or
+    `mesh` and `rules`.
+
+    Raises:
+        ArtefactError: no such directory, or programs for another kind of device.
+        ValueError: there are too few devices.
+    """
+    path = Path(directory)
+    manifest = read_manifest(path)
+    check_kind(path, manifest)
+    if "mesh" not in manifest.device:
+        return {}
+    rules = {
+        axis: tuple(rule) if isinstance(rule, list) else rule
+        for axis, rule in manifest.device["rules"].items()
+    }
+    return {"mesh": make_mesh(**manifest.device["mesh"]), "rules": Rules(**rules)}
 
 
 def with_programs(model: Model, directory: str | os.PathLike[str]) -> Model:

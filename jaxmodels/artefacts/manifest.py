@@ -28,6 +28,7 @@ FORMAT = 1
 # Compilers and what hands programs to them. Their versions are compared as they are written.
 _COMPILERS = {"cpu": (), "tpu": ("libtpu",), "gpu": ("jax-cuda12-plugin", "jax-cuda13-plugin")}
 _PACKAGES = ("jaxmodels", "jax", "jaxlib")
+_AGAIN = "compile them again with `jaxmodels tpu compile`"
 _CPU_INFORMATION = Path("/proc/cpuinfo")
 
 
@@ -57,8 +58,8 @@ class Manifest:
 
     Attributes:
         versions: of jaxmodels, jax, jaxlib and the platform's compiler.
-        device: "platform", "kind" and "count", of processors what they can execute too; "mesh" and a digest
-            of the "rules" by which a model is spread over one.
+        device: "platform", "kind" and "count", of processors what they can execute too; "mesh" and
+            "rules" of a model that is spread over several.
         model: what it is in words, "model", a "digest" of its whole configuration, and the "parameters",
             a digest of their names, shapes and dtypes.
         strategy: the same of the decoding method, "strategy" and "digest"; the numbers in it that programs
@@ -105,15 +106,31 @@ def read_manifest(directory: Path) -> Manifest:
 def check_same(directory: Path, there: Manifest, here: Manifest) -> None:
     """Raises ArtefactError, naming both values, where what programs were compiled from, with or for is not
     what is here."""
-    for part in ("device", "versions", "model"):
-        for name, was, now in _differences(getattr(there, part), getattr(here, part)):
-            what = f"{there.model['model']}, and the model here is {here.model['model']}"
-            raise ArtefactError(
-                f"the programs in {directory} are for {what}: {name} {was} against {now}"
-                if part == "model"
-                else f"the programs in {directory} were compiled for {name} {was}, and here it is {now}; "
-                "compile them again with `jaxmodels tpu compile`"
-            )
+    _check_equal(directory, there.device, here.device)
+    _check_equal(directory, there.versions, here.versions)
+    for name, was, now in _differences(there.model, here.model):
+        told = "" if name == "model" else f" (their {name} {was} against {now})"
+        raise ArtefactError(
+            f"the programs in {directory} are for {there.model['model']}, and the model here is "
+            f"{here.model['model']}{told}; {_AGAIN}"
+        )
+
+
+def check_kind(directory: Path, there: Manifest) -> None:
+    """Raises ArtefactError where programs are for another kind of device than there is here, whatever their
+    number."""
+    here = describe_devices(jax.devices()[:1])
+    kind = ("platform", "kind")
+    _check_equal(
+        directory, {name: there.device.get(name) for name in kind}, {name: here[name] for name in kind}
+    )
+
+
+def _check_equal(directory: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    for name, was, now in _differences(there, here):
+        raise ArtefactError(
+            f"the programs in {directory} were compiled for {name} {was}, and here it is {now}; {_AGAIN}"
+        )
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -145,7 +162,10 @@ def describe_devices(devices: Sequence[jax.Device], placement: Placement | None 
         described["instructions"] = f"{platform.machine()} {_digest(_instruction_sets())}"
     if placement is not None:
         described["mesh"] = {axis: size for axis, size in placement.sizes.items() if size > 1}
-        described["rules"] = _digest(repr(placement.rules))
+        rules = asdict(placement.rules)
+        described["rules"] = {
+            axis: list(rule) if isinstance(rule, tuple) else rule for axis, rule in rules.items()
+        }
     return described
 
 

@@ -1,4 +1,5 @@
-"""The command line: `jaxmodels generate | fill-mask | convert | inspect | bench | train | cache`.
+"""The command line: `jaxmodels generate | fill-mask | convert | inspect | bench | train | cache |
+tpu`.
 
 Commands import JAX inside their bodies, so that help and usage errors come at once.
 """
@@ -24,6 +25,7 @@ from jaxmodels.cli import (
     generate,
     inspect,
     tpu,
+    tpu_compile,
     train,
 )
 from jaxmodels.cli.subcommands import BenchCommands
@@ -117,8 +119,10 @@ for name, measurement in (
     benches.command(name, help=_help(measurement))(measurement)
 app.add_typer(benches, name="bench")
 
-tpus = typer.Typer(no_args_is_help=True, help="Cloud TPU: plan a model on slices before one is rented.")
-for name, action in (("plan", tpu.plan),):
+tpus = typer.Typer(
+    no_args_is_help=True, help="Cloud TPU: plan a model on slices before one is rented, compile its programs."
+)
+for name, action in (("plan", tpu.plan), ("compile", tpu_compile.compile_programs)):
     tpus.command(name, help=_help(action))(action)
 app.add_typer(tpus, name="tpu")
 

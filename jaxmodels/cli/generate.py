@@ -97,6 +97,12 @@ def generate(
         list[str] | None, typer.Option(help="End before this text, whatever its tokens. Repeatable.")
     ] = None,
     dtype: Annotated[DType | None, typer.Option(help="Of the parameters.")] = None,
+    compiled: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False, help="Run the programs that `jaxmodels tpu compile` wrote to this directory."
+        ),
+    ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a user's message in the chat format.")
     ] = False,
@@ -137,10 +143,12 @@ def generate(
     text = _read_prompt(prompt, file)
     base = sampling.asked_for()  # before the weights are read: bad options fail at once
     began = time.perf_counter()
-    loaded = load(model, revision=revision, text_only=text_only, adapter=adapter or ())
+    spread = _spread(compiled)
+    loaded = load(model, revision=revision, text_only=text_only, adapter=adapter or (), **spread)
     if not isinstance(loaded, jm.Model):
         raise ValueError(f"{model!r} is an image model: say what to draw with --class and --grid or --strip")
     base = base or sampling.over(loaded)
+    loaded = _with_programs(loaded, compiled)
     load_seconds = time.perf_counter() - began
     tokenizer = _tokenizer(loaded, model)
     ids = _encode(tokenizer, text, chat)
@@ -164,6 +172,23 @@ def generate(
         timing = _print_whole(call)
     if not quiet:
         tell(f"{timing}, compilation included; model loaded in {load_seconds:.2f} s")
+
+
+def _spread(compiled: Path | None) -> dict[str, Any]:
+    """How the model is to be spread over devices: as compiled programs ask for."""
+    if compiled is None:
+        return {}
+    from jaxmodels.artefacts.compiled import spread_of
+
+    return spread_of(compiled)
+
+
+def _with_programs(model: "Model", compiled: Path | None) -> "Model":
+    if compiled is None:
+        return model
+    from jaxmodels.artefacts.compiled import with_programs
+
+    return with_programs(model, compiled)
 
 
 def _draw(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,6 +12,7 @@ from jaxmodels.cli.common import tell
 if TYPE_CHECKING:
     from jaxmodels import Model
     from jaxmodels.decoding import Autoregressive, Strategy
+    from jaxmodels.models.decoder import Decoder
 
 
 class StrategyName(StrEnum):
@@ -333,3 +334,28 @@ class StrategyOptions:
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A model without weights, as far as strategies look at it."""
+
+    config: "Decoder"
+
+
+def described_strategy(
+    config: "Decoder",
+    options: StrategyOptions,
+    base: "Autoregressive",
+    load: Callable[[str], "Model"],
+    max_new_tokens: int,
+) -> "Strategy":
+    """`StrategyOptions.build` for a model whose weights are not read.
+
+    Raises:
+        ValueError: as there, or a strategy that is found by trials.
+    """
+    if options.name is StrategyName.AUTO:
+        raise ValueError("--strategy auto tries strategies with the weights; name one of them")
+    model = cast("Model", _Described(config))
+    return options.build(base, load, Asked(model, name="", prompt=[], max_new_tokens=max_new_tokens))

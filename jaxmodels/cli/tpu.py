@@ -1,14 +1,13 @@
 """`jaxmodels tpu plan`: what a model takes and how fast it can be on TPU slices, before one is rented."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jaxmodels.cli.common import AsJson, ConfigName, DType, Revision, TextOnly, print_json
 from jaxmodels.cli.options import with_groups
-from jaxmodels.cli.strategies import Asked, StrategyName, StrategyOptions
+from jaxmodels.cli.strategies import StrategyOptions, described_strategy
 from jaxmodels.cli.summaries import print_lines
 from jaxmodels.cli.tpu_report import as_values, comparison, plan_lines
 
@@ -137,18 +136,7 @@ def _strategy(config: "Decoder", options: StrategyOptions, new_tokens: int) -> "
     """
     from jaxmodels.decoding import Autoregressive
 
-    if options.name is StrategyName.AUTO:
-        raise ValueError("--strategy auto tries strategies with the weights; name one of them")
-
     def no_weights(name: str) -> "Model":
         raise ValueError(f"--draft {name}: a plan reads no weights; plan the draft model by itself")
 
-    asked = Asked(model=cast("Model", _Described(config)), name="", prompt=[], max_new_tokens=new_tokens)
-    return options.build(Autoregressive(), no_weights, asked)
-
-
-@dataclass(frozen=True)
-class _Described:
-    """A model without weights, as far as strategies look at it."""
-
-    config: "Decoder"
+    return described_strategy(config, options, Autoregressive(), no_weights, new_tokens)
