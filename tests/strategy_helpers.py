@@ -6,6 +6,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from model_helpers import (
     ARCHITECTURES,
     D_MODEL,
@@ -55,6 +56,17 @@ MODELS = {
         final_norm=NORM,
     ),
 }
+
+
+def in_tiers(every_run, sweep):
+    """Names as the parameters of a test: those of every run of the tests, and those of the sweep alone."""
+    return [*every_run, *(pytest.param(name, marks=pytest.mark.sweep) for name in sweep)]
+
+
+# Of what goes through the caches of every kind of model in the same way.
+TWO_IN_EVERY_RUN = in_tiers(["attention", "ssd"], ["ring", "latent", "delta", "hybrid"])
+# Of drafters whose own state is the same beside every kind of model.
+BESIDE_A_MODEL = in_tiers(["attention", "ssd"], ["hybrid"])
 
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2], [3, 8, 4]]
 NEW = 14

@@ -18,7 +18,7 @@ PROMPTS = [
 PAIRS = [
     ("tiny-mamba2", "tiny-qwen3"),
     ("tiny-qwen3", "tiny-qwen3-draft"),
-    ("tiny-hybrid-moe", "tiny-mamba2"),
+    pytest.param(("tiny-hybrid-moe", "tiny-mamba2"), marks=pytest.mark.sweep),
 ]
 
 

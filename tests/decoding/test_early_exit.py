@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_helpers import quick_jit
-from strategy_helpers import MODELS, NEW, PROMPTS, architecture, assert_same_generation, decode, expected
+from strategy_helpers import (
+    MODELS,
+    NEW,
+    PROMPTS,
+    TWO_IN_EVERY_RUN,
+    architecture,
+    assert_same_generation,
+    decode,
+    expected,
+)
 
 from jaxmodels.decoding import Autoregressive, EarlyExit, Sample
 from jaxmodels.decoding.depth import MaxProbability, UntilConfident
@@ -19,7 +28,7 @@ from jaxmodels.layers.window import Window
 NEVER = EarlyExit(threshold=1.5, decode=Autoregressive(top_logprobs=2))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TWO_IN_EVERY_RUN)
 def test_a_threshold_that_is_never_reached_equals_autoregressive_decoding(name):
     config, params = architecture(name)
     ours = decode(config, params, NEVER)

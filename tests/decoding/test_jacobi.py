@@ -9,9 +9,9 @@ import pytest
 from model_helpers import attention, decoder, quick_jit, random_params
 from step_enumeration import PROCESSORS, assert_exact_step, tiny
 from strategy_helpers import (
-    MODELS,
     NEW,
     PROMPTS,
+    TWO_IN_EVERY_RUN,
     architecture,
     assert_same_generation,
     decode,
@@ -28,7 +28,7 @@ from jaxmodels.layers.rope_scaling import DynamicNTKScaling, LongRopeScaling
 STRATEGY = Jacobi(window=5, top_logprobs=2)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TWO_IN_EVERY_RUN)
 def test_it_equals_autoregressive_decoding(name):
     config, params = architecture(name)
     plain = expected(name)

@@ -6,7 +6,6 @@ import pytest
 from model_helpers import quick_jit
 from step_enumeration import PROCESSORS, assert_exact_step, tiny
 from strategy_helpers import (
-    MODELS,
     NEW,
     PROMPTS,
     architecture,
@@ -14,6 +13,7 @@ from strategy_helpers import (
     bigram_draft,
     decode,
     expected,
+    in_tiers,
     nearby,
     stop_inside,
 )
@@ -29,7 +29,7 @@ from jaxmodels.decoding import (
 )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", in_tiers(["attention", "ssd", "latent"], ["ring", "delta", "hybrid"]))
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)
     plain = expected(name)
@@ -80,7 +80,11 @@ def test_the_draft_forgets_what_was_not_accepted(acceptance):
 
 @pytest.mark.parametrize(
     ("name", "draft_name", "processors"),
-    [("hybrid", "attention", ()), ("attention", "ssd", ()), ("attention", "ssd", PROCESSORS)],
+    [
+        pytest.param("hybrid", "attention", (), marks=pytest.mark.sweep),
+        ("attention", "ssd", ()),
+        pytest.param("attention", "ssd", PROCESSORS, marks=pytest.mark.sweep),
+    ],
     ids=["hybrid", "attention", "processors"],
 )
 def test_a_sampled_step_has_the_models_joint_distribution(name, draft_name, processors):

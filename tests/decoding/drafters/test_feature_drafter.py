@@ -2,12 +2,12 @@
 
 import pytest
 from draft_heads import eagle3_drafter
-from strategy_helpers import MODELS, architecture, assert_same_generation, decode, expected
+from strategy_helpers import BESIDE_A_MODEL, architecture, assert_same_generation, decode, expected
 
 from jaxmodels.decoding import FeatureTreeDrafter, Speculative
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_text_is_that_of_sequential_decoding(name):
     config, params = architecture(name)
     ours = decode(config, params, Speculative(draft=eagle3_drafter(), top_logprobs=2))
@@ -22,7 +22,7 @@ def tree_drafter(**fields):
     )
 
 
-@pytest.mark.parametrize("name", ["attention", "ssd", pytest.param("hybrid", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_text_from_a_tree_is_that_of_sequential_decoding(name):
     config, params = architecture(name)
     ours = decode(config, params, Speculative(draft=tree_drafter(known=13), top_logprobs=2))

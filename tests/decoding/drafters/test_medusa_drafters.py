@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from draft_heads import medusa, medusa_drafter
 from model_helpers import D_MODEL, VOCAB, random_params
-from strategy_helpers import MODELS, NEW, architecture, assert_same_generation, decode, expected
+from strategy_helpers import BESIDE_A_MODEL, NEW, architecture, assert_same_generation, decode, expected
 
 from jaxmodels.decoding import MedusaTreeDrafter, Sample, Speculative
 from jaxmodels.decoding.drafters.medusa_drafter import LastHidden
@@ -24,14 +24,14 @@ def tree_drafter(paths=PATHS, **fields):
     )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_text_is_that_of_sequential_decoding(name):
     config, params = architecture(name)
     ours = decode(config, params, Speculative(draft=medusa_drafter(known=13), top_logprobs=2))
     assert_same_generation(ours, expected(name))
 
 
-@pytest.mark.parametrize("name", ["attention", "ssd", pytest.param("hybrid", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_text_from_a_tree_is_that_of_sequential_decoding(name):
     config, params = architecture(name)
     ours = decode(config, params, Speculative(draft=tree_drafter(known=13), top_logprobs=2))

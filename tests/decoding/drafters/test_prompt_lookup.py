@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from step_enumeration import PROCESSORS, assert_exact_step, tiny
 from strategy_helpers import (
-    MODELS,
+    BESIDE_A_MODEL,
     PROMPTS,
     architecture,
     assert_same_generation,
@@ -49,7 +49,7 @@ def test_draft_tokens_are_those_of_a_search(most, least):
     assert 0 < found < 25
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)
     plain = expected(name)

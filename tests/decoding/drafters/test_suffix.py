@@ -9,7 +9,7 @@ import pytest
 from model_helpers import quick_jit
 from step_enumeration import assert_exact_step, tiny
 from strategy_helpers import (
-    MODELS,
+    BESIDE_A_MODEL,
     PROMPTS,
     architecture,
     assert_same_generation,
@@ -117,11 +117,8 @@ def test_drafts_are_those_of_a_trie(options):
     assert drafts > 40
 
 
-@pytest.mark.parametrize(
-    "name", ["attention", "ssd", *(pytest.param(n, marks=pytest.mark.sweep) for n in ("delta", "hybrid"))]
-)
+@pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_equals_autoregressive_decoding(name):
-    assert name in MODELS
     config, params = architecture(name)
     plain = expected(name)
     ours = decode(config, params, SUFFIX)

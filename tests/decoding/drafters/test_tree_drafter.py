@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from step_enumeration import PROCESSORS, assert_exact_step, tiny
 from strategy_helpers import (
-    MODELS,
     NEW,
     PROMPTS,
+    TWO_IN_EVERY_RUN,
     architecture,
     assert_same_generation,
     decode,
     expected,
+    in_tiers,
     nearby,
     stop_inside,
 )
@@ -24,7 +25,7 @@ def tree(config, params, siblings=(3, 2, 1), noise=0.3, **options):
     return Speculative(draft=drafter, **options)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TWO_IN_EVERY_RUN)
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)
     strategy = tree(config, params, top_logprobs=2)
@@ -36,14 +37,14 @@ def test_greedy_equals_autoregressive_decoding(name):
     assert_same_generation(decode(config, params, strategy, stop=[stop]), expected(name, stop=(stop,)))
 
 
-@pytest.mark.parametrize("name", ["hybrid", "latent"])
+@pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid", "latent"]))
 def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
     config, params = architecture(name)
     ours = decode(config, params, tree(config, params, top_logprobs=2), PROMPTS[2:3])
     assert_same_generation(ours, expected(name), row=2)
 
 
-@pytest.mark.parametrize("name", ["attention", "hybrid"])
+@pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid"]))
 def test_the_draft_catches_up_with_what_it_did_not_follow(name):
     """With a draft that is the model, levels behind the first are right whatever the first step took."""
     config, params = architecture(name)
@@ -53,7 +54,7 @@ def test_the_draft_catches_up_with_what_it_did_not_follow(name):
     np.testing.assert_array_equal(ours.tokens, expected(name).tokens)
 
 
-@pytest.mark.parametrize("name", ["attention", "ssd"])
+@pytest.mark.parametrize("name", in_tiers(["attention"], ["ssd"]))
 def test_siblings_are_accepted_where_the_first_choice_is_wrong(name):
     """Per call no fewer than of the chain of first choices, from the same text, and here more."""
     config, params = architecture(name)
@@ -63,7 +64,7 @@ def test_siblings_are_accepted_where_the_first_choice_is_wrong(name):
     assert ours.counters["calls"].sum() < chain.counters["calls"].sum()
 
 
-@pytest.mark.parametrize("name", ["attention", "ssd"])
+@pytest.mark.parametrize("name", in_tiers(["ssd"], ["attention"]))
 def test_processors_see_each_path_by_itself(name):
     from jaxmodels.decoding import Autoregressive
 
@@ -76,7 +77,10 @@ def test_processors_see_each_path_by_itself(name):
 
 
 @pytest.mark.parametrize("processors", [(), PROCESSORS], ids=["plain", "processors"])
-@pytest.mark.parametrize(("name", "draft_name"), [("hybrid", "attention"), ("attention", "ssd")])
+@pytest.mark.parametrize(
+    ("name", "draft_name"),
+    [("attention", "ssd"), pytest.param("hybrid", "attention", marks=pytest.mark.sweep)],
+)
 def test_a_sampled_step_has_the_models_joint_distribution(name, draft_name, processors):
     """Behind a first step that took nothing, the first choice, its sibling, or one of the second level."""
     drafter = TreeDrafter(draft=Draft(*tiny(draft_name, 1)), siblings=(2, 3))
