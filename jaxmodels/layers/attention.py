@@ -23,7 +23,7 @@ from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.query_scale import LogScale
 from jaxmodels.layers.rope import Rotary
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree, matrix
 from jaxmodels.layers.window import Window
 
 
@@ -142,10 +142,9 @@ class Attention:
             projections.pop()
         tree: ParamTree = {
             **{
-                f"w_{x}": Param((heads, h, d), (axis, "head_dim", "embed"), FanIn(d))
-                for x, heads, axis in projections
+                f"w_{x}": matrix((heads, h, d), (axis, "head_dim", "embed")) for x, heads, axis in projections
             },
-            "w_o": Param((self.d_model, n, h), ("embed", "heads", "head_dim"), FanIn(n * h)),
+            "w_o": matrix((self.d_model, n, h), ("embed", "heads", "head_dim"), inputs=2),
         }
         if self.adapter_rank is not None:
             r = self.adapter_rank
@@ -160,7 +159,7 @@ class Attention:
         if self.qkv_bias:
             tree |= {f"b_{x}": Param((heads, h), (axis, "head_dim"), ZEROS) for x, heads, axis in projections}
         if self.output_gate:
-            tree["w_gate"] = Param((n, h, d), ("heads", "head_dim", "embed"), FanIn(d))
+            tree["w_gate"] = matrix((n, h, d), ("heads", "head_dim", "embed"))
             if self.qkv_bias:
                 tree["b_gate"] = Param((n, h), ("heads", "head_dim"), ZEROS)
         if self.out_bias:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.norm import Norm
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree, matrix
 
 # A condition of each row, or of each token.
 Condition: TypeAlias = Float[Array, "B cond"] | Float[Array, "B S cond"]
@@ -88,7 +88,8 @@ class ProjectedModulation:
 
     def spec(self) -> ParamTree:
         count = len(self.parts)
-        tree: ParamTree = {"w": Param((count, self.d_model, self.d_condition), (None, "embed", None), ZEROS)}
+        shape = (count, self.d_model, self.d_condition)
+        tree: ParamTree = {"w": Param(shape, (None, "embed", None), ZEROS, contracted=(-1,))}
         if self.bias:
             tree["b"] = Param((count, self.d_model), (None, "embed"), ZEROS)
         return tree
@@ -190,8 +191,8 @@ def embed_mlp_spec(d_model: int, d_in: int, *, hidden: int | None = None, bias: 
     default `d_model`."""
     inside = d_model if hidden is None else hidden
     weights: ParamTree = {
-        "w_in": Param((inside, d_in), ("embed", None), FanIn(d_in)),
-        "w_out": Param((d_model, inside), (None, "embed"), FanIn(inside)),
+        "w_in": matrix((inside, d_in), ("embed", None)),
+        "w_out": matrix((d_model, inside), (None, "embed")),
     }
     biases: ParamTree = {
         "b_in": Param((inside,), ("embed",), ZEROS),

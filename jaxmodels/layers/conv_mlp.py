@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from jaxmodels.layers.conv2d import Conv2D
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.mlp import activate, check_activation
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import ZEROS, Param, Params, ParamTree, matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,10 @@ class GatedConvMLP:
 
     def spec(self) -> ParamTree:
         return {
-            "w_up": Param((2 * self.d_ff, self.d_model), ("mlp", "embed"), FanIn(self.d_model)),
+            "w_up": matrix((2 * self.d_ff, self.d_model), ("mlp", "embed")),
             "b_up": Param((2 * self.d_ff,), ("mlp",), ZEROS),
             "conv": self.conv.spec(),
-            "w_down": Param((self.d_model, self.d_ff), ("embed", "mlp"), FanIn(self.d_ff)),
+            "w_down": matrix((self.d_model, self.d_ff), ("embed", "mlp")),
         }
 
     def flops_per_token(self, context: int) -> int:

@@ -12,7 +12,7 @@ from jaxmodels.layers.conv import window_conv
 from jaxmodels.layers.delta import delta_replay
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.norm import GatedRMSNorm
-from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree, buffer, init_state
+from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree, buffer, init_state, matrix
 from jaxmodels.layers.ssd_mixer import InverseSoftplusLogUniform
 from jaxmodels.layers.state.every_token import EVERY_TOKEN
 from jaxmodels.layers.state.policy import Memory, StatePolicy
@@ -115,8 +115,7 @@ class GatedDeltaMixer:
         tree["dt_bias"] = Param(shape, ("heads", None)[: len(shape)], InverseSoftplusLogUniform(), "float32")
         tree["a_log"] = Param((self.num_heads,), ("heads",), LogUniform(), "float32")
         tree["norm"] = self.norm.spec()
-        fan_in = self.num_heads * self.head_dim
-        tree["w_o"] = Param((d, *values), ("embed", "heads", "head_dim"), FanIn(fan_in))
+        tree["w_o"] = matrix((d, *values), ("embed", "heads", "head_dim"), inputs=2)
         return tree
 
     def state_spec(self, batch: int, capacity: int) -> Any:
@@ -216,10 +215,10 @@ def _projection(name: str, d_model: int, rank: int | None, shape: tuple[int, ...
     """The weights of ``w x`` or, with a rank, of ``w_up (w_down x)``, for each key head together."""
     axes = ("kv_heads", *(None,) * (len(shape) - 1))
     if rank is None:
-        return {f"w_{name}": Param((*shape, d_model), (*axes, "embed"), FanIn(d_model))}
+        return {f"w_{name}": matrix((*shape, d_model), (*axes, "embed"))}
     return {
-        f"w_{name}_down": Param((rank, d_model), (None, "embed"), FanIn(d_model)),
-        f"w_{name}_up": Param((*shape, rank), (*axes, None), FanIn(rank)),
+        f"w_{name}_down": matrix((rank, d_model), (None, "embed")),
+        f"w_{name}_up": matrix((*shape, rank), (*axes, None)),
     }
 
 

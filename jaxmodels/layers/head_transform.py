@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.norm import Norm
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import ZEROS, Param, Params, ParamTree, matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class HeadTransform:
 
     def spec(self) -> ParamTree:
         d = self.d_model
-        tree: ParamTree = {"w": Param((d, d), (None, "embed"), FanIn(d)), "norm": self.norm.spec()}
+        tree: ParamTree = {"w": matrix((d, d), (None, "embed")), "norm": self.norm.spec()}
         return tree | {"b": Param((d,), (None,), ZEROS)} if self.bias else tree
 
     def flops_per_token(self) -> int:

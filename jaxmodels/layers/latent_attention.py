@@ -21,11 +21,11 @@ from jaxmodels.layers.kv_cache import (
     window_tags,
     write_window,
 )
-from jaxmodels.layers.linear import linear
+from jaxmodels.layers.linear import contract, linear
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rope, apply_rope
 from jaxmodels.layers.rope_scaling import YarnScaling
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree, buffer
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree, buffer, matrix
 from jaxmodels.layers.window import Window
 
 # Each block of queries makes the keys and values that it meets anew: the larger it is, the fewer times.
@@ -119,20 +119,20 @@ class LatentAttention:
         d, n, r, h, i = self.d_model, self.num_heads, self.kv_rank, self.key_dim, self.value_dim
         width = h + self.rope_dim
         tree: ParamTree = {
-            "w_kv_down": Param((r, d), ("latent", "embed"), FanIn(d)),
-            "w_k_rope": Param((self.rope_dim, d), ("head_dim", "embed"), FanIn(d)),
+            "w_kv_down": matrix((r, d), ("latent", "embed")),
+            "w_k_rope": matrix((self.rope_dim, d), ("head_dim", "embed")),
             "latent_norm": self.latent_norm.spec(),
-            "w_uk": Param((n, h, r), ("heads", "head_dim", "latent"), FanIn(r)),
-            "w_uv": Param((n, r, i), ("heads", "latent", "head_dim"), FanIn(r)),
-            "w_o": Param((d, n, i), ("embed", "heads", "head_dim"), FanIn(n * i)),
+            "w_uk": matrix((n, h, r), ("heads", "head_dim", "latent")),
+            "w_uv": Param((n, r, i), ("heads", "latent", "head_dim"), FanIn(r), contracted=(-2,)),
+            "w_o": matrix((d, n, i), ("embed", "heads", "head_dim"), inputs=2),
         }
         if self.query_rank is None or self.query_norm is None:
-            tree["w_q"] = Param((n, width, d), ("heads", "head_dim", "embed"), FanIn(d))
+            tree["w_q"] = matrix((n, width, d), ("heads", "head_dim", "embed"))
         else:
             j = self.query_rank
-            tree["w_q_down"] = Param((j, d), ("latent", "embed"), FanIn(d))
+            tree["w_q_down"] = matrix((j, d), ("latent", "embed"))
             tree["query_norm"] = self.query_norm.spec()
-            tree["w_q_up"] = Param((n, width, j), ("heads", "head_dim", "latent"), FanIn(j))
+            tree["w_q_up"] = matrix((n, width, j), ("heads", "head_dim", "latent"))
         if self.bias:
             tree["b_kv_down"] = Param((r,), ("latent",), ZEROS)
             tree["b_k_rope"] = Param((self.rope_dim,), ("head_dim",), ZEROS)
@@ -222,14 +222,14 @@ class LatentAttention:
     ) -> Float[Array, "B S N I"]:
         """One key head for all queries: the entries are its keys, the latents among them its values."""
         q, shared = self._queries(params, x, window)
-        absorbed = jnp.einsum("bsnh,nhr->bsnr", q, params["w_uk"])
+        absorbed = contract("bsnh,nhr->bsnr", q, params["w_uk"])
         queries = rearrange(jnp.concatenate([absorbed, shared], axis=-1), "b s n u -> b 1 n s u")
 
         def unpack(entries: Array, _: Array) -> tuple[Array, Array]:
             return entries, entries[..., : self.kv_rank]
 
         out = self._attend_cache(queries, cache, window, unpack, None)
-        return jnp.einsum("bnsr,nri->bsni", out[:, 0], params["w_uv"])
+        return contract("bnsr,nri->bsni", out[:, 0], params["w_uv"])
 
     def _expanded(
         self, params: Params, x: Float[Array, "B S D"], cache: LatentState, window: Window
@@ -275,8 +275,8 @@ class LatentAttention:
     ) -> tuple[Float[Array, "B N T Q"], Float[Array, "B N T I"]]:
         """Those of each head, from what the cache keeps of the tokens."""
         latents, shared = jnp.split(entries, [self.kv_rank], axis=-1)
-        k = jnp.einsum("btr,nhr->bnth", latents, params["w_uk"])
-        v = jnp.einsum("btr,nri->bnti", latents, params["w_uv"])
+        k = contract("btr,nhr->bnth", latents, params["w_uk"])
+        v = contract("btr,nri->bnti", latents, params["w_uv"])
         shared = jnp.broadcast_to(shared[:, None], (*k.shape[:-1], self.rope_dim))
         return jnp.concatenate([k, shared], axis=-1), v
 
@@ -292,7 +292,7 @@ class LatentAttention:
         return x if self.rope is None else apply_rope(x, window.rotation(self.rope), self.rope.style)
 
     def _output(self, params: Params, out: Float[Array, "B S N I"]) -> Float[Array, "B S D"]:
-        y = linear(rearrange(out, "b s n i -> b s (n i)"), rearrange(params["w_o"], "d n i -> d (n i)"))
+        y = linear(rearrange(out, "b s n i -> b s (n i)"), params["w_o"].reshape(self.d_model, -1))
         return y + params["b_o"] if self.bias else y
 
     def _scores(self) -> Scores:

@@ -10,7 +10,7 @@ from jaxmodels.layers.linear import linear
 from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
-from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree, buffer, init_state
+from jaxmodels.layers.spec import Params, ParamTree, buffer, init_state, matrix
 from jaxmodels.layers.ssd import ssd_replay, ssd_tree, ssd_window
 from jaxmodels.layers.state.history import of_state
 from jaxmodels.layers.window import Window, peek
@@ -64,11 +64,10 @@ class LightningMixer:
     def spec(self) -> ParamTree:
         d, n, h = self.d_model, self.num_heads, self.head_dim
         tree: ParamTree = {
-            f"w_{name}": Param((n, h, d), ("heads", "head_dim", "embed"), FanIn(d))
-            for name in ("q", "k", "v", "gate")
+            f"w_{name}": matrix((n, h, d), ("heads", "head_dim", "embed")) for name in ("q", "k", "v", "gate")
         }
         tree["norm"] = self.norm.spec()
-        tree["w_o"] = Param((d, n, h), ("embed", "heads", "head_dim"), FanIn(n * h))
+        tree["w_o"] = matrix((d, n, h), ("embed", "heads", "head_dim"), inputs=2)
         return tree
 
     def state_spec(self, batch: int, capacity: int) -> RecurrentState:

@@ -1,12 +1,15 @@
-"""The product of activations with a weight matrix, or with a number.
+"""The products of activations with weights, or with a number.
 
 Weights are stored ``[out, in]``, the layout of checkpoints, so that loading moves nothing. This file alone
-knows how such a product is best computed.
+knows how such a product is best computed, `layers.quantized.products` what becomes of it where the weight is
+held in few bits. Layers multiply with their weights by `linear`, or by `contract` where a weight has another
+layout.
 """
 
 import functools
 import math
 import os
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,10 @@ from jaxtyping import Array, Float
 
 from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.partition import axis_size
+from jaxmodels.layers.quantized.array import QuantizedArray
+from jaxmodels.layers.quantized.products import quantized_einsum, quantized_product
+
+Weight: TypeAlias = Float[Array, "..."] | QuantizedArray
 
 # Below this many weights a product is over on a CPU before a second thread has begun.
 _WORTH_CARE = 2**16
@@ -31,11 +38,11 @@ _TILE_ROWS = 8
 
 def linear(
     x: Float[Array, "... D"],
-    w: Float[Array, "*F D"],
+    w: Weight,
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
 ) -> Float[Array, "..."]:
-    """``x @ w.T``: the output axes of `w`, one or several, take the place of x's last axis.
+    """``x @ w.T`` for a `w` [*F, D]: its output axes, one or several, take the place of x's last axis.
 
     The result is rounded to `dtype` once, to that of the operands if None. `precision` is that of
     `jax.lax.dot`: TPUs multiply float32 in one pass of bfloat16 unless it is asked for.
@@ -44,15 +51,40 @@ def linear(
     it reads `w` fastest: see `on_cpu` and `on_tpu`. Where devices share its outputs, `w` keeps its axes: cut
     along one of them, it would have to be gathered to become a matrix.
     """
-    if axis_size("tensor") > 1:
-        y: Array = SHARED.given(dtype=dtype, precision=precision)(x, w)
-        return y
-    rows, matrix = math.prod(x.shape[:-1]), w.reshape(-1, w.shape[-1])
-    if 0 < rows <= _MOST_ROWS:
-        y = _few_rows(x, matrix, dtype, precision)
+    shared = axis_size("tensor") > 1
+    rows = functools.partial(_shared if shared else _alone, precision=precision)
+    matrix = w if shared else w.reshape(-1, w.shape[-1])
+    if isinstance(matrix, QuantizedArray):
+        y = quantized_product(rows, x, matrix, dtype)
     else:
-        y = product(x, matrix, dtype, precision)
+        y = rows(x, matrix, dtype)
     return y.reshape(*x.shape[:-1], *w.shape[:-1])
+
+
+def contract(
+    pattern: str, x: Float[Array, "..."], w: Weight, dtype: DTypeLike | None = None
+) -> Float[Array, "..."]:
+    """``jnp.einsum(pattern, x, w)`` for a weight with another layout than `linear`'s, rounded to `dtype`
+    once."""
+    if isinstance(w, QuantizedArray):
+        return quantized_einsum(pattern, x, w, dtype)
+    return jnp.einsum(pattern, x, w, preferred_element_type=dtype)
+
+
+def _shared(
+    x: Float[Array, "... D"], w: Float[Array, "*F D"], dtype: DTypeLike | None, precision: lax.PrecisionLike
+) -> Float[Array, "..."]:
+    y: Array = SHARED.given(dtype=dtype, precision=precision)(x, w)
+    return y
+
+
+def _alone(
+    x: Float[Array, "... D"], w: Float[Array, "F D"], dtype: DTypeLike | None, precision: lax.PrecisionLike
+) -> Float[Array, "... F"]:
+    if 0 < math.prod(x.shape[:-1]) <= _MOST_ROWS:
+        y: Array = _few_rows(x, w, dtype, precision)
+        return y
+    return product(x, w, dtype, precision)
 
 
 def scaled(x: Float[Array, "..."], factor: float) -> Float[Array, "..."]:

@@ -18,7 +18,18 @@ from jaxmodels.layers.selective_scan import (
     selective_scan,
     selective_tree,
 )
-from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree, buffer, init_state
+from jaxmodels.layers.spec import (
+    ONES,
+    ZEROS,
+    FanIn,
+    Normal,
+    Param,
+    Params,
+    ParamTree,
+    buffer,
+    init_state,
+    matrix,
+)
 from jaxmodels.layers.ssd_mixer import InverseSoftplusLogUniform, LogArange
 from jaxmodels.layers.window import Window, peek
 
@@ -70,16 +81,16 @@ class MambaMixer:
     def spec(self) -> ParamTree:
         d, inner = self.d_model, self.d_inner
         tree: ParamTree = {
-            "w_x": Param((inner, d), ("ssm_inner", "embed"), FanIn(d)),
-            "w_z": Param((inner, d), ("ssm_inner", "embed"), FanIn(d)),
+            "w_x": matrix((inner, d), ("ssm_inner", "embed")),
+            "w_z": matrix((inner, d), ("ssm_inner", "embed")),
             "conv_w": Param((self.conv_width, inner), (None, "ssm_inner"), FanIn(self.conv_width)),
-            "w_dt_down": Param((self.dt_rank, inner), (None, "ssm_inner"), FanIn(inner)),
-            "w_bc": Param((2, self.state_dim, inner), (None, "ssm_state", "ssm_inner"), FanIn(inner)),
-            "w_dt_up": Param((inner, self.dt_rank), ("ssm_inner", None), FanIn(self.dt_rank)),
+            "w_dt_down": matrix((self.dt_rank, inner), (None, "ssm_inner")),
+            "w_bc": matrix((2, self.state_dim, inner), (None, "ssm_state", "ssm_inner")),
+            "w_dt_up": matrix((inner, self.dt_rank), ("ssm_inner", None)),
             "dt_bias": Param((inner,), ("ssm_inner",), InverseSoftplusLogUniform(), "float32"),
             "a_log": Param((self.state_dim, inner), ("ssm_state", "ssm_inner"), LogArange(), "float32"),
             "d_skip": Param((inner,), ("ssm_inner",), ONES, "float32"),
-            "w_out": Param((d, inner), ("embed", "ssm_inner"), FanIn(inner)),
+            "w_out": matrix((d, inner), ("embed", "ssm_inner")),
         }
         if self.conv_bias:
             tree["conv_b"] = Param((inner,), ("ssm_inner",), ZEROS)

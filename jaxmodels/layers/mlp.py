@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxmodels.layers.linear import linear, scaled
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree, matrix
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -170,7 +170,7 @@ class MLP:
 
 
 def _projection(name: str, fan_out: int, fan_in: int, axes: tuple[str, str], bias: bool) -> ParamTree:
-    tree: ParamTree = {f"w_{name}": Param((fan_out, fan_in), axes=axes, init=FanIn(fan_in))}
+    tree: ParamTree = {f"w_{name}": matrix((fan_out, fan_in), axes=axes)}
     if bias:
         tree[f"b_{name}"] = Param((fan_out,), axes=(axes[0],), init=ZEROS)
     return tree

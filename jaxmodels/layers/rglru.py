@@ -18,11 +18,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.conv import window_conv
-from jaxmodels.layers.linear import linear
+from jaxmodels.layers.linear import contract, linear
 from jaxmodels.layers.linear_recurrence import keep_only, recur, recur_tree, replay
 from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree, buffer, init_state
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree, buffer, init_state, matrix
 from jaxmodels.layers.window import Window, peek
 
 # Griffin's constant c: how many times the gate can multiply the slowest decay.
@@ -123,12 +123,12 @@ class RGLRUMixer:
 
     def spec(self) -> ParamTree:
         d, inner, blocks, width = self.d_model, self.d_inner, self.num_blocks, self.block_dim
-        gate = Param((blocks, width, width), ("ssm_heads", None, None), FanIn(width))
+        gate = Param((blocks, width, width), ("ssm_heads", None, None), FanIn(width), contracted=(-2,))
         gate_bias = Param((blocks, width), ("ssm_heads", None), ZEROS)
         return {
-            "w_x": Param((inner, d), ("ssm_inner", "embed"), FanIn(d)),
+            "w_x": matrix((inner, d), ("ssm_inner", "embed")),
             "b_x": Param((inner,), ("ssm_inner",), ZEROS),
-            "w_y": Param((inner, d), ("ssm_inner", "embed"), FanIn(d)),
+            "w_y": matrix((inner, d), ("ssm_inner", "embed")),
             "b_y": Param((inner,), ("ssm_inner",), ZEROS),
             "conv_w": Param((self.conv_width, inner), (None, "ssm_inner"), FanIn(self.conv_width)),
             "conv_b": Param((inner,), ("ssm_inner",), ZEROS),
@@ -137,7 +137,7 @@ class RGLRUMixer:
             "w_recurrence_gate": gate,
             "b_recurrence_gate": gate_bias,
             "rate": Param((inner,), ("ssm_inner",), UniformSquaredDecay(), "float32"),
-            "w_out": Param((d, inner), ("embed", "ssm_inner"), FanIn(inner)),
+            "w_out": matrix((d, inner), ("embed", "ssm_inner")),
             "b_out": Param((d,), ("embed",), ZEROS),
         }
 
@@ -200,7 +200,7 @@ class RGLRUMixer:
 
     def _gate(self, params: Params, name: str, x: Float[Array, "B S I"]) -> Float[Array, "B S I"]:
         blocks = x.reshape(*x.shape[:2], self.num_blocks, self.block_dim)
-        gate = jnp.einsum("bsnp,npq->bsnq", blocks, params[f"w_{name}"]) + params[f"b_{name}"]
+        gate = contract("bsnp,npq->bsnq", blocks, params[f"w_{name}"]) + params[f"b_{name}"]
         return jax.nn.sigmoid(gate).reshape(x.shape)
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.conv import window_conv
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree, buffer, init_state
+from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree, buffer, init_state, matrix
 from jaxmodels.layers.window import Window, peek
 
 # What the input is projected to, in the order of checkpoints.
@@ -37,9 +37,9 @@ class ShortConv:
     def spec(self) -> ParamTree:
         d = self.d_model
         tree: ParamTree = {
-            **{f"w_{name}": Param((d, d), ("ssm_inner", "embed"), FanIn(d)) for name in PROJECTED},
+            **{f"w_{name}": matrix((d, d), ("ssm_inner", "embed")) for name in PROJECTED},
             "conv_w": Param((self.conv_width, d), (None, "ssm_inner"), FanIn(self.conv_width)),
-            "w_out": Param((d, d), ("embed", "ssm_inner"), FanIn(d)),
+            "w_out": matrix((d, d), ("embed", "ssm_inner")),
         }
         if self.bias:
             tree |= {f"b_{name}": Param((d,), ("ssm_inner",), ZEROS) for name in PROJECTED}

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from jaxmodels.layers.quantized.array import QuantizedArray
+
 
 class Initializer(Protocol):
     """Draws the initial value of one parameter. Implementations are hashable frozen dataclasses."""
@@ -62,7 +64,8 @@ class Param:
 
     Logical axes are what sharding rules map to mesh axes; None marks a dimension that is never sharded.
     `dtype` pins parameters whose precision must not follow the model's (state-space decays, say). `frozen`
-    marks what keeps its initial value in training.
+    marks what keeps its initial value in training. `contracted` are the dimensions, counted from the last,
+    that products with a matrix sum over: what names them may be held in few bits, see `layers.quantized`.
     """
 
     shape: tuple[int, ...]
@@ -70,12 +73,20 @@ class Param:
     init: Initializer = Normal()
     dtype: str | None = None
     frozen: bool = False
+    contracted: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes):
             raise ValueError(f"Param: axes {self.axes} must name each dimension of shape {self.shape}")
         if any(d < 1 for d in self.shape):
             raise ValueError(f"Param: every dimension must be at least 1, got shape {self.shape}")
+
+
+def matrix(shape: tuple[int, ...], axes: tuple[str | None, ...], inputs: int = 1) -> Param:
+    """A weight for `linear`: outputs, then as many dimensions of `inputs`, and entries whose variance is the
+    inverse of the number of inputs."""
+    fan_in = math.prod(shape[-inputs:])
+    return Param(shape, axes, FanIn(fan_in), contracted=tuple(range(-inputs, 0)))
 
 
 # What the logical axes of parameters and states are named after.
@@ -224,7 +235,7 @@ def filled(spec: Any, dtype: DTypeLike) -> Any:
 
 def check_params(spec: ParamTree, params: Params) -> None:
     """Raises ValueError, with the parameter named, where `params` are not those of `spec`: one is missing,
-    unknown, no array, of another shape or of no floating dtype."""
+    unknown, no array, quantised or not, of another shape or of no floating dtype."""
     if not isinstance(params, Mapping):
         raise ValueError(f"params must be a nested dict of arrays, got {type(params).__name__}")
     expected, given = dict(walk(spec)), dict(walk(params))
@@ -244,9 +255,9 @@ def check_params(spec: ParamTree, params: Params) -> None:
         )
     for path, param in expected.items():
         leaf = given[path]
-        if not isinstance(leaf, jax.Array | np.ndarray):
+        if not isinstance(leaf, jax.Array | np.ndarray | QuantizedArray):
             raise ValueError(f"parameter {path!r} must be an array, got {type(leaf).__name__}")
-        if isinstance(leaf, jax.Array) and leaf.is_deleted():
+        if not isinstance(leaf, np.ndarray) and leaf.is_deleted():
             raise ValueError(f"parameter {path!r} was given away to a compiled program that donates it")
         if leaf.shape != param.shape:
             raise ValueError(f"parameter {path!r} has shape {list(leaf.shape)}, expected {list(param.shape)}")

@@ -11,7 +11,18 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.conv import window_conv
 from jaxmodels.layers.linear import linear, scaled
 from jaxmodels.layers.norm import GatedRMSNorm
-from jaxmodels.layers.spec import ONES, ZEROS, FanIn, Normal, Param, Params, ParamTree, buffer, init_state
+from jaxmodels.layers.spec import (
+    ONES,
+    ZEROS,
+    FanIn,
+    Normal,
+    Param,
+    Params,
+    ParamTree,
+    buffer,
+    init_state,
+    matrix,
+)
 from jaxmodels.layers.ssd import ssd_matrix, ssd_replay
 from jaxmodels.layers.state.every_token import EVERY_TOKEN
 from jaxmodels.layers.state.policy import Memory, StatePolicy
@@ -106,7 +117,7 @@ class SSDMixer:
         d, w = self.d_model, self.conv_width
         projected = {name: self._channels(name) for name in PROJECTED}
         tree: ParamTree = {
-            **{f"w_{name}": Param((*n, d), (*a, "embed"), FanIn(d)) for name, (n, a) in projected.items()},
+            **{f"w_{name}": matrix((*n, d), (*a, "embed")) for name, (n, a) in projected.items()},
             **{
                 f"conv_{name}": Param((w, *projected[name][0]), (None, *projected[name][1]), FanIn(w))
                 for name in CONVOLVED
@@ -114,7 +125,7 @@ class SSDMixer:
             "dt_bias": Param((self.num_heads,), ("ssm_heads",), InverseSoftplusLogUniform(), "float32"),
             "a_log": Param((self.num_heads,), ("ssm_heads",), LogArange(), "float32"),
             "d_skip": Param((self.num_heads,), ("ssm_heads",), ONES, "float32"),
-            "w_out": Param((self.d_model, self.d_inner), ("embed", "ssm_inner"), FanIn(self.d_inner)),
+            "w_out": matrix((self.d_model, self.d_inner), ("embed", "ssm_inner")),
         }
         if self.conv_bias:
             tree |= {f"conv_bias_{name}": Param(*projected[name], ZEROS) for name in CONVOLVED}

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.condition import AdaptiveNorm
 from jaxmodels.layers.head_transform import HeadTransform
+from jaxmodels.layers.linear import contract
 from jaxmodels.layers.masks import CAUSAL, Mask, MaskLike, check_mask
 from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.moe.routing import Routing
@@ -568,7 +569,7 @@ class Decoder:
 
     def soft_embeddings(self, params: Params, weights: Float[Array, "B S V"]) -> Float[Array, "B S D"]:
         """The weighted sum of the embeddings of all tokens, times `embed_scale`."""
-        x = weights.astype(self.dtype_of(params)) @ params["embed"]["weight"]
+        x = contract("...v,vd->...d", weights.astype(self.dtype_of(params)), params["embed"]["weight"])
         return ends.scaled_embeddings(self, x)
 
     def embed(self, params: Params, inputs: Inputs, window: Window) -> Stream:

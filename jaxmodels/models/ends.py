@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.condition import AdaptiveNorm
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.moe.routing import RoutedFeedForward
+from jaxmodels.layers.quantized.array import take_rows
 from jaxmodels.layers.sequence_parts import split
 from jaxmodels.layers.spec import ZEROS, Normal, Param, Params, ParamTree
 from jaxmodels.layers.window import Window
@@ -22,7 +23,9 @@ def ends_spec(config: "Decoder") -> ParamTree:
     """The parameters of both ends."""
 
     def table(rows: int, axis: str | None) -> ParamTree:
-        return {"weight": Param((rows, config.d_model), (axis, "embed"), Normal(0.02))}
+        contracted = (-1,) if axis == "vocab" else ()
+        shape = (rows, config.d_model)
+        return {"weight": Param(shape, (axis, "embed"), Normal(0.02), contracted=contracted)}
 
     tree: ParamTree = {
         "embed": table(config.vocab_size, "vocab"),
@@ -46,7 +49,7 @@ def embeddings(
     config: "Decoder", params: Params, tokens: Int[Array, "B S"], segments: Int[Array, "B S"] | None
 ) -> Float[Array, "B S D"]:
     """See `Decoder.embeddings`."""
-    x = scaled_embeddings(config, params["embed"]["weight"][tokens])
+    x = scaled_embeddings(config, take_rows(params["embed"]["weight"], tokens))
     if config.segments is None:
         if segments is not None:
             raise ValueError("segments: the model has no embedding of segments; leave them out")

@@ -79,7 +79,7 @@ class ScannedDecoder:
     def _stacked_spec(self, index: int) -> ParamTree:
         block = self.decoder.blocks[index].spec()
         stacked = {
-            path: Param((self.repeats, *p.shape), ("layers", *p.axes), Repeated(p), p.dtype, p.frozen)
+            path: replace(p, shape=(self.repeats, *p.shape), axes=("layers", *p.axes), init=Repeated(p))
             for path, p in walk(block)
         }
         return unflatten(stacked, block)

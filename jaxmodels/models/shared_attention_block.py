@@ -12,7 +12,7 @@ from jaxmodels.layers.linear import linear
 from jaxmodels.layers.mlp import GatedMLP
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rotary
-from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import Params, ParamTree, matrix
 from jaxmodels.layers.window import Mixer, Window, peek, ropes_of
 from jaxmodels.models.block import Stream, layer_specs
 
@@ -57,7 +57,7 @@ class SharedAttentionBlock:
         }
         return {
             **adapters,
-            "w_out": Param((d, d), (None, "embed"), FanIn(d)),
+            "w_out": matrix((d, d), (None, "embed")),
             **layer_specs(mixer_norm=self.mixer_norm, mixer=self.mixer),
         }
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.layers.linear import contract
 from jaxmodels.layers.moe.experts import Experts, Stacked, expert_outputs, sorted_outputs
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.spec import Params
@@ -114,7 +115,7 @@ class Dense:
         hidden = experts.hidden(params, rows, Stacked())
         weights = routing.dense_weights()[..., : experts.num_experts].reshape(-1, experts.num_experts)
         weighted = hidden * weights.T[..., None].astype(hidden.dtype)
-        y = jnp.einsum("etf,efd->td", weighted, params["w_down"], preferred_element_type=jnp.float32)
+        y = contract("etf,efd->td", weighted, params["w_down"], jnp.float32)
         if "b_down" in params:
             y = y + weights @ params["b_down"].astype(jnp.float32)
         return y.astype(x.dtype).reshape(x.shape)

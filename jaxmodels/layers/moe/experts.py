@@ -7,11 +7,15 @@ from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.grouped_matmul import grouped_matmul, over_groups, row_product
+from jaxmodels.layers.linear import contract, on_tpu, product
 from jaxmodels.layers.mlp import activate, check_activation
+from jaxmodels.layers.quantized.array import QuantizedArray
+from jaxmodels.layers.quantized.products import quantized_product
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 
 
@@ -48,10 +52,20 @@ class OfOne:
     """Rows ``[t, D]`` of one expert, with its own parameters."""
 
     def matmul(self, x: Float[Array, "t D"], w: Float[Array, "D F"]) -> Float[Array, "t F"]:
+        if isinstance(w, QuantizedArray):
+            return quantized_product(_product_of_one, x, w.mT, None)
         return row_product(w, x)
 
     def bias(self, b: Float[Array, "F"]) -> Float[Array, "F"]:
         return b
+
+
+def _product_of_one(x: Float[Array, "t D"], w: Float[Array, "F D"], dtype: DTypeLike) -> Float[Array, "t F"]:
+    def on_cpu(x: Array, w: Array, dtype: DTypeLike) -> Array:
+        return row_product(w.mT.astype(dtype), x.astype(dtype))
+
+    y: Array = ByBackend(portable=product, cpu=on_cpu, tpu=on_tpu).given(dtype=dtype)(x, w)
+    return y
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,7 @@ class Stacked:
     """Rows ``[..., E, C, D]``: as many for every expert."""
 
     def matmul(self, x: Float[Array, "... E C D"], w: Float[Array, "E D F"]) -> Float[Array, "... E C F"]:
-        return jnp.einsum("...ecd,edf->...ecf", x, w)
+        return contract("...ecd,edf->...ecf", x, w)
 
     def bias(self, b: Float[Array, "E F"]) -> Float[Array, "E 1 F"]:
         return b[:, None]
@@ -104,7 +118,8 @@ def sorted_outputs(
     """`expert_outputs` of `Sorted` rows; rows of no expert give 0 or a bias, and nobody reads them.
 
     On CPU one loop takes each expert once, through all of its products. Where the result is differentiated,
-    and elsewhere, each projection is one `grouped_matmul`.
+    and elsewhere, each projection is one `grouped_matmul`. Experts in few bits are taken one by one on all
+    backends: a grouped product would write all of them out.
     """
 
     def one_by_one(params: Params, x: Array, row_experts: Array, sizes: Array) -> Array:
@@ -113,7 +128,9 @@ def sorted_outputs(
     def together(params: Params, x: Array, row_experts: Array, sizes: Array) -> Array:
         return expert_outputs(experts, params, x, Sorted(row_experts, sizes))
 
-    y: Array = ByBackend(portable=together, cpu=one_by_one)(params, x, row_experts, sizes)
+    quantized = any(isinstance(leaf, QuantizedArray) for leaf in params.values())
+    form = ByBackend(portable=one_by_one if quantized else together, cpu=one_by_one)
+    y: Array = form(params, x, row_experts, sizes)
     return y
 
 
@@ -238,7 +255,9 @@ def expert_spec(experts: Experts, widths: Mapping[str, int], bias: bool) -> Para
         *((name, d_model, width, ("embed", "mlp")) for name, width in widths.items()),
         ("down", d_ff, d_model, ("mlp", "embed")),
     ):
-        tree[f"w_{name}"] = Param((count, fan_in, fan_out), ("experts", *axes), FanIn(fan_in))
+        tree[f"w_{name}"] = Param(
+            (count, fan_in, fan_out), ("experts", *axes), FanIn(fan_in), contracted=(-2,)
+        )
         if bias:
             tree[f"b_{name}"] = Param((count, fan_out), ("experts", axes[1]), ZEROS)
     return tree

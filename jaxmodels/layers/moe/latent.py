@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Array, Float
 
 from jaxmodels.layers.linear import linear
-from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
+from jaxmodels.layers.spec import ZEROS, Param, Params, ParamTree, matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ class LatentSpace:
     def spec(self) -> ParamTree:
         d, r = self.d_model, self.dim
         tree: ParamTree = {
-            "w_down": Param((r, d), ("latent", "embed"), FanIn(d)),
-            "w_up": Param((d, r), ("embed", "latent"), FanIn(r)),
+            "w_down": matrix((r, d), ("latent", "embed")),
+            "w_up": matrix((d, r), ("embed", "latent")),
         }
         if self.bias:
             tree |= {"b_down": Param((r,), ("latent",), ZEROS), "b_up": Param((d,), ("embed",), ZEROS)}

@@ -13,6 +13,7 @@ from jaxmodels.layers.moe.dispatch import DROPLESS, Dispatch
 from jaxmodels.layers.moe.experts import GatedExperts
 from jaxmodels.layers.moe.routers import SoftmaxTopK
 from jaxmodels.layers.moe.routing import ALONE, RouterContext, Routing
+from jaxmodels.layers.quantized.array import dequantized
 from jaxmodels.layers.spec import FanIn, Param, Params, ParamTree
 
 
@@ -90,7 +91,7 @@ class VersatileFFN:
     def _wide(self, params: Params, x: Float[Array, "B S D"], routing: Routing) -> Float[Array, "B S D"]:
         width = self.d_ff // self.num_experts
         slices = {
-            name: rearrange(params["ffn"][name], axes, e=self.num_experts)
+            name: rearrange(dequantized(params["ffn"][name]), axes, e=self.num_experts)
             for name, axes in (
                 ("w_gate", "(e f) d -> e d f"),
                 ("w_up", "(e f) d -> e d f"),

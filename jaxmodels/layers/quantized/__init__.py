@@ -1,0 +1,1 @@
+"""Weights that are held in few bits: what they are, the formats they come in, and products with them."""
