@@ -18,7 +18,6 @@ from jaxtyping import Array, Float
 
 from jaxmodels.checkpoints.adapters import KeptAdapters, read_adapter
 from jaxmodels.checkpoints.arguments import check_optional_text, check_path
-from jaxmodels.checkpoints.draft_heads.mtp import read_mtp
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
@@ -193,6 +192,8 @@ class Model:
         Raises:
             CheckpointError: there are none, or not all of a module; see `read_mtp`.
         """
+        from jaxmodels.checkpoints.draft_heads.mtp import read_mtp  # few models have modules
+
         dtype = self.config.dtype_of(self.params)
         return read_mtp(self.decoder, self.metadata, self.extra_tensors, dtype)
 

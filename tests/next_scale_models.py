@@ -6,7 +6,7 @@ import torch
 from model_helpers import random_params
 from safetensors.torch import load_file
 
-from jaxmodels.checkpoints.diffusers import STEM
+from jaxmodels.checkpoints.registered import STEM
 from jaxmodels.models.autoencoders.families import AUTOENCODERS
 from jaxmodels.models.next_scale.families import NEXT_SCALE_MODELS
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxmodels.checkpoints.diffusers import load_registered, read_registered, save_registered
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.huggingface import Progress
+from jaxmodels.checkpoints.registered import load_registered, read_registered, save_registered
 from jaxmodels.checkpoints.schedulers import load_scheduler, save_scheduler, scheduler_class
 from jaxmodels.checkpoints.special_tokens import CONFIG_FILE as TOKENIZER_CONFIG_FILE
 from jaxmodels.checkpoints.text_encoders import (

@@ -9,7 +9,6 @@ from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints.arguments import default_dtype
 from jaxmodels.checkpoints.atomic import replace_directory
-from jaxmodels.checkpoints.diffusers import place_registered
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.huggingface import (
     CONFIG_FILE,
@@ -26,6 +25,7 @@ from jaxmodels.checkpoints.huggingface import (
     write_config,
 )
 from jaxmodels.checkpoints.placement import place
+from jaxmodels.checkpoints.registered import place_registered
 from jaxmodels.checkpoints.safetensors_io import DEFAULT_SHARD_BYTES, TensorReader, write_tensors
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.families import FAMILIES

@@ -4,6 +4,7 @@ tpu`.
 Commands import JAX inside their bodies, so that help and usage errors come at once.
 """
 
+import gc
 import importlib.metadata
 import logging
 import os
@@ -31,6 +32,7 @@ from jaxmodels.cli import (
 from jaxmodels.cli.subcommands import BenchCommands
 
 LONGEST_SENTENCE = 2000
+_OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 
 class _Commands(TyperGroup):
@@ -148,6 +150,9 @@ def _options(
 def main() -> None:
     """The `jaxmodels` command."""
     compilation_cache.turn_on()
+    # Imports make hundreds of thousands of objects that stay: looking through them for garbage, again and
+    # again and once more at the end, takes a third of a start.
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     sys.unraisablehook = _tell_unraisable
     try:
         try:
@@ -155,6 +160,7 @@ def main() -> None:
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # what is still held back, while its failure can be told
+            gc.freeze()
     except OSError as error:
         # The interpreter would try once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -123,9 +123,9 @@ def _convert_images(
 def _stored_dtype_of_all(directory: Path, allow_pickle: bool) -> str:
     """The dtype that all components of a pipeline are stored in."""
     from jaxmodels.checkpoints.arguments import closest_dtype
-    from jaxmodels.checkpoints.diffusers import STEM
     from jaxmodels.checkpoints.huggingface import open_weights, stored_dtype
     from jaxmodels.checkpoints.pickles import PICKLE_FILE, PICKLE_INDEX_FILE
+    from jaxmodels.checkpoints.registered import STEM
     from jaxmodels.checkpoints.safetensors_io import open_tensors
 
     found = {}

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxmodels.checkpoints.arguments import default_dtype
-from jaxmodels.checkpoints.diffusers import place_registered
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.huggingface import CONFIG_FILE, exported, read_params, stored_dtype
 from jaxmodels.checkpoints.pickles import open_checkpoint
+from jaxmodels.checkpoints.registered import place_registered
 from jaxmodels.checkpoints.safetensors_io import TensorReader, TensorToWrite
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.config_keys import check_unknown, unknown_keys

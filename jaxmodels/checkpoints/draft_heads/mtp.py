@@ -10,7 +10,6 @@ from typing import Any
 
 from jax.typing import DTypeLike
 
-from jaxmodels.checkpoints.diffusers import place_registered
 from jaxmodels.checkpoints.draft_heads.layout import (
     Layout,
     Stored,
@@ -20,6 +19,7 @@ from jaxmodels.checkpoints.draft_heads.layout import (
 )
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.huggingface import read_params
+from jaxmodels.checkpoints.registered import place_registered
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.layers.spec import Params

@@ -9,7 +9,8 @@ from flow_models import HEADS, flow
 from model_helpers import quick_jit
 from safetensors.torch import load_file
 
-from jaxmodels.checkpoints.diffusers import STEM, save_flow
+from jaxmodels.checkpoints.diffusers import save_flow
+from jaxmodels.checkpoints.registered import STEM
 from jaxmodels.decoding.flows.drawing import FlowDrawing, draw
 from jaxmodels.decoding.flows.gs_jacobi import GSJacobi, Guess
 from jaxmodels.decoding.flows.inversion import SEQUENTIAL

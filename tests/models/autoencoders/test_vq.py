@@ -10,9 +10,10 @@ from diffusers_modules import assert_close, assert_saved_alike, draw, randomised
 from model_helpers import quick_jit
 from safetensors.numpy import load_file, save_file
 
-from jaxmodels.checkpoints.diffusers import STEM, load_autoencoder, save_autoencoder
+from jaxmodels.checkpoints.diffusers import load_autoencoder, save_autoencoder
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.hub import resolve
+from jaxmodels.checkpoints.registered import STEM
 from jaxmodels.layers.spec import abstract_params
 from jaxmodels.models.autoencoders.families import AUTOENCODERS
 from jaxmodels.models.autoencoders.vq import nearest_code

@@ -15,7 +15,8 @@ from model_helpers import quick_jit
 from safetensors.numpy import save_file
 from torch.nn import functional as F
 
-from jaxmodels.checkpoints.diffusers import STEM, load_denoiser, save_denoiser
+from jaxmodels.checkpoints.diffusers import load_denoiser, save_denoiser
+from jaxmodels.checkpoints.registered import STEM
 from jaxmodels.layers.spec import init_params
 from jaxmodels.models.denoisers.families import denoiser_from_config
 from jaxmodels.models.hf_config import ConfigError

@@ -15,8 +15,9 @@ from diffusers_modules import assert_close, assert_saved_alike, draw, randomised
 from model_helpers import quick_jit, random_params
 from safetensors.numpy import load_file, save_file
 
-from jaxmodels.checkpoints.diffusers import STEM, load_denoiser, save_denoiser
+from jaxmodels.checkpoints.diffusers import load_denoiser, save_denoiser
 from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.checkpoints.registered import STEM
 from jaxmodels.layers.spec import init_params
 from jaxmodels.models.denoisers.families import denoiser_from_config, denoiser_to_config
 from jaxmodels.models.hf_config import ConfigError

@@ -15,7 +15,8 @@ from model_helpers import quick_jit
 from safetensors.numpy import save_file
 from torch import nn
 
-from jaxmodels.checkpoints.diffusers import STEM, load_denoiser, save_denoiser
+from jaxmodels.checkpoints.diffusers import load_denoiser, save_denoiser
+from jaxmodels.checkpoints.registered import STEM
 from jaxmodels.layers.spec import abstract_params, init_params
 from jaxmodels.models.denoisers.families import denoiser_from_config
 from jaxmodels.models.hf_config import ConfigError

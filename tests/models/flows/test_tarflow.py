@@ -11,7 +11,8 @@ from flow_models import FLOW, HEADS, flow
 from model_helpers import quick_jit
 from safetensors.torch import load_file
 
-from jaxmodels.checkpoints.diffusers import STEM, load_flow, save_flow
+from jaxmodels.checkpoints.diffusers import load_flow, save_flow
+from jaxmodels.checkpoints.registered import STEM
 from jaxmodels.models.flows.families import FLOWS
 from jaxmodels.models.hf_config import ConfigError
 

@@ -11,7 +11,8 @@ from model_helpers import quick_jit
 from safetensors.torch import load_file, save_file
 from token_image_models import MAGE
 
-from jaxmodels.checkpoints.diffusers import STEM, load_token_image_model, save_token_image_model
+from jaxmodels.checkpoints.diffusers import load_token_image_model, save_token_image_model
+from jaxmodels.checkpoints.registered import STEM
 from jaxmodels.layers.spec import abstract_params
 from jaxmodels.models.hf_config import ConfigError
 from jaxmodels.models.token_images.families import TOKEN_IMAGE_MODELS

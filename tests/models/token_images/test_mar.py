@@ -10,7 +10,8 @@ from diffusers_modules import assert_close
 from model_helpers import quick_jit
 from safetensors.torch import load_file, save_file
 
-from jaxmodels.checkpoints.diffusers import STEM, load_token_image_model, save_token_image_model
+from jaxmodels.checkpoints.diffusers import load_token_image_model, save_token_image_model
+from jaxmodels.checkpoints.registered import STEM
 from jaxmodels.models.hf_config import ConfigError
 from jaxmodels.models.token_images.families import TOKEN_IMAGE_MODELS
 
