@@ -55,7 +55,13 @@ def _files_of(name: str) -> tuple[tuple[str, int, int], ...]:
 def _load_head(name: str, target: LanguageModel, size: int | None, files: tuple[Any, ...]) -> Any:
     from jaxmodels.checkpoints.draft_heads import load_drafter
 
-    return load_drafter(name, target, size=size)
+    drafter = load_drafter(name, target)
+    if size is None:
+        return drafter
+    try:
+        return replace(drafter, size=size)
+    except ValueError as error:
+        raise ValueError(f"gamma={size}, the size of the drafter {name!r}: {error}") from error
 
 
 def _ready_draft(draft: str | Draft) -> Draft:

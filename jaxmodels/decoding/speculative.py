@@ -15,6 +15,7 @@ from jaxmodels.decoding.draft_windows import even_without_choice, first_token, f
 from jaxmodels.decoding.drafters.drafter import (
     LIMIT,
     STOP,
+    Choosy,
     Drafter,
     DraftsOnCache,
     Obeying,
@@ -122,14 +123,17 @@ class Speculative:
     def prefill(
         self, config: LanguageModel, params: Params, request: Request, cache: Cache, output: Output
     ) -> SpeculativeCarry:
+        drafter = self.drafter
+        if isinstance(drafter, Choosy):
+            drafter.check_model(config)
         token, cache, output, taps = first_token(
             config, params, request, cache, output,
             sampler=self.sampler, processors=self.processors, top_logprobs=self.top_logprobs,
-            prefill_window=self.prefill_window, taps=self.drafter.taps,
+            prefill_window=self.prefill_window, taps=drafter.taps,
         )  # fmt: skip
         length = self.length.begin(request.tokens.shape[0])
         carry = SpeculativeCarry(cache=cache, token=token, output=output, drafts=None, length=length)
-        return replace(carry, drafts=self.drafter.begin(self._round(config, params, request, carry), taps))
+        return replace(carry, drafts=drafter.begin(self._round(config, params, request, carry), taps))
 
     def step(
         self, config: LanguageModel, params: Params, request: Request, carry: SpeculativeCarry

@@ -15,7 +15,7 @@ from jaxmodels.layers.window import next_window
 from jaxmodels.models.depth import ALL_LAYERS, Depth
 from jaxmodels.models.inputs import Inputs
 from jaxmodels.models.language_model import Cache, LanguageModel
-from jaxmodels.models.scored import NOWHERE, Scored
+from jaxmodels.models.scored import NOWHERE, Scored, check_taps
 
 C = TypeVar("C", bound=Cache)
 
@@ -57,8 +57,12 @@ def prefill_with_taps(
     *,
     depth: Depth = ALL_LAYERS,
 ) -> tuple[Float[Array, "B D"], C, dict[str, Float[Array, "B S D"]]]:
-    """`prefill`, and what `peek` calls `taps` of all prompt tokens; meaningless at padding."""
+    """`prefill`, and what `peek` calls `taps` of all prompt tokens; meaningless at padding.
+
+    Raises ValueError, besides, for a tap that the model does not have.
+    """
     batch, size = inputs.shape[:2]
+    check_taps(taps, getattr(config, "tap_names", taps))
     if size <= window:
         whole = next_window(inputs, cache.length, valid=lengths, known=lengths, mask=config.mask)
         scored, pending = config.score(

@@ -102,6 +102,12 @@ def test_a_prompt_has_features_whatever_its_windows():
         np.testing.assert_array_equal(cache.length, lengths)
 
 
+def test_a_prompt_has_no_features_of_other_names():
+    cache = CONFIG.init_cache(2, 12)
+    with pytest.raises(ValueError, match="taps: the model has no 'blocks/7'; it has embeddings, blocks/0"):
+        prefill_with_taps(CONFIG, PARAMS, TOKENS, jnp.asarray([8, 5]), cache, 4, ("blocks/7",))
+
+
 def test_a_prompt_needs_no_final_norm_with_parameters():
     config = dataclasses.replace(CONFIG, final_norm=WeightlessRMSNorm())
     feed = quick_jit(functools.partial(prefill, config, window=4))

@@ -165,3 +165,11 @@ class Obeying(Protocol):
 
     @property
     def obeys(self) -> frozenset[str]: ...
+
+
+@runtime_checkable
+class Choosy(Protocol):
+    """A `Drafter` that does not draft for every model. It is asked before the model is shown anything."""
+
+    def check_model(self, config: LanguageModel) -> None:
+        """Raises ValueError where it cannot draft for this model."""

@@ -21,8 +21,11 @@ from jaxmodels.decoding.drafters.model_drafter import (
     loaded,
     settle_draft,
 )
-from jaxmodels.models.language_model import Cache, Pending
+from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.pytrees import register_dataclass
+
+# How the names of the streams end that hold a block's attention weights.
+WEIGHTS = "/attention_weights"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,7 +88,18 @@ class PrunedPromptDrafter:
 
     @property
     def taps(self) -> tuple[str, ...]:
-        return () if self.block is None else (f"blocks/{self.block}/attention_weights",)
+        return () if self.block is None else (f"blocks/{self.block}{WEIGHTS}",)
+
+    def check_model(self, config: LanguageModel) -> None:
+        """Raises ValueError where the model's block has no attention weights."""
+        if self.block is None:
+            return
+        has = [name for name in getattr(config, "tap_names", ()) if name.endswith(WEIGHTS)]
+        if f"blocks/{self.block}{WEIGHTS}" not in has:
+            blocks = ", ".join(name.split("/")[1] for name in has) or "none"
+            raise ValueError(
+                f"block={self.block} has no attention weights to choose by; blocks that have some: {blocks}"
+            )
 
     def begin(self, around: Round, taps: Mapping[str, Float[Array, "B S T"]]) -> Cache:
         """The state is the draft's cache: what is kept of the prompts, and the answer but for the newest."""
@@ -97,11 +111,6 @@ class PrunedPromptDrafter:
         droppable = self._droppable(batch, slots)
         scores = jnp.zeros((batch, slots))
         for name in self.taps:
-            if name not in taps:
-                raise ValueError(
-                    f"block={self.block}: the model has no stream {name!r}; it has "
-                    f"{', '.join(getattr(around.config, 'tap_names', ()))}"
-                )
             is_last = jnp.arange(slots) == request.lengths[:, None] - 1
             asks = there & (~droppable | is_last)
             # Slot i of the model's cache holds prompt token i.

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 import torch
-from draft_heads import medusa_drafter
-from model_helpers import D_MODEL, VOCAB
+from draft_heads import medusa, medusa_drafter
+from model_helpers import D_MODEL, VOCAB, random_params
 from safetensors.torch import load_file, save_file
 from strategy_helpers import architecture
 
 import jaxmodels as jm
+from jaxmodels.decoding import MedusaDrafter, Speculative
 
 HEADS, DEPTH = 2, 2
 
@@ -104,3 +105,14 @@ def test_heads_for_another_vocabulary_are_refused(tmp_path):
     jm.save_drafter(drafter, tmp_path / "heads")
     with pytest.raises(jm.CheckpointError, match="a vocabulary of 30 tokens, and the target's has 29"):
         jm.load_drafter(tmp_path / "heads", architecture("ssd")[0])
+
+
+def test_more_tokens_than_there_are_heads_are_refused_by_what_the_caller_said(tmp_path):
+    model = jm.load("tiny-qwen3")
+    head = medusa(target_vocab_size=model.config.vocab_size, vocab_size=model.config.vocab_size, d_model=256)
+    drafter = MedusaDrafter(head=head, params=random_params(head.spec()))
+    jm.save_drafter(drafter, tmp_path / "heads", layout="medusa")
+    strategy = Speculative(draft=str(tmp_path / "heads"), gamma=9)
+    message = f"gamma=9, the size of the drafter .*heads': size must be .* <= {head.heads}, got 9"
+    with pytest.raises(ValueError, match=message):
+        model.generate("import os", 6, strategy)

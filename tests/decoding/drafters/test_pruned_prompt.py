@@ -125,8 +125,8 @@ def test_values_outside_their_range_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"block": 0}, "attention_weights: SSDMixer does not weigh single tokens"),
-        ({"block": 9}, "block=9: the model has no stream 'blocks/9/attention_weights'; it has embeddings"),
+        ({"block": 0}, "block=0 has no attention weights to choose by; blocks that have some: none"),
+        ({"block": 9}, "block=9 has no attention weights to choose by; blocks that have some: none"),
         ({"droppable": np.ones((2, 4), bool)}, "droppable has 2 rows, and the batch has 4"),
     ],
 )
