@@ -129,6 +129,6 @@ def test_a_pipeline_that_does_not_fit_into_memory_is_refused_unread(saved, monke
         raise AssertionError("parameters were read")
 
     monkeypatch.setattr(memory, "free_bytes", lambda: 20_000)
-    monkeypatch.setattr("jaxmodels.checkpoints.diffusers.read_params", read)
+    monkeypatch.setattr("jaxmodels.checkpoints.registered.read_params", read)
     with pytest.raises(jm.CheckpointError, match=r"of a MaskGITPipeline .* needs .* 20,000 bytes"):
         jm.load(saved)
