@@ -16,7 +16,7 @@ PROMPTS = np.asarray([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]], np.int32)
 
 @pytest.fixture(scope="module")
 def model():
-    config, params = architecture("hybrid")
+    config, params = architecture("attention")
     return jm.Model(config=config, params=params)
 
 

@@ -60,16 +60,17 @@ def config_files(tmp_path_factory):
     return {family: directory / f"{family}.json" for family in CONFIGS}
 
 
-def asked_for(request, fixture):
-    """The families of the tests in this run that use a fixture."""
+def asked_for(request, fixture, parameter="family"):
+    """The families, or other parameters, of the tests in this run that use a fixture."""
     items = [item for item in request.session.items if fixture in item.fixturenames]
-    return sorted({item.callspec.params["family"] for item in items})
+    return sorted({item.callspec.params[parameter] for item in items if parameter in item.callspec.params})
 
 
 @pytest.fixture(scope="module")
 def reports(config_files, request):
     files = [config_files[family] for family in asked_for(request, "reports")]
-    return compile_in_subprocess(files, "--topology", *TOPOLOGIES, "--capacity", CAPACITY)
+    topologies = {TOPOLOGIES[0], *asked_for(request, "reports", "topology")}
+    return compile_in_subprocess(files, "--topology", *sorted(topologies), "--capacity", CAPACITY)
 
 
 def working_memory(family, prompt=PROMPT):
@@ -91,7 +92,9 @@ STRATEGY = jm.decoding.Autoregressive()
 
 @needs_libtpu
 @pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize(
+    "topology", [TOPOLOGIES[0], *(pytest.param(name, marks=pytest.mark.sweep) for name in TOPOLOGIES[1:])]
+)
 @pytest.mark.parametrize("family", by_tier(CONFIGS))
 def test_the_tpu_compiler_takes_every_program_and_keeps_the_cache_in_place(
     reports, family, topology, program
@@ -168,6 +171,7 @@ def small_reports(config_files, request):
     return compile_in_subprocess(files, "--topology", TOPOLOGIES[0], "--capacity", SMALL_CAPACITY)
 
 
+@pytest.mark.sweep
 @needs_libtpu
 def test_a_model_too_large_for_the_device_is_reported_as_such(tmp_path):
     huge = {**CONFIGS["qwen3"], "vocab_size": 2**20, "hidden_size": 2**14}

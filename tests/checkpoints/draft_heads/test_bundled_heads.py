@@ -9,7 +9,10 @@ from jaxmodels.decoding import Speculative
 PROMPT = "import json\n\n\ndef load(path):\n    with open("
 
 
-@pytest.mark.parametrize("name", jm.list_bundled_drafters())
+FIRST, *OTHERS = jm.list_bundled_drafters()
+
+
+@pytest.mark.parametrize("name", [FIRST, *(pytest.param(name, marks=pytest.mark.sweep) for name in OTHERS)])
 def test_a_bundled_head_drafts_what_its_model_says(name):
     model = jm.load(name.rpartition("-")[0])
     plain = model.generate(PROMPT, 24, stop_tokens=[])

@@ -109,9 +109,8 @@ def test_as_many_drafts_are_accepted_as_in_transformers(mtp, build, monkeypatch)
     assert ours.stats.counters["accepted"] > 0
 
 
-@pytest.mark.parametrize(
-    "mtp", [QWEN3_NEXT, pytest.param(NEMOTRON_H, marks=pytest.mark.sweep)], ids=lambda mtp: mtp.case.family
-)
+@pytest.mark.sweep
+@pytest.mark.parametrize("mtp", [QWEN3_NEXT, NEMOTRON_H], ids=lambda mtp: mtp.case.family)
 def test_a_module_drafts_on_by_itself(mtp, build):
     model = jm.load(build(mtp).directory)
     plain = model.generate(PROMPTS, NEW, stop_tokens=[])

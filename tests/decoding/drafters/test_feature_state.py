@@ -1,5 +1,6 @@
 """A head has read what it would have read of the whole text at once; trees are those of EAGLE-2."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from draft_heads import eagle3_drafter
-from strategy_helpers import architecture, ready
+from model_helpers import quick_jit
+from strategy_helpers import MODELS, architecture, ready
 from test_model_drafter import around
 
 from jaxmodels.decoding import FeatureTreeDrafter, Greedy, Speculative
@@ -30,32 +32,46 @@ def scene(drafter, lengths):
 
 
 def taps_of(config, params, tokens, drafter):
-    return config.forward_scored(params, tokens, taps=drafter.taps).taps
+    return _forward_scored(config, params, tokens, taps=drafter.taps).taps
+
+
+_forward_scored = quick_jit(
+    type(MODELS["attention"]).forward_scored, static_argnums=0, static_argnames="taps"
+)
+
+
+@functools.partial(quick_jit, static_argnums=0)
+def extend(head, params, target, tokens, features, history, valid):
+    config, _ = architecture("attention")
+    return head.extend(params, Target(config, target), tokens, features, history, valid=valid)
 
 
 def from_scratch(drafter, row, length, chain=()):
     """The head's logits behind a text of `length` tokens and then `chain`, with nothing kept."""
     config, params = architecture("attention")
-    head, tokens = drafter.head, jnp.asarray(TEXTS[row : row + 1, : length + 1])
+    head, tokens, one = drafter.head, jnp.asarray(TEXTS[row : row + 1]), jnp.ones(1, jnp.int32)
     features = head.features(drafter.params, taps_of(config, params, tokens, drafter))
     history = filled(head.init_history(1, 30), jnp.float32)
-    target, one = Target(config, params), jnp.ones(1, jnp.int32)
-    predicted, history = head.extend(
-        drafter.params, target, tokens[:, 1:], features[:, :length], history, valid=one * length
+    predicted, history = extend(
+        head, drafter.params, params, tokens[:, 1:], features[:, :-1], history, one * length
     )
+    last = length - 1  # what stands behind it is padding
     for token in chain:
-        predicted, history = head.extend(
-            drafter.params, target, jnp.full((1, 1), token), predicted.features[:, -1:], history, valid=one
+        before = predicted.features[:, last : last + 1]
+        predicted, history = extend(
+            head, drafter.params, params, jnp.full((1, 1), token), before, history, one
         )
-    return predicted.logits[0, -1]
+        last = 0
+    return predicted.logits[0, last]
 
 
 @pytest.mark.parametrize("fields", [{}, {"norm_output": True}, {"norm_before_residual": True}])
 def test_what_was_read_is_the_text_with_the_models_own_features(fields):
     drafter, lengths, accepted = eagle3_drafter(**fields), np.asarray([6, 4]), np.asarray([3, 1])
     now, taps = scene(drafter, lengths)
-    state = begin_state(drafter.head, drafter.params, now, taps, room=20, longest=5)
-    read = read_all(drafter.head, drafter.params, now, state)
+    begin = quick_jit(lambda taps: begin_state(drafter.head, drafter.params, now, taps, room=20, longest=5))
+    read_state = quick_jit(lambda state: read_all(drafter.head, drafter.params, now, state))
+    read = read_state(begin(taps))
     for row in range(2):
         np.testing.assert_allclose(read.logits[row], from_scratch(drafter, row, lengths[row]), atol=1e-5)
     # Of a window of five tokens, three and one become history.
@@ -69,8 +85,10 @@ def test_what_was_read_is_the_text_with_the_models_own_features(fields):
         choices=jnp.zeros((2, 5), jnp.int32),
         taps={name: jnp.take_along_axis(tap, place[:, :, None], axis=1) for name, tap in seen.items()},
     )
-    state = next_state(drafter.head, drafter.params, read.history, verdict, 5)
-    read = read_all(drafter.head, drafter.params, now, state)
+    state = quick_jit(lambda history: next_state(drafter.head, drafter.params, history, verdict, 5))(
+        read.history
+    )
+    read = read_state(state)
     for row in range(2):
         expected = from_scratch(drafter, row, lengths[row] + accepted[row])
         np.testing.assert_allclose(read.logits[row], expected, atol=1e-5)
@@ -97,7 +115,7 @@ def test_the_tree_is_that_of_the_authors_procedure():
     numbers = {"total": 12, "depth": 2, "top_k": 3}
     drafter = FeatureTreeDrafter(head=plain.head, params=plain.params, **numbers)
     now, taps = scene(drafter, lengths)
-    proposal, _ = drafter.propose(drafter.begin(now, taps), now)
+    proposal, _ = quick_jit(lambda taps: drafter.propose(drafter.begin(now, taps), now))(taps)
     for row in range(2):
         paths = [()]
         for token, parent in zip(proposal.tokens[row], proposal.tree.parents[row], strict=True):

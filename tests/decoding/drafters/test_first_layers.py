@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from model_helpers import attention, decoder, random_params
 from strategy_helpers import (
-    MODELS,
+    TWO_IN_EVERY_RUN,
     architecture,
     assert_same_generation,
     decode,
@@ -21,12 +21,8 @@ from jaxmodels.decoding.lengths import Confident, GrowShrink
 from jaxmodels.decoding.processors import RepetitionPenalty
 from jaxmodels.layers.cache.d2o import D2O
 
-CORE = ("attention", "hybrid")
 
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in CORE else pytest.mark.sweep) for name in MODELS]
-)
+@pytest.mark.parametrize("name", TWO_IN_EVERY_RUN)
 def test_the_text_is_that_of_the_model(name):
     config, params = architecture(name)
     strategy = Speculative(draft=FirstLayers(layers=1, size=3), top_logprobs=2)

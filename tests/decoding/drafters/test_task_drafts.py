@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from model_helpers import VOCAB
 from strategy_helpers import (
+    BESIDE_A_MODEL,
     architecture,
     assert_same_generation,
     decode,
@@ -22,7 +23,6 @@ KINDS = {
     "routed": lambda drafts: RoutedDrafts(drafts=drafts, size=3),
     "merged": lambda drafts: MergedDrafts(drafts=drafts, length=3),
 }
-CORE = ("attention", "hybrid")
 
 
 def drafts_of(config, params):
@@ -31,9 +31,7 @@ def drafts_of(config, params):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in CORE else pytest.mark.sweep) for n in (*CORE, "ssd", "delta")]
-)
+@pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_the_text_is_that_of_the_model(name, kind):
     config, params = architecture(name)
     strategy = Speculative(draft=KINDS[kind](drafts_of(config, params)), top_logprobs=2)
