@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import mamba2_jax
 import numpy as np
 import torch
 import transformers
@@ -183,7 +182,7 @@ class Mamba2Jax:
     As it offers no prefill with the last logits only, one is put together here from its backbone.
     """
 
-    model: mamba2_jax.Mamba2ForCausalLM
+    model: Any
     prompt: np.ndarray
     new: int
 
@@ -191,6 +190,8 @@ class Mamba2Jax:
     def load(
         cls, shape: Mapping[str, Any], weights: Mapping[str, np.ndarray], prompt: np.ndarray, new: int
     ) -> "Mamba2Jax":
+        import mamba2_jax  # here alone, so that where it is missing the others can be run
+
         config = mamba2_jax.Mamba2Config(
             vocab_size=shape["vocab_size"],
             hidden_size=shape["hidden_size"],
@@ -251,11 +252,13 @@ class Mamba2Jax:
         return jnp.asarray(self.prompt[None])
 
     def _forward(self, tokens: Array, cache: Any) -> dict[str, Any]:
+        import mamba2_jax
+
         return mamba2_jax.forward(self.model, tokens, cache=cache)
 
 
 @jax.jit
-def _last_token(model: mamba2_jax.Mamba2ForCausalLM, tokens: Array) -> tuple[Int[Array, "1"], Any]:
+def _last_token(model: Any, tokens: Array) -> tuple[Int[Array, "1"], Any]:
     out = model.backbone(input_ids=tokens)
     logits: Float[Array, "1 V"] = out["last_hidden_state"][:, -1] @ model.backbone.embedder.embedding[:].T
     return logits.argmax(-1), out["cache"]

@@ -20,6 +20,7 @@ ORDER = (
     "decode_prefill_qwen3_moe_200m",
     "decode_prefill_bamba_130m",
     "decode_prefill_deepseek_v2_120m",
+    "accelerator",
     "context_scaling",
     "recurrent_mixers",
     "grouped_matmul",

@@ -5,6 +5,7 @@ That this file is here puts the directory on the path of all tests, for the modu
 
 import functools
 import gc
+import importlib.metadata
 import itertools
 import os
 import tempfile
@@ -20,10 +21,9 @@ from configurations import CASES, case_param
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the suite's time is compilation. Less optimisation by LLVM, of a program in one piece, halves it and
 # changes no numbers beyond rounding, and nothing of what XLA decides: operations, buffers, aliases.
-FAST_COMPILATION = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-    "--xla_cpu_parallel_codegen_split_count=1"
-)
+FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones stop at a flag that they lack
+    FAST_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
 if FAST_COMPILATION not in (given := os.environ.get("XLA_FLAGS", "")):
     os.environ["XLA_FLAGS"] = f"{given} {FAST_COMPILATION}".strip()
 # What one test compiled another finds again, in whichever process: the first to come here, which starts the

@@ -329,7 +329,7 @@ def _tokenizer(recipe: Recipe, files: tuple[Path, ...], directory: Path, mask_to
         return load_tokenizer(directory)
     begins_with = recipe.start_from or recipe.adapt_from
     if recipe.tokenizer is not None:
-        tokenizer = load_tokenizer(recipe.tokenizer)
+        tokenizer = load_tokenizer(resolve(recipe.tokenizer))
     elif begins_with is not None:
         tokenizer = load_tokenizer(resolve(begins_with))
     else:

@@ -82,8 +82,8 @@ class Recipe:
             describe that model. None draws them afresh.
         adapt_from: a model directory or bundled name, of another architecture, whose weights the run begins
             with as far as they fit; see `load_adapted`.
-        tokenizer: a directory with a `tokenizer.json`. None takes that of the model that the
-            run begins with, or else trains a byte-level BPE of the model's `vocab_size` on the training
+        tokenizer: a directory with a `tokenizer.json`, or a bundled name. None takes that of the model that
+            the run begins with, or else trains a byte-level BPE of the model's `vocab_size` on the training
             files. Where the model has a mask token, it is added as `<|mask|>`.
         sequence_length: tokens per window.
         batch_size: windows per step, over all micro-batches.
