@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -62,8 +62,8 @@ def program_traces(
     given = abstract_arguments(config, workload, strategy)
     params, cache = _placed(given.params, places.params), _placed(given.cache, places.cache)
     request, steps = _placed(given.request, places.others), _placed(given.steps, places.others)
-    carry_places = replace(jax.tree.map(lambda leaf: places.others, given.carry), cache=places.cache)
-    carry = replace(_placed(given.carry, places.others), cache=_placed(given.carry.cache, places.cache))
+    carry_places = _carry_places(given.carry, given.cache, places)
+    carry = _placed(given.carry, carry_places)
 
     def prefill(params: Any, request: Any, cache: Any, strategy: Any) -> Any:
         return driver.start(params, request, cache, strategy, config=config, max_new=max_new)
@@ -95,6 +95,21 @@ def program_traces(
         "allocate": traced(allocate, places.cache),
         "keys": traced(keys, places.others, _placed(jax.ShapeDtypeStruct((), jnp.int32), places.others)),
     }
+
+
+def _carry_places(carry: Any, cache: Any, places: Places) -> Any:
+    """A sharding for each array of a strategy's loop state: those of the cache in it are where that is."""
+    leaves, structure = jax.tree.flatten(carry)
+    numbered = jax.tree.unflatten(structure, range(len(leaves))).cache
+    found = [places.others] * len(leaves)
+    kept: Any = jax.tree.structure(numbered)
+    if kept == jax.tree.structure(cache):
+        spread = places.cache
+        if isinstance(spread, Sharding):
+            spread = jax.tree.map(lambda leaf: places.cache, cache)
+        for number, place in zip(jax.tree.leaves(numbered), jax.tree.leaves(spread), strict=True):
+            found[number] = place
+    return jax.tree.unflatten(structure, found)
 
 
 def _trace(jitted: Any, arguments: tuple[Any, ...], mesh: Mesh | None) -> jax.stages.Traced:

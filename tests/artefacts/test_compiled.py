@@ -111,6 +111,26 @@ def test_a_stream_takes_the_shortest_programs_that_hold_its_prompt(model, direct
     }  # fmt: skip
 
 
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    ("family", "strategy"),
+    [
+        ("sdar", jm.decoding.MaskedDiffusion()),
+        ("bamba", jm.decoding.Speculative(draft=jm.decoding.PromptLookup())),
+        ("bamba", jm.decoding.Jacobi()),
+    ],
+    ids=["masked", "speculative", "jacobi"],
+)
+def test_loop_states_of_all_kinds_go_from_program_to_program(tmp_path, family, strategy):
+    plain = jm.init(jm.config_from_hf(CONFIGS[family]), seed=2)
+    compile_programs(tmp_path / "programs", plain.config, SIZES[:1], strategy, programs=("prefill", "decode"))
+    compiled = with_programs(plain, tmp_path / "programs")
+    plan = compiled._plan(PROMPTS, 8, strategy, (), None, 1, None)
+    results = jm.decoding.generation.stream(plain.config, plain.params, strategy, plan, 3, compiled.runner)
+    expected = plain.generate(PROMPTS, 8, strategy, stop_tokens=(), seed=1)
+    np.testing.assert_array_equal(list(results)[-1].tokens, expected.tokens)
+
+
 def test_numbers_of_the_strategy_may_differ(model, whole):
     colder = jm.decoding.Autoregressive(sampler=Sample(temperature=0.2))
     result = with_programs(model, whole).generate(PROMPTS, 8, colder, stop_tokens=(), seed=3)
