@@ -16,6 +16,7 @@ from model_helpers import (
 )
 
 from jaxmodels.layers.cache.ring import RingCache
+from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.layers.mlp import MLP, GatedMLP
 from jaxmodels.layers.moe import (
     Capacity,
@@ -33,6 +34,7 @@ from jaxmodels.layers.moe import (
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
 from jaxmodels.layers.sum_mixer import Branch, SumMixer
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.filling import MaskFilling
 
 HEADS, VOCAB = 8, 32
 LATENT_NORM = RMSNorm(dim=7, axis=None)
@@ -116,3 +118,38 @@ DECODERS = {
     **{f"mixer-{name}": wide(decoder(mixer, ffn=FFN)) for name, mixer in MIXERS.items()},
     **{f"ffn-{name}": wide(decoder(wide_attention(), ffn=ffn)) for name, ffn in FEED_FORWARDS.items()},
 }
+
+# Several kinds of mixers or feed-forwards in one model.
+MIXED = {
+    "transformer": wide(
+        decoder(*(MIXERS[name] for name in ("few_kv_heads", "norm_across_heads", "latent", "ring")), ffn=FFN)
+    ),
+    "recurrent": wide(
+        decoder(
+            *(
+                MIXERS[name]
+                for name in (
+                    "ssd",
+                    "ssd_two_groups",
+                    "mamba",
+                    "delta_few_key_heads",
+                    "rglru",
+                    "short_conv",
+                    "lightning",
+                )
+            ),
+            ffn=FFN,
+        )
+    ),
+    "experts": wide(
+        decoder(wide_attention(), wide_attention(num_kv_heads=2), ffn=moe(PlainExperts, bias=True))
+    ),
+    "hybrid": wide(decoder(MIXERS["ssd_one_group"], wide_attention(), ffn=FFN)),
+}
+
+# A model that fills in tokens and sees both ways.
+FILLING = dataclasses.replace(
+    wide(decoder(wide_attention(), wide_attention(num_kv_heads=2), ffn=FFN)),
+    mask=BIDIRECTIONAL,
+    filling=MaskFilling(mask_token=VOCAB - 1),
+)

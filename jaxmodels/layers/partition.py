@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
+from jax import lax
+from jax.sharding import PartitionSpec
 
 # Outermost first: devices that are neighbours along the last axis exchange the most.
 MESH_AXES = ("data", "fsdp", "sequence", "expert", "tensor")
@@ -26,3 +28,17 @@ def leading_axes(size: int, axes: Sequence[str], sizes: Mapping[str, int]) -> tu
     """As many of the mesh axes, from the first on, as divide a dimension of this size together."""
     products = [math.prod(sizes[axis] for axis in axes[:count]) for count in range(len(axes) + 1)]
     return tuple(axes[: max(count for count, product in enumerate(products) if size % product == 0)])
+
+
+def spread_rows(x: jax.Array) -> jax.Array:
+    """`x` with its rows, the first axis, left to as many devices of `ROW_AXES` as divide them.
+
+    Features are then whole on each device. The compiler would cut them as the parameters that "fsdp" cuts,
+    and add up parts of features where it can gather a parameter once for all tokens.
+    """
+    axes = [axis for axis in ROW_AXES if axis_size(axis) > 1]
+    spread = leading_axes(x.shape[0], axes, {axis: axis_size(axis) for axis in axes})
+    if not spread:
+        return x
+    free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 2)
+    return lax.with_sharding_constraint(x, PartitionSpec(spread, *free, None))

@@ -23,6 +23,7 @@ from jaxmodels.layers.masks import CAUSAL, Mask, MaskLike, check_mask
 from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.norm import Norm
+from jaxmodels.layers.partition import spread_rows
 from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import Param, Params, ParamTree, filled, walk
 from jaxmodels.layers.timestep import TimestepEmbedding
@@ -307,7 +308,8 @@ class Decoder:
         if valid is None and positions is None and learned is not None and size > learned:
             raise ValueError(f"forward: {size} tokens, but the model has learned {learned} positions")
         window = fresh_window(inputs, valid, mask, positions=positions, ropes=self.ropes)
-        return self.begin(params, pack(window, inputs), window, condition), window
+        stream = self.begin(params, pack(window, inputs), window, condition)
+        return replace(stream, hidden=spread_rows(stream.hidden)), window
 
     def peek(
         self,
