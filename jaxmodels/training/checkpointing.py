@@ -62,7 +62,8 @@ class TrainCheckpoints:
         """The newest saved state that is intact. Warns of each that is skipped.
 
         Args:
-            abstract: shapes and dtypes, as `abstract_state` gives them.
+            abstract: shapes and dtypes, as `abstract_state` gives them. Arrays with shardings are restored
+                to those, whatever mesh they were saved from; the others to this process's first device.
 
         Raises:
             FileNotFoundError: nothing has been saved.
@@ -94,7 +95,7 @@ class TrainCheckpoints:
     def set_aside_after(self, step: int) -> None:
         """Renames the checkpoints of later steps, which `restore` skipped, so that theirs can be saved."""
         for later in self._manager.all_steps():
-            if later > step:
+            if later > step and jax.process_index() == 0:
                 aside = (self._directory / f"unreadable-{later}-{n}" for n in itertools.count(1))
                 (self._directory / str(later)).rename(next(path for path in aside if not path.exists()))
         self._manager.reload()
@@ -118,8 +119,10 @@ class TrainCheckpoints:
         verification.check_small()
         with verification.checking_large():
             self._check_params(step, abstract.params)
-            device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
+            device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            placed = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device), abstract
+            )
             return self._manager.restore(step, args=ocp.args.StandardRestore(placed))
 
     def _check_params(self, step: int, params: Params) -> None:
@@ -140,7 +143,7 @@ class TrainCheckpoints:
             self._manager.wait_until_finished()
             while self._without_checksums:
                 directory = self._directory / str(self._without_checksums.pop())
-                if directory.is_dir():
+                if directory.is_dir() and jax.process_index() == 0:
                     write_manifest(directory)
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise self._not_written(error) from error

@@ -25,6 +25,7 @@ from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
 from jaxmodels.training.objectives.next_token import NextToken
 from jaxmodels.training.objectives.objective import Estimator, Windows
 from jaxmodels.training.objectives.scorer import Scorer
+from jaxmodels.training.on_mesh import on_host
 from jaxmodels.training.tokenizer import encode_documents
 from jaxmodels.training.trainable import Trainable
 
@@ -203,7 +204,7 @@ def _window_nats(model: Trainable, estimator: Estimator) -> _WindowNats:
         example = estimator.prepare(windows, jax.random.key(draw))
         return estimator.nats(Scorer(model, params), example).sum(axis=-1)
 
-    return lambda *arguments: np.asarray(forward(*arguments))
+    return lambda *arguments: on_host(forward(*arguments))
 
 
 def _windows(

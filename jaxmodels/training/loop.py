@@ -13,10 +13,12 @@ import importlib.util
 import json
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import optax
+from jax.sharding import Mesh
 from rich.console import Console
 from tokenizers import Tokenizer
 
@@ -27,12 +29,15 @@ from jaxmodels.memory import check_fits
 from jaxmodels.models.families import config_from_hf
 from jaxmodels.models.filling import filling_of
 from jaxmodels.models.scanned import ScannedDecoder
+from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
+from jaxmodels.tpu_configs.shardings import Placement
 from jaxmodels.training.checkpointing import TrainCheckpoints
 from jaxmodels.training.data import TOKEN_SUFFIXES, Batches, load_tokens, resolve_files
 from jaxmodels.training.divergence import Diverged, Watch
 from jaxmodels.training.evaluate import Score, make_held_out_loss, score_files
 from jaxmodels.training.loss import nats_to_bits_per_byte
 from jaxmodels.training.metrics import append_metrics, plot_loss, read_metrics, rewind_metrics
+from jaxmodels.training.on_mesh import Devices, first_process_first, is_first
 from jaxmodels.training.pairs import Stream, holds_text, load_stream, texts_of
 from jaxmodels.training.progress import TrainProgress
 from jaxmodels.training.recipe import Recipe, load_recipe
@@ -77,6 +82,8 @@ def train(
     *,
     model: Trainable | None = None,
     console: Console | None = None,
+    mesh: Mesh | None = None,
+    rules: Rules = DEFAULT_RULES,
 ) -> tuple[Run, Score]:
     """Trains, or goes on from the last checkpoint in `output_dir`, and scores the held-out files.
 
@@ -88,6 +95,11 @@ def train(
         model: stands in for the architecture that `recipe.model` describes.
         console: where progress goes; standard error by default. A terminal gets a live bar, a file gets
             lines.
+        mesh: devices that share the model and each batch, see `jaxmodels.tpu_configs.mesh.make_mesh`; a run
+            may go on on another one. Where they are of several processes (see
+            `jaxmodels.tpu_configs.hosts.connected`), all call this with the same arguments and see the same
+            `output_dir`, which process 0 alone writes to but for checkpoints.
+        rules: how parameters and batches lie on the mesh.
 
     Raises:
         ValueError: `output_dir` belongs to another recipe or other data, another process trains in it, or a
@@ -97,27 +109,31 @@ def train(
             from cannot.
         FileNotFoundError: a pattern of the recipe matches no file.
     """
-    console = Console(stderr=True) if console is None else console
+    console = Console(stderr=True, quiet=not is_first()) if console is None else console
     output = Path(output_dir)
-    with only_trainer(output):
-        return _train(recipe, output, model, console)
+    devices = Devices(placement=None if mesh is None else Placement(mesh=mesh, rules=rules))
+    with only_trainer(output) if is_first() else nullcontext(), devices.in_use():
+        return _train(recipe, output, model, console, devices)
 
 
-def _train(recipe: Recipe, output: Path, model: Trainable | None, console: Console) -> tuple[Run, Score]:
-    check_owner(output, recipe)
+def _train(
+    recipe: Recipe, output: Path, model: Trainable | None, console: Console, devices: Devices
+) -> tuple[Run, Score]:
     model = _build_model(recipe) if model is None else model
     _check_batch_fits(recipe)
-    start = None
-    if not is_claimed(output):
-        start = _load_start(recipe, model)
     recipe.objective.check(model)
-    data = prepare_data(recipe, output, mask_token=_mask_token(model))
-    claim(output, recipe)
+    start = None
+    with first_process_first("data"):
+        check_owner(output, recipe)
+        if not is_claimed(output):
+            start = _load_start(recipe, model)
+        data = prepare_data(recipe, output, mask_token=_mask_token(model))
+        claim(output, recipe)
     console.print(
         f"{count_params(model.spec()):,} parameters, {len(data.train.tokens):,} training tokens, "
         f"{recipe.steps * recipe.batch_size * recipe.sequence_length / len(data.train.tokens):.2f} epochs"
     )
-    params = _fit(recipe, model, start, data, output, console).params
+    params = _fit(recipe, model, start, data, output, console, devices).params
     score = score_files(
         model,
         params,
@@ -138,8 +154,9 @@ def _train(recipe: Recipe, output: Path, model: Trainable | None, console: Conso
     }
     if score.standard_error:
         result["standard_error_of_bits_per_byte"] = score.bits_per_byte_error
-    replace_file(output / "result.json", json.dumps(result, indent=2) + "\n")
-    if importlib.util.find_spec("matplotlib") is not None:
+    if is_first():
+        replace_file(output / "result.json", json.dumps(result, indent=2) + "\n")
+    if is_first() and importlib.util.find_spec("matplotlib") is not None:
         plot_loss(output / "metrics.jsonl", output / "loss.png")
     error = f" +- {score.bits_per_byte_error:.4f}" if score.standard_error else ""
     console.print(f"held out: {score.bits_per_byte:.4f}{error} bits per byte over {score.num_bytes:,} bytes")
@@ -211,8 +228,10 @@ def _fit(
     data: TrainingData,
     output: Path,
     console: Console,
+    devices: Devices,
 ) -> TrainState:
     optimizer = recipe.optimizer.build(recipe.schedule, model.spec())
+    shardings = devices.state(model, optimizer)
     train_step = make_train_step(
         model,
         optimizer,
@@ -221,23 +240,26 @@ def _fit(
         accumulate=recipe.accumulate,
         router_losses=recipe.router_losses,
         seed=recipe.seed,
+        shardings=shardings,
     )
     num_batches = max(1, recipe.evaluation_windows // recipe.batch_size)
     held_out_loss = make_held_out_loss(model, data.held_out, num_batches, recipe.objective.estimator)
     log = output / "metrics.jsonl"
     with TrainCheckpoints(output / "checkpoints") as checkpoints:
         if checkpoints.latest_step() is None:
-            state = _first_state(recipe, model, optimizer, start)
+            state = _first_state(recipe, model, optimizer, start, devices)
         else:
-            state = checkpoints.restore(abstract_state(model, optimizer))
+            state = checkpoints.restore(devices.abstract_state(model, optimizer))
             checkpoints.set_aside_after(int(state.step))
         first = int(state.step)
         watch = Watch(checkpoints.latest_step())
-        rewind_metrics(log, first)
+        if is_first():
+            rewind_metrics(log, first)
         began = time.perf_counter() - _seconds_so_far(log)
         with TrainProgress(console, recipe, first) as progress:
             for done in range(first + 1, recipe.steps + 1):
-                state, metrics = train_step(state, data.train(done - 1), data.train.mask(done - 1))
+                batch = devices.rows(data.train(done - 1)), devices.rows(data.train.mask(done - 1))
+                state, metrics = train_step(state, *batch)
                 progress.advance(done, metrics["loss"])
                 watch.add(done, metrics)
                 logs, evaluates, saves = (
@@ -257,7 +279,8 @@ def _fit(
                     record |= {"held_out_loss": nats, "held_out_bits_per_byte": per_byte}
                 if record:
                     record = {"step": done, "seconds": time.perf_counter() - began} | record
-                    append_metrics(log, record)
+                    if is_first():
+                        append_metrics(log, record)
                     progress.report(record)
                 if saves:
                     checkpoints.save(state)
@@ -270,10 +293,14 @@ def _first_state(
     model: Trainable,
     optimizer: optax.GradientTransformation,
     start: Params | None,
+    devices: Devices,
 ) -> TrainState:
     # a run that was killed before its first checkpoint has to read its start again
     start = _load_start(recipe, model) if start is None else start
-    return init_state(model, optimizer, recipe.seed) if start is None else first_state(start, optimizer)
+    shardings = devices.state(model, optimizer)
+    if start is None:
+        return init_state(model, optimizer, recipe.seed, shardings)
+    return devices.placed(first_state(start, optimizer), shardings)
 
 
 def _load_start(recipe: Recipe, model: Trainable) -> Params | None:

@@ -49,9 +49,16 @@ NEXT_TOKEN = NextToken()
 _FOR_OBJECTIVE = 2**31 - 1
 
 
-def init_state(model: Trainable, optimizer: optax.GradientTransformation, seed: int = 0) -> TrainState:
-    """Step 0: freshly drawn f32 parameters."""
-    draw = jax.jit(lambda key: first_state(init_params(model.spec(), key), optimizer))
+def init_state(
+    model: Trainable,
+    optimizer: optax.GradientTransformation,
+    seed: int = 0,
+    shardings: TrainState | None = None,
+) -> TrainState:
+    """Step 0: freshly drawn f32 parameters, on the default device or where `shardings` say."""
+    draw = jax.jit(
+        lambda key: first_state(init_params(model.spec(), key), optimizer), out_shardings=shardings
+    )
     return draw(jax.random.key(seed))
 
 
@@ -77,6 +84,7 @@ def make_train_step(
     accumulate: int = 1,
     router_losses: RouterLosses | None = None,
     seed: int = 0,
+    shardings: TrainState | None = None,
 ) -> TrainStep:
     """Compiles one update.
 
@@ -89,6 +97,8 @@ def make_train_step(
             count, so the update is that of the whole batch; only the memory for activations changes.
         router_losses: for a model with mixtures of experts, which must be a `RoutedLanguageModel`.
         seed: of the noise that the objective and router losses draw at each step.
+        shardings: where the state lies, if it is spread over a mesh: within ``jax.set_mesh`` it is given back
+            there, and metrics are the same on all devices.
 
     Returns:
         ``step(state, tokens[B, S], mask[B, S] = None, valid[B] = None) -> (state, metrics)``. The state is
@@ -135,7 +145,10 @@ def make_train_step(
         metrics["finite"] = _all_finite((metrics["loss"], metrics["gradient_norm"], params))
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    if shardings is None:
+        return jax.jit(step, donate_argnums=0)
+    alike: Any = shardings.step  # a scalar, like the metrics
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, alike))
 
 
 def _all_finite(tree: Any) -> Float[Array, ""]:
