@@ -9,7 +9,8 @@ import importlib.metadata
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +33,8 @@ from jaxmodels.cli import (
 from jaxmodels.cli.subcommands import BenchCommands
 
 LONGEST_SENTENCE = 2000
+# The variables by which a process is told that it is one of several, see `jaxmodels.tpu_configs.hosts`.
+OF_SEVERAL = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAXMODELS_HOSTS")
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 
@@ -147,6 +150,32 @@ def _options(
     pass
 
 
+@contextmanager
+def _among_processes() -> Iterator[None]:
+    """Within it, this process is one of several where its environment says so. The first alone prints
+    results.
+
+    Raises:
+        SystemExit: the environment is not understood.
+    """
+    if not any(os.environ.get(name) for name in OF_SEVERAL):
+        yield
+        return
+    from jaxmodels.tpu_configs.hosts import connected
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(connected())
+        except ValueError as error:
+            _tell_error(str(error))
+            raise SystemExit(2) from None
+        import jax
+
+        if jax.process_index() > 0:
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        yield
+
+
 def main() -> None:
     """The `jaxmodels` command."""
     compilation_cache.turn_on()
@@ -156,7 +185,8 @@ def main() -> None:
     sys.unraisablehook = _tell_unraisable
     try:
         try:
-            app(prog_name="jaxmodels")
+            with _among_processes():
+                app(prog_name="jaxmodels")
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # what is still held back, while its failure can be told

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from jaxmodels.models.decoder import Decoder
 
 DEFAULT_MODEL = "tiny-mamba2"
@@ -38,6 +40,13 @@ Adapters = Annotated[
     ),
 ]
 
+OnMesh = Annotated[
+    str | None,
+    typer.Option(
+        "--mesh", help="Devices that share the model: sizes of axes, as tensor=4 or data=2,tensor=2."
+    ),
+]
+
 
 class DType(StrEnum):
     """Dtypes of parameters."""
@@ -45,6 +54,21 @@ class DType(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
+
+
+def mesh_of(sizes: str | None) -> "Mesh | None":
+    """The mesh that --mesh asks for.
+
+    Raises:
+        ValueError: it is of another form, or there are not as many devices.
+    """
+    if sizes is None:
+        return None
+    from jaxmodels.tpu_configs.mesh import make_mesh, mesh_sizes
+
+    with told_of_option("mesh"):
+        asked: dict[str, Any] = {**mesh_sizes(sizes)}
+        return make_mesh(**asked)
 
 
 def print_json(values: dict[str, Any]) -> None:

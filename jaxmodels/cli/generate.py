@@ -17,9 +17,11 @@ from jaxmodels.cli.common import (
     AllowPickle,
     AsJson,
     DType,
+    OnMesh,
     Revision,
     TextOnly,
     Verify,
+    mesh_of,
     print_json,
     read_file,
     read_text,
@@ -117,6 +119,7 @@ def generate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No timing line on standard error.")] = False,
     adapter: Adapters = None,
     allow_pickle: AllowPickle = False,
+    mesh: OnMesh = None,
     text_only: TextOnly = False,
     verify: Verify = True,
     revision: Revision = None,
@@ -143,7 +146,7 @@ def generate(
     text = _read_prompt(prompt, file)
     base = sampling.asked_for()  # before the weights are read: bad options fail at once
     began = time.perf_counter()
-    spread = _spread(compiled)
+    spread = _spread(compiled, mesh)
     loaded = load(model, revision=revision, text_only=text_only, adapter=adapter or (), **spread)
     if not isinstance(loaded, jm.Model):
         raise ValueError(f"{model!r} is an image model: say what to draw with --class and --grid or --strip")
@@ -174,10 +177,14 @@ def generate(
         tell(f"{timing}, compilation included; model loaded in {load_seconds:.2f} s")
 
 
-def _spread(compiled: Path | None) -> dict[str, Any]:
-    """How the model is to be spread over devices: as compiled programs ask for."""
+def _spread(compiled: Path | None, mesh: str | None) -> dict[str, Any]:
+    """How the model is to be spread over devices: as asked for, or as compiled programs ask for."""
     if compiled is None:
-        return {}
+        return {"mesh": mesh_of(mesh)}
+    if mesh is not None:
+        raise ValueError(
+            "--mesh: the programs of --compiled are for a mesh of their own; leave one of them out"
+        )
     from jaxmodels.artefacts.compiled import spread_of
 
     return spread_of(compiled)

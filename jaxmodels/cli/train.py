@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from jaxmodels.cli.common import DType, tell
+from jaxmodels.cli.common import DType, OnMesh, mesh_of, tell
 
 
 def train(
@@ -22,12 +22,14 @@ def train(
         bool, typer.Option("--list", help="Print the names of the recipes that come with the package.")
     ] = False,
     dtype: Annotated[DType, typer.Option(help="Of the model written at the end.")] = DType.BFLOAT16,
+    mesh: OnMesh = None,
 ) -> None:
     """Train a model of texts or of images, or a draft head, or go on with an interrupted run.
 
     OUTPUT_DIR holds checkpoints, metrics and, of models of texts, result.json; the trained model goes to
     OUTPUT_DIR/model as a Hugging Face directory. Stopped at any time, the same command goes on from the last
-    checkpoint.
+    checkpoint, and a model of texts on another --mesh, too. On several hosts, start it on each, see
+    docs/many_hosts.md.
     """
     from jaxmodels.training import recipe as recipes
 
@@ -41,6 +43,10 @@ def train(
     destination = output_dir / "model"
     for kind in kinds:
         if kind.recipes.recognises(recipe):
+            if mesh is not None:
+                raise ValueError(
+                    f"--mesh: {recipe!r} trains no model of texts, which alone are trained on one"
+                )
             kind.export(kind.train(kind.recipes.load(recipe), output_dir), destination, dtype.value)
             tell(f"the model is in {destination}: {kind.use.format(destination)}")
             return
@@ -48,7 +54,7 @@ def train(
     from jaxmodels.training import loop
     from jaxmodels.training.export import export_run
 
-    loop.train(chosen, output_dir)
+    loop.train(chosen, output_dir, mesh=mesh_of(mesh))
     export_run(output_dir, destination, dtype.value)
     tell(f"the model is in {destination}: jaxmodels generate --model {destination}")
 

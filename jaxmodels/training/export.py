@@ -16,6 +16,7 @@ from jaxmodels.models.families import config_from_hf
 from jaxmodels.models.scanned import ScannedDecoder
 from jaxmodels.training.data import end_of_text_id
 from jaxmodels.training.loop import load_run
+from jaxmodels.training.on_mesh import is_first
 
 _NOT_KEPT = ("model_type", "architectures", "dtype", "torch_dtype")  # written from the model itself
 
@@ -55,5 +56,6 @@ def export_run(run_dir: str | Path, destination: str | Path, dtype: DTypeLike = 
         ),
         metadata={**kept, **ids},
     )
-    save(model, destination)
+    if is_first():
+        save(model, destination)
     return model
