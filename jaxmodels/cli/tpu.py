@@ -1,5 +1,7 @@
 """`jaxmodels tpu plan`: what a model takes and how fast it can be on TPU slices, before one is rented."""
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,13 +11,14 @@ from jaxmodels.cli.common import AsJson, ConfigName, DType, Revision, TextOnly, 
 from jaxmodels.cli.options import with_groups
 from jaxmodels.cli.strategies import StrategyOptions, described_strategy
 from jaxmodels.cli.summaries import print_lines
-from jaxmodels.cli.tpu_report import as_values, comparison, plan_lines
+from jaxmodels.cli.tpu_report import as_values, comparison, plan_lines, report_line
 
 if TYPE_CHECKING:
     from jaxmodels import Model
     from jaxmodels.decoding import Strategy
     from jaxmodels.models.decoder import Decoder
     from jaxmodels.tpu_configs.plan import Plan
+    from jaxmodels.tpu_configs.reports import ProgramReport
     from jaxmodels.tpu_configs.rules import Rules
     from jaxmodels.tpu_configs.slices import Slice
 
@@ -51,6 +54,10 @@ def plan(
     plot: Annotated[
         Path | None, typer.Option(help="With --compare: draw times and memory of the slices to this file.")
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Ask the TPU compiler too, about decoding, then about the prefill."),
+    ] = False,
     as_json: AsJson = False,
     text_only: TextOnly = False,
     revision: Revision = None,
@@ -58,7 +65,9 @@ def plan(
     """Show memory per chip, whether a model fits, and the shortest times to the first and further tokens.
 
     Read is its config.json alone. Times are lower bounds: arithmetic, memory and interconnect at the chip's
-    peaks. The exit status is 1 where the model does not fit; what to change is printed.
+    peaks. With --compile, each program is compiled with one layer of each kind, and for each kind with one
+    more; what the compiler says of these gives the whole model's. The exit status is 1 where the model does
+    not fit; what to change is printed.
     """
     from jaxmodels.cli.common import read_config
     from jaxmodels.tpu_configs.compiler import without_tpu
@@ -69,6 +78,8 @@ def plan(
     without_tpu()
     if plot is not None and not compare:
         raise ValueError("--plot draws what --compare compares; give that too, or leave it out")
+    if compiled and compare:
+        raise ValueError("--compile is for one slice; leave out --compare")
     if slices is not None and len(slices) > 1 and not compare:
         raise ValueError("--slice is given more than once; give --compare too, or one slice")
     named = [find_slice(name) for name in slices or ()]
@@ -82,10 +93,15 @@ def plan(
         return
     (on,) = named or [find_slice(DEFAULT_SLICE)]
     found = _plan(config, on, workload, chosen, mesh, known)
-    if as_json:
-        print_json({"config": str(file), **as_values(found)})
-    else:
+    if not as_json:
         print_lines(plan_lines(found))
+    reports = []
+    for report in _compiled(config, found, chosen) if compiled and found.memory.fits else ():
+        reports.append(report)
+        if not as_json:
+            print(f" {report_line(report)}", flush=True)
+    if as_json:
+        print_json({"config": str(file), **as_values(found), "compiled": [asdict(it) for it in reports]})
     if not found.memory.fits:
         raise typer.Exit(1)
 
@@ -98,6 +114,17 @@ def _plan(
 
     sizes = None if mesh is None else mesh_sizes(mesh)
     return planned(config, on, workload, strategy, sizes=sizes, rules=rules)
+
+
+def _compiled(config: "Decoder", found: "Plan", strategy: "Strategy") -> "Iterator[ProgramReport]":
+    """What the compiler says of each program of a plan, as soon as it is known."""
+    from jaxmodels.tpu_configs.compiler import AotError
+    from jaxmodels.tpu_configs.plan.compiled import compiled_programs
+
+    try:
+        yield from compiled_programs(config, found, strategy)
+    except AotError as error:
+        raise ValueError(str(error)) from error
 
 
 def _compare(

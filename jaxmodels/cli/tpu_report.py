@@ -7,6 +7,7 @@ from jaxmodels.cli.summaries import scaled
 
 if TYPE_CHECKING:
     from jaxmodels.tpu_configs.plan import Plan, Roofline
+    from jaxmodels.tpu_configs.reports import ProgramReport
 
 GIB = 2**30
 TABLE = 100  # characters of a comparison
@@ -62,6 +63,17 @@ def plan_lines(plan: "Plan") -> list[tuple[str, str]]:
         ("", _traffic(plan.decode)),
         ("throughput", f"at most {scaled(plan.throughput, 'token/s')}"),
     ]
+
+
+def report_line(report: "ProgramReport") -> str:
+    """What the compiler says of one program, in a line."""
+    own = report.output_bytes - report.alias_bytes
+    return (
+        f"compiled {report.program}: {_gib(report.device_bytes)} per device (arguments "
+        f"{_gib(report.argument_bytes)}, working memory {_gib(report.temp_bytes + own)}, program "
+        f"{_gib(report.generated_code_bytes)}), {scaled(report.flops, 'FLOP')}, "
+        f"{scaled(report.bytes_accessed, 'B')} accessed, in {report.seconds:.0f} s"
+    )
 
 
 def comparison(plans: "list[Plan]", refused: dict[str, str]) -> None:

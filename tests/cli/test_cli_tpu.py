@@ -5,6 +5,10 @@ import json
 import pytest
 from published_configs import DIRECTORY
 
+from jaxmodels.tpu_configs.plan import compiled
+from jaxmodels.tpu_configs.programs import Workload
+from jaxmodels.tpu_configs.reports import ProgramReport
+
 QWEN = DIRECTORY / "qwen3--Qwen3-8B.json"
 
 
@@ -53,6 +57,21 @@ def test_all_slices_are_compared_where_none_is_named(run, tmp_path, config_value
     assert {"v4-8", "v5e-1", "v5p-8", "v6e-16", "tpu7x-2"} <= set(names) | set(values["refused"])
 
 
+def test_what_the_compiler_says_follows_program_by_program(run, monkeypatch):
+    """The figures are made up: compiling is tested beside `plan.compiled`."""
+    sizes = dict.fromkeys(("output_bytes", "alias_bytes", "aliased_buffers", "cache_buffers"), 0)
+    report = ProgramReport(
+        program="decode", topology="v6e-4", workload=Workload(), argument_bytes=2**31, temp_bytes=2**30,
+        param_bytes=0, cache_bytes=0, flops=3e9, bytes_accessed=5e9, generated_code_bytes=2**29,
+        seconds=7.2, **sizes,
+    )  # fmt: skip
+    monkeypatch.setattr(compiled, "compiled_programs", lambda *given: iter([report]))
+    told = run("tpu", "plan", QWEN, "--slice", "v6e-4", "--compile").output
+    assert "compiled decode: 3.50 GiB per device" in told and "3 GFLOP, 5 GB accessed, in 7 s" in told
+    values = json.loads(run("tpu", "plan", QWEN, "--slice", "v6e-4", "--compile", "--json").stdout)
+    assert values["compiled"][0]["temp_bytes"] == 2**30
+
+
 def test_rules_come_from_a_file(run, tmp_path):
     rules = tmp_path / "rules.json"
     rules.write_text('{"vocab": null}')
@@ -74,6 +93,7 @@ def test_rules_come_from_a_file(run, tmp_path):
         (("--strategy", "auto"), "--strategy auto tries strategies with the weights"),
         (("--strategy", "speculative", "--draft", "tiny-qwen3"), "plan the draft model by itself"),
         (("--compare", "--plot", "chart.nonsense"), "must end in .png"),
+        (("--compare", "--compile"), "--compile is for one slice"),
     ],
 )
 def test_what_cannot_be_planned_is_said(run, options, message):

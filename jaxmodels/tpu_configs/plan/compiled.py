@@ -26,11 +26,10 @@ from jaxmodels.tpu_configs.programs import ProgramName
 from jaxmodels.tpu_configs.reports import ProgramReport, measured
 from jaxmodels.tpu_configs.shardings import Placement
 
-# What of a report grows with the layers.
+# What of a report grows with the layers. Working memory is handed from layer to layer.
 _SUMMED = (
     "argument_bytes",
     "output_bytes",
-    "temp_bytes",
     "alias_bytes",
     "aliased_buffers",
     "generated_code_bytes",
@@ -60,7 +59,7 @@ class Depths:
         return self.base, *(model for model, _ in self.deeper)
 
     def extrapolated(self, figures: Sequence[float]) -> float:
-        """A figure of the deep model from those of `models`; never below what the models have."""
+        """The sum over all layers of a figure of `models`; never below theirs."""
         base, *more = figures
         missing = (times for _, times in self.deeper)
         return max(*figures, base + sum(n * (it - base) for n, it in zip(missing, more, strict=True)))
@@ -92,8 +91,7 @@ def compiled_programs(
 ) -> Iterator[ProgramReport]:
     """Each program of a planned model as the compiler estimates it, as soon as it is known. Of one device.
 
-    Loops are counted once, and code for the host is not in it. Working memory that a layer more does not need
-    any more of is counted as if it did.
+    Loops are counted once.
 
     Raises:
         AotError: there is no compiler, or it refuses a program.
@@ -122,6 +120,7 @@ def compiled_programs(
             cache_buffers=len(jax.tree.leaves(config.cache_spec(1, 1))),
             host_transfers=tuple(sorted({it for one in found for it in one["host_transfers"]})),
             seconds=time.perf_counter() - began,
+            temp_bytes=max(one["temp_bytes"] for one in found),
             **figures,
         )
 

@@ -59,6 +59,8 @@ class Plan:
         memory: of one device.
         prefill, decode: settling all prompts, and one step of all rows, on one device.
         window: tokens of a row that one step scores.
+        copied: bytes of experts that the compiler lays out anew in front of a program's loop, because their
+            parts do not fill its tiles.
         advice: what to change where it does not fit, the least first; empty where it does.
     """
 
@@ -70,12 +72,19 @@ class Plan:
     prefill: Roofline
     decode: Roofline
     window: int
+    copied: int = 0
     advice: tuple[str, ...] = ()
 
     @property
     def per_token(self) -> tuple[float, float]:
         """Least and most seconds per output token of a row: every scored token accepted, or one."""
         return self.decode.seconds / self.window, self.decode.seconds
+
+    @property
+    def with_copies(self) -> float:
+        """Seconds of a step that copies experts as well: what meshes are compared by."""
+        chip = self.slice.chip
+        return self.decode.seconds + 2 * self.copied * chip.devices / chip.bandwidth
 
     @property
     def throughput(self) -> float:
@@ -130,7 +139,7 @@ def _planned(
         raise ValueError(
             f"{on.name}: no mesh of its {on.devices} devices divides the model; {refusal}"
         ) from refusal
-    return min(plans, key=lambda it: (it.memory.missing, it.decode.seconds, it.prefill.seconds))
+    return min(plans, key=lambda it: (it.memory.missing, it.with_copies))
 
 
 def _on_mesh(
@@ -153,12 +162,13 @@ def _on_mesh(
             parameters=spreading.parameters,
             cache=spreading.cache,
             working=working_bytes(spreading, max(fed, window)),
-            code=code_bytes(spreading.config),
+            code=code_bytes(spreading.config, fed),
             usable=on.chip.usable_bytes,
         ),
         prefill=prefill_roofline(spreading, workload, strategy.prefill_window, on.chip),
         decode=decode_roofline(spreading, workload, window, on.chip),
         window=window,
+        copied=spreading.copied,
     )
 
 

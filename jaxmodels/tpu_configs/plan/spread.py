@@ -15,6 +15,8 @@ from jaxmodels.tpu_configs.programs import Workload
 from jaxmodels.tpu_configs.repeated_heads import with_repeated_kv_heads
 from jaxmodels.tpu_configs.rules import Rules
 
+LANES = 128  # numbers along the last axis of a tile
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
@@ -30,6 +32,7 @@ class Spread:
             that share the experts.
         dense, routed: its share of the operations of a token: of all layers but experts, and of experts.
         all_rows: rows of the batch that its experts are chosen by.
+        copied: bytes of experts that are laid out anew in front of a program's loops; see `_copied`.
     """
 
     config: Decoder
@@ -42,6 +45,7 @@ class Spread:
     all_rows: float
     dense: float
     routed: float
+    copied: int
 
 
 def spread(config: Decoder, workload: Workload, slots: int, sizes: Mapping[str, int], rules: Rules) -> Spread:
@@ -74,6 +78,7 @@ def spread(config: Decoder, workload: Workload, slots: int, sizes: Mapping[str, 
         all_rows=workload.batch / _dividing(workload.batch, without_experts, full),
         dense=(1 - chosen / active) / _cut(("heads",), rules, full),
         routed=chosen / active / _cut(("experts", "mlp"), rules, full),
+        copied=sum(times * _copied(it, dtype, rules, full) for it, (_, times) in kinds),
     )
 
 
@@ -103,6 +108,22 @@ def _held(name: str, it: Param | Buffer, dtype: str, rules: Rules, sizes: Mappin
     parts = rules.partition(name, it.shape, it.axes, sizes)
     axes = [axis for part in parts for axis in ((part,) if isinstance(part, str) else part or ())]
     return _nbytes(it, dtype) // math.prod(sizes[axis] for axis in axes)
+
+
+def _copied(it: Param, dtype: str, rules: Rules, sizes: Mapping[str, int]) -> int:
+    """Bytes of the copy that libtpu makes of a stack of experts for its grouped product.
+
+    It makes one where the inner features, last of an array, are cut into parts that do not fill whole tiles:
+    the copy is padded to them.
+    """
+    if "experts" not in it.axes or it.axes[-1] != "mlp":
+        return 0
+    parts = math.prod(sizes[axis] for axis in rules.axes("mlp"))
+    width = it.shape[-1] // parts
+    if parts == 1 or width % LANES == 0:
+        return 0
+    padded = -(-width // LANES) * LANES
+    return _held("experts", it, dtype, rules, sizes) // width * padded
 
 
 def _cut(axes: Iterable[str | None], rules: Rules, sizes: Mapping[str, int]) -> int:

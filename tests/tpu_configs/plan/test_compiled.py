@@ -1,0 +1,86 @@
+"""A deep model's programs from those of few layers, against the programs of all its layers."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from aot_process import COMPILING, needs_libtpu
+from published_configs import published
+from tpu_model_configs import CONFIGS
+
+import jaxmodels as jm
+from jaxmodels.tpu_configs.compiler import ENVIRONMENT
+from jaxmodels.tpu_configs.plan.compiled import depths
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "deeper"),
+    [
+        ("qwen3--Qwen3-8B", 1, [35]),
+        ("mixtral--Mixtral-8x7B-v0.1", 1, [31]),
+        # A dense layer in front of 26 mixtures.
+        ("deepseek_v2--DeepSeek-V2-Lite", 2, [25]),
+        ("qwen3_next--Qwen3-Next-80B-A3B", 2, [35, 11]),
+    ],
+)
+def test_one_layer_of_each_kind_stands_for_all(name, layers, deeper):
+    config = jm.config_from_hf(published(name), text_only=True)
+    few = depths(config)
+    assert len(few.base.blocks) == layers
+    assert [len(model.blocks) for model, _ in few.deeper] == [layers + 1] * len(deeper)
+    assert [times for _, times in few.deeper] == deeper
+    assert layers + sum(deeper) == len(config.blocks)
+
+
+def test_what_each_layer_adds_is_added_as_often_as_there_are_layers():
+    few = depths(jm.config_from_hf(published("qwen3_next--Qwen3-Next-80B-A3B"), text_only=True))
+    # Ends cost 100, layers of the two kinds 7 and 5: of these there are 36 and 12.
+    assert few.extrapolated([112, 119, 117]) == 100 + 36 * 7 + 12 * 5
+    assert few.extrapolated([112, 111, 112]) == 112
+
+
+SCRIPT = """
+import json, sys
+from dataclasses import asdict
+from jaxmodels.tpu_configs.compiler import without_tpu
+without_tpu()
+import jaxmodels as jm
+from jaxmodels.decoding import Autoregressive
+from jaxmodels.tpu_configs.plan import compiled, plan
+from jaxmodels.tpu_configs.programs import Workload
+from jaxmodels.tpu_configs.slices import find_slice
+
+config = jm.config_from_hf(json.loads(sys.argv[1]))
+work = Workload(batch=2, prompt=128, new_tokens=128)
+planned = plan(config, find_slice("v6e-4"), work, Autoregressive(), sizes={"data": 2, "tensor": 2})
+few = list(compiled.compiled_programs(config, planned, Autoregressive()))
+compiled.depths = lambda config: compiled.Depths(base=config, deeper=())
+full = list(compiled.compiled_programs(config, planned, Autoregressive()))
+held = planned.memory.parameters + planned.memory.cache
+print(json.dumps([held, [asdict(it) for it in few], [asdict(it) for it in full]]))
+"""
+
+
+@needs_libtpu
+@pytest.mark.sweep
+@pytest.mark.xdist_group("aot")
+@pytest.mark.timeout(COMPILING)
+def test_it_agrees_with_the_programs_of_all_layers_and_the_plan_with_both():
+    values = {**CONFIGS["qwen3"], "num_hidden_layers": 4}
+    environment = {**os.environ, **ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(values)],
+        env=environment, capture_output=True, text=True, timeout=COMPILING, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    held, few, full = json.loads(done.stdout.splitlines()[-1])
+    assert [it["program"] for it in few] == ["decode", "prefill"]
+    for short, whole in zip(few, full, strict=True):
+        assert short["argument_bytes"] == pytest.approx(whole["argument_bytes"], rel=0.01)
+        assert short["argument_bytes"] == pytest.approx(held, rel=0.05)
+        assert short["flops"] == pytest.approx(whole["flops"], rel=0.02)
+        assert short["generated_code_bytes"] == pytest.approx(whole["generated_code_bytes"], rel=0.15)
+        assert short["alias_bytes"] == whole["alias_bytes"]
+        assert not short["host_transfers"]
