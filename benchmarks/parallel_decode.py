@@ -4,9 +4,10 @@
 
 The target is a bundled model grown to that shape (see `benchmarks.grown`): a call costs what one of 100
 million parameters does, and the text is that of the small model. It is drafted for by a model that was
-distilled from it, `tiny-qwen3-draft`. A model that was trained for early exits, as by the recipe
-`tiny_qwen3_layerskip`, is drafted for by its own first layers: ``--itself runs/layerskip/model``. Prompts are
-held-out sources; strategies take turns, so that a slow minute falls on all of them alike.
+distilled from it, `tiny-qwen3-draft`, and by heads that were trained on its features. A model that was
+trained for early exits, as by the recipe `tiny_qwen3_layerskip`, is drafted for by its own first layers:
+``--itself runs/layerskip/model``. Prompts are held-out sources; strategies take turns, so that a slow minute
+falls on all of them alike.
 """
 
 import functools
@@ -19,6 +20,7 @@ import numpy as np
 import jaxmodels as jm
 from benchmarks.common import Result, Table, Target, Timing, argument_parser, in_turns, publish, seconds
 from benchmarks.grown import grown_100m
+from benchmarks.grown_heads import head_on_grown
 from jaxmodels.decoding import (
     Autoregressive,
     Draft,
@@ -37,11 +39,13 @@ from jaxmodels.layers.spec import count_params
 
 PLAIN = "one at a time"
 # How the names of strategies begin whose drafts are models: the aims are theirs.
-MODELS = ("distilled draft", "first ")
+MODELS = ("distilled draft", "EAGLE-3 head", "MTP module", "first ")
 SAMPLERS: Mapping[str, Sampler] = {"greedy": Greedy(), "sampled": Sample(temperature=1.0)}
 # Windows of 4 and 8 tokens: few rows are multiplied in multiples of four.
 SIZES = (3, 7)
+HEAD_SIZE = 3
 TARGET, DRAFT = "tiny-qwen3", "tiny-qwen3-draft"
+HEADS: Mapping[str, str] = {"EAGLE-3 head": "tiny-qwen3-eagle3", "MTP module": "tiny-qwen3-mtp"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +65,9 @@ class Contest:
 
 
 def of_a_draft(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict[str, Strategy]:
-    """Sequential decoding, speculation with the distilled draft at several lengths, and drafts from the text,
-    of a length that follows what was accepted."""
-    draft = jm.load(DRAFT)
+    """Sequential decoding, speculation with the distilled draft and with heads at several lengths, and drafts
+    from the text, of a length that follows what was accepted."""
+    draft, trained = jm.load(DRAFT), jm.load(TARGET)
     small, adaptive = Draft(draft.config, draft.params), GrowShrink(start=3, most=15)
     texts = {"suffix decoding": SuffixDecoding(size=15), "prompt lookup": PromptLookup(size=15)}
     return (
@@ -71,6 +75,12 @@ def of_a_draft(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict
         | {
             f"distilled draft, {size}": Speculative(draft=small, gamma=size, sampler=sampler)
             for size in sizes
+        }
+        | {
+            f"{name}, {HEAD_SIZE}": Speculative(
+                draft=head_on_grown(head, trained, target, HEAD_SIZE), sampler=sampler
+            )
+            for name, head in HEADS.items()
         }
         | {
             f"{name}, up to 15": Speculative(draft=drafter, length=adaptive, sampler=sampler)
@@ -159,8 +169,8 @@ def main() -> None:
             f"new tokens each, medians of {arguments.rounds} turns, float32. The target is the named model "
             "grown to 100 million parameters, which leaves its function as it is: calls cost what those of "
             "its shape do, the text and so the acceptance are the small model's. The distilled draft has "
-            f"{draft:.1f} million parameters, two of the five layers of the small model. Sampled at "
-            "temperature 1.",
+            f"{draft:.1f} million parameters, two of the five layers of the small model. Heads keep the "
+            "width of the small model, and read its part of the streams. Sampled at temperature 1.",
             values=runs,
             tables=[
                 Table(
