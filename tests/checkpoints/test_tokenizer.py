@@ -329,4 +329,4 @@ def test_a_fault_in_a_file_is_named_or_does_no_harm(tmp_path: Path) -> None:
 
 @pytest.mark.sweep
 def test_faults_in_files_are_named_or_do_no_harm(tmp_path: Path) -> None:
-    check_files_with_faults(tmp_path, 4000, seed=1)
+    check_files_with_faults(tmp_path, 2000, seed=1)

@@ -80,9 +80,9 @@ def statistic(name, strategy):
 @pytest.mark.parametrize(
     ("drafter", "rule"),
     [
-        (PATHS, MultiPathVerification()),
+        (CHAIN, TokenVerification()),
+        pytest.param(PATHS, MultiPathVerification(), marks=pytest.mark.sweep),
         pytest.param(CHAIN, BlockVerification(), marks=pytest.mark.sweep),
-        pytest.param(CHAIN, TokenVerification(), marks=pytest.mark.sweep),
         pytest.param(CHAIN, SampledChild(), marks=pytest.mark.sweep),
         pytest.param(TREE, TokenVerification(), marks=pytest.mark.sweep),
         pytest.param(TREE, TraversalVerification(), marks=pytest.mark.sweep),

@@ -55,6 +55,8 @@ MODELS = {
     "replayed": decoder(ssd(cache=Replay(ring=6, window=SIZE)), delta(cache=Replay(ring=7, window=SIZE))),
     "encoded_anew": dataclasses.replace(decoder(RESCALED, RESCALED), recode_beyond=8),
 }
+# Of each way to keep a history.
+CORE = ("attention", "ssd", "latent", "delta", "ring", "d2o", "lserve", "replayed", "encoded_anew")
 
 
 @functools.partial(quick_jit, static_argnames="config")
@@ -97,7 +99,9 @@ def test_only_caches_that_evict_are_shown_the_growing_window(name):
     assert can_join(config, cache, SIZE) == (name not in EVICTING)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in CORE else pytest.mark.sweep) for name in MODELS]
+)
 def test_steps_are_one_window(name):
     """Rows of different lengths, with all tokens, some and none; then every number is kept once per row."""
     config = MODELS[name]

@@ -152,12 +152,15 @@ for function, arguments, out in ((verbs, (tokens, cache), P("rows")), (slope, (t
 """
 
 
+TWO_DEVICES = "--xla_force_host_platform_device_count=2"
+
+
 def test_rows_may_lie_on_several_devices():
     """Both verbs and the gradient under `jax.shard_map`, rows apart, parameters alike on two devices."""
     tests = Path(__file__).parents[1]
     subprocess.run(
         [sys.executable, "-c", ROWS_ON_TWO_DEVICES, tests],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {TWO_DEVICES}"},
         check=True,
     )
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from aot_process import COMPILING, needs_libtpu, run_aot
-from tpu_model_configs import CONFIGS, TOPOLOGIES, by_tier
+from tpu_model_configs import CONFIGS, ESSENTIAL, TOPOLOGIES, by_tier
 
 import jaxmodels as jm
 from jaxmodels.layers.attend import MOST_KEYS_ONE_QUERY, WIDE_KEY_BLOCK
@@ -60,17 +60,20 @@ def config_files(tmp_path_factory):
     return {family: directory / f"{family}.json" for family in CONFIGS}
 
 
-def asked_for(request, fixture, parameter="family"):
-    """The families, or other parameters, of the tests in this run that use a fixture."""
-    items = [item for item in request.session.items if fixture in item.fixturenames]
-    return sorted({item.callspec.params[parameter] for item in items if parameter in item.callspec.params})
+def asked_for(request, fixture, topology=TOPOLOGIES[0]):
+    """The families of the tests in this run that use a fixture, on a topology; the first if none is named."""
+    items = [item.callspec.params for item in request.session.items if fixture in item.fixturenames]
+    return sorted({item["family"] for item in items if item.get("topology", TOPOLOGIES[0]) == topology})
 
 
 @pytest.fixture(scope="module")
 def reports(config_files, request):
-    files = [config_files[family] for family in asked_for(request, "reports")]
-    topologies = {TOPOLOGIES[0], *asked_for(request, "reports", "topology")}
-    return compile_in_subprocess(files, "--topology", *sorted(topologies), "--capacity", CAPACITY)
+    found = {}
+    for topology in TOPOLOGIES:
+        if families := asked_for(request, "reports", topology):
+            files = [config_files[family] for family in families]
+            found |= compile_in_subprocess(files, "--topology", topology, "--capacity", CAPACITY)
+    return found
 
 
 def working_memory(family, prompt=PROMPT):
@@ -89,13 +92,25 @@ def working_memory(family, prompt=PROMPT):
 
 STRATEGY = jm.decoding.Autoregressive()
 
+# Every family on the first topology, one of each kind of model on the others too: what a family is made of
+# meets the same compiler there.
+KINDS = ("deepseek_v3", "gpt_oss", "llada", "mamba2", "qwen3", "qwen3_moe", "qwen3_next", "recurrent_gemma")
+PLACES = [
+    *(
+        pytest.param(family, TOPOLOGIES[0], marks=() if family in ESSENTIAL else pytest.mark.sweep)
+        for family in CONFIGS
+    ),
+    *(
+        pytest.param(family, topology, marks=pytest.mark.sweep)
+        for family in KINDS
+        for topology in TOPOLOGIES[1:]
+    ),
+]
+
 
 @needs_libtpu
 @pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize(
-    "topology", [TOPOLOGIES[0], *(pytest.param(name, marks=pytest.mark.sweep) for name in TOPOLOGIES[1:])]
-)
-@pytest.mark.parametrize("family", by_tier(CONFIGS))
+@pytest.mark.parametrize(("family", "topology"), PLACES)
 def test_the_tpu_compiler_takes_every_program_and_keeps_the_cache_in_place(
     reports, family, topology, program
 ):

@@ -14,7 +14,7 @@ from jaxmodels.decoding.masked.unmask import EntropyThreshold, Threshold
 from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.models.filling import MaskFilling
 
-MASK, WINDOW, NEW = VOCAB - 1, 4, 10
+MASK, WINDOW, NEW, WIDEST = VOCAB - 1, 4, 10, 32
 PER_PLACE = 0.05
 
 
@@ -36,19 +36,26 @@ class Reference:
     """A row's answer, without a cache."""
 
     def __init__(self, config, params):
-        def forward(tokens, positions):
-            cache = config.init_cache(1, tokens.shape[1])
-            order = jnp.tri(tokens.shape[1], dtype=bool)
-            return config.peek(params, tokens, cache, positions=positions, mask=order)[0].logits
+        def forward(tokens, positions, size):
+            cache = config.init_cache(1, WIDEST)
+            order = jnp.tri(WIDEST, dtype=bool)
+            scored, _ = config.peek(params, tokens, cache, positions=positions, mask=order, valid=size)
+            return scored.logits
 
-        self.forward = quick_jit(forward)
+        self._forward = quick_jit(forward)
+
+    def forward(self, tokens, positions):
+        """Logits [S, V], of texts of all sizes in one program."""
+        behind = (0, WIDEST - len(tokens))
+        padded = (np.pad(array, behind)[None] for array in (tokens, positions))
+        return np.asarray(self._forward(*padded, np.asarray([len(tokens)])), np.float64)[0, : len(tokens)]
 
     def scores(self, text, window):
         """Log-probabilities of the window's places behind `text`."""
         order = np.argsort(window == MASK, kind="stable")
-        tokens = np.concatenate([text, window[order]])[None]
-        positions = np.concatenate([np.arange(len(text)), len(text) + order])[None]
-        logits = np.asarray(self.forward(tokens, positions), np.float64)[0, len(text) :]
+        tokens = np.concatenate([text, window[order]])
+        positions = np.concatenate([np.arange(len(text)), len(text) + order])
+        logits = self.forward(tokens, positions)[len(text) :]
         logits = logits[np.argsort(order)]
         logits[:, MASK] = -np.inf
         return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -132,8 +139,8 @@ def test_log_probabilities_are_those_of_the_step_that_filled_a_place():
     reference = Reference(config, params)
     for row, prompt in enumerate(PROMPTS):
         text, window = np.asarray(prompt), np.full(WINDOW, MASK)
-        logits = np.asarray(reference.forward(np.concatenate([text, window])[None], None), np.float64)
-        scores = logits[0, len(text) :]
+        tokens = np.concatenate([text, window])
+        scores = reference.forward(tokens, np.arange(len(tokens)))[len(text) :]
         scores = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
         for place in range(WINDOW):
             token = ours.tokens[row, place]

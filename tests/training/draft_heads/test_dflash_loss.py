@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from dflash_heads import HEADS, by_hand, params_of
-from model_helpers import random_params
+from model_helpers import quick_jit, random_params
 from strategy_helpers import MODELS, architecture, decode, expected
 
 import jaxmodels as jm
@@ -61,7 +61,8 @@ def test_it_is_the_weighted_cost_of_the_models_own_opinion(name):
             costs.append(nats)
             agreed.append(np.argmax(log_q, -1) == np.argmax(p, -1))
     weights = np.exp(-np.arange(one.size) / 4)
-    loss, right = cost(DFlashTraining(**SIZES, anchors=20), pupil_of(one, params))
+    training = DFlashTraining(**SIZES, anchors=20)
+    loss, right = quick_jit(lambda params: cost(training, pupil_of(one, params)))(params)
     np.testing.assert_allclose(loss, (np.mean(costs, 0) * weights).sum() / weights.sum(), rtol=1e-5)
     np.testing.assert_allclose(right, np.mean(agreed, 0)[0], atol=1e-6)
 
@@ -76,8 +77,11 @@ def test_a_step_downhill_makes_it_less_and_leaves_the_target_alone(name):
     def of(params, target_params):
         return cost(training, pupil_of(one, params, target_params))[0]
 
-    before, (gradient, of_target) = jax.value_and_grad(of, argnums=(0, 1))(params, TARGET.params)
-    after = of(optax.apply_updates(params, jax.tree.map(lambda g: -0.01 * g, gradient)), TARGET.params)
+    slope = quick_jit(jax.value_and_grad(of, argnums=(0, 1)))
+    before, (gradient, of_target) = slope(params, TARGET.params)
+    after = quick_jit(of)(
+        optax.apply_updates(params, jax.tree.map(lambda g: -0.01 * g, gradient)), TARGET.params
+    )
     assert after < before
     assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
     # The streams that it reads pass no gradient on.
@@ -101,7 +105,10 @@ def test_a_trained_head_drafts_for_its_target(kind, tmp_path):
     ids = jnp.asarray([0, 3, 4, 9, 11, 20, 28]) if "draft_vocab_size" in kind else None
     pupil = pupil_of(one, random_params(one.spec()), token_ids=ids)
     pupil = dataclasses.replace(pupil, params=training.start(pupil))
-    assert np.isfinite(cost(training, pupil)[0])
+    loss, _ = quick_jit(lambda params: cost(training, dataclasses.replace(pupil, params=params)))(
+        pupil.params
+    )
+    assert np.isfinite(loss)
     jm.save_drafter(training.drafter(pupil), tmp_path)
     drafter = jm.load_drafter(tmp_path, TARGET.config)
     assert drafter.head.blocks == one.blocks and drafter.size == one.size

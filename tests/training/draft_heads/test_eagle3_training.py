@@ -1,11 +1,12 @@
 """The training-time test shows a head what it will see when it drafts."""
 
+import functools
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from model_helpers import random_params
+from model_helpers import quick_jit, random_params
 from strategy_helpers import architecture
 
 from jaxmodels.layers.spec import filled
@@ -27,8 +28,15 @@ def pupil():
     return Pupil(head=head, params=random_params(head.spec()), target=Target(config, params), token_ids=KNOWN)
 
 
+@quick_jit
+def seen_with_columns(tokens):
+    """What the target computes, and the head's logits [steps, B, S-1, W] as the loss computes them."""
+    ours = pupil()
+    seen = see(ours, tokens)
+    return seen, columns_logits(ours, tokens, seen)
+
+
 def columns_logits(ours, tokens, seen):
-    """[steps, B, S-1, W] as the loss computes them."""
     head, columns, found = ours.head, Columns(ours.head.blocks[0].mixer), []
     features = head.features(ours.params, seen.scored.taps)[:, :-1]
     for step in range(STEPS):
@@ -43,40 +51,36 @@ def columns_logits(ours, tokens, seen):
 def test_each_column_is_a_chain_as_it_is_drafted():
     ours = pupil()
     tokens = jax.random.randint(jax.random.key(1), (2, 9), 0, 29)
-    seen = see(ours, tokens)
-    in_columns = columns_logits(ours, tokens, seen)
+    seen, in_columns = seen_with_columns(tokens)
     features = ours.head.features(ours.params, seen.scored.taps)
+
+    @quick_jit
+    def extend(tokens, features, history, valid):
+        return ours.head.extend(ours.params, ours.target, tokens, features, history, valid=valid)
+
     for column in (0, 3):
         history = filled(ours.head.init_history(2, 12), jnp.float32)
-        valid = jnp.full(2, column + 1)
-        predicted, history = ours.head.extend(
-            ours.params,
-            ours.target,
-            tokens[:, 1 : column + 2],
-            features[:, : column + 1],
-            history,
-            valid=valid,
-        )
+        predicted, history = extend(tokens[:, 1:], features[:, :-1], history, jnp.full(2, column + 1))
+        last = column  # what stands behind it is padding
         for step in range(STEPS):
             np.testing.assert_allclose(
-                in_columns[step, :, column], predicted.logits[:, -1], atol=2e-5, err_msg=f"{column} {step}"
+                in_columns[step, :, column], predicted.logits[:, last], atol=2e-5, err_msg=f"{column} {step}"
             )
-            predicted, history = ours.head.extend(
-                ours.params,
-                ours.target,
+            predicted, history = extend(
                 tokens[:, column + 2 + step : column + 3 + step],
-                predicted.features[:, -1:],
+                predicted.features[:, last : last + 1],
                 history,
-                valid=jnp.ones(2, jnp.int32),
+                jnp.ones(2, jnp.int32),
             )
+            last = 0
 
 
 def test_the_loss_is_that_of_the_definition():
     """Cross entropy to the target's softmax over known tokens, where its best token is one of them."""
     ours = pupil()
     tokens = jax.random.randint(jax.random.key(1), (2, 9), 0, 29)
-    seen = see(ours, tokens)
-    logits = np.asarray(columns_logits(ours, tokens, seen), np.float64)
+    seen, in_columns = seen_with_columns(tokens)
+    logits = np.asarray(in_columns, np.float64)
     teacher, known = np.asarray(seen.scored.logits, np.float64), np.asarray(KNOWN)
     expected = 0.0
     for step in range(STEPS):
@@ -90,7 +94,7 @@ def test_the_loss_is_that_of_the_definition():
                     nats.append(-(p * (q - np.log(np.exp(q).sum()))).sum())
         assert 0 < len(nats) < 2 * (9 - 1 - step)
         expected += 0.8**step * np.mean(nats)
-    loss, _ = TRAINING.loss(ours, seen, jax.random.key(0))
+    loss, _ = quick_jit(functools.partial(TRAINING.loss, ours))(seen, jax.random.key(0))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 

@@ -1,9 +1,11 @@
 """Each of Medusa's heads learns what the model says that many tokens further on."""
 
+import functools
+
 import jax
 import numpy as np
 from draft_heads import known_tokens
-from model_helpers import random_params
+from model_helpers import quick_jit, random_params
 from strategy_helpers import architecture
 
 from jaxmodels.models.draft_heads.feature_head import Target
@@ -24,9 +26,9 @@ def test_the_loss_is_that_of_the_definition():
         token_ids=known_tokens(11),
     )
     tokens = jax.random.randint(jax.random.key(1), (2, 9), 0, 29)
-    seen = see(pupil, tokens)
+    seen = quick_jit(functools.partial(see, pupil))(tokens)
     teacher = np.asarray(seen.scored.logits, np.float64)
-    logits = np.asarray(head(pupil.params, seen.scored.hidden), np.float64)
+    logits = np.asarray(quick_jit(head)(pupil.params, seen.scored.hidden), np.float64)
     expected = 0.0
     for k in range(3):
         nats = []
@@ -39,5 +41,5 @@ def test_the_loss_is_that_of_the_definition():
                     nats.append(-(p * (q - np.log(np.exp(q).sum()))).sum())
         assert len(nats) > 0
         expected += 0.8**k * np.mean(nats)
-    loss, _ = TRAINING.loss(pupil, seen, jax.random.key(0))
+    loss, _ = quick_jit(functools.partial(TRAINING.loss, pupil))(seen, jax.random.key(0))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)

@@ -1,5 +1,6 @@
 """P-EAGLE's loss against sums written out, over chains as they are drafted."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -56,7 +57,7 @@ def drafted(params, target_params, tokens, features, anchors, depths):
 
 def test_the_loss_is_that_of_chains_as_they_are_drafted():
     ours = pupil()
-    seen = see(ours, TOKENS)
+    seen = quick_jit(functools.partial(see, ours))(TOKENS)
     features = ours.head.features(ours.params, seen.scored.taps)
     teacher, known, nats, right = np.asarray(seen.scored.logits, np.float64), np.asarray(KNOWN), [], []
     for row, key in enumerate(jax.random.split(KEY, 2)):
@@ -102,7 +103,7 @@ def test_chains_are_whole_and_stay_inside_the_text(size):
 
 def test_the_mask_and_its_streams_are_trained():
     ours = pupil()
-    seen = see(ours, TOKENS)
+    seen = quick_jit(functools.partial(see, ours))(TOKENS)
 
     @quick_jit
     def gradient(params):

@@ -66,7 +66,7 @@ def test_exits_are_drawn_to_the_end_which_learns_from_the_text():
     tokens = example.windows.tokens
     loss, count = loss_of(EarlyExits(weight=0.5), OF, example)
     first = {**parameters(OF), "blocks": {"0": parameters(OF)["blocks"]["0"]}}
-    early = dataclasses.replace(OF, blocks=OF.blocks[:1]).forward(first, tokens)
+    early = jax.jit(dataclasses.replace(OF, blocks=OF.blocks[:1]).forward)(first, tokens)
     last = forward(OF, tokens)
     expected = nats(last[:, :-1], tokens[:, 1:]).mean() + 0.5 * kl(last, early)[:, :-1].mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -77,7 +77,7 @@ def test_the_end_has_no_gradient_from_the_exits():
     def last_block(weight):
         example = EarlyExits().prepare(windows(), jax.random.key(0))
         objective = EarlyExits(weight=weight)
-        gradients = jax.grad(lambda params: objective.loss(Scorer(OF, params), example)[0])
+        gradients = jax.jit(jax.grad(lambda params: objective.loss(Scorer(OF, params), example)[0]))
         return gradients(parameters(OF))["blocks"]["1"]
 
     for one, other in zip(*(jax.tree.leaves(last_block(weight)) for weight in (0.0, 1.0)), strict=True):
@@ -88,7 +88,8 @@ def test_a_dropped_block_is_passed_by():
     batch = windows()
     exits = jnp.ones((6,), jnp.int32)
     read = jnp.asarray([[True, row % 2 == 0] for row in range(6)])
-    last, early = Scorer(OF, parameters(OF)).with_exits(batch.tokens, exits, read)
+    score = jax.jit(lambda params: Scorer(OF, params).with_exits(batch.tokens, exits, read))
+    last, early = score(parameters(OF))
     np.testing.assert_allclose(last[1::2], early[1::2], atol=1e-6)
     np.testing.assert_allclose(last[::2], forward(OF, batch.tokens)[::2], atol=1e-4)
 
