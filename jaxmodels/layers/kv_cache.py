@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxmodels.checks import is_traced
@@ -22,6 +23,7 @@ from jaxmodels.layers.attend import Allowed, KeyRange
 from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.mapped import varying_like
 from jaxmodels.layers.masks import Places, in_layer
+from jaxmodels.layers.partition import rows_and_heads
 from jaxmodels.layers.sequence_parts import gathered
 from jaxmodels.layers.spec import buffer
 from jaxmodels.layers.window import Window, accepted
@@ -295,6 +297,22 @@ def write_slots(
             anything in them.
     """
     new = gathered(new.astype(buffer.dtype), axis=buffer.ndim // 2)  # all devices have the whole history
+    write = functools.partial(_write, ring=ring)
+    lines = rows_and_heads(buffer.shape[: buffer.ndim // 2])
+    if not any(lines):
+        return write(buffer, new, tokens, count)
+    # Each device writes its own rows and heads: of the forms below the compiler would gather some.
+    rows = PartitionSpec(lines[0])
+    written: Array = jax.shard_map(write, in_specs=(lines, lines, rows, rows), out_specs=lines)(
+        buffer, new, tokens, count
+    )
+    return written
+
+
+def _write(
+    buffer: Array, new: Array, tokens: Array, count: Int[Array, "B"] | None, *, ring: Ring | None
+) -> Array:
+    """`write_slots` in the form that suits the sizes and the backend."""
     write: Callable[..., Array] = functools.partial(_write_at_once, ring=ring)
     if buffer.ndim == 2:
         return write(buffer, new, tokens, count)

@@ -30,14 +30,26 @@ def leading_axes(size: int, axes: Sequence[str], sizes: Mapping[str, int]) -> tu
     return tuple(axes[: max(count for count, product in enumerate(products) if size % product == 0)])
 
 
+def row_axes(batch: int) -> tuple[str, ...]:
+    """The axes of the mesh in use that this many rows are spread over."""
+    axes = [axis for axis in ROW_AXES if axis_size(axis) > 1]
+    return leading_axes(batch, axes, {axis: axis_size(axis) for axis in axes})
+
+
+def rows_and_heads(shape: tuple[int, ...]) -> PartitionSpec:
+    """How an array [B, ...] or [B, K, ...] is spread by rows and, where "tensor" divides them, by heads."""
+    devices = axis_size("tensor")
+    heads = ("tensor" if devices > 1 and count % devices == 0 else None for count in shape[1:2])
+    return PartitionSpec(row_axes(shape[0]) or None, *heads)
+
+
 def spread_rows(x: jax.Array) -> jax.Array:
     """`x` with its rows, the first axis, left to as many devices of `ROW_AXES` as divide them.
 
     Features are then whole on each device. The compiler would cut them as the parameters that "fsdp" cuts,
     and add up parts of features where it can gather a parameter once for all tokens.
     """
-    axes = [axis for axis in ROW_AXES if axis_size(axis) > 1]
-    spread = leading_axes(x.shape[0], axes, {axis: axis_size(axis) for axis in axes})
+    spread = row_axes(x.shape[0])
     if not spread:
         return x
     free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 2)

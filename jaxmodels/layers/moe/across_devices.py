@@ -18,7 +18,7 @@ from jaxmodels.layers.mapped import varying_like
 from jaxmodels.layers.moe.dispatch import DenseAbove, Dispatch, Dropless
 from jaxmodels.layers.moe.experts import Experts
 from jaxmodels.layers.moe.routing import Routing
-from jaxmodels.layers.partition import ROW_AXES, axis_size, leading_axes
+from jaxmodels.layers.partition import axis_size, row_axes
 from jaxmodels.layers.spec import Params, unflatten, walk
 
 
@@ -76,7 +76,7 @@ class _Split:
         """The axes of the mesh in use that divide the experts, their features and the rows."""
         by_expert, by_feature = axis_size("expert"), axis_size("tensor")
         by_expert = 1 if experts.num_experts % by_expert else by_expert
-        rows = leading_axes(batch, ROW_AXES, {axis: axis_size(axis) for axis in ROW_AXES})
+        rows = row_axes(batch)
         exchanges = by_expert > 1 and "expert" in rows and isinstance(dispatch, Dropless)
         return cls(
             experts=by_expert,
