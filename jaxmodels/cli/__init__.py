@@ -28,6 +28,7 @@ from jaxmodels.cli import (
     inspect,
     tpu,
     tpu_compile,
+    tpu_launch,
     train,
 )
 from jaxmodels.cli.subcommands import BenchCommands
@@ -125,9 +126,14 @@ for name, measurement in (
 app.add_typer(benches, name="bench")
 
 tpus = typer.Typer(
-    no_args_is_help=True, help="Cloud TPU: plan a model on slices before one is rented, compile its programs."
+    no_args_is_help=True,
+    help="Cloud TPU: plan a model on slices before one is rented, compile its programs, start it there.",
 )
-for name, action in (("plan", tpu.plan), ("compile", tpu_compile.compile_programs)):
+for name, action in (
+    ("plan", tpu.plan),
+    ("compile", tpu_compile.compile_programs),
+    ("launch", tpu_launch.launch),
+):
     tpus.command(name, help=_help(action))(action)
 app.add_typer(tpus, name="tpu")
 

@@ -104,3 +104,16 @@ def test_a_rules_file_with_an_unknown_axis_is_refused(run, tmp_path):
     (tmp_path / "rules.json").write_text('{"head": "tensor"}')
     told = run("tpu", "plan", QWEN, "--rules", tmp_path / "rules.json", code=2).stderr
     assert "'head' is no logical axis" in told and "'heads' is meant" in told
+
+
+def test_recipes_are_printed_or_written(run, tmp_path):
+    command = ("--", "generate", "tiny-qwen3", "--mesh", "tensor=8")
+    printed = run("tpu", "launch", "gcloud", "--slice", "v5e-8", *command)
+    assert "jaxmodels generate tiny-qwen3 --mesh tensor=8" in printed.stdout and not printed.stderr
+    run("tpu", "launch", "gcloud", "--slice", "v5e-8", "--output", tmp_path / "recipe", *command)
+    assert (tmp_path / "recipe" / "launch.sh").read_text() == printed.stdout
+
+
+def test_a_command_without_a_mesh_is_pointed_out(run):
+    told = run("tpu", "launch", "ray", "--slice", "v5e-8", "--", "generate", "tiny-qwen3").stderr
+    assert "one of the 8 devices of v5e-8 does the work" in told
