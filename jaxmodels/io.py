@@ -30,15 +30,18 @@ from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.checkpoints.manifest import Verification, open_verification, write_manifest
 from jaxmodels.checkpoints.pipeline_index import is_pipeline
 from jaxmodels.checkpoints.placement import Placed, check_layers, place
+from jaxmodels.checkpoints.quantized import KEY as QUANTIZATION_KEY
+from jaxmodels.checkpoints.quantized.writing import settings
 from jaxmodels.checkpoints.ranges import check_infinities, warn_of_non_finite
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
+from jaxmodels.holding import Holding
 from jaxmodels.image_models.images import ImageModel
+from jaxmodels.layers.quantized.quantization import Quantization, find_quantization, refuse_quantized
 from jaxmodels.layers.spec import Params, check_params, init_params, walk
 from jaxmodels.memory import check_fits
 from jaxmodels.model import Model
-from jaxmodels.models.costs import weight_bytes
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.readers.filling import MASK_TOKEN
 from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
@@ -59,6 +62,7 @@ def load(
     progress: huggingface.Progress | None = None,
     mesh: Mesh | None = None,
     rules: Rules | None = None,
+    quantize: str | Quantization | None = None,
 ) -> Any:
     """Reads a checkpoint: a directory in Hugging Face's or our Orbax form, a GGUF file, a bundled name, or a
     hub id. Gives a `Model`, or an `ImageModel` where the directory holds the parts of one.
@@ -80,6 +84,10 @@ def load(
             slices of the parameters, and the model runs on all of them (see `Model.on_mesh`).
         rules: which axes of parameters and caches are cut over which axes of the mesh; by default
             `jaxmodels.tpu_configs.rules.DEFAULT_RULES`.
+        quantize: hold the weights in few bits: "int8", "int4" (in groups of up to 128 inputs),
+            "int4-channel", "fp8" or "mxfp4", or a `jaxmodels.layers.quantized.quantization.Quantization`.
+            Each weight is read in `dtype` and rounded to the nearest numbers before the next is read; what is
+            stored in the same format already is kept as it is. Layers compute in `dtype`.
 
     Names may have another prefix than the family's, as those of a base model or of a part of a larger model
     have. A head that is stored and differs from the embedding is kept, with a warning, whether or not the
@@ -88,7 +96,8 @@ def load(
     Raises:
         CheckpointError: anything missing, corrupt or not understood, or too large for the free memory; the
             message names it.
-        ValueError: an argument of a wrong kind, or a mesh that does not divide the model.
+        ValueError: an argument of a wrong kind, a mesh that does not divide the model, or a weight that the
+            quantisation cannot hold.
     """
     check_path("name_or_path", name_or_path)
     wanted = None if dtype is None else floating_dtype("dtype", dtype)
@@ -97,12 +106,14 @@ def load(
     check_boolean("text_only", text_only)
     check_boolean("verify", verify)
     check_progress(progress)
-    placement = _placement(mesh, rules)
+    holding = Holding(placement=_placement(mesh, rules), quantization=find_quantization(quantize))
     directory = resolve(name_or_path, revision, allow_pickle=allow_pickle)
     adapter_names = _names_of_adapters(adapter)
     if is_pipeline(directory):
         if adapter_names or text_only:
             raise ValueError(f"{directory} is an image model, which takes neither adapter nor text_only")
+        if quantize is not None:
+            raise ValueError(f"{directory} is an image model, which takes no quantize; leave it out")
         # Not at the top, here and below: models of text need nothing of it, and it doubles their start.
         from jaxmodels.image_models.directories import load_images
 
@@ -119,18 +130,22 @@ def load(
         verification.check_small()
         if orbax.is_orbax(directory):
             with verification.checking_large():
-                return _read_orbax(directory, wanted, text_only, progress, placement), Verification(())
-        return _open_hf(directory, wanted, allow_pickle, text_only, progress, placement), verification
+                return _read_orbax(directory, wanted, text_only, progress, reading), Verification(())
+        return _open_hf(directory, wanted, allow_pickle, text_only, progress, reading), verification
 
     with told_of(directory):
         adapters = [read_adapter(one, allow_pickle=allow_pickle) for one in adapter_names]
+        # Adapters are merged before weights are rounded.
+        reading = replace(holding, quantization=None) if adapters else holding
         gguf_file = gguf.find_gguf(directory)
         if gguf_file is not None:
-            opened, verification = _open_gguf(gguf_file, wanted, progress, placement), Verification(())
+            opened, verification = _open_gguf(gguf_file, wanted, progress, reading), Verification(())
         else:
             opened, verification = read_consistently(directory, open_all)
     with verification.checking_large():
         model = _adapted(opened, adapters)
+    model = replace(model, params=holding.params(model.decoder, model.params))
+    placement = holding.placement
     return model if placement is None else model.on_mesh(placement.mesh, placement.rules)
 
 
@@ -150,6 +165,9 @@ def save(
     progress: huggingface.Progress | None = None,
 ) -> None:
     """Writes a model as a checkpoint directory that `load` reads, and for "hf" `transformers` too.
+
+    Weights in few bits are written as compressed-tensors, which `load` with the same `quantize` holds as they
+    were; what `Model.dequantized` gives is written as any other model.
 
     The directory is replaced as a whole once everything is written: a save that fails or is killed leaves
     the previous checkpoint in place. Warns of parameters that are NaN or infinite.
@@ -189,6 +207,10 @@ def save(
     warn_of_non_finite(params)
     dtype = str(config.dtype_of(params))
     values = huggingface.config_dict(config, {**model.metadata, "dtype": dtype})
+    if format == "orbax":
+        refuse_quantized(params, "format='orbax'")
+    elif in_few_bits := huggingface.compressed_params(config, params):
+        values |= {QUANTIZATION_KEY: settings(in_few_bits)}
     with replace_directory(path) as directory:
         huggingface.write_config(values, directory)
         model.generation.save(directory)
@@ -231,9 +253,9 @@ def init(
     seed = whole("seed", seed)
     held = floating_dtype("dtype", dtype)
     placement = _placement(mesh, rules)
-    _check_fits(config, held, placement)
-    shardings = None if placement is None else placement.params(config)
-    params = init_params(config.spec(), jax.random.key(seed), held, shardings)
+    holding = Holding(placement=placement)
+    _check_fits(config, held, holding)
+    params = init_params(config.spec(), jax.random.key(seed), held, holding.shardings(config))
     model = Model(config=config, params=params)
     return model if placement is None else model.on_mesh(placement.mesh, placement.rules)
 
@@ -252,39 +274,47 @@ def _open_hf(
     allow_pickle: bool,
     text_only: bool,
     progress: huggingface.Progress | None,
-    placement: Placement | None,
+    holding: Holding,
 ) -> _Opened:
     values = huggingface.read_values(directory, text_only=text_only)
     tensors = huggingface.open_weights(directory, allow_pickle=allow_pickle)
+    stored = huggingface.stored_dtype(tensors)
+    if holding.quantization is not None:  # decoded without rounding: what fits is held as it is stored
+        tensors = huggingface.open_weights(directory, allow_pickle=allow_pickle, decoded_to="float32")
     check_layers(values, tensors, str(directory / huggingface.CONFIG_FILE))
     config, metadata = huggingface.read_config(directory, text_only=text_only)
     placed = place(config, tensors, values, text_only=text_only)
-    held = wanted or default_dtype(huggingface.stored_dtype(placed.tensors))
-    _check_fits(placed.config, held, placement)
+    held = wanted or default_dtype(stored)
+    _check_fits(placed.config, held, holding)
     return _Opened(
         _without_params(directory, placed.config, metadata, placed.extra),
-        _reader(placed, held, progress, placement),
+        _reader(placed, held, progress, holding),
     )
 
 
 def _reader(
-    placed: Placed, held: np.dtype, progress: huggingface.Progress | None, placement: Placement | None
+    placed: Placed, held: np.dtype, progress: huggingface.Progress | None, holding: Holding
 ) -> Callable[[], Params]:
     """What reads the parameters of a checkpoint whose tensors have their names in the family's table."""
-    shardings = None if placement is None else placement.params(placed.config)
     return functools.partial(
-        huggingface.load_params, placed.config, placed.tensors, held, progress=progress, shardings=shardings
+        huggingface.load_params,
+        placed.config,
+        placed.tensors,
+        held,
+        progress=progress,
+        shardings=holding.shardings(placed.config),
+        held=holding.made_of(placed.config, held),
     )
 
 
 def _open_gguf(
-    path: Path, wanted: np.dtype | None, progress: huggingface.Progress | None, placement: Placement | None
+    path: Path, wanted: np.dtype | None, progress: huggingface.Progress | None, holding: Holding
 ) -> _Opened:
     file = gguf.open_gguf(path)
     values, config, tensors = gguf.open_model(file)
     placed = place(config, tensors, values)
     held = wanted or default_dtype(huggingface.stored_dtype(tensors) if gguf.is_plain(file) else None)
-    _check_fits(placed.config, held, placement)
+    _check_fits(placed.config, held, holding)
     model = Model(
         config=placed.config,
         params={},
@@ -292,7 +322,7 @@ def _open_gguf(
         generation=gguf.generation_defaults(file).within(config.vocab_size, path),
         extra_tensors=placed.extra,
     )
-    return _Opened(model, _reader(placed, held, progress, placement))
+    return _Opened(model, _reader(placed, held, progress, holding))
 
 
 def _read_orbax(
@@ -300,13 +330,13 @@ def _read_orbax(
     wanted: np.dtype | None,
     text_only: bool,
     progress: huggingface.Progress | None,
-    placement: Placement | None,
+    holding: Holding,
 ) -> _Opened:
     config, metadata = huggingface.read_config(directory, text_only=text_only)
     held = wanted or default_dtype(metadata.get("dtype"))
-    _check_fits(config, held, placement)
-    shardings = None if placement is None else placement.params(config)
-    params = orbax.load_params(config, directory, held, shardings)
+    _check_fits(config, held, holding)
+    holding.made_of(config, held)  # refuses what it cannot hold; Orbax reads all at once
+    params = orbax.load_params(config, directory, held, holding.shardings(config))
     check_infinities(params, held)
     model = _without_params(directory, config, metadata, extra.load(directory))
     return _Opened(model, functools.partial(_reported, params, progress))
@@ -368,12 +398,11 @@ def _placement(mesh: Mesh | None, rules: Rules | None) -> Placement | None:
     return None if mesh is None else Placement(mesh=mesh, rules=rules or DEFAULT_RULES)
 
 
-def _check_fits(config: Decoder, dtype: DTypeLike, placement: Placement | None = None) -> None:
-    whole_bytes = weight_bytes(config, dtype)
+def _check_fits(config: Decoder, dtype: DTypeLike, holding: Holding) -> None:
     check_fits(
         f"a {jnp.dtype(dtype).name} model of {len(config.blocks)} layers (num_hidden_layers) of width "
         f"{config.d_model} (hidden_size) with {config.vocab_size} tokens (vocab_size)",
-        whole_bytes if placement is None else placement.weight_bytes(config, dtype),
+        holding.weight_bytes(config, dtype),
     )
 
 

@@ -35,6 +35,13 @@ from jaxmodels.decoding.speculative import Speculative
 from jaxmodels.decoding.stop_strings import CutText, cut, stop_table
 from jaxmodels.decoding.strategy import LogProbs, Strategy
 from jaxmodels.drafts import with_draft
+from jaxmodels.layers.quantized.quantization import (
+    Quantization,
+    dequantized_params,
+    find_quantization,
+    quantized_params,
+    refuse_quantized,
+)
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.mtp import MTPHead
@@ -175,6 +182,23 @@ class Model:
             unrepeated=None if wider is config else config,
         )
 
+    def quantized(self, quantization: str | Quantization) -> "Model":
+        """This model with its weights in few bits, as `load` with `quantize` reads one.
+
+        Raises:
+            ValueError: there is no quantisation of this name, it cannot hold a weight, or weights are
+                quantised already; the message names the weight.
+        """
+        chosen = find_quantization(quantization)
+        if chosen is None:
+            raise ValueError("quantization must be a name such as 'int8' or a Quantization, got None")
+        return replace(self, params=quantized_params(self.config.spec(), self.params, chosen))
+
+    def dequantized(self) -> "Model":
+        """This model with the arrays that its quantised weights stand for, in the dtype that it computes
+        in."""
+        return replace(self, params=dequantized_params(self.params))
+
     @property
     def placement(self) -> Placement | None:
         """The mesh with the rules, None without a mesh."""
@@ -220,9 +244,11 @@ class Model:
 
         Raises:
             CheckpointError: there is no such adapter, it is of a kind that is not read, or it does not fit.
+            ValueError: the model's weights are held in few bits; `load` merges adapters before it quantises.
         """
         check_path("adapter", adapter)
         check_optional_text("name", name)
+        refuse_quantized(self.params, "with_adapter")
         read = read_adapter(adapter, revision, allow_pickle=allow_pickle)
         kept = self.kept or self._unadapted()
         name = name or Path(adapter).name

@@ -1,9 +1,9 @@
 """Parameters of Hugging Face checkpoint directories, both ways, one tensor at a time."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -19,6 +19,7 @@ from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checkpoints.host_arrays import adoptable, aligned_empty, copy_into, copying_threads
 from jaxmodels.checkpoints.pickles import open_checkpoint
 from jaxmodels.checkpoints.quantized import dequantized, without_quantization
+from jaxmodels.checkpoints.quantized.writing import Compressed, as_arrays, compressed
 from jaxmodels.checkpoints.ranges import check_range, is_narrower
 from jaxmodels.checkpoints.safetensors_io import (
     TensorReader,
@@ -38,6 +39,9 @@ CONFIG_FILE = "config.json"
 
 # Called with each tensor's name and bytes, once it is read or written.
 Progress: TypeAlias = Callable[[str, int], None]
+
+# By the paths of parameters that are not held as they are read: what is held, made of the values in float32.
+Held: TypeAlias = Mapping[str, Callable[[jax.Array], Any]]
 
 # Another tensor of the same shape in float32, of numpy or JAX, for one that is laid out as it is stored.
 TensorEdit: TypeAlias = Callable[[Any], Any]
@@ -82,8 +86,11 @@ def read_values(directory: Path, *, text_only: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{file}: {error}") from error
 
 
-def open_weights(directory: Path, *, allow_pickle: bool = False) -> TensorReader:
-    """The tensors of a directory, decoded where ``config.json`` says that weights are quantised.
+def open_weights(
+    directory: Path, *, allow_pickle: bool = False, decoded_to: str | None = None
+) -> TensorReader:
+    """The tensors of a directory, decoded where ``config.json`` says that weights are quantised, to the dtype
+    that it gives the model or to `decoded_to`.
 
     Raises:
         CheckpointError: what `open_checkpoint` and `dequantized` raise.
@@ -91,7 +98,9 @@ def open_weights(directory: Path, *, allow_pickle: bool = False) -> TensorReader
     tensors = open_checkpoint(directory, allow_pickle=allow_pickle)
     file = directory / CONFIG_FILE
     try:
-        return dequantized(tensors, directory, read_json_object(file))
+        values = read_json_object(file)
+        values = values if decoded_to is None else {**values, "dtype": decoded_to}
+        return dequantized(tensors, directory, values)
     except ConfigError as error:
         raise CheckpointError(f"{file}: {error}") from error
 
@@ -134,18 +143,22 @@ def load_params(
     *,
     progress: Progress | None = None,
     shardings: Params | None = None,
+    held: Held | None = None,
 ) -> Params:
     """All parameters of `config`, read in file order; at most one tensor is held twice.
 
     Parameters whose spec pins a dtype keep that one. `tensors` are those that `place` gives. `progress` hears
     of each tensor, in bytes of memory. With `shardings`, a tree like the parameters', each device is given
-    its slice of a tensor alone, and of tensors that are mapped from files no more is read.
+    its slice of a tensor alone, and of tensors that are mapped from files no more is read. Of the
+    parameters in `held`, what it makes of one is kept as soon as that one is whole.
 
     Raises:
         CheckpointError: a tensor cannot be read, or holds numbers beyond the range of `dtype`.
     """
     expected = FAMILIES[str(config.family)].tensors(config)
-    return read_params(expected, config.spec(), tensors, dtype, progress=progress, shardings=shardings)
+    return read_params(
+        expected, config.spec(), tensors, dtype, progress=progress, shardings=shardings, held=held
+    )
 
 
 def read_params(
@@ -156,11 +169,15 @@ def read_params(
     *,
     progress: Progress | None = None,
     shardings: Params | None = None,
+    held: Held | None = None,
 ) -> Params:
     """All parameters of `spec` from the tensors of any family's model; see `load_params`.
 
     expected: the tensors of the checkpoint by name, as `Family.tensors` gives them; `tensors` has no others.
     """
+    made: dict[str, Any] = {}
+    held = {} if held is None else held
+    expected = {name: _in_float32(tensor, held) for name, tensor in expected.items()}
     with copying_threads() as threads:
         leaves: Leaves
         if shardings is None:
@@ -172,9 +189,20 @@ def read_params(
             for wanted in {param_dtype(part.param, dtype) for part in expected[name].parts}:
                 check_range(info.name, tensor, wanted)
             num_bytes = sum(leaves.fill(part, tensor) for part in expected[name].parts)
+            for path in leaves.done.keys() & held.keys():  # at once: the array itself can go
+                made[path] = jax.block_until_ready(held[path](leaves.done.pop(path)))
             if progress is not None:
                 progress(info.name, num_bytes)
-    return unflatten(leaves.done, spec)
+    return unflatten({**leaves.done, **made}, spec)
+
+
+def _in_float32(tensor: Tensor, paths: Container[str]) -> Tensor:
+    """The tensor with those of its parts that fill these parameters pinned to float32."""
+    parts = (
+        replace(part, param=replace(part.param, dtype="float32")) if part.row.ours in paths else part
+        for part in tensor.parts
+    )
+    return replace(tensor, parts=tuple(parts))
 
 
 def edit_leaves(
@@ -228,6 +256,11 @@ def _experts(tensors: Iterable[Tensor]) -> dict[str, set[int]]:
     return experts
 
 
+def compressed_params(config: Decoder, params: Params) -> list[Compressed]:
+    """The tensors that `save_params` writes in few bits."""
+    return compressed(FAMILIES[str(config.family)].tensors(config).values(), dict(walk(params)))
+
+
 def save_params(
     config: Decoder,
     params: Params,
@@ -238,6 +271,8 @@ def save_params(
     progress: Progress | None = None,
 ) -> tuple[Path, ...]:
     """Writes all parameters under the family's names, in the dtypes they are held in, and `extra` as it is.
+
+    Those in few bits are written as compressed-tensors, see `quantized.writing`.
 
     `progress` hears of each tensor as it is handed to the file.
 
@@ -310,14 +345,18 @@ def exported(
     tensors: Iterable[Tensor], params: Params, progress: Progress | None = None
 ) -> Iterator[TensorToWrite]:
     """The tensors of a family's model, made of its parameters one by one as they are written."""
-    leaves = dict(walk(params))
+    leaves, tensors = dict(walk(params)), list(tensors)
+    in_few_bits = {one.tensor.name: one for one in compressed(tensors, leaves)}
     for tensor in tensors:
 
         def export(tensor: Tensor = tensor) -> np.ndarray:
-            array = tensor.export(leaves)
+            array = tensor.export(as_arrays(leaves, tensor))
             if progress is not None:
                 progress(tensor.name, array.nbytes)
             return array
 
+        if tensor.name in in_few_bits:
+            yield from in_few_bits[tensor.name].to_write(leaves)
+            continue
         dtype = leaves[tensor.parts[0].row.ours].dtype
         yield TensorToWrite(name=tensor.name, shape=tensor.shape, dtype=dtype, read=export)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints.errors import CheckpointError
+from jaxmodels.layers.quantized.array import QuantizedArray, dequantized
 from jaxmodels.layers.spec import Params, walk
 
 
@@ -66,8 +67,8 @@ def warn_of_non_finite(params: Params) -> None:
 
 
 @jax.jit
-def _count_non_finite(leaf: jax.Array) -> jax.Array:
-    return (~jnp.isfinite(leaf)).sum()
+def _count_non_finite(leaf: jax.Array | QuantizedArray) -> jax.Array:
+    return (~jnp.isfinite(dequantized(leaf))).sum()
 
 
 def _beyond(tensor: Any, dtype: np.dtype) -> tuple[Any, Any]:

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
+from jaxmodels.layers.quantized.array import QuantizedArray
 from jaxmodels.layers.spec import Param, Params, unflatten, walk
 from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.models.costs import Specified
@@ -54,11 +56,21 @@ def _changed(
     """The parameters, those changed whose shapes differ between the two models."""
     leaves, before, after = dict(walk(params)), dict(walk(config.spec())), dict(walk(wider.spec()))
     changed = {
-        path: change(_Repetition.between(before, path, after[path]), leaves[path])
+        path: _of_parts(change, _Repetition.between(before, path, after[path]), leaves[path])
         for path in leaves
         if before[path].shape != after[path].shape
     }
     return unflatten({**leaves, **changed}, params)
+
+
+def _of_parts(change: Callable[["_Repetition", Array], Array], how: "_Repetition", leaf: Any) -> Any:
+    """The parameter changed; of a quantised one both parts, which differ in the last dimension alone."""
+
+    def changed(part: Array) -> Array:
+        before, after = ((*shape[:-1], part.shape[-1]) for shape in (how.before, how.after))
+        return change(dataclasses.replace(how, before=before, after=after), part)
+
+    return jax.tree.map(changed, leaf) if isinstance(leaf, QuantizedArray) else change(how, leaf)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ Meshes of real devices, of the devices that a TPU topology describes, and `jax.s
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from jaxmodels.layers.quantized.array import QuantizedArray
 from jaxmodels.layers.spec import Buffer, Param, Params, param_dtype, unflatten, walk
 from jaxmodels.models.costs import Specified
 from jaxmodels.tpu_configs.repeated_heads import Config, repeated_params, with_repeated_kv_heads
@@ -104,7 +106,7 @@ class Placement:
         if wider is not config:
             params = repeated_params(config, wider, params)
         places = dict(walk(self.params(wider)))
-        return unflatten({path: jax.device_put(leaf, places[path]) for path, leaf in walk(params)}, params)
+        return unflatten({path: _placed(leaf, places[path]) for path, leaf in walk(params)}, params)
 
     def cache(self, config: Any, batch: int, capacity: int, dtype: DTypeLike) -> Any:
         """See `cache_shardings`."""
@@ -129,6 +131,24 @@ class Placement:
     def _shared(self) -> int:
         """How many devices of the mesh have one memory: on CPU all of the process's, elsewhere one."""
         return len(self.mesh.local_devices) if jax.default_backend() == "cpu" else 1
+
+
+def _placed(leaf: Any, sharding: NamedSharding) -> Any:
+    if not isinstance(leaf, QuantizedArray):
+        return jax.device_put(leaf, sharding)
+    scales = NamedSharding(sharding.mesh, scale_partition(sharding.spec, leaf, dict(sharding.mesh.shape)))
+    return jax.device_put(leaf, QuantizedArray(sharding, scales, leaf.dtype))  # type: ignore[arg-type]
+
+
+def scale_partition(numbers: PartitionSpec, w: QuantizedArray, sizes: Mapping[str, int]) -> PartitionSpec:
+    """How the scales of a quantised weight are cut whose numbers are cut like this: as those are, and whole
+    along dimensions in which there are too few."""
+    parts = []
+    for count, part in zip(w.scales.shape, (*numbers, *(None,) * w.ndim), strict=False):
+        axes = (part,) if isinstance(part, str) else part or ()
+        devices = math.prod(sizes[axis] for axis in axes)
+        parts.append(None if count % devices else part)
+    return PartitionSpec(*parts)
 
 
 def _sharding(name: str, leaf: Param | Buffer, mesh: AnyMesh, rules: Rules) -> NamedSharding:

@@ -4,7 +4,8 @@ Weights in eight bits are stored as in `scaled`. Those in fewer are packed: ``<n
 [F, D * bits / 32] along the inputs, ``<name>_scale`` [F, G], ``<name>_shape`` [2] with F and D, and where
 they are not symmetric ``<name>_zero_point`` [F * bits / 32, G], packed along the outputs. All numbers are
 stored with ``2 ** (bits - 1)`` added. ``<name>_g_idx`` [D] gives the group of each input where groups are
-not in order.
+not in order. MXFP4 is stored as bytes of two numbers, ``<name>_packed`` [F, D / 2], with exponents
+``<name>_scale`` [F, D / 32]; see `mxfp4`.
 """
 
 import functools
@@ -18,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 from jaxmodels.checkpoints.quantized.format import Arrays, StoredWeight, misfit, parts_of
+from jaxmodels.checkpoints.quantized.mxfp4 import BLOCK_SIZE, from_mxfp4
 from jaxmodels.checkpoints.quantized.packed import (
     WIDTHS,
     WORD_BITS,
@@ -31,7 +33,9 @@ from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checks import shown, whole
 from jaxmodels.models.hf_config import ConfigError
 
-FORMATS = ("float-quantized", "int-quantized", "naive-quantized", "pack-quantized", "dense")
+FORMATS = (
+    "float-quantized", "int-quantized", "naive-quantized", "pack-quantized", "mxfp4-pack-quantized", "dense",
+)  # fmt: skip
 _PACKED = "_packed"
 
 
@@ -55,6 +59,22 @@ class CompressedTensors:
         for name, info in tensors.infos.items():
             if name.endswith(_PACKED) and info.dtype == "int32":
                 yield self._packed(tensors, name.removesuffix(_PACKED))
+            elif name.endswith(_PACKED) and info.dtype == "uint8":
+                yield self._halves(tensors, name.removesuffix(_PACKED))
+
+    def _halves(self, tensors: TensorReader, name: str) -> StoredWeight:
+        infos = tensors.infos
+        parts = parts_of(infos, {"numbers": name + _PACKED, "scales": f"{name}_scale"}, {})
+        numbers, scales = infos[parts["numbers"]].shape, infos[parts["scales"]].shape
+        if len(scales) != 2 or numbers != (scales[0], scales[1] * BLOCK_SIZE // 2):
+            raise misfit(infos, parts, f"[F, D / 2] and [F, D / {BLOCK_SIZE}]")
+
+        def decode(arrays: Arrays) -> np.ndarray:
+            blocks = arrays["numbers"].reshape(*scales, BLOCK_SIZE // 2)
+            return np.asarray(from_mxfp4(blocks, arrays["scales"]).astype(self.dtype))
+
+        shape = (scales[0], scales[1] * BLOCK_SIZE)
+        return StoredWeight(name=name, shape=shape, dtype=self.dtype, tensors=parts, decode=decode)
 
     def is_dropped(self, name: str) -> bool:
         """See `Format`."""

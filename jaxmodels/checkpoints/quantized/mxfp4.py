@@ -18,7 +18,7 @@ from jaxmodels.checkpoints.quantized.format import Arrays, StoredWeight, misfit,
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
-_BLOCK_SIZE = 32
+BLOCK_SIZE = 32
 _SCALE_BIAS = 127
 
 
@@ -37,12 +37,12 @@ class Mxfp4:
         for name in dict.fromkeys(names):
             parts = parts_of(infos, {"blocks": name + _BLOCKS, "scales": name + _SCALES}, {})
             blocks, scales = infos[parts["blocks"]].shape, infos[parts["scales"]].shape
-            if len(scales) != 3 or blocks != (*scales, _BLOCK_SIZE // 2):
-                raise misfit(infos, parts, f"[E, F, C, {_BLOCK_SIZE // 2}] and [E, F, C]")
+            if len(scales) != 3 or blocks != (*scales, BLOCK_SIZE // 2):
+                raise misfit(infos, parts, f"[E, F, C, {BLOCK_SIZE // 2}] and [E, F, C]")
             experts, rows, count = scales
             yield StoredWeight(
                 name=name,
-                shape=(experts, count * _BLOCK_SIZE, rows),
+                shape=(experts, count * BLOCK_SIZE, rows),
                 dtype="bfloat16",
                 tensors=parts,
                 decode=_decode,
@@ -61,7 +61,7 @@ def read_mxfp4(settings: Mapping[str, Any], dtype: str) -> Mxfp4:
 @jax.jit
 def from_mxfp4(blocks: UInt8[Array, "F C 16"], scales: UInt8[Array, "F C"]) -> BFloat16[Array, "F D"]:
     """The numbers of blocks, ``D = 32 * C`` in a row."""
-    codes = jnp.stack([blocks & 0xF, blocks >> 4], axis=-1).reshape(*scales.shape, _BLOCK_SIZE)
+    codes = jnp.stack([blocks & 0xF, blocks >> 4], axis=-1).reshape(*scales.shape, BLOCK_SIZE)
     exponent, mantissa = (codes >> 1) & 0b11, codes & 1
     # In halves: 0 and 1 for an exponent of 0, else (2 + mantissa) * 2 ** (exponent - 1).
     halves = jnp.where(exponent == 0, mantissa, (2 + mantissa) << jnp.maximum(exponent, 1) - 1)
@@ -73,7 +73,7 @@ def from_mxfp4(blocks: UInt8[Array, "F C 16"], scales: UInt8[Array, "F C"]) -> B
 def _decode(parts: Arrays) -> np.ndarray:
     blocks, scales = parts["blocks"], parts["scales"]
     experts, rows, count = scales.shape
-    whole = np.empty((experts, count * _BLOCK_SIZE, rows), jnp.bfloat16)
+    whole = np.empty((experts, count * BLOCK_SIZE, rows), jnp.bfloat16)
     for expert in range(experts):  # one at a time bounds the memory
         whole[expert] = from_mxfp4(blocks[expert], scales[expert]).T
     return whole

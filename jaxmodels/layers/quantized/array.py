@@ -27,7 +27,7 @@ class QuantizedArray:
 
     Attributes:
         numbers: in an integer or floating dtype of eight or four bits.
-        scales: the factors, of `dtype`; or uint8, and then the factors are ``2 ** (scales - 127)``.
+        scales: the factors, in a floating dtype; or uint8, and then the factors are ``2 ** (scales - 127)``.
         dtype: of the array that this stands for.
     """
 

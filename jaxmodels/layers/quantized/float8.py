@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, BFloat16, Float
 
-from jaxmodels.layers.quantized.format import in_normal_range
+from jaxmodels.layers.quantized.format import rounded_scales
 
 
 @dataclass(frozen=True)
@@ -18,14 +17,11 @@ class Float8:
     name: ClassVar[str] = "fp8"
     groups: ClassVar[tuple[int, ...]] = ()
     numbers: ClassVar[Any] = jnp.float8_e4m3fn
+    factors: ClassVar[Any] = jnp.bfloat16
 
-    def scale_dtype(self, dtype: DTypeLike) -> Any:
+    def scales(self, largest: Float[Array, "*blocks"]) -> BFloat16[Array, "*blocks"]:
         """See `NumberFormat`."""
-        return jnp.dtype(dtype)
-
-    def scales(self, largest: Float[Array, "*blocks"], dtype: DTypeLike) -> Float[Array, "*blocks"]:
-        """See `NumberFormat`."""
-        return in_normal_range(largest / float(jnp.finfo(self.numbers).max), dtype)
+        return rounded_scales(largest / float(jnp.finfo(self.numbers).max))
 
     def rounded(self, w: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """See `NumberFormat`."""

@@ -3,8 +3,7 @@
 from typing import Any, Protocol
 
 import jax.numpy as jnp
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, BFloat16, Float, Shaped
 
 
 class NumberFormat(Protocol):
@@ -14,6 +13,7 @@ class NumberFormat(Protocol):
         name: for messages.
         groups: how many inputs share a scale, sizes in order of preference; none for all of an output.
         numbers: the dtype of the numbers.
+        factors: the dtype of the scales.
     """
 
     @property
@@ -23,16 +23,21 @@ class NumberFormat(Protocol):
     @property
     def numbers(self) -> Any: ...
 
-    def scale_dtype(self, dtype: DTypeLike) -> Any:
-        """The dtype of the scales of a weight that would be in `dtype`."""
+    @property
+    def factors(self) -> Any: ...
 
-    def scales(self, largest: Float[Array, "*blocks"], dtype: DTypeLike) -> Shaped[Array, "*blocks"]:
+    def scales(self, largest: Float[Array, "*blocks"]) -> Shaped[Array, "*blocks"]:
         """The scales of blocks whose largest magnitudes these are."""
 
     def rounded(self, w: Float[Array, "*shape"]) -> Shaped[Array, "*shape"]:
         """The nearest numbers of the format to a weight that has been divided by its scales."""
 
 
-def in_normal_range(scales: Float[Array, "*blocks"], dtype: DTypeLike) -> Float[Array, "*blocks"]:
-    """Scales in `dtype`, none of them so small that their inverse overflows."""
-    return jnp.maximum(scales, jnp.finfo(dtype).tiny).astype(dtype)
+def rounded_scales(scales: Float[Array, "*blocks"]) -> BFloat16[Array, "*blocks"]:
+    """Scales in bfloat16, none of them so small that their inverse overflows.
+
+    They are as good as more precise ones, since numbers are rounded after the division by them, and their
+    products with numbers are exact in float32: a weight that is read from its products, and quantised again,
+    has the same numbers and scales.
+    """
+    return jnp.maximum(scales, jnp.finfo(jnp.bfloat16).tiny).astype(jnp.bfloat16)

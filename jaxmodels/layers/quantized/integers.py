@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, BFloat16, Float, Int
 
-from jaxmodels.layers.quantized.format import in_normal_range
+from jaxmodels.layers.quantized.format import rounded_scales
 
 _DTYPES: dict[int, Any] = {8: jnp.int8, 4: jnp.int4}
 
@@ -37,13 +36,13 @@ class Integers:
     def numbers(self) -> Any:
         return _DTYPES[self.bits]
 
-    def scale_dtype(self, dtype: DTypeLike) -> Any:
-        """See `NumberFormat`."""
-        return jnp.dtype(dtype)
+    @property
+    def factors(self) -> Any:
+        return jnp.bfloat16
 
-    def scales(self, largest: Float[Array, "*blocks"], dtype: DTypeLike) -> Float[Array, "*blocks"]:
+    def scales(self, largest: Float[Array, "*blocks"]) -> BFloat16[Array, "*blocks"]:
         """See `NumberFormat`."""
-        return in_normal_range(largest / self._most, dtype)
+        return rounded_scales(largest / self._most)
 
     def rounded(self, w: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
         """See `NumberFormat`."""

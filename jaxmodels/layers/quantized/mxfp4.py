@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 _BIAS = 127
@@ -25,12 +24,9 @@ class Mxfp4:
     name: ClassVar[str] = "mxfp4"
     groups: ClassVar[tuple[int, ...]] = (32,)
     numbers: ClassVar[Any] = jnp.float4_e2m1fn
+    factors: ClassVar[Any] = jnp.uint8
 
-    def scale_dtype(self, dtype: DTypeLike) -> Any:
-        """See `NumberFormat`."""
-        return jnp.dtype(jnp.uint8)
-
-    def scales(self, largest: Float[Array, "*blocks"], dtype: DTypeLike) -> UInt8[Array, "*blocks"]:
+    def scales(self, largest: Float[Array, "*blocks"]) -> UInt8[Array, "*blocks"]:
         """See `NumberFormat`."""
         _, exponent = jnp.frexp(largest)
         # Of frexp's mantissas, which are below 1, the exponents are one larger; that of 0 is 0.

@@ -28,28 +28,34 @@ class Quantization:
     convolutions, decays, and the routers of mixtures.
 
     Attributes:
-        matrices: of what layers multiply with.
-        tables: of embeddings and heads, which have a row for each token; None leaves them as they are.
+        matrices: of what layers multiply with; None, here and below, leaves them as they are.
+        experts: of stacks of experts.
+        tables: of embeddings and heads, which have a row for each token.
     """
 
-    matrices: NumberFormat
+    matrices: NumberFormat | None
+    experts: NumberFormat | None
     tables: NumberFormat | None
 
     def format_of(self, param: Param) -> NumberFormat | None:
         """The format of a parameter, None where it is not quantised."""
         if not param.contracted:
             return None
-        return self.tables if param.axes[0] == "vocab" else self.matrices
+        return {"vocab": self.tables, "experts": self.experts}.get(str(param.axes[0]), self.matrices)
 
 
 _GROUPS = (128, 64, 32, 16)
-# By the names that they are asked for by. Tables in four bits would cost more than they save.
+_INT8, _INT4, _INT4_CHANNEL = Integers(bits=8), Integers(bits=4, groups=_GROUPS), Integers(bits=4)
+_FP8, _MXFP4 = Float8(), Mxfp4()
+# By the names that they are asked for by. Tables in four bits would cost more than they save. The experts
+# alone in MXFP4 are what gpt-oss is published as.
 QUANTIZATIONS: Mapping[str, Quantization] = {
-    "int8": Quantization(matrices=Integers(bits=8), tables=Integers(bits=8)),
-    "int4": Quantization(matrices=Integers(bits=4, groups=_GROUPS), tables=Integers(bits=8)),
-    "int4-channel": Quantization(matrices=Integers(bits=4), tables=Integers(bits=8)),
-    "fp8": Quantization(matrices=Float8(), tables=Float8()),
-    "mxfp4": Quantization(matrices=Mxfp4(), tables=Integers(bits=8)),
+    "int8": Quantization(matrices=_INT8, experts=_INT8, tables=_INT8),
+    "int4": Quantization(matrices=_INT4, experts=_INT4, tables=_INT8),
+    "int4-channel": Quantization(matrices=_INT4_CHANNEL, experts=_INT4_CHANNEL, tables=_INT8),
+    "fp8": Quantization(matrices=_FP8, experts=_FP8, tables=_FP8),
+    "mxfp4": Quantization(matrices=_MXFP4, experts=_MXFP4, tables=_INT8),
+    "mxfp4-experts": Quantization(matrices=None, experts=_MXFP4, tables=None),
 }
 
 
@@ -83,7 +89,9 @@ def formats(spec: ParamTree, quantization: Quantization) -> dict[str, NumberForm
                 raise _misfit(path, param, chosen)
             found[path] = chosen
     if not found:
-        raise ValueError("quantize: the model has no weight that can be held in few bits; leave it out")
+        raise ValueError(
+            "quantize: the model has none of the weights that would be held in few bits; leave it out"
+        )
     return found
 
 
@@ -103,8 +111,12 @@ def quantized_params(spec: ParamTree, params: Params, quantization: Quantization
     )
 
 
-def quantized(path: str, param: Param, w: Any, form: NumberFormat) -> QuantizedArray:
+def quantized(
+    path: str, param: Param, w: Any, form: NumberFormat, dtype: DTypeLike | None = None
+) -> QuantizedArray:
     """A weight in a format: each block's scale from its largest magnitude, numbers rounded to the nearest.
+
+    `dtype` is that of the array that it then stands for, the weight's own by default.
 
     Raises:
         ValueError: it is quantised already.
@@ -116,7 +128,7 @@ def quantized(path: str, param: Param, w: Any, form: NumberFormat) -> QuantizedA
     blocks = scale_shape(param.shape, param.contracted, form.groups)
     if blocks is None:
         raise _misfit(path, param, form)
-    return _quantized(w, blocks, form)
+    return _quantized(w, blocks, form, np.dtype(jnp.dtype(w.dtype if dtype is None else dtype)))
 
 
 def dequantized_params(params: Params, dtype: DTypeLike | None = None) -> Params:
@@ -146,15 +158,17 @@ def param_bytes(path: str, param: Param, dtype: DTypeLike, chosen: Mapping[str, 
     blocks = None if form is None else scale_shape(param.shape, param.contracted, form.groups)
     if form is None or blocks is None:
         return math.prod(param.shape) * held.itemsize
-    return held_bytes(param.shape, form.numbers) + held_bytes(blocks, form.scale_dtype(held))
+    return held_bytes(param.shape, form.numbers) + held_bytes(blocks, form.factors)
 
 
-@functools.partial(jax.jit, static_argnames=("blocks", "form"))
-def _quantized(w: Float[Array, "*shape"], blocks: tuple[int, ...], form: NumberFormat) -> QuantizedArray:
+@functools.partial(jax.jit, static_argnames=("blocks", "form", "dtype"))
+def _quantized(
+    w: Float[Array, "*shape"], blocks: tuple[int, ...], form: NumberFormat, dtype: np.dtype
+) -> QuantizedArray:
     wide = w.astype(jnp.float32)
-    scales = form.scales(largest(wide, blocks), w.dtype)
+    scales = form.scales(largest(wide, blocks))
     numbers = form.rounded(wide / spread(factors(scales), w.shape))
-    return QuantizedArray(numbers, scales, np.dtype(w.dtype))
+    return QuantizedArray(numbers, scales, dtype)
 
 
 def _misfit(path: str, param: Param, form: NumberFormat) -> ValueError:

@@ -14,6 +14,8 @@ import jaxmodels as jm
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.huggingface import open_weights
 from jaxmodels.checkpoints.quantized.mxfp4 import from_mxfp4
+from jaxmodels.layers.quantized.array import QuantizedArray, dequantized
+from jaxmodels.layers.spec import walk
 from jaxmodels.models.families import config_from_hf
 
 CONFIG = {
@@ -108,3 +110,17 @@ def test_shapes_that_do_not_fit_are_refused(checkpoints, tmp_path):
         CheckpointError, match=r"do not fit each other: .*_blocks' \[4, 64, 1, 16\], .*_scales' \[4, 63, 1\];"
     ):
         jm.load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_experts_are_held_as_they_are_stored(checkpoints, dtype):
+    held = jm.load(checkpoints[0], dtype, quantize="mxfp4-experts")
+    expected = dict(walk(jm.load(checkpoints[1], dtype).params))
+    experts = [path for path, leaf in walk(held.params) if isinstance(leaf, QuantizedArray)]
+    assert experts == [f"blocks/{i}/ffn/experts/w_{name}" for i in (0, 1) for name in ("gate_up", "down")]
+    for path, leaf in walk(held.params):
+        np.testing.assert_array_equal(dequantized(leaf), expected[path], err_msg=path)
+    numbers = sum(expected[path].size for path in experts)
+    assert sum(held_leaf.nbytes for path, held_leaf in walk(held.params) if path in experts) == (
+        numbers // 2 + numbers // 32
+    )

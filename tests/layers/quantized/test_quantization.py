@@ -27,9 +27,10 @@ from jaxmodels.layers.quantized.quantization import (
 )
 from jaxmodels.layers.spec import Param, check_params, matrix, walk
 
-PER_OUTPUT = Quantization(matrices=Integers(bits=8), tables=Integers(bits=8))
+PER_OUTPUT = QUANTIZATIONS["int8"]
 # Of groups that divide the narrow layers of these tests; some weights have one group, some several.
-GROUPED = Quantization(matrices=Integers(bits=4, groups=(4, 2, 3, 5, 7)), tables=Float8())
+_GROUPS = Integers(bits=4, groups=(4, 2, 3, 5, 7))
+GROUPED = Quantization(matrices=_GROUPS, experts=_GROUPS, tables=Float8())
 FORMATS = (Integers(bits=8), Integers(bits=4), Integers(bits=4, groups=(32,)), Float8(), Mxfp4())
 
 
@@ -82,10 +83,7 @@ def test_what_is_in_the_format_already_is_held_without_loss(form):
     param = matrix((5, 64), (None, "embed"))
     once = quantized("w", param, weight((5, 64)).astype(jnp.bfloat16), form)
     twice = quantized("w", param, dequantized(once, jnp.float32), form)
-    np.testing.assert_array_equal(twice.numbers.astype(jnp.float32), once.numbers.astype(jnp.float32))
-    # Scales that are divided again may differ in the last bit of float32; exponents do not.
-    rounding = 0 if form.name == "mxfp4" else 3e-7
-    np.testing.assert_allclose(dequantized(twice, jnp.float32), dequantized(once, jnp.float32), rtol=rounding)
+    np.testing.assert_array_equal(dequantized(twice, jnp.float32), dequantized(once, jnp.float32))
 
 
 def test_zeros_stay_zeros():
@@ -144,16 +142,19 @@ def test_products_are_rounded_once():
 
 def test_misfits_are_refused_by_name():
     config = ARCHITECTURES["attention"]
-    wide = Quantization(matrices=Integers(bits=4, groups=(128,)), tables=None)
+    wide = Quantization(matrices=Integers(bits=4, groups=(128,)), experts=None, tables=None)
     with pytest.raises(ValueError, match=r"'blocks/0/mixer/w_q' .* groups of 128 inputs: its \d+ inputs"):
         formats(config.spec(), wide)
-    with pytest.raises(ValueError, match="no weight that can be held in few bits"):
+    with pytest.raises(ValueError, match="none of the weights that would be held in few bits"):
         formats({"norm": {"scale": Param((4,), ("embed",))}}, QUANTIZATIONS["int8"])
     with pytest.raises(ValueError, match=r"quantize must be one of .*'int4'.*, got 'int3'"):
         find_quantization("int3")
     params = quantized_params(config.spec(), random_params(config.spec()), PER_OUTPUT)
     with pytest.raises(ValueError, match="parameter 'embed/weight' is held as int8 already"):
         quantized_params(config.spec(), params, PER_OUTPUT)
+    experts = QUANTIZATIONS["mxfp4-experts"]
+    with pytest.raises(ValueError, match="none of the weights that would be held"):
+        formats(config.spec(), experts)
     with pytest.raises(ValueError, match="training: parameter 'embed/weight' is held as int8"):
         refuse_quantized(params, "training")
 
