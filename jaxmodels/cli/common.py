@@ -40,6 +40,13 @@ Adapters = Annotated[
     ),
 ]
 
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORMAT",
+        help="Hold the weights in few bits: int8, int4, int4-channel, fp8, mxfp4 or mxfp4-experts.",
+    ),
+]
 OnMesh = Annotated[
     str | None,
     typer.Option(

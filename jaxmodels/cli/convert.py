@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxmodels.cli.common import MODEL_HELP, Adapters, AllowPickle, DType, Revision, TextOnly, Verify, tell
+from jaxmodels.cli.common import (
+    MODEL_HELP,
+    Adapters,
+    AllowPickle,
+    DType,
+    Quantize,
+    Revision,
+    TextOnly,
+    Verify,
+    tell,
+)
 
 if TYPE_CHECKING:
     from jaxmodels.checkpoints.huggingface import Progress
@@ -37,6 +47,7 @@ def convert(
     dtype: Annotated[
         DType | None, typer.Option(help="Of the parameters; by default as they are stored.")
     ] = None,
+    quantize: Quantize = None,
     max_shard_gb: Annotated[
         float | None, typer.Option(help="With --to hf: gigabytes per file at most, 2 by default.")
     ] = None,
@@ -51,6 +62,7 @@ def convert(
 ) -> None:
     """Convert a checkpoint between Hugging Face and Orbax, between layouts, or to another dtype.
 
+    With --quantize, weights are rounded to few bits and written as compressed-tensors.
     Tokenizer and generation settings go along. DST is replaced as a whole once everything is written.
     """
     from jaxmodels.checkpoints.atomic import check_replaceable
@@ -61,6 +73,8 @@ def convert(
         raise ValueError(f"{destination} holds a checkpoint already; give --overwrite to replace it")
     if to is Format.ORBAX and max_shard_gb is not None:
         raise ValueError("--max-shard-gb applies to --to hf alone: Orbax chooses its own files")
+    if to is Format.ORBAX and quantize is not None:
+        raise ValueError("--quantize applies to --to hf alone, which writes compressed-tensors")
     if max_shard_gb is not None and not 0 < max_shard_gb <= LARGEST_SHARD_GB:
         raise ValueError(
             f"--max-shard-gb must be above 0 and at most {LARGEST_SHARD_GB:,}, got {max_shard_gb}"
@@ -69,14 +83,15 @@ def convert(
     from jaxmodels.checkpoints.hub import resolve
     from jaxmodels.checkpoints.huggingface import read_config
     from jaxmodels.checkpoints.pipeline_index import is_pipeline
+    from jaxmodels.layers.spec import walk
     from jaxmodels.models.costs import weight_bytes
 
     directory = resolve(source, revision, allow_pickle=allow_pickle)
     if is_pipeline(directory):
         if to is not Format.HF or family is not None:
             raise ValueError(f"{source!r} is an image model, which has one form: --to hf without --family")
-        if adapter or text_only:
-            option = "--adapter" if adapter else "--text-only"
+        if adapter or text_only or quantize:
+            option = "--adapter" if adapter else "--text-only" if text_only else "--quantize"
             raise ValueError(f"{option} is of language models, and {source!r} draws images; leave it out")
         _convert_images(directory, destination, dtype, max_shard_gb, allow_pickle, verify)
         return
@@ -94,6 +109,7 @@ def convert(
             verify=verify,
             adapter=adapter or (),
             progress=progress,
+            quantize=quantize,
         )
     target = model.decoder if family is None else _in_family(model.decoder, family)
     with _progress("writing", total) as progress:
@@ -101,7 +117,9 @@ def convert(
         jm.save(
             replace(model, config=target), destination, to.value, max_shard_bytes=shard, progress=progress
         )
-    tell(f"{destination}: {target.family}, {wanted}, {total / 1e6:,.1f} MB of parameters, {to.value}")
+    written = sum(leaf.nbytes for _, leaf in walk(model.params))
+    kind = wanted if quantize is None else f"{wanted} with weights in {quantize}"
+    tell(f"{destination}: {target.family}, {kind}, {written / 1e6:,.1f} MB of parameters, {to.value}")
 
 
 def _convert_images(

@@ -18,6 +18,7 @@ from jaxmodels.cli.common import (
     AsJson,
     DType,
     OnMesh,
+    Quantize,
     Revision,
     TextOnly,
     Verify,
@@ -99,6 +100,7 @@ def generate(
         list[str] | None, typer.Option(help="End before this text, whatever its tokens. Repeatable.")
     ] = None,
     dtype: Annotated[DType | None, typer.Option(help="Of the parameters.")] = None,
+    quantize: Quantize = None,
     compiled: Annotated[
         Path | None,
         typer.Option(
@@ -147,7 +149,9 @@ def generate(
     base = sampling.asked_for()  # before the weights are read: bad options fail at once
     began = time.perf_counter()
     spread = _spread(compiled, mesh)
-    loaded = load(model, revision=revision, text_only=text_only, adapter=adapter or (), **spread)
+    loaded = load(
+        model, revision=revision, text_only=text_only, adapter=adapter or (), quantize=quantize, **spread
+    )
     if not isinstance(loaded, jm.Model):
         raise ValueError(f"{model!r} is an image model: say what to draw with --class and --grid or --strip")
     base = base or sampling.over(loaded)

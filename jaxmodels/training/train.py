@@ -11,6 +11,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.moe.routing import Routing
+from jaxmodels.layers.quantized.quantization import refuse_quantized
 from jaxmodels.layers.spec import Params, abstract_params, init_params
 from jaxmodels.models.filling import filling_of
 from jaxmodels.training.objectives.next_token import NextToken
@@ -63,7 +64,8 @@ def init_state(
 
 
 def first_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """Step 0 of a run that begins with f32 `params`."""
+    """Step 0 of a run that begins with f32 `params`. Raises ValueError where weights are in few bits."""
+    refuse_quantized(params, "training")
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
 
 

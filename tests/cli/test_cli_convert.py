@@ -104,6 +104,8 @@ def test_a_checkpoint_is_not_overwritten_unasked(run, model_dir, tmp_path):
         (("--to", "hf", "--max-shard-gb", 0), "--max-shard-gb must be above 0 and at most 1,000,000, got 0"),
         (("--to", "hf", "--max-shard-gb", "inf"), "--max-shard-gb must be above 0 and at most"),
         (("--to", "hf", "--max-shard-gb", "nan"), "--max-shard-gb must be above 0 and at most"),
+        (("--to", "orbax", "--quantize", "int8"), "--quantize applies to --to hf alone"),
+        (("--to", "hf", "--quantize", "int3"), "quantize must be one of ['int8', 'int4', "),
     ],
 )
 def test_bad_options_are_named_and_write_nothing(run, model_dir, tmp_path, arguments, message):
@@ -172,3 +174,11 @@ def test_checksums_are_compared_unless_asked_not_to(run, model_dir, tmp_path):
     ):
         assert f"{weights} is not the file that was saved" in run(*command, code=2).stderr
         run(*command, "--no-verify")
+
+
+def test_weights_in_few_bits(run, model_dir, tmp_path):
+    result = run("convert", model_dir, tmp_path / "few", "--to", "hf", "--quantize", "int8")
+    assert "float32 with weights in int8" in result.stderr
+    settings = json.loads((tmp_path / "few" / "config.json").read_text())["quantization_config"]
+    assert settings["quant_method"] == "compressed-tensors"
+    same_params(jm.load(tmp_path / "few", quantize="int8"), jm.load(model_dir, quantize="int8"))

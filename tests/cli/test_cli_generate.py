@@ -75,6 +75,11 @@ def test_json_without_log_probabilities_has_none(generate):
     assert "log_probs" not in json.loads(generate(PROMPT, "--json").stdout)
 
 
+def test_weights_in_few_bits(generate, model_dir):
+    few = jm.load(model_dir, quantize="int4-channel")
+    assert generate(PROMPT, "--quantize", "int4-channel").stdout == text_of(few) + "\n"
+
+
 def test_dtype(generate):
     assert json.loads(generate(PROMPT, "--json", "--dtype", "bfloat16").stdout)["dtype"] == "bfloat16"
 
