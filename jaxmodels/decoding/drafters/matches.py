@@ -13,6 +13,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
+from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.drafters.drafter import Round, Verdict
 from jaxmodels.decoding.processors.chain import contexts
 
@@ -31,6 +32,19 @@ class Matches:
 
     text: jax.Array
     lengths: jax.Array
+
+
+def least_match(least: Array | int, most: int) -> Array | int:
+    """How many of `most` tokens must agree, checked where it has a value.
+
+    Raises ValueError unless it is a whole number from 1 to `most`.
+    """
+    if is_traced(least):
+        return least
+    least = whole("least", least, low=1)
+    if least > most:
+        raise ValueError(f"least={least} must not exceed most={most}")
+    return least
 
 
 def matches_of(text: Int[Array, "B T"], length: Int[Array, "B"], most: int) -> Matches:

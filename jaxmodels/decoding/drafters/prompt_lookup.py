@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.checks import whole
+from jaxmodels.checks import shown, whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict
-from jaxmodels.decoding.drafters.matches import Matches, grown, matches_of, text_so_far
+from jaxmodels.decoding.drafters.matches import Matches, grown, least_match, matches_of, text_so_far
 from jaxmodels.pytrees import register_dataclass
+
+# Which of the places is taken that agree with equally many tokens.
+Match: TypeAlias = Literal["last", "first"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,28 +23,32 @@ class PromptLookup:
     """Lets the text go on as it did behind the last match of its newest tokens.
 
     Prompt and answer are searched for the place before whose end most tokens agree with the newest ones, at
-    least `least` and at most `most`; of equals the last. What follows there is drafted; where it reaches the
-    end of the text, it goes on with the draft itself, as a text does that repeats itself. Rows without a
-    match are drafted nothing. No model is asked. Source: prompt lookup decoding (Saxena 2023), which takes
-    the first match instead, and stops at the end of the text.
+    least `least` and at most `most`; `match` chooses among equals. What follows there is drafted. Rows
+    without a match are drafted nothing. No model is asked. Source: prompt lookup decoding (Saxena 2023).
 
     Attributes:
         size: tokens drafted.
-        most, least: tokens that are compared.
+        most, least: tokens that are compared. `least` is data.
+        match: "last" takes the last of equals, and where what follows it reaches the end of the text, goes on
+            with the draft itself, as a text does that repeats itself. "first" takes the first of equals and
+            stops at the end of the text, which is the published rule and that of transformers.
 
     Raises:
-        ValueError: a number is below 1, or `least` exceeds `most`.
+        ValueError: a number is below 1, `least` exceeds `most`, or `match` is neither.
     """
 
     size: int = 8
     most: int = 3
-    least: int = 1
+    least: Array | int = 1
+    match: Match = "last"
 
     def __post_init__(self) -> None:
-        for name in ("size", "most", "least"):
+        for name in ("size", "most"):
             object.__setattr__(self, name, whole(name, getattr(self, name), low=1))
-        if self.least > self.most:
-            raise ValueError(f"least={self.least} must not exceed most={self.most}")
+        object.__setattr__(self, "least", least_match(self.least, self.most))
+        if self.match not in get_args(Match):
+            known = " or ".join(repr(rule) for rule in get_args(Match))
+            raise ValueError(f"match must be {known}, got {shown(self.match)}")
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -56,8 +64,8 @@ class PromptLookup:
 
     def propose(self, state: Matches, around: Round) -> tuple[Proposal, Matches]:
         length = around.request.lengths + around.output.lengths
-        tokens, found = jax.vmap(self._draft)(state.text, state.lengths, length)
-        count = jnp.where(found, in_rows_that_run(around.output, self.size), 0)
+        tokens, count = jax.vmap(self._draft)(state.text, state.lengths, length)
+        count = jnp.minimum(count, in_rows_that_run(around.output, self.size))
         return Proposal(tokens=tokens, count=count), state
 
     def settle(self, pending: Matches, around: Round, verdict: Verdict) -> Matches:
@@ -66,12 +74,16 @@ class PromptLookup:
     def _draft(
         self, text: Int[Array, "T"], lengths: Int[Array, "T"], length: Int[Array, ""]
     ) -> tuple[Int[Array, "G"], Array]:
-        """What one row's text goes on with, and whether there is a match."""
-        # The longest match, and of equals the last.
-        place = jnp.argmax(lengths * text.shape[0] + jnp.arange(text.shape[0]))
-        period = jnp.maximum(length - place, 1)
-        draft = text[jnp.minimum(place + jnp.arange(self.size) % period, text.shape[0] - 1)]
-        return draft, lengths[place] >= self.least
+        """What one row's text goes on with, and how many tokens that is; 0 where there is no match."""
+        slots, drafted = text.shape[0], jnp.arange(self.size)
+        if self.match == "first":
+            place = jnp.argmax(lengths)
+            there, steps = jnp.minimum(self.size, length - place), drafted
+        else:
+            place = jnp.argmax(lengths * slots + jnp.arange(slots))
+            there, steps = jnp.asarray(self.size), drafted % jnp.maximum(length - place, 1)
+        draft = text[jnp.minimum(place + steps, slots - 1)]
+        return draft, jnp.where(lengths[place] >= self.least, there, 0)
 
 
-register_dataclass(PromptLookup, [], ["size", "most", "least"])
+register_dataclass(PromptLookup, ["least"], ["size", "most", "match"])

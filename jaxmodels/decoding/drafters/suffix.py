@@ -18,6 +18,7 @@ from jaxmodels.decoding.drafters.matches import (
     Matches,
     followed,
     grown,
+    least_match,
     matches_of,
     searched,
     text_so_far,
@@ -54,7 +55,8 @@ class SuffixDecoding:
         corpus: i32[N], earlier answers one behind the other, `NO_TOKEN` between them and where there are
             none, see `remembering`; None for none. Data: another corpus of N tokens compiles nothing.
         size: tokens drafted at most.
-        most, least: newest tokens that are compared at most, and that must be equal at least.
+        most, least: newest tokens that are compared at most, and that must be equal at least. `least` is
+            data.
         factor, offset: of the length of a draft.
         least_probability: of the last token of a draft.
 
@@ -66,16 +68,15 @@ class SuffixDecoding:
     corpus: Array | None = None
     size: int = 31
     most: int = 64
-    least: int = 4
+    least: Array | int = 4
     factor: float = 2.0
     offset: float = -1.0
     least_probability: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("size", "most", "least"):
+        for name in ("size", "most"):
             object.__setattr__(self, name, whole(name, getattr(self, name), low=1))
-        if self.least > self.most:
-            raise ValueError(f"least={self.least} must not exceed most={self.most}")
+        object.__setattr__(self, "least", least_match(self.least, self.most))
         ranges = {
             "factor": (0.0, math.inf),
             "offset": (-math.inf, math.inf),
@@ -157,6 +158,6 @@ def _as_rows(rows: Array, like: Array) -> Array:
 
 register_dataclass(
     SuffixDecoding,
-    ["corpus", "factor", "offset", "least_probability"],
-    ["size", "most", "least"],
+    ["corpus", "least", "factor", "offset", "least_probability"],
+    ["size", "most"],
 )

@@ -32,7 +32,7 @@ class Search:
     """The options of `SuffixDecoding`, which explains them. Built anew inside each trace."""
 
     size: int
-    least: int
+    least: Array | int
     factor: Array | float
     offset: Array | float
     least_probability: Array | float

@@ -1,5 +1,6 @@
 """Drafts from the text: those of a search written out, and whole generations that stay as they are."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,13 +41,42 @@ def test_draft_tokens_are_those_of_a_search(most, least):
         text = rng.integers(3, size=length).tolist()
         padded = jnp.asarray(text + rng.integers(3, size=30 - length).tolist())
         matches = matches_of(padded[None], jnp.asarray([length]), most)
-        draft, is_found = drafter._draft(matches.text[0], matches.lengths[0], jnp.asarray(length))
+        draft, count = drafter._draft(matches.text[0], matches.lengths[0], jnp.asarray(length))
         ours = search(text, 5, most, least)
-        assert bool(is_found) == (ours is not None), text
+        assert count == (0 if ours is None else 5), text
         if ours is not None:
             assert draft.tolist() == ours, text
             found += 1
     assert 0 < found < 25
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_the_first_match_is_that_of_transformers(most):
+    torch = pytest.importorskip("torch")
+    generators = pytest.importorskip("transformers.generation.candidate_generator")
+    theirs = generators.PromptLookupCandidateGenerator(
+        num_output_tokens=5, max_matching_ngram_size=most, max_length=1000
+    )
+    rng = np.random.default_rng(1)
+    drafter, counts = PromptLookup(size=5, most=most, match="first"), set()
+    for length in range(2, 26):
+        text = rng.integers(4, size=length).tolist()
+        expected_ids, _ = theirs.get_candidates(torch.tensor([text]))
+        matches = matches_of(jnp.asarray([text + [0] * (30 - length)]), jnp.asarray([length]), most)
+        draft, count = drafter._draft(matches.text[0], matches.lengths[0], jnp.asarray(length))
+        assert draft.tolist()[: int(count)] == expected_ids[0, length:].tolist(), text
+        counts.add(int(count))
+    assert {0, 5} < counts, counts
+
+
+def test_how_many_tokens_must_agree_is_data():
+    config, params = architecture("ssd")
+    strict = Speculative(draft=PromptLookup(size=4, most=20, least=20))
+    assert jax.tree.structure(strict) == jax.tree.structure(
+        Speculative(draft=PromptLookup(size=4, most=20, least=3))
+    )
+    first = Speculative(draft=PromptLookup(size=4, least=2, match="first"))
+    np.testing.assert_array_equal(decode(config, params, first).tokens, expected("ssd").tokens)
 
 
 @pytest.mark.parametrize("name", BESIDE_A_MODEL)
