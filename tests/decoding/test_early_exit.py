@@ -17,6 +17,7 @@ from strategy_helpers import (
     assert_same_generation,
     decode,
     expected,
+    in_tiers,
 )
 
 from jaxmodels.decoding import Autoregressive, EarlyExit, Sample
@@ -143,7 +144,7 @@ def conditionals(jaxpr):
     return [equation for equation in conds if equation.params.get("branches_platforms") is None]
 
 
-@pytest.mark.parametrize("name", ["attention", "hybrid"])
+@pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid"]))
 def test_a_skipped_block_does_nothing_and_no_cache_leaves_a_branch(name):
     config, strategy = MODELS[name], EarlyExit(threshold=0.5)
     run, arguments = peek_once(config, strategy, 256)
@@ -160,7 +161,7 @@ def test_a_skipped_block_does_nothing_and_no_cache_leaves_a_branch(name):
     assert compiled.count(" conditional(") >= len(found)
 
 
-@pytest.mark.parametrize("name", ["attention", "hybrid"])
+@pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid"]))
 def test_temporary_memory_does_not_grow_with_the_capacity(name):
     config, temporary = MODELS[name], []
     for capacity in (1024, 8192):

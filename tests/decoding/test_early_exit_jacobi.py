@@ -28,7 +28,7 @@ def answer_of(choose, prompt, first_token):
     return new[:NEW], calls
 
 
-@pytest.mark.parametrize("name", ["attention", "hybrid"])
+@pytest.mark.parametrize("name", ["attention", pytest.param("hybrid", marks=pytest.mark.sweep)])
 def test_blocks_are_left_after_so_many_passes(name):
     config, params = architecture(name)
     choose = next_tokens(config, params, max(map(len, PROMPTS)) + NEW + 2 * STRATEGY.window)

@@ -16,6 +16,7 @@ from strategy_helpers import (
     assert_same_generation,
     decode,
     expected,
+    in_tiers,
     ready,
     stop_inside,
 )
@@ -41,7 +42,7 @@ def test_it_equals_autoregressive_decoding(name):
     assert stopped.lengths.min() < NEW
 
 
-@pytest.mark.parametrize("name", ["attention", "hybrid"])
+@pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid"]))
 def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
     ours = decode(*architecture(name), STRATEGY, PROMPTS[2:3])
     assert_same_generation(ours, expected(name), row=2)
@@ -136,7 +137,9 @@ def test_a_strategy_is_a_pytree_whose_sizes_are_static():
     assert len(trees) == 2
 
 
-@pytest.mark.parametrize("processors", [(), PROCESSORS], ids=["plain", "processors"])
+@pytest.mark.parametrize(
+    "processors", [pytest.param((), marks=pytest.mark.sweep), PROCESSORS], ids=["plain", "processors"]
+)
 def test_a_sampled_step_has_the_models_joint_distribution(processors):
     strategy = Jacobi(window=3, sampler=Sample(), processors=processors)._speculative
     assert_exact_step(*tiny("hybrid", 0), strategy, levels=0, kept=[0, 1, 2])

@@ -63,6 +63,7 @@ def test_every_strategy_ends_the_row_and_no_other(name):
     np.testing.assert_array_equal(ours.tokens, free)
 
 
+@pytest.mark.sweep
 def test_samples_contrasts_and_blocks_are_looked_at_too():
     config, params = architecture("hybrid")
     bad = jax.tree.map(lambda leaf: leaf * jnp.nan, params)

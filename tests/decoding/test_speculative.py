@@ -43,7 +43,7 @@ def test_greedy_equals_autoregressive_decoding(name):
     assert_same_generation(decode(config, params, strategy, stop=[stop]), expected(name, stop=(stop,)))
 
 
-@pytest.mark.parametrize("name", ["attention", "hybrid"])
+@pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid"]))
 def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
     config, params = architecture(name)
     draft = bigram_draft(expected(name).tokens, config.vocab_size)

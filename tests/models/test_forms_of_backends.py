@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from backend_forms import forms_of
-from model_helpers import ARCHITECTURES, draw_tokens, quick_jit, random_params
+from model_helpers import ARCHITECTURES, draw_tokens, forward, quick_jit, random_params
 
 SIZE, CAPACITY = 9, 16
 LONGEST_WINDOW = 4  # of the architecture with a ring
@@ -35,7 +35,7 @@ def logits_of(config, params, tokens):
 def test_an_accelerators_forms_give_the_logits_of_the_forms_for_cpus(name, batch):
     config = ARCHITECTURES[name]
     params, tokens = random_params(config.spec()), draw_tokens(batch, SIZE)
-    expected = quick_jit(logits_of, static_argnums=0)(config, params, tokens)[0]
+    expected = forward(config, params, tokens)
     with forms_of("tpu"):
         found = quick_jit(lambda params, tokens: logits_of(config, params, tokens))(params, tokens)
     for ours in found:

@@ -46,7 +46,7 @@ def test_a_budget_is_a_plan_for_each_position(unread):
         ours, theirs = commit(CONFIG, pending), commit(CONFIG, planned)
 
 
-@pytest.mark.parametrize("name", ["hybrid", "hybrid_moe"])
+@pytest.mark.parametrize("name", ["hybrid", pytest.param("hybrid_moe", marks=pytest.mark.sweep)])
 def test_the_tokens_of_one_window_have_depths_of_their_own(name):
     """What is propagated depends on each token's own stream, so that windows may be cut anywhere."""
     config = ARCHITECTURES[name]

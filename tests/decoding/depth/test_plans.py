@@ -15,6 +15,7 @@ from strategy_helpers import (
     assert_same_generation,
     decode,
     expected,
+    in_tiers,
 )
 
 from jaxmodels.decoding import AdaptiveDepth, Autoregressive
@@ -36,7 +37,7 @@ def unrolled(config, params, passes):
     return whole, {**params, "blocks": blocks}
 
 
-@pytest.mark.parametrize("name", ["hybrid", "mamba", "hybrid_moe", "delta", "latent"])
+@pytest.mark.parametrize("name", in_tiers(["hybrid", "latent"], ["mamba", "hybrid_moe", "delta"]))
 def test_a_plan_is_the_model_with_its_blocks_so_often(name):
     config = ARCHITECTURES[name]
     passes = (2, 1, 0)[: len(config.blocks)]
@@ -66,7 +67,7 @@ def test_a_plan_of_all_blocks_once_decodes_as_the_model(name):
     assert (ours.counters["layers"] == len(config.blocks) * ours.counters["calls"]).all()
 
 
-@pytest.mark.parametrize("name", ["attention", "hybrid"])
+@pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid"]))
 def test_decoding_with_a_plan_is_decoding_with_the_unrolled_model(name):
     config, params = architecture(name)
     passes = (2, 1, 0)[: len(config.blocks)]

@@ -72,7 +72,7 @@ def rounds_of(choose, prompt, first_token):
     return calls, accepted
 
 
-@pytest.mark.parametrize("name", ["attention", "hybrid"])
+@pytest.mark.parametrize("name", ["attention", pytest.param("hybrid", marks=pytest.mark.sweep)])
 def test_rounds_are_those_of_the_iteration(name):
     config, params = architecture(name)
     choose = next_tokens(config, params, max(map(len, PROMPTS)) + NEW + 12)
