@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxmodels.layers.canvas_mask import OnCanvas
+from jaxmodels.layers.dual_scope_mask import DualScope
 from jaxmodels.layers.masks import (
     BIDIRECTIONAL,
     CAUSAL,
@@ -53,6 +54,7 @@ MASKS = {
     "prefix_by_row": Prefix(np.array([3, 7])),
     "on_canvas": OnCanvas(start=7, before=3),
     "on_canvas_by_row": OnCanvas(start=np.array([5, 9])),
+    "dual_scope": DualScope(tokens=2, near=1, every=4),
     "trees": Ancestors(TREES),
     "array": Ancestors(ANY_ARRAY),
     "all": NEAR,
@@ -78,6 +80,9 @@ def sees(mask, row, query, key):
             seen = (before is None or distance <= before) and (after is None or -distance <= after)
         case Prefix(length=length):
             seen = distance >= 0 or key.position < (length if np.ndim(length) == 0 else length[row])
+        case DualScope(tokens=tokens, near=near, every=every):
+            frame = key.position // tokens
+            seen = abs(query.position // tokens - frame) <= near or frame % every == 0
         case OnCanvas(start=start, before=before):
             start = start if np.ndim(start) == 0 else start[row]
             seen = before is None or start - key.position <= before

@@ -40,6 +40,7 @@ from jaxmodels.decoding.diffusion.driver import Asked, Denoise
 from jaxmodels.decoding.diffusion.guidance import CFG
 from jaxmodels.decoding.diffusion.noise import Injected
 from jaxmodels.decoding.diffusion.samplers import DDIM
+from jaxmodels.layers.dual_scope_mask import DualScope
 
 MODELS = {
     "attention": decoder(attention(), attention(sliding_window=20, sink_logits=True), latent()),
@@ -83,6 +84,22 @@ def differences_of_denoiser(name):
         return {"prediction": config.denoise(params, x, t, condition).prediction}
 
     return farthest(step, params, jnp.float32(canvases), times_of(name, 0.3, 0.7), condition_of(name))
+
+
+def differences_of_video():
+    """Of three steps for a video of 16 frames of four tokens, by a decoder that was given the mask of one."""
+    config = decoder(attention(), attention(rope=None))
+    params = random_params(config.spec())
+    noise = jnp.float32(np.random.default_rng(0).standard_normal((1, 64, config.d_model)))
+    mask = DualScope(tokens=4, near=1, every=8)
+
+    def run(params, video):
+        for _ in range(3):
+            scored = config.forward_scored(params, video, mask=mask, logits_at=jnp.zeros((1, 1), jnp.int32))
+            video = video - 0.3 * scored.hidden
+        return {"video": video}
+
+    return farthest(run, params, noise)
 
 
 def differences_of_run(name):
@@ -146,6 +163,7 @@ if __name__ == "__main__":
         "differences": {
             **{name: differences(config) for name, config in MODELS.items()},
             **{name: differences_of_denoiser(name) for name in DENOISERS},
+            "video": differences_of_video(),
             "run": differences_of_run("DiTTransformer2DModel"),
         },
         "costs": {name: cost(mixer) for name, mixer in COSTED.items()},

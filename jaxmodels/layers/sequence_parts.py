@@ -4,15 +4,16 @@ Under a mesh whose axis `SEQUENCE` has several devices (``jax.set_mesh``), a win
 into as many parts. What is computed token by token needs nothing but `split` in front of the first layer: the
 compiler then leaves every device its own tokens. What looks back along the sequence says how:
 
-- attention lets the queries stay where they are and brings keys and values to them (`attend`, `ring_attend`);
+- attention leaves the queries where they are and brings all keys and values to them (`attend`), which every
+  device keeps anyhow where there is a cache (`gathered`);
 - a convolution is given the last inputs of the part before (`handed_over`);
 - a recurrence is summed up by all devices at once, its state is then passed along from part to part
   (`passed_along`), and all devices compute their outputs at once again.
 
 Results are those of one device, up to rounding. Windows that are short, or whose tokens the devices cannot
 share evenly, are computed by all devices alike.
-Sources: KV-Runahead (https://arxiv.org/abs/2405.05329) for the caches of a prompt, whose parts are filled
-by devices one behind the other; here the devices run in step, so that parts are equal.
+Source: KV-Runahead (https://arxiv.org/abs/2405.05329), in which the devices fill the cache of a prompt part
+by part, and those of later parts are given shorter ones. Here they run in step, on parts of one length.
 """
 
 from collections.abc import Callable

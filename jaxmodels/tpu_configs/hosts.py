@@ -165,8 +165,8 @@ def _connect(hosts: Hosts | None, patience_to_connect: float, patience: float) -
         jax.distributed.initialize(
             **known,
             initialization_timeout=int(patience_to_connect),
-            # Ours is told first, and in words. JAX's own is for processes that have stopped altogether.
-            heartbeat_timeout_seconds=int(2 * patience) + 10,
+            # JAX's own watch goes by the clock, and aborts: it is for what this one does not notice.
+            heartbeat_timeout_seconds=int(10 * patience),
             shutdown_timeout_seconds=_DAY,  # whoever is waited for is watched until then
         )
     except RuntimeError as error:

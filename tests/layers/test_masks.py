@@ -11,6 +11,7 @@ from model_helpers import quick_jit
 from jaxmodels.layers import attend as attend_module
 from jaxmodels.layers.attend import Scores, attend
 from jaxmodels.layers.canvas_mask import OnCanvas
+from jaxmodels.layers.dual_scope_mask import DualScope
 from jaxmodels.layers.kv_cache import (
     EMPTY,
     Ring,
@@ -73,6 +74,7 @@ PICTURES = {
     "Either": Either((CAUSAL, Chunks(2))),
     "Split": Split(history=Sliding(before=2), window=BIDIRECTIONAL),
     "OnCanvas": OnCanvas(start=4, before=2),
+    "DualScope": DualScope(tokens=1, near=1, every=3),
 }
 
 
@@ -384,6 +386,9 @@ def test_what_is_no_mask_is_refused(mask, message):
     ("make", "message"),
     [
         (lambda: BlockCausal(0), "BlockCausal: block must be a whole number >= 1"),
+        (lambda: DualScope(tokens=0, near=1, every=4), "DualScope: tokens must be a whole number >= 1"),
+        (lambda: DualScope(tokens=1, near=-1, every=4), "DualScope: near must be a whole number >= 0"),
+        (lambda: DualScope(tokens=1, near=1, every=0), "DualScope: every must be a whole number >= 1"),
         (lambda: Chunks(2.5), "Chunks: size must be a whole number, got 2.5"),
         (lambda: Sliding(before=-1), "Sliding: before must be a whole number >= 0"),
         (lambda: Sliding(after=True), "Sliding: after must be a whole number, got True"),

@@ -31,6 +31,10 @@ def test_devices_that_share_a_canvas_predict_what_one_predicts(found, denoiser):
     assert found["differences"][denoiser]["['prediction']"] < 1e-5
 
 
+def test_frames_that_devices_share_become_the_video_of_one_device(found):
+    assert found["differences"]["video"]["['video']"] < 1e-5
+
+
 def test_a_run_of_denoising_is_that_of_one_device(found):
     assert found["differences"]["run"]["['latents']"] < 1e-5
 

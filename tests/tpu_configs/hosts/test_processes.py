@@ -72,7 +72,7 @@ def group(count, devices, *arguments):
     ended = []
     try:
         for process in running:
-            printed, told = process.communicate(timeout=300)
+            printed, told = process.communicate(timeout=500)
             objects = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
             ended.append(Ended(process.returncode, {k: v for one in objects for k, v in one.items()}, told))
     finally:
@@ -117,13 +117,10 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(recipe, checkpoint, tmp_path_factory):
-    """A pair of processes of which one is killed behind step 2 of a run, and the pair that goes on with it on
-    another mesh."""
+def killed(recipe, checkpoint, tmp_path_factory):
+    """The directory of a run, and a pair of processes of which one was killed behind its step 2."""
     run = tmp_path_factory.mktemp("run")
-    killed = group(2, 2, checkpoint[0], run, recipe[1], json.dumps({"data": 2, "tensor": 2}), 2)
-    resumed = group(2, 2, "", run, recipe[1], json.dumps({"fsdp": 4}), 0)
-    return killed, resumed
+    return run, group(2, 2, checkpoint[0], run, recipe[1], json.dumps({"data": 2, "tensor": 2}), 2)
 
 
 @pytest.fixture(scope="module")
@@ -134,16 +131,16 @@ def alone(recipe, tmp_path_factory):
     return {record["step"]: record["loss"] for record in read_metrics(run / "metrics.jsonl")}
 
 
-def test_a_killed_process_makes_the_other_end_and_say_so(two):
-    lost, killed = two[0]
-    assert killed.status == -9
+def test_a_killed_process_makes_the_other_end_and_say_so(killed):
+    lost, gone = killed[1]
+    assert gone.status == -9
     assert lost.status == LOST_ANOTHER, lost.told
     assert "process 1 of 2 has not been heard of for" in lost.told
     assert "Start all of them again" in lost.told
 
 
-def test_a_run_goes_on_from_its_checkpoint_on_another_mesh(two, alone):
-    for process in two[1]:
+def test_a_run_goes_on_from_its_checkpoint_on_another_mesh(killed, recipe, alone):
+    for process in group(2, 2, "", killed[0], recipe[1], json.dumps({"fsdp": 4}), 0):
         assert process.status == 0, process.told
         assert_losses(process, alone)
 
@@ -154,8 +151,8 @@ def assert_losses(process, alone):
     np.testing.assert_allclose(list(losses.values()), list(alone.values()), rtol=1e-4)
 
 
-def test_processes_that_share_prompts_and_heads_generate_what_one_does(two, checkpoint):
-    for process in two[0]:
+def test_processes_that_share_prompts_and_heads_generate_what_one_does(killed, checkpoint):
+    for process in killed[1]:
         np.testing.assert_array_equal(process.printed["tokens"], checkpoint[1])
 
 
