@@ -24,10 +24,12 @@ from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
 from jaxmodels.decoding.arguments import check_sizes, check_strategy, stop_ids, stop_texts
 from jaxmodels.decoding.autoregressive import Autoregressive
+from jaxmodels.decoding.buckets import answer_bucket, capacity_bucket, prompt_bucket
 from jaxmodels.decoding.default import default_strategy
 from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.decoding.fill_mask import FilledText, fill_masks
-from jaxmodels.decoding.generation import Piece, Plan, plan, run, stream, stream_text
+from jaxmodels.decoding.generation import Piece, Plan, check_causal, plan, run, stream, stream_text
+from jaxmodels.decoding.histories import PREFILL_WINDOW, History, settle
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.prompts import Prompts, encode_prompts
 from jaxmodels.decoding.runners import TRACED, Runner
@@ -302,6 +304,7 @@ class Model:
         stop_strings: str | Sequence[str] | None = None,
         seed: int = 0,
         capacity: int | None = None,
+        history: History | None = None,
     ) -> Generation:
         """Continues each prompt, as one compiled program per batch size, bucket and strategy type.
 
@@ -319,6 +322,8 @@ class Model:
                 prompt, not on the other rows.
             capacity: cache slots per row, exactly so many; by default a bucket that holds prompt and answer,
                 whose programs serve others of about the same lengths.
+            history: the beginnings of the prompts, as `prefill` has settled them; only the rest is read. It
+                stays as it is, for other calls to go on from.
 
         Raises:
             ValueError: an empty prompt, ids outside the vocabulary, sizes below 1, beyond `capacity` or for
@@ -326,7 +331,9 @@ class Model:
         """
         began = time.perf_counter()
         strategy = self._strategy(strategy, max_new_tokens)
-        ready = self._plan(prompts, max_new_tokens, strategy, stop_tokens, stop_strings, seed, capacity)
+        ready = self._plan(
+            prompts, max_new_tokens, strategy, stop_tokens, stop_strings, seed, capacity, history
+        )
         with self._on_mesh():
             result = run(self.config, self.params, strategy, ready, self.runner)
         counters = {name: int(values.sum()) for name, values in result.counters.items()}
@@ -351,6 +358,30 @@ class Model:
             tokens=result.tokens, lengths=result.lengths, text=text, stats=stats, log_probs=result.log_probs
         )
 
+    def prefill(self, prompts: Prompts, max_new_tokens: int = 64, *, capacity: int | None = None) -> History:
+        """Settles prompts without the last token of each, as a value that `generate` and `stream` go on from.
+
+        It can be branched, moved to another mesh (`decoding.histories.moved`) and kept in files
+        (`artefacts.histories`); recurrent states are part of it.
+
+        Args:
+            prompts: as for `generate`.
+            max_new_tokens: how many tokens each row may grow by, further parts of its prompt included.
+            capacity: cache slots per row, exactly so many; by default a bucket that holds both.
+
+        Raises:
+            ValueError: as `generate`, or a model whose tokens see later ones.
+        """
+        check_params(self.config.spec(), self.params)
+        check_causal(self.config)
+        max_new_tokens, _, capacity = check_sizes(max_new_tokens, 0, capacity)
+        rows = encode_prompts(prompts, self.tokenizer, self.config.vocab_size)
+        if capacity is None:
+            slots = prompt_bucket(rows.tokens.shape[1], PREFILL_WINDOW)
+            capacity = capacity_bucket(slots, answer_bucket(max_new_tokens))
+        with self._on_mesh():
+            return settle(self.config, self.params, rows, capacity=capacity, placement=self.placement)
+
     def stream(
         self,
         prompt: Prompts,
@@ -361,6 +392,7 @@ class Model:
         stop_strings: str | Sequence[str] | None = None,
         seed: int = 0,
         capacity: int | None = None,
+        history: History | None = None,
         chunk: int = 8,
     ) -> Iterator[Piece]:
         """Continues one prompt and yields text as it comes, each piece with the number of tokens so far.
@@ -375,7 +407,9 @@ class Model:
         if self.tokenizer is None:
             raise ValueError("stream yields text, but this model has no tokenizer; use generate")
         strategy, chunk = self._strategy(strategy, max_new_tokens), whole("chunk", chunk, low=1)
-        ready = self._plan(prompt, max_new_tokens, strategy, stop_tokens, stop_strings, seed, capacity)
+        ready = self._plan(
+            prompt, max_new_tokens, strategy, stop_tokens, stop_strings, seed, capacity, history
+        )
         if ready.request.tokens.shape[0] != 1:
             raise ValueError(f"stream takes one prompt, got {ready.request.tokens.shape[0]}; use generate")
         steps = stream(self.config, self.params, strategy, ready, chunk, self.runner)
@@ -427,6 +461,7 @@ class Model:
         stop_strings: str | Sequence[str] | None,
         seed: int,
         capacity: int | None,
+        history: History | None = None,
     ) -> Plan:
         check_params(self.config.spec(), self.params)
         max_new_tokens, seed, capacity = check_sizes(max_new_tokens, seed, capacity)
@@ -446,6 +481,7 @@ class Model:
             capacity=capacity,
             runner=self.runner,
             placement=self.placement,
+            history=history,
         )
 
     def _stop_strings(self, given: str | Sequence[str] | None) -> tuple[str, ...]:

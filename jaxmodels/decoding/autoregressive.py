@@ -68,6 +68,10 @@ class Autoregressive:
     def lookahead(self) -> int:
         return 0
 
+    @property
+    def continues_histories(self) -> bool:
+        return True
+
     def prefill(
         self, config: LanguageModel, params: Params, request: Request, cache: Cache, output: Output
     ) -> AutoregressiveCarry:
@@ -83,9 +87,7 @@ class Autoregressive:
         depth: Depth,
     ) -> AutoregressiveCarry:
         """The prefill, through as many blocks as `depth` says."""
-        last, cache = prefill(
-            config, params, request.tokens, request.lengths, cache, self.prefill_window, depth=depth
-        )
+        last, cache = prefill(config, params, *request.fed, cache, self.prefill_window, depth=depth)
         output = record_also(output, (), self.top_logprobs)
         token = jnp.zeros(request.lengths.shape, jnp.int32)
         carry = AutoregressiveCarry(cache=cache, token=token, output=output)

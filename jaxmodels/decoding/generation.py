@@ -6,15 +6,26 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxmodels.decoding.buckets import prompt_bucket
 from jaxmodels.decoding.driver import PlacesCaches
+from jaxmodels.decoding.histories import History
 from jaxmodels.decoding.processors.token_ids import check_vocabulary
 from jaxmodels.decoding.prompts import PromptBatch
 from jaxmodels.decoding.runners import TRACED, Runner
 from jaxmodels.decoding.stop_strings import TextDecoder
-from jaxmodels.decoding.strategy import Branching, ChoosesModels, LogProbs, Output, Request, Strategy
+from jaxmodels.decoding.strategy import (
+    Branching,
+    ChoosesModels,
+    ContinuesHistories,
+    LogProbs,
+    Output,
+    Request,
+    Strategy,
+)
 from jaxmodels.layers.cache.window_only import WindowOnly
 from jaxmodels.layers.masks import Causal
 from jaxmodels.layers.moe.routing import RoutedFeedForward
@@ -81,6 +92,7 @@ def plan(
     capacity: int | None,
     runner: Runner = TRACED,
     placement: PlacesCaches | None = None,
+    history: History | None = None,
 ) -> Plan:
     """Chooses sizes that `runner` has programs for and builds the request, the cache where `placement` says.
 
@@ -98,6 +110,8 @@ def plan(
         if not 0 <= token < config.vocab_size:
             raise ValueError(f"stop_tokens: {token} lies outside the vocabulary 0 to {config.vocab_size - 1}")
     batch, longest = prompts.tokens.shape
+    if history is not None:
+        capacity = _check_history(config, strategy, history, prompts, capacity)
     _check_lengths(config, strategy, longest, max_new_tokens, capacity)
     chosen = runner.sizes(batch, longest, max_new_tokens, strategy, capacity)
     capacity = chosen.capacity
@@ -130,11 +144,46 @@ def plan(
             "stop_tokens": stop,
             "pad_token": np.int32(pad_token),
             "stop_table": stop_table,
+            "unread": None if history is None else _unread(history, prompts, strategy.prefill_window),
         }
     )
     request = Request(**placed, keys=runner.keys(seed, batch))
-    cache = runner.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype, placement=placement)
+    if history is None:
+        cache = runner.allocate(
+            config=config, batch=batch, capacity=capacity, dtype=dtype, placement=placement
+        )
+    else:
+        cache = jax.tree.map(jnp.copy, history.cache)  # programs are given theirs for good
     return Plan(request=request, cache=cache, max_new=max_new_tokens, new_slots=chosen.new, capacity=capacity)
+
+
+def _check_history(
+    config: LanguageModel, strategy: Strategy, history: History, prompts: PromptBatch, capacity: int | None
+) -> int:
+    """The history's capacity; raises ValueError where prompts or strategy do not go on from it."""
+    if not isinstance(strategy, ContinuesHistories):
+        raise ValueError(
+            f"history: {type(strategy).__name__} reads prompts whole; Autoregressive(...) goes on from one"
+        )
+    if capacity not in (None, history.capacity):
+        raise ValueError(f"capacity={capacity}: the history has {history.capacity} slots; leave it out")
+    history.check_continued(prompts)
+    limit = getattr(config, "recode_beyond", None)
+    if limit is not None and prompts.tokens.shape[1] > limit:
+        raise ValueError(
+            f"history: a prompt of {prompts.tokens.shape[1]} tokens is encoded anew beyond {limit}; generate "
+            "without a history"
+        )
+    return history.capacity
+
+
+def _unread(history: History, prompts: PromptBatch, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """What of the prompts is not settled, in a bucket of its own."""
+    rest = history.unread(prompts)
+    longest = rest.tokens.shape[1]
+    tokens = np.zeros((len(rest.lengths), prompt_bucket(longest, window)), np.int32)
+    tokens[:, :longest] = rest.tokens
+    return tokens, np.asarray(rest.lengths, np.int32)
 
 
 def _check_lengths(

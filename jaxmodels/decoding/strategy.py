@@ -28,6 +28,8 @@ class Request:
         pad_token: i32, fills rows beyond their end.
         keys: one random key per row.
         stop_table: i16[states, V], what `stop_strings.stop_table` gives; None without stop strings.
+        unread: where the cache holds a history, what of the prompts is not in it: i32[B, U] tokens padded on
+            the right, and i32[B] lengths. None where it is empty. See `ContinuesHistories`.
     """
 
     tokens: jax.Array
@@ -37,6 +39,12 @@ class Request:
     pad_token: jax.Array
     keys: jax.Array
     stop_table: jax.Array | None = None
+    unread: tuple[jax.Array, jax.Array] | None = None
+
+    @property
+    def fed(self) -> tuple[jax.Array, jax.Array]:
+        """Tokens and lengths that the prefill has to feed: the prompts, or what of them is unread."""
+        return (self.tokens, self.lengths) if self.unread is None else self.unread
 
 
 @struct.dataclass
@@ -117,6 +125,14 @@ class ChoosesModels(Protocol):
 
     def check_model(self, config: LanguageModel, max_new_tokens: int) -> None:
         """Raises ValueError, with the reason, where it cannot decode the model, or answers of this length."""
+
+
+@runtime_checkable
+class ContinuesHistories(Protocol):
+    """A strategy whose prefill feeds `Request.fed` and asks nothing else of the tokens before."""
+
+    @property
+    def continues_histories(self) -> bool: ...
 
 
 @runtime_checkable

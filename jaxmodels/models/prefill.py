@@ -32,9 +32,9 @@ def prefill(
 ) -> tuple[Float[Array, "B D"], C]:
     """Commits the first ``lengths[b]`` tokens of each row; gives the hidden state of each row's last token.
 
-    Rows that are given tokens must have no history. Rotations go by the length of the whole prompt. Inside a
-    compiled program, where lengths have no value yet, tokens that find no slot in the cache are left out, and
-    the last token is the last that found one.
+    They follow the rows' histories, which must be short enough not to be encoded anew for them. Rotations go
+    by the length of the whole sequence. Inside a compiled program, where lengths have no value yet, tokens
+    that find no slot in the cache are left out, and the last token is the last that found one.
 
     Prompts longer than `window` are fed in windows of that size, as many as the longest row needs, so that
     working memory is bounded by the window and not by the prompt. S must then be a multiple of `window`.
@@ -61,15 +61,15 @@ def prefill_with_taps(
 
     Raises ValueError, besides, for a tap that the model does not have.
     """
-    batch, size = inputs.shape[:2]
+    (batch, size), known = inputs.shape[:2], cache.length + lengths
     check_taps(taps, getattr(config, "tap_names", taps))
     if size <= window:
-        whole = next_window(inputs, cache.length, valid=lengths, known=lengths, mask=config.mask)
+        whole = next_window(inputs, cache.length, valid=lengths, known=known, mask=config.mask)
         scored, pending = config.score(
             params, inputs, cache, whole, depth=depth, taps=taps, logits_at=NOWHERE
         )
         cache = config.commit(pending)
-        _check_settled(lengths, cache.length)
+        _check_settled(known, cache.length)
         return _at(scored.hidden, pending.valid - 1), cache, scored.taps
     if size % window:
         raise ValueError(f"prefill: {size} prompt slots are not a multiple of the window {window}")
@@ -77,7 +77,7 @@ def prefill_with_taps(
     def score(start: Array, cache: C) -> tuple[Scored, Any]:
         part = lax.dynamic_slice_in_dim(inputs, start, window, axis=1)
         valid = jnp.clip(lengths - start, 0, window)
-        shown = next_window(part, cache.length, valid=valid, known=lengths, mask=config.mask)
+        shown = next_window(part, cache.length, valid=valid, known=known, mask=config.mask)
         return config.score(params, part, cache, shown, depth=depth, taps=taps, logits_at=NOWHERE)
 
     def feed(index: Array, carry: Any) -> Any:
@@ -96,7 +96,7 @@ def prefill_with_taps(
     last = jnp.zeros((batch, one.hidden.shape[-1]), one.hidden.dtype)
     seen = {name: jnp.zeros((batch, size, tap.shape[-1]), tap.dtype) for name, tap in one.taps.items()}
     last, cache, seen = lax.fori_loop(0, -(-lengths.max() // window), feed, (last, cache, seen))
-    _check_settled(lengths, cache.length)
+    _check_settled(known, cache.length)
     return last, cache, seen
 
 

@@ -46,6 +46,31 @@ print(json.dumps({
     "another mesh": refusal(model.on_mesh(make_mesh(tensor=2))),
 }))
 """
+# From the mesh that settles them to one with more devices than there are heads of keys and values, to a
+# single device, and through files.
+MOVED = """
+import jax
+from jaxmodels.artefacts.histories import load_history, save_history
+from jaxmodels.decoding.histories import moved
+
+prompts = [[5, 4, 3, 9, 8], [7, 2]]
+first, second = model.on_mesh(make_mesh(tensor=2, data=2)), model.on_mesh(make_mesh(tensor=4))
+prefilled = first.prefill(prompts)
+wider = moved(prefilled, first.config, second.config, second.placement)
+one = moved(wider, second.config, model.config)
+save_history(one, model, directory)
+save_history(prefilled, first, directory + "-of-the-first")
+back = load_history(directory + "-of-the-first", first)
+print(json.dumps({
+    "expected": model.generate(prompts, 8, stop_tokens=()).tokens.tolist(),
+    "found": [by.generate(prompts, 8, stop_tokens=(), history=it).tokens.tolist() for by, it in (
+        (first, prefilled), (second, wider), (model, one), (model, load_history(directory, model)),
+        (first, back),
+    )],
+    "keys": [[leaf.shape for leaf in jax.tree.leaves(it.cache.layers[1]) if leaf.ndim == 4][0]
+             for it in (prefilled, wider, one)],
+}))
+"""
 SLICE = """
 from jaxmodels.tpu_configs.compiler import slice_devices, without_tpu
 from jaxmodels.tpu_configs.slices import find_slice
@@ -60,8 +85,9 @@ print(json.dumps({"device": manifest.device, "versions": dict(manifest.versions)
 def run(script, directory, **environment):
     done = subprocess.run(
         [sys.executable, "-c", COMMON + script, directory, json.dumps(CONFIGS["bamba"])],
-        env={**os.environ, **environment}, check=True, capture_output=True, text=True,
+        env={**os.environ, **environment}, check=False, capture_output=True, text=True,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -72,6 +98,15 @@ def test_programs_for_a_mesh_generate_the_same_and_are_for_no_other(tmp_path):
     assert found["tokens"] == found["expected"]
     assert "compiled for count 4, and here it is 1" in found["one device"]
     assert "compiled for count 4, and here it is 2" in found["another mesh"]
+
+
+@pytest.mark.sweep
+def test_histories_move_between_meshes_devices_and_files(tmp_path):
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    found = run(MOVED, tmp_path / "history", XLA_FLAGS=flags)
+    assert found["found"] == [found["expected"]] * 5
+    heads = [shape[1] for shape in found["keys"]]
+    assert heads == [2, 4, 2]
 
 
 @pytest.mark.sweep
