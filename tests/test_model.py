@@ -136,7 +136,7 @@ def test_token_ids_that_the_vocabulary_lacks_are_the_checkpoints_fault_and_not_t
 @pytest.fixture(scope="module")
 def trained():
     """(model, prompt, the text that follows)"""
-    model, prompt = jm.load("tiny-qwen3"), "def add(a, b):\n    return"
+    model, prompt = jm.load("tiny-qwen3"), "class Stack:\n    def push(self, item):\n        "
     return model, prompt, model.generate(prompt, 24, stop_tokens=[]).text[0]
 
 
