@@ -6,6 +6,7 @@ features of each. Left to the compiler, all weights would be gathered, since any
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxmodels.layers.moe.dispatch import DenseAbove, Dispatch, Dropless
 from jaxmodels.layers.moe.experts import Experts
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.partition import axis_size, row_axes
+from jaxmodels.layers.quantized.array import QuantizedArray
 from jaxmodels.layers.spec import Params, unflatten, walk
 
 
@@ -34,7 +36,7 @@ def dispatched(
     """
     if isinstance(dispatch, DenseAbove):
         dispatch = dispatch.of_window(x)
-    split = _Split.of_mesh(dispatch, experts, x.shape[0])
+    split = _Split.of_mesh(dispatch, experts, params, x.shape[0])
     if split.experts == split.features == 1:
         return dispatch(experts, params, x, routing)
     mine = dataclasses.replace(  # type: ignore[type-var]
@@ -51,7 +53,7 @@ def dispatched(
         return lax.psum(y, split.summed_over)
 
     rows = PartitionSpec(split.rows or None)
-    specs = (split.param_specs(experts), rows, rows)
+    specs = (split.param_specs(experts, params), rows, rows)
     return jax.shard_map(on_device, in_specs=specs, out_specs=rows)(params, x, routing)
 
 
@@ -72,15 +74,16 @@ class _Split:
     exchanges: bool
 
     @classmethod
-    def of_mesh(cls, dispatch: Dispatch, experts: Experts, batch: int) -> "_Split":
-        """The axes of the mesh in use that divide the experts, their features and the rows."""
+    def of_mesh(cls, dispatch: Dispatch, experts: Experts, params: Params, batch: int) -> "_Split":
+        """The axes of the mesh in use that divide the experts, their features, the groups of features that
+        share a scale, and the rows."""
         by_expert, by_feature = axis_size("expert"), axis_size("tensor")
         by_expert = 1 if experts.num_experts % by_expert else by_expert
         rows = row_axes(batch)
         exchanges = by_expert > 1 and "expert" in rows and isinstance(dispatch, Dropless)
         return cls(
             experts=by_expert,
-            features=1 if experts.d_ff % by_feature else by_feature,
+            features=1 if experts.d_ff % by_feature or _groups(params) % by_feature else by_feature,
             rows=rows if exchanges or by_expert == 1 else tuple(a for a in rows if a != "expert"),
             exchanges=exchanges,
         )
@@ -91,13 +94,28 @@ class _Split:
         sizes = {"expert": 1 if self.exchanges else self.experts, "tensor": self.features}
         return tuple(axis for axis, size in sizes.items() if size > 1)
 
-    def param_specs(self, experts: Experts) -> Params:
-        """How the parameters are cut."""
+    def param_specs(self, experts: Experts, params: Params) -> Params:
+        """How the parameters are cut, of quantised ones the scales as the numbers where there are several."""
         cut = {"experts": self.experts > 1 and "expert", "mlp": self.features > 1 and "tensor"}
         spec = experts.spec()
-        return unflatten(
-            {path: PartitionSpec(*(cut.get(axis) or None for axis in p.axes)) for path, p in walk(spec)}, spec
-        )
+        axes = {path: tuple(cut.get(axis) or None for axis in p.axes) for path, p in walk(spec)}
+        return unflatten({path: _partition(axes[path], leaf) for path, leaf in walk(params)}, spec)
+
+
+def _partition(axes: tuple[str | None, ...], leaf: Any) -> Any:
+    """The partition of a parameter; of a quantised one those of its numbers and scales."""
+    numbers = PartitionSpec(*axes)
+    if not isinstance(leaf, QuantizedArray):
+        return numbers
+    several = (axis if count > 1 else None for axis, count in zip(axes, leaf.scales.shape, strict=True))
+    return QuantizedArray(numbers, PartitionSpec(*several), leaf.dtype)  # type: ignore[arg-type]
+
+
+def _groups(params: Params) -> int:
+    """How many groups of inner features share a scale in the experts' last projection; 0 for no groups."""
+    down = params.get("w_down")
+    groups = down.scales.shape[-2] if isinstance(down, QuantizedArray) else 1
+    return 0 if groups == 1 else groups
 
 
 def _with_one_bias(params: Params, split: _Split) -> Params:
