@@ -121,9 +121,10 @@ def load(
             part = load(folder, wanted, allow_pickle=allow_pickle, verify=verify, progress=progress)
             return as_language_model(part, folder)
 
-        return load_images(
+        images = load_images(
             directory, wanted, progress, allow_pickle=allow_pickle, verify=verify, load=load_part
         )
+        return images if holding.placement is None else _images_on_mesh(images, holding.placement)
 
     def open_all() -> tuple[_Opened, Verification]:
         verification = open_verification(directory) if verify else Verification(())
@@ -396,6 +397,14 @@ def _placement(mesh: Mesh | None, rules: Rules | None) -> Placement | None:
             f"mesh={shown(mesh)}"
         )
     return None if mesh is None else Placement(mesh=mesh, rules=rules or DEFAULT_RULES)
+
+
+def _images_on_mesh(model: Any, placement: Placement) -> Any:
+    if not hasattr(model, "on_mesh"):
+        raise ValueError(
+            f"mesh: a {model.pipeline} runs on one device, unlike models that are denoised; leave mesh out"
+        )
+    return model.on_mesh(placement.mesh, placement.rules)
 
 
 def _check_fits(config: Decoder, dtype: DTypeLike, holding: Holding) -> None:

@@ -1,13 +1,11 @@
 """`Model`: a configuration, its parameters and a tokenizer, with the calls that most users need."""
 
-import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,11 +47,10 @@ from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.mtp import MTPHead
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.recommended import recommended
+from jaxmodels.tpu_configs.mesh import each_in_use, in_use
 from jaxmodels.tpu_configs.repeated_heads import unrepeated_params
 from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
 from jaxmodels.tpu_configs.shardings import Placement
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,10 +203,6 @@ class Model:
         """The mesh with the rules, None without a mesh."""
         return None if self.mesh is None else Placement(mesh=self.mesh, rules=self.rules)
 
-    def _on_mesh(self) -> AbstractContextManager[Any]:
-        """Within it, programs are traced for the mesh."""
-        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
-
     @functools.cached_property
     def mtp(self) -> tuple[MTPHead, Params]:
         """The modules for multi-token prediction that the checkpoint holds beside the model, with their
@@ -291,7 +284,7 @@ class Model:
         check_params(self.config.spec(), self.params)
         if isinstance(tokens, jax.core.Tracer):  # the mesh is that of the program around
             return _forward(self.params, tokens, config=self.config)
-        with self._on_mesh():
+        with in_use(self.mesh):
             return _forward(self.params, jnp.asarray(tokens), config=self.config)
 
     def generate(
@@ -334,7 +327,7 @@ class Model:
         ready = self._plan(
             prompts, max_new_tokens, strategy, stop_tokens, stop_strings, seed, capacity, history
         )
-        with self._on_mesh():
+        with in_use(self.mesh):
             result = run(self.config, self.params, strategy, ready, self.runner)
         counters = {name: int(values.sum()) for name, values in result.counters.items()}
         calls = counters.get("calls", 0)
@@ -379,7 +372,7 @@ class Model:
         if capacity is None:
             slots = prompt_bucket(rows.tokens.shape[1], PREFILL_WINDOW)
             capacity = capacity_bucket(slots, answer_bucket(max_new_tokens))
-        with self._on_mesh():
+        with in_use(self.mesh):
             return settle(self.config, self.params, rows, capacity=capacity, placement=self.placement)
 
     def stream(
@@ -413,7 +406,7 @@ class Model:
         if ready.request.tokens.shape[0] != 1:
             raise ValueError(f"stream takes one prompt, got {ready.request.tokens.shape[0]}; use generate")
         steps = stream(self.config, self.params, strategy, ready, chunk, self.runner)
-        results = _within(self._on_mesh, steps)
+        results = each_in_use(self.mesh, steps)
         decoder = self.tokenizer.stream(hidden=self.generation.eos_token_ids)
         return stream_text(results, CutText(decoder, self._stop_strings(stop_strings)))
 
@@ -434,7 +427,7 @@ class Model:
         """
         check_params(self.config.spec(), self.params)
         rows = encode_prompts(texts, self.tokenizer, self.config.vocab_size)
-        with self._on_mesh():
+        with in_use(self.mesh):
             return fill_masks(self.decoder, self.decoder_params, rows, self.tokenizer, top_k)
 
     def recommended_strategy(self) -> Autoregressive:
@@ -498,17 +491,6 @@ class Model:
             return None
         ends = self.generation.eos_token_ids
         return _stop_table(_Same(self.tokenizer), strings, ends, self.config.vocab_size)
-
-
-def _within(context: Callable[[], AbstractContextManager[Any]], items: Iterator[Item]) -> Iterator[Item]:
-    """The items, each made within the context, which does not last from one to the next."""
-    while True:
-        with context():
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-        yield item
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from dataclasses import replace
 
 # On a busy machine it may take long until the threads of all devices have come to a sum.
@@ -27,8 +28,13 @@ from jaxmodels.decoding.generation import plan
 from jaxmodels.decoding.masked.blocks.fixed import FixedBlocks
 from jaxmodels.decoding.prompts import encode_prompts
 from jaxmodels.decoding.speculative import Draft
+from jaxmodels.layers.spec import walk
 from jaxmodels.model import _forward
 from jaxmodels.tpu_configs.mesh import make_mesh
+from jaxmodels.tpu_configs.shardings import Placement
+from jaxmodels.training.on_mesh import Devices
+from jaxmodels.training.optimizer import AdamW, WarmupCosine
+from jaxmodels.training.train import first_state, make_train_step
 
 # Programs of several devices that run at the same time can block each other on CPU.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -131,7 +137,64 @@ def masked():
     return generations(FILLING, {"masked": strategy}, tensor=8)
 
 
+def loaded():
+    """A model read onto a mesh, and written again: are its shards the slices, is the copy the original?"""
+    one = jm.load("tiny-hybrid-moe")
+    many = jm.load("tiny-hybrid-moe", mesh=make_mesh(data=2, tensor=4))
+    original, config = dict(walk(one.params)), one.config
+    cut, whole = set(), set()
+    for path, leaf in walk(many.params):
+        if leaf.shape == original[path].shape:
+            for shard in leaf.addressable_shards:
+                assert np.array_equal(shard.data, np.asarray(original[path])[shard.index]), path
+            (whole if leaf.is_fully_replicated else cut).add(path.rsplit("/", 1)[-1])
+    with tempfile.TemporaryDirectory() as directory:
+        jm.save(many, directory)
+        copy = jm.load(directory)
+        again = jm.load(directory, mesh=many.mesh)
+    same = all(np.array_equal(leaf, original[path]) for path, leaf in walk(copy.params))
+    return {
+        "cut": sorted(cut),
+        "whole": sorted(whole),
+        "copy": same and copy.config == config,
+        "again": again.config == many.config != config,
+    }
+
+
+def trained():
+    """One step with rows, parameters and features spread: differences in the loss and in the parameters."""
+    config, given = MIXED["hybrid"], tokens(8, 16)
+    schedule = WarmupCosine(peak=0.01, warmup_steps=1, total_steps=10)
+    optimizer = AdamW(eps=1e-2).build(schedule, config.spec())
+    results = []
+    for sizes in (None, {"data": 2, "fsdp": 2, "tensor": 2}):
+        devices = Devices(placement=None if sizes is None else Placement(mesh=make_mesh(**sizes)))
+        with devices.in_use():
+            places = devices.state(config, optimizer)
+            state = devices.placed(first_state(random_params(config.spec()), optimizer), places)
+            step = make_train_step(config, optimizer, schedule, shardings=places)
+            for _ in range(2):  # the rate of the first step is 0
+                state, metrics = step(state, devices.rows(given))
+            results.append((float(metrics["loss"]), dict(walk(state.params))))
+    (loss, expected), (spread_loss, spread) = results
+    return {
+        "loss": abs(spread_loss / loss - 1),
+        "params": max(error(spread[path], leaf) for path, leaf in expected.items()),
+        "cut": list(spread["blocks/0/mixer/w_x"].sharding.spec),
+    }
+
+
+def drawn():
+    """The latents of a denoiser that devices share, beside those of one."""
+    one = jm.load("tiny-dit")
+    latents = [model.generate([0, 1], steps=2).latents for model in (one, one.on_mesh(make_mesh(tensor=4)))]
+    return {"error": error(latents[1], latents[0])}
+
+
 CHECKS = {
+    "loaded": loaded,
+    "trained": trained,
+    "drawn": drawn,
     "transformer": lambda: mixed("transformer", tensor=8),
     "recurrent": lambda: mixed("recurrent", tensor=8),
     "experts": lambda: mixed("experts", rows=8, expert=4, tensor=2),

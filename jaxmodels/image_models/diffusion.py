@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import number, shown
@@ -26,6 +27,9 @@ from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.autoencoders.autoencoder import Autoencoder
 from jaxmodels.models.denoisers.adapted import Adapted
 from jaxmodels.models.denoisers.denoiser import Denoiser
+from jaxmodels.tpu_configs.mesh import each_in_use, in_use
+from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
+from jaxmodels.tpu_configs.shardings import Placement
 
 NO_CACHE = NoCache()
 
@@ -81,6 +85,7 @@ class DiffusionModel:
             empty for none. See `jaxmodels.image_models.calibrating.with_exits`.
         encoders: text encoders and tokenizers of the pipeline, by their folders; None for those left out.
         notes: further keys of the index, to be written back.
+        mesh: the devices that the denoiser is spread over; None for one.
 
     Raises:
         ValueError: the autoencoder's latents are not what the denoiser works on.
@@ -99,6 +104,7 @@ class DiffusionModel:
     exits: Params = field(default_factory=dict, repr=False)
     encoders: Mapping[str, Any] = field(default_factory=dict, repr=False)
     notes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
         if self.autoencoder is not None and self.autoencoder.latent_channels != self.channels:
@@ -106,6 +112,15 @@ class DiffusionModel:
                 f"the autoencoder's latents have {self.autoencoder.latent_channels} channels, and the "
                 f"denoiser works on {self.channels}"
             )
+
+    def on_mesh(self, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> "DiffusionModel":
+        """This model with its denoiser spread over the devices of a mesh, each with its share of the heads
+        and inner features.
+
+        Raises ValueError where the mesh does not divide the denoiser, see `param_shardings`.
+        """
+        params = Placement(mesh=mesh, rules=rules).put(self.denoiser, self.params)
+        return replace(self, params=params, mesh=mesh)
 
     @property
     def channels(self) -> int:
@@ -194,7 +209,8 @@ class DiffusionModel:
             seed=seed,
         )
         if progress is None:
-            run = policy.run(self.adapted, self._params_with_exits, ready)
+            with in_use(self.mesh):
+                run = policy.run(self.adapted, self._params_with_exits, ready)
             return self._images(run.latents, run.blocks, began)
         for part in self._parts(policy, ready):
             latents, blocks, of = part
@@ -293,7 +309,7 @@ class DiffusionModel:
     def _parts(self, policy: Denoise, ready: Asked) -> Iterator[tuple[jax.Array, np.ndarray, int]]:
         """Behind each call of the denoiser: latents, the blocks of the calls so far, the number of all."""
         of, blocks = len(policy.prepare(self.adapted, ready).calls.number), np.zeros(0)
-        for part in policy.stream(self.adapted, self._params_with_exits, ready):
+        for part in each_in_use(self.mesh, policy.stream(self.adapted, self._params_with_exits, ready)):
             blocks = np.append(blocks, np.asarray(part.blocks))
             yield part.latents, blocks, of
 

@@ -1,7 +1,10 @@
 """The mesh of devices that a model is spread over, with five axes that always have the same names."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -9,6 +12,8 @@ from jax.sharding import AxisType, Mesh
 
 from jaxmodels.checks import shown, whole
 from jaxmodels.layers.partition import MESH_AXES
+
+Item = TypeVar("Item")
 
 
 def make_mesh(
@@ -73,3 +78,19 @@ def mesh_sizes(text: str) -> dict[str, int]:
             raise ValueError(f"mesh: the size of axis {axis!r} must be a whole number, got {shown(size)}")
         sizes[axis] = whole(f"mesh axis {axis!r}", int(size), low=1)
     return sizes
+
+
+def in_use(mesh: Mesh | None) -> AbstractContextManager[Any]:
+    """Within it, programs are traced for the mesh; as before for None."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def each_in_use(mesh: Mesh | None, items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each made with the mesh in use, which it is not from one to the next."""
+    while True:
+        with in_use(mesh):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item

@@ -103,9 +103,11 @@ class Placement:
         """The parameters of `config`, in memory or on another mesh, as those of ``fitted(config)`` where they
         belong. Arrays that lie there already are shared."""
         wider = self.fitted(config)
-        if wider is not config:
-            params = repeated_params(config, wider, params)
-        places = dict(walk(self.params(wider)))
+        return self.put(wider, params if wider is config else repeated_params(config, wider, params))
+
+    def put(self, config: Specified, params: Params) -> Params:
+        """The parameters of `config` where they belong, no head repeated."""
+        places = dict(walk(self.params(config)))
         return unflatten({path: _placed(leaf, places[path]) for path, leaf in walk(params)}, params)
 
     def cache(self, config: Any, batch: int, capacity: int, dtype: DTypeLike) -> Any:

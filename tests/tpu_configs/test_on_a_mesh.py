@@ -13,7 +13,7 @@ from mesh_models import D_MODEL, DECODERS, MIXED
 
 PROCESS = Path(__file__).parents[1] / "mesh_process.py"
 TOLERANCE = 1e-5  # of float32, relative to the largest logit
-FEW = ("transformer", "recurrent", "experts", "speculative", "masked")
+FEW = ("transformer", "recurrent", "experts", "speculative", "masked", "loaded", "trained", "drawn")
 
 
 def run(*names):
@@ -103,6 +103,23 @@ def test_drafted_tokens():
 
 def test_masked_tokens():
     assert few("masked") == {"masked": True}
+
+
+def test_a_checkpoint_is_read_in_slices_and_written_whole():
+    found = few("loaded")
+    assert {"w_q", "w_o", "w_x", "w_out", "w_up", "weight"} <= set(found["cut"])
+    assert not {"w_q", "w_o", "w_x", "w_out", "w_up", "weight"} & set(found["whole"])
+    assert found["copy"] and found["again"]
+
+
+def test_a_training_step():
+    found = few("trained")
+    assert found["loss"] < TOLERANCE and found["params"] < TOLERANCE
+    assert found["cut"] == ["tensor", "fsdp"]
+
+
+def test_a_denoiser():
+    assert few("drawn")["error"] < TOLERANCE
 
 
 SINGLE = [
