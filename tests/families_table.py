@@ -34,7 +34,7 @@ bit for bit (`tests/models/test_families.py`); of models whose tokens see later 
 of these are not in `transformers` under their names: the checkpoint then is that of a model there which
 computes the same, its tensors renamed. Where `transformers` does not have the layout, the column names the
 test that takes its place. **TPU** says whether
-prefill, decoding and a whole `generate` go through the TPU compiler for {" and ".join(TOPOLOGIES)}
+prefill, decoding and a whole `generate` go through the TPU compiler for {TOPOLOGIES[0]}
 (`tests/tpu_configs/test_aot.py`).
 
 | `model_type` | models | mixers | feed-forward | positions | sees | compared | TPU |

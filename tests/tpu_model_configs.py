@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
+TOPOLOGIES = ("v6e:2x2", "v5e:2x2")
 
 _DENSE = {
     "vocab_size": 256,

@@ -1,0 +1,52 @@
+"""The matrix of programs that compile for TPU slices of four devices: kinds of models, generations."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from aot_process import COMPILING, needs_libtpu
+
+from benchmarks.tpu_matrix import DOCUMENT, MODELS, SLICES, Cell, document
+from jaxmodels.tpu_configs.compiler import ENVIRONMENT
+from jaxmodels.tpu_configs.slices import find_slice
+
+ROOT = Path(__file__).parents[2]
+# Every program on v6e, and on the other generations the step, which all decoding is made of.
+PROGRAMS = {"v6e-4": ("prefill", "decode", "generate")}
+STEP = ("decode",)
+
+
+@needs_libtpu
+@pytest.mark.sweep
+@pytest.mark.xdist_group("aot")
+@pytest.mark.timeout(COMPILING)
+@pytest.mark.parametrize("on", SLICES)
+def test_the_tpu_compiler_takes_one_model_of_each_kind_on_four_devices(on):
+    programs = PROGRAMS.get(on, STEP)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.tpu_matrix", "--slices", on, "--programs", *programs],
+        env={**os.environ, **ENVIRONMENT}, cwd=ROOT, capture_output=True, text=True, timeout=COMPILING,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [Cell(**json.loads(line)) for line in done.stdout.splitlines()]
+    assert [(it.kind, it.program) for it in found] == [(kind, it) for kind in MODELS for it in programs]
+    usable = find_slice(on).chip.usable_bytes / 2**20
+    assert all(it.mesh and 0 < it.mebibytes < usable for it in found)
+
+
+def test_the_page_has_what_was_compiled():
+    cells = [
+        Cell(kind="SSD", model="M", slice=on, program=program, mesh="tensor=4", mebibytes=1234.5, seconds=1.0)
+        for on, program in (("v5e-4", "decode"), ("v6e-4", "decode"), ("v6e-4", "prefill"))
+    ]
+    page = document(cells)
+    assert "| SSD | M | tensor=4 | decode 1,234 | decode 1,234; prefill 1,234 |" in page
+    assert "| kind | model | mesh | v5e-4 | v6e-4 |" in page
+
+
+def test_the_page_that_is_kept_has_all_kinds():
+    assert all(f"| {kind} |" in DOCUMENT.read_text("utf-8") for kind in MODELS)
