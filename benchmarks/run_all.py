@@ -38,6 +38,7 @@ BENCHMARKS = (
     ("windows", "--shape", "qwen3-100m"),
     ("windows", "--shape", "mamba2-130m"),
     ("loading",),
+    ("start_up",),
     ("compiled_properties",),
     ("tpu_programs",),
     ("tpu_speculation",),
