@@ -38,6 +38,7 @@ ORDER = (
     "compiled_properties",
     "tpu_programs",
     "bits_per_byte",
+    "quantized",
     "digits",
     "digit_judges",
     "diffusion",

@@ -43,6 +43,7 @@ BENCHMARKS = (
     ("tpu_programs",),
     ("tpu_speculation",),
     ("bits_per_byte", "tiny-mamba2", "tiny-qwen3", "tiny-hybrid-moe", "tiny-llada"),
+    ("quantized",),
     ("digits",),
     ("digit_judges",),
     ("diffusion_caches",),

@@ -1,8 +1,8 @@
 """Checkpoints whose weights are stored in few bits, read as if they had never been quantised.
 
 `config.json` says by which method (`METHODS`, one file each); which weights are quantised shows in the
-tensors. A weight is decoded when it is read, to the dtype that `config.json` gives the model. Models are
-always saved unquantised.
+tensors. A weight is decoded when it is read, to the dtype that `config.json` gives the model. Models whose
+weights are held in few bits are written by `writing`.
 """
 
 from collections.abc import Callable, Mapping
