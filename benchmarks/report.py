@@ -35,6 +35,7 @@ ORDER = (
     "windows_qwen3_100m",
     "windows_mamba2_130m",
     "loading",
+    "start_up",
     "compiled_properties",
     "tpu_programs",
     "bits_per_byte",
