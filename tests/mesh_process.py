@@ -191,7 +191,19 @@ def drawn():
     return {"error": error(latents[1], latents[0])}
 
 
+def few_bits(name, rows=ROWS, **sizes):
+    """The difference of logits of a model with weights in few bits, and whether its tokens are the same."""
+    one = on_one(MIXED[name]).quantized("int8")
+    many = one.on_mesh(make_mesh(**sizes))
+    given = tokens(rows)
+    both = [model.generate(given, max_new_tokens=NEW) for model in (one, many)]
+    same = bool(np.array_equal(both[0].tokens, both[1].tokens))
+    return {"error": error(many(given), one(given)), "generate": same}
+
+
 CHECKS = {
+    "few-bits-transformer": lambda: few_bits("transformer", tensor=8),
+    "few-bits-experts": lambda: few_bits("experts", rows=8, expert=4, tensor=2),
     "loaded": loaded,
     "trained": trained,
     "drawn": drawn,

@@ -13,6 +13,7 @@ from mesh_models import D_MODEL, DECODERS, MIXED
 
 PROCESS = Path(__file__).parents[1] / "mesh_process.py"
 TOLERANCE = 1e-5  # of float32, relative to the largest logit
+FEW_BITS = ("few-bits-transformer", "few-bits-experts")
 FEW = ("transformer", "recurrent", "experts", "speculative", "masked", "loaded", "trained", "drawn")
 
 
@@ -133,6 +134,13 @@ SINGLE = [
 @pytest.mark.parametrize("name", SINGLE)
 def test_each_kind_of_layer(name):
     assert run(*SINGLE)[name]["error"] < TOLERANCE
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", FEW_BITS)
+def test_weights_in_few_bits(name):
+    found = run(*FEW_BITS)[name]
+    assert found["error"] < TOLERANCE and found["generate"]
 
 
 @pytest.mark.sweep
