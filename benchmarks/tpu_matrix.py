@@ -118,18 +118,17 @@ def document(found: Sequence[Cell]) -> str:
 
     def cell(kind: str, name: str) -> str:
         here = by_place.get((kind, name), ())
-        return "; ".join(f"{it.program} {it.mebibytes:,.0f}" for it in here) or "-"
+        told = "; ".join(f"{it.program} {it.mebibytes:,.0f}" for it in here)
+        return f"{told} ({here[0].mesh})" if here else "-"
 
     models = {it.kind: it.model for it in found}
-    meshes = {it.kind: it.mesh for it in found}
     rows = [
-        f"| {kind} | {models[kind]} | {meshes[kind]} | {' | '.join(cell(kind, name) for name in slices)} |"
-        for kind in kinds
+        f"| {kind} | {models[kind]} | {' | '.join(cell(kind, name) for name in slices)} |" for kind in kinds
     ]
     return "\n".join([
         "# What compiles for which TPU", "",
 INTRODUCTION, "",
-        f"| kind | model | mesh | {' | '.join(slices)} |", "|---|---|---|" + "---|" * len(slices), *rows, "",
+        f"| kind | model | {' | '.join(slices)} |", "|---|---|" + "---|" * len(slices), *rows, "",
     ])  # fmt: skip
 
 

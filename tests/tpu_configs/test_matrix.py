@@ -44,8 +44,8 @@ def test_the_page_has_what_was_compiled():
         for on, program in (("v5e-4", "decode"), ("v6e-4", "decode"), ("v6e-4", "prefill"))
     ]
     page = document(cells)
-    assert "| SSD | M | tensor=4 | decode 1,234 | decode 1,234; prefill 1,234 |" in page
-    assert "| kind | model | mesh | v5e-4 | v6e-4 |" in page
+    assert "| SSD | M | decode 1,234 (tensor=4) | decode 1,234; prefill 1,234 (tensor=4) |" in page
+    assert "| kind | model | v5e-4 | v6e-4 |" in page
 
 
 def test_the_page_that_is_kept_has_all_kinds():
