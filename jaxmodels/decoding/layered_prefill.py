@@ -20,11 +20,11 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import Window, next_window
 from jaxmodels.models.block import Stream, peek
 from jaxmodels.models.cache import Cache
-from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.language_model import BlockStack
 
 
 def settle_by_layers(
-    config: Decoder, params: Params, prompts: PromptBatch, *, capacity: int, layers: int
+    config: BlockStack, params: Params, prompts: PromptBatch, *, capacity: int, layers: int
 ) -> Iterator[History | None]:
     """`histories.settle`, one group of `layers` blocks at a time.
 
@@ -32,21 +32,24 @@ def settle_by_layers(
     depths are programs of their own.
 
     Raises:
-        ValueError: `layers` below 1, prompts longer than the capacity, or a model whose histories are encoded
-            anew within it.
+        ValueError: `layers` below 1, a model that is not made of blocks, prompts longer than the capacity, or
+            a model whose histories are encoded anew within it.
     """
     layers = whole("layers", layers, low=1)
+    if not isinstance(config, BlockStack):
+        raise ValueError(f"config is a {type(config).__name__}, which has no blocks to settle in groups")
+    stack: Any = config
     longest = prompts.tokens.shape[1]
     if longest > capacity:
         raise ValueError(f"capacity={capacity} cannot hold a prompt of {longest} tokens")
     lengths = np.asarray(prompts.lengths, np.int32) - 1
     tokens = np.zeros((len(lengths), min(bucket(longest), capacity)), np.int32)
     tokens[:, :longest] = prompts.tokens
-    dtype = str(config.dtype_of(params))
-    cache = driver.allocate(config=config, batch=len(lengths), capacity=capacity, dtype=dtype)
+    dtype = str(stack.dtype_of(params))
+    cache = driver.allocate(config=stack, batch=len(lengths), capacity=capacity, dtype=dtype)
     if cache.transcript is not None:
         raise ValueError(
-            f"capacity={capacity}: the model encodes histories of more than {config.recode_beyond} tokens "
+            f"capacity={capacity}: the model encodes histories of more than {stack.recode_beyond} tokens "
             "anew; settle them whole"
         )
     fed = jax.device_put((tokens, lengths))
@@ -54,7 +57,7 @@ def settle_by_layers(
     settled: list[Any] = []
     for first in range(0, len(config.blocks), layers):
         last = min(first + layers, len(config.blocks))
-        of_group = [config.block_params(params, i) for i in range(first, last)]
+        of_group = [stack.block_params(params, i) for i in range(first, last)]
         states = cache.layers[first:last]
         stream, states = _pass(
             of_group, stream, states, *fed, cache.length, config=config, blocks=config.blocks[first:last]
@@ -67,13 +70,13 @@ def settle_by_layers(
     yield History(cache=cache, tokens=rows, capacity=capacity)
 
 
-def _window(config: Decoder, tokens: Any, lengths: Any, start: Any) -> Window:
+def _window(config: Any, tokens: Any, lengths: Any, start: Any) -> Window:
     window = next_window(tokens, start, valid=lengths, known=lengths, mask=config.mask)
     return window.with_rotations(config.ropes)
 
 
 @bounded_jit(static_argnames=("config",))
-def _begin(params: Params, tokens: Any, lengths: Any, start: Any, *, config: Decoder) -> Stream:
+def _begin(params: Params, tokens: Any, lengths: Any, start: Any, *, config: Any) -> Stream:
     """The stream in front of the first block."""
     return config.embed(params, tokens, _window(config, tokens, lengths, start))
 
@@ -87,7 +90,7 @@ def _pass(
     lengths: Any,
     start: Any,
     *,
-    config: Decoder,
+    config: Any,
     blocks: tuple[Any, ...],
 ) -> tuple[Stream, list[Any]]:
     """The stream behind a group of blocks, and their states."""

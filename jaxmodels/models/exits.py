@@ -130,6 +130,11 @@ class Halves:
         return replace(rest, layers=(*before.layers, *rest.layers))
 
 
+def halves_of(model: Any, layers: int) -> Halves | None:
+    """The model cut behind its first `layers` blocks, None where it is no `Decoder`."""
+    return Halves(model, layers) if isinstance(model, Decoder) else None
+
+
 @struct.dataclass
 class _Reading:
     """What goes from token to token.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,8 +12,7 @@ from jaxmodels.decoding.draft_windows import in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, draft_levels, planned
 from jaxmodels.models.cache import Cache
-from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.exits import BehindExit, Exit, Halves
+from jaxmodels.models.exits import BehindExit, Exit, halves_of
 from jaxmodels.models.language_model import BlockStack, LanguageModel, WindowReader
 from jaxmodels.pytrees import register_dataclass
 
@@ -64,15 +63,14 @@ class FirstLayers:
     ) -> tuple[Proposal, Exit | None, WindowReader, Cache]:
         config = around.config
         plan = planned(around, config.vocab_size, (1,) * self.size)
-        if isinstance(config, Decoder):
-            halves = Halves(config, self.layers)
-            if halves.can_chain(cache, self.size + 1):
-                drafted, at_exit, rest = halves.chain(
-                    around.params, around.token, cache, self.size + 1, plan.choose, plan.nothing,
-                    valid=in_rows_that_run(around.output, plan.levels + 1),
-                )  # fmt: skip
-                proposal = plan.proposal(drafted, jnp.maximum(at_exit.pending.valid - 1, 0))
-                return proposal, at_exit, BehindExit(halves=halves, at_exit=at_exit), rest
+        halves = halves_of(config, self.layers)
+        if halves is not None and halves.can_chain(cache, self.size + 1):
+            drafted, at_exit, rest = halves.chain(
+                around.params, around.token, cache, self.size + 1, plan.choose, plan.nothing,
+                valid=in_rows_that_run(around.output, plan.levels + 1),
+            )  # fmt: skip
+            proposal = plan.proposal(drafted, jnp.maximum(at_exit.pending.valid - 1, 0))
+            return proposal, at_exit, BehindExit(halves=halves, at_exit=at_exit), rest
         first: LanguageModel = self._first(around)
         layers = cache.layers
         own = replace(cache, layers=layers[: self.layers])
@@ -83,9 +81,10 @@ class FirstLayers:
     def settle_on(
         self, pending: Exit | None, around: Round, verdict: Verdict, cache: Cache
     ) -> tuple[tuple[()], Cache]:
-        if pending is None:  # verified in front of the first block
+        halves = halves_of(around.config, self.layers)
+        if pending is None or halves is None:  # verified in front of the first block
             return (), cache
-        return (), Halves(cast(Decoder, around.config), self.layers).commit(pending, verdict.count, cache)
+        return (), halves.commit(pending, verdict.count, cache)
 
     def _first(self, around: Round) -> LanguageModel:
         """The model of the first blocks, which has the parameters of the whole."""

@@ -23,7 +23,7 @@ from jaxmodels.decoding.drafters.model_drafter import (
     settle_draft,
 )
 from jaxmodels.models.block import Stream
-from jaxmodels.models.language_model import BlockStack, Pending
+from jaxmodels.models.language_model import BlockStack, LanguageModel, Pending
 from jaxmodels.models.rows import repeat_rows
 from jaxmodels.pytrees import register_dataclass
 
@@ -82,6 +82,19 @@ class MirrorDrafter:
     def taps(self) -> tuple[str, ...]:
         return (f"blocks/{self.layers - 1}",)
 
+    def check_model(self, config: LanguageModel) -> None:
+        """Raises ValueError where the model is not made of blocks, or of fewer than `layers`."""
+        if not isinstance(config, BlockStack):
+            raise ValueError(
+                f"draft: MirrorDrafter reads an early exit of a model of blocks, and the model is a "
+                f"{type(config).__name__}"
+            )
+        if self.layers > len(config.blocks):
+            raise ValueError(
+                f"draft: MirrorDrafter(layers={self.layers}) exits behind more than the model's "
+                f"{len(config.blocks)} blocks"
+            )
+
     def begin(self, around: Round, taps: Mapping[str, Float[Array, "B S D"]]) -> Branches:
         """Raises ValueError, see the class."""
         if self.branches > around.config.vocab_size:
@@ -139,16 +152,6 @@ class MirrorDrafter:
     ) -> Int[Array, "B K"]:
         """The most probable tokens behind token ``at[b]`` as if the model ended at the exit."""
         config, params = around.config, around.params
-        if not isinstance(config, BlockStack):
-            raise ValueError(
-                f"draft: MirrorDrafter reads an early exit of a model of blocks, and the model is a "
-                f"{type(config).__name__}"
-            )
-        if self.layers > len(config.blocks):
-            raise ValueError(
-                f"draft: MirrorDrafter(layers={self.layers}) exits behind more than the model's "
-                f"{len(config.blocks)} blocks"
-            )
         hidden = jnp.take_along_axis(taps[self.taps[0]], at[:, None, None], axis=1)
         narrow = hidden.astype(config.dtype_of(params))
         stack: Any = config

@@ -208,7 +208,7 @@ class Twigs(PromptLookup):
         return Proposal(tokens=tokens, count=jnp.full(batch, 2), tree=tree), ()
 
 
-register_dataclass(Twigs, [], ["size", "most", "least"])
+register_dataclass(Twigs, ["least"], ["size", "most", "match"])
 
 
 def test_an_unannounced_tree_is_refused_when_it_is_drafted():
