@@ -61,8 +61,10 @@ def config_files(tmp_path_factory):
 
 
 def asked_for(request, fixture, topology=TOPOLOGIES[0]):
-    """The families of the tests in this run that use a fixture, on a topology; the first if none is named."""
-    items = [item.callspec.params for item in request.session.items if fixture in item.fixturenames]
+    """The families of this module's tests in this run that use a fixture, on a topology; the first if none is
+    named."""
+    here = [item for item in request.session.items if item.path == request.path]
+    items = [item.callspec.params for item in here if fixture in item.fixturenames]
     return sorted({item["family"] for item in items if item.get("topology", TOPOLOGIES[0]) == topology})
 
 

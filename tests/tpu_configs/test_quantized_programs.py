@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aot_process import COMPILING, needs_libtpu
 
-from jaxmodels.tpu_configs import aot
+from jaxmodels.tpu_configs.compiler import ENVIRONMENT
 
 SCRIPT = Path(__file__).with_name("quantized_programs.py")
 # How much of what the step of bfloat16 weights reads. The compiler counts copies into fast memory, of all
@@ -25,7 +25,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def reports():
-    environment = {**os.environ, **aot.ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    environment = {**os.environ, **ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     done = subprocess.run(
         [sys.executable, SCRIPT],
         env=environment,
