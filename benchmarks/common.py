@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib import metadata
@@ -233,6 +233,15 @@ def products_alone(params: Params, size: int) -> Callable[[], float]:
 
     jax.block_until_ready(multiply(weights, inputs))
     return lambda: seconds(lambda: multiply(weights, inputs))
+
+
+def distinct(rows: Iterable[Sequence[int]], size: int = 4) -> float:
+    """The share of distinct sequences of `size` tokens in a row, on average: 1 where nothing is repeated."""
+    shares = []
+    for row in rows:
+        grams = [tuple(row[i : i + size]) for i in range(len(row) - size + 1)]
+        shares.append(len(set(grams)) / len(grams))
+    return float(np.mean(shares))
 
 
 def random_tokens(vocab_size: int, *shape: int, seed: int = 0) -> np.ndarray:

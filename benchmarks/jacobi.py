@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 
 import jaxmodels as jm
-from benchmarks.common import Result, Table, Target, Timing, argument_parser, in_turns, publish, seconds
+from benchmarks.common import (
+    Result,
+    Table,
+    Target,
+    Timing,
+    argument_parser,
+    distinct,
+    in_turns,
+    publish,
+    seconds,
+)
 from benchmarks.grown import SHAPES_100M, grown
 from jaxmodels.decoding import (
     Autoregressive,
@@ -125,14 +135,9 @@ def text(name: str, shape: str, model: jm.Model, count: int, new: int) -> Contes
     encoded = [model.tokenizer.encode(read_text(path)) for path in stdlib_split().held_out]
     prompts = [ids[:PROMPT_TOKENS] for ids in encoded if len(ids) >= PROMPT_TOKENS][:count]
 
-    def distinct(made: list[jm.Generation]) -> float:
-        rows = [np.asarray(one.tokens[0]).tolist() for one in made]
-        grams = [[tuple(row[i : i + 4]) for i in range(len(row) - 3)] for row in rows]
-        return float(np.mean([len(set(some)) / len(some) for some in grams]))
-
     return Contest(
         name=f"{name}, {shape}", model=model, prompts=prompts, new=new, strategies=for_text(),
-        quality=distinct, stop_tokens=(),
+        quality=lambda made: distinct(np.asarray(one.tokens[0]).tolist() for one in made), stop_tokens=(),
     )  # fmt: skip
 
 

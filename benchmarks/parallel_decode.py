@@ -10,17 +10,30 @@ trained for early exits, as by the recipe `tiny_qwen3_layerskip`, is drafted for
 falls on all of them alike.
 """
 
+import argparse
 import functools
+import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 import jaxmodels as jm
-from benchmarks.common import Result, Table, Target, Timing, argument_parser, in_turns, publish, seconds
+from benchmarks.common import (
+    Result,
+    Table,
+    Target,
+    Timing,
+    argument_parser,
+    distinct,
+    in_turns,
+    publish,
+    seconds,
+)
 from benchmarks.grown import grown_100m
 from benchmarks.grown_heads import head_on_grown
+from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.decoding import (
     Autoregressive,
     Draft,
@@ -33,9 +46,11 @@ from jaxmodels.decoding import (
     Strategy,
     SuffixDecoding,
 )
-from jaxmodels.decoding.lengths import GrowShrink
+from jaxmodels.decoding.lengths import Confident, GrowShrink
 from jaxmodels.decoding_bench.prompts import held_out_prompts
 from jaxmodels.layers.spec import count_params
+from jaxmodels.training.edits_corpus import edits
+from jaxmodels.training.stdlib_corpus import stdlib_split
 
 PLAIN = "one at a time"
 # How the names of strategies begin whose drafts are models: the aims are theirs.
@@ -44,16 +59,18 @@ SAMPLERS: Mapping[str, Sampler] = {"greedy": Greedy(), "sampled": Sample(tempera
 # Windows of 4 and 8 tokens: few rows are multiplied in multiples of four.
 SIZES = (3, 7)
 HEAD_SIZE = 3
+# The probability below which a draft by the first layers ends.
+SURE = 0.5
 TARGET, DRAFT = "tiny-qwen3", "tiny-qwen3-draft"
 HEADS: Mapping[str, str] = {"EAGLE-3 head": "tiny-qwen3-eagle3", "MTP module": "tiny-qwen3-mtp"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """A target, its prompts i32[N, S], and the strategies that continue each of them by `new` tokens."""
+    """A target, its prompts i32[S], and the strategies that continue each of them by `new` tokens."""
 
     target: jm.Model
-    prompts: np.ndarray
+    prompts: Sequence[np.ndarray]
     strategies: Mapping[str, Strategy]
     new: int
 
@@ -68,10 +85,9 @@ def of_a_draft(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict
     """Sequential decoding, speculation with the distilled draft and with heads at several lengths, and drafts
     from the text, of a length that follows what was accepted."""
     draft, trained = jm.load(DRAFT), jm.load(TARGET)
-    small, adaptive = Draft(draft.config, draft.params), GrowShrink(start=3, most=15)
-    texts = {"suffix decoding": SuffixDecoding(size=15), "prompt lookup": PromptLookup(size=15)}
+    small = Draft(draft.config, draft.params)
     return (
-        {PLAIN: Autoregressive(sampler=sampler)}
+        of_the_text(target, sampler, sizes)
         | {
             f"distilled draft, {size}": Speculative(draft=small, gamma=size, sampler=sampler)
             for size in sizes
@@ -82,27 +98,112 @@ def of_a_draft(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict
             )
             for name, head in HEADS.items()
         }
+    )
+
+
+def of_the_text(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict[str, Strategy]:
+    """Sequential decoding, and drafts from the text, of a length that follows what was accepted."""
+    texts = {"suffix decoding": SuffixDecoding(size=15), "prompt lookup": PromptLookup(size=15)}
+    adaptive = GrowShrink(start=3, most=15)
+    return {PLAIN: Autoregressive(sampler=sampler)} | {
+        f"{name}, up to 15": Speculative(draft=drafter, length=adaptive, sampler=sampler)
+        for name, drafter in texts.items()
+    }
+
+
+def of_itself(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict[str, Strategy]:
+    """Sequential decoding, and speculation with the first fifth of the blocks at several lengths, and while
+    the draft is sure of itself."""
+    layers = len(target.decoder.blocks) // 5
+    sure = Confident(threshold=SURE)
+    return (
+        {PLAIN: Autoregressive(sampler=sampler)}
         | {
-            f"{name}, up to 15": Speculative(draft=drafter, length=adaptive, sampler=sampler)
-            for name, drafter in texts.items()
+            f"first {layers} layers, {size}": Speculative(
+                draft=FirstLayers(layers=layers, size=size), sampler=sampler
+            )
+            for size in sizes
+        }
+        | {
+            f"first {layers} layers, up to {size} while sure": Speculative(
+                draft=FirstLayers(layers=layers, size=size), length=sure, sampler=sampler
+            )
+            for size in sizes
         }
     )
 
 
-def of_itself(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict[str, Strategy]:
-    """Sequential decoding, and speculation with the first fifth of the blocks at several lengths."""
-    layers = len(target.decoder.blocks) // 5
-    return {PLAIN: Autoregressive(sampler=sampler)} | {
-        f"first {layers} layers, {size}": Speculative(
-            draft=FirstLayers(layers=layers, size=size), sampler=sampler
-        )
-        for size in sizes
-    }
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """One target on one kind of prompts.
+
+    Attributes:
+        source: the small model that the target is grown from.
+        told: what the prompts are, in the table.
+        prompts: so many of them, for a tokenizer.
+        strategies: for a target, a sampler and sizes of drafts.
+        aim: what the best strategy whose name begins as one of `aimed` must reach.
+        modes: the samplers that it is run with, of `SAMPLERS`.
+    """
+
+    source: str
+    told: str
+    prompts: Callable[[Tokenizer, int], Sequence[np.ndarray]]
+    strategies: Callable[[jm.Model, Sampler, Sequence[int]], dict[str, Strategy]]
+    aim: float
+    aimed: tuple[str, ...]
+    modes: tuple[str, ...] = tuple(SAMPLERS)
 
 
-def measure(contest: Contest, rounds: int, *, same_text: bool) -> tuple[dict[str, Timing], dict[str, float]]:
-    """Seconds of all prompts, and the mean number of tokens per call of the target, by strategy."""
-    per_call, expected = {}, None
+def sources(tokenizer: Tokenizer, count: int) -> Sequence[np.ndarray]:
+    """The first 64 tokens of held-out files."""
+    return list(held_out_prompts(tokenizer, count, 64))
+
+
+def edits_to_make(tokenizer: Tokenizer, count: int) -> Sequence[np.ndarray]:
+    """Held-out functions of 96 to 192 tokens, each with what to rename, which the model is to write again."""
+    found = list(edits(stdlib_split().held_out))
+    random.Random(0).shuffle(found)
+    encoded = (tokenizer.encode(edit.prompt) for edit in found)
+    fitting = [np.asarray(tokens, np.int32) for tokens in encoded if 96 <= len(tokens) <= 192]
+    return fitting[:count]
+
+
+def races(itself: str | None) -> list[Race]:
+    """All of them; `itself` is a model that was trained for early exits."""
+    made = [
+        Race(
+            source=TARGET, told="sources", prompts=sources, strategies=of_a_draft, aim=1.5,
+            aimed=("distilled draft",),
+        ),
+        Race(
+            source=TARGET, told="edits", prompts=edits_to_make, strategies=of_the_text, aim=2.0,
+            aimed=("suffix", "prompt"), modes=("greedy",),
+        ),
+    ]  # fmt: skip
+    if itself is not None:
+        made.append(
+            Race(
+                source=itself, told="sources", prompts=sources, strategies=of_itself, aim=1.15,
+                aimed=("first ",),
+            )
+        )  # fmt: skip
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Seconds of all prompts, the mean number of tokens per call of the target, and the share of distinct
+    sequences of 4 tokens."""
+
+    timing: Timing
+    per_call: float
+    distinct: float
+
+
+def measure(contest: Contest, rounds: int, *, same_text: bool) -> dict[str, Finding]:
+    """What each strategy reaches."""
+    per_call, shares, expected = {}, {}, None
     for name in contest.strategies:
         found = contest.run(name)  # compiles
         tokens = np.concatenate([one.tokens for one in found])
@@ -110,15 +211,31 @@ def measure(contest: Contest, rounds: int, *, same_text: bool) -> tuple[dict[str
         if same_text and not np.array_equal(tokens, expected):
             raise RuntimeError(f"{name} gives other tokens than decoding one at a time")
         per_call[name] = statistics.mean(1 + one.stats.per_call.get("accepted", 0.0) for one in found)
+        shares[name] = distinct(tokens.tolist())
     clocks = {
         name: functools.partial(seconds, functools.partial(_tokens, contest, name))
         for name in contest.strategies
     }
-    return in_turns(clocks, rounds), per_call
+    timings = in_turns(clocks, rounds)
+    return {
+        name: Finding(timing=timings[name], per_call=per_call[name], distinct=shares[name]) for name in clocks
+    }
 
 
 def _tokens(contest: Contest, name: str) -> list[np.ndarray]:
     return [one.tokens for one in contest.run(name)]
+
+
+def run_race(race: Race, arguments: argparse.Namespace) -> dict[str, dict[str, Finding]]:
+    """What each strategy reaches, by the mode that it is run in."""
+    target = jm.load(race.source) if arguments.quick else grown_100m(race.source)
+    prompts = race.prompts(target.tokenizer, arguments.prompts)
+    found = {}
+    for mode in (mode for mode in arguments.modes if mode in race.modes):
+        strategies = race.strategies(target, SAMPLERS[mode], arguments.sizes)
+        contest = Contest(target=target, prompts=prompts, strategies=strategies, new=arguments.new)
+        found[mode] = measure(contest, arguments.rounds, same_text=mode == "greedy")
+    return found
 
 
 def main() -> None:
@@ -135,54 +252,53 @@ def main() -> None:
     rows: list[list[str | float | None]] = []
     runs: dict[str, dict[str, dict[str, object]]] = {}
     targets: list[Target] = []
-    contests = [(TARGET, of_a_draft, 1.5)]
-    if arguments.itself is not None:
-        contests.append((arguments.itself, of_itself, 1.15))
-    for source, strategies, aim in contests:
-        target = jm.load(source) if arguments.quick else grown_100m(source)
-        prompts = held_out_prompts(target.tokenizer, arguments.prompts, 64)
-        for mode in arguments.modes:
-            contest = Contest(
-                target=target,
-                prompts=prompts,
-                strategies=strategies(target, SAMPLERS[mode], arguments.sizes),
-                new=arguments.new,
-            )
-            timings, per_call = measure(contest, arguments.rounds, same_text=mode == "greedy")
-            plain, tokens = timings[PLAIN].median, len(prompts) * arguments.new
-            runs[f"{source}, {mode}"] = {
-                name: {"all_prompts_s": it.runs, "tokens_per_call": per_call[name]}
-                for name, it in timings.items()
+    for race in races(arguments.itself):
+        for mode, found in run_race(race, arguments).items():
+            what = f"{race.source}, {race.told}, {mode}"
+            plain = found[PLAIN].timing.median
+            speeds = {name: plain / it.timing.median for name, it in found.items()}
+            runs[what] = {
+                name: {
+                    "all_prompts_s": it.timing.runs,
+                    "tokens_per_call": it.per_call,
+                    "distinct": it.distinct,
+                }
+                for name, it in found.items()
             }
             rows += [
-                [source, mode, name, plain / it.median, per_call[name], tokens / it.median]
-                for name, it in timings.items()
+                [race.source, race.told, mode, name, speeds[name], it.per_call, it.distinct]
+                for name, it in found.items()
             ]
-            best = max(plain / it.median for name, it in timings.items() if name.startswith(MODELS))
-            targets.append(Target(what=f"{source}, {mode}", measured=best, sense="at least", aim=aim))
+            best = max(speed for name, speed in speeds.items() if name.startswith(race.aimed))
+            targets.append(Target(what=what, measured=best, sense="at least", aim=race.aim))
     draft = count_params(jm.load(DRAFT).config.spec()) / 1e6
     publish(
         Result(
             name="parallel_decode",
-            title="Drafts that are models, at the shape of 100 million parameters",
-            method=f"Batch 1, {arguments.prompts} prompts of 64 tokens of held-out sources, {arguments.new} "
-            f"new tokens each, medians of {arguments.rounds} turns, float32. The target is the named model "
-            "grown to 100 million parameters, which leaves its function as it is: calls cost what those of "
-            "its shape do, the text and so the acceptance are the small model's. The distilled draft has "
+            title="Drafts at the shape of 100 million parameters",
+            method=f"Batch 1, {arguments.prompts} prompts, 64 tokens of held-out sources, or held-out "
+            f"functions with what to rename in them; {arguments.new} new tokens each, medians of "
+            f"{arguments.rounds} turns, float32. The target is the named model grown to 100 million "
+            "parameters, which leaves its function as it is: calls cost what those of its shape do, the text "
+            "and so the acceptance are the small model's. The distilled draft has "
             f"{draft:.1f} million parameters, two of the five layers of the small model. Heads keep the "
-            "width of the small model, and read its part of the streams. Sampled at temperature 1.",
+            "width of the small model, and read its part of the streams. Sampled at temperature 1. Distinct "
+            "is the share of distinct sequences of 4 tokens: the greedy text of so small a model repeats "
+            "itself, which flatters every draft.",
             values=runs,
             tables=[
                 Table(
                     caption="Speed against one token at a time, and tokens per call of the target",
-                    columns=["target", "tokens are", "strategy", "speed", "tokens per call", "tokens/s"],
+                    columns=[
+                        "target", "prompts", "tokens are", "strategy", "speed", "tokens per call", "distinct",
+                    ],
                     rows=rows,
                 )
             ],
             targets=targets,
         ),
         arguments,
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
