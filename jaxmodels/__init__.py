@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from jaxmodels.checkpoints import CheckpointError, list_bundled, list_bundled_drafters
     from jaxmodels.checkpoints.draft_heads import load_drafter, save_drafter
     from jaxmodels.decoding.generation import Piece
+    from jaxmodels.generated import Generation, Stats
     from jaxmodels.image_models.images import ImageModel, Images
     from jaxmodels.io import init, load, save
-    from jaxmodels.model import Generation, Model, Stats
+    from jaxmodels.model import Model
     from jaxmodels.models.families import config_from_hf, config_to_hf, list_families
     from jaxmodels.models.hf_config import ConfigError, ConfigWarning
 
@@ -52,7 +53,8 @@ _HOME = {
     "decoding.generation": ("Piece",),
     "image_models.images": ("ImageModel", "Images"),
     "io": ("init", "load", "save"),
-    "model": ("Generation", "Model", "Stats"),
+    "generated": ("Generation", "Stats"),
+    "model": ("Model",),
     "models.families": ("config_from_hf", "config_to_hf", "list_families"),
     "models.hf_config": ("ConfigError", "ConfigWarning"),
 }

@@ -33,8 +33,9 @@ from jaxmodels.decoding.prompts import Prompts, encode_prompts
 from jaxmodels.decoding.runners import TRACED, Runner
 from jaxmodels.decoding.speculative import Speculative
 from jaxmodels.decoding.stop_strings import CutText, cut, stop_table
-from jaxmodels.decoding.strategy import LogProbs, Strategy
+from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.drafts import with_draft
+from jaxmodels.generated import Generation, Stats
 from jaxmodels.layers.quantized.quantization import (
     Quantization,
     dequantized_params,
@@ -51,41 +52,6 @@ from jaxmodels.tpu_configs.mesh import each_in_use, in_use
 from jaxmodels.tpu_configs.repeated_heads import unrepeated_params
 from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
 from jaxmodels.tpu_configs.shardings import Placement
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stats:
-    """Counters of one `generate` call. seconds: wall time, compilation included where there was one.
-
-    steps: model calls after the prefill. capacity: cache slots per row that were allocated. counters: what
-    the strategy counts besides, summed over rows. per_call: the same per call in which a row still ran, such
-    as the drafted tokens that were accepted or the blocks that were read.
-    """
-
-    prompt_tokens: int
-    new_tokens: int
-    steps: int
-    capacity: int
-    seconds: float
-    counters: Mapping[str, int] = field(default_factory=dict)
-    per_call: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """What `Model.generate` gives.
-
-    tokens: i32[B, max_new_tokens], the padding token beyond each row's length. lengths: i32[B], the stop
-    token, or the one that completes a stop string, included. text: one string per row without special tokens
-    and those that end texts, up to a stop string; None without a tokenizer. log_probs: None unless the
-    strategy was asked for them.
-    """
-
-    tokens: np.ndarray
-    lengths: np.ndarray
-    text: list[str] | None
-    stats: Stats
-    log_probs: LogProbs | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from jaxmodels import Model
     from jaxmodels.checkpoints import Tokenizer
     from jaxmodels.decoding import LogProbs, Strategy
-    from jaxmodels.model import Generation
+    from jaxmodels.generated import Generation
 
 CHUNK = 8
 

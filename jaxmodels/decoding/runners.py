@@ -75,10 +75,8 @@ class Traced:
         prompt, new = prompt_bucket(longest, strategy.prefill_window), answer_bucket(max_new)
         if capacity is None:
             capacity = capacity_bucket(prompt, new + strategy.lookahead)
-        elif prompt <= strategy.prefill_window:
-            prompt = min(
-                prompt, capacity
-            )  # a prompt that is fed in one window may be padded to what is there
+        elif prompt <= strategy.prefill_window:  # a prompt of one window is padded to what there is
+            prompt = min(prompt, capacity)
         return Sizes(prompt=prompt, new=new, capacity=capacity)
 
     def keys(self, seed: int, batch: int) -> jax.Array:

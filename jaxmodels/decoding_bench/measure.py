@@ -13,7 +13,8 @@ from jaxmodels.decoding.prompts import encode_prompts
 from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.decoding_bench.contestants import PLAIN, Contestant
-from jaxmodels.model import Generation, Model
+from jaxmodels.generated import Generation
+from jaxmodels.model import Model
 
 # How many of the first places of answers are compared where tokens are drawn.
 COMPARED = 8

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxmodels.layers.masks import Answer, Mask, Places, by_row, check_lengths
+from jaxmodels.layers.mask_checks import check_lengths
+from jaxmodels.layers.masks import Answer, Mask, Places, by_row
 from jaxmodels.pytrees import register_dataclass
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxmodels.checks import is_traced, shown, whole
+from jaxmodels.layers.mask_checks import check_lengths, check_tree, kind_of
 from jaxmodels.pytrees import register_dataclass
 
 # A bool array, or a single bool, that broadcasts to the shape asked for.
@@ -301,7 +302,7 @@ class Ancestors:
         if not fits or self.tree.dtype != jnp.bool_:
             raise ValueError(
                 f"mask: expected bool[{size}, {size}] or bool[{batch or 'B'}, {size}, {size}] for this "
-                f"window, got {_kind(self.tree)}"
+                f"window, got {kind_of(self.tree)}"
             )
 
 
@@ -438,7 +439,7 @@ def tree_of(mask: MaskLike) -> Bool[Array, "... S S"] | np.ndarray | None:
     """
     mask = as_mask(mask)
     if isinstance(mask, Ancestors):
-        _check_tree(mask.tree)
+        check_tree(mask.tree)
         return mask.tree
     if isinstance(mask, Split):
         return tree_of(mask.window)
@@ -460,19 +461,6 @@ def check_mask(mask: MaskLike, size: int, batch: int | None = None) -> None:
     as_mask(mask).check(size, batch)
 
 
-def check_lengths(name: str, length: Any, batch: int | None) -> None:
-    """Raises ValueError unless a mask's `length` is a whole number of at least 0, or one for each row."""
-    shape = np.shape(length)
-    rows_fit = shape == () or (len(shape) == 1 and batch in (None, shape[0]))
-    if not jnp.issubdtype(getattr(length, "dtype", type(length)), jnp.integer) or not rows_fit:
-        raise ValueError(
-            f"mask: {name} expected a whole length or int[{batch or 'B'}], one for each row of this "
-            f"window, got {_kind(length)}"
-        )
-    if not is_traced(length) and np.min(length, initial=0) < 0:
-        raise ValueError(f"mask: {name} expected lengths of at least 0, got {shown(length)}")
-
-
 def by_row(length: Any, keys: Places) -> Any:
     """A length of all rows, or of each, in a shape that broadcasts against the keys' positions."""
     lengths: Any = length if is_traced(length) else np.asarray(length)
@@ -485,31 +473,6 @@ def _check_parts(name: str, parts: tuple[Any, ...], size: int, batch: int | None
     for part in parts:
         if not isinstance(part, Mask):
             raise ValueError(
-                f"mask: {name} expected masks such as CAUSAL or Ancestors(array), got {_kind(part)}"
+                f"mask: {name} expected masks such as CAUSAL or Ancestors(array), got {kind_of(part)}"
             )
         part.check(size, batch)
-
-
-def _check_tree(tree: Any) -> None:
-    """Raises ValueError where an array with a value names, in some row, anything but a token's ancestors."""
-    if is_traced(tree):
-        return
-    related = np.asarray(tree)
-    steps = related.astype(np.float32)
-    is_reflexive = related.diagonal(0, -2, -1).all()
-    is_transitive = (related | (steps @ steps == 0)).all()
-    depth = related.sum(-1)
-    generations = depth[..., None] == np.arange(1, related.shape[-1] + 1)
-    is_chain = (steps @ generations.astype(np.float32) <= 1).all()
-    if not (is_reflexive and is_transitive and is_chain):
-        raise ValueError(
-            "mask: recurrent layers expected each row to name the token itself and its ancestors, one in "
-            f"each generation, got\n{related.astype(int)}"
-        )
-
-
-def _kind(value: Any) -> str:
-    """An array's type and shape; of anything else, what it is."""
-    if hasattr(value, "dtype"):
-        return f"{value.dtype}{list(value.shape)}"
-    return shown(value)

@@ -14,8 +14,8 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxmodels.layers.kv_cache import write_slots
 from jaxmodels.layers.masks import Ancestors, Causal, as_mask
+from jaxmodels.layers.slot_writes import write_slots
 from jaxmodels.layers.spec import Params, buffer, init_state
 from jaxmodels.layers.window import Window
 from jaxmodels.models.prefill import prefill

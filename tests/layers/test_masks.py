@@ -12,14 +12,7 @@ from jaxmodels.layers import attend as attend_module
 from jaxmodels.layers.attend import Scores, attend
 from jaxmodels.layers.canvas_mask import OnCanvas
 from jaxmodels.layers.dual_scope_mask import DualScope
-from jaxmodels.layers.kv_cache import (
-    EMPTY,
-    Ring,
-    allowed_by_position,
-    range_in_use,
-    range_of_sequence,
-    window_tags,
-)
+from jaxmodels.layers.kv_cache import EMPTY, allowed_by_position, range_in_use, range_of_sequence, window_tags
 from jaxmodels.layers.masks import (
     BIDIRECTIONAL,
     CAUSAL,
@@ -36,6 +29,7 @@ from jaxmodels.layers.masks import (
     check_mask,
     tree_of,
 )
+from jaxmodels.layers.slot_writes import Ring
 from jaxmodels.layers.window import Window, fresh_window
 
 LAYERS = {"plain": {}, "sliding": {"window": 3}, "chunks": {"chunk": 5}}

@@ -17,14 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers import attend as attend_module
 from jaxmodels.layers.cache.policy import Heads, Projections, grouped, ungrouped
-from jaxmodels.layers.kv_cache import (
-    EMPTY,
-    accepted_tags,
-    allowed_by_position,
-    take_slots,
-    window_tags,
-    write_slots,
-)
+from jaxmodels.layers.kv_cache import EMPTY, accepted_tags, allowed_by_position, take_slots, window_tags
+from jaxmodels.layers.slot_writes import write_slots
 from jaxmodels.layers.spec import buffer
 from jaxmodels.layers.window import Window
 

@@ -33,13 +33,13 @@ from jaxmodels.layers.kv_cache import (
     EMPTY,
     KVPending,
     KVState,
-    Ring,
     allowed_by_position,
     commit_window,
     range_in_use,
     write_window,
 )
 from jaxmodels.layers.masks import Causal
+from jaxmodels.layers.slot_writes import Ring
 from jaxmodels.layers.spec import buffer
 from jaxmodels.layers.window import Window
 

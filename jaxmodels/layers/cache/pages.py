@@ -11,7 +11,8 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.kv_cache import EMPTY, KVState, read_slots, write_slots
+from jaxmodels.layers.kv_cache import EMPTY, KVState, read_slots
+from jaxmodels.layers.slot_writes import write_slots
 from jaxmodels.layers.spec import buffer
 
 NO_PAGE = -1

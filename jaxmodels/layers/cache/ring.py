@@ -7,7 +7,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.cache.full import FULL_CACHE
 from jaxmodels.layers.cache.policy import Heads, Projections, check_at_least_one, rotated, slots_spec
-from jaxmodels.layers.kv_cache import EMPTY, KVPending, KVState, Ring, take_tags, write_window
+from jaxmodels.layers.kv_cache import EMPTY, KVPending, KVState, take_tags, write_window
+from jaxmodels.layers.slot_writes import Ring
 from jaxmodels.layers.window import Window
 
 

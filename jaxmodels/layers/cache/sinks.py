@@ -17,13 +17,13 @@ from jaxmodels.layers.cache.policy import (
 from jaxmodels.layers.kv_cache import (
     KVPending,
     KVState,
-    Ring,
     allowed_by_position,
     commit_window,
     range_in_use,
     write_window,
 )
 from jaxmodels.layers.rope import apply_rope
+from jaxmodels.layers.slot_writes import Ring
 from jaxmodels.layers.window import Window
 
 

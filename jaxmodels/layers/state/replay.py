@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import whole
-from jaxmodels.layers.kv_cache import take_slots, write_slots
+from jaxmodels.layers.kv_cache import take_slots
 from jaxmodels.layers.recurrence import (
     RecurrentPending,
     RecurrentState,
@@ -21,6 +21,7 @@ from jaxmodels.layers.recurrence import (
     settle,
 )
 from jaxmodels.layers.recurrence import Replay as ReplayInputs
+from jaxmodels.layers.slot_writes import write_slots
 from jaxmodels.layers.spec import buffer
 from jaxmodels.layers.state.policy import Memory, Recurrence
 from jaxmodels.layers.state.terms import Terms, fold, of_terms

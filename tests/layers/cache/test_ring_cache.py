@@ -6,7 +6,7 @@ from cache_helpers import close, draw, start
 from model_helpers import attention, random_params
 
 from jaxmodels.layers.cache.ring import RingCache
-from jaxmodels.layers.kv_cache import Ring
+from jaxmodels.layers.slot_writes import Ring
 from jaxmodels.layers.spec import abstract_params, init_state
 from jaxmodels.layers.window import Window
 from jaxmodels.layers.window import peek as peek_window
