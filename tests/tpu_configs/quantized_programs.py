@@ -15,7 +15,7 @@ from jaxmodels.decoding import driver
 from jaxmodels.layers.quantized.array import QuantizedArray, held_bytes
 from jaxmodels.layers.quantized.quantization import QUANTIZATIONS, quantized_params
 from jaxmodels.layers.spec import walk
-from jaxmodels.tpu_configs.aot import topology_device
+from jaxmodels.tpu_configs.compiler import topology_device
 from jaxmodels.tpu_configs.programs import Workload, abstract_arguments
 
 TOPOLOGY = "v6e:2x2"
