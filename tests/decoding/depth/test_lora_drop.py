@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_helpers import ARCHITECTURES, commit, draw_tokens, peek, peek_scored, random_params
-from strategy_helpers import architecture, assert_same_generation, decode, expected
 
-from jaxmodels.decoding import AdaptiveDepth, Autoregressive
 from jaxmodels.decoding.depth import LoRADrop
 from jaxmodels.layers.spec import abstract_params
 
@@ -21,13 +19,6 @@ WIDTH = CONFIG.d_model
 DOWN = jnp.asarray(RNG.standard_normal((2, 3, WIDTH)) / 4, jnp.float32)
 UP = jnp.asarray(RNG.standard_normal((2, WIDTH, 3)) / 4, jnp.float32)
 POLICY = LoRADrop(down=DOWN, up=UP, dropped=(1, 2), period=3, scale=5.0)
-
-
-def test_all_anchors_is_the_model():
-    config, params = architecture("hybrid")
-    policy = dataclasses.replace(POLICY, period=1)
-    ours = decode(config, params, AdaptiveDepth(depth=policy, decode=Autoregressive(top_logprobs=2)))
-    assert_same_generation(ours, expected("hybrid"))
 
 
 def test_tokens_between_anchors_follow_the_formula():

@@ -10,11 +10,8 @@ import pytest
 from model_helpers import ARCHITECTURES, commit, draw_tokens, peek, peek_scored, quick_jit, random_params
 from strategy_helpers import (
     PROMPTS,
-    TWO_IN_EVERY_RUN,
     architecture,
-    assert_same_generation,
     decode,
-    expected,
     in_tiers,
 )
 
@@ -54,17 +51,6 @@ def test_a_plan_is_the_model_with_its_blocks_so_often(name):
     expected_logits = quick_jit(whole.forward)(weights, TOKENS)
     np.testing.assert_allclose(np.concatenate(parts, 1), expected_logits, atol=2e-5)
     assert (pending.depth == sum(passes)).all()
-
-
-@pytest.mark.parametrize("name", TWO_IN_EVERY_RUN)
-def test_a_plan_of_all_blocks_once_decodes_as_the_model(name):
-    config, params = architecture(name)
-    plan = Plan((1,) * len(config.blocks))
-    ours = decode(
-        config, params, AdaptiveDepth(depth=plan, prompt=plan, decode=Autoregressive(top_logprobs=2))
-    )
-    assert_same_generation(ours, expected(name))
-    assert (ours.counters["layers"] == len(config.blocks) * ours.counters["calls"]).all()
 
 
 @pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid"]))
