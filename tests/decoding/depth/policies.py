@@ -1,7 +1,7 @@
 """The policies of depth, each at a threshold, plan or parameters at which it reads every block once.
 
-A policy added here is tested against the model itself in `test_never_leaving`. Each entry makes the policy for
-a decoder, whose width and number of blocks its parameters fit.
+A policy added here is tested against the model itself in `test_never_leaving`. Each entry makes the policy
+for a decoder, whose width and number of blocks its parameters fit.
 """
 
 import jax.numpy as jnp
