@@ -9,6 +9,7 @@ from jaxmodels.decoding.depth.confidence import (
     ProbabilityGap,
     Similarity,
 )
+from jaxmodels.decoding.depth.layer_skipping import layers_for_speed_up, speed_up_of
 from jaxmodels.decoding.depth.lora_drop import LoRADrop
 from jaxmodels.decoding.depth.plans import Plan, RowPlans
 from jaxmodels.decoding.depth.until_confident import UntilConfident
@@ -25,5 +26,7 @@ __all__ = [
     "RowPlans",
     "Similarity",
     "UntilConfident",
+    "layers_for_speed_up",
     "linear_budget",
+    "speed_up_of",
 ]
