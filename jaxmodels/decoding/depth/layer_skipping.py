@@ -10,10 +10,10 @@ def layers_for_speed_up(model: Decoder, speed_up: float, *, context: int = 0) ->
     """The `Plan` with the most blocks whose `speed_up_of` is at least `speed_up`.
 
     The first and the last block stay, and others at equal distances between them, see `spaced_blocks`. The
-    text plays no part, so that every token of every row costs the same. Source: Liu et al. 2024 (Unified Layer Skipping,
-    https://arxiv.org/abs/2404.06954) with the spacing of its released code, which counts blocks alone; here
-    the head's cost counts too. The authors then fine-tune the model with the blocks that stay; a model whose
-    blocks were dropped in training, as LayerSkip's are, needs that less.
+    text plays no part, so that every token of every row costs the same. Source: Liu et al. 2024 (Unified
+    Layer Skipping, https://arxiv.org/abs/2404.06954) with the spacing of its released code, which counts
+    blocks alone; here the head's cost counts too. The authors then fine-tune the model with the blocks that
+    stay; a model whose blocks were dropped in training, as LayerSkip's are, needs that less.
 
     Args:
         speed_up: of a step, at least 1.

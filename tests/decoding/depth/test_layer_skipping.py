@@ -57,7 +57,7 @@ def test_the_head_counts():
 
 
 def test_the_promise_is_that_of_the_compiled_step():
-    """FLOPs of one token's step in full, over those by the plan; norms and rotations are not reckoned with."""
+    """FLOPs of one token's step in full, over those by the plan; norms and rotations are left out."""
     config = deep(8, vocab_size=64)
     plan = layers_for_speed_up(config, 1.9)
 
