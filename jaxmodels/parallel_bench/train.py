@@ -28,7 +28,7 @@ from jaxmodels.checkpoints import GenerationDefaults, Tokenizer
 from jaxmodels.layers.spec import Params, unflatten, walk
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import config_from_hf
-from jaxmodels.parallel_bench.tasks import TASKS, ask
+from jaxmodels.parallel_bench.tasks import LONGEST, SHORTEST, TASKS, ask
 from jaxmodels.parallel_bench.vocabulary import MASK, MASK_ID, UNKNOWN, build_tokenizer
 from jaxmodels.training.checkpointing import TrainCheckpoints
 from jaxmodels.training.objectives.consistency import Consistency
@@ -40,11 +40,7 @@ from jaxmodels.training.start import load_start
 from jaxmodels.training.tokenizer import END_OF_TEXT, END_OF_TEXT_ID
 from jaxmodels.training.train import TrainState, abstract_state, first_state, init_state, make_train_step
 
-ITEMS = 6  # of each list
 SHORTEST_CANVAS = 10
-# Tokens of the windows of successive steps: a longer one now and then, for answers that are shorter than
-# their canvas.
-WINDOWS = (24, 24, 24, 24, 24, 24, 24, 40)
 
 VOCABULARY, WIDTH, INNER, LAYERS, HEADS, POSITIONS = 64, 128, 256, 3, 4, 256
 LLADA = {
@@ -83,7 +79,25 @@ LLAMA = {
 }
 
 
-def windows(step: int, batch: int, seed: int, weights: Mapping[str, float]) -> Windows:
+@dataclass(frozen=True)
+class Sizes:
+    """How long what is asked is.
+
+    Attributes:
+        items: the fewest and the most of a list.
+        windows: tokens of the windows of successive steps, again and again.
+    """
+
+    items: tuple[int, int]
+    windows: tuple[int, ...]
+
+
+# A longer window now and then, for answers that are shorter than their canvas.
+SHORT = Sizes((6, 6), (24, 24, 24, 24, 24, 24, 24, 40))
+LONG = Sizes((SHORTEST, LONGEST), (64,))
+
+
+def windows(step: int, batch: int, seed: int, weights: Mapping[str, float], sizes: Sizes = SHORT) -> Windows:
     """Those of one step: the prompt, the answer, and the end token up to the end. Each answer is drawn from
     all that count. Predicted are the places of the canvas, whose length is drawn; nothing is behind it.
 
@@ -92,20 +106,28 @@ def windows(step: int, batch: int, seed: int, weights: Mapping[str, float]) -> W
         batch: rows.
         seed: of the questions.
         weights: of tasks among the questions, 1 for those without.
+        sizes: of lists and windows.
     """
-    random, size = Random(f"train/{seed}/{step}"), WINDOWS[step % len(WINDOWS)]
+    random, size = Random(f"train/{seed}/{step}"), sizes.windows[step % len(sizes.windows)]
     ids = _ids()
     tokens = np.full((batch, size), END_OF_TEXT_ID, np.int32)
-    canvases, sizes = np.zeros((batch, size), bool), np.zeros(batch, np.int32)
+    canvases, valid = np.zeros((batch, size), bool), np.zeros(batch, np.int32)
     names = random.choices(list(TASKS), [weights.get(task, 1.0) for task in TASKS], k=batch)
     for row, task in enumerate(names):
-        question = ask(task, ITEMS, random)
+        question = ask(task, _items(sizes, random), random)
         prompt = question.prompt.split()
         text = [*prompt, *question.answers.draw(random)]
+        shortest = max(SHORTEST_CANVAS, len(text) - len(prompt) + 1)
         tokens[row, : len(text)] = [ids[word] for word in text]
-        sizes[row] = len(prompt) + random.randint(SHORTEST_CANVAS, size - len(prompt))
-        canvases[row, len(prompt) : sizes[row]] = True
-    return Windows(tokens=jnp.asarray(tokens), predicted=jnp.asarray(canvases), valid=jnp.asarray(sizes))
+        valid[row] = len(prompt) + random.randint(shortest, size - len(prompt))
+        canvases[row, len(prompt) : valid[row]] = True
+    return Windows(tokens=jnp.asarray(tokens), predicted=jnp.asarray(canvases), valid=jnp.asarray(valid))
+
+
+def _items(sizes: Sizes, random: Random) -> int:
+    """A list's length; nothing is drawn where all are as long."""
+    fewest, most = sizes.items
+    return fewest if fewest == most else random.randint(fewest, most)
 
 
 @functools.cache
@@ -147,6 +169,7 @@ class Course:
         batch: rows of a step.
         seed: of the parameters, the questions and the masks.
         start_from: the bundled model that the run begins with; None draws the parameters.
+        sizes: of lists and windows.
     """
 
     model: dict[str, Any]
@@ -156,6 +179,7 @@ class Course:
     batch: int = 32
     seed: int = 0
     start_from: str | None = None
+    sizes: Sizes = SHORT
 
     @property
     def ends(self) -> list[int]:
@@ -165,7 +189,7 @@ class Course:
     def windows(self, step: int) -> Windows:
         """What is learnt from in a step."""
         stage = self.stages[bisect.bisect_right(self.ends, step)]
-        return self.asked(windows(step, self.batch, self.seed, stage.weights))
+        return self.asked(windows(step, self.batch, self.seed, stage.weights, self.sizes))
 
     def run(self, output: Path) -> jm.Model:
         """Trains, or goes on from the last checkpoint in `output`."""
@@ -224,6 +248,11 @@ _UNLEARNT = {
     "replace_all": 3.0, "replace_index": 3.0, "shuffle": 4.0, "replace_random": 3.0, "sort": 3.0,
     "latin_square": 2.0,
 }  # fmt: skip
+# Drafts can be right where there is one answer.
+_ONE_ANSWER = {
+    "sort": 2.0, "shuffle": 0.2, "replace_random": 0.2, "insert_random": 0.2, "remove_random": 0.2,
+    "latin_square": 0.2,
+}  # fmt: skip
 _CHOICES = {"shuffle": 4.0, "replace_random": 4.0, "latin_square": 3.0}
 
 
@@ -246,12 +275,13 @@ COURSES = {
     ),
     "tiny-llama-lists-jacobi": Course(
         model=LLAMA,
-        objective=Consistency(window=8, places=6, rounds=2, next_token_weight=5.0),
+        objective=Consistency(window=16, places=6, rounds=3, next_token_weight=5.0),
         asked=with_one_end,
-        stages=(Stage(_schedule(2e-3, 500, 300), _ALL),),
-        batch=16,
+        stages=(Stage(_schedule(4e-3, 12000, 5000), _ONE_ANSWER),),
+        batch=64,
         seed=1,
         start_from="tiny-llama-lists",
+        sizes=LONG,
     ),
 }
 

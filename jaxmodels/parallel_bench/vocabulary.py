@@ -7,7 +7,7 @@ from jaxmodels.training.tokenizer import END_OF_TEXT
 MASK = "<|mask|>"
 MASK_ID = 1
 UNKNOWN = "<|unknown|>"
-LARGEST_PLACE = 9
+LARGEST_PLACE = 9  # that a question names, however long its list is
 
 # In alphabetical order, which is what sorting asks for.
 _NAMES = """

@@ -47,7 +47,7 @@ TASKS = {
     "shuffle": Task(shuffle.shuffle, shuffle.GAME),
     "latin_square": Task(latin_square),
 }
-SHORTEST, LONGEST = 4, 8  # items of a list
+SHORTEST, LONGEST = 4, 24  # items of a list
 
 
 def ask(task: str, length: int, random: Random) -> Question:

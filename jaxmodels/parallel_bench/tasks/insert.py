@@ -7,11 +7,12 @@ from random import Random
 
 from jaxmodels.parallel_bench.optimum import Game, Outcome
 from jaxmodels.parallel_bench.questions import Listed, Question, Words, listed, only
+from jaxmodels.parallel_bench.vocabulary import LARGEST_PLACE
 
 
 def insert_index(random: Random, items: list[str], spare: str) -> Question:
     """The spare word so that it stands at a given place, counted from 1."""
-    place = random.randrange(len(items) + 1)
+    place = random.randrange(min(len(items) + 1, LARGEST_PLACE))
     return Question(
         prompt=f"insert {spare} at {place + 1} {listed(items)} =",
         answers=only(*_inserted(items, place, spare)),

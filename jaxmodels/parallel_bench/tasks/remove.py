@@ -7,11 +7,12 @@ from random import Random
 
 from jaxmodels.parallel_bench.optimum import Game, Outcome
 from jaxmodels.parallel_bench.questions import Listed, Question, Words, listed, only
+from jaxmodels.parallel_bench.vocabulary import LARGEST_PLACE
 
 
 def remove_index(random: Random, items: list[str], spare: str) -> Question:
     """All items but that at a given place, counted from 1."""
-    place = random.randrange(len(items))
+    place = random.randrange(min(len(items), LARGEST_PLACE))
     return Question(prompt=f"remove {place + 1} {listed(items)} =", answers=only(*_without(items, place)))
 
 
