@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxmodels import checkpoints, decoding
     from jaxmodels.checkpoints import CheckpointError, list_bundled, list_bundled_drafters
+    from jaxmodels.checkpoints.depth_policies import load_depth, save_depth
     from jaxmodels.checkpoints.draft_heads import load_drafter, save_drafter
     from jaxmodels.decoding.generation import Piece
     from jaxmodels.generated import Generation, Stats
@@ -41,14 +42,17 @@ __all__ = [
     "list_bundled_drafters",
     "list_families",
     "load",
+    "load_depth",
     "load_drafter",
     "save",
+    "save_depth",
     "save_drafter",
 ]
 
 # Imported on first use: JAX takes more than a second, which `jaxmodels --help` has no need of.
 _HOME = {
     "checkpoints": ("CheckpointError", "list_bundled", "list_bundled_drafters"),
+    "checkpoints.depth_policies": ("load_depth", "save_depth"),
     "checkpoints.draft_heads": ("load_drafter", "save_drafter"),
     "decoding.generation": ("Piece",),
     "image_models.images": ("ImageModel", "Images"),

@@ -1,9 +1,10 @@
-"""Drafts that a strategy names: loaded, and checked against the model that they draft for."""
+"""What a strategy names, drafts and policies of depth: loaded, and checked against the model they are for."""
 
 import functools
 from dataclasses import replace
 from typing import Any
 
+from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.choosing import Arbitrage
 from jaxmodels.decoding.speculative import Draft, Speculative
 from jaxmodels.decoding.strategy import Strategy
@@ -12,11 +13,13 @@ from jaxmodels.models.language_model import LanguageModel
 
 
 def with_draft(strategy: Strategy, target: LanguageModel) -> Strategy:
-    """The strategy, its draft loaded where that is a name of a model or a draft head.
+    """The strategy, its draft loaded where that is a name of a model or a draft head; so its policy of depth.
 
-    Raises ValueError where the draft's parameters are not those of its configuration, or a head is for
-    another target.
+    Raises ValueError where the draft's parameters are not those of its configuration, or a head or policy is
+    for another target.
     """
+    if isinstance(strategy, AdaptiveDepth):
+        return _with_policy(strategy, target)
     if isinstance(strategy, Arbitrage):
         model: Any = strategy.draft
         return replace(strategy, draft=_ready_draft(model))
@@ -49,6 +52,20 @@ def _files_of(name: str) -> tuple[tuple[str, int, int], ...]:
     place = resolve(name)
     files = [place] if place.is_file() else sorted(place.iterdir())
     return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+
+
+def _with_policy(strategy: AdaptiveDepth, target: LanguageModel) -> AdaptiveDepth:
+    name: Any = strategy.depth
+    if not isinstance(name, str):
+        return strategy
+    return replace(strategy, depth=_load_policy(name, target, _files_of(name)))
+
+
+@functools.lru_cache(maxsize=4)
+def _load_policy(name: str, target: LanguageModel, files: tuple[Any, ...]) -> Any:
+    from jaxmodels.checkpoints.depth_policies import load_depth
+
+    return load_depth(name, target)
 
 
 @functools.lru_cache(maxsize=4)

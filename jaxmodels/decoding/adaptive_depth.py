@@ -21,7 +21,8 @@ class AdaptiveDepth:
     blocks that were read, per row.
 
     Attributes:
-        depth: a policy, such as those of `jaxmodels.decoding.depth`.
+        depth: a policy, such as those of `jaxmodels.decoding.depth`; or the directory or name of a trained
+            one, see `jaxmodels.load_depth`.
         prompt: the policy by which prompts are read, by default in full.
         decode: how the next token is picked.
 
@@ -30,14 +31,25 @@ class AdaptiveDepth:
             not fit.
     """
 
-    depth: Depth
+    depth: Depth | str
     prompt: Depth = ALL_LAYERS
     decode: Autoregressive = Autoregressive()
 
     def __post_init__(self) -> None:
-        check_policy("depth", self.depth, "through", "Plan((1, 0, 2))")
+        if not isinstance(self.depth, str):
+            check_policy("depth", self.depth, "through", "Plan((1, 0, 2))")
         check_policy("prompt", self.prompt, "through", "ALL_LAYERS")
         check_policy("decode", self.decode, "advance", "Autoregressive()")
+
+    @property
+    def policy(self) -> Depth:
+        """`depth`, which is loaded where it was a name."""
+        if isinstance(self.depth, str):
+            raise ValueError(
+                f"depth={self.depth!r} is a name, which Model.generate loads; give what jaxmodels.load_depth "
+                "reads there"
+            )
+        return self.depth
 
     @property
     def prefill_window(self) -> int:
@@ -55,7 +67,7 @@ class AdaptiveDepth:
                 f"a policy of depth needs a model made of blocks, which {type(config).__name__} is not"
             )
         (batch, slots), width = request.tokens.shape, output.tokens.shape[1]
-        made = config.init_cache(batch, slots + width, config.dtype_of(params), depth=self.depth)
+        made = config.init_cache(batch, slots + width, config.dtype_of(params), depth=self.policy)
         cache = replace(cache, repeats=made.repeats, memory=made.memory)
         carry = self.decode.begin(config, params, request, cache, output, self.prompt)
         zeros = jnp.zeros_like(carry.output.lengths)
@@ -64,7 +76,7 @@ class AdaptiveDepth:
     def step(
         self, config: LanguageModel, params: Params, request: Request, carry: AutoregressiveCarry
     ) -> AutoregressiveCarry:
-        after, pending = self.decode.advance(config, params, request, carry, self.depth)
+        after, pending = self.decode.advance(config, params, request, carry, self.policy)
         counters = tally(carry.output, calls=1, layers=pending.depth[:, 0]).counters
         return replace(after, output=replace(after.output, counters=counters))
 

@@ -1,0 +1,169 @@
+"""Policies of depth with their trained parameters: directories with ``config.json`` and safetensors.
+
+Research code publishes these parts inside whole models, if at all, so that the form is this library's own.
+Every field of a policy is either a tensor, named by its path, or a value of JSON; a policy within a policy,
+such as the confidence of an exit, is an object of its own.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.checkpoints.arguments import check_path
+from jaxmodels.checkpoints.atomic import replace_directory
+from jaxmodels.checkpoints.consistent import read_consistently
+from jaxmodels.checkpoints.errors import CheckpointError, told_of
+from jaxmodels.checkpoints.files import mode_of, read_json_object
+from jaxmodels.checkpoints.hub import resolve
+from jaxmodels.checkpoints.huggingface import CONFIG_FILE, write_config
+from jaxmodels.checkpoints.safetensors_io import TensorReader, TensorToWrite, open_tensors, write_tensors
+from jaxmodels.checks import shown
+from jaxmodels.decoding import depth
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.depth import Depth
+
+# The policies that can be written, and what they are made of; in a configuration by these names.
+KINDS: Mapping[str, type] = {
+    "budget": depth.Budget,
+    "linear_confidence": depth.LinearConfidence,
+    "lora_drop": depth.LoRADrop,
+    "max_probability": depth.MaxProbability,
+    "plan": depth.Plan,
+    "probability_gap": depth.ProbabilityGap,
+    "row_plans": depth.RowPlans,
+    "similarity": depth.Similarity,
+    "until_confident": depth.UntilConfident,
+}
+_POLICY, _MODEL = "depth_policy", "model"
+
+
+def load_depth(name_or_path: str | Path, model: Any = None) -> Any:
+    """Reads a policy of depth that `save_depth` wrote, for ``AdaptiveDepth(depth=...)``.
+
+    Args:
+        name_or_path: a directory, or a bundled name.
+        model: the model, or its configuration, that is to be read by it, with which the sizes of the one it
+            was trained for are compared.
+
+    Raises:
+        CheckpointError: anything missing, corrupt or not understood; a policy for another model.
+        ValueError: an argument of a wrong kind.
+    """
+    check_path("name_or_path", name_or_path)
+    directory = resolve(name_or_path)
+
+    def read() -> Any:
+        file = directory / CONFIG_FILE
+        values = read_json_object(file)
+        if _POLICY not in values:
+            raise CheckpointError(f"{file} describes no policy of depth: it has no {_POLICY}")
+        _check_model(values.get(_MODEL), model, file)
+        return _read(values[_POLICY], open_tensors(directory), f"{file}: {_POLICY}")
+
+    with told_of(directory):
+        return read_consistently(directory, read)
+
+
+def save_depth(policy: Depth, path: str | Path, model: Any) -> None:
+    """Writes a policy as a directory that `load_depth` reads, in the place of any other directory there.
+
+    Args:
+        policy: one of `KINDS`, with parts of those kinds.
+        path: the directory.
+        model: the model that it was trained for, or its configuration; its sizes are written beside it.
+
+    Raises:
+        CheckpointError: the directory cannot be written.
+        ValueError: a policy, or a part of one, of another kind.
+    """
+    check_path("path", path)
+    tensors: dict[str, np.ndarray] = {}
+    values = {_POLICY: _written(policy, "policy", tensors), _MODEL: _sizes(_decoder_of(model))}
+    with replace_directory(path) as directory:
+        write_config(values, directory)
+        write_tensors(directory, _to_write(tensors))
+
+
+def is_depth(name_or_path: str | Path) -> bool:
+    """Whether a name is that of a written policy of depth. Raises CheckpointError where there is nothing."""
+    directory = resolve(name_or_path)
+    file = directory / CONFIG_FILE
+    return not directory.is_file() and bool(mode_of(file)) and _POLICY in read_json_object(file)
+
+
+def _written(part: Any, where: str, tensors: dict[str, np.ndarray]) -> Any:
+    """The JSON form of a policy or of one of its values, whose arrays go to `tensors`."""
+    if isinstance(part, jax.Array | np.ndarray):
+        if not np.ndim(part):
+            return np.asarray(part).item()
+        tensors[where] = np.asarray(part)
+        return {"tensor": where}
+    if not dataclasses.is_dataclass(part):
+        return part
+    kind = next((name for name, cls in KINDS.items() if type(part) is cls), None)
+    if kind is None:
+        raise ValueError(f"{where} must be one of {', '.join(KINDS)}, got {shown(part)}")
+    names = [field.name for field in dataclasses.fields(part)]
+    return {"kind": kind} | {
+        name: _written(getattr(part, name), f"{where}.{name}", tensors) for name in names
+    }
+
+
+def _read(value: Any, tensors: TensorReader, where: str) -> Any:
+    """The inverse of `_written`."""
+    if not isinstance(value, Mapping):
+        return tuple(value) if isinstance(value, list) else value
+    if set(value) == {"tensor"}:
+        return jnp.asarray(tensors.read(value["tensor"]))
+    kind = value.get("kind")
+    if kind not in KINDS:
+        raise CheckpointError(f"{where}: kind must be one of {', '.join(KINDS)}, got {shown(kind)}")
+    cls = KINDS[kind]
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = [name for name in value if name not in (*known, "kind")]
+    missing = [name for name, field in known.items() if name not in value and _is_needed(field)]
+    if unknown or missing:
+        what = f"has no field {unknown[0]!r}" if unknown else f"lacks {missing[0]!r}"
+        raise CheckpointError(f"{where}: {kind} {what}; its fields are {', '.join(known)}")
+    given = {name: _read(value[name], tensors, f"{where}.{name}") for name in known if name in value}
+    try:
+        return cls(**given)
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def _is_needed(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
+
+
+def _to_write(tensors: Mapping[str, np.ndarray]) -> Iterator[TensorToWrite]:
+    for name, array in tensors.items():
+        yield TensorToWrite(name=name, shape=array.shape, dtype=array.dtype, read=partial(np.asarray, array))
+
+
+def _decoder_of(model: Any) -> Decoder:
+    config = getattr(model, "decoder", getattr(model, "config", model))
+    if not isinstance(config, Decoder):
+        raise ValueError(f"model must be one that is made of blocks, as load gives, got {shown(model)}")
+    return config
+
+
+def _sizes(config: Decoder) -> dict[str, int]:
+    return {"blocks": len(config.blocks), "d_model": config.d_model, "vocab_size": config.vocab_size}
+
+
+def _check_model(trained_for: Any, model: Any, file: Path) -> None:
+    """Raises CheckpointError where a policy is for a model of other sizes."""
+    if model is None:
+        return
+    sizes = _sizes(_decoder_of(model))
+    if trained_for != sizes:
+        raise CheckpointError(
+            f"{file}: the policy was trained for a model of {shown(trained_for)}, and this one has {sizes}"
+        )
