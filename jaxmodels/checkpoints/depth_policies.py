@@ -122,7 +122,7 @@ def _read(value: Any, tensors: TensorReader, where: str) -> Any:
     if set(value) == {"tensor"}:
         return jnp.asarray(tensors.read(value["tensor"]))
     kind = value.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise CheckpointError(f"{where}: kind must be one of {', '.join(KINDS)}, got {shown(kind)}")
     cls = KINDS[kind]
     known = {field.name: field for field in dataclasses.fields(cls)}
