@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+from jaxtyping import Array
+
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive, AutoregressiveCarry
 from jaxmodels.decoding.depth.confidence import Confidence, MaxProbability
+from jaxmodels.decoding.depth.thresholds import Thresholds
 from jaxmodels.decoding.depth.until_confident import UntilConfident
-from jaxmodels.decoding.samplers import check_number
 from jaxmodels.decoding.strategy import Output, Request, check_options, check_policy
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.language_model import Cache, LanguageModel
@@ -23,11 +25,12 @@ class EarlyExit:
     (CALM), its state propagation extended from keys and values to recurrent states.
 
     Attributes:
-        threshold: the confidence at which a token leaves. Above 1 none does, and the output is exactly that
-            of `decode`.
+        threshold: the confidence at which a token leaves, a number or `Thresholds` by block, position or row.
+            Above 1 none does, and the output is exactly that of `decode`.
         min_layers: blocks that every token is read in.
-        confidence: looks at the stream behind block `min_layers` and each further one, by default with the
-            head.
+        confidence: looks at the streams behind blocks, by default with the head.
+        asked: the blocks behind which it looks, see `UntilConfident`; None for all from the last of
+            `min_layers` on.
         decode: how the next token is picked.
 
     Raises:
@@ -35,23 +38,30 @@ class EarlyExit:
             confidence with parameters of another model.
     """
 
-    threshold: float = 0.9
+    threshold: Array | float | Thresholds = 0.9
     min_layers: int = 1
     confidence: Confidence = MaxProbability()
+    asked: tuple[int, ...] | None = None
     decode: Autoregressive = Autoregressive()
 
     def __post_init__(self) -> None:
-        check_number("threshold", self.threshold, low=0.0)
         check_options(self, {"min_layers": 1})
         check_policy("confidence", self.confidence, "__call__", "MaxProbability()")
         check_policy("decode", self.decode, "advance", "Autoregressive()")
+        object.__setattr__(self, "asked", self._depth.asked)
+
+    @property
+    def _depth(self) -> UntilConfident:
+        return UntilConfident(
+            confidence=self.confidence,
+            threshold=self.threshold,
+            min_layers=self.min_layers,
+            asked=self.asked,
+        )
 
     @property
     def _at_depth(self) -> AdaptiveDepth:
-        depth = UntilConfident(
-            confidence=self.confidence, threshold=self.threshold, min_layers=self.min_layers
-        )
-        return AdaptiveDepth(depth=depth, decode=self.decode)
+        return AdaptiveDepth(depth=self._depth, decode=self.decode)
 
     @property
     def prefill_window(self) -> int:
@@ -72,4 +82,4 @@ class EarlyExit:
         return self._at_depth.step(config, params, request, carry)
 
 
-register_dataclass(EarlyExit, ["threshold", "confidence", "decode"], ["min_layers"])
+register_dataclass(EarlyExit, ["threshold", "confidence", "decode"], ["min_layers", "asked"])

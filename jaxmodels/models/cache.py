@@ -9,7 +9,7 @@ from jaxtyping import Array, Int
 
 from jaxmodels.layers.spec import buffer
 from jaxmodels.models.block import DecoderBlock
-from jaxmodels.models.depth import Depth, Remembering, Repeating, remembered, settled
+from jaxmodels.models.depth import Depth, Repeating, kept_by, remembered, settled
 from jaxmodels.models.packing import packed_path
 from jaxmodels.models.slots import committable
 from jaxmodels.models.transcript import Transcript, begin, follow
@@ -82,7 +82,7 @@ def cache_spec(config: "Decoder", batch: int, capacity: int, depth: Depth) -> Ca
         layers=tuple(block.state_spec(batch, capacity) for block in config.blocks),
         transcript=begin(config, batch, capacity),
         repeats=repeats if any(repeats) else (),
-        memory=depth.state_spec(batch, config.d_model) if isinstance(depth, Remembering) else None,
+        memory=kept_by(depth, batch, config.d_model),
     )
     if cache.transcript is not None and (cache.repeats or cache.memory is not None):
         raise ValueError(

@@ -35,9 +35,9 @@ from jaxmodels.models.denoising import Denoising
 from jaxmodels.models.depth import (
     ALL_LAYERS,
     Depth,
-    Remembering,
     Walk,
     check_cache,
+    kept_by,
     pass_blocks,
 )
 from jaxmodels.models.filling import MaskFilling
@@ -406,7 +406,7 @@ class Decoder:
         if stream is None:
             stream = self.begin(params, inputs, window, condition)
         seen = {"embeddings": stream.hidden} if "embeddings" in taps else {}
-        check_cache(depth, cache.repeats, cache.memory, len(self.blocks))
+        check_cache(depth, cache.repeats, cache.memory, len(self.blocks), self.d_model)
         walk = depth.begin(self._walk(params, window, cache.memory))
         stream, walk, written, behind = pass_blocks(
             depth,
@@ -428,7 +428,7 @@ class Decoder:
                 transcript=transcript,
                 index=window.index,
                 repeats=tuple(tuple(again) for _, *again in written) if cache.repeats else (),
-                memory=(cache.memory, walk.state if isinstance(depth, Remembering) else None),
+                memory=(cache.memory, walk.state if kept_by(depth, 1, self.d_model) is not None else None),
             ),
         )
 
@@ -439,6 +439,9 @@ class Decoder:
             blocks=len(self.blocks),
             d_model=self.d_model,
             head=lambda stream: self.logits(params, self.normalise(params, stream)),
+            head_of=lambda stream, tokens: ends.logits_of(
+                self, params, self.normalise(params, stream), tokens
+            ),
             depth=jnp.zeros(window.positions.shape, jnp.int32),
             state=memory,
         )

@@ -35,6 +35,7 @@ class Walk:
         blocks: how many there are.
         d_model: the width of the stream.
         head: float32[B, S, V] logits of a stream, as if the decoder ended there.
+        head_of: float32[B, S, N], of these the logits of some tokens, i32[N] or i32[B, S, N], alone.
         depth: i32[B, S], passes through blocks that each token was read in so far.
         notes: the policy's own, for this window.
         state: the policy's own behind each token of the window, see `Remembering`; in front of the first
@@ -45,6 +46,7 @@ class Walk:
     blocks: int
     d_model: int
     head: Callable[[Stream], Float[Array, "B S V"]]
+    head_of: Callable[[Stream, Int[Array, "*BS N"]], Float[Array, "B S N"]]
     depth: jax.Array
     notes: Any = None
     state: Any = None
@@ -146,10 +148,18 @@ class Remembering(Protocol):
     """
 
     def state_spec(self, batch: int, d_model: int) -> Any:
-        """The state in front of the first token: a tree of `Buffer`, each [B, ...]."""
+        """The state in front of the first token: a tree of `Buffer`, each [B, ...]; None where it keeps none
+        after all."""
 
 
-def check_cache(depth: Depth, repeats: tuple[tuple[Any, ...], ...], memory: Any, blocks: int) -> None:
+def kept_by(depth: Depth, batch: int, d_model: int) -> Any:
+    """The state in front of the first token of a policy that keeps one; None of others."""
+    return depth.state_spec(batch, d_model) if isinstance(depth, Remembering) else None
+
+
+def check_cache(
+    depth: Depth, repeats: tuple[tuple[Any, ...], ...], memory: Any, blocks: int, d_model: int
+) -> None:
     """Raises ValueError where a cache has no room for the passes or the state of a policy."""
     if isinstance(depth, Repeating):
         for i, most in enumerate(depth.most_passes(blocks)):
@@ -159,7 +169,7 @@ def check_cache(depth: Depth, repeats: tuple[tuple[Any, ...], ...], memory: Any,
                     f"depth: {type(depth).__name__} passes block {i} up to {most} times, but the cache has "
                     f"a history for {room}; make it with init_cache(..., depth=...)"
                 )
-    if isinstance(depth, Remembering) and memory is None:
+    if memory is None and kept_by(depth, 1, d_model) is not None:
         raise ValueError(
             f"depth: {type(depth).__name__} keeps a state, but the cache has none; make it with "
             "init_cache(..., depth=...)"

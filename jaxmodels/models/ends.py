@@ -1,12 +1,12 @@
 """What stands around a decoder's blocks: the embeddings in front of them, final norm and head behind."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.condition import AdaptiveNorm
-from jaxmodels.layers.linear import linear
+from jaxmodels.layers.linear import contract, linear
 from jaxmodels.layers.moe.routing import RoutedFeedForward
 from jaxmodels.layers.quantized.array import take_rows
 from jaxmodels.layers.sequence_parts import split
@@ -102,12 +102,40 @@ def normalise(config: "Decoder", params: Params, stream: Stream) -> Float[Array,
 
 def logits(config: "Decoder", params: Params, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
     """The head: float32 scores over the vocabulary."""
-    if config.head_transform is not None:
-        hidden = config.head_transform(params["head_transform"], hidden)
-    weight = params["embed" if config.tie_embeddings else "head"]["weight"]
-    scores = linear(hidden, weight, jnp.float32)
-    if config.head_bias:
-        scores = scores + params["head"]["bias"].astype(jnp.float32)
+    hidden = _transformed(config, params, hidden)
+    scores = linear(hidden, _head_weight(config, params), jnp.float32)
+    return _finished(config, scores, params["head"]["bias"] if config.head_bias else None)
+
+
+def logits_of(
+    config: "Decoder", params: Params, hidden: Float[Array, "B S D"], tokens: Int[Array, "*BS N"]
+) -> Float[Array, "B S N"]:
+    """The head for some tokens alone, the same everywhere or others at each place: `logits` of these rows of
+    its matrix."""
+    hidden = _transformed(config, params, hidden)
+    rows = take_rows(_head_weight(config, params), tokens)
+    if tokens.ndim == 1:
+        scores = linear(hidden, rows, jnp.float32)
+    else:
+        scores = contract("...d,...nd->...n", hidden, rows, jnp.float32)
+    return _finished(config, scores, params["head"]["bias"][tokens] if config.head_bias else None)
+
+
+def _transformed(config: "Decoder", params: Params, hidden: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+    if config.head_transform is None:
+        return hidden
+    return config.head_transform(params["head_transform"], hidden)
+
+
+def _head_weight(config: "Decoder", params: Params) -> Any:
+    """[V, D], which may be quantised."""
+    return params["embed" if config.tie_embeddings else "head"]["weight"]
+
+
+def _finished(config: "Decoder", scores: Float[Array, "... N"], bias: Any) -> Float[Array, "... N"]:
+    """Scores with their bias, scale and cap, each where the model has one."""
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
     if config.logit_scale != 1.0:
         scores = scores * config.logit_scale
     if config.logit_softcap is not None:

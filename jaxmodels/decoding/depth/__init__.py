@@ -2,29 +2,47 @@
 
 from jaxmodels.decoding.depth.budget import Budget, linear_budget
 from jaxmodels.decoding.depth.confidence import (
+    AmongTokens,
+    Certainty,
     Confidence,
+    Following,
     LinearConfidence,
     MaxProbability,
+    MLPConfidence,
     Passed,
+    Patience,
     ProbabilityGap,
+    Recalling,
     Similarity,
 )
 from jaxmodels.decoding.depth.layer_skipping import layers_for_speed_up, speed_up_of
 from jaxmodels.decoding.depth.lora_drop import LoRADrop
 from jaxmodels.decoding.depth.plans import Plan, RowPlans
+from jaxmodels.decoding.depth.thresholds import Decaying, PerBlock, PerPosition, PerRow, Thresholds
 from jaxmodels.decoding.depth.until_confident import UntilConfident
 
 __all__ = [
+    "AmongTokens",
     "Budget",
+    "Certainty",
     "Confidence",
+    "Decaying",
+    "Following",
     "LinearConfidence",
     "LoRADrop",
+    "MLPConfidence",
     "MaxProbability",
     "Passed",
+    "Patience",
+    "PerBlock",
+    "PerPosition",
+    "PerRow",
     "Plan",
     "ProbabilityGap",
+    "Recalling",
     "RowPlans",
     "Similarity",
+    "Thresholds",
     "UntilConfident",
     "layers_for_speed_up",
     "linear_budget",

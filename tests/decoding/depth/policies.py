@@ -6,12 +6,19 @@ for a decoder, whose width and number of blocks its parameters fit.
 
 import jax.numpy as jnp
 import numpy as np
+from strategy_helpers import NEW
 
 from jaxmodels.decoding.depth import (
+    AmongTokens,
     Budget,
+    Certainty,
+    Decaying,
     LinearConfidence,
     LoRADrop,
     MaxProbability,
+    MLPConfidence,
+    Patience,
+    PerBlock,
     Plan,
     ProbabilityGap,
     RowPlans,
@@ -27,14 +34,32 @@ def noise(*shape):
     return jnp.asarray(np.random.default_rng(0).standard_normal(shape) / 4, jnp.float32)
 
 
-def until(confidence):
+def until(confidence, threshold=ABOVE_ALL, **options):
     """At a threshold that no token reaches."""
-    return UntilConfident(confidence=confidence, threshold=ABOVE_ALL, min_layers=1)
+    return UntilConfident(confidence=confidence, threshold=threshold, **options)
 
 
 def linear(config):
     blocks = len(config.blocks)
     return until(LinearConfidence(weight=noise(blocks, config.d_model), bias=noise(blocks)))
+
+
+def mlp(config):
+    blocks, width = len(config.blocks), config.d_model
+    return until(
+        MLPConfidence(
+            w_in=noise(blocks, width, RANK),
+            b_in=noise(blocks, RANK),
+            w_out=noise(blocks, RANK),
+            b_out=noise(blocks),
+        )
+    )
+
+
+def asked_once(config):
+    """Behind the last block but one, if there are two."""
+    last = len(config.blocks) - 1
+    return until(MaxProbability(), asked=(last - 1,) if last else None)
 
 
 def lora_drop(config):
@@ -51,8 +76,18 @@ def lora_drop(config):
 NEVER_LEAVING = {
     "max_probability": lambda _: until(MaxProbability()),
     "probability_gap": lambda _: until(ProbabilityGap()),
+    "certainty": lambda _: until(Certainty()),
     "similarity": lambda _: until(Similarity()),
+    "patience": lambda _: until(Patience(blocks=1)),
+    "among_tokens": lambda _: until(AmongTokens(tokens=np.arange(0, 29, 3), confidence=Certainty())),
     "linear": linear,
+    "mlp": mlp,
+    "asked_once": asked_once,
+    "held": lambda _: until(MaxProbability(), unread="hold"),
+    "per_block": lambda config: until(
+        MaxProbability(), PerBlock(np.full(len(config.blocks), ABOVE_ALL, np.float32))
+    ),
+    "decaying": lambda _: until(MaxProbability(), Decaying(threshold=2 * ABOVE_ALL, length=NEW)),
     "budget": lambda config: Budget(blocks=np.asarray([len(config.blocks)])),
     "plan": lambda config: Plan((1,) * len(config.blocks)),
     "row_plans": lambda config: RowPlans(np.ones((1, len(config.blocks)), np.int32)),

@@ -11,8 +11,12 @@ from strategy_helpers import architecture, decode
 
 from jaxmodels.decoding import EarlyExit
 from jaxmodels.decoding.depth import (
+    AmongTokens,
+    Certainty,
     LinearConfidence,
     MaxProbability,
+    MLPConfidence,
+    Patience,
     ProbabilityGap,
     Similarity,
     UntilConfident,
@@ -29,6 +33,21 @@ LINEAR = LinearConfidence(
     weight=jnp.asarray(RNG.standard_normal((3, WIDTH)), jnp.float32),
     bias=jnp.asarray(RNG.standard_normal(3), jnp.float32),
 )
+MLP = MLPConfidence(
+    w_in=jnp.asarray(RNG.standard_normal((3, WIDTH, 5)), jnp.float32),
+    b_in=jnp.asarray(RNG.standard_normal((3, 5)), jnp.float32),
+    w_out=jnp.asarray(RNG.standard_normal((3, 5)), jnp.float32),
+    b_out=jnp.asarray(RNG.standard_normal(3), jnp.float32),
+)
+SOME = np.asarray([3, 20, 7, 11])
+
+
+def logits_by_hand(stream):
+    """float[B, S, V] of a stream, in numpy."""
+    scale = PARAMS["final_norm"]["scale"]
+    normed = stream / np.sqrt((stream**2).mean(-1, keepdims=True) + 1e-6) * scale
+    head = PARAMS["embed" if THREE.tie_embeddings else "head"]["weight"]
+    return normed @ np.asarray(head).T
 
 
 def by_hand(confidence, index, before, after):
@@ -38,19 +57,31 @@ def by_hand(confidence, index, before, after):
         return products / np.linalg.norm(before, axis=-1) / np.linalg.norm(after, axis=-1)
     if isinstance(confidence, LinearConfidence):
         return 1 / (1 + np.exp(-(after @ confidence.weight[index] + confidence.bias[index])))
-    scale = PARAMS["final_norm"]["scale"]
-    normed = after / np.sqrt((after**2).mean(-1, keepdims=True) + 1e-6) * scale
-    head = PARAMS["embed" if THREE.tie_embeddings else "head"]["weight"]
-    logits = normed @ np.asarray(head).T
+    if isinstance(confidence, MLPConfidence):
+        w_in, b_in, w_out, b_out = (np.asarray(part)[index] for part in jax.tree.leaves(confidence))
+        inside = np.maximum(after @ w_in + b_in, 0)
+        return 1 / (1 + np.exp(-(inside @ w_out + b_out)))
+    logits = logits_by_hand(after)
+    if isinstance(confidence, AmongTokens):
+        logits, confidence = logits[..., SOME], confidence.confidence
     p = np.sort(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True), axis=-1)
+    if isinstance(confidence, Certainty):
+        return 1 + (p * np.log(p)).sum(-1) / np.log(p.shape[-1])
     return p[..., -1] if isinstance(confidence, MaxProbability) else p[..., -1] - p[..., -2]
 
 
-@pytest.mark.parametrize(
-    "confidence",
-    [MaxProbability(), ProbabilityGap(), Similarity(), LINEAR],
-    ids=lambda confidence: type(confidence).__name__,
-)
+CONFIDENCES = {
+    "max_probability": MaxProbability(),
+    "probability_gap": ProbabilityGap(),
+    "certainty": Certainty(),
+    "similarity": Similarity(),
+    "among_tokens": AmongTokens(tokens=SOME, confidence=ProbabilityGap()),
+    "linear": LINEAR,
+    "mlp": MLP,
+}
+
+
+@pytest.mark.parametrize("confidence", CONFIDENCES.values(), ids=CONFIDENCES)
 def test_tokens_leave_where_the_confidence_says(confidence):
     """At a threshold between the tokens' confidences behind block 0, some leave and some go on."""
     cache, taps = THREE.init_cache(2, 5), THREE.stream_names
@@ -93,3 +124,43 @@ def test_a_classifier_of_another_model_is_refused_before_compilation():
 def test_a_classifier_has_a_bias_per_block():
     with pytest.raises(ValueError, match=r"weight must be \[L, D\] and bias \[L\].*got \[3, 16\] and \[2\]"):
         LinearConfidence(weight=LINEAR.weight, bias=LINEAR.bias[:2])
+
+
+def test_patience_counts_blocks_that_changed_nothing():
+    """With a patience of one, a token leaves behind the first block that says what the one before it said."""
+    four = dataclasses.replace(THREE, blocks=(*THREE.blocks, THREE.blocks[1]))
+    params = random_params(four.spec())
+    cache, tokens = four.init_cache(12, 4), draw_tokens(12, 1)
+    streams, _ = peek_scored(four, params, tokens, cache, taps=four.stream_names)
+    # The norm divides by a length, which changes no choice.
+    said = [
+        (np.asarray(streams.taps[f"blocks/{i}"]) * params["final_norm"]["scale"] @ params["head"]["weight"].T)
+        for i in range(3)
+    ]
+    first, second, third = (scores.argmax(-1) for scores in said)
+    expected = np.where(second == first, 2, np.where(third == second, 3, 4))
+    assert set(np.unique(expected)) == {2, 3, 4}
+    for patience, depths in ((1, expected), (3, 4)):
+        depth = UntilConfident(confidence=Patience(blocks=patience), threshold=1.0)
+        _, pending = peek_scored(four, params, tokens, cache, depth=depth)
+        np.testing.assert_array_equal(pending.depth, depths)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AmongTokens(tokens=np.asarray([3]), confidence=Certainty()), "at least two whole numbers"),
+        (lambda: AmongTokens(tokens=np.asarray([3, 3]), confidence=Certainty()), "none twice"),
+        (lambda: Patience(blocks=0.5), "Patience: blocks must be a finite number >= 1, got 0.5"),
+        (lambda: dataclasses.replace(MLP, b_in=MLP.b_in[:2]), r"got \[3, 16, 5\], \[2, 5\], \[3, 5\], \[3\]"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_tokens_of_another_vocabulary_are_refused_before_compilation():
+    among = AmongTokens(tokens=np.asarray([3, 29]), confidence=MaxProbability())
+    with pytest.raises(ValueError, match=r"AmongTokens names token 29, .* outside the vocabulary 0 to 28"):
+        decode(*architecture("attention"), EarlyExit(confidence=among))
