@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.checkpoints.arguments import check_path
+from jaxmodels.checkpoints.arguments import check_path, default_dtype
 from jaxmodels.checkpoints.atomic import replace_directory
 from jaxmodels.checkpoints.consistent import read_consistently
 from jaxmodels.checkpoints.errors import CheckpointError, told_of
@@ -120,7 +120,7 @@ def _read(value: Any, tensors: TensorReader, where: str) -> Any:
     if not isinstance(value, Mapping):
         return tuple(value) if isinstance(value, list) else value
     if set(value) == {"tensor"}:
-        return jnp.asarray(tensors.read(value["tensor"]))
+        return _held(tensors.read(value["tensor"]))
     kind = value.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise CheckpointError(f"{where}: kind must be one of {', '.join(KINDS)}, got {shown(kind)}")
@@ -136,6 +136,13 @@ def _read(value: Any, tensors: TensorReader, where: str) -> Any:
         return cls(**given)
     except ValueError as error:
         raise CheckpointError(f"{where}: {error}") from error
+
+
+def _held(array: np.ndarray) -> jax.Array:
+    """An array as models hold theirs: numbers of few bits as the processor computes with best."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return jnp.asarray(array)
+    return jnp.asarray(array, default_dtype(array.dtype.name))
 
 
 def _is_needed(field: "dataclasses.Field[Any]") -> bool:

@@ -24,7 +24,7 @@ def train(
     dtype: Annotated[DType, typer.Option(help="Of the model written at the end.")] = DType.BFLOAT16,
     mesh: OnMesh = None,
 ) -> None:
-    """Train a model of texts or of images, or a draft head, or go on with an interrupted run.
+    """Train a model of texts or of images, a draft head, a policy of depth, or go on with an interrupted run.
 
     OUTPUT_DIR holds checkpoints, metrics and, of models of texts, result.json; the trained model goes to
     OUTPUT_DIR/model as a Hugging Face directory. Stopped at any time, the same command goes on from the last
@@ -74,6 +74,9 @@ def _other_kinds() -> tuple[_Kind, ...]:
     from jaxmodels.training.denoisers.export import export_denoiser
     from jaxmodels.training.denoisers.recipe import DENOISER_RECIPES
     from jaxmodels.training.denoisers.run import train_denoiser
+    from jaxmodels.training.depth.export import export_depth
+    from jaxmodels.training.depth.recipe import DEPTH_RECIPES
+    from jaxmodels.training.depth.run import train_depth
     from jaxmodels.training.draft_heads.export import export_draft_head
     from jaxmodels.training.draft_heads.recipe import DRAFT_HEAD_RECIPES
     from jaxmodels.training.draft_heads.run import train_draft_head
@@ -93,5 +96,6 @@ def _other_kinds() -> tuple[_Kind, ...]:
         _Kind(DENOISER_RECIPES, train_denoiser, export_denoiser),
         _Kind(FLOW_RECIPES, train_flow, export_flow),
         _Kind(IMAGE_RECIPES, train_images, export_images),
+        _Kind(DEPTH_RECIPES, train_depth, export_depth, "AdaptiveDepth(depth='{0}')"),
         _Kind(DRAFT_HEAD_RECIPES, train_draft_head, export_draft_head, "jaxmodels generate --draft {0}"),
     )

@@ -407,7 +407,7 @@ class Decoder:
             stream = self.begin(params, inputs, window, condition)
         seen = {"embeddings": stream.hidden} if "embeddings" in taps else {}
         check_cache(depth, cache.repeats, cache.memory, len(self.blocks), self.d_model)
-        walk = depth.begin(self._walk(params, window, cache.memory))
+        walk = depth.begin(self.begin_walk(params, window, cache.memory))
         stream, walk, written, behind = pass_blocks(
             depth,
             self.blocks,
@@ -432,7 +432,7 @@ class Decoder:
             ),
         )
 
-    def _walk(self, params: Params, window: Window, memory: Any) -> Walk:
+    def begin_walk(self, params: Params, window: Window, memory: Any) -> Walk:
         """The walk in front of the first block, with nothing of the policy's but its state."""
         return Walk(
             window=window,

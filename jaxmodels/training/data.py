@@ -99,6 +99,24 @@ def load_tokens(
     return np.concatenate([part.astype(dtype) for part in parts])
 
 
+def cut_windows(
+    patterns: Sequence[str], size: int, vocab_size: int, tokenizer: Tokenizer | None = None
+) -> Int[np.ndarray, "N S"]:
+    """The text of files, see `resolve_files`, in windows of `size` tokens that do not overlap.
+
+    Raises:
+        ValueError: as `load_tokens`; the text is shorter than a window.
+        FileNotFoundError: a pattern matches no file.
+    """
+    tokens = load_tokens(resolve_files(patterns), vocab_size, tokenizer)
+    count = len(tokens) // size
+    if not count:
+        raise ValueError(
+            f"{', '.join(patterns)}: {len(tokens)} tokens are fewer than one window of sequence_length={size}"
+        )
+    return np.asarray(tokens[: count * size], np.int32).reshape(count, size)
+
+
 def end_of_text_id(tokenizer: Tokenizer) -> int:
     """The id of `<|endoftext|>`.
 

@@ -1,7 +1,7 @@
 """A policy of depth that reads some blocks for every few tokens only, and corrects the last result."""
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,16 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, shown, whole
+from jaxmodels.decoding.depth.budget import check_unread
 from jaxmodels.decoding.samplers import check_number
 from jaxmodels.layers.spec import buffer
 from jaxmodels.models.block import Stream
-from jaxmodels.models.depth import Pass, Walk, pass_where
+from jaxmodels.models.depth import Pass, Unread, Walk, pass_where
 from jaxmodels.pytrees import register_dataclass
+
+
+Reused = Literal["output", "update"]
+REUSED: tuple[Reused, ...] = ("output", "update")
 
 
 @struct.dataclass
@@ -22,7 +27,7 @@ class Anchors:
     """What `LoRADrop` keeps.
 
     Attributes:
-        outputs: [B, K, D], the streams behind the dropped blocks at a row's newest anchor.
+        outputs: [B, K, D], what is reused of the dropped blocks, from a row's newest anchor.
         seen: bool[B], whether there has been one.
     """
 
@@ -48,16 +53,23 @@ class LoRADrop:
     """A `Depth`: the blocks `dropped` are read for anchors, which are the tokens at every `period`-th
     position and the first that a row decodes. For the others block ``dropped[k]`` gives
 
-        its output at the newest anchor + scale / r * up[k] @ down[k] @ the stream in front of it,
+        share[k] * its output at the newest anchor + scale / r * up[k] @ down[k] @ the stream in front of it,
 
     and its history holds nothing of them. In windows of several tokens a row with an anchor shows the block
     all of its tokens. Source: LoRA-Drop's released code, where r is 8, `scale` 16, `period` 8, and all blocks
-    but every fourth are dropped.
+    but every fourth are dropped; its authors train the whole model with the adapters. On a frozen model the
+    output at another token, for which a correction of low rank cannot make up, costs much accuracy: see
+    `reused` and `unread`, which the authors do not have.
 
     Attributes:
         down: f32[K, r, D].
         up: f32[K, D, r].
         dropped: K blocks in order.
+        period, scale: see above.
+        share: f32[K], or one for all.
+        reused: "output", as above; or "update": what the block added to its stream at the anchor, which is
+            now added to the token's own stream.
+        unread: what a dropped block is shown of tokens that are no anchors, see `jaxmodels.models.depth`.
 
     Raises:
         ValueError: an option outside its range, or arrays that do not fit it; when traced, a model of another
@@ -69,10 +81,16 @@ class LoRADrop:
     dropped: tuple[int, ...]
     period: int = 8
     scale: float = 16.0
+    share: jax.Array | float = 1.0
+    reused: Reused = "output"
+    unread: Unread = "hold"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "period", whole("period", self.period, low=1))
         check_number("scale", self.scale, low=0.0)
+        check_unread(self.unread)
+        if self.reused not in REUSED:
+            raise ValueError(f"reused must be 'output' or 'update', got {shown(self.reused)}")
         if not isinstance(self.dropped, list | tuple) or not self.dropped:
             raise ValueError(
                 f"dropped must be numbers of blocks, such as (1, 2, 3), got {shown(self.dropped)}"
@@ -88,6 +106,11 @@ class LoRADrop:
             raise ValueError(
                 f"LoRADrop: down must be [{len(dropped)}, r, D] and up [{len(dropped)}, D, r] for the "
                 f"dropped blocks {list(dropped)}, got {list(down)} and {list(up)}"
+            )
+        if not is_traced(self.share) and jnp.shape(self.share) not in ((), (len(dropped),)):
+            raise ValueError(
+                f"LoRADrop: share must be [{len(dropped)}] for the dropped blocks {list(dropped)}, or one "
+                f"number, got {list(jnp.shape(self.share))}"
             )
 
     def state_spec(self, batch: int, d_model: int) -> Any:
@@ -120,12 +143,17 @@ class LoRADrop:
             read, written = offered.write(stream)
             return read(stream), written, replace(walk, depth=walk.depth + walk.window.is_valid)
         k = self.dropped.index(offered.index)
-        after, written, walk = pass_where(window.is_anchor, "hold", offered, stream, walk)
-        outputs = walk.state.outputs
-        inside = jnp.take_along_axis(after.hidden, jnp.maximum(window.newest, 0)[:, :, None], axis=1)
+        after, written, walk = pass_where(window.is_anchor, self.unread, offered, stream, walk)
+        outputs, kept = walk.state.outputs, jnp.zeros_like(stream.hidden)
+        if self.reused == "update":
+            kept = stream.hidden
+        inside = jnp.take_along_axis(after.hidden - kept, jnp.maximum(window.newest, 0)[:, :, None], axis=1)
         newest = jnp.where(window.newest[:, :, None] >= 0, inside, outputs[:, :, k].astype(inside.dtype))
+        share = jnp.broadcast_to(jnp.asarray(self.share, newest.dtype), (len(self.dropped),))[k]
         hidden = jnp.where(
-            window.is_anchor[:, :, None], after.hidden, newest + self._correction(k, stream.hidden)
+            window.is_anchor[:, :, None],
+            after.hidden,
+            kept + share * newest + self._correction(k, stream.hidden),
         )
         state = replace(walk.state, outputs=outputs.at[:, :, k].set(newest.astype(outputs.dtype)))
         return replace(after, hidden=hidden), written, replace(walk, state=state)
@@ -144,4 +172,4 @@ class LoRADrop:
             )
 
 
-register_dataclass(LoRADrop, ["down", "up", "scale"], ["dropped", "period"])
+register_dataclass(LoRADrop, ["down", "up", "scale", "share"], ["dropped", "period", "reused", "unread"])

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 from rich.console import Console
-from tokenizers import Tokenizer
 
 import jaxmodels.io
 from jaxmodels.checkpoints.atomic import replace_file
@@ -23,7 +22,7 @@ from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.layers.spec import Params, init_params
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.feature_head import Target
-from jaxmodels.training.data import load_tokens, resolve_files
+from jaxmodels.training.data import cut_windows
 from jaxmodels.training.draft_heads.objective import Pupil, Seen
 from jaxmodels.training.draft_heads.recipe import DRAFT_HEAD_RECIPES, DraftHeadRecipe
 from jaxmodels.training.fitting import Fitting, claim
@@ -60,7 +59,7 @@ def train_draft_head(
     with only_trainer(output):
         claim(output, DRAFT_HEAD_RECIPES, recipe)
         windows, held_out = (
-            _windows(recipe, files, target.config.vocab_size, tokenizer)
+            cut_windows(files, recipe.sequence_length, target.config.vocab_size, tokenizer)
             for files in (recipe.train_files, recipe.held_out_files)
         )
         pupil = Pupil(
@@ -109,22 +108,6 @@ def held_out_share(recipe: DraftHeadRecipe, pupil: Pupil, windows: Int[np.ndarra
     size = min(recipe.fit.batch_size, len(windows))
     batches = [windows[i : i + size] for i in range(0, len(windows) - size + 1, size)]
     return float(np.mean([float(right(pupil.params, jnp.asarray(batch))) for batch in batches]))
-
-
-def _windows(
-    recipe: DraftHeadRecipe, patterns: tuple[str, ...], vocab_size: int, tokenizer: Tokenizer
-) -> Int[np.ndarray, "N S"]:
-    """The text in windows that do not overlap.
-
-    Raises ValueError where it is shorter than one.
-    """
-    tokens, size = load_tokens(resolve_files(patterns), vocab_size, tokenizer), recipe.sequence_length
-    count = len(tokens) // size
-    if not count:
-        raise ValueError(
-            f"{', '.join(patterns)}: {len(tokens)} tokens are fewer than one window of sequence_length={size}"
-        )
-    return np.asarray(tokens[: count * size], np.int32).reshape(count, size)
 
 
 def _known_tokens(

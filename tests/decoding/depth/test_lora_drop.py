@@ -21,21 +21,24 @@ UP = jnp.asarray(RNG.standard_normal((2, WIDTH, 3)) / 4, jnp.float32)
 POLICY = LoRADrop(down=DOWN, up=UP, dropped=(1, 2), period=3, scale=5.0)
 
 
-def test_tokens_between_anchors_follow_the_formula():
-    taps = CONFIG.stream_names
-    cache = CONFIG.init_cache(2, 9, depth=POLICY)
+@pytest.mark.parametrize("reused", ["output", "update"])
+def test_tokens_between_anchors_follow_the_formula(reused):
+    taps, share = CONFIG.stream_names, (0.5, 1.5)
+    policy = dataclasses.replace(POLICY, reused=reused, share=jnp.asarray(share))
+    cache = CONFIG.init_cache(2, 9, depth=policy)
     anchors, depths = {}, []
     for i in range(9):
-        scored, pending = peek_scored(CONFIG, PARAMS, TOKENS[:, i : i + 1], cache, depth=POLICY, taps=taps)
+        scored, pending = peek_scored(CONFIG, PARAMS, TOKENS[:, i : i + 1], cache, depth=policy, taps=taps)
         seen, cache = scored.taps, commit(CONFIG, pending)
         depths.append(int(pending.depth[0, 0]))
         for k, block in enumerate(POLICY.dropped):
-            behind = seen[f"blocks/{block}"]
+            before, behind = seen[f"blocks/{block - 1}"], seen[f"blocks/{block}"]
+            kept = before if reused == "update" else 0
             if i % 3 == 0:
-                anchors[k] = behind
+                anchors[k] = behind - kept
             else:
-                correction = seen[f"blocks/{block - 1}"] @ DOWN[k].T @ UP[k].T * (5.0 / 3)
-                np.testing.assert_allclose(behind, anchors[k] + correction, atol=1e-5)
+                correction = before @ DOWN[k].T @ UP[k].T * (5.0 / 3)
+                np.testing.assert_allclose(behind, kept + share[k] * anchors[k] + correction, atol=1e-5)
     assert depths == [3, 1, 1] * 3
     kept = cache.layers[1].positions[:, :9]
     np.testing.assert_array_equal(kept, [[0, -1, -1, 3, -1, -1, 6, -1, -1]] * 2)
@@ -54,6 +57,19 @@ def test_anchors_are_the_model_over_the_anchors():
         for ours, before in zip(states[i], states[i - 1], strict=True):
             np.testing.assert_array_equal(ours, before)
     assert any((a != b).any() for a, b in zip(states[3], states[2], strict=True))
+
+
+def test_where_all_tokens_are_shown_windows_may_be_cut_anywhere():
+    policy = dataclasses.replace(POLICY, unread="propagate", reused="update")
+    whole, pending = peek(CONFIG, PARAMS, TOKENS, CONFIG.init_cache(2, 9, depth=policy), depth=policy)
+    assert pending.depth[0].tolist() == [3, 1, 1] * 3
+    cache, parts = CONFIG.init_cache(2, 9, depth=policy), []
+    for start, stop in ((0, 2), (2, 3), (3, 8), (8, 9)):
+        logits, pending = peek(CONFIG, PARAMS, TOKENS[:, start:stop], cache, depth=policy)
+        cache = commit(CONFIG, pending)
+        parts.append(logits)
+    np.testing.assert_allclose(np.concatenate(parts, 1), whole, atol=2e-5)
+    np.testing.assert_array_equal(cache.layers[1].positions[:, :9], [range(9)] * 2)
 
 
 @pytest.mark.parametrize("n", [(0, 1), (2, 4), (3, 2)])
@@ -87,6 +103,9 @@ def test_a_window_without_the_policy_leaves_the_state():
         ({"dropped": (1, 2, 3)}, r"down must be \[3, r, D\] .* got \[2, 3, 16\] and \[2, 16, 3\]"),
         ({"up": DOWN}, r"up \[2, D, r\].*got \[2, 3, 16\] and \[2, 3, 16\]"),
         ({"period": 0}, "period must be a whole number >= 1"),
+        ({"share": jnp.ones(3)}, r"share must be \[2\] for the dropped blocks \[1, 2\], .* got \[3\]"),
+        ({"reused": "stream"}, "reused must be 'output' or 'update', got 'stream'"),
+        ({"unread": "drop"}, "unread must be one of 'propagate', 'hold', got 'drop'"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(changes, message):

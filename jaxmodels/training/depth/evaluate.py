@@ -1,0 +1,113 @@
+"""What a policy of depth costs in accuracy: given texts read token by token, as decoding does."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxmodels.layers.spec import Params
+from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.depth import ALL_LAYERS, Depth
+
+
+@struct.dataclass
+class Comparison:
+    """Means over the tokens behind the prompts, of the model and of the model by a policy.
+
+    Attributes:
+        accuracy, policy_accuracy: how often the token found best is the text's.
+        agreement: how often both find the same token best.
+        nats, policy_nats: cross-entropy of the text's tokens.
+        layers: passes through blocks that the policy reads per token.
+    """
+
+    accuracy: Any
+    policy_accuracy: Any
+    agreement: Any
+    nats: Any
+    policy_nats: Any
+    layers: Any
+
+
+def compare(
+    model: Decoder,
+    params: Params,
+    policy: Depth,
+    windows: Int[np.ndarray, "N S"],
+    *,
+    prompt: int,
+    prompt_depth: Depth = ALL_LAYERS,
+    batch_size: int = 32,
+) -> Comparison:
+    """Reads texts by `policy` behind a prompt of so many tokens, each as a window of its own.
+
+    Args:
+        prompt: tokens that are read at once by `prompt_depth`, from 1 to the windows' less 2.
+
+    Raises ValueError where no text is left behind the prompt, or the policy is not for the model.
+    """
+    if not 1 <= prompt <= windows.shape[1] - 2:
+        raise ValueError(f"prompt must lie from 1 to {windows.shape[1] - 2} for these windows, got {prompt}")
+    batch_size = min(batch_size, len(windows))
+    parts = [
+        jax.device_get(_compare(params, policy, prompt_depth, jnp.asarray(some), model=model, prompt=prompt))
+        for some in np.split(windows, range(batch_size, len(windows), batch_size))
+        if len(some) == batch_size
+    ]
+    return jax.tree.map(lambda *values: float(np.mean(values)), *parts)
+
+
+@partial(jax.jit, static_argnames=("model", "prompt"))
+def _compare(
+    params: Params,
+    policy: Depth,
+    prompt_depth: Depth,
+    tokens: Int[Array, "B S"],
+    *,
+    model: Decoder,
+    prompt: int,
+) -> Comparison:
+    full = model.forward(params, tokens)[:, prompt:-1]
+    logits, layers = read_stepwise(model, params, policy, tokens, prompt=prompt, prompt_depth=prompt_depth)
+    logits, following = logits[:, :-1], tokens[:, prompt + 1 :]
+    best, policy_best = jnp.argmax(full, axis=-1), jnp.argmax(logits, axis=-1)
+    return Comparison(
+        accuracy=(best == following).mean(),
+        policy_accuracy=(policy_best == following).mean(),
+        agreement=(best == policy_best).mean(),
+        nats=_nats(full, following),
+        policy_nats=_nats(logits, following),
+        layers=layers.mean(),
+    )
+
+
+def read_stepwise(
+    model: Decoder,
+    params: Params,
+    policy: Depth,
+    tokens: Int[Array, "B S"],
+    *,
+    prompt: int,
+    prompt_depth: Depth = ALL_LAYERS,
+) -> tuple[Float[Array, "B N V"], Int[Array, "B N"]]:
+    """Logits behind each token from number `prompt` on, and the passes that it was read in."""
+    batch, size = tokens.shape
+    cache = model.init_cache(batch, size, model.dtype_of(params), depth=policy)
+    _, pending = model.peek(params, tokens[:, :prompt], cache, depth=prompt_depth)
+
+    def step(cache: Any, token: Int[Array, "B"]) -> tuple[Any, tuple[Array, Array]]:
+        scored, pending = model.peek(params, token[:, None], cache, depth=policy)
+        return model.commit(pending), (scored.logits[:, 0], pending.depth[:, 0])
+
+    _, (logits, layers) = lax.scan(step, model.commit(pending), tokens[:, prompt:].T)
+    return jnp.swapaxes(logits, 0, 1), layers.T
+
+
+def _nats(logits: Float[Array, "B S V"], following: Int[Array, "B S"]) -> Float[Array, ""]:
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), following[..., None], axis=-1)
+    return -chosen.mean()

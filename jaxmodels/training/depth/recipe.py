@@ -1,0 +1,73 @@
+"""A training run of a policy of depth as one JSON file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxmodels.checks import shown, whole
+from jaxmodels.training.depth.lora_drop import LoRADropTraining
+from jaxmodels.training.depth.objective import PolicyTraining
+from jaxmodels.training.fitting import Fit
+from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
+from jaxmodels.training.recipe_kind import RecipeKind
+
+POLICIES: Mapping[str, type] = {
+    "lora_drop": LoRADropTraining,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthRecipe:
+    """Everything that decides the training of a policy of depth.
+
+    Attributes:
+        target: a model directory or bundled name: what the policy is for. It is not trained.
+        depth_policy: the policy and how it is trained; in JSON it carries a `kind`, one of `POLICIES`.
+        train_files, held_out_files: see `Recipe`.
+        fit: how it is fitted.
+        sequence_length: tokens per window.
+        prompt: leading tokens of a held-out window that are read at once, as a prompt is.
+        evaluation_windows: held-out windows that the trained policy is compared with the model on.
+        seed: of the initial parameters, the order of the windows and all noise.
+        log_every, checkpoint_every: in steps.
+
+    Raises:
+        ValueError: a field is out of range; the message names it.
+    """
+
+    target: str
+    depth_policy: PolicyTraining
+    train_files: tuple[str, ...]
+    held_out_files: tuple[str, ...]
+    fit: Fit
+    sequence_length: int = 256
+    prompt: int = 64
+    evaluation_windows: int = 64
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        whole("DepthRecipe: sequence_length", self.sequence_length, low=3)
+        whole("DepthRecipe: prompt", self.prompt, low=1, high=self.sequence_length - 2)
+        for name in ("evaluation_windows", "log_every", "checkpoint_every"):
+            whole(f"DepthRecipe: {name}", getattr(self, name), low=1)
+        whole("DepthRecipe: seed", self.seed, high=2**63 - 1)
+        for name in ("train_files", "held_out_files"):
+            files = getattr(self, name)
+            if not isinstance(files, list | tuple) or not files:
+                raise ValueError(f"DepthRecipe: {name} must name files, got {shown(files)}")
+            object.__setattr__(self, name, tuple(files))
+
+
+DEPTH_RECIPES = RecipeKind(
+    cls=DepthRecipe,
+    mark="depth_policy",
+    package="jaxmodels.training.depth",
+    parts={
+        DepthRecipe: {"depth_policy": POLICIES, "fit": Fit},
+        Fit: {
+            "schedule": {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay},
+            "optimizer": {"adamw": AdamW, "muon": Muon},
+        },
+    },
+)

@@ -1,0 +1,104 @@
+"""Policies of depth are trained from a recipe, and what is written is read by name."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmodels as jm
+from jaxmodels.decoding import AdaptiveDepth
+from jaxmodels.decoding.depth import LoRADrop
+from jaxmodels.models.depth import ALL_LAYERS
+from jaxmodels.training.depth.evaluate import compare, read_stepwise
+from jaxmodels.training.depth.export import export_depth
+from jaxmodels.training.depth.lora_drop import LoRADropTraining
+from jaxmodels.training.depth.recipe import DEPTH_RECIPES
+from jaxmodels.training.depth.run import train_depth
+from jaxmodels.training.fitting import Fit
+from jaxmodels.training.optimizer import AdamW, WarmupCosine
+
+TARGET = "tiny-llama-lists"
+
+
+def short(training, folder):
+    """A recipe of few steps, on a text that says the same 16 numbers over and over: see the draft heads'."""
+    tokens = np.tile(np.random.default_rng(0).integers(0, jm.load(TARGET).config.vocab_size, 16), 36)
+    for side in ("train", "held_out"):
+        np.save(folder / f"{side}.npy", tokens.astype(np.int32))
+    return dataclasses.replace(
+        DEPTH_RECIPES.load("tiny_qwen3_exits_lora_drop"),
+        target=TARGET,
+        depth_policy=training,
+        train_files=(str(folder / "train.npy"),),
+        held_out_files=(str(folder / "held_out.npy"),),
+        fit=Fit(
+            schedule=WarmupCosine(peak=0.003, warmup_steps=1, total_steps=3),
+            optimizer=AdamW(),
+            batch_size=4,
+        ),
+        sequence_length=16,
+        prompt=4,
+        log_every=1,
+        checkpoint_every=3,
+    )
+
+
+@pytest.mark.parametrize("name", DEPTH_RECIPES.names())
+def test_recipes_are_written_as_they_are_read(name):
+    recipe = DEPTH_RECIPES.load(name)
+    written = json.loads(json.dumps(DEPTH_RECIPES.to_dict(recipe)))
+    assert DEPTH_RECIPES.from_dict(written) == recipe
+    assert DEPTH_RECIPES.recognises(name)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [LoRADropTraining(dropped=(1, 2), period=4, rank=3)],
+    ids=["lora_drop"],
+)
+def test_a_run_ends_with_a_policy_that_is_read_by_its_name(training, tmp_path):
+    run = train_depth(short(training, tmp_path), tmp_path / "run")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run/policy/metrics.jsonl").open()]
+    assert losses[2] < losses[0]
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert 0 <= result["agreement"] <= 1
+    assert 1 <= result["layers"] <= len(run.model.blocks)
+    policy = export_depth(run, tmp_path / "policy", "float32")
+    model = jm.load(TARGET)
+    given = model.generate([[3, 5, 7, 9]], 12, AdaptiveDepth(depth=policy))
+    named = model.generate([[3, 5, 7, 9]], 12, AdaptiveDepth(depth=str(tmp_path / "policy")))
+    np.testing.assert_array_equal(named.tokens, given.tokens)
+
+
+def test_a_block_that_the_model_does_not_have_is_refused(tmp_path):
+    recipe = short(LoRADropTraining(dropped=(1, 99)), tmp_path)
+    with pytest.raises(ValueError, match="there is no block 99, the model has"):
+        train_depth(recipe, tmp_path / "run")
+
+
+def test_a_text_read_token_by_token_by_all_blocks_is_read_as_the_model_does():
+    model = jm.load(TARGET)
+    tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, (2, 12)).astype(np.int32)
+    logits, layers = read_stepwise(model.config, model.params, ALL_LAYERS, jnp.asarray(tokens), prompt=5)
+    np.testing.assert_allclose(logits, model(tokens)[:, 5:], atol=1e-4)
+    assert (layers == len(model.config.blocks)).all()
+    found = compare(model.config, model.params, ALL_LAYERS, tokens, prompt=5)
+    assert found.accuracy == found.policy_accuracy and found.agreement == 1
+    assert found.policy_nats == pytest.approx(found.nats, abs=1e-5)
+
+
+def test_texts_that_are_no_longer_than_their_prompt_are_refused():
+    model = jm.load(TARGET)
+    with pytest.raises(ValueError, match="prompt must lie from 1 to 6 for these windows, got 7"):
+        compare(model.config, model.params, ALL_LAYERS, np.zeros((1, 8), np.int32), prompt=7)
+
+
+def test_the_policy_that_is_trained_is_the_one_of_the_recipe():
+    training = LoRADropTraining(dropped=[1, 2], rank=3, period=5, reused="update", unread="propagate")
+    params = {"down": np.ones((2, 3, 4)), "up": np.ones((2, 4, 3)), "share": np.ones(2)}
+    policy = training.policy(None, params)
+    assert isinstance(policy, LoRADrop)
+    assert (policy.dropped, policy.period, policy.scale) == ((1, 2), 5, 3.0)
+    assert (policy.reused, policy.unread) == ("update", "propagate")
