@@ -17,7 +17,6 @@ from jaxmodels.models.block import Stream
 from jaxmodels.models.depth import Pass, Unread, Walk, pass_where
 from jaxmodels.pytrees import register_dataclass
 
-
 Reused = Literal["output", "update"]
 REUSED: tuple[Reused, ...] = ("output", "update")
 

@@ -19,7 +19,7 @@ from jaxmodels.training.depth.objective import Frozen, divergence
 class LoRADropTraining:
     """A `LoRADrop` policy, and the training of its adapters and shares beside a frozen model.
 
-    Each text is read by the policy itself, and what it says is drawn to what the model says of it. LoRA-Drop's
+    Each text is read by the policy itself, whose distributions are drawn to those of the model. LoRA-Drop's
     authors train the model as well, on the text's own tokens.
 
     Attributes:
