@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from jaxmodels.layers.spec import Params, filled
 from jaxmodels.models.block import Stream
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.depth import Depth, Pass, Remembering, Repeating, Walk
+from jaxmodels.models.depth import Depth, Pass, Repeating, Walk, kept_by
 from jaxmodels.models.inputs import Inputs
 
 
@@ -36,9 +36,7 @@ def forward_by_depth(
     Raises ValueError where inputs or policy do not fit the model.
     """
     stream, window = model.begin_forward(params, inputs)
-    memory = None
-    if isinstance(depth, Remembering):
-        memory = filled(depth.state_spec(inputs.shape[0], model.d_model), stream.hidden.dtype)
+    memory = filled(kept_by(depth, inputs.shape[0], model.d_model), stream.hidden.dtype)
     walk = depth.begin(model.begin_walk(params, window, memory))
     most = depth.most_passes(len(model.blocks)) if isinstance(depth, Repeating) else None
     for i, block in enumerate(model.blocks):
