@@ -30,10 +30,17 @@ from jaxmodels.models.depth import Depth
 
 # The policies that can be written, and what they are made of; in a configuration by these names.
 KINDS: Mapping[str, type] = {
+    "among_tokens": depth.AmongTokens,
     "budget": depth.Budget,
+    "certainty": depth.Certainty,
+    "decaying": depth.Decaying,
     "linear_confidence": depth.LinearConfidence,
     "lora_drop": depth.LoRADrop,
     "max_probability": depth.MaxProbability,
+    "mlp_confidence": depth.MLPConfidence,
+    "patience": depth.Patience,
+    "per_block": depth.PerBlock,
+    "per_position": depth.PerPosition,
     "plan": depth.Plan,
     "probability_gap": depth.ProbabilityGap,
     "row_plans": depth.RowPlans,

@@ -433,7 +433,8 @@ class Decoder:
         )
 
     def begin_walk(self, params: Params, window: Window, memory: Any) -> Walk:
-        """The walk in front of the first block, with nothing of the policy's but its state."""
+        """A policy's way through a window, in front of the first block: with nothing of the policy's own but
+        its state, for its `begin`."""
         return Walk(
             window=window,
             blocks=len(self.blocks),

@@ -14,10 +14,15 @@ from jaxmodels.checkpoints.depth_policies import is_depth, load_depth, save_dept
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.decoding import AdaptiveDepth
 from jaxmodels.decoding.depth import (
+    AmongTokens,
     Budget,
+    Decaying,
     LinearConfidence,
     LoRADrop,
     MaxProbability,
+    MLPConfidence,
+    Patience,
+    PerBlock,
     Plan,
     RowPlans,
     UntilConfident,
@@ -37,6 +42,16 @@ POLICIES = {
         confidence=LinearConfidence(weight=noise(3, 16), bias=noise(3)), threshold=0.9, min_layers=1
     ),
     "thresholds": UntilConfident(confidence=MaxProbability(), threshold=jnp.asarray(0.5), min_layers=2),
+    "mlp": UntilConfident(
+        confidence=MLPConfidence(w_in=noise(3, 16, 4), b_in=noise(3, 4), w_out=noise(3, 4), b_out=noise(3)),
+        threshold=PerBlock(np.asarray([0.5, np.inf, 0.7], np.float32)),
+        asked=(0, 1),
+    ),
+    "few tokens": UntilConfident(
+        confidence=AmongTokens(tokens=np.asarray([3, 5, 7]), confidence=Patience(blocks=2)),
+        threshold=Decaying(threshold=0.9, length=32),
+        unread="hold",
+    ),
     "budget": Budget(blocks=np.asarray([3, 2, 1]), warm_up=1, unread="propagate"),
     "plan": Plan((1, 0, 2)),
     "row_plans": RowPlans(np.asarray([[1, 0, 2]]), most=2),
@@ -64,7 +79,7 @@ def test_a_policy_of_another_model_is_refused_with_the_sizes_of_both(tmp_path):
 
 
 def test_what_is_no_policy_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match=r"policy must be one of budget, .* got Decoder"):
+    with pytest.raises(ValueError, match=r"policy must be one of .*budget, .* got Decoder"):
         save_depth(CONFIG, tmp_path / "policy", CONFIG)
     strange = dataclasses.replace(POLICIES["linear"], confidence=CONFIG)
     with pytest.raises(ValueError, match=r"policy\.confidence must be one of"):
@@ -77,7 +92,7 @@ def test_what_is_no_policy_is_not_written(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"depth_policy": {"kind": "lora"}}, "depth_policy: kind must be one of budget, .* got 'lora'"),
+        ({"depth_policy": {"kind": "lora"}}, "depth_policy: kind must be one of .*budget, .* got 'lora'"),
         ({"depth_policy": {"kind": "plan", "pass": [1]}}, "plan has no field 'pass'; its fields are passes"),
         ({"depth_policy": {"kind": "plan"}}, "plan lacks 'passes'"),
         ({"depth_policy": {"kind": "plan", "passes": [-1]}}, r"passes\[0\] must be a whole number >= 0"),

@@ -1,6 +1,12 @@
 """Policies of depth: which blocks a token is read in, see `jaxmodels.models.depth`."""
 
 from jaxmodels.decoding.depth.budget import Budget, linear_budget
+from jaxmodels.decoding.depth.calibration import (
+    Trace,
+    threshold_for_agreement,
+    thresholds_for_budget,
+    trace_exits,
+)
 from jaxmodels.decoding.depth.confidence import (
     AmongTokens,
     Certainty,
@@ -43,8 +49,12 @@ __all__ = [
     "RowPlans",
     "Similarity",
     "Thresholds",
+    "Trace",
     "UntilConfident",
     "layers_for_speed_up",
     "linear_budget",
     "speed_up_of",
+    "threshold_for_agreement",
+    "thresholds_for_budget",
+    "trace_exits",
 ]

@@ -87,7 +87,7 @@ class UntilConfident:
         notes: Notes = walk.notes
         rows = notes.running.any(1) if self.unread == "hold" else None
         read, written = offered.write(stream, rows)
-        exits = self._exits(walk)
+        exits = self.exits(walk.blocks)
         asks, may_have_left = offered.index in exits, any(exit < offered.index for exit in exits)
         recalls = isinstance(self.confidence, Recalling)
 
@@ -97,34 +97,33 @@ class UntilConfident:
                 after = chosen(notes.running, after, before)
             if not asks or recalls:
                 return after, notes
-            return after, self._ask(self._passed(offered, before, after, walk), notes)
+            return after, self._ask(self.passed(offered.index, before, after, walk), notes)
 
         if may_have_left:
             after, new = lax.cond(notes.running.any(), go_on, lambda before: (before, notes), stream)
         else:
             after, new = go_on(stream)
         if asks and isinstance(self.confidence, Recalling):
-            passed = self._passed(offered, stream, after, walk)
+            passed = self.passed(offered.index, stream, after, walk)
             confidence, walk = self.confidence.recall(passed, walk)
             new = replace(new, running=new.running & (confidence < passed.threshold))
         return after, written, replace(walk, depth=walk.depth + notes.running, notes=new)
 
-    def _exits(self, walk: Walk) -> tuple[int, ...]:
-        """The blocks behind which tokens may leave."""
-        return tuple(range(self.min_layers - 1, walk.blocks - 1)) if self.asked is None else self.asked
+    def exits(self, blocks: int) -> tuple[int, ...]:
+        """The blocks behind which tokens may leave, in a model of so many."""
+        return tuple(range(self.min_layers - 1, blocks - 1)) if self.asked is None else self.asked
 
-    def _passed(self, offered: Pass, before: Stream, after: Stream, walk: Walk) -> Passed:
+    def passed(self, index: int, before: Stream, after: Stream, walk: Walk) -> Passed:
+        """Block `index` as the confidence sees it."""
         threshold: Any = self.threshold
         return Passed(
-            index=offered.index,
+            index=index,
             blocks=walk.blocks,
             before=before,
             after=after,
             head=walk.head,
             head_of=walk.head_of,
-            threshold=threshold.behind(offered.index, walk)
-            if isinstance(threshold, Thresholds)
-            else threshold,
+            threshold=threshold.behind(index, walk) if isinstance(threshold, Thresholds) else threshold,
         )
 
     def _ask(self, passed: Passed, notes: Notes) -> Notes:
