@@ -23,7 +23,7 @@ from jaxmodels.models.decoder import Decoder
 from jaxmodels.tpu_configs.compiler import slice_devices, without_tpu
 from jaxmodels.tpu_configs.mesh import make_mesh
 from jaxmodels.tpu_configs.plan import plan
-from jaxmodels.tpu_configs.plan.compiled import depths
+from jaxmodels.tpu_configs.plan.compiled import one_of_each
 from jaxmodels.tpu_configs.programs import PROGRAMS, Workload
 from jaxmodels.tpu_configs.reports import measured
 from jaxmodels.tpu_configs.shardings import Placement
@@ -105,7 +105,7 @@ def few_layers(name: str) -> Decoder:
     """A published model with one layer of each kind."""
     values = json.loads((PUBLISHED / f"{name}.json").read_text("utf-8"))
     values.pop("quantization_config", None)
-    return depths(jm.config_from_hf(values, text_only=True)).base
+    return one_of_each(jm.config_from_hf(values, text_only=True))
 
 
 def document(found: Sequence[Cell]) -> str:

@@ -12,9 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 
 from jaxmodels.decoding import driver, runners
 from jaxmodels.decoding.strategy import Strategy
+from jaxmodels.layers.quantized.quantization import Quantization, quantized_params
+from jaxmodels.layers.spec import Params, unflatten, walk
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.tpu_configs.programs import Workload, abstract_arguments
-from jaxmodels.tpu_configs.shardings import Placement
+from jaxmodels.tpu_configs.shardings import Placement, sharding_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +57,21 @@ def on_mesh(placement: Placement, config: Any, workload: Workload, capacity: int
 
 
 def program_traces(
-    config: LanguageModel, workload: Workload, strategy: Strategy, places: Places
+    config: LanguageModel,
+    workload: Workload,
+    strategy: Strategy,
+    places: Places,
+    quantization: Quantization | None = None,
 ) -> dict[str, Callable[[], jax.stages.Traced]]:
-    """What traces each program of `Runner`, by name; `workload` has a capacity."""
+    """What traces each program of `Runner`, by name; `workload` has a capacity.
+
+    Raises:
+        ValueError: a weight that the quantisation cannot hold.
+    """
     batch, max_new, capacity = workload.batch, workload.new_tokens, workload.capacity or 0
     given = abstract_arguments(config, workload, strategy)
-    params, cache = _placed(given.params, places.params), _placed(given.cache, places.cache)
+    params = _placed_params(_held(config, given.params, quantization), places.params)
+    cache = _placed(given.cache, places.cache)
     request, steps = _placed(given.request, places.others), _placed(given.steps, places.others)
     carry_places = _carry_places(given.carry, given.cache, places)
     carry = _placed(given.carry, carry_places)
@@ -95,6 +106,25 @@ def program_traces(
         "allocate": traced(allocate, places.cache),
         "keys": traced(keys, places.others, _placed(jax.ShapeDtypeStruct((), jnp.int32), places.others)),
     }
+
+
+def _held(config: LanguageModel, params: Params, quantization: Quantization | None) -> Params:
+    """Abstract parameters in the formats that they are held in."""
+    if quantization is None:
+        return params
+    held: Params = jax.eval_shape(
+        lambda arrays: quantized_params(config.spec(), arrays, quantization), params
+    )
+    return held
+
+
+def _placed_params(params: Params, places: Any) -> Params:
+    """Abstract parameters with a sharding each; `places` is a tree of them, or one for all."""
+    of = dict(walk(params))
+    where = dict.fromkeys(of, places) if isinstance(places, Sharding) else dict(walk(places))
+    return unflatten(
+        {path: _placed(leaf, sharding_of(leaf, where[path])) for path, leaf in of.items()}, params
+    )
 
 
 def _carry_places(carry: Any, cache: Any, places: Places) -> Any:

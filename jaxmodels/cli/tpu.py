@@ -1,13 +1,14 @@
 """`jaxmodels tpu plan`: what a model takes and how fast it can be on TPU slices, before one is rented."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxmodels.cli.common import AsJson, ConfigName, DType, Revision, TextOnly, print_json
+from jaxmodels.cli.common import AsJson, ConfigName, DType, Quantize, Revision, TextOnly, print_json
 from jaxmodels.cli.options import with_groups
 from jaxmodels.cli.strategies import StrategyOptions, described_strategy
 from jaxmodels.cli.summaries import print_lines
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from jaxmodels.models.decoder import Decoder
     from jaxmodels.tpu_configs.plan import Plan
     from jaxmodels.tpu_configs.reports import ProgramReport
-    from jaxmodels.tpu_configs.rules import Rules
     from jaxmodels.tpu_configs.slices import Slice
 
 DEFAULT_SLICE = "v5e-1"
@@ -41,6 +41,7 @@ def plan(
     context: Annotated[int, typer.Option(min=1, help="Tokens of the prompt of each row.")] = 2048,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens that each row may be given.")] = 128,
     dtype: Annotated[DType, typer.Option(help="Of the parameters and the cache.")] = DType.BFLOAT16,
+    quantize: Quantize = None,
     mesh: Annotated[
         str | None,
         typer.Option(help="How it is spread over devices, as tensor=4,expert=2; by default as is fastest."),
@@ -65,12 +66,14 @@ def plan(
     """Show memory per chip, whether a model fits, and the shortest times to the first and further tokens.
 
     Read is its config.json alone. Times are lower bounds: arithmetic, memory and interconnect at the chip's
-    peaks. With --compile, each program is compiled with one layer of each kind, and for each kind with one
-    more; what the compiler says of these gives the whole model's. The exit status is 1 where the model does
-    not fit; what to change is printed.
+    peaks. With --compile, each program is compiled with one layer of each kind by itself, and with two of
+    the commonest; what the compiler says of these gives the whole model's. The exit status is 1 where the
+    model does not fit; what to change is printed.
     """
     from jaxmodels.cli.common import read_config
     from jaxmodels.tpu_configs.compiler import without_tpu
+    from jaxmodels.tpu_configs.mesh import mesh_sizes
+    from jaxmodels.tpu_configs.plan import plan as plan_of
     from jaxmodels.tpu_configs.programs import Workload
     from jaxmodels.tpu_configs.rules import DEFAULT_RULES, rules_from_json
     from jaxmodels.tpu_configs.slices import SLICES, find_slice
@@ -87,12 +90,15 @@ def plan(
     workload = Workload(batch=batch, prompt=context, new_tokens=new_tokens, dtype=dtype.value)
     chosen = _strategy(config, strategy, new_tokens)
     known = DEFAULT_RULES if rules is None else rules_from_json(rules)
+    planned = functools.partial(
+        plan_of, config, workload=workload, strategy=chosen, rules=known, quantize=quantize
+    )
     if compare:
         all_small = [it for it in SLICES.values() if it.chips <= MOST_COMPARED]
-        _compare(config, named or all_small, workload, chosen, known, plot, as_json)
+        _compare(planned, named or all_small, plot, as_json)
         return
     (on,) = named or [find_slice(DEFAULT_SLICE)]
-    found = _plan(config, on, workload, chosen, mesh, known)
+    found = planned(on, sizes=None if mesh is None else mesh_sizes(mesh))
     if not as_json:
         print_lines(plan_lines(found))
     reports = []
@@ -104,16 +110,6 @@ def plan(
         print_json({"config": str(file), **as_values(found), "compiled": [asdict(it) for it in reports]})
     if not found.memory.fits:
         raise typer.Exit(1)
-
-
-def _plan(
-    config: "Decoder", on: "Slice", workload: Any, strategy: "Strategy", mesh: str | None, rules: "Rules"
-) -> "Plan":
-    from jaxmodels.tpu_configs.mesh import mesh_sizes
-    from jaxmodels.tpu_configs.plan import plan as planned
-
-    sizes = None if mesh is None else mesh_sizes(mesh)
-    return planned(config, on, workload, strategy, sizes=sizes, rules=rules)
 
 
 def _compiled(config: "Decoder", found: "Plan", strategy: "Strategy") -> "Iterator[ProgramReport]":
@@ -128,19 +124,13 @@ def _compiled(config: "Decoder", found: "Plan", strategy: "Strategy") -> "Iterat
 
 
 def _compare(
-    config: "Decoder",
-    slices: "list[Slice]",
-    workload: Any,
-    strategy: "Strategy",
-    rules: "Rules",
-    plot: Path | None,
-    as_json: bool,
+    planned: "Callable[[Slice], Plan]", slices: "list[Slice]", plot: Path | None, as_json: bool
 ) -> None:
     """Plans of several slices side by side; those that no mesh divides the model on are named with why."""
     plans, refused = [], {}
     for on in slices:
         try:
-            plans.append(_plan(config, on, workload, strategy, None, rules))
+            plans.append(planned(on))
         except ValueError as error:
             refused[on.name] = str(error)
     if not plans:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from jaxmodels.cli.summaries import scaled
 
 if TYPE_CHECKING:
-    from jaxmodels.tpu_configs.plan import Plan, Roofline
+    from jaxmodels.tpu_configs.plan import Beside, Memory, Plan, Roofline
     from jaxmodels.tpu_configs.reports import ProgramReport
 
 GIB = 2**30
@@ -28,7 +28,10 @@ def as_values(plan: "Plan") -> dict[str, Any]:
         },
         "mesh": dict(plan.mesh),
         "workload": asdict(plan.workload),
-        "memory": {**asdict(memory), "total": memory.total},
+        "quantize": plan.quantize,
+        "memory": {
+            **asdict(memory), "working": memory.working, "code": memory.code, "total": memory.total,
+        },
         "fits": memory.fits,
         "missing": memory.missing,
         "advice": list(plan.advice),
@@ -53,9 +56,10 @@ def plan_lines(plan: "Plan") -> list[tuple[str, str]]:
         ),
         ("mesh", _mesh(plan)),
         ("workload", f"{work.batch} x {work.prompt} tokens + {work.new_tokens} new, {work.dtype}"),
+        *(() if plan.quantize is None else (("weights", f"held as {plan.quantize}"),)),
         ("memory per device", f"{_gib(memory.total)} of {_gib(memory.usable)}: {verdict}"),
         ("", f"parameters {_gib(memory.parameters)}, cache {_gib(memory.cache)}"),
-        ("", f"estimated: working memory {_gib(memory.working)}, programs {_gib(memory.code)}"),
+        *(("", f"estimated: {_program(name, memory, it)}") for name, it in _programs(memory)),
         *(("change", advice) for advice in plan.advice),
         ("first token", f"at least {_seconds(plan.prefill.seconds)}, bound by {plan.prefill.bound}"),
         ("", _traffic(plan.prefill)),
@@ -63,6 +67,17 @@ def plan_lines(plan: "Plan") -> list[tuple[str, str]]:
         ("", _traffic(plan.decode)),
         ("throughput", f"at most {scaled(plan.throughput, 'token/s')}"),
     ]
+
+
+def _programs(memory: "Memory") -> "tuple[tuple[str, Beside], ...]":
+    return ("prefill", memory.prefill), ("decode", memory.decode)
+
+
+def _program(name: str, memory: "Memory", beside: "Beside") -> str:
+    return (
+        f"{name} {_gib(memory.while_running(beside))} (working {_gib(beside.working)}, program "
+        f"{_gib(beside.code)})"
+    )
 
 
 def report_line(report: "ProgramReport") -> str:

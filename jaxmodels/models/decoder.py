@@ -167,7 +167,8 @@ class Decoder:
 
         An embedding that is not the head, and experts that are more than the rows can choose.
         """
-        idle = [] if self.tie_embeddings else [Param((self.vocab_size, self.d_model), ("vocab", "embed"))]
+        table = Param((self.vocab_size, self.d_model), ("vocab", "embed"), contracted=(-1,))
+        idle = [] if self.tie_embeddings else [table]
         for block in self.blocks:
             if isinstance(block.ffn, MoE):
                 count = block.ffn.experts.num_experts

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.typing import DTypeLike
 
 from jaxmodels.layers.quantized.array import QuantizedArray
@@ -136,17 +136,27 @@ class Placement:
 
 
 def _placed(leaf: Any, sharding: NamedSharding) -> Any:
+    return jax.device_put(leaf, sharding_of(leaf, sharding))
+
+
+def sharding_of(leaf: Any, sharding: Sharding) -> Any:
+    """The sharding of a parameter whose numbers lie so; of a quantised one, those of both its parts."""
     if not isinstance(leaf, QuantizedArray):
-        return jax.device_put(leaf, sharding)
-    scales = NamedSharding(sharding.mesh, scale_partition(sharding.spec, leaf, dict(sharding.mesh.shape)))
-    return jax.device_put(leaf, QuantizedArray(sharding, scales, leaf.dtype))  # type: ignore[arg-type]
+        return sharding
+    scales = sharding
+    if isinstance(sharding, NamedSharding):
+        parts = scale_partition(sharding.spec, leaf.scales.shape, dict(sharding.mesh.shape))
+        scales = NamedSharding(sharding.mesh, parts)
+    return QuantizedArray(sharding, scales, leaf.dtype)  # type: ignore[arg-type]
 
 
-def scale_partition(numbers: PartitionSpec, w: QuantizedArray, sizes: Mapping[str, int]) -> PartitionSpec:
-    """How the scales of a quantised weight are cut whose numbers are cut like this: as those are, and whole
-    along dimensions in which there are too few."""
+def scale_partition(
+    numbers: PartitionSpec, blocks: tuple[int, ...], sizes: Mapping[str, int]
+) -> PartitionSpec:
+    """How the scales of a quantised weight, an array of shape `blocks`, are cut where its numbers are cut so:
+    as those are, and whole along dimensions in which there are too few."""
     parts = []
-    for count, part in zip(w.scales.shape, (*numbers, *(None,) * w.ndim), strict=False):
+    for count, part in zip(blocks, (*numbers, *(None,) * len(blocks)), strict=False):
         axes = (part,) if isinstance(part, str) else part or ()
         devices = math.prod(sizes[axis] for axis in axes)
         parts.append(None if count % devices else part)

@@ -36,6 +36,17 @@ def test_json_has_the_same(run):
     assert values["tokens_per_second"] == 8 / values["decode"]["seconds"]
 
 
+def test_weights_in_few_bits_take_less(run):
+    plain, few = (
+        json.loads(run("tpu", "plan", QWEN, "--slice", "v6e-1", "--json", *options).stdout)
+        for options in ((), ("--quantize", "int8"))
+    )
+    assert few["quantize"] == "int8" and plain["quantize"] is None
+    assert 0.5 < few["memory"]["parameters"] / plain["memory"]["parameters"] < 0.51
+    told = run("tpu", "plan", QWEN, "--slice", "v5e-1", "--quantize", "int8").output
+    assert "held as int8" in told and "fits, " in told
+
+
 def test_a_strategy_changes_the_step(run):
     told = run("tpu", "plan", QWEN, "--slice", "v6e-1", "--strategy", "jacobi", "--draft-tokens", 7).output
     assert "a step scores 8 tokens per row" in " ".join(told.split())
@@ -94,6 +105,7 @@ def test_rules_come_from_a_file(run, tmp_path):
         (("--strategy", "speculative", "--draft", "tiny-qwen3"), "plan the draft model by itself"),
         (("--compare", "--plot", "chart.nonsense"), "must end in .png"),
         (("--compare", "--compile"), "--compile is for one slice"),
+        (("--quantize", "int3"), "quantize must be one of ['int8', 'int4'"),
     ],
 )
 def test_what_cannot_be_planned_is_said(run, options, message):

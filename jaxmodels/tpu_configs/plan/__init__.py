@@ -2,5 +2,6 @@
 
 from jaxmodels.tpu_configs.plan.planning import Memory, Plan, meshes, plan
 from jaxmodels.tpu_configs.plan.roofline import Roofline
+from jaxmodels.tpu_configs.plan.working import Beside
 
-__all__ = ["Memory", "Plan", "Roofline", "meshes", "plan"]
+__all__ = ["Beside", "Memory", "Plan", "Roofline", "meshes", "plan"]

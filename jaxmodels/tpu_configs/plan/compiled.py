@@ -1,7 +1,7 @@
 """What the TPU compiler says of a planned model's programs, from models of few layers.
 
 Layers are compiled one by one, so that a deep model takes long, and each layer more costs the same. A model
-with one layer of each kind is compiled, and for each kind one with a layer more; the rest is arithmetic.
+of one layer is compiled for each kind, and one of two layers of the commonest; the rest is arithmetic.
 """
 
 import time
@@ -16,6 +16,7 @@ import jax
 
 from jaxmodels.artefacts.placed import Places, on_device, on_mesh, program_traces
 from jaxmodels.decoding.strategy import Strategy
+from jaxmodels.layers.quantized.quantization import find_quantization
 from jaxmodels.layers.spec import walk
 from jaxmodels.models.block import DecoderBlock
 from jaxmodels.models.decoder import Decoder
@@ -47,40 +48,54 @@ class Depths:
     """The models of few layers that stand for a deep one.
 
     Attributes:
-        base: one layer of each kind.
-        deeper: for each kind that the model has more of, the base with one more, and how many are missing.
+        singles: for each kind of layer a model of one, and how many the whole has. The kind that it has most
+            of comes first.
+        double: a model of two layers of the first kind; None where the whole has one layer.
     """
 
-    base: Decoder
-    deeper: tuple[tuple[Decoder, int], ...]
+    singles: tuple[tuple[Decoder, int], ...]
+    double: Decoder | None
 
     @property
     def models(self) -> tuple[Decoder, ...]:
-        return self.base, *(model for model, _ in self.deeper)
+        """Those of one layer, then the one of two."""
+        singles = tuple(model for model, _ in self.singles)
+        return singles if self.double is None else (*singles, self.double)
 
     def extrapolated(self, figures: Sequence[float]) -> float:
-        """The sum over all layers of a figure of `models`; never below theirs."""
-        base, *more = figures
-        missing = (times for _, times in self.deeper)
-        return max(*figures, base + sum(n * (it - base) for n, it in zip(missing, more, strict=True)))
+        """The sum over all layers of a figure of `models`; never below theirs.
+
+        The second layer of the first kind says what a layer of it adds, and thereby what stands around the
+        layers; that taken off, the others' single layers say what they add.
+        """
+        first, *_ = figures
+        if self.double is None:
+            return first
+        around = 2 * first - figures[-1]
+        counts = (count for _, count in self.singles)
+        return max(*figures, around + sum(n * (it - around) for n, it in zip(counts, figures, strict=False)))
 
 
 def depths(config: Decoder) -> Depths:
-    """The models that stand for `config`, with its layers in their order."""
+    """The models that stand for `config`."""
     kinds = [_kind(block) for block in config.blocks]
-    firsts = {kind: kinds.index(kind) for kind in dict.fromkeys(kinds)}
-    counts = Counter(kinds)
+    counts = Counter(kinds).most_common()
 
-    def of(indices: Sequence[int]) -> Decoder:
-        return replace(config, blocks=tuple(config.blocks[i] for i in sorted(indices)))
+    def of(*indices: int) -> Decoder:
+        return replace(config, blocks=tuple(config.blocks[i] for i in indices))
 
-    one_of_each = list(firsts.values())
-    deeper = (
-        (of([*one_of_each, kinds.index(kind, first + 1)]), counts[kind] - 1)
-        for kind, first in firsts.items()
-        if counts[kind] > 1
-    )
-    return Depths(base=of(one_of_each), deeper=tuple(deeper))
+    singles = tuple((of(kinds.index(kind)), count) for kind, count in counts)
+    kind, count = counts[0]
+    if len(kinds) == 1:
+        return Depths(singles=singles, double=None)
+    first = kinds.index(kind)
+    return Depths(singles=singles, double=of(first, kinds.index(kind, first + 1) if count > 1 else first))
+
+
+def one_of_each(config: Decoder) -> Decoder:
+    """`config` with the first layer of each kind, in their order."""
+    kinds = [_kind(block) for block in config.blocks]
+    return replace(config, blocks=tuple(config.blocks[kinds.index(kind)] for kind in dict.fromkeys(kinds)))
 
 
 def compiled_programs(
@@ -107,7 +122,8 @@ def compiled_programs(
             places: Places = on_device(devices[0])
             if len(devices) > 1:
                 places = on_mesh(placement, model, workload, workload.capacity or 0)
-            traces.append(program_traces(model, workload, strategy, places)[program]())
+            traced = program_traces(model, workload, strategy, places, find_quantization(plan.quantize))
+            traces.append(traced[program]())
         with ThreadPoolExecutor(AT_ONCE) as pool:
             found = list(pool.map(partial(_compiled, program, plan), traces))
         figures: dict[str, Any] = {name: few.extrapolated([one[name] for one in found]) for name in _SUMMED}

@@ -6,13 +6,17 @@ from dataclasses import dataclass, replace
 
 from jaxmodels.decoding import Jacobi, Speculative
 from jaxmodels.decoding.strategy import Branching, Strategy
+from jaxmodels.layers.quantized.quantization import Quantization, find_quantization, formats
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.tpu_configs.plan.roofline import Roofline, decode_roofline, prefill_roofline
 from jaxmodels.tpu_configs.plan.spread import spread
-from jaxmodels.tpu_configs.plan.working import code_bytes, working_bytes
+from jaxmodels.tpu_configs.plan.working import Beside, of_prefill, of_step
 from jaxmodels.tpu_configs.programs import Workload
 from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
 from jaxmodels.tpu_configs.slices import SLICES, Slice, larger_slices
+
+# Quantisations that are proposed for a model that does not fit, the more precise first.
+_PROPOSED = ("int8", "int4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,20 +25,33 @@ class Memory:
 
     Attributes:
         parameters, cache: what is kept between programs, tile padding not counted.
-        working: what the prefill needs beside them.
-        code: the compiled programs of prefill and decode.
+        prefill, decode: what each of the two programs takes beside them.
         usable: what the compiler lets programs have.
     """
 
     parameters: int
     cache: int
-    working: int
-    code: int
+    prefill: Beside
+    decode: Beside
     usable: int
+
+    @property
+    def working(self) -> int:
+        """Arrays of the program that needs more: they run by turns."""
+        return max(self.prefill.working, self.decode.working)
+
+    @property
+    def code(self) -> int:
+        """Both programs, which stay."""
+        return self.prefill.code + self.decode.code
 
     @property
     def total(self) -> int:
         return self.parameters + self.cache + self.working + self.code
+
+    def while_running(self, program: Beside) -> int:
+        """Bytes of one of the two programs with all that it reads: what the compiler says that it needs."""
+        return self.parameters + self.cache + program.working + program.code
 
     @property
     def fits(self) -> bool:
@@ -55,18 +72,20 @@ class Plan:
         mesh: how it is spread over its devices, sizes above 1 only.
         rules: by which sharding rules: those given, or the same with the vocabulary whole on every device,
             where nothing else divides it.
+        quantize: how the weights are held, None in the workload's dtype.
         workload: the shapes that it is planned for; of a strategy that draws samples, each is a row.
         memory: of one device.
         prefill, decode: settling all prompts, and one step of all rows, on one device.
         window: tokens of a row that one step scores.
-        copied: bytes of experts that the compiler lays out anew in front of a program's loop, because their
-            parts do not fill its tiles.
+        copied: bytes of experts and of the embedding that the compiler lays out anew in front of a program's
+            loop, because their parts do not fill its tiles.
         advice: what to change where it does not fit, the least first; empty where it does.
     """
 
     slice: Slice
     mesh: Mapping[str, int]
     rules: Rules
+    quantize: str | Quantization | None
     workload: Workload
     memory: Memory
     prefill: Roofline
@@ -82,7 +101,7 @@ class Plan:
 
     @property
     def with_copies(self) -> float:
-        """Seconds of a step that copies experts as well: what meshes are compared by."""
+        """Seconds of a step that copies as well: what meshes are compared by."""
         chip = self.slice.chip
         return self.decode.seconds + 2 * self.copied * chip.devices / chip.bandwidth
 
@@ -90,6 +109,25 @@ class Plan:
     def throughput(self) -> float:
         """Tokens per second of all rows, with one token per row and step."""
         return self.workload.batch / self.decode.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is to be planned.
+
+    Attributes:
+        config, workload, strategy: the model and what it does.
+        sizes: the mesh, None for the one with the fastest step.
+        rules: how the model is cut over it.
+        quantize: how its weights are held, None in the workload's dtype.
+    """
+
+    config: Decoder
+    workload: Workload
+    strategy: Strategy
+    sizes: Mapping[str, int] | None
+    rules: Rules
+    quantize: str | Quantization | None
 
 
 def plan(
@@ -100,37 +138,38 @@ def plan(
     *,
     sizes: Mapping[str, int] | None = None,
     rules: Rules = DEFAULT_RULES,
+    quantize: str | Quantization | None = None,
 ) -> Plan:
-    """The plan of a model on a slice, spread over `sizes` or as `best_mesh` finds.
+    """The plan of a model on a slice, spread over `sizes` or as `meshes` has it with the fastest step.
+
+    `quantize` is what `jaxmodels.load` takes.
 
     Raises:
         ValueError: the mesh does not have the slice's devices or does not divide the model, no mesh does, a
-            layer does not know its cost, or a capacity that does not hold the strategy's window.
+            layer does not know its cost, a capacity that does not hold the strategy's window, or weights that
+            `quantize` cannot hold.
     """
     if isinstance(strategy, Branching):
         workload = replace(workload, batch=workload.batch * strategy.samples)
-    found = _planned(config, on, workload, strategy, sizes, rules)
-    if found.memory.fits:
-        return found
-    return replace(found, advice=tuple(_advice(config, found, strategy, sizes, rules)))
+    quantization = find_quantization(quantize)
+    if quantization is not None:
+        formats(config.spec(), quantization)
+    asked = _Asked(
+        config=config, workload=workload, strategy=strategy, sizes=sizes, rules=rules, quantize=quantize
+    )
+    found = _planned(asked, on)
+    return found if found.memory.fits else replace(found, advice=tuple(_advice(asked, found)))
 
 
-def _planned(
-    config: Decoder,
-    on: Slice,
-    workload: Workload,
-    strategy: Strategy,
-    sizes: Mapping[str, int] | None,
-    rules: Rules,
-) -> Plan:
+def _planned(asked: _Asked, on: Slice) -> Plan:
     """The plan without advice."""
-    if sizes is not None:
-        return _on_mesh(config, on, workload, strategy, _checked(sizes, on), rules)
+    if asked.sizes is not None:
+        return _on_mesh(asked, on, _checked(asked.sizes, on), asked.rules)
     plans, refusal = [], None
-    for candidate in meshes(config, on):
-        for known in (rules, replace(rules, vocab=None)):
+    for candidate in meshes(asked.config, on):
+        for known in (asked.rules, replace(asked.rules, vocab=None)):
             try:
-                plans.append(_on_mesh(config, on, workload, strategy, candidate, known))
+                plans.append(_on_mesh(asked, on, candidate, known))
             except ValueError as error:
                 refusal = refusal or error
             else:
@@ -142,27 +181,22 @@ def _planned(
     return min(plans, key=lambda it: (it.memory.missing, it.with_copies))
 
 
-def _on_mesh(
-    config: Decoder,
-    on: Slice,
-    workload: Workload,
-    strategy: Strategy,
-    sizes: Mapping[str, int],
-    rules: Rules,
-) -> Plan:
+def _on_mesh(asked: _Asked, on: Slice, sizes: Mapping[str, int], rules: Rules) -> Plan:
+    workload, strategy = asked.workload, asked.strategy
     slots, window = workload.slots(strategy.lookahead), _scored_tokens(strategy)
-    spreading = spread(config, workload, slots, sizes, rules)
+    spreading = spread(asked.config, workload, slots, sizes, rules, find_quantization(asked.quantize))
     fed = min(workload.prompt, strategy.prefill_window)
     return Plan(
         slice=on,
         mesh={axis: size for axis, size in sizes.items() if size > 1},
         rules=rules,
+        quantize=asked.quantize,
         workload=workload,
         memory=Memory(
             parameters=spreading.parameters,
             cache=spreading.cache,
-            working=working_bytes(spreading, max(fed, window)),
-            code=code_bytes(spreading.config, fed),
+            prefill=of_prefill(spreading, fed),
+            decode=of_step(spreading, window),
             usable=on.chip.usable_bytes,
         ),
         prefill=prefill_roofline(spreading, workload, strategy.prefill_window, on.chip),
@@ -206,30 +240,37 @@ def _checked(sizes: Mapping[str, int], on: Slice) -> Mapping[str, int]:
     return sizes
 
 
-def _advice(
-    config: Decoder, found: Plan, strategy: Strategy, sizes: Mapping[str, int] | None, rules: Rules
-) -> Iterator[str]:
-    """What would make it fit: fewer rows, a shorter context, the smallest slice of each generation."""
+def _advice(asked: _Asked, found: Plan) -> Iterator[str]:
+    """What would make it fit: fewer rows, a shorter context, weights in few bits, the smallest slice of each
+    generation."""
+    workload, here = found.workload, found.slice
 
-    def fits(on: Slice, workload: Workload, mesh: Mapping[str, int] | None) -> bool:
+    def fits(on: Slice, changed: _Asked) -> bool:
         try:
-            return _planned(config, on, workload, strategy, mesh, rules).memory.fits
+            return _planned(changed, on).memory.fits
         except ValueError:
             return False
 
-    workload = found.workload
-    batch = _largest(workload.batch, lambda n: fits(found.slice, replace(workload, batch=n), sizes))
+    def doing(changed: Workload) -> _Asked:
+        return replace(asked, workload=changed)
+
+    batch = _largest(workload.batch, lambda n: fits(here, doing(replace(workload, batch=n))))
     if batch:
-        yield f"--batch {batch} fits on {found.slice.name}"
+        yield f"--batch {batch} fits on {here.name}"
     if workload.capacity is None:
-        context = _largest(workload.prompt, lambda n: fits(found.slice, replace(workload, prompt=n), sizes))
+        context = _largest(workload.prompt, lambda n: fits(here, doing(replace(workload, prompt=n))))
         if context:
-            yield f"--context {context} fits on {found.slice.name}"
-    own, others = larger_slices(found.slice), [it for it in SLICES.values() if it.chip != found.slice.chip]
+            yield f"--context {context} fits on {here.name}"
+    if asked.quantize is None:
+        for name in _PROPOSED:
+            if fits(here, replace(asked, quantize=name)):
+                yield f"--quantize {name} fits on {here.name}"
+                break
+    own, others = larger_slices(here), [it for it in SLICES.values() if it.chip != here.chip]
     seen: set[str] = set()
     for candidate in (*own, *others):
         generation = candidate.chip.generation
-        if generation not in seen and fits(candidate, workload, None):
+        if generation not in seen and fits(candidate, replace(asked, sizes=None)):
             seen.add(generation)
             yield f"--slice {candidate.name} is the smallest {generation} slice that holds it"
 

@@ -2,20 +2,19 @@
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
 from jaxmodels.layers.partition import MESH_AXES
-from jaxmodels.layers.spec import Buffer, Param, param_dtype, walk
+from jaxmodels.layers.quantized.quantization import Quantization
+from jaxmodels.layers.spec import Param, walk
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.tpu_configs.plan.held import Holding
 from jaxmodels.tpu_configs.programs import Workload
 from jaxmodels.tpu_configs.repeated_heads import with_repeated_kv_heads
 from jaxmodels.tpu_configs.rules import Rules
-
-LANES = 128  # numbers along the last axis of a tile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,8 @@ class Spread:
             that share the experts.
         dense, routed: its share of the operations of a token: of all layers but experts, and of experts.
         all_rows: rows of the batch that its experts are chosen by.
-        copied: bytes of experts that are laid out anew in front of a program's loops; see `_copied`.
+        copied: bytes of experts and of the embedding that are laid out anew in front of a program's loops;
+            see `Holding`.
     """
 
     config: Decoder
@@ -48,18 +48,24 @@ class Spread:
     copied: int
 
 
-def spread(config: Decoder, workload: Workload, slots: int, sizes: Mapping[str, int], rules: Rules) -> Spread:
+def spread(
+    config: Decoder,
+    workload: Workload,
+    slots: int,
+    sizes: Mapping[str, int],
+    rules: Rules,
+    quantization: Quantization | None = None,
+) -> Spread:
     """How a model lies on a mesh of these sizes, with `slots` cache slots per row.
 
     Raises:
         ValueError: the mesh does not divide the model; the message names the parameter, the axes and sizes.
     """
-    full, dtype = {axis: sizes.get(axis, 1) for axis in MESH_AXES}, workload.dtype
-    fitted = _repeated(config, _cut(("kv_heads",), rules, full))
+    full = {axis: sizes.get(axis, 1) for axis in MESH_AXES}
+    held = Holding(dtype=workload.dtype, quantization=quantization, rules=rules, sizes=full)
+    fitted = _repeated(config, held.cut(("kv_heads",)))
     kinds = _kinds_of_parameters(fitted)
-    parameters = sum(
-        times * _held(f"parameter {path!r}", it, dtype, rules, full) for it, (path, times) in kinds
-    )
+    parameters = sum(times * held.parameter(f"parameter {path!r}", it) for it, (path, times) in kinds)
     rows = workload.batch / _dividing(workload.batch, rules.axes("batch"), full)
     idle = fitted.unread(workload.batch)
     unread = fitted.unread(1)
@@ -71,14 +77,15 @@ def spread(config: Decoder, workload: Workload, slots: int, sizes: Mapping[str, 
         config=fitted,
         sizes=full,
         parameters=parameters,
-        cache=_cache(fitted, workload.batch, slots, dtype, rules, full),
-        read=parameters - round(sum(_nbytes(param, dtype) / _cut(param.axes, rules, full) for param in idle)),
-        history=_cache(fitted, workload.batch, workload.prompt, dtype, rules, full),
+        cache=_cache(fitted, workload.batch, slots, held),
+        read=parameters - round(sum(map(held.unread, idle))),
+        history=_cache(fitted, workload.batch, workload.prompt, held),
         rows=rows,
         all_rows=workload.batch / _dividing(workload.batch, without_experts, full),
-        dense=(1 - chosen / active) / _cut(("heads",), rules, full),
-        routed=chosen / active / _cut(("experts", "mlp"), rules, full),
-        copied=sum(times * _copied(it, dtype, rules, full) for it, (_, times) in kinds),
+        dense=(1 - chosen / active) / held.cut(("heads",)),
+        routed=chosen / active / held.cut(("experts", "mlp")),
+        copied=sum(times * held.copied_experts(it) for it, (_, times) in kinds)
+        + held.copied_table(_embedding(fitted)),
     )
 
 
@@ -96,40 +103,13 @@ def _kinds_of_parameters(config: Decoder) -> tuple[tuple[Param, tuple[str, int]]
     return tuple(kinds.items())
 
 
-def _cache(
-    config: Decoder, batch: int, slots: int, dtype: str, rules: Rules, sizes: Mapping[str, int]
-) -> int:
-    buffers = jax.tree.leaves(config.cache_spec(batch, slots))
-    return sum(_held("the cache", buffer, dtype, rules, sizes) for buffer in buffers)
+def _embedding(config: Decoder) -> Param:
+    (table,) = (param for path, param in walk(config.spec()) if path == "embed/weight")
+    return table
 
 
-def _held(name: str, it: Param | Buffer, dtype: str, rules: Rules, sizes: Mapping[str, int]) -> int:
-    """Bytes of an array on each device."""
-    parts = rules.partition(name, it.shape, it.axes, sizes)
-    axes = [axis for part in parts for axis in ((part,) if isinstance(part, str) else part or ())]
-    return _nbytes(it, dtype) // math.prod(sizes[axis] for axis in axes)
-
-
-def _copied(it: Param, dtype: str, rules: Rules, sizes: Mapping[str, int]) -> int:
-    """Bytes of the copy that libtpu makes of a stack of experts for its grouped product.
-
-    It makes one where the inner features, last of an array, are cut into parts that do not fill whole tiles:
-    the copy is padded to them.
-    """
-    if "experts" not in it.axes or it.axes[-1] != "mlp":
-        return 0
-    parts = math.prod(sizes[axis] for axis in rules.axes("mlp"))
-    width = it.shape[-1] // parts
-    if parts == 1 or width % LANES == 0:
-        return 0
-    padded = -(-width // LANES) * LANES
-    return _held("experts", it, dtype, rules, sizes) // width * padded
-
-
-def _cut(axes: Iterable[str | None], rules: Rules, sizes: Mapping[str, int]) -> int:
-    """Devices that share an array with these logical axes."""
-    used = {axis for logical in axes for axis in rules.axes(logical)}
-    return math.prod(sizes[axis] for axis in used)
+def _cache(config: Decoder, batch: int, slots: int, held: Holding) -> int:
+    return sum(held.buffer("the cache", it) for it in jax.tree.leaves(config.cache_spec(batch, slots)))
 
 
 def _dividing(rows: int, axes: tuple[str, ...], sizes: Mapping[str, int]) -> int:
@@ -140,7 +120,3 @@ def _dividing(rows: int, axes: tuple[str, ...], sizes: Mapping[str, int]) -> int
 
 def _scalars(param: Param) -> int:
     return math.prod(param.shape)
-
-
-def _nbytes(param: Param | Buffer, dtype: Any) -> int:
-    return math.prod(param.shape) * param_dtype(param, dtype).itemsize

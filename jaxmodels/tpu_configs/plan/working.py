@@ -1,36 +1,100 @@
-"""Memory that programs take beside parameters and cache: an estimate, for it is known once they compile."""
+"""Memory that each program takes beside parameters and cache.
+
+An estimate: it is known once they compile.
+"""
 
 import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
 
-from jaxmodels.layers.spec import walk
-from jaxmodels.models.decoder import Decoder
+from jaxmodels.layers.moe.moe import MoE
+from jaxmodels.layers.spec import Param, walk
+from jaxmodels.layers.ssd_mixer import SSDMixer
+from jaxmodels.models.block import DecoderBlock
 from jaxmodels.tpu_configs.plan.spread import Spread
 
 MIB = 2**20
-# Machine code of a mixer or feed-forward, as libtpu 0.0.42 makes it: of a decoding step, and of a prefill,
-# where it grows about as the square root of the tokens read at once (1.5 MiB for 512 and 3 for 2,048).
-CODE_OF_A_STEP, CODE_OF_A_PREFILL, AT_TOKENS = 0.4 * MIB, 1.5 * MIB, 512
-# Arrays in flight at once, in the prefill of a deep model: of the widest projection, and of the stream.
-WIDE, NARROW = 2, 4
+# Machine code of a mixer or feed-forward, as libtpu 0.0.42 makes it: a part that is always there, and one for
+# each million weights of its products on one device, whose tiles it takes by turns. That of a prefill grows
+# about as the square root of the tokens read at once.
+STEP, STEP_BY_WEIGHTS = 0.24 * MIB, 0.018 * MIB
+PREFILL, PREFILL_BY_WEIGHTS, AT_TOKENS = 2.6 * MIB, 0.06 * MIB, 2048
+# Arrays [tokens, inner width] in float32 that the chunked form of a state space layer has at once: its inputs
+# and decays, each in the order of two products, what each chunk reads of the state, and the outputs.
+IN_CHUNKS = 6
 
 
-def working_bytes(spread: Spread, tokens: int) -> int:
-    """Bytes of activations on one device while a window of `tokens` tokens of each row goes through a layer,
-    in bfloat16, of the float32 logits of one token of each row, and of copied experts."""
-    config, tensor = spread.config, spread.sizes["tensor"]
-    rows = max(1.0, spread.rows)
-    width = WIDE * _widest(config) / tensor + NARROW * config.d_model
-    return round(rows * (2 * tokens * width + 4 * config.vocab_size / tensor)) + spread.copied
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What one program takes on one device beside parameters and cache.
+
+    Attributes:
+        working: bytes of arrays that come and go.
+        code: bytes of the program itself.
+    """
+
+    working: int
+    code: int
 
 
-def code_bytes(config: Decoder, tokens: int) -> int:
-    """Bytes of the programs for decoding and for a prefill in windows of `tokens` tokens: layers are compiled
-    one by one."""
-    parts = sum((block.mixer is not None) + (block.ffn is not None) for block in config.blocks)
-    return round(parts * (CODE_OF_A_STEP + CODE_OF_A_PREFILL * math.sqrt(tokens / AT_TOKENS)))
+def of_step(spread: Spread, tokens: int) -> Beside:
+    """Beside a step that scores `tokens` tokens of each row."""
+    parts = _parts(spread)
+    code = sum(times * (STEP + STEP_BY_WEIGHTS * weights) for weights, times in parts.items())
+    return Beside(working=_working(spread, tokens), code=round(code))
 
 
-def _widest(config: Decoder) -> int:
+def of_prefill(spread: Spread, tokens: int) -> Beside:
+    """Beside a prefill in windows of `tokens` tokens of each row."""
+    parts, growth = _parts(spread), math.sqrt(tokens / AT_TOKENS)
+    code = sum(times * (PREFILL + PREFILL_BY_WEIGHTS * weights) for weights, times in parts.items())
+    return Beside(working=_working(spread, tokens), code=round(growth * code))
+
+
+def _working(spread: Spread, tokens: int) -> int:
+    """Bytes of activations while a window goes through a layer: the residual stream and what is added to it,
+    in bfloat16, and what the widest layer has at once; of the float32 logits of one token of each row; and of
+    what is laid out anew."""
+    config, rows = spread.config, max(1.0, spread.rows)
+    tensor = spread.sizes["tensor"]
+    inside = max((_inside(block, spread) for block in set(config.blocks)), default=0.0)
+    return round(rows * (tokens * (4 * config.d_model + inside) + 4 * config.vocab_size / tensor)) + (
+        spread.copied
+    )
+
+
+def _inside(block: DecoderBlock, spread: Spread) -> float:
+    """Bytes for each token that a block's layers have at once."""
+    tensor, mixer, ffn = spread.sizes["tensor"], block.mixer, block.ffn
+    sizes = [2 * _widest(block) / tensor]
+    if isinstance(mixer, SSDMixer):
+        sizes.append(4 * IN_CHUNKS * mixer.d_inner / tensor)
+    if isinstance(ffn, MoE):  # each token once for every expert that it is sent to
+        sizes.append(2 * ffn.router.top_k * spread.config.d_model)
+    return max(sizes)
+
+
+def _widest(block: DecoderBlock) -> int:
     """Features of the widest projection inside a block."""
-    specs = (spec for block in set(config.blocks) for _, spec in walk(block.spec()))
-    return max((max(param.shape) for param in specs if "embed" in param.axes), default=config.d_model)
+    specs = (param for _, param in walk(block.spec()))
+    return max((max(param.shape) for param in specs if "embed" in param.axes), default=0)
+
+
+def _parts(spread: Spread) -> Counter[float]:
+    """Mixers and feed-forwards of all blocks, by millions of weights of their products on one device."""
+    found: Counter[float] = Counter()
+    for block, times in Counter(spread.config.blocks).items():
+        for layer in (block.mixer, block.ffn):
+            if layer is not None:
+                found[_weights(layer) / spread.sizes["tensor"] / 1e6] += times
+    return found
+
+
+def _weights(layer: Any) -> int:
+    return sum(math.prod(param.shape) for _, param in walk(layer.spec()) if _in_a_product(param))
+
+
+def _in_a_product(param: Param) -> bool:
+    """Whether the compiler unrolls the product with a parameter; one with a stack of experts is a loop."""
+    return bool(param.contracted) and "experts" not in param.axes

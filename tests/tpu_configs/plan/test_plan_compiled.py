@@ -12,33 +12,41 @@ from tpu_model_configs import CONFIGS
 
 import jaxmodels as jm
 from jaxmodels.tpu_configs.compiler import ENVIRONMENT
-from jaxmodels.tpu_configs.plan.compiled import depths
+from jaxmodels.tpu_configs.plan.compiled import depths, one_of_each
 
 
 @pytest.mark.parametrize(
-    ("name", "layers", "deeper"),
+    ("name", "counts"),
     [
-        ("qwen3--Qwen3-8B", 1, [35]),
-        ("mixtral--Mixtral-8x7B-v0.1", 1, [31]),
+        ("qwen3--Qwen3-8B", [36]),
+        ("mixtral--Mixtral-8x7B-v0.1", [32]),
         # A dense layer in front of 26 mixtures.
-        ("deepseek_v2--DeepSeek-V2-Lite", 2, [25]),
-        ("qwen3_next--Qwen3-Next-80B-A3B", 2, [35, 11]),
+        ("deepseek_v2--DeepSeek-V2-Lite", [26, 1]),
+        ("qwen3_next--Qwen3-Next-80B-A3B", [36, 12]),
+        # Layers of a mixer alone and of a feed-forward alone.
+        ("nemotron_h--Nemotron-H-56B-Base-8K", [54, 54, 10]),
     ],
 )
-def test_one_layer_of_each_kind_stands_for_all(name, layers, deeper):
+def test_one_layer_of_each_kind_stands_for_all(name, counts):
     config = jm.config_from_hf(published(name), text_only=True)
     few = depths(config)
-    assert len(few.base.blocks) == layers
-    assert [len(model.blocks) for model, _ in few.deeper] == [layers + 1] * len(deeper)
-    assert [times for _, times in few.deeper] == deeper
-    assert layers + sum(deeper) == len(config.blocks)
+    assert [count for _, count in few.singles] == counts and sum(counts) == len(config.blocks)
+    assert all(len(model.blocks) == 1 for model, _ in few.singles)
+    assert few.double is not None and few.double.blocks[0] == few.singles[0][0].blocks[0]
+    assert len(one_of_each(config).blocks) == len(counts)
 
 
 def test_what_each_layer_adds_is_added_as_often_as_there_are_layers():
     few = depths(jm.config_from_hf(published("qwen3_next--Qwen3-Next-80B-A3B"), text_only=True))
     # Ends cost 100, layers of the two kinds 7 and 5: of these there are 36 and 12.
-    assert few.extrapolated([112, 119, 117]) == 100 + 36 * 7 + 12 * 5
-    assert few.extrapolated([112, 111, 112]) == 112
+    assert few.extrapolated([107, 105, 114]) == 100 + 36 * 7 + 12 * 5
+    assert few.extrapolated([107, 107, 106]) == 107
+
+
+def test_a_model_of_one_layer_is_compiled_as_it_is():
+    config = jm.config_from_hf({**CONFIGS["qwen3"], "num_hidden_layers": 1})
+    assert depths(config).models == (config,)
+    assert depths(config).extrapolated([7]) == 7
 
 
 SCRIPT = """
@@ -56,10 +64,10 @@ config = jm.config_from_hf(json.loads(sys.argv[1]))
 work = Workload(batch=2, prompt=128, new_tokens=128)
 planned = plan(config, find_slice("v6e-4"), work, Autoregressive(), sizes={"data": 2, "tensor": 2})
 few = list(compiled.compiled_programs(config, planned, Autoregressive()))
-compiled.depths = lambda config: compiled.Depths(base=config, deeper=())
+compiled.depths = lambda config: compiled.Depths(singles=((config, 1),), double=None)
 full = list(compiled.compiled_programs(config, planned, Autoregressive()))
 held = planned.memory.parameters + planned.memory.cache
-print(json.dumps([held, [asdict(it) for it in few], [asdict(it) for it in full]]))
+print(json.dumps([held, *([{**asdict(it), "all": it.device_bytes} for it in of] for of in (few, full))]))
 """
 
 
@@ -78,6 +86,7 @@ def test_it_agrees_with_the_programs_of_all_layers_and_the_plan_with_both():
     held, few, full = json.loads(done.stdout.splitlines()[-1])
     assert [it["program"] for it in few] == ["decode", "prefill"]
     for short, whole in zip(few, full, strict=True):
+        assert short["all"] == pytest.approx(whole["all"], rel=0.1)
         assert short["argument_bytes"] == pytest.approx(whole["argument_bytes"], rel=0.01)
         assert short["argument_bytes"] == pytest.approx(held, rel=0.05)
         assert short["flops"] == pytest.approx(whole["flops"], rel=0.02)

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 from published_configs import published
@@ -13,12 +14,15 @@ from jaxmodels.decoding import Autoregressive, PromptLookup, Sample, Speculative
 from jaxmodels.decoding.choosing import BestOf
 from jaxmodels.decoding.default import default_strategy
 from jaxmodels.layers.partition import MESH_AXES
+from jaxmodels.layers.quantized.array import held_bytes
+from jaxmodels.layers.quantized.quantization import QUANTIZATIONS, quantized_params
+from jaxmodels.layers.spec import abstract_params, walk
 from jaxmodels.models.costs import flops_per_token, prefill_flops, weight_bytes
 from jaxmodels.tpu_configs.plan import plan
 from jaxmodels.tpu_configs.programs import Workload
 from jaxmodels.tpu_configs.repeated_heads import with_repeated_kv_heads
 from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
-from jaxmodels.tpu_configs.shardings import bytes_per_device, cache_shardings, param_shardings
+from jaxmodels.tpu_configs.shardings import bytes_per_device, cache_shardings, param_shardings, sharding_of
 from jaxmodels.tpu_configs.slices import find_slice
 
 GREEDY = Autoregressive()
@@ -56,6 +60,62 @@ def test_memory_is_that_of_the_arrays_as_they_are_sharded(name, on, sizes, batch
     assert found.parameters == bytes_per_device(model.spec(), placed, "bfloat16")
     cached = cache_shardings(model, mesh, DEFAULT_RULES, batch, slots, "bfloat16")
     assert found.cache == bytes_per_device(model.cache_spec(batch, slots), cached, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("name", "on", "sizes", "quantize"),
+    [
+        ("qwen3--Qwen3-8B", "v5e-8", {"tensor": 8}, "int8"),
+        ("qwen3--Qwen3-8B", "v5e-8", {"data": 2, "tensor": 4}, "int4"),
+        ("qwen3_moe--Qwen3-30B-A3B", "v5e-16", {"expert": 8, "tensor": 2}, "fp8"),
+        ("gpt_oss--gpt-oss-20b", "v6e-4", {"expert": 4}, "mxfp4-experts"),
+    ],
+)
+def test_quantised_memory_is_that_of_the_arrays_that_are_loaded(name, on, sizes, quantize):
+    found = planned(name, on, sizes=sizes, quantize=quantize)
+    mesh = AbstractMesh(
+        tuple(sizes.get(axis, 1) for axis in MESH_AXES), MESH_AXES, axis_types=(AxisType.Auto,) * 5
+    )
+    model = with_repeated_kv_heads(config(name), sizes.get("tensor", 1))
+    held = jax.eval_shape(
+        lambda params: quantized_params(model.spec(), params, QUANTIZATIONS[quantize]),
+        abstract_params(model.spec(), jnp.dtype("bfloat16")),
+    )
+    places = dict(walk(param_shardings(model, mesh, DEFAULT_RULES)))
+    assert found.memory.parameters == sum(
+        held_bytes(place.shard_shape(part.shape), part.dtype)
+        for path, leaf in walk(held)
+        for part, place in zip(
+            jax.tree.leaves(leaf), jax.tree.leaves(sharding_of(leaf, places[path])), strict=True
+        )
+    )
+    assert found.memory.cache == planned(name, on, sizes=sizes).memory.cache
+    assert found.decode.read < 0.8 * planned(name, on, sizes=sizes).decode.read
+
+
+def test_few_bits_are_proposed_where_they_make_a_model_fit():
+    found = planned("qwen3--Qwen3-8B", "v5e-1")
+    (name,) = (line.split()[1] for line in found.advice if line.startswith("--quantize"))
+    assert planned("qwen3--Qwen3-8B", "v5e-1", quantize=name).memory.fits
+
+
+def test_a_format_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="quantize must be one of"):
+        planned("qwen3--Qwen3-8B", "v5e-1", quantize="int3")
+
+
+def test_an_embedding_that_fills_no_tiles_row_by_row_is_copied():
+    # 2,880 features are 22.5 tiles, and 201,088 tokens whole ones: the copy has 2,944.
+    assert planned("gpt_oss--gpt-oss-20b", "v6e-1").copied == 201088 * 2944 * 2
+    assert planned("qwen3--Qwen3-8B", "v6e-1").copied == 0
+
+
+def test_programs_run_by_turns_and_both_stay():
+    memory = planned("qwen3--Qwen3-8B", "v6e-1").memory
+    held = memory.parameters + memory.cache
+    assert memory.while_running(memory.decode) == held + memory.decode.working + memory.decode.code
+    assert memory.decode.working < memory.prefill.working
+    assert memory.total == memory.while_running(memory.prefill) + memory.decode.code
 
 
 def test_times_of_one_chip_are_costs_over_peaks():
