@@ -5,8 +5,9 @@ model = jm.load("tiny-mamba2")
 print(model.generate("def fibonacci(n):", max_new_tokens=32).text[0])
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxmodels.on_first_use import lazy_names
 
 if TYPE_CHECKING:
     from jaxmodels import checkpoints, decoding
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 # Imported on first use: JAX takes more than a second, which `jaxmodels --help` has no need of.
-_HOME = {
+_HOMES = {
     "checkpoints": ("CheckpointError", "list_bundled", "list_bundled_drafters"),
     "checkpoints.depth_policies": ("load_depth", "save_depth"),
     "checkpoints.draft_heads": ("load_drafter", "save_drafter"),
@@ -62,16 +63,4 @@ _HOME = {
     "models.families": ("config_from_hf", "config_to_hf", "list_families"),
     "models.hf_config": ("ConfigError", "ConfigWarning"),
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("checkpoints", "decoding"):
-        return importlib.import_module(f"jaxmodels.{name}")
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(importlib.import_module(f"jaxmodels.{module}"), name)
-    raise AttributeError(f"module 'jaxmodels' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, packages=("checkpoints", "decoding"))

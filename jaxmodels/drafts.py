@@ -2,14 +2,18 @@
 
 import functools
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.choosing import Arbitrage
+from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.decoding.speculative import Draft, Speculative
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.layers.spec import check_params
 from jaxmodels.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from jaxmodels.model import Model
 
 
 def with_draft(strategy: Strategy, target: LanguageModel) -> Strategy:
@@ -34,6 +38,17 @@ def with_draft(strategy: Strategy, target: LanguageModel) -> Strategy:
             return replace(strategy, draft=head, gamma=None)
     ready = _ready_draft(drafter) if isinstance(drafter, str | Draft) else _with_ready_drafts(drafter)
     return replace(strategy, draft=ready)
+
+
+def with_modules(strategy: Strategy, model: "Model") -> Strategy:
+    """The strategy, the model's own modules in place where it drafts with them."""
+    if not isinstance(strategy, Speculative):
+        return strategy
+    draft: Any = strategy.draft
+    if not isinstance(draft, MTP) or draft.head is not None:
+        return strategy
+    head, params = model.mtp
+    return replace(strategy, draft=replace(draft, head=head, params=params))
 
 
 def _with_ready_drafts(drafter: Any) -> Any:

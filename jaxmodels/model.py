@@ -24,17 +24,14 @@ from jaxmodels.decoding.arguments import check_sizes, check_strategy, stop_ids, 
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.buckets import answer_bucket, capacity_bucket, prompt_bucket
 from jaxmodels.decoding.default import default_strategy
-from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.decoding.fill_mask import FilledText, fill_masks
 from jaxmodels.decoding.generation import Piece, Plan, check_causal, plan, run, stream, stream_text
 from jaxmodels.decoding.histories import PREFILL_WINDOW, History, settle
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.prompts import Prompts, encode_prompts
 from jaxmodels.decoding.runners import TRACED, Runner
-from jaxmodels.decoding.speculative import Speculative
 from jaxmodels.decoding.stop_strings import CutText, cut, stop_table
 from jaxmodels.decoding.strategy import Strategy
-from jaxmodels.drafts import with_draft
 from jaxmodels.generated import Generation, Stats
 from jaxmodels.layers.quantized.quantization import (
     Quantization,
@@ -409,7 +406,12 @@ class Model:
     def _strategy(self, strategy: Strategy | None, max_new_tokens: int) -> Strategy:
         if strategy is None:
             strategy = default_strategy(self.config, check_sizes(max_new_tokens, 0, None)[0])
-        return with_draft(_with_modules(check_strategy(strategy), self), self.config)
+        strategy = check_strategy(strategy)
+        if isinstance(strategy, Autoregressive):  # which has no draft, and starts without what drafts
+            return strategy
+        from jaxmodels.drafts import with_draft, with_modules
+
+        return with_draft(with_modules(strategy, self), self.config)
 
     def _plan(
         self,
@@ -480,17 +482,6 @@ def _stop_table(same: _Same, strings: tuple[str, ...], ends: tuple[int, ...], vo
         if token < len(data):
             unseen[token], data[token] = data[token].decode(errors="replace"), b""
     return stop_table(strings, data, vocab_size, unseen)
-
-
-def _with_modules(strategy: Strategy, model: Model) -> Strategy:
-    """The strategy, the model's own modules in place where it drafts with them."""
-    if not isinstance(strategy, Speculative):
-        return strategy
-    draft: Any = strategy.draft
-    if not isinstance(draft, MTP) or draft.head is not None:
-        return strategy
-    head, params = model.mtp
-    return replace(strategy, draft=replace(draft, head=head, params=params))
 
 
 @bounded_jit(static_argnames=("config",))

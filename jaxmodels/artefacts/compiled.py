@@ -20,21 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.artefacts.errors import ArtefactError
-from jaxmodels.artefacts.executables import compiled_anew, read_executable, write_executable
+from jaxmodels.artefacts.executables import Executable, compiled_anew, read_executable, write_executable
 from jaxmodels.artefacts.manifest import (
     MANIFEST_FILE,
     Manifest,
     ProgramFile,
     check_kind,
     check_same,
-    check_strategy,
-    describe_devices,
-    describe_model,
-    describe_strategy,
-    describe_versions,
     read_manifest,
 )
 from jaxmodels.artefacts.placed import on_device, on_mesh, program_traces
+from jaxmodels.artefacts.runtime import describe_devices, describe_versions
+from jaxmodels.artefacts.subjects import check_strategy, describe_model, describe_strategy
 from jaxmodels.checkpoints.atomic import replace_directory
 from jaxmodels.decoding import driver
 from jaxmodels.decoding.buckets import answer_bucket, prompt_bucket
@@ -200,7 +197,7 @@ class CompiledRunner:
     directory: Path
     manifest: Manifest
     devices: tuple[jax.Device, ...]
-    _loaded: dict[str, jax.stages.Compiled] = field(default_factory=dict, repr=False)
+    _loaded: dict[str, Executable] = field(default_factory=dict, repr=False)
 
     def sizes(
         self, batch: int, longest: int, max_new: int, strategy: Strategy, capacity: int | None
@@ -281,7 +278,7 @@ class CompiledRunner:
         result: tuple[Output, Cache] = program(params, request, cache, strategy)
         return result
 
-    def _of_request(self, name: str, request: Request, max_new: int) -> jax.stages.Compiled:
+    def _of_request(self, name: str, request: Request, max_new: int) -> Executable:
         if request.stop_table is not None:
             raise ArtefactError(
                 f"the programs in {self.directory} end at stop tokens alone; leave out the stop strings, or "
@@ -290,7 +287,7 @@ class CompiledRunner:
         batch, prompt = request.tokens.shape
         return self._program(name, batch=batch, prompt=prompt, new=max_new)
 
-    def _program(self, name: str, **sizes: int) -> jax.stages.Compiled:
+    def _program(self, name: str, **sizes: int) -> Executable:
         """The program of these sizes, loaded at its first use."""
         for one in self.manifest.programs:
             if one.program == name and all(getattr(one, size) == value for size, value in sizes.items()):

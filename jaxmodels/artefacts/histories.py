@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.artefacts.errors import ArtefactError
-from jaxmodels.artefacts.manifest import describe_model
+from jaxmodels.artefacts.subjects import describe_model
 from jaxmodels.checkpoints.atomic import replace_directory
 from jaxmodels.checkpoints.safetensors_io import TensorFiles, TensorToWrite, open_tensors, write_tensors
 from jaxmodels.decoding.histories import History

@@ -5,11 +5,8 @@ model. Nothing in it says so, and what happens to be loaded elsewhere may crash 
 manifest is compared, value by value, before a program is loaded.
 """
 
-import hashlib
-import importlib.metadata
 import json
-import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +14,11 @@ from typing import Any
 import jax
 
 from jaxmodels.artefacts.errors import ArtefactError
-from jaxmodels.checks import shown
-from jaxmodels.decoding.strategy import Strategy
-from jaxmodels.layers.spec import Params, abstract_params, walk
-from jaxmodels.models.language_model import BlockStack, LanguageModel
-from jaxmodels.tpu_configs.shardings import Placement
+from jaxmodels.artefacts.runtime import describe_devices
 
 MANIFEST_FILE = "manifest.json"
-FORMAT = 1
-# Compilers and what hands programs to them. Their versions are compared as they are written.
-_COMPILERS = {"cpu": (), "tpu": ("libtpu",), "gpu": ("jax-cuda12-plugin", "jax-cuda13-plugin")}
-_PACKAGES = ("jaxmodels", "jax", "jaxlib")
+FORMAT = 2
 _AGAIN = "compile them again with `jaxmodels tpu compile`"
-_CPU_INFORMATION = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,79 +126,3 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[
     for name in {**there, **here}:
         if there.get(name) != here.get(name):
             yield name, str(there.get(name)), str(here.get(name))
-
-
-def describe_versions(platform_name: str) -> dict[str, str]:
-    """The versions of what makes and runs programs of a platform; those that are installed."""
-    found = {}
-    for package in (*_PACKAGES, *_COMPILERS.get(platform_name, ())):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def describe_devices(devices: Sequence[jax.Device], placement: Placement | None = None) -> dict[str, Any]:
-    """What programs for these devices can run on, and how a model is spread over them."""
-    first = devices[0]
-    described: dict[str, Any] = {
-        "platform": first.platform,
-        "kind": first.device_kind,
-        "count": len(devices),
-    }
-    if first.platform == "cpu":
-        described["instructions"] = f"{platform.machine()} {_digest(_instruction_sets())}"
-    if placement is not None:
-        described["mesh"] = {axis: size for axis, size in placement.sizes.items() if size > 1}
-        rules = asdict(placement.rules)
-        described["rules"] = {
-            axis: list(rule) if isinstance(rule, tuple) else rule for axis, rule in rules.items()
-        }
-    return described
-
-
-def describe_model(config: LanguageModel, params: Params | None, dtype: Any = None) -> dict[str, str]:
-    """A model in words and digests; without parameters, those that it would have with this dtype."""
-    if params is None:
-        params = abstract_params(config.spec(), dtype)
-    family = getattr(config, "family", None) or type(config).__name__
-    blocks = f" of {len(config.blocks)} blocks" if isinstance(config, BlockStack) else ""
-    leaves = [(path, tuple(leaf.shape), str(leaf.dtype)) for path, leaf in walk(params)]
-    return {
-        "model": f"a {family}{blocks}, {config.vocab_size} tokens, in {config.dtype_of(params)}",
-        "digest": _digest(repr(config)),
-        "parameters": _digest(repr(leaves)),
-    }
-
-
-def describe_strategy(strategy: Strategy) -> dict[str, str]:
-    """A decoding method in words, and a digest of what programs depend on of it."""
-    leaves, structure = jax.tree.flatten(strategy)
-    kinds = [(leaf.shape, str(leaf.dtype)) if hasattr(leaf, "shape") else type(leaf) for leaf in leaves]
-    return {"strategy": shown(strategy, 200), "digest": _digest(f"{structure} {kinds}")}
-
-
-def check_strategy(directory: Path, there: Mapping[str, str], strategy: Strategy) -> None:
-    """Raises ArtefactError, naming both, where programs are for another decoding method."""
-    here = describe_strategy(strategy)
-    if here["digest"] != there["digest"]:
-        raise ArtefactError(
-            f"the programs in {directory} decode by {there['strategy']}, and asked for is "
-            f"{here['strategy']}; ask for that, or compile programs for this with `jaxmodels tpu compile`"
-        )
-
-
-def _instruction_sets() -> str:
-    """What the processor can execute, as far as the system tells."""
-    if not _CPU_INFORMATION.is_file():
-        return platform.processor()
-    for line in _CPU_INFORMATION.read_text("utf-8").splitlines():
-        name, _, values = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return " ".join(sorted(values.split()))
-    return platform.processor()
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

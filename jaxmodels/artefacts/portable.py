@@ -34,14 +34,10 @@ from jax import export
 from jaxtyping import Array, Int
 
 from jaxmodels.artefacts.errors import ArtefactError
-from jaxmodels.artefacts.manifest import (
-    FORMAT,
-    MANIFEST_FILE,
-    describe_model,
-    describe_strategy,
-    describe_versions,
-)
+from jaxmodels.artefacts.manifest import MANIFEST_FILE
 from jaxmodels.artefacts.plain import pack, unpack
+from jaxmodels.artefacts.runtime import describe_versions
+from jaxmodels.artefacts.subjects import describe_model, describe_strategy
 from jaxmodels.checkpoints.atomic import replace_file
 from jaxmodels.decoding import driver
 from jaxmodels.decoding.default import default_strategy
@@ -54,6 +50,7 @@ from jaxmodels.tpu_configs.programs import Arguments, Workload, abstract_argumen
 PLATFORMS = ("cpu", "cuda", "tpu")
 PortableName = Literal["begin", "prefill", "decode", "generate"]
 PORTABLE: tuple[PortableName, ...] = ("begin", "prefill", "decode", "generate")
+FORMAT = 1
 # The arguments of each program by name, and which of them may be donated.
 _ARGUMENTS: dict[PortableName, tuple[str, ...]] = {
     "begin": ("tokens", "lengths", "max_new", "stop_tokens", "pad_token", "seed"),

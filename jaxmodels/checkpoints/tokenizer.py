@@ -9,7 +9,7 @@ from typing import Any, Self
 import tokenizers
 
 from jaxmodels.checkpoints.arguments import check_path
-from jaxmodels.checkpoints.chat import Message, render_chat
+from jaxmodels.checkpoints.chat_messages import Message
 from jaxmodels.checkpoints.chat_templates import (
     TEMPLATE_FILE,
     TEMPLATE_JSON_FILE,
@@ -214,6 +214,8 @@ class Tokenizer:
             CheckpointError: the checkpoint has no such template, or the template rejects the messages.
             ValueError: a text has half of a surrogate pair.
         """
+        from jaxmodels.checkpoints.chat import render_chat  # Jinja, which plain prompts start without
+
         name, source = choose_template(self.chat_templates, template, for_tools=tools is not None)
         text = render_chat(
             source,

@@ -36,7 +36,7 @@ from jaxmodels.cli.subcommands import BenchCommands
 LONGEST_SENTENCE = 2000
 # The variables by which a process is told that it is one of several, see `jaxmodels.tpu_configs.hosts`.
 OF_SEVERAL = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAXMODELS_HOSTS")
-_OBJECTS_BETWEEN_COLLECTIONS = 100_000
+_OBJECTS_BETWEEN_COLLECTIONS = 500_000
 
 
 class _Commands(TyperGroup):

@@ -30,6 +30,7 @@ from jaxmodels.cli.common import (
 )
 from jaxmodels.cli.options import with_groups
 from jaxmodels.cli.pictures import Pictures, check_given, steps_shown
+from jaxmodels.cli.programs import Programs
 from jaxmodels.cli.sampling import Sampling
 from jaxmodels.cli.strategies import Asked, StrategyOptions
 
@@ -133,29 +134,36 @@ def generate(
     """
     if logprobs is not None and not as_json:
         raise ValueError("--logprobs needs --json, which prints them")
-    import jaxmodels as jm
-
-    load = partial(jm.load, dtype=dtype and dtype.value, allow_pickle=allow_pickle, verify=verify)
+    reading: dict[str, Any] = {
+        "dtype": dtype and dtype.value,
+        "allow_pickle": allow_pickle,
+        "verify": verify,
+    }
     if pictures.are_asked_for:
         check_given(context)
         if prompt is not None:
             pictures = replace(pictures, prompts=[*(pictures.prompts or ()), prompt])
         with steps_shown(quiet) as progress:
-            timing = _draw(load, model, revision, pictures, strategy.steps, seed, progress)
+            timing = _draw(_loader(**reading), model, revision, pictures, strategy.steps, seed, progress)
         if not quiet:
             tell(timing)
         return
     text = _read_prompt(prompt, file)
+    programs = Programs(compiled, _words(context, text), whole=as_json or not stream, spread=mesh is not None)
+    programs.begin_reading(text)
     base = sampling.asked_for()  # before the weights are read: bad options fail at once
+    load = _loader(**reading)
     began = time.perf_counter()
     spread = _spread(compiled, mesh)
     loaded = load(
         model, revision=revision, text_only=text_only, adapter=adapter or (), quantize=quantize, **spread
     )
-    if not isinstance(loaded, jm.Model):
+    from jaxmodels.model import Model
+
+    if not isinstance(loaded, Model):
         raise ValueError(f"{model!r} is an image model: say what to draw with --class and --grid or --strip")
     base = base or sampling.over(loaded)
-    loaded = _with_programs(loaded, compiled)
+    loaded = programs.given_to(loaded)
     load_seconds = time.perf_counter() - began
     tokenizer = _tokenizer(loaded, model)
     ids = _encode(tokenizer, text, chat)
@@ -177,8 +185,22 @@ def generate(
         timing = _print_stream(call)
     else:
         timing = _print_whole(call)
+    programs.note(loaded)
     if not quiet:
         tell(f"{timing}, compilation included; model loaded in {load_seconds:.2f} s")
+
+
+def _loader(**reading: Any) -> Callable[..., Any]:
+    """`jaxmodels.load` with these arguments. Importing it takes half of a start that compiles nothing."""
+    from jaxmodels.io import load
+
+    return partial(load, **reading)
+
+
+def _words(context: typer.Context, text: str) -> str:
+    """What was asked for but for the prompt, of which only the size matters to programs."""
+    options = {name: value for name, value in context.params.items() if name not in ("prompt", "file")}
+    return f"{sorted(options.items())} {len(text.encode()).bit_length()}"
 
 
 def _spread(compiled: Path | None, mesh: str | None) -> dict[str, Any]:
@@ -192,14 +214,6 @@ def _spread(compiled: Path | None, mesh: str | None) -> dict[str, Any]:
     from jaxmodels.artefacts.compiled import spread_of
 
     return spread_of(compiled)
-
-
-def _with_programs(model: "Model", compiled: Path | None) -> "Model":
-    if compiled is None:
-        return model
-    from jaxmodels.artefacts.compiled import with_programs
-
-    return with_programs(model, compiled)
 
 
 def _draw(

@@ -1,16 +1,8 @@
 """The strategy of a model where the caller names none."""
 
+from typing import TYPE_CHECKING
+
 from jaxmodels.decoding.autoregressive import Autoregressive
-from jaxmodels.decoding.masked import (
-    FinishedBlocks,
-    FixedBlocks,
-    MaskedDiffusion,
-    ReadCausally,
-    StreamingDiffusion,
-)
-from jaxmodels.decoding.masked.remask import Renoise
-from jaxmodels.decoding.masked.stop import StableAndConfident
-from jaxmodels.decoding.masked.unmask import EntropyBounded, Tempered, Towards
 from jaxmodels.decoding.samplers import Sample
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.layers.masks import Bidirectional, BlockCausal
@@ -18,13 +10,22 @@ from jaxmodels.models.denoising import Denoising, denoising_of, reads_canvases
 from jaxmodels.models.filling import filling_of
 from jaxmodels.models.language_model import LanguageModel
 
+# Masked generation is imported where it is needed: models that predict the next token start without it.
+if TYPE_CHECKING:
+    from jaxmodels.decoding.masked import MaskedDiffusion
+
 # Tokens of a block where the model has no length of its own: what the samplers of LLaDA and Fast-dLLM use.
 BLOCK = 32
 CANVAS_STEPS = 48
 
 
-def canvas_strategy(denoising: Denoising) -> MaskedDiffusion:
+def canvas_strategy(denoising: Denoising) -> "MaskedDiffusion":
     """How canvases are refined where a checkpoint says nothing else: by transformers' defaults."""
+    from jaxmodels.decoding.masked import FixedBlocks, MaskedDiffusion, ReadCausally
+    from jaxmodels.decoding.masked.remask import Renoise
+    from jaxmodels.decoding.masked.stop import StableAndConfident
+    from jaxmodels.decoding.masked.unmask import EntropyBounded, Tempered, Towards
+
     length = denoising.canvas_length
     return MaskedDiffusion(
         blocks=FixedBlocks(length),
@@ -46,6 +47,8 @@ def default_strategy(config: LanguageModel, max_new_tokens: int) -> Strategy:
     """
     if filling_of(config) is None:
         return Autoregressive()
+    from jaxmodels.decoding.masked import FinishedBlocks, FixedBlocks, MaskedDiffusion, StreamingDiffusion
+
     if reads_canvases(config):
         return canvas_strategy(denoising_of(config))
     if isinstance(config.mask, BlockCausal):

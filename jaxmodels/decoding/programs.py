@@ -27,6 +27,7 @@ class BoundedJit:
         self, function: Callable[..., Any], static_argnames: Sequence[str], donate_argnames: Sequence[str]
     ) -> None:
         functools.update_wrapper(self, function)
+        self.name = function.__name__
         self._function = function
         self._static, self._donated = tuple(static_argnames), tuple(donate_argnames)
         self._plain = self._jitted()

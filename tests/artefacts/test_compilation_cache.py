@@ -9,7 +9,7 @@ import pytest
 
 from jaxmodels.artefacts import compilation_cache as cache
 
-VARIABLES = (cache.PLACE, cache.BOUND, "XDG_CACHE_HOME", *cache._EVERY_PROGRAM)
+VARIABLES = (cache.PLACE, cache.BOUND, cache.SWITCH, "XDG_CACHE_HOME", *cache.EVERY_PROGRAM)
 
 
 @pytest.fixture
@@ -42,6 +42,17 @@ def test_a_place_that_the_user_names_is_left_to_jax(bare, tmp_path):
     assert not (tmp_path / "mine").exists()
 
 
+def test_generations_are_kept_in_the_default_place_alone(bare, tmp_path):
+    assert cache.kept_place() is None  # nothing is turned on
+    bare.setenv(cache.PLACE, str(cache.default_place()))
+    assert cache.kept_place() == cache.default_place() / "generations"
+    bare.setenv(cache.SWITCH, "false")
+    assert cache.kept_place() is None
+    bare.delenv(cache.SWITCH)
+    bare.setenv(cache.PLACE, str(tmp_path / "mine"))
+    assert cache.kept_place() is None
+
+
 def test_what_else_is_set_stays(bare):
     bare.setenv(cache.BOUND, "1000")
     before = dict(os.environ)
@@ -70,8 +81,12 @@ def test_without_a_place_to_write_to_it_stays_off(bare, tmp_path):
 def test_clearing_removes_programs_alone(tmp_path):
     for name in ("jit_a-1-cache", "jit_a-1-atime", "jit_b-2-cache", ".lockfile", "notes.txt"):
         (tmp_path / name).write_bytes(bytes(10))
-    assert cache.clear(tmp_path) == cache.Contents(programs=2, size=20)
-    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "generations").mkdir()
+    for name in ("a-1.executable", "b.used", "notes.txt"):
+        (tmp_path / "generations" / name).write_bytes(bytes(10))
+    assert cache.clear(tmp_path) == cache.Contents(programs=3, size=30)
+    left = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*"))
+    assert left == ["generations/notes.txt", "notes.txt"]
     assert cache.contents(tmp_path / "absent") == cache.Contents(programs=0, size=0)
 
 

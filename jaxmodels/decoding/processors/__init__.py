@@ -7,21 +7,26 @@ lengths, forced tokens, suppressed tokens. Temperature and the filters top-k, to
 and eta belong to the sampler behind them.
 """
 
-from jaxmodels.decoding.processors.bad_words import BadWords
-from jaxmodels.decoding.processors.chain import Context, Processor
-from jaxmodels.decoding.processors.forced_bos import ForcedBos
-from jaxmodels.decoding.processors.forced_eos import ForcedEos
-from jaxmodels.decoding.processors.frequency_penalty import FrequencyPenalty
-from jaxmodels.decoding.processors.logit_bias import LogitBias
-from jaxmodels.decoding.processors.min_length import MinLength
-from jaxmodels.decoding.processors.min_new_tokens import MinNewTokens
-from jaxmodels.decoding.processors.no_repeat_ngram import NoRepeatNGram
-from jaxmodels.decoding.processors.per_row import PerRow
-from jaxmodels.decoding.processors.presence_penalty import PresencePenalty
-from jaxmodels.decoding.processors.repetition_penalty import RepetitionPenalty
-from jaxmodels.decoding.processors.sequence_bias import SequenceBias
-from jaxmodels.decoding.processors.suppress import Suppress
-from jaxmodels.decoding.processors.suppress_at_begin import SuppressAtBegin
+from typing import TYPE_CHECKING
+
+from jaxmodels.on_first_use import lazy_names
+
+if TYPE_CHECKING:
+    from jaxmodels.decoding.processors.bad_words import BadWords
+    from jaxmodels.decoding.processors.chain import Context, Processor
+    from jaxmodels.decoding.processors.forced_bos import ForcedBos
+    from jaxmodels.decoding.processors.forced_eos import ForcedEos
+    from jaxmodels.decoding.processors.frequency_penalty import FrequencyPenalty
+    from jaxmodels.decoding.processors.logit_bias import LogitBias
+    from jaxmodels.decoding.processors.min_length import MinLength
+    from jaxmodels.decoding.processors.min_new_tokens import MinNewTokens
+    from jaxmodels.decoding.processors.no_repeat_ngram import NoRepeatNGram
+    from jaxmodels.decoding.processors.per_row import PerRow
+    from jaxmodels.decoding.processors.presence_penalty import PresencePenalty
+    from jaxmodels.decoding.processors.repetition_penalty import RepetitionPenalty
+    from jaxmodels.decoding.processors.sequence_bias import SequenceBias
+    from jaxmodels.decoding.processors.suppress import Suppress
+    from jaxmodels.decoding.processors.suppress_at_begin import SuppressAtBegin
 
 __all__ = [
     "BadWords",
@@ -41,3 +46,22 @@ __all__ = [
     "Suppress",
     "SuppressAtBegin",
 ]
+
+_HOMES = {
+    "bad_words": ("BadWords",),
+    "chain": ("Context", "Processor"),
+    "forced_bos": ("ForcedBos",),
+    "forced_eos": ("ForcedEos",),
+    "frequency_penalty": ("FrequencyPenalty",),
+    "logit_bias": ("LogitBias",),
+    "min_length": ("MinLength",),
+    "min_new_tokens": ("MinNewTokens",),
+    "no_repeat_ngram": ("NoRepeatNGram",),
+    "per_row": ("PerRow",),
+    "presence_penalty": ("PresencePenalty",),
+    "repetition_penalty": ("RepetitionPenalty",),
+    "sequence_bias": ("SequenceBias",),
+    "suppress": ("Suppress",),
+    "suppress_at_begin": ("SuppressAtBegin",),
+}
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -13,7 +13,6 @@ from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.family import Family
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 from jaxmodels.models.layer_errors import in_their_words
-from jaxmodels.models.text_encoders.families import encoder_class
 from jaxmodels.models.text_part import holds_other_parts, text_part
 
 
@@ -47,6 +46,8 @@ def find_family(values: Mapping[str, Any]) -> Family[Decoder]:
         if family.claims(values):
             return family
     if not isinstance(model_type, str) or model_type not in FAMILIES:
+        from jaxmodels.models.text_encoders.families import encoder_class  # which no decoder needs
+
         encoder = encoder_class(values)
         if encoder is not None:
             raise ConfigError(

@@ -1,0 +1,45 @@
+"""What compiled programs are for: a model and a decoding method, in words and digests."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxmodels.artefacts.errors import ArtefactError
+from jaxmodels.artefacts.runtime import digest
+from jaxmodels.checks import shown
+from jaxmodels.decoding.strategy import Strategy
+from jaxmodels.layers.spec import Params, abstract_params, walk
+from jaxmodels.models.language_model import BlockStack, LanguageModel
+
+
+def describe_model(config: LanguageModel, params: Params | None, dtype: Any = None) -> dict[str, str]:
+    """A model in words and digests; without parameters, those that it would have with this dtype."""
+    if params is None:
+        params = abstract_params(config.spec(), dtype)
+    family = getattr(config, "family", None) or type(config).__name__
+    blocks = f" of {len(config.blocks)} blocks" if isinstance(config, BlockStack) else ""
+    leaves = [(path, tuple(leaf.shape), str(leaf.dtype)) for path, leaf in walk(params)]
+    return {
+        "model": f"a {family}{blocks}, {config.vocab_size} tokens, in {config.dtype_of(params)}",
+        "digest": digest(repr(config)),
+        "parameters": digest(repr(leaves)),
+    }
+
+
+def describe_strategy(strategy: Strategy) -> dict[str, str]:
+    """A decoding method in words, and a digest of what programs depend on of it."""
+    leaves, structure = jax.tree.flatten(strategy)
+    kinds = [(leaf.shape, str(leaf.dtype)) if hasattr(leaf, "shape") else type(leaf) for leaf in leaves]
+    return {"strategy": shown(strategy, 200), "digest": digest(f"{structure} {kinds}")}
+
+
+def check_strategy(directory: Path, there: Mapping[str, str], strategy: Strategy) -> None:
+    """Raises ArtefactError, naming both, where programs are for another decoding method."""
+    here = describe_strategy(strategy)
+    if here["digest"] != there["digest"]:
+        raise ArtefactError(
+            f"the programs in {directory} decode by {there['strategy']}, and asked for is "
+            f"{here['strategy']}; ask for that, or compile programs for this with `jaxmodels tpu compile`"
+        )
