@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from jaxmodels import checkpoints, decoding
     from jaxmodels.checkpoints import CheckpointError, list_bundled, list_bundled_drafters
     from jaxmodels.checkpoints.depth_policies import load_depth, save_depth
-    from jaxmodels.checkpoints.draft_heads import load_drafter, save_drafter
+    from jaxmodels.checkpoints.draft_heads import (
+        load_draft_length,
+        load_drafter,
+        save_draft_length,
+        save_drafter,
+    )
     from jaxmodels.decoding.generation import Piece
     from jaxmodels.generated import Generation, Stats
     from jaxmodels.image_models.images import ImageModel, Images
@@ -44,9 +49,11 @@ __all__ = [
     "list_families",
     "load",
     "load_depth",
+    "load_draft_length",
     "load_drafter",
     "save",
     "save_depth",
+    "save_draft_length",
     "save_drafter",
 ]
 
@@ -54,7 +61,12 @@ __all__ = [
 _HOMES = {
     "checkpoints": ("CheckpointError", "list_bundled", "list_bundled_drafters"),
     "checkpoints.depth_policies": ("load_depth", "save_depth"),
-    "checkpoints.draft_heads": ("load_drafter", "save_drafter"),
+    "checkpoints.draft_heads": (
+        "load_draft_length",
+        "load_drafter",
+        "save_draft_length",
+        "save_drafter",
+    ),
     "decoding.generation": ("Piece",),
     "image_models.images": ("ImageModel", "Images"),
     "io": ("init", "load", "save"),

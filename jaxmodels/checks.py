@@ -98,9 +98,9 @@ def _is_key(value: Any) -> bool:
 
 
 def _range(low: float, high: float, low_included: bool = True) -> str:
-    parts = []
+    parts, sign = [], ">=" if low_included else ">"
     if low != -math.inf:
-        parts.append(f"{'>=' if low_included else '>'} {low:g}" if isinstance(low, float) else f">= {low}")
+        parts.append(f"{sign} {low:g}" if isinstance(low, float) else f"{sign} {low}")
     if high != math.inf:
         parts.append(f"<= {high:g}" if isinstance(high, float) else f"<= {high}")
     return " and ".join(parts)

@@ -78,6 +78,7 @@ BELONGS_TO = {
         StrategyName.JACOBI,
     ),
     "draft_length": DRAFTING,
+    "acceptance_head": (StrategyName.SPECULATIVE,),
     "draft_layers": (StrategyName.FIRST_LAYERS,),
     "samples": (StrategyName.BEST_OF,),
     "threshold": (StrategyName.EARLY_EXIT, StrategyName.MASKED_DIFFUSION),
@@ -137,6 +138,13 @@ class StrategyOptions:
             "or more and fewer by what was accepted."
         ),
     ] = None
+    acceptance_head: Annotated[
+        str | None,
+        typer.Option(
+            help="With speculative: a head of the draft model, as train writes it, which ends drafts where "
+            "it expects a rejection; in place of --draft-length."
+        ),
+    ] = None
     draft_layers: Annotated[
         int | None, typer.Option(help="With first-layers: the model's layers that draft.")
     ] = None
@@ -174,6 +182,10 @@ class StrategyOptions:
         self._check_owners(DEFAULTS if self.name is None else (self.name,))
         if self.steps is not None and self.threshold is not None:
             raise ValueError("--steps and --threshold are two ways to choose tokens; leave out one of them")
+        if self.draft_length is not None and self.acceptance_head is not None:
+            raise ValueError(
+                "--draft-length and --acceptance-head are two ways to end drafts; leave out one of them"
+            )
         if self.draft_tokens is not None and self.draft_tokens < 1:
             raise ValueError(f"--draft-tokens must be at least 1, got {self.draft_tokens}")
         if self.draft_tokens is not None and self.draft_tokens > MOST_DRAFT_TOKENS:
@@ -260,8 +272,11 @@ class StrategyOptions:
 
     def _length(self) -> Any:
         """The policy that is named, None for none."""
+        from jaxmodels.checkpoints.draft_heads import load_draft_length
         from jaxmodels.decoding import lengths
 
+        if self.acceptance_head is not None:
+            return load_draft_length(self.acceptance_head)
         kinds: dict[DraftLengthName, Callable[[], Any]] = {
             DraftLengthName.WHOLE: lengths.Whole,
             DraftLengthName.CONFIDENT: lengths.Confident,

@@ -47,8 +47,9 @@ def train(
                 raise ValueError(
                     f"--mesh: {recipe!r} trains no model of texts, which alone are trained on one"
                 )
-            kind.export(kind.train(kind.recipes.load(recipe), output_dir), destination, dtype.value)
-            tell(f"the model is in {destination}: {kind.use.format(destination)}")
+            loaded = kind.recipes.load(recipe)
+            kind.export(kind.train(loaded, output_dir), destination, dtype.value)
+            tell(f"the model is in {destination}: {kind.use.format(destination, recipe=loaded)}")
             return
     chosen = recipes.load_recipe(recipe)
     from jaxmodels.training import loop
@@ -97,5 +98,7 @@ def _other_kinds() -> tuple[_Kind, ...]:
         _Kind(FLOW_RECIPES, train_flow, export_flow),
         _Kind(IMAGE_RECIPES, train_images, export_images),
         _Kind(DEPTH_RECIPES, train_depth, export_depth, "AdaptiveDepth(depth='{0}')"),
-        _Kind(DRAFT_HEAD_RECIPES, train_draft_head, export_draft_head, "jaxmodels generate --draft {0}"),
+        _Kind(
+            DRAFT_HEAD_RECIPES, train_draft_head, export_draft_head, "jaxmodels generate {recipe.option} {0}"
+        ),
     )

@@ -13,6 +13,7 @@ from jaxmodels.checks import is_traced
 from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw, longest_agreement
 from jaxmodels.decoding.draft_windows import even_without_choice, first_token, fold_keys, settle
 from jaxmodels.decoding.drafters.drafter import (
+    HIDDEN,
     LIMIT,
     STOP,
     Choosy,
@@ -25,7 +26,7 @@ from jaxmodels.decoding.drafters.drafter import (
     Verdict,
 )
 from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, ModelDrafter, as_draft
-from jaxmodels.decoding.lengths.length import DraftLength, Sharing
+from jaxmodels.decoding.lengths.length import DraftLength, Judging, Sharing
 from jaxmodels.decoding.lengths.whole import Whole
 from jaxmodels.decoding.processors.chain import Processor, process, process_tree
 from jaxmodels.decoding.rungs import lengthened, run_rung, rungs
@@ -190,6 +191,11 @@ class Speculative:
                 f"{names[0]} ends drafts by the probability of their tokens, which {names[1]} does not ask "
                 "about; draft with a model or a head, or choose another length"
             )
+        if HIDDEN & self.length.needs - obeyed:
+            raise ValueError(
+                f"{names[0]} judges drafts by the hidden states of a model that drafts, which {names[1]} "
+                "does not show; draft a chain with a second model, or choose another length"
+            )
 
     def _sizes(self, proposal: Proposal) -> tuple[int, ...]:
         """How many draft tokens the windows have that this program is made for."""
@@ -260,7 +266,14 @@ class Speculative:
             prefill_window=self.prefill_window,
             limit=self.length.limit(carry.length, self.drafter.size),
             stop=functools.partial(self.length.stop, carry.length),
+            judge=self._judge(),
         )
+
+    def _judge(self) -> Any:
+        """See `Round.judge`."""
+        if isinstance(self.length, Judging) and HIDDEN & self.length.needs:
+            return self.length.judge
+        return None
 
     def _peek(
         self,

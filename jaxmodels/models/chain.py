@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from jaxmodels.layers.kv_cache import KVPending, KVState
 from jaxmodels.layers.latent_attention import LatentState
@@ -32,13 +32,12 @@ from jaxmodels.models import decoder
 from jaxmodels.models.cache_policies import policies_of, state_policies_of
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
+from jaxmodels.models.scored import Scored
 from jaxmodels.models.transcript import BoundedPeek, recoded
 
-# ``choose(i, logits, carry)``: the token behind token i of the window, from the logits there; whether it is
-# to be shown to the model, if the row has room for it; and the carry.
-Choose: TypeAlias = Callable[
-    [Int[Array, ""], Float[Array, "B V"], Any], tuple[Int[Array, "B"], Bool[Array, "B"], Any]
-]
+# ``choose(i, scored, carry)``: the token behind token i of the window, from what the model saw at that token
+# alone; whether it is to be shown to the model, if the row has room for it; and the carry.
+Choose: TypeAlias = Callable[[Int[Array, ""], Scored, Any], tuple[Int[Array, "B"], Bool[Array, "B"], Any]]
 
 # ``look(i, token, cache, window, carry)``: what `commit` needs of token i, which is a window of its own, and
 # what `Choose` gives.
@@ -81,7 +80,7 @@ def peek_chain(
             i: Array, token: Array, cache: decoder.Cache, window: Window, carry: Any
         ) -> tuple[decoder.Pending, Array, Array, Any]:
             scored, pending = config.score(params, token[:, None], cache, window)
-            return pending, *choose(i, scored.logits[:, 0], carry)
+            return pending, *choose(i, scored, carry)
 
         return join(config, params, token, cache, size, look, carry, valid=valid)
     return _peek_growing(config, params, token, cache, size, choose, carry, valid)
@@ -228,7 +227,8 @@ def _peek_growing(
             known=cache.length + 1,
             logits_at=jnp.full((batch, 1), i),
         )
-        following, goes_on, carry = choose(jnp.asarray(i), scored.logits[:, 0], state.carry)
+        hidden = lax.dynamic_slice_in_dim(scored.hidden, i, 1, axis=1)
+        following, goes_on, carry = choose(jnp.asarray(i), replace(scored, hidden=hidden), state.carry)
         # The token behind the last one has no place in the window.
         window = state.window.at[:, i + 1].set(following, mode="drop")
         on = state.on & goes_on & (state.shown < valid)

@@ -104,8 +104,9 @@ class Halves:
             drafts = state.drafts & (i + 1 < valid)
 
             def ask(turn: Array, chosen: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
-                logits = first.logits(params, first.normalise(params, stream))
-                return choose(i, logits[:, 0], chosen[2])
+                hidden = first.normalise(params, stream)
+                logits = first.logits(params, hidden)
+                return choose(i, Scored(hidden=hidden, logits=logits, taps={}), chosen[2])
 
             # A loop of no or one turn: what is carried is not copied, as behind a `lax.cond`.
             token, goes_on, carry = lax.fori_loop(

@@ -13,6 +13,7 @@ import jaxmodels as jm
 from jaxmodels.cli import common
 from jaxmodels.cli.generate import _read_prompt
 from jaxmodels.decoding import Autoregressive, Sample
+from jaxmodels.decoding.lengths import PredictedAcceptance
 from jaxmodels.decoding.processors import (
     FrequencyPenalty,
     LogitBias,
@@ -21,6 +22,7 @@ from jaxmodels.decoding.processors import (
     PresencePenalty,
     RepetitionPenalty,
 )
+from jaxmodels.models.draft_heads.acceptance import AcceptanceHead
 
 PROMPT, NEW = "the cat", 12
 GREEDY = Autoregressive()
@@ -157,6 +159,16 @@ def test_a_draft_is_loaded(generate, model, model_dir):
     assert len(values["log_probs"]) == len(values["tokens"])
 
 
+def test_a_head_that_ends_drafts_is_loaded(generate, model, model_dir, tmp_path):
+    head = AcceptanceHead(d_model=16, layers=0)
+    params = {"output": {"weight": np.zeros((2, 16), np.float32), "bias": np.asarray([9, 0], np.float32)}}
+    jm.save_draft_length(PredictedAcceptance(head=head, params=params), tmp_path / "head")
+    options = ("--strategy", "speculative", "--draft", model_dir, "--acceptance-head", tmp_path / "head")
+    values = json.loads(generate(PROMPT, "--json", *options).stdout)
+    assert values["text"] == text_of(model)
+    assert values["stats"]["per_call"]["drafted"] == 2  # it expects a rejection of every token
+
+
 def test_the_best_of_several_samples_is_printed(generate):
     options = ("--strategy", "best-of", "--samples", 3, "--temperature", 1)
     values = json.loads(generate(PROMPT, "--json", *options).stdout)
@@ -212,6 +224,19 @@ def test_the_timing_line_can_be_left_out(generate):
         (("--strategy", "mtp"), "MTP"),
         (("--strategy", "jacobi", "--draft-length", "whole"), "--draft-length belongs to --strategy spec"),
         (("--strategy", "suffix", "--draft-length", "confident"), "draft=SuffixDecoding.* does not ask"),
+        (
+            (
+                "--strategy",
+                "speculative",
+                "--draft",
+                "x",
+                "--draft-length",
+                "whole",
+                "--acceptance-head",
+                "y",
+            ),
+            "--draft-length and --acceptance-head are two ways to end drafts",
+        ),
         (("--logit-bias", "5"), "--logit-bias must be a token id and a number, such as 42=-1.5, got '5'"),
         (("--logit-bias", "264=1"), "LogitBias names token 264, which lies outside the vocabulary 0 to 263"),
         (("--no-repeat-ngram", 0), "size must be a whole number >= 1 .*got 0"),

@@ -3,6 +3,7 @@
 Each file beside the mechanism (`io.py`, `layout.py`) is one published form, or what several have in common.
 """
 
+from jaxmodels.checkpoints.draft_heads.acceptance import load_draft_length, save_draft_length
 from jaxmodels.checkpoints.draft_heads.io import is_drafter, load_drafter, save_drafter
 
-__all__ = ["is_drafter", "load_drafter", "save_drafter"]
+__all__ = ["is_drafter", "load_draft_length", "load_drafter", "save_draft_length", "save_drafter"]

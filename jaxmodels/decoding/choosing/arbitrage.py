@@ -32,7 +32,7 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.models.chain import peek_chain
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.models.prefill import prefill
-from jaxmodels.models.scored import NOWHERE
+from jaxmodels.models.scored import NOWHERE, Scored
 from jaxmodels.pytrees import register_dataclass
 
 COUNTERS = ("calls", "steps", "routed", "drafted", "accepted")
@@ -182,10 +182,11 @@ class Arbitrage:
         """A step of the draft, and its history with it. The pending's `valid` is the number of tokens."""
         output, size = carry.output, self.longest
 
-        def choose(i: Array, logits: Float[Array, "B V"], step: _Drafted) -> tuple[Array, Array, _Drafted]:
-            scores = process(self.processors, logits[:, None], request, output, step.tokens, first=i)
+        def choose(i: Array, scored: Scored, step: _Drafted) -> tuple[Array, Array, _Drafted]:
+            logits: Array = scored.logits
+            scores = process(self.processors, logits, request, output, step.tokens, first=i)
             token = self.sampler(scores[:, 0], fold_keys(row_keys(request, output.lengths + i), DRAFT_FOLD))
-            found = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)
+            found = jnp.take_along_axis(jax.nn.log_softmax(logits[:, 0]), token[:, None], axis=1)
             columns = _Drafted(token[:, None], found, has_choice(scores))
             step = jax.tree.map(
                 lambda whole, column: lax.dynamic_update_slice_in_dim(whole, column, i, axis=1), step, columns

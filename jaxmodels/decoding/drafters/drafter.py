@@ -22,6 +22,7 @@ from jaxmodels.models.language_model import LanguageModel, WindowReader
 # What drafters can obey of a `DraftLength`, see `Obeying`.
 LIMIT = frozenset({"limit"})
 STOP = frozenset({"stop"})
+HIDDEN = frozenset({"hidden"})
 NOTHING: frozenset[str] = frozenset()
 
 
@@ -40,6 +41,8 @@ class Round:
             more, or end early.
         stop: ``stop(i, probability)``, whether nothing should be drafted behind drafted token number i (from
             0), to which the drafter gave `probability`, f32[B]; a drafter that knows none need not ask.
+        judge: ``judge(before, i, hidden)`` of a length that is `Judging`, whose result `stop` is told in
+            place of a probability; None for other lengths.
     """
 
     config: LanguageModel
@@ -53,6 +56,7 @@ class Round:
     prefill_window: int
     limit: Int[Array, "B"]
     stop: Callable[[Int[Array, ""] | int, Float[Array, "B"]], Bool[Array, "B"]]
+    judge: Callable[[Float[Array, "B"], Int[Array, ""], Float[Array, "B D"]], Float[Array, "B"]] | None = None
 
 
 @struct.dataclass
@@ -160,7 +164,8 @@ class Obeying(Protocol):
 
     `LIMIT` where its draft is a chain of which any number of leading tokens can be verified; not where it is
     a tree, or where `settle` reads the verdict on everything that was drafted. `STOP` where `propose` asks
-    `Round.stop`. Drafters that do not say so are taken to obey `LIMIT` alone.
+    `Round.stop`, `HIDDEN` where it also shows `Round.judge` the hidden states of the model that drafts.
+    Drafters that do not say so are taken to obey `LIMIT` alone.
     """
 
     @property

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxmodels.checks import whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
-from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import HIDDEN, LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft, draft_levels, planned
 from jaxmodels.models.cache import Cache
 from jaxmodels.models.exits import BehindExit, Exit, halves_of
@@ -43,7 +43,7 @@ class FirstLayers:
 
     layers: int
     size: int = 3
-    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP | HIDDEN
 
     def __post_init__(self) -> None:
         for name in ("layers", "size"):

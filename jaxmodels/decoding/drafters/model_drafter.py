@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.decoding.draft_windows import even_without_choice, fold_keys, in_rows_that_run
-from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import HIDDEN, LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.processors.chain import process
 from jaxmodels.decoding.samplers import Greedy
 from jaxmodels.decoding.strategy import has_choice
@@ -23,7 +23,7 @@ from jaxmodels.models.chain import Choose, peek_chain
 from jaxmodels.models.language_model import Cache, LanguageModel, Pending
 from jaxmodels.models.prefill import prefill
 from jaxmodels.models.rows import take_rows
-from jaxmodels.models.scored import NOWHERE
+from jaxmodels.models.scored import NOWHERE, Scored
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -86,7 +86,7 @@ class ModelDrafter:
 
     draft: Draft | HasParams | str
     size: int = 4
-    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP | HIDDEN
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "draft", as_draft(self.draft))
@@ -116,12 +116,14 @@ class Levels:
         others: i32[B, L, W-1], the most probable others.
         distributions: f32[B, L, V], what the first tokens were drawn from; None where they are certain.
         sure: f32[B, L], the probabilities that the draft itself gives them; made only where they are read.
+        judged: f32[B], see `Judging`.
     """
 
     chain: jax.Array
     others: jax.Array
     distributions: jax.Array | None
     sure: jax.Array
+    judged: jax.Array
 
 
 def begin_draft(draft: Draft, around: Round, size: int) -> Cache:
@@ -192,12 +194,12 @@ def planned(around: Round, vocabulary: int, siblings: Sequence[int]) -> Plan:
     certain = isinstance(around.sampler, Greedy)
     numbers = jnp.asarray(first_of_levels(siblings)[1:]) - 1  # of each level's first token
 
-    def choose(i: Array, logits: Float[Array, "B V"], drafted: Levels) -> tuple[Array, Array, Levels]:
+    def choose(i: Array, scored: Scored, drafted: Levels) -> tuple[Array, Array, Levels]:
         def put(whole: Array, level: Array) -> Array:
             return lax.dynamic_update_slice_in_dim(whole, level[:, None], i, axis=1)
 
         scores = process(
-            around.processors, logits[:, None], around.request, around.output, drafted.chain, first=i
+            around.processors, scored.logits, around.request, around.output, drafted.chain, first=i
         )
         scores = even_without_choice(scores, has_choice(scores))[:, 0]
         token = around.sampler(scores, fold_keys(around.keys, i))
@@ -210,8 +212,11 @@ def planned(around: Round, vocabulary: int, siblings: Sequence[int]) -> Plan:
             others = put(others, lax.top_k(jnp.where(is_token, -jnp.inf, scores), beside)[1])
         probability = probability_of(scores, token)
         sure = put(drafted.sure, probability)
+        judged = drafted.judged
+        if around.judge is not None:
+            judged = probability = around.judge(judged, i, scored.hidden[:, 0])
         ends = around.stop(numbers[i], probability)
-        return token, ~ends, Levels(put(drafted.chain, token), others, distributions, sure)
+        return token, ~ends, Levels(put(drafted.chain, token), others, distributions, sure, judged)
 
     return Plan(
         siblings=tuple(siblings),
@@ -222,6 +227,7 @@ def planned(around: Round, vocabulary: int, siblings: Sequence[int]) -> Plan:
             others=jnp.zeros((batch, levels, beside), jnp.int32),
             distributions=None if certain else jnp.zeros((batch, levels, vocabulary), jnp.float32),
             sure=jnp.zeros((batch, levels), jnp.float32),
+            judged=jnp.ones((batch,), jnp.float32),
         ),
     )
 

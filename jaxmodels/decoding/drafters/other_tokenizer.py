@@ -18,6 +18,7 @@ from jaxmodels.decoding.strategy import has_choice
 from jaxmodels.decoding.vocabulary_map import VocabularyMap
 from jaxmodels.models.chain import peek_chain
 from jaxmodels.models.language_model import Pending
+from jaxmodels.models.scored import Scored
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -68,11 +69,9 @@ class OtherTokenizer:
     def propose(self, state: Reader, around: Round) -> tuple[Proposal, Any]:
         draft, shared = loaded(self.draft), self.vocabulary.shared
 
-        def choose(i: Array, logits: Float[Array, "B W"], drafted: Chain) -> tuple[Array, Array, Chain]:
-            told = jnp.where(shared >= 0, logits[:, jnp.maximum(shared, 0)], -jnp.inf)
-            scores = process(
-                around.processors, told[:, None], around.request, around.output, drafted.tokens, first=i
-            )
+        def choose(i: Array, scored: Scored, drafted: Chain) -> tuple[Array, Array, Chain]:
+            told = jnp.where(shared >= 0, scored.logits[:, :, jnp.maximum(shared, 0)], -jnp.inf)
+            scores = process(around.processors, told, around.request, around.output, drafted.tokens, first=i)
             scores = even_without_choice(scores, has_choice(scores))[:, 0]
             token = around.sampler(scores, fold_keys(around.keys, i))
             drawn_from = None if drafted.distributions is None else around.sampler.probabilities(scores)

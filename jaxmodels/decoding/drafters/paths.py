@@ -28,6 +28,7 @@ from jaxmodels.decoding.trees import Fork, forked_tree
 from jaxmodels.models.chain import peek_chain
 from jaxmodels.models.language_model import Cache, Pending
 from jaxmodels.models.rows import repeat_rows
+from jaxmodels.models.scored import Scored
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -99,8 +100,8 @@ class PathsDrafter:
         batch, levels, vocabulary = around.token.shape[0], fork.trunk + fork.length, draft.config.vocab_size
         certain = isinstance(around.sampler, Greedy)
 
-        def choose(i: Array, logits: Float[Array, "B*K V"], drafted: _Paths) -> tuple[Array, Array, _Paths]:
-            by_path = logits.reshape(batch, fork.paths, vocabulary)
+        def choose(i: Array, scored: Scored, drafted: _Paths) -> tuple[Array, Array, _Paths]:
+            by_path = scored.logits.reshape(batch, fork.paths, vocabulary)
             scores = _processed(around, by_path, drafted.tokens, i)
             if certain:
                 tokens = _by_rank(scores, i == fork.trunk)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, number, shown, whole
-from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict
+from jaxmodels.decoding.drafters.drafter import HIDDEN, LIMIT, STOP, Proposal, Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import (
     Draft,
     HasParams,
@@ -63,7 +63,7 @@ class PrunedPromptDrafter:
     attended: float = 0.5
     block: int | None = None
     size: int = 4
-    obeys: ClassVar[frozenset[str]] = LIMIT | STOP
+    obeys: ClassVar[frozenset[str]] = LIMIT | STOP | HIDDEN
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "draft", as_draft(self.draft))

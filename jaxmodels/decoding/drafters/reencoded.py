@@ -17,6 +17,7 @@ from jaxmodels.decoding.drafters.reader import Reader, read_on, read_prompts
 from jaxmodels.decoding.text_map import TextMap, reencode
 from jaxmodels.models.chain import peek_chain
 from jaxmodels.models.language_model import Pending
+from jaxmodels.models.scored import Scored
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -100,8 +101,9 @@ class ReencodedDrafter:
         draft, texts, steps = loaded(self.draft), self.texts, self._steps
 
         def choose(
-            i: Array, logits: Float[Array, "B W"], drafted: Int[Array, "B N"]
+            i: Array, scored: Scored, drafted: Int[Array, "B N"]
         ) -> tuple[Array, Array, Int[Array, "B N"]]:
+            logits = scored.logits[:, 0]
             token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
             has_text = texts.starts[token + 1] > texts.starts[token]
             goes_on = has_text & ~around.stop(i, probability_of(logits, token))

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.drafters.drafter import Proposal
-from jaxmodels.decoding.lengths.length import DraftLength
+from jaxmodels.decoding.lengths.length import DraftLength, Judging
 from jaxmodels.decoding.lengths.whole import Whole
 from jaxmodels.pytrees import register_dataclass
 
@@ -61,6 +61,13 @@ class Budget:
         self, state: Any, index: Int[Array, ""] | int, probability: Float[Array, "B"]
     ) -> Bool[Array, "B"]:
         return self.within.stop(state, index, probability)
+
+    def judge(
+        self, before: Float[Array, "B"], index: Int[Array, ""], hidden: Float[Array, "B D"]
+    ) -> Float[Array, "B"]:
+        """That of `within`, which is one that judges where hidden states are among the needs."""
+        assert isinstance(self.within, Judging)
+        return self.within.judge(before, index, hidden)
 
     def update(self, state: Any, count: Int[Array, "B"], accepted: Int[Array, "B"]) -> Any:
         return self.within.update(state, count, accepted)

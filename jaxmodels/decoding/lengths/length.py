@@ -37,13 +37,34 @@ class DraftLength(Protocol):
     ) -> Bool[Array, "B"]:
         """Whether to draft nothing behind drafted token number `index` (from 0).
 
-        probability: what the drafter gave the token. It costs nothing where the policy does not read it.
+        probability: what the drafter gave the token, or what the policy made of it, see `Judging`. It costs
+            nothing where the policy does not read it.
         """
 
     def update(self, state: Any, count: Int[Array, "B"], accepted: Int[Array, "B"]) -> Any:
         """The state behind a round in which `count` tokens were drafted and `accepted` of them were right.
 
         Rows that are done were drafted nothing.
+        """
+
+
+@runtime_checkable
+class Judging(Protocol):
+    """A `DraftLength` that looks into the model that drafts.
+
+    Its `stop` is told its own judgement of a draft in place of the probability of the last token. Policies
+    that do so have `HIDDEN` among their `needs`.
+    """
+
+    def judge(
+        self, before: Float[Array, "B"], index: Int[Array, ""], hidden: Float[Array, "B D"]
+    ) -> Float[Array, "B"]:
+        """How probable it is that all drafted tokens are accepted which the drafting model has read.
+
+        Args:
+            before: the same in front of the token that it read last; 1 in front of the first.
+            index: of that token in the window. Token 0 is the newest one, which is not drafted.
+            hidden: the drafting model's hidden state at that token, behind the final norm.
         """
 
 

@@ -1,7 +1,7 @@
 """Training of DFlash heads: blocks at several places of each text, all slots at once."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jaxmodels.models.draft_heads.slot_choice import (
     SlotChoice,
     SlotConfidence,
 )
-from jaxmodels.training.draft_heads.objective import Pupil, Seen, known_rows
+from jaxmodels.training.draft_heads.objective import RIGHT_FIRST_DRAFTS, Pupil, Seen, known_rows
 
 _SIZES = ("layers", "num_heads", "num_kv_heads", "head_dim", "d_ff", "anchors")
 
@@ -71,6 +71,8 @@ class DFlashTraining:
     rope_theta: float = 10000.0
     anchors: int = 16
     decay: float = 4.0
+
+    measure: ClassVar[str] = RIGHT_FIRST_DRAFTS
 
     def __post_init__(self) -> None:
         for name in _SIZES:

@@ -7,7 +7,7 @@ up to its own, and its own pairs of the later steps: what a chain that begins th
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,13 @@ from jaxmodels.layers.window import Window, fresh_window
 from jaxmodels.models.block import Stream
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.eagle3 import Eagle3, FusingBlock
-from jaxmodels.training.draft_heads.objective import Pupil, Seen, cross_entropy, known_rows
+from jaxmodels.training.draft_heads.objective import (
+    RIGHT_FIRST_DRAFTS,
+    Pupil,
+    Seen,
+    cross_entropy,
+    known_rows,
+)
 
 
 class OneLayer(Protocol):
@@ -117,6 +123,8 @@ class Eagle3Training:
     steps: int = 7
     decay: float = 0.8
     drafted: int = 4
+
+    measure: ClassVar[str] = RIGHT_FIRST_DRAFTS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", checked_layers("Eagle3Training", self))

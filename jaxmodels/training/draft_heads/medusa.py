@@ -1,6 +1,7 @@
 """Medusa's first stage: heads that are trained beside a frozen model, each for its own distance."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -10,7 +11,13 @@ from jaxmodels.decoding.drafters.medusa_drafter import MedusaDrafter
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.medusa import Medusa
-from jaxmodels.training.draft_heads.objective import Pupil, Seen, cross_entropy, known_rows
+from jaxmodels.training.draft_heads.objective import (
+    RIGHT_FIRST_DRAFTS,
+    Pupil,
+    Seen,
+    cross_entropy,
+    known_rows,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,8 @@ class MedusaTraining:
     depth: int = 1
     draft_vocab_size: int | None = None
     decay: float = 0.8
+
+    measure: ClassVar[str] = RIGHT_FIRST_DRAFTS
 
     def __post_init__(self) -> None:
         for name in ("heads", "depth"):

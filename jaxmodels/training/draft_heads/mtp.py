@@ -8,6 +8,7 @@ for all steps is FastMTP's (https://arxiv.org/abs/2509.18362).
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -22,7 +23,7 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.mtp import MTPHead, MTPModule
-from jaxmodels.training.draft_heads.objective import Pupil, Seen, cross_entropy
+from jaxmodels.training.draft_heads.objective import RIGHT_FIRST_DRAFTS, Pupil, Seen, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class MTPTraining:
     steps: int = 3
     decay: float = 0.8
     drafted: int = 3
+
+    measure: ClassVar[str] = RIGHT_FIRST_DRAFTS
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "num_kv_heads", "head_dim", "d_ff", "steps", "drafted"):

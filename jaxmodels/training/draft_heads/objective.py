@@ -13,6 +13,9 @@ from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.feature_head import Target
 from jaxmodels.models.scored import Scored
 
+# The share of the first drafted tokens that are what the target finds best.
+RIGHT_FIRST_DRAFTS = "right_first_drafts"
+
 
 @struct.dataclass
 class Seen:
@@ -50,6 +53,10 @@ class HeadObjective(Protocol):
     def draft_vocab_size(self) -> int | None:
         """How many tokens the head knows, the most frequent of the training text; None for all."""
 
+    @property
+    def measure(self) -> str:
+        """What `loss` tells beside what is differentiated."""
+
     def head(self, target: Decoder) -> Any:
         """The head to train, for this target: it has a `spec` and names its `taps`."""
 
@@ -57,10 +64,10 @@ class HeadObjective(Protocol):
         """What training begins with, of parameters that were drawn: some may be the target's."""
 
     def loss(self, pupil: Pupil, seen: Seen, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """What is differentiated, and what is told: the share of the first drafted tokens that are right."""
+        """What is differentiated, and what is told, as `measure` names it."""
 
     def drafter(self, pupil: Pupil) -> Any:
-        """What is shipped: a `Drafter` that `save_drafter` writes."""
+        """What is shipped: a `Drafter` that `save_drafter` writes, or what `save_draft_length` does."""
 
 
 def cross_entropy(

@@ -7,6 +7,7 @@ its place would. All are read in one window.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,13 @@ from jaxmodels.layers.window import fresh_window, ropes_of
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.eagle3 import Eagle3
 from jaxmodels.training.draft_heads.eagle3 import checked_layers, one_layer_head
-from jaxmodels.training.draft_heads.objective import Pupil, Seen, cross_entropy, known_rows
+from jaxmodels.training.draft_heads.objective import (
+    RIGHT_FIRST_DRAFTS,
+    Pupil,
+    Seen,
+    cross_entropy,
+    known_rows,
+)
 
 
 @struct.dataclass
@@ -99,6 +106,8 @@ class PEagleTraining:
     depths: int = 8
     keep: float = 0.7
     keep_least: float = 0.2
+
+    measure: ClassVar[str] = RIGHT_FIRST_DRAFTS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", checked_layers("PEagleTraining", self))

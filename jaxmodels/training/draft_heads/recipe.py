@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxmodels.checks import shown, whole
+from jaxmodels.training.draft_heads.acceptance import AcceptanceTraining
 from jaxmodels.training.draft_heads.dflash import DFlashTraining
 from jaxmodels.training.draft_heads.eagle3 import Eagle3Training
 from jaxmodels.training.draft_heads.medusa import MedusaTraining
@@ -15,6 +16,7 @@ from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStable
 from jaxmodels.training.recipe_kind import RecipeKind
 
 OBJECTIVES: Mapping[str, type] = {
+    "acceptance": AcceptanceTraining,
     "dflash": DFlashTraining,
     "eagle3": Eagle3Training,
     "medusa": MedusaTraining,
@@ -62,6 +64,11 @@ class DraftHeadRecipe:
             if not isinstance(files, list | tuple) or not files:
                 raise ValueError(f"DraftHeadRecipe: {name} must name files, got {shown(files)}")
             object.__setattr__(self, name, tuple(files))
+
+    @property
+    def option(self) -> str:
+        """That of `jaxmodels generate` which takes what is trained."""
+        return "--acceptance-head" if isinstance(self.head, AcceptanceTraining) else "--draft"
 
 
 DRAFT_HEAD_RECIPES = RecipeKind(

@@ -2,7 +2,7 @@
 
 recipe.json          what is trained; a second call must bring the same
 head/                checkpoints and metrics.jsonl
-result.json          the share of held-out tokens whose first draft is what the target finds best
+result.json          what the kind of head is measured by on the held-out text
 """
 
 import json
@@ -82,9 +82,9 @@ def train_draft_head(
         )
         params = fitting.run(head, recipe.fit, windows, loss, start=recipe.head.start(pupil))
         trained = replace(pupil, params=params)
-        share = held_out_share(recipe, trained, held_out)
-        replace_file(output / "result.json", json.dumps({"right_first_drafts": share}, indent=2) + "\n")
-        console.print(f"held out: {share:.4f} of the first drafts are right")
+        measure, found = recipe.head.measure, held_out_mean(recipe, trained, held_out)
+        replace_file(output / "result.json", json.dumps({measure: found}, indent=2) + "\n")
+        console.print(f"held out: {measure} {found:.4f}")
     return DraftHeadRun(recipe=recipe, pupil=trained)
 
 
@@ -96,18 +96,18 @@ def see(pupil: Pupil, tokens: Int[Array, "B S"]) -> Seen:
     return Seen(tokens=tokens, scored=jax.lax.stop_gradient(scored))
 
 
-def held_out_share(recipe: DraftHeadRecipe, pupil: Pupil, windows: Int[np.ndarray, "N S"]) -> float:
-    """The share of first drafts that are right, over the first held-out windows."""
+def held_out_mean(recipe: DraftHeadRecipe, pupil: Pupil, windows: Int[np.ndarray, "N S"]) -> float:
+    """The mean of what the loss tells, over the first held-out windows."""
 
     @jax.jit
-    def right(params: Params, tokens: Array) -> Array:
+    def told(params: Params, tokens: Array) -> Array:
         trained = replace(pupil, params=params)
         return recipe.head.loss(trained, see(trained, tokens), jax.random.key(recipe.seed))[1]
 
     windows = windows[: recipe.evaluation_windows]
     size = min(recipe.fit.batch_size, len(windows))
     batches = [windows[i : i + size] for i in range(0, len(windows) - size + 1, size)]
-    return float(np.mean([float(right(pupil.params, jnp.asarray(batch))) for batch in batches]))
+    return float(np.mean([float(told(pupil.params, jnp.asarray(batch))) for batch in batches]))
 
 
 def _known_tokens(
