@@ -43,6 +43,7 @@ KINDS: Mapping[str, type] = {
     "per_position": depth.PerPosition,
     "plan": depth.Plan,
     "probability_gap": depth.ProbabilityGap,
+    "prompt_router": depth.PromptRouter,
     "row_plans": depth.RowPlans,
     "similarity": depth.Similarity,
     "until_confident": depth.UntilConfident,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxmodels.decoding.autoregressive import Autoregressive, AutoregressiveCarry
 from jaxmodels.decoding.strategy import Output, Request, check_policy, tally
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.depth import ALL_LAYERS, Depth
+from jaxmodels.models.depth import ALL_LAYERS, ByPrompt, Depth
 from jaxmodels.models.language_model import BlockStack, LanguageModel
 from jaxmodels.pytrees import register_dataclass
 
@@ -23,7 +23,8 @@ class AdaptiveDepth:
     Attributes:
         depth: a policy, such as those of `jaxmodels.decoding.depth`; or the directory or name of a trained
             one, see `jaxmodels.load_depth`.
-        prompt: the policy by which prompts are read, by default in full.
+        prompt: the policy by which prompts are read; by default in full, or by `depth` itself where that
+            decides by them, see `ByPrompt`.
         decode: how the next token is picked.
 
     Raises:
@@ -32,13 +33,14 @@ class AdaptiveDepth:
     """
 
     depth: Depth | str
-    prompt: Depth = ALL_LAYERS
+    prompt: Depth | None = None
     decode: Autoregressive = Autoregressive()
 
     def __post_init__(self) -> None:
         if not isinstance(self.depth, str):
             check_policy("depth", self.depth, "through", "Plan((1, 0, 2))")
-        check_policy("prompt", self.prompt, "through", "ALL_LAYERS")
+        if self.prompt is not None:
+            check_policy("prompt", self.prompt, "through", "ALL_LAYERS")
         check_policy("decode", self.decode, "advance", "Autoregressive()")
 
     @property
@@ -50,6 +52,13 @@ class AdaptiveDepth:
                 "reads there"
             )
         return self.depth
+
+    @property
+    def prompt_policy(self) -> Depth:
+        """The policy by which prompts are read."""
+        if self.prompt is not None:
+            return self.prompt
+        return self.policy if isinstance(self.policy, ByPrompt) else ALL_LAYERS
 
     @property
     def prefill_window(self) -> int:
@@ -69,7 +78,7 @@ class AdaptiveDepth:
         (batch, slots), width = request.tokens.shape, output.tokens.shape[1]
         made = config.init_cache(batch, slots + width, config.dtype_of(params), depth=self.policy)
         cache = replace(cache, repeats=made.repeats, memory=made.memory)
-        carry = self.decode.begin(config, params, request, cache, output, self.prompt)
+        carry = self.decode.begin(config, params, request, cache, output, self.prompt_policy)
         zeros = jnp.zeros_like(carry.output.lengths)
         return replace(carry, output=replace(carry.output, counters={"calls": zeros, "layers": zeros}))
 

@@ -152,6 +152,14 @@ class Remembering(Protocol):
         after all."""
 
 
+@runtime_checkable
+class ByPrompt(Protocol):
+    """A `Depth` whose verdicts on a prompt hold for what follows it, so that the prompt is read by it, too."""
+
+    @property
+    def decides_by_prompt(self) -> bool: ...
+
+
 def kept_by(depth: Depth, batch: int, d_model: int) -> Any:
     """The state in front of the first token of a policy that keeps one; None of others."""
     return depth.state_spec(batch, d_model) if isinstance(depth, Remembering) else None

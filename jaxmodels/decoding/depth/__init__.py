@@ -24,6 +24,7 @@ from jaxmodels.decoding.depth.confidence import (
 from jaxmodels.decoding.depth.layer_skipping import layers_for_speed_up, speed_up_of
 from jaxmodels.decoding.depth.lora_drop import LoRADrop
 from jaxmodels.decoding.depth.plans import Plan, RowPlans
+from jaxmodels.decoding.depth.prompt_router import PromptRouter
 from jaxmodels.decoding.depth.thresholds import Decaying, PerBlock, PerPosition, PerRow, Thresholds
 from jaxmodels.decoding.depth.until_confident import UntilConfident
 
@@ -45,6 +46,7 @@ __all__ = [
     "PerRow",
     "Plan",
     "ProbabilityGap",
+    "PromptRouter",
     "Recalling",
     "RowPlans",
     "Similarity",

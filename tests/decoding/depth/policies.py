@@ -21,6 +21,7 @@ from jaxmodels.decoding.depth import (
     PerBlock,
     Plan,
     ProbabilityGap,
+    PromptRouter,
     RowPlans,
     Similarity,
     UntilConfident,
@@ -62,6 +63,17 @@ def asked_once(config):
     return until(MaxProbability(), asked=(last - 1,) if last else None)
 
 
+def prompt_router(config):
+    """Every prompt is told to run every block once."""
+    blocks = len(config.blocks)
+    return PromptRouter(
+        w_in=noise(blocks, RANK, config.d_model),
+        b_in=noise(blocks, RANK),
+        w_out=jnp.zeros((blocks, 3, RANK)),
+        b_out=jnp.tile(jnp.asarray([0.0, 1.0, 0.0]), (blocks, 1)),
+    )
+
+
 def lora_drop(config):
     """All tokens are anchors."""
     dropped = tuple(range(len(config.blocks)))[-2:]
@@ -92,4 +104,5 @@ NEVER_LEAVING = {
     "plan": lambda config: Plan((1,) * len(config.blocks)),
     "row_plans": lambda config: RowPlans(np.ones((1, len(config.blocks)), np.int32)),
     "lora_drop": lora_drop,
+    "prompt_router": prompt_router,
 }
