@@ -154,7 +154,7 @@ class Remembering(Protocol):
 
 @runtime_checkable
 class ByPrompt(Protocol):
-    """A `Depth` whose verdicts on a prompt hold for what follows it, so that the prompt is read by it, too."""
+    """A `Depth` whose verdicts on a prompt hold for what follows it, so that it reads the prompt, too."""
 
     @property
     def decides_by_prompt(self) -> bool: ...

@@ -44,13 +44,13 @@ def pooled(stream: Stream, window: Window, windows: int) -> Pooled:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PromptRouter:
-    """A `Depth`: in front of each block a small network looks at the prompt and says whether its row skips the
-    block, runs it or repeats it. That plan then holds for all that is decoded.
+    """A `Depth`: in front of each block a small network looks at the prompt and says whether its row skips
+    the block, runs it or repeats it. That plan then holds for all that is decoded.
 
-    Block l's network is ``w_out[l] @ gelu(w_in[l] @ x + b_in[l]) + b_out[l]`` of the mean of each of `windows`
-    parts of the prompt, and the largest mean of these logits is the verdict: 0, 1 or 2 passes. A row decides
-    with the first window that it is shown, which is its prompt where that fits into one. Each pass has a
-    history of its own, see `RowPlans`. Source: Dr.LLM (https://arxiv.org/abs/2510.12773) and its released
+    Block l's network is ``w_out[l] @ gelu(w_in[l] @ x + b_in[l]) + b_out[l]``, x being the mean of one of
+    `windows` parts of the prompt; the largest mean over the parts is the verdict: 0, 1 or 2 passes. A row
+    decides with the first window that it is shown, which is its prompt where that fits into one. Each pass
+    has a history of its own, see `RowPlans`. Source: Dr.LLM (https://arxiv.org/abs/2510.12773) and its released
     code, where the width H is 128 and `windows` 8.
 
     Attributes:
