@@ -50,8 +50,8 @@ class PromptRouter:
     Block l's network is ``w_out[l] @ gelu(w_in[l] @ x + b_in[l]) + b_out[l]``, x being the mean of one of
     `windows` parts of the prompt; the largest mean over the parts is the verdict: 0, 1 or 2 passes. A row
     decides with the first window that it is shown, which is its prompt where that fits into one. Each pass
-    has a history of its own, see `RowPlans`. Source: Dr.LLM (https://arxiv.org/abs/2510.12773) and its released
-    code, where the width H is 128 and `windows` 8.
+    has a history of its own, see `RowPlans`. Source: Dr.LLM (https://arxiv.org/abs/2510.12773) and its
+    released code, where the width H is 128 and `windows` 8.
 
     Attributes:
         w_in: f32[L, H, D].
