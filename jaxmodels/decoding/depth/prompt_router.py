@@ -23,11 +23,11 @@ class Pooled(NamedTuple):
 
     Attributes:
         means: f32[B, W, D].
-        count: i32[B], the leading parts that there are: fewer than W in rows of fewer tokens.
+        there: i32[B], how many of the parts there are: fewer than W in rows of fewer tokens.
     """
 
     means: Float[Array, "B W D"]
-    count: Int[Array, "B"]
+    there: Int[Array, "B"]
 
 
 def pooled(stream: Stream, window: Window, windows: int) -> Pooled:
@@ -39,7 +39,7 @@ def pooled(stream: Stream, window: Window, windows: int) -> Pooled:
     chosen = (part[:, :, None] == jnp.arange(windows)) & window.is_valid[:, :, None]
     chosen &= part[:, :, None] < count[:, None, None]
     sums = jnp.einsum("bsw,bsd->bwd", chosen.astype(jnp.float32), stream.hidden.astype(jnp.float32))
-    return Pooled(means=sums / size[:, None, None], count=count)
+    return Pooled(means=sums / size[:, None, None], there=count)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,8 +122,8 @@ class PromptRouter:
         """The mean logits of a block's verdicts over the parts of each row."""
         inner = jnp.einsum("bwd,hd->bwh", parts.means, self.w_in[block]) + self.b_in[block]
         of_parts = jnp.einsum("bwh,vh->bwv", jax.nn.gelu(inner, approximate=True), self.w_out[block])
-        there = jnp.arange(self.windows) < parts.count[:, None]
-        return jnp.where(there[:, :, None], of_parts, 0).sum(1) / parts.count[:, None] + self.b_out[block]
+        is_part = jnp.arange(self.windows) < parts.there[:, None]
+        return jnp.where(is_part[:, :, None], of_parts, 0).sum(1) / parts.there[:, None] + self.b_out[block]
 
     def verdicts(self, block: int, parts: Pooled) -> Int[Array, "B"]:
         """The passes through a block that each row is to take."""
