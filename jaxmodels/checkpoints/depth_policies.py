@@ -2,7 +2,7 @@
 
 Research code publishes these parts inside whole models, if at all, so that the form is this library's own.
 Every field of a policy is either a tensor, named by its path, or a value of JSON; a policy within a policy,
-such as the confidence of an exit, is an object of its own.
+such as the confidence of an exit, is an object of its own, and so are the parts of a tree of parameters.
 """
 
 import dataclasses
@@ -44,6 +44,7 @@ KINDS: Mapping[str, type] = {
     "plan": depth.Plan,
     "probability_gap": depth.ProbabilityGap,
     "prompt_router": depth.PromptRouter,
+    "recurrent_confidence": depth.RecurrentConfidence,
     "row_plans": depth.RowPlans,
     "similarity": depth.Similarity,
     "until_confident": depth.UntilConfident,
@@ -112,6 +113,8 @@ def _written(part: Any, where: str, tensors: dict[str, np.ndarray]) -> Any:
             return np.asarray(part).item()
         tensors[where] = np.asarray(part)
         return {"tensor": where}
+    if isinstance(part, Mapping):
+        return {"parts": {name: _written(one, f"{where}.{name}", tensors) for name, one in part.items()}}
     if not dataclasses.is_dataclass(part):
         return part
     kind = next((name for name, cls in KINDS.items() if type(part) is cls), None)
@@ -129,6 +132,8 @@ def _read(value: Any, tensors: TensorReader, where: str) -> Any:
         return tuple(value) if isinstance(value, list) else value
     if set(value) == {"tensor"}:
         return _held(tensors.read(value["tensor"]))
+    if set(value) == {"parts"} and isinstance(value["parts"], Mapping):
+        return {name: _read(one, tensors, f"{where}.{name}") for name, one in value["parts"].items()}
     kind = value.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise CheckpointError(f"{where}: kind must be one of {', '.join(KINDS)}, got {shown(kind)}")

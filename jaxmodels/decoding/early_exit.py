@@ -6,7 +6,7 @@ from jaxtyping import Array
 
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive, AutoregressiveCarry
-from jaxmodels.decoding.depth.confidence import Confidence, MaxProbability
+from jaxmodels.decoding.depth.confidence import Confidence, MaxProbability, Recalling
 from jaxmodels.decoding.depth.thresholds import Thresholds
 from jaxmodels.decoding.depth.until_confident import UntilConfident
 from jaxmodels.decoding.strategy import Output, Request, check_options, check_policy
@@ -40,13 +40,12 @@ class EarlyExit:
 
     threshold: Array | float | Thresholds = 0.9
     min_layers: int = 1
-    confidence: Confidence = MaxProbability()
+    confidence: Confidence | Recalling = MaxProbability()
     asked: tuple[int, ...] | None = None
     decode: Autoregressive = Autoregressive()
 
     def __post_init__(self) -> None:
         check_options(self, {"min_layers": 1})
-        check_policy("confidence", self.confidence, "__call__", "MaxProbability()")
         check_policy("decode", self.decode, "advance", "Autoregressive()")
         object.__setattr__(self, "asked", self._depth.asked)
 

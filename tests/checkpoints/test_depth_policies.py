@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES
+from model_helpers import ARCHITECTURES, random_params
 
 import jaxmodels as jm
 from jaxmodels.checkpoints.depth_policies import is_depth, load_depth, save_depth
@@ -24,9 +24,11 @@ from jaxmodels.decoding.depth import (
     Patience,
     PerBlock,
     Plan,
+    RecurrentConfidence,
     RowPlans,
     UntilConfident,
 )
+from jaxmodels.decoding.depth.confidence.recurrent import exit_spec
 
 CONFIG = ARCHITECTURES["hybrid"]
 RNG = np.random.default_rng(0)
@@ -46,6 +48,13 @@ POLICIES = {
         confidence=MLPConfidence(w_in=noise(3, 16, 4), b_in=noise(3, 4), w_out=noise(3, 4), b_out=noise(3)),
         threshold=PerBlock(np.asarray([0.5, np.inf, 0.7], np.float32)),
         asked=(0, 1),
+    ),
+    "recurrent": UntilConfident(
+        confidence=RecurrentConfidence(
+            params=random_params({"1": exit_spec(16, 6, 4)}), width=6, state_dim=4
+        ),
+        threshold=0.7,
+        asked=(1,),
     ),
     "few tokens": UntilConfident(
         confidence=AmongTokens(tokens=np.asarray([3, 5, 7]), confidence=Patience(blocks=2)),
@@ -78,10 +87,18 @@ def test_a_policy_of_another_model_is_refused_with_the_sizes_of_both(tmp_path):
         load_depth(tmp_path / "policy", other)
 
 
+@dataclasses.dataclass(frozen=True)
+class OwnConfidence:
+    """One that a user made."""
+
+    def __call__(self, passed):
+        return passed.after.hidden[..., 0]
+
+
 def test_what_is_no_policy_is_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"policy must be one of .*budget, .* got Decoder"):
         save_depth(CONFIG, tmp_path / "policy", CONFIG)
-    strange = dataclasses.replace(POLICIES["linear"], confidence=CONFIG)
+    strange = dataclasses.replace(POLICIES["linear"], confidence=OwnConfidence())
     with pytest.raises(ValueError, match=r"policy\.confidence must be one of"):
         save_depth(strange, tmp_path / "policy", CONFIG)
     with pytest.raises(ValueError, match="model must be one that is made of blocks"):

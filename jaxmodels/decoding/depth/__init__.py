@@ -19,6 +19,7 @@ from jaxmodels.decoding.depth.confidence import (
     Patience,
     ProbabilityGap,
     Recalling,
+    RecurrentConfidence,
     Similarity,
 )
 from jaxmodels.decoding.depth.layer_skipping import layers_for_speed_up, speed_up_of
@@ -48,6 +49,7 @@ __all__ = [
     "ProbabilityGap",
     "PromptRouter",
     "Recalling",
+    "RecurrentConfidence",
     "RowPlans",
     "Similarity",
     "Thresholds",

@@ -7,7 +7,7 @@ is met nearly, not exactly.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxmodels.decoding.depth.thresholds import PerBlock
 from jaxmodels.decoding.depth.until_confident import UntilConfident
 from jaxmodels.layers.spec import Params, filled
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.depth import kept_by
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +65,7 @@ def trace_exits(
     if not len(windows):
         raise ValueError("trace_exits: windows holds no batch of text")
     exits = policy.exits(len(config.blocks))
-    found = [_traced(config, policy, params, jnp.asarray(batch)) for batch in windows]
+    found = [_asked(config, policy, params, jnp.asarray(batch)) for batch in windows]
     confidence, said = (
         np.concatenate([np.asarray(one[i]).reshape(-1, np.shape(one[i])[-1]) for one in found])
         for i in (0, 1)
@@ -77,31 +78,37 @@ def trace_exits(
     )
 
 
-@partial(jax.jit, static_argnums=0)
-def _traced(
+def asked_everywhere(
     config: Decoder, policy: UntilConfident, params: Params, tokens: Int[Array, "B S"]
 ) -> tuple[Float[Array, "B S E"], Int[Array, "B S F"]]:
-    """The confidence behind each exit; and what is said there and behind the last block."""
+    """Whole sequences that no token leaves: the confidence behind each exit, and the best next token there
+    and behind the last block. Differentiable in the confidence's parameters.
+
+    Raises ValueError where the policy does not fit the model.
+    """
     stream, window = config.begin_forward(params, tokens)
-    spec = policy.state_spec(tokens.shape[0], config.d_model)
-    memory = None if spec is None else filled(spec, config.dtype_of(params))
+    memory = filled(kept_by(policy, tokens.shape[0], config.d_model), config.dtype_of(params))
     walk = policy.begin(config.begin_walk(params, window, memory))
-    found = policy.confidence.begin(walk) if isinstance(policy.confidence, Following) else None
-    sure, said = [], []
+    confidence: Any = policy.confidence
+    found, sure, said = walk.notes.found, [], []
     for i, block in enumerate(config.blocks):
         before, stream = stream, block.forward(config.block_params(params, i), stream, window)
-        if i in policy.exits(len(config.blocks)):
-            passed = policy.passed(i, before, stream, walk)
-            if isinstance(policy.confidence, Recalling):
-                confidence, walk = policy.confidence.recall(passed, walk)
-            elif isinstance(policy.confidence, Following):
-                confidence, found = policy.confidence.follow(passed, found)
-            else:
-                confidence = policy.confidence(passed)
-            sure.append(confidence)
-            said.append(jnp.argmax(walk.head(stream), axis=-1))
+        if i not in policy.exits(len(config.blocks)):
+            continue
+        passed = policy.passed(i, before, stream, walk)
+        if isinstance(confidence, Recalling):
+            one, walk = confidence.recall(passed, walk)
+        elif isinstance(confidence, Following):
+            one, found = confidence.follow(passed, found)
+        else:
+            one = confidence(passed)
+        sure.append(one)
+        said.append(jnp.argmax(walk.head(stream), axis=-1))
     said.append(jnp.argmax(walk.head(stream), axis=-1))
     return jnp.stack(sure, axis=-1), jnp.stack(said, axis=-1)
+
+
+_asked = jax.jit(asked_everywhere, static_argnums=0)
 
 
 def thresholds_for_budget(trace: Trace, budget: float) -> PerBlock:

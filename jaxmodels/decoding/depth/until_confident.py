@@ -12,6 +12,7 @@ from jaxmodels.checks import is_traced, number, shown, whole
 from jaxmodels.decoding.depth.budget import check_unread
 from jaxmodels.decoding.depth.confidence import Confidence, Following, Passed, Recalling
 from jaxmodels.decoding.depth.thresholds import Thresholds
+from jaxmodels.decoding.strategy import check_policy
 from jaxmodels.models.block import Stream
 from jaxmodels.models.depth import Pass, Unread, Walk, chosen
 from jaxmodels.pytrees import register_dataclass
@@ -52,7 +53,7 @@ class UntilConfident:
             confidence or thresholds of another model.
     """
 
-    confidence: Confidence
+    confidence: Confidence | Recalling
     threshold: Array | float | Thresholds
     min_layers: int = 1
     asked: tuple[int, ...] | None = None
@@ -60,6 +61,8 @@ class UntilConfident:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "min_layers", whole("min_layers", self.min_layers, low=1))
+        if not isinstance(self.confidence, Recalling):
+            check_policy("confidence", self.confidence, "__call__", "MaxProbability()")
         check_threshold(self.threshold)
         check_unread(self.unread)
         if self.asked is not None:
@@ -128,11 +131,10 @@ class UntilConfident:
 
     def _ask(self, passed: Passed, notes: Notes) -> Notes:
         """The tokens that still run behind a block."""
-        if isinstance(self.confidence, Following):
-            confidence, found = self.confidence.follow(passed, notes.found)
-        else:
-            confidence, found = self.confidence(passed), None
-        return Notes(running=notes.running & (confidence < passed.threshold), found=found)
+        confidence: Any = self.confidence
+        follows = isinstance(confidence, Following)
+        sure, found = confidence.follow(passed, notes.found) if follows else (confidence(passed), None)
+        return Notes(running=notes.running & (sure < passed.threshold), found=found)
 
 
 def check_threshold(threshold: Any) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxmodels.checks import shown, whole
+from jaxmodels.training.depth.exits import CLASSIFIERS, ExitTraining
 from jaxmodels.training.depth.lora_drop import LoRADropTraining
 from jaxmodels.training.depth.objective import PolicyTraining
 from jaxmodels.training.fitting import Fit
@@ -11,6 +12,7 @@ from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStable
 from jaxmodels.training.recipe_kind import RecipeKind
 
 POLICIES: Mapping[str, type] = {
+    "exits": ExitTraining,
     "lora_drop": LoRADropTraining,
 }
 
@@ -65,6 +67,7 @@ DEPTH_RECIPES = RecipeKind(
     package="jaxmodels.training.depth",
     parts={
         DepthRecipe: {"depth_policy": POLICIES, "fit": Fit},
+        ExitTraining: {"classifier": CLASSIFIERS},
         Fit: {
             "schedule": {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay},
             "optimizer": {"adamw": AdamW, "muon": Muon},

@@ -6,6 +6,7 @@ for a decoder, whose width and number of blocks its parameters fit.
 
 import jax.numpy as jnp
 import numpy as np
+from model_helpers import random_params
 from strategy_helpers import NEW
 
 from jaxmodels.decoding.depth import (
@@ -22,10 +23,12 @@ from jaxmodels.decoding.depth import (
     Plan,
     ProbabilityGap,
     PromptRouter,
+    RecurrentConfidence,
     RowPlans,
     Similarity,
     UntilConfident,
 )
+from jaxmodels.decoding.depth.confidence.recurrent import exit_spec
 
 ABOVE_ALL = 1.5  # no confidence reaches it
 RANK = 3
@@ -55,6 +58,12 @@ def mlp(config):
             b_out=noise(blocks),
         )
     )
+
+
+def recurrent(config):
+    """A classifier behind each block but the last."""
+    exits = {str(i): exit_spec(config.d_model, 4, 3) for i in range(len(config.blocks) - 1)}
+    return until(RecurrentConfidence(params=random_params(exits) if exits else {}, width=4, state_dim=3))
 
 
 def asked_once(config):
@@ -94,6 +103,7 @@ NEVER_LEAVING = {
     "among_tokens": lambda _: until(AmongTokens(tokens=np.arange(0, 29, 3), confidence=Certainty())),
     "linear": linear,
     "mlp": mlp,
+    "recurrent": recurrent,
     "asked_once": asked_once,
     "held": lambda _: until(MaxProbability(), unread="hold"),
     "per_block": lambda config: until(

@@ -59,7 +59,8 @@ def by_hand(confidence, index, before, after):
         return 1 / (1 + np.exp(-(after @ confidence.weight[index] + confidence.bias[index])))
     if isinstance(confidence, MLPConfidence):
         w_in, b_in, w_out, b_out = (np.asarray(part)[index] for part in jax.tree.leaves(confidence))
-        inside = np.maximum(after @ w_in + b_in, 0)
+        unit = after / np.sqrt((after**2).mean(-1, keepdims=True) + 1e-6)
+        inside = np.maximum(unit @ w_in + b_in, 0)
         return 1 / (1 + np.exp(-(inside @ w_out + b_out)))
     logits = logits_by_hand(after)
     if isinstance(confidence, AmongTokens):

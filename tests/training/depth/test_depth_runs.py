@@ -12,6 +12,7 @@ from jaxmodels.decoding import AdaptiveDepth
 from jaxmodels.decoding.depth import LoRADrop
 from jaxmodels.models.depth import ALL_LAYERS
 from jaxmodels.training.depth.evaluate import compare, read_stepwise
+from jaxmodels.training.depth.exits import MLP, ExitTraining, Linear, Recurrent
 from jaxmodels.training.depth.export import export_depth
 from jaxmodels.training.depth.lora_drop import LoRADropTraining
 from jaxmodels.training.depth.recipe import DEPTH_RECIPES
@@ -55,8 +56,13 @@ def test_recipes_are_written_as_they_are_read(name):
 
 @pytest.mark.parametrize(
     "training",
-    [LoRADropTraining(dropped=(1, 2), period=4, rank=3)],
-    ids=["lora_drop"],
+    [
+        LoRADropTraining(dropped=(1, 2), period=4, rank=3),
+        ExitTraining(classifier=Linear(), asked=(0, 1)),
+        ExitTraining(classifier=MLP(hidden=5), asked=(1,)),
+        ExitTraining(classifier=Recurrent(width=6, state_dim=3), asked=(0, 1), threshold=0.4),
+    ],
+    ids=["lora_drop", "linear_exits", "mlp_exits", "recurrent_exits"],
 )
 def test_a_run_ends_with_a_policy_that_is_read_by_its_name(training, tmp_path):
     run = train_depth(short(training, tmp_path), tmp_path / "run")
@@ -75,6 +81,9 @@ def test_a_run_ends_with_a_policy_that_is_read_by_its_name(training, tmp_path):
 def test_a_block_that_the_model_does_not_have_is_refused(tmp_path):
     recipe = short(LoRADropTraining(dropped=(1, 99)), tmp_path)
     with pytest.raises(ValueError, match="there is no block 99, the model has"):
+        train_depth(recipe, tmp_path / "run")
+    recipe = short(ExitTraining(classifier=Linear(), asked=(1, 99)), tmp_path)
+    with pytest.raises(ValueError, match="there is no exit behind block 99 of a model of"):
         train_depth(recipe, tmp_path / "run")
 
 

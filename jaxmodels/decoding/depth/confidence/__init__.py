@@ -5,6 +5,7 @@ from jaxmodels.decoding.depth.confidence.classifiers import LinearConfidence, ML
 from jaxmodels.decoding.depth.confidence.confidence import Confidence, Following, Passed, Recalling
 from jaxmodels.decoding.depth.confidence.patience import Patience
 from jaxmodels.decoding.depth.confidence.probabilities import Certainty, MaxProbability, ProbabilityGap
+from jaxmodels.decoding.depth.confidence.recurrent import RecurrentConfidence
 from jaxmodels.decoding.depth.confidence.similarity import Similarity
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "Patience",
     "ProbabilityGap",
     "Recalling",
+    "RecurrentConfidence",
     "Similarity",
 ]

@@ -45,7 +45,8 @@ class LinearConfidence:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MLPConfidence:
     """A learned classifier with one hidden layer: behind block i
-    ``sigmoid(w_out[i] . relu(w_in[i] hidden + b_in[i]) + b_out[i])``.
+    ``sigmoid(w_out[i] . relu(w_in[i] u + b_in[i]) + b_out[i])``, where u is the stream divided by its root
+    mean square, which grows from block to block.
 
     Attributes:
         w_in: f32[L, D, H]. b_in: f32[L, H].
@@ -74,7 +75,8 @@ class MLPConfidence:
     def __call__(self, passed: Passed) -> Float[Array, "B S"]:
         check_model("MLPConfidence", "w_in", self.w_in, passed)
         i, hidden = passed.index, passed.after.hidden.astype(jnp.float32)
-        inside = jax.nn.relu(hidden @ self.w_in[i] + self.b_in[i])
+        unit = hidden * jax.lax.rsqrt(jnp.square(hidden).mean(-1, keepdims=True) + 1e-6)
+        inside = jax.nn.relu(unit @ self.w_in[i] + self.b_in[i])
         return jax.nn.sigmoid(inside @ self.w_out[i] + self.b_out[i])
 
 
