@@ -7,6 +7,8 @@ from jaxmodels.checks import shown, whole
 from jaxmodels.training.depth.exits import CLASSIFIERS, ExitTraining
 from jaxmodels.training.depth.lora_drop import LoRADropTraining
 from jaxmodels.training.depth.objective import PolicyTraining
+from jaxmodels.training.depth.plan_search import PlanSearch
+from jaxmodels.training.depth.prompt_router import PromptRouterTraining
 from jaxmodels.training.fitting import Fit
 from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
 from jaxmodels.training.recipe_kind import RecipeKind
@@ -14,6 +16,7 @@ from jaxmodels.training.recipe_kind import RecipeKind
 POLICIES: Mapping[str, type] = {
     "exits": ExitTraining,
     "lora_drop": LoRADropTraining,
+    "prompt_router": PromptRouterTraining,
 }
 
 
@@ -68,6 +71,7 @@ DEPTH_RECIPES = RecipeKind(
     parts={
         DepthRecipe: {"depth_policy": POLICIES, "fit": Fit},
         ExitTraining: {"classifier": CLASSIFIERS},
+        PromptRouterTraining: {"search": PlanSearch},
         Fit: {
             "schedule": {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay},
             "optimizer": {"adamw": AdamW, "muon": Muon},

@@ -17,6 +17,7 @@ from rich.console import Console
 import jaxmodels.io
 from jaxmodels.checkpoints.atomic import replace_file
 from jaxmodels.checkpoints.hub import resolve
+from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.training.data import cut_windows
@@ -90,6 +91,7 @@ def train_depth(recipe: DepthRecipe, output_dir: str | Path, *, console: Console
             policy,
             held_out[: recipe.evaluation_windows],
             prompt=recipe.prompt,
+            prompt_depth=AdaptiveDepth(depth=policy).prompt_policy,
         )
         replace_file(output / "result.json", json.dumps(dataclasses.asdict(found), indent=2) + "\n")
         console.print(

@@ -15,6 +15,9 @@ from jaxmodels.training.depth.evaluate import compare, read_stepwise
 from jaxmodels.training.depth.exits import MLP, ExitTraining, Linear, Recurrent
 from jaxmodels.training.depth.export import export_depth
 from jaxmodels.training.depth.lora_drop import LoRADropTraining
+from jaxmodels.training.depth.objective import Frozen
+from jaxmodels.training.depth.plan_search import PlanSearch
+from jaxmodels.training.depth.prompt_router import PromptRouterTraining
 from jaxmodels.training.depth.recipe import DEPTH_RECIPES
 from jaxmodels.training.depth.run import train_depth
 from jaxmodels.training.fitting import Fit
@@ -58,11 +61,14 @@ def test_recipes_are_written_as_they_are_read(name):
     "training",
     [
         LoRADropTraining(dropped=(1, 2), period=4, rank=3),
+        PromptRouterTraining(
+            prompt=8, prompts=6, hidden=4, windows=2, search=PlanSearch(simulations=2, tolerance=1.0)
+        ),
         ExitTraining(classifier=Linear(), asked=(0, 1)),
         ExitTraining(classifier=MLP(hidden=5), asked=(1,)),
         ExitTraining(classifier=Recurrent(width=6, state_dim=3), asked=(0, 1), threshold=0.4),
     ],
-    ids=["lora_drop", "linear_exits", "mlp_exits", "recurrent_exits"],
+    ids=["lora_drop", "prompt_router", "linear_exits", "mlp_exits", "recurrent_exits"],
 )
 def test_a_run_ends_with_a_policy_that_is_read_by_its_name(training, tmp_path):
     run = train_depth(short(training, tmp_path), tmp_path / "run")
@@ -70,12 +76,31 @@ def test_a_run_ends_with_a_policy_that_is_read_by_its_name(training, tmp_path):
     assert losses[2] < losses[0]
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert 0 <= result["agreement"] <= 1
-    assert 1 <= result["layers"] <= len(run.model.blocks)
+    assert 0 <= result["layers"] <= 2 * len(run.model.blocks)
     policy = export_depth(run, tmp_path / "policy", "float32")
     model = jm.load(TARGET)
     given = model.generate([[3, 5, 7, 9]], 12, AdaptiveDepth(depth=policy))
     named = model.generate([[3, 5, 7, 9]], 12, AdaptiveDepth(depth=str(tmp_path / "policy")))
     np.testing.assert_array_equal(named.tokens, given.tokens)
+
+
+def test_routers_learn_the_plans_of_the_search(tmp_path):
+    """On texts that cost nothing extra whatever is skipped, the shortest plan seen, and then the router's."""
+    model = jm.load(TARGET)
+    frozen = Frozen(model.config, model.params)
+    training = PromptRouterTraining(
+        prompt=8, prompts=3, hidden=4, windows=2, search=PlanSearch(simulations=3, tolerance=100.0)
+    )
+    windows = np.random.default_rng(0).integers(0, model.config.vocab_size, (4, 12)).astype(np.int32)
+    examples = training.examples(frozen, windows, seed=0)
+    blocks = len(model.config.blocks)
+    assert examples["means"].shape == (3, blocks, 2, model.config.d_model)
+    assert (examples["verdicts"].sum(1) < blocks).all() and examples["there"].tolist() == [2, 2, 2]
+    rows = np.random.default_rng(0).permutation(4)[:3]
+    embedded = np.asarray(model.params["embed"]["weight"])[windows[rows, :8]].reshape(3, 2, 4, -1).mean(2)
+    np.testing.assert_allclose(examples["means"][:, 0], embedded, atol=1e-5)
+    with pytest.raises(ValueError, match=r"prompt=8 and prompts=3 need .* are 2 of sequence_length=12"):
+        training.examples(frozen, windows[:2], seed=0)
 
 
 def test_a_block_that_the_model_does_not_have_is_refused(tmp_path):
