@@ -23,6 +23,7 @@ class StrategyName(StrEnum):
     SPECULATIVE = "speculative"
     PROMPT_LOOKUP = "prompt-lookup"
     SUFFIX = "suffix"
+    SUFFIX_TREE = "suffix-tree"
     LOOKAHEAD = "lookahead"
     FIRST_LAYERS = "first-layers"
     MTP = "mtp"
@@ -73,6 +74,7 @@ BELONGS_TO = {
         StrategyName.SPECULATIVE,
         StrategyName.PROMPT_LOOKUP,
         StrategyName.SUFFIX,
+        StrategyName.SUFFIX_TREE,
         StrategyName.FIRST_LAYERS,
         StrategyName.MTP,
         StrategyName.JACOBI,
@@ -287,11 +289,12 @@ class StrategyOptions:
 
     def _drafter(self, name: StrategyName) -> Any:
         """What drafts without a model or head of its own."""
-        from jaxmodels.decoding import MTP, FirstLayers, Lookahead, PromptLookup, SuffixDecoding
+        from jaxmodels.decoding import MTP, FirstLayers, Lookahead, PromptLookup, SuffixDecoding, SuffixTree
 
         kinds: dict[StrategyName, Callable[..., Any]] = {
             StrategyName.PROMPT_LOOKUP: PromptLookup,
             StrategyName.SUFFIX: SuffixDecoding,
+            StrategyName.SUFFIX_TREE: lambda **given: SuffixTree(search=SuffixDecoding(**given)),
             StrategyName.LOOKAHEAD: Lookahead,
             StrategyName.FIRST_LAYERS: FirstLayers,
             StrategyName.MTP: MTP,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         ReencodedDrafter,
         RoutedDrafts,
         SuffixDecoding,
+        SuffixTree,
         TreeDrafter,
     )
     from jaxmodels.decoding.early_exit import EarlyExit
@@ -105,6 +106,7 @@ __all__ = [
     "Strategy",
     "StreamingDiffusion",
     "SuffixDecoding",
+    "SuffixTree",
     "TextMap",
     "TokenVerification",
     "TraversalVerification",
@@ -155,6 +157,7 @@ _HOMES = {
         "ReencodedDrafter",
         "RoutedDrafts",
         "SuffixDecoding",
+        "SuffixTree",
         "TreeDrafter",
     ),
     "early_exit": ("EarlyExit",),

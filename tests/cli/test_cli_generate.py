@@ -140,6 +140,7 @@ def test_processors_follow_their_options_with_every_strategy(generate, model, mo
         (("--strategy", "jacobi", "--guesses", 3), "accepted"),
         (("--strategy", "prompt-lookup", "--draft-tokens", 3), "accepted"),
         (("--strategy", "suffix", "--draft-tokens", 7, "--draft-length", "grow-shrink"), "accepted"),
+        (("--strategy", "suffix-tree", "--draft-tokens", 7), "accepted"),
         (("--strategy", "first-layers", "--draft-layers", 1, "--draft-tokens", 2), "accepted"),
         (("--strategy", "early-exit", "--threshold", 2, "--min-layers", 2), "layers"),
     ],

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jaxmodels.decoding.drafters.pruned_prompt import PrunedPromptDrafter
     from jaxmodels.decoding.drafters.reencoded import ReencodedDrafter
     from jaxmodels.decoding.drafters.suffix import SuffixDecoding
+    from jaxmodels.decoding.drafters.suffix_tree import SuffixTree
     from jaxmodels.decoding.drafters.task_drafts import MergedDrafts, RoutedDrafts
     from jaxmodels.decoding.drafters.tree_drafter import TreeDrafter
 
@@ -55,6 +56,7 @@ __all__ = [
     "Round",
     "RoutedDrafts",
     "SuffixDecoding",
+    "SuffixTree",
     "TreeDrafter",
     "Verdict",
 ]
@@ -80,6 +82,7 @@ _HOMES = {
     "pruned_prompt": ("PrunedPromptDrafter",),
     "reencoded": ("ReencodedDrafter",),
     "suffix": ("SuffixDecoding",),
+    "suffix_tree": ("SuffixTree",),
     "task_drafts": ("MergedDrafts", "RoutedDrafts"),
     "tree_drafter": ("TreeDrafter",),
 }

@@ -1,7 +1,7 @@
 """Suffix decoding: drafts what most often followed the newest tokens, in this text and in earlier answers."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -23,7 +23,7 @@ from jaxmodels.decoding.drafters.matches import (
     searched,
     text_so_far,
 )
-from jaxmodels.decoding.drafters.suffix_search import Search
+from jaxmodels.decoding.drafters.suffix_search import Draft, Search
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -97,6 +97,17 @@ class SuffixDecoding:
         return (int(np.max(self.corpus)),)
 
     @property
+    def search(self) -> Search:
+        """How one text is searched for a chain."""
+        return Search(
+            size=self.size,
+            least=self.least,
+            factor=self.factor,
+            offset=self.offset,
+            least_probability=self.least_probability,
+        )
+
+    @property
     def taps(self) -> tuple[str, ...]:
         return ()
 
@@ -127,21 +138,7 @@ class SuffixDecoding:
         return SuffixState(own=matches_of(text, length, self.most), earlier=earlier)
 
     def propose(self, state: SuffixState, around: Round) -> tuple[Proposal, SuffixState]:
-        search = Search(
-            size=self.size,
-            least=self.least,
-            factor=self.factor,
-            offset=self.offset,
-            least_probability=self.least_probability,
-        )
-        # The newest tokens themselves are one more occurrence, behind which nothing stands yet.
-        draft = jax.vmap(lambda text, lengths: search(text, lengths, 1))(state.own.text, state.own.lengths)
-        if state.earlier is not None:
-            other = jax.vmap(lambda text, lengths: search(text, lengths, 0))(
-                state.earlier.text, state.earlier.lengths
-            )
-            better = other.score > draft.score
-            draft = jax.tree.map(lambda a, b: jnp.where(_as_rows(better, a), b, a), draft, other)
+        draft = best_drafts(state, self.search)
         count = jnp.minimum(draft.count, in_rows_that_run(around.output, self.size))
         return Proposal(tokens=draft.tokens, count=count), state
 
@@ -150,6 +147,21 @@ class SuffixDecoding:
         if pending.earlier is None:
             return SuffixState(own=own, earlier=None)
         return SuffixState(own=own, earlier=followed(pending.earlier, verdict, self.most))
+
+
+def best_drafts(state: SuffixState, search: Callable[[Array, Array, int], Draft]) -> Draft:
+    """Each row's draft by its own text, or by the earlier answers where those give a greater sum.
+
+    search: the draft of one row, see `Search.__call__`.
+    """
+    # The newest tokens themselves are one more occurrence, behind which nothing stands yet.
+    draft = jax.vmap(lambda text, lengths: search(text, lengths, 1))(state.own.text, state.own.lengths)
+    if state.earlier is None:
+        return draft
+    earlier = state.earlier
+    other = jax.vmap(lambda text, lengths: search(text, lengths, 0))(earlier.text, earlier.lengths)
+    better = other.score > draft.score
+    return jax.tree.map(lambda a, b: jnp.where(_as_rows(better, a), b, a), draft, other)
 
 
 def _as_rows(rows: Array, like: Array) -> Array:

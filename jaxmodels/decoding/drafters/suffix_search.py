@@ -1,7 +1,8 @@
 """The search of suffix decoding: what most often followed the newest tokens of a text."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,20 @@ from jaxtyping import Array, Bool, Int
 from jaxmodels.decoding.drafters.matches import NO_TOKEN
 
 
+class Scored(Protocol):
+    """A draft for one row, a pytree."""
+
+    @property
+    def score(self) -> jax.Array:
+        """f32, the sum of the probabilities of reaching each token, by the counts."""
+
+
+Draft = TypeVar("Draft", bound=Scored)
+
+
 @struct.dataclass
 class Path:
-    """A draft for one row.
+    """A chain for one row.
 
     Attributes:
         tokens: i32[G].
@@ -38,7 +50,22 @@ class Search:
     least_probability: Array | float
 
     def __call__(self, text: Int[Array, "T"], lengths: Int[Array, "T"], beside: int) -> Path:
-        """The best draft of one row over all lengths of matches.
+        """The best chain of one row over all lengths of matches.
+
+        Args:
+            lengths: see `Matches`.
+            beside: occurrences of the newest tokens behind which nothing stands.
+        """
+        nothing = Path(jnp.zeros((self.size,), jnp.int32), jnp.zeros((), jnp.int32), jnp.zeros(()))
+        return self.best(lengths, lambda places, limit: self._path(text, places, beside, limit), nothing)
+
+    def best(
+        self,
+        lengths: Int[Array, "T"],
+        draft: Callable[[Bool[Array, "T"], Int[Array, ""]], Draft],
+        nothing: Draft,
+    ) -> Draft:
+        """The draft of the greatest sum over all lengths of matches, `nothing` where there is none.
 
         Only the longest matches that share their places need to be looked at: shorter ones with the same
         places draft the same, and less of it. The longest come first, and none is looked at whose greatest
@@ -46,17 +73,17 @@ class Search:
 
         Args:
             lengths: see `Matches`.
-            beside: occurrences of the newest tokens behind which nothing stands.
+            draft: of at most so many tokens behind the places where a match ends.
+            nothing: a draft without tokens.
         """
-        nothing = Path(jnp.zeros((self.size,), jnp.int32), jnp.zeros((), jnp.int32), jnp.zeros(()))
 
-        def worth_it(state: tuple[Array, Path]) -> Array:
+        def worth_it(state: tuple[Array, Draft]) -> Array:
             longest, best = state
             return (longest >= self.least) & (self._limit(longest) > best.score)
 
-        def look(state: tuple[Array, Path]) -> tuple[Array, Path]:
+        def look(state: tuple[Array, Draft]) -> tuple[Array, Draft]:
             longest, best = state
-            found = self._path(text, lengths >= longest, beside, self._limit(longest))
+            found = draft(lengths >= longest, self._limit(longest))
             is_better = found.score > best.score
             best = jax.tree.map(lambda a, b: jnp.where(is_better, a, b), found, best)
             return jnp.where(lengths < longest, lengths, 0).max(), best

@@ -1,7 +1,5 @@
 """Suffix decoding: the drafts of a trie, and whole generations that stay as they are."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,31 +15,12 @@ from strategy_helpers import (
     expected,
     stop_inside,
 )
+from suffix_tries import trie
 
 from jaxmodels.decoding import Speculative, SuffixDecoding, driver
 from jaxmodels.decoding.drafters.matches import NO_TOKEN, matches_of, searched
-from jaxmodels.decoding.drafters.suffix_search import Search
 
 SUFFIX = Speculative(draft=SuffixDecoding(size=7, least=1, offset=1.0), top_logprobs=2)
-
-
-class Node:
-    """A node of a trie: how many suffixes pass it, and its children in the order in which they came."""
-
-    def __init__(self):
-        self.count, self.children = 0, {}
-
-
-def trie(texts):
-    """The count trie of all suffixes of some texts, as deep as they are long."""
-    root = Node()
-    for text in texts:
-        for start in range(len(text)):
-            node = root
-            for token in text[start:]:
-                node = node.children.setdefault(token, Node())
-                node.count += 1
-    return root
 
 
 def by_trie(root, context, *, factor, offset, least, size, least_probability, most):
@@ -66,17 +45,18 @@ def by_trie(root, context, *, factor, offset, least, size, least_probability, mo
     return best
 
 
+@quick_jit
+def drafted(drafter, text, length, earlier):
+    """The chain of one text, by its own matches or by those in another."""
+    most = drafter.most
+    matches = matches_of(text, length, most) if earlier is None else searched(earlier, text, length, most)
+    return drafter.search(matches.text[0], matches.lengths[0], int(earlier is None))
+
+
 def found(drafter, text, earlier=None):
     """(score, draft) by arrays."""
-    search = Search(**{f.name: getattr(drafter, f.name) for f in dataclasses.fields(Search)})
     padded, length = jnp.asarray([[*text, *[0] * (40 - len(text))]]), jnp.asarray([len(text)])
-    if earlier is None:
-        matches = matches_of(padded, length, drafter.most)
-    else:
-        matches = searched(jnp.asarray([earlier]), padded, length, drafter.most)
-    path = quick_jit(search.__call__, static_argnums=2)(
-        matches.text[0], matches.lengths[0], int(earlier is None)
-    )
+    path = drafted(drafter, padded, length, None if earlier is None else jnp.asarray([earlier]))
     return float(path.score), path.tokens[: int(path.count)].tolist()
 
 
