@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from jaxmodels.decoding.early_exit_jacobi import EarlyExitJacobi
     from jaxmodels.decoding.jacobi import Jacobi
     from jaxmodels.decoding.masked import MaskedDiffusion, Retranslation, StreamingDiffusion
+    from jaxmodels.decoding.parallel_filling import ParallelFilling
     from jaxmodels.decoding.samplers import Greedy, Sample, Sampler
     from jaxmodels.decoding.scmoe import SCMoE
     from jaxmodels.decoding.speculative import Speculative
@@ -91,6 +92,7 @@ __all__ = [
     "MultiPathVerification",
     "OtherTokenizer",
     "PEagleDrafter",
+    "ParallelFilling",
     "PathsDrafter",
     "PromptLookup",
     "PrunedPromptDrafter",
@@ -164,6 +166,7 @@ _HOMES = {
     "early_exit_jacobi": ("EarlyExitJacobi",),
     "jacobi": ("Jacobi",),
     "masked": ("MaskedDiffusion", "Retranslation", "StreamingDiffusion"),
+    "parallel_filling": ("ParallelFilling",),
     "samplers": ("Greedy", "Sample", "Sampler"),
     "scmoe": ("SCMoE",),
     "speculative": ("Speculative",),
