@@ -86,6 +86,21 @@ class DecoderBlock(Protocol):
 
 
 @runtime_checkable
+class HalvedBlock(Protocol):
+    """A block whose mixer and feed-forward follow each other, so that each can be left out on its own:
+    `read` is `read_mixer`, then `read_ffn`, and `forward` is `forward_mixer`, then `read_ffn`."""
+
+    def forward_mixer(self, params: Params, stream: Stream, window: Window) -> Stream:
+        """The stream behind the mixer, over a whole sequence with no history."""
+
+    def read_mixer(self, params: Params, stream: Stream, held: Any, pending: Any, window: Window) -> Stream:
+        """The stream behind the mixer, over the window that was written."""
+
+    def read_ffn(self, params: Params, stream: Stream, window: Window) -> Stream:
+        """The stream behind the feed-forward."""
+
+
+@runtime_checkable
 class SharingBlock(Protocol):
     """A block that computes with parameters that it shares with other blocks, beside its own.
 
@@ -217,10 +232,13 @@ class Block:
         return () if self.mixer is None else ((self.mixer, state),)
 
     def forward(self, params: Params, stream: Stream, window: Window) -> Stream:
-        if self.mixer is not None:
-            mixed = self.mixer.forward(params["mixer"], self._before(params, "mixer", stream), window)
-            stream = self._after(params, "mixer", stream, mixed)
-        return self._feed_forward(params, stream, window)
+        return self.read_ffn(params, self.forward_mixer(params, stream, window), window)
+
+    def forward_mixer(self, params: Params, stream: Stream, window: Window) -> Stream:
+        if self.mixer is None:
+            return stream
+        mixed = self.mixer.forward(params["mixer"], self._before(params, "mixer", stream), window)
+        return self._after(params, "mixer", stream, mixed)
 
     def write(self, params: Params, stream: Stream, state: Any, window: Window) -> tuple[Any, Any]:
         if self.mixer is None:
@@ -228,10 +246,13 @@ class Block:
         return self.mixer.write(params["mixer"], self._before(params, "mixer", stream), state, window)
 
     def read(self, params: Params, stream: Stream, held: Any, pending: Any, window: Window) -> Stream:
-        if self.mixer is not None:
-            mixed = self.mixer.read(params["mixer"], held, pending, window)
-            stream = self._after(params, "mixer", stream, mixed)
-        return self._feed_forward(params, stream, window)
+        return self.read_ffn(params, self.read_mixer(params, stream, held, pending, window), window)
+
+    def read_mixer(self, params: Params, stream: Stream, held: Any, pending: Any, window: Window) -> Stream:
+        if self.mixer is None:
+            return stream
+        mixed = self.mixer.read(params["mixer"], held, pending, window)
+        return self._after(params, "mixer", stream, mixed)
 
     def commit(self, pending: Any, n: Array | None = None, path: Array | None = None) -> Any:
         return None if self.mixer is None else self.mixer.commit(pending, n, path)
@@ -247,7 +268,7 @@ class Block:
         x = self._before(params, "mixer", stream)
         return self.mixer.attention_weights(params["mixer"], x, pending, window)
 
-    def _feed_forward(self, params: Params, stream: Stream, window: Window) -> Stream:
+    def read_ffn(self, params: Params, stream: Stream, window: Window) -> Stream:
         if self.ffn is None:
             return stream
         x = self._before(params, "ffn", stream)

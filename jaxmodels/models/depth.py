@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import Window
-from jaxmodels.models.block import DecoderBlock, Stream, Weighing
+from jaxmodels.models.block import DecoderBlock, HalvedBlock, Stream, Weighing
 
 Unread = Literal["propagate", "hold"]
 
@@ -96,19 +96,49 @@ class Pass:
 
         `read` gives the stream behind the block for the stream in front of it; it may stand in a `lax.cond`.
         """
-        shown = self.window
-        if rows is not None:
-            shown = replace(shown, valid=jnp.where(rows, shown.valid, 0))
-        held, pending = self.block.write(self.params, stream, self.state, shown)
+        held, pending = self._show(stream, rows)
 
         def read(stream: Stream) -> Stream:
             return self.block.read(self.params, stream, held, pending, self.window)
 
         return read, pending if rows is None else Shown(pending=pending, rows=rows)
 
+    def write_halves(
+        self, stream: Stream, rows: Bool[Array, "B"] | None = None
+    ) -> tuple[Callable[[Stream], Stream], Callable[[Stream], Stream], Any]:
+        """`write`, with `read` in two: (read_mixer, read_ffn, written).
+
+        Raises ValueError where the block's mixer and feed-forward do not follow each other.
+        """
+        block, (held, pending) = halved(self.block, self.index), self._show(stream, rows)
+
+        def read_mixer(stream: Stream) -> Stream:
+            return block.read_mixer(self.params, stream, held, pending, self.window)
+
+        def read_ffn(stream: Stream) -> Stream:
+            return block.read_ffn(self.params, stream, self.window)
+
+        return read_mixer, read_ffn, pending if rows is None else Shown(pending=pending, rows=rows)
+
+    def _show(self, stream: Stream, rows: Bool[Array, "B"] | None) -> tuple[Any, Any]:
+        shown = self.window
+        if rows is not None:
+            shown = replace(shown, valid=jnp.where(rows, shown.valid, 0))
+        return self.block.write(self.params, stream, self.state, shown)
+
     def hold(self) -> Held:
         """Shows the block nothing: what stands for `written`."""
         return Held(state=self.state)
+
+
+def halved(block: DecoderBlock, index: int) -> HalvedBlock:
+    """The block. Raises ValueError where its mixer and feed-forward do not follow each other."""
+    if not isinstance(block, HalvedBlock):
+        raise ValueError(
+            f"depth: block {index} is a {type(block).__name__}, whose mixer and feed-forward are not read "
+            "one after the other, so that neither can be left out alone"
+        )
+    return block
 
 
 class Depth(Protocol):

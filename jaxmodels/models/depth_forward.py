@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from jaxmodels.layers.spec import Params, filled
 from jaxmodels.models.block import Stream
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.depth import Depth, Pass, Repeating, Walk, kept_by
+from jaxmodels.models.depth import Depth, Pass, Repeating, Walk, halved, kept_by
 from jaxmodels.models.inputs import Inputs
 
 
@@ -23,6 +23,16 @@ class FreshPass(Pass):
         self, stream: Stream, rows: Bool[Array, "B"] | None = None
     ) -> tuple[Callable[[Stream], Stream], Any]:
         return partial(self.block.forward, self.params, window=self.window), None
+
+    def write_halves(
+        self, stream: Stream, rows: Bool[Array, "B"] | None = None
+    ) -> tuple[Callable[[Stream], Stream], Callable[[Stream], Stream], Any]:
+        block = halved(self.block, self.index)
+        return (
+            partial(block.forward_mixer, self.params, window=self.window),
+            partial(block.read_ffn, self.params, window=self.window),
+            None,
+        )
 
 
 def forward_by_depth(

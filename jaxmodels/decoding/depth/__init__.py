@@ -22,8 +22,10 @@ from jaxmodels.decoding.depth.confidence import (
     RecurrentConfidence,
     Similarity,
 )
+from jaxmodels.decoding.depth.informed_routing import InformedRouting
 from jaxmodels.decoding.depth.layer_skipping import layers_for_speed_up, speed_up_of
 from jaxmodels.decoding.depth.lora_drop import LoRADrop
+from jaxmodels.decoding.depth.mind_skip import MindSkip
 from jaxmodels.decoding.depth.plans import Plan, RowPlans
 from jaxmodels.decoding.depth.prompt_router import PromptRouter
 from jaxmodels.decoding.depth.thresholds import Decaying, PerBlock, PerPosition, PerRow, Thresholds
@@ -36,10 +38,12 @@ __all__ = [
     "Confidence",
     "Decaying",
     "Following",
+    "InformedRouting",
     "LinearConfidence",
     "LoRADrop",
     "MLPConfidence",
     "MaxProbability",
+    "MindSkip",
     "Passed",
     "Patience",
     "PerBlock",

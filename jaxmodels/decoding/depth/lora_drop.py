@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.decoding.depth.budget import check_unread
+from jaxmodels.decoding.depth.numbers import check_numbers_of_blocks
 from jaxmodels.decoding.samplers import check_number
 from jaxmodels.layers.spec import buffer
 from jaxmodels.models.block import Stream
@@ -90,13 +91,7 @@ class LoRADrop:
         check_unread(self.unread)
         if self.reused not in REUSED:
             raise ValueError(f"reused must be 'output' or 'update', got {shown(self.reused)}")
-        if not isinstance(self.dropped, list | tuple) or not self.dropped:
-            raise ValueError(
-                f"dropped must be numbers of blocks, such as (1, 2, 3), got {shown(self.dropped)}"
-            )
-        dropped = tuple(whole(f"dropped[{i}]", block, low=0) for i, block in enumerate(self.dropped))
-        if list(dropped) != sorted(set(dropped)):
-            raise ValueError(f"dropped must rise, got {list(dropped)}")
+        dropped = check_numbers_of_blocks("dropped", self.dropped)
         object.__setattr__(self, "dropped", dropped)
         if is_traced(self.down) or is_traced(self.up):
             return

@@ -14,9 +14,11 @@ from jaxmodels.decoding.depth import (
     Budget,
     Certainty,
     Decaying,
+    InformedRouting,
     LinearConfidence,
     LoRADrop,
     MaxProbability,
+    MindSkip,
     MLPConfidence,
     Patience,
     PerBlock,
@@ -83,6 +85,25 @@ def prompt_router(config):
     )
 
 
+def mind_skip(config):
+    """Every score is 0.5, which is enough."""
+    routed = tuple(range(1, len(config.blocks)))
+    return MindSkip(weight=jnp.zeros((len(routed), config.d_model)), routed=routed)
+
+
+def informed_routing(config):
+    """No score is below 0.5, whatever is forecast."""
+    routed, width = tuple(range(len(config.blocks))), config.d_model
+    return InformedRouting(
+        down=noise(len(routed), 2, RANK, width),
+        up=noise(len(routed), 2, width, RANK),
+        on_stream=jnp.zeros((len(routed), 2, width)),
+        on_forecast=jnp.zeros((len(routed), 2, width)),
+        bias=jnp.zeros((len(routed), 2)),
+        routed=routed,
+    )
+
+
 def lora_drop(config):
     """All tokens are anchors."""
     dropped = tuple(range(len(config.blocks)))[-2:]
@@ -114,5 +135,7 @@ NEVER_LEAVING = {
     "plan": lambda config: Plan((1,) * len(config.blocks)),
     "row_plans": lambda config: RowPlans(np.ones((1, len(config.blocks)), np.int32)),
     "lora_drop": lora_drop,
+    "mind_skip": mind_skip,
+    "informed_routing": informed_routing,
     "prompt_router": prompt_router,
 }
