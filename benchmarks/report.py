@@ -38,6 +38,7 @@ ORDER = (
     "start_up",
     "compiled_properties",
     "tpu_programs",
+    "tpu_plans",
     "bits_per_byte",
     "quantized",
     "digits",

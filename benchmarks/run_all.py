@@ -41,6 +41,7 @@ BENCHMARKS = (
     ("start_up",),
     ("compiled_properties",),
     ("tpu_programs",),
+    ("tpu_plans",),
     ("tpu_speculation",),
     ("bits_per_byte", "tiny-mamba2", "tiny-qwen3", "tiny-hybrid-moe", "tiny-llada"),
     ("quantized",),

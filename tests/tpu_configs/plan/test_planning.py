@@ -10,6 +10,7 @@ from jax.sharding import AbstractMesh, AxisType
 from published_configs import published
 
 import jaxmodels as jm
+from benchmarks.tpu_plans import recorded, rows
 from jaxmodels.decoding import Autoregressive, PromptLookup, Sample, Speculative
 from jaxmodels.decoding.choosing import BestOf
 from jaxmodels.decoding.default import default_strategy
@@ -116,6 +117,12 @@ def test_programs_run_by_turns_and_both_stay():
     assert memory.while_running(memory.decode) == held + memory.decode.working + memory.decode.code
     assert memory.decode.working < memory.prefill.working
     assert memory.total == memory.while_running(memory.prefill) + memory.decode.code
+
+
+@pytest.mark.parametrize("name", recorded())
+def test_plans_are_within_a_tenth_of_what_the_compiler_said(name):
+    ratios = [row[5] for row in rows({name: recorded()[name]})]
+    assert len(ratios) == 2 and all(0.9 < ratio < 1.1 for ratio in ratios)
 
 
 def test_times_of_one_chip_are_costs_over_peaks():
