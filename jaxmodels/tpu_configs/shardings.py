@@ -110,6 +110,14 @@ class Placement:
         places = dict(walk(self.params(config)))
         return unflatten({path: _placed(leaf, places[path]) for path, leaf in walk(params)}, params)
 
+    def abstract(self, config: Specified, params: Params) -> Params:
+        """Abstract parameters of `config` where they belong."""
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            params,
+            self.params(config),
+        )
+
     def cache(self, config: Any, batch: int, capacity: int, dtype: DTypeLike) -> Any:
         """See `cache_shardings`."""
         return cache_shardings(config, self.mesh, self.rules, batch, capacity, dtype)

@@ -10,6 +10,7 @@ from jaxmodels.tpu_configs.programs import Workload
 from jaxmodels.tpu_configs.reports import ProgramReport
 
 QWEN = DIRECTORY / "qwen3--Qwen3-8B.json"
+FLUX = DIRECTORY / "diffusers" / "FLUX.1-dev" / "transformer" / "config.json"
 
 
 def test_a_plan_is_told_in_a_few_lines(run):
@@ -45,6 +46,44 @@ def test_weights_in_few_bits_take_less(run):
     assert 0.5 < few["memory"]["parameters"] / plain["memory"]["parameters"] < 0.51
     told = run("tpu", "plan", QWEN, "--slice", "v5e-1", "--quantize", "int8").output
     assert "held as int8" in told and "fits, " in told
+
+
+def test_the_denoiser_of_a_pipeline_is_planned(run):
+    told = " ".join(run("tpu", "plan", FLUX, "--slice", "v6e-4", "--steps", 28).output.split())
+    for part in (
+        "1 x latents of 128 x 128 x 16, texts of 128 tokens, 28 steps of 2 for each image",
+        "of 31.25 GiB: fits", "of the denoiser alone", "all steps at least",
+    ):  # fmt: skip
+        assert part in told
+    values = json.loads(run("tpu", "plan", "tiny-dit", "--latents", 32, "--batch", 3, "--json").stdout)
+    assert values["workload"]["side"] == 32 and values["workload"]["steps"] == 50  # the pipeline's own
+    assert values["images_per_second"] == 3 / values["seconds"]
+
+
+def test_a_denoiser_that_does_not_fit_ends_with_status_1(run):
+    assert "--slice v5e-4 is" in run("tpu", "plan", FLUX, "--slice", "v5e-1", code=1).output
+
+
+def test_denoisers_are_compared(run):
+    values = json.loads(
+        run("tpu", "plan", FLUX, "--compare", "--slice", "v5e-4", "--slice", "v6e-4", "--json").stdout
+    )
+    assert [it["slice"]["name"] for it in values["plans"]] == ["v5e-4", "v6e-4"]
+    table = run("tpu", "plan", FLUX, "--compare", "--slice", "v5e-4", "--slice", "v6e-4").output
+    assert "image/s" in table and "v6e-4" in table
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("tiny-dit", ("--quantize", "int8"), "--quantize is of language models, and tiny-dit is an image"),
+        ("tiny-dit", ("--strategy", "jacobi"), "--strategy is of language models"),
+        ("tiny-dit", ("--new-tokens", 8), "--new-tokens is of language models"),
+        ("tiny-mamba2", ("--latents", 32), "--latents is of image models, and tiny-mamba2 is a language"),
+    ],
+)
+def test_options_of_the_other_kind_are_refused(run, model, options, message):
+    assert message in run("tpu", "plan", model, *options, code=2).stderr
 
 
 def test_a_strategy_changes_the_step(run):

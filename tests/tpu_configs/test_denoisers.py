@@ -55,7 +55,7 @@ def test_the_tpu_compiler_takes_step_and_loop_and_counts_their_products(tmp_path
     for (_, _, program), report in reports.items():
         assert_sound(report)
         assert report["workload"] == {
-            "batch": 2, "side": None, "text": 8, "steps": 4, "dtype": "bfloat16"
+            "batch": 2, "side": None, "text": 8, "steps": 4, "canvases": 2, "dtype": "bfloat16"
         }  # fmt: skip
         # Loops count once; conditions of all calls are made in front of them.
         assert needed <= report["flops"] <= 1.5 * needed, program

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxmodels.tpu_configs.plan.denoising import DenoiserPlan
 from jaxmodels.tpu_configs.plan.planning import Plan
 
 GIB = 2**30
@@ -10,8 +11,8 @@ GIB = 2**30
 PARTS = {"parameters": "#4c72b0", "cache": "#dd8452", "working": "#55a868", "code": "#8172b3"}
 
 
-def draw(plans: Sequence[Plan], file: Path) -> None:
-    """Draws memory of a device beside what it has, and the times to the first and to each further token.
+def draw(plans: Sequence[Plan] | Sequence[DenoiserPlan], file: Path) -> None:
+    """Draws memory of a device beside what it has, and the least times of the plans, which are of one model.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -28,10 +29,10 @@ def draw(plans: Sequence[Plan], file: Path) -> None:
         raise ValueError(f"--plot {str(file)!r} must end in .png or another of: {', '.join(kinds)}")
     if not file.parent.is_dir():
         raise ValueError(f"--plot {str(file)!r}: its directory does not exist")
-    memory, first, further = figure.subplots(1, 3, sharey=True)
+    memory, *axes = figure.subplots(1, 3, sharey=True)
     left = [0.0] * len(plans)
     for part, colour in PARTS.items():
-        sizes = [getattr(it.memory, part) / GIB for it in plans]
+        sizes = [it.memory.parts.get(part, 0) / GIB for it in plans]
         memory.barh(names, sizes, left=left, color=colour, label=part)
         left = [a + b for a, b in zip(left, sizes, strict=True)]
     limits = [it.memory.usable / GIB for it in plans]
@@ -39,9 +40,9 @@ def draw(plans: Sequence[Plan], file: Path) -> None:
     memory.set(xlabel="GiB per device", xlim=(0, 1.1 * max(limits)))
     memory.legend(fontsize=7)
     fits = ["#4c72b0" if it.memory.fits else "#cccccc" for it in plans]
-    first.barh(names, [1e3 * it.prefill.seconds for it in plans], color=fits)
-    first.set(xlabel="ms to the first token, at least")
-    further.barh(names, [1e3 * it.decode.seconds for it in plans], color=fits)
-    further.set(xlabel="ms for each step, at least (grey: does not fit)")
+    for axis, name in zip(axes, plans[0].times, strict=True):
+        axis.barh(names, [1e3 * it.times[name] for it in plans], color=fits)
+        axis.set(xlabel=f"{name}: ms at least")
+    axes[-1].set_title("grey: does not fit", fontsize=7)
     memory.invert_yaxis()
     figure.savefig(file, dpi=150)

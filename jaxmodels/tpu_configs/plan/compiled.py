@@ -23,12 +23,14 @@ from jaxmodels.models.decoder import Decoder
 from jaxmodels.tpu_configs.compiler import AotError, slice_devices
 from jaxmodels.tpu_configs.mesh import make_mesh
 from jaxmodels.tpu_configs.plan.planning import Plan
+from jaxmodels.tpu_configs.plan.working import written_back
 from jaxmodels.tpu_configs.programs import ProgramName
 from jaxmodels.tpu_configs.reports import ProgramReport, measured
 from jaxmodels.tpu_configs.shardings import Placement
 
-# What of a report grows with the layers. Working memory is handed from layer to layer.
-_SUMMED = (
+# What of a report grows with the layers. Working memory is handed from layer to layer; of caches see
+# `written_back`.
+SUMMED = (
     "argument_bytes",
     "output_bytes",
     "alias_bytes",
@@ -125,8 +127,8 @@ def compiled_programs(
             traced = program_traces(model, workload, strategy, places, find_quantization(plan.quantize))
             traces.append(traced[program]())
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = list(pool.map(partial(_compiled, program, plan), traces))
-        figures: dict[str, Any] = {name: few.extrapolated([one[name] for one in found]) for name in _SUMMED}
+            found = list(pool.map(partial(figures_of, program, plan.slice.name), traces))
+        figures: dict[str, Any] = {name: few.extrapolated([one[name] for one in found]) for name in SUMMED}
         yield ProgramReport(
             program=program,
             topology=plan.slice.name,
@@ -136,17 +138,22 @@ def compiled_programs(
             cache_buffers=len(jax.tree.leaves(config.cache_spec(1, 1))),
             host_transfers=tuple(sorted({it for one in found for it in one["host_transfers"]})),
             seconds=time.perf_counter() - began,
-            temp_bytes=max(one["temp_bytes"] for one in found),
+            temp_bytes=max(one["temp_bytes"] for one in found) + written_back(plan.memory.cache),
             **figures,
         )
 
 
-def _compiled(program: str, plan: Plan, traced: jax.stages.Traced) -> dict[str, Any]:
+def figures_of(program: str, slice_name: str, traced: jax.stages.Traced) -> dict[str, Any]:
+    """Compiles a program; see `reports.measured`.
+
+    Raises:
+        AotError: the compiler refuses it.
+    """
     try:
         return measured(traced.lower().compile())
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise AotError(f"{program} does not compile for {plan.slice.name}: {reason}") from error
+        raise AotError(f"{program} does not compile for {slice_name}: {reason}") from error
 
 
 def _kind(block: DecoderBlock) -> Hashable:

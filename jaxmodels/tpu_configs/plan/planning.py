@@ -1,19 +1,20 @@
 """What a model takes and how fast it can be on a TPU slice, from its configuration alone."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from jaxmodels.decoding import Jacobi, Speculative
 from jaxmodels.decoding.strategy import Branching, Strategy
 from jaxmodels.layers.quantized.quantization import Quantization, find_quantization, formats
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.tpu_configs.plan.roofline import Roofline, decode_roofline, prefill_roofline
+from jaxmodels.tpu_configs.plan.advice import largest, smallest_slices
+from jaxmodels.tpu_configs.plan.mesh_sizes import checked, divisors
+from jaxmodels.tpu_configs.plan.roofline import Bound, Roofline, decode_roofline, prefill_roofline
 from jaxmodels.tpu_configs.plan.spread import spread
 from jaxmodels.tpu_configs.plan.working import Beside, of_prefill, of_step
 from jaxmodels.tpu_configs.programs import Workload
 from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
-from jaxmodels.tpu_configs.slices import SLICES, Slice, larger_slices
+from jaxmodels.tpu_configs.slices import Slice
 
 # Quantisations that are proposed for a model that does not fit, the more precise first.
 _PROPOSED = ("int8", "int4")
@@ -47,11 +48,18 @@ class Memory:
 
     @property
     def total(self) -> int:
-        return self.parameters + self.cache + self.working + self.code
+        return sum(self.parts.values())
 
     def while_running(self, program: Beside) -> int:
         """Bytes of one of the two programs with all that it reads: what the compiler says that it needs."""
         return self.parameters + self.cache + program.working + program.code
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """What `total` is made of."""
+        return {
+            "parameters": self.parameters, "cache": self.cache, "working": self.working, "code": self.code,
+        }  # fmt: skip
 
     @property
     def fits(self) -> bool:
@@ -98,6 +106,16 @@ class Plan:
     def per_token(self) -> tuple[float, float]:
         """Least and most seconds per output token of a row: every scored token accepted, or one."""
         return self.decode.seconds / self.window, self.decode.seconds
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Least seconds to the first token, and of each step behind it."""
+        return {"first token": self.prefill.seconds, "further": self.decode.seconds}
+
+    @property
+    def bound(self) -> Bound:
+        """What takes longest of a step."""
+        return self.decode.bound
 
     @property
     def with_copies(self) -> float:
@@ -164,7 +182,7 @@ def plan(
 def _planned(asked: _Asked, on: Slice) -> Plan:
     """The plan without advice."""
     if asked.sizes is not None:
-        return _on_mesh(asked, on, _checked(asked.sizes, on), asked.rules)
+        return _on_mesh(asked, on, checked(asked.sizes, on), asked.rules)
     plans, refusal = [], None
     for candidate in meshes(asked.config, on):
         for known in (asked.rules, replace(asked.rules, vocab=None)):
@@ -219,25 +237,12 @@ def meshes(config: Decoder, on: Slice) -> Iterator[dict[str, int]]:
     """The meshes that are worth trying: heads and features over as many devices as divide them, and what is
     left of the devices over experts, or over rows of the batch."""
     over = ("expert", "data") if any(hasattr(block.ffn, "experts") for block in config.blocks) else ("data",)
-    for tensor in (size for size in _divisors(on.devices)):
+    for tensor in (size for size in divisors(on.devices)):
         rest = on.devices // tensor
         if rest == 1:
             yield {"tensor": tensor}
         else:
             yield from ({axis: rest, "tensor": tensor} for axis in over)
-
-
-def _divisors(number: int) -> list[int]:
-    return [size for size in range(number, 0, -1) if number % size == 0]
-
-
-def _checked(sizes: Mapping[str, int], on: Slice) -> Mapping[str, int]:
-    """Raises ValueError where a mesh has another number of devices than the slice."""
-    product = math.prod(sizes.values())
-    if product != on.devices:
-        told = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
-        raise ValueError(f"mesh: {told} has {product} devices, and {on.name} has {on.devices}")
-    return sizes
 
 
 def _advice(asked: _Asked, found: Plan) -> Iterator[str]:
@@ -254,11 +259,11 @@ def _advice(asked: _Asked, found: Plan) -> Iterator[str]:
     def doing(changed: Workload) -> _Asked:
         return replace(asked, workload=changed)
 
-    batch = _largest(workload.batch, lambda n: fits(here, doing(replace(workload, batch=n))))
+    batch = largest(workload.batch, lambda n: fits(here, doing(replace(workload, batch=n))))
     if batch:
         yield f"--batch {batch} fits on {here.name}"
     if workload.capacity is None:
-        context = _largest(workload.prompt, lambda n: fits(here, doing(replace(workload, prompt=n))))
+        context = largest(workload.prompt, lambda n: fits(here, doing(replace(workload, prompt=n))))
         if context:
             yield f"--context {context} fits on {here.name}"
     if asked.quantize is None:
@@ -266,19 +271,4 @@ def _advice(asked: _Asked, found: Plan) -> Iterator[str]:
             if fits(here, replace(asked, quantize=name)):
                 yield f"--quantize {name} fits on {here.name}"
                 break
-    own, others = larger_slices(here), [it for it in SLICES.values() if it.chip != here.chip]
-    seen: set[str] = set()
-    for candidate in (*own, *others):
-        generation = candidate.chip.generation
-        if generation not in seen and fits(candidate, replace(asked, sizes=None)):
-            seen.add(generation)
-            yield f"--slice {candidate.name} is the smallest {generation} slice that holds it"
-
-
-def _largest(below: int, fits: Callable[[int], bool]) -> int:
-    """The largest number under `below` that fits, by bisection; 0 for none."""
-    low, high = 0, below
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    yield from smallest_slices(here, lambda it: fits(it, replace(asked, sizes=None)))

@@ -12,6 +12,7 @@ from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.spec import Param, walk
 from jaxmodels.layers.ssd_mixer import SSDMixer
 from jaxmodels.models.block import DecoderBlock
+from jaxmodels.models.denoisers.denoiser import Denoiser
 from jaxmodels.tpu_configs.plan.spread import Spread
 
 MIB = 2**20
@@ -23,6 +24,8 @@ PREFILL, PREFILL_BY_WEIGHTS, AT_TOKENS = 2.6 * MIB, 0.06 * MIB, 2048
 # Arrays [tokens, inner width] in float32 that the chunked form of a state space layer has at once: its inputs
 # and decays, each in the order of two products, what each chunk reads of the state, and the outputs.
 IN_CHUNKS = 6
+# Memory on the chip itself. Caches that it holds for a while are written back to a place of their own.
+ON_CHIP = 128 * MIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +55,35 @@ def of_prefill(spread: Spread, tokens: int) -> Beside:
     return Beside(working=_working(spread, tokens), code=round(growth * code))
 
 
+def of_canvas(denoiser: Denoiser, rows: int, tokens: int, tensor: int) -> Beside:
+    """Beside a denoiser's loop over `rows` canvases, each of `tokens` tokens, with those of its text."""
+    blocks = Counter(denoiser.named_blocks().values())
+    growth = math.sqrt(tokens / AT_TOKENS)
+    code = sum(
+        times * (2 * PREFILL + PREFILL_BY_WEIGHTS * _weights(block) / tensor / 1e6)
+        for block, times in blocks.items()
+    )
+    width = 4 * denoiser.projections.d_model + 2 * max(map(_widest, blocks)) / tensor
+    return Beside(working=round(rows * tokens * width), code=round(growth * code))
+
+
 def _working(spread: Spread, tokens: int) -> int:
     """Bytes of activations while a window goes through a layer: the residual stream and what is added to it,
-    in bfloat16, and what the widest layer has at once; of the float32 logits of one token of each row; and of
-    what is laid out anew."""
+    in bfloat16, and what the widest layer has at once; of the float32 logits of one token of each row; of
+    what is laid out anew; and of caches that are written back."""
     config, rows = spread.config, max(1.0, spread.rows)
     tensor = spread.sizes["tensor"]
     inside = max((_inside(block, spread) for block in set(config.blocks)), default=0.0)
-    return round(rows * (tokens * (4 * config.d_model + inside) + 4 * config.vocab_size / tensor)) + (
-        spread.copied
-    )
+    activations = rows * (tokens * (4 * config.d_model + inside) + 4 * config.vocab_size / tensor)
+    return round(activations) + spread.copied + written_back(spread.cache)
+
+
+def written_back(cache: int) -> int:
+    """Bytes of a deep model's caches that were brought onto the chip and then have two places in its memory.
+
+    Those of few layers stay on the chip, and none is brought there whole that does not fit.
+    """
+    return min(cache, ON_CHIP)
 
 
 def _inside(block: DecoderBlock, spread: Spread) -> float:
@@ -75,7 +97,7 @@ def _inside(block: DecoderBlock, spread: Spread) -> float:
     return max(sizes)
 
 
-def _widest(block: DecoderBlock) -> int:
+def _widest(block: Any) -> int:
     """Features of the widest projection inside a block."""
     specs = (param for _, param in walk(block.spec()))
     return max((max(param.shape) for param in specs if "embed" in param.axes), default=0)
