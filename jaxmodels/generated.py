@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from jaxmodels.decoding.draft_record import DraftRecord
 from jaxmodels.decoding.strategy import LogProbs
 
 
@@ -33,7 +34,7 @@ class Generation:
     tokens: i32[B, max_new_tokens], the padding token beyond each row's length. lengths: i32[B], the stop
     token, or the one that completes a stop string, included. text: one string per row without special tokens
     and those that end texts, up to a stop string; None without a tokenizer. log_probs: None unless the
-    strategy was asked for them.
+    strategy was asked for them. drafts: what was drafted, where the strategy was asked to record it.
     """
 
     tokens: np.ndarray
@@ -41,3 +42,4 @@ class Generation:
     text: list[str] | None
     stats: Stats
     log_probs: LogProbs | None = None
+    drafts: DraftRecord | None = None

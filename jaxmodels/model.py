@@ -311,7 +311,12 @@ class Model:
                 for row, n in zip(result.tokens, result.lengths, strict=True)
             ]
         return Generation(
-            tokens=result.tokens, lengths=result.lengths, text=text, stats=stats, log_probs=result.log_probs
+            tokens=result.tokens,
+            lengths=result.lengths,
+            text=text,
+            stats=stats,
+            log_probs=result.log_probs,
+            drafts=result.drafts,
         )
 
     def prefill(self, prompts: Prompts, max_new_tokens: int = 64, *, capacity: int | None = None) -> History:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmodels.decoding.buckets import prompt_bucket
+from jaxmodels.decoding.draft_record import DraftRecord
 from jaxmodels.decoding.driver import PlacesCaches
 from jaxmodels.decoding.histories import History
 from jaxmodels.decoding.processors.token_ids import check_vocabulary
@@ -48,7 +49,7 @@ class Generated:
         tokens: i32[B, max_new].
         lengths: i32[B], stop token included.
         steps: model calls after the prefill.
-        log_probs: None unless asked for.
+        log_probs, drafts: None unless asked for.
         counters: what the strategy counted, i32[B] each.
     """
 
@@ -56,6 +57,7 @@ class Generated:
     lengths: np.ndarray
     steps: int
     log_probs: LogProbs | None
+    drafts: DraftRecord | None
     counters: Mapping[str, np.ndarray]
 
 
@@ -292,14 +294,15 @@ def stream_text(results: Iterator[Generated], decoder: TextDecoder) -> Iterator[
 def _to_host(output: Output, max_new: int) -> Generated:
     output = jax.tree.map(_whole, output)
     _check_choices(np.asarray(output.stuck), np.asarray(output.lengths))
-    log_probs = output.log_probs
-    if log_probs is not None:
-        log_probs = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :max_new], log_probs)
+    log_probs, drafts = jax.tree.map(
+        lambda leaf: np.asarray(leaf)[:, :max_new], (output.log_probs, output.drafts)
+    )
     return Generated(
         tokens=np.asarray(output.tokens)[:, :max_new],
         lengths=np.asarray(output.lengths),
         steps=int(output.steps),
         log_probs=log_probs,
+        drafts=drafts,
         counters={name: np.asarray(values) for name, values in output.counters.items()},
     )
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.checks import is_traced
 from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw, longest_agreement
+from jaxmodels.decoding.draft_record import empty_record, recorded
 from jaxmodels.decoding.draft_windows import even_without_choice, first_token, fold_keys, settle
 from jaxmodels.decoding.drafters.drafter import (
     HIDDEN,
@@ -74,6 +75,8 @@ class Speculative:
             the same vocabulary, see `ModelDrafter`. Or a `Drafter`, such as `PromptLookup()`.
         gamma: tokens that a model drafts per step, 4 where it is None. A `Drafter` has its own `size`.
         sampler, processors, top_logprobs, prefill_window: see `Autoregressive`.
+        record_drafts: None to record nothing, n for the first n tokens of each draft, accepted or not, in the
+            generation's `drafts`.
         length: how many of the drafter's tokens are drafted and verified in each round, by what the drafter
             obeys (`Obeying`).
         acceptance: which drafted tokens are kept where the sampler is not `Greedy`; with it, all rules keep
@@ -92,6 +95,7 @@ class Speculative:
     processors: tuple[Processor, ...] = ()
     acceptance: Acceptance = TokenVerification()
     top_logprobs: int | None = None
+    record_drafts: int | None = None
     prefill_window: int = 2048
 
     def __post_init__(self) -> None:
@@ -103,7 +107,8 @@ class Speculative:
                 )
         else:
             object.__setattr__(self, "draft", as_draft(self.draft))
-        check_options(self, {} if self.gamma is None else {"gamma": 1})
+        given = {name: 1 for name in ("gamma", "record_drafts") if getattr(self, name) is not None}
+        check_options(self, given)
         check_policy("length", self.length, "limit", "Whole()")
         check_policy("acceptance", self.acceptance, "outcomes", "TokenVerification()")
         drafter = self.drafter
@@ -132,6 +137,9 @@ class Speculative:
             sampler=self.sampler, processors=self.processors, top_logprobs=self.top_logprobs,
             prefill_window=self.prefill_window, taps=drafter.taps,
         )  # fmt: skip
+        if self.record_drafts is not None:
+            batch, most = output.tokens.shape
+            output = replace(output, drafts=empty_record(batch, most, self.record_drafts))
         length = self.length.begin(request.tokens.shape[0])
         carry = SpeculativeCarry(cache=cache, token=token, output=output, drafts=None, length=length)
         return replace(carry, drafts=drafter.begin(self._round(config, params, request, carry), taps))
@@ -170,10 +178,29 @@ class Speculative:
             drafts, cache = drafter.settle_on(pending_drafts, around, verdict, cache)
         else:
             drafts = drafter.settle(pending_drafts, around, verdict)
-        length = self.length.update(carry.length, proposal.count, jnp.maximum(verdict.count - 1, 0))
+        accepted = jnp.maximum(verdict.count - 1, 0)
+        length = self.length.update(carry.length, proposal.count, accepted)
+        output = self._recorded(verified.output, carry.output, proposal, accepted)
         return SpeculativeCarry(
-            cache=cache, token=verified.token, output=verified.output, drafts=drafts, length=length
+            cache=cache, token=verified.token, output=output, drafts=drafts, length=length
         )
+
+    def _recorded(
+        self, output: Output, before: Output, proposal: Proposal, accepted: Int[Array, "B"]
+    ) -> Output:
+        """The output with a proposal in its record of drafts, if it keeps one.
+
+        Raises ValueError where the proposal is a tree.
+        """
+        if output.drafts is None:
+            return output
+        if proposal.tree is not None:
+            raise ValueError(
+                f"record_drafts={self.record_drafts} records chains, and draft={type(self.drafter).__name__}"
+                "(...) drafts a tree; leave it out"
+            )
+        drafts = recorded(output.drafts, before.lengths, proposal.tokens, proposal.count, accepted)
+        return replace(output, drafts=drafts)
 
     def _check_length(self, drafter: Drafter | DraftsOnCache, obeyed: frozenset[str]) -> None:
         """Raises ValueError where the length needs what is not obeyed."""
@@ -365,5 +392,5 @@ def _path(
 register_dataclass(
     Speculative,
     ["draft", "length", "sampler", "processors", "acceptance"],
-    ["gamma", "top_logprobs", "prefill_window"],
+    ["gamma", "top_logprobs", "record_drafts", "prefill_window"],
 )

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import is_traced, shown, whole
+from jaxmodels.decoding.draft_record import DraftRecord
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.language_model import Cache, LanguageModel
 
@@ -74,6 +75,7 @@ class Output:
         matched: i32[B], the state of the search for stop strings.
         steps: i32, calls of the model after the prefill.
         log_probs: None unless asked for.
+        drafts: None unless asked for.
         counters: i32[B] each, what a strategy counts; ``"calls"``, where it is there, are the calls in which
             the row was not done.
     """
@@ -85,6 +87,7 @@ class Output:
     matched: jax.Array
     steps: jax.Array
     log_probs: LogProbs | None = None
+    drafts: DraftRecord | None = None
     counters: dict[str, jax.Array] = struct.field(default_factory=dict)
 
 

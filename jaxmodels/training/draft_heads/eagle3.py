@@ -29,6 +29,7 @@ from jaxmodels.training.draft_heads.objective import (
     RIGHT_FIRST_DRAFTS,
     Pupil,
     Seen,
+    counts_ahead,
     cross_entropy,
     known_rows,
 )
@@ -150,9 +151,9 @@ class Eagle3Training:
             stream = columns.extend(pupil, stream, step)
             predicted = pupil.head.predict(pupil.params, stream)
             # Column i has read token i + 1 + step, behind which the target's scores stand.
-            counts = jnp.broadcast_to(jnp.arange(size) < size - step, (tokens.shape[0], size))
+            counts = counts_ahead(seen, step + 2, size)
             ahead = jnp.roll(teacher[:, 1:], -step, axis=1)
-            loss, right = cross_entropy(ahead, predicted.logits, pupil.token_ids, counts.astype(jnp.float32))
+            loss, right = cross_entropy(ahead, predicted.logits, pupil.token_ids, counts)
             total = total + self.decay**step * loss
             told = right if step == 0 else told
             following = jnp.roll(tokens[:, 1:], -step - 1, axis=1)

@@ -15,6 +15,7 @@ from jaxmodels.training.draft_heads.objective import (
     RIGHT_FIRST_DRAFTS,
     Pupil,
     Seen,
+    counts_ahead,
     cross_entropy,
     known_rows,
 )
@@ -74,13 +75,8 @@ class MedusaTraining:
         size, total, told = hidden.shape[1], jnp.zeros(()), jnp.zeros(())
         for k in range(self.heads):
             ahead = k + 1
-            counts = jnp.broadcast_to(jnp.arange(size) < size - ahead, hidden.shape[:2])
-            found = cross_entropy(
-                jnp.roll(teacher, -ahead, axis=1),
-                logits[:, :, k],
-                pupil.token_ids,
-                counts.astype(jnp.float32),
-            )
+            counts = counts_ahead(seen, ahead + 1, size)
+            found = cross_entropy(jnp.roll(teacher, -ahead, axis=1), logits[:, :, k], pupil.token_ids, counts)
             total = total + self.decay**k * found[0]
             told = found[1] if k == 0 else told
         return total, told

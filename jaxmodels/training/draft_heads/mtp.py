@@ -23,7 +23,13 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.models.block import Block
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.mtp import MTPHead, MTPModule
-from jaxmodels.training.draft_heads.objective import RIGHT_FIRST_DRAFTS, Pupil, Seen, cross_entropy
+from jaxmodels.training.draft_heads.objective import (
+    RIGHT_FIRST_DRAFTS,
+    Pupil,
+    Seen,
+    counts_ahead,
+    cross_entropy,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +104,13 @@ class MTPTraining:
     def loss(self, pupil: Pupil, seen: Seen, key: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Of step s, cross entropy to what the target says behind the same tokens, weighted and summed."""
         tokens, teacher, hidden = seen.tokens, seen.scored.logits, seen.scored.hidden
-        (batch, size), module, params = tokens.shape, pupil.head.modules[0], pupil.params["modules"]["0"]
+        size, module, params = tokens.shape[1], pupil.head.modules[0], pupil.params["modules"]["0"]
         total, told = jnp.zeros(()), jnp.zeros(())
         for step in range(self.steps):
             following = jnp.roll(tokens, -1 - step, axis=1)
             predicted = module.forward(params, pupil.target, following, hidden)
             # Place i has read token i + 1 + step, behind which the target's scores stand.
-            counts = jnp.broadcast_to(jnp.arange(size) < size - 1 - step, (batch, size)).astype(jnp.float32)
+            counts = counts_ahead(seen, step + 2, size)
             ahead = jnp.roll(teacher, -1 - step, axis=1)
             loss, right = cross_entropy(ahead, predicted.logits, None, counts)
             total, hidden = total + self.decay**step * loss, predicted.features

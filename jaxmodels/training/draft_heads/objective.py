@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from jaxmodels.decoding.draft_record import DraftRecord
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.feature_head import Target
@@ -24,10 +25,15 @@ class Seen:
     Attributes:
         tokens: i32[B, S].
         scored: the target's logits everywhere, its last hidden state, and the taps of the head.
+        weights: f32[B, S], how much it counts what a head predicts each token to be; None where all count.
+        drafts: [B, S], what was drafted behind each token where the text was generated, see `DraftRecord`;
+            None for other texts.
     """
 
     tokens: jax.Array
     scored: Scored
+    weights: jax.Array | None = None
+    drafts: DraftRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,25 @@ class HeadObjective(Protocol):
         """What is shipped: a `Drafter` that `save_drafter` writes, or what `save_draft_length` does."""
 
 
+def see(pupil: Pupil, tokens: Int[Array, "B S"]) -> Seen:
+    """What the target computes of windows of text."""
+    config: Any = pupil.target.config
+    assert isinstance(config, Decoder)
+    scored = config.forward_scored(pupil.target.params, tokens, taps=pupil.head.taps)
+    return Seen(tokens=tokens, scored=jax.lax.stop_gradient(scored))
+
+
+def counts_ahead(seen: Seen, ahead: int, size: int) -> Float[Array, "B {size}"]:
+    """How much it counts what the first `size` places predict of the tokens so many places further on.
+
+    The token behind the window's last one is predicted too, where all tokens count.
+    """
+    batch, length = seen.tokens.shape
+    if seen.weights is None:
+        return jnp.broadcast_to(jnp.arange(size) + ahead <= length, (batch, size)).astype(jnp.float32)
+    return jnp.pad(seen.weights, ((0, 0), (0, ahead + size)))[:, ahead : ahead + size]
+
+
 def cross_entropy(
     teacher: Float[Array, "B S V"],
     logits: Float[Array, "B S W"],
@@ -86,7 +111,7 @@ def cross_entropy(
         teacher: scores over the target's vocabulary.
         logits: over the head's.
         token_ids: see `Pupil`.
-        counts: 1 for places that count, else 0.
+        counts: how much each place counts.
     """
     teacher = jax.lax.stop_gradient(teacher).astype(jnp.float32)
     best, found, known = teacher.max(-1), jnp.argmax(logits, axis=-1), counts

@@ -39,16 +39,26 @@ def own_text(
     whole("windows", windows, low=1)
     whole("batch_size", batch_size, low=1)
     whole("prompt", prompt, low=1, high=window - 1)
-    if len(text) < prompt:
-        raise ValueError(f"own_text: the text has {len(text)} tokens, fewer than one prompt of {prompt}")
-    starts = np.random.default_rng(seed).integers(len(text) - prompt + 1, size=windows)
-    prompts = np.stack([text[start : start + prompt] for start in starts]).astype(np.int32)
+    prompts = random_prompts(text, windows, prompt, seed)
     parts = []
     for first in range(0, windows, batch_size):
         some = prompts[first : first + batch_size]
         out = model.generate(some, window - prompt, stop_tokens=[])
         parts.append(np.concatenate([some, np.asarray(out.tokens)], axis=1))
     return np.concatenate(parts)
+
+
+def random_prompts(
+    text: Int[np.ndarray, " tokens"], count: int, size: int, seed: int
+) -> Int[np.ndarray, "count size"]:
+    """Parts of a text of so many tokens each, at random places.
+
+    Raises ValueError where the text is shorter than one.
+    """
+    if len(text) < size:
+        raise ValueError(f"the text has {len(text)} tokens, fewer than one prompt of {size}")
+    starts = np.random.default_rng(seed).integers(len(text) - size + 1, size=count)
+    return np.stack([text[start : start + size] for start in starts]).astype(np.int32)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from jaxmodels.checks import shown, whole
 from jaxmodels.training.draft_heads.acceptance import AcceptanceTraining
+from jaxmodels.training.draft_heads.aurora import AuroraTraining
 from jaxmodels.training.draft_heads.dflash import DFlashTraining
 from jaxmodels.training.draft_heads.eagle3 import Eagle3Training
 from jaxmodels.training.draft_heads.medusa import MedusaTraining
@@ -17,6 +18,7 @@ from jaxmodels.training.recipe_kind import RecipeKind
 
 OBJECTIVES: Mapping[str, type] = {
     "acceptance": AcceptanceTraining,
+    "aurora": AuroraTraining,
     "dflash": DFlashTraining,
     "eagle3": Eagle3Training,
     "medusa": MedusaTraining,
@@ -32,8 +34,10 @@ class DraftHeadRecipe:
     Attributes:
         target: a model directory or bundled name: what the head drafts for. It is not trained.
         head: the head and how it is trained; in JSON it carries a `kind`, one of `OBJECTIVES`.
-        train_files, held_out_files: see `Recipe`.
+        train_files, held_out_files: see `Recipe`; for `AuroraTraining` files of `save_traces`.
         fit: how it is fitted.
+        start_from: a directory or bundled name of a draft head for this target, which is trained on with the
+            tokens that it knows; None for one that knows nothing yet.
         sequence_length: tokens per window.
         evaluation_windows: held-out windows that are scored at the end.
         seed: of the initial parameters, the order of the windows and all noise.
@@ -48,6 +52,7 @@ class DraftHeadRecipe:
     train_files: tuple[str, ...]
     held_out_files: tuple[str, ...]
     fit: Fit
+    start_from: str | None = None
     sequence_length: int = 256
     evaluation_windows: int = 64
     seed: int = 0
@@ -77,6 +82,7 @@ DRAFT_HEAD_RECIPES = RecipeKind(
     package="jaxmodels.training.draft_heads",
     parts={
         DraftHeadRecipe: {"head": OBJECTIVES, "fit": Fit},
+        AuroraTraining: {"of": {name: OBJECTIVES[name] for name in ("eagle3", "medusa", "mtp")}},
         Fit: {
             "schedule": {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay},
             "optimizer": {"adamw": AdamW, "muon": Muon},
