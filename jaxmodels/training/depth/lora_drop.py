@@ -47,12 +47,13 @@ class LoRADropTraining:
             raise ValueError(f"LoRADropTraining: reused must be 'output' or 'update', got {self.reused!r}")
 
     def spec(self, model: Decoder) -> ParamTree:
-        """Corrections begin at 0, and shares at 1."""
+        """Corrections begin at 0. Of outputs all is reused at first, as the authors do; of updates nothing,
+        so that a block is passed by."""
         blocks, width = len(self.dropped), model.d_model
         return {
             "down": Param((blocks, self.rank, width), ("layers", None, "embed"), FanIn(width)),
             "up": Param((blocks, width, self.rank), ("layers", "embed", None), ZEROS),
-            "share": Param((blocks,), ("layers",), ONES),
+            "share": Param((blocks,), ("layers",), ONES if self.reused == "output" else ZEROS),
         }
 
     def examples(self, frozen: Frozen, windows: Int[np.ndarray, "N S"], seed: int) -> Int[np.ndarray, "N S"]:

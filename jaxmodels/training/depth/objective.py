@@ -1,6 +1,6 @@
 """What training a policy of depth differentiates: the parts that all kinds of policy share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.spec import Params, ParamTree
+from jaxmodels.models.block import Stream
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.depth import Depth
 
@@ -47,3 +48,16 @@ def divergence(given: Float[Array, "B S V"], logits: Float[Array, "B S V"]) -> F
     """The mean Kullback-Leibler divergence of `logits` from `given`, in nats per token."""
     p, q = jax.nn.log_softmax(given), jax.nn.log_softmax(logits)
     return jnp.mean((jnp.exp(p) * (p - q)).sum(-1))
+
+
+def straight_through(scores: Float[Array, "..."], threshold: Float[Array, ""] | float) -> Float[Array, "..."]:
+    """1 where a score reaches the threshold and else 0, with the gradient of the score itself."""
+    choice = (scores >= threshold).astype(scores.dtype)
+    return scores + jax.lax.stop_gradient(choice - scores)
+
+
+def between(without: Stream, behind: Stream, gates: Float[Array, "B S"]) -> Stream:
+    """The stream `behind` what is read where a gate is 1, that `without` it where it is 0, and else between
+    them; gates [B, 1] are those of whole rows."""
+    weight = gates[:, :, None].astype(behind.hidden.dtype)
+    return replace(behind, hidden=without.hidden + weight * (behind.hidden - without.hidden))

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from jaxmodels.checks import shown, whole
 from jaxmodels.training.depth.exits import CLASSIFIERS, ExitTraining
+from jaxmodels.training.depth.informed_routing import InformedRoutingTraining
 from jaxmodels.training.depth.lora_drop import LoRADropTraining
+from jaxmodels.training.depth.mind_skip import MindSkipTraining
 from jaxmodels.training.depth.objective import PolicyTraining
 from jaxmodels.training.depth.plan_search import PlanSearch
 from jaxmodels.training.depth.prompt_router import PromptRouterTraining
@@ -15,7 +17,9 @@ from jaxmodels.training.recipe_kind import RecipeKind
 
 POLICIES: Mapping[str, type] = {
     "exits": ExitTraining,
+    "informed_routing": InformedRoutingTraining,
     "lora_drop": LoRADropTraining,
+    "mind_skip": MindSkipTraining,
     "prompt_router": PromptRouterTraining,
 }
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ import pytest
 import jaxmodels as jm
 from jaxmodels.decoding import AdaptiveDepth
 from jaxmodels.decoding.depth import LoRADrop
+from jaxmodels.layers.spec import init_params
 from jaxmodels.models.depth import ALL_LAYERS
 from jaxmodels.training.depth.evaluate import compare, read_stepwise
 from jaxmodels.training.depth.exits import MLP, ExitTraining, Linear, Recurrent
 from jaxmodels.training.depth.export import export_depth
+from jaxmodels.training.depth.informed_routing import InformedRoutingTraining
 from jaxmodels.training.depth.lora_drop import LoRADropTraining
+from jaxmodels.training.depth.mind_skip import MindSkipTraining
 from jaxmodels.training.depth.objective import Frozen
 from jaxmodels.training.depth.plan_search import PlanSearch
 from jaxmodels.training.depth.prompt_router import PromptRouterTraining
@@ -64,11 +68,19 @@ def test_recipes_are_written_as_they_are_read(name):
         PromptRouterTraining(
             prompt=8, prompts=6, hidden=4, windows=2, search=PlanSearch(simulations=2, tolerance=1.0)
         ),
+        InformedRoutingTraining(routed=(1, 2), rank=4),
         ExitTraining(classifier=Linear(), asked=(0, 1)),
         ExitTraining(classifier=MLP(hidden=5), asked=(1,)),
         ExitTraining(classifier=Recurrent(width=6, state_dim=3), asked=(0, 1), threshold=0.4),
     ],
-    ids=["lora_drop", "prompt_router", "linear_exits", "mlp_exits", "recurrent_exits"],
+    ids=[
+        "lora_drop",
+        "prompt_router",
+        "informed_routing",
+        "linear_exits",
+        "mlp_exits",
+        "recurrent_exits",
+    ],
 )
 def test_a_run_ends_with_a_policy_that_is_read_by_its_name(training, tmp_path):
     run = train_depth(short(training, tmp_path), tmp_path / "run")
@@ -101,6 +113,24 @@ def test_routers_learn_the_plans_of_the_search(tmp_path):
     np.testing.assert_allclose(examples["means"][:, 0], embedded, atol=1e-5)
     with pytest.raises(ValueError, match=r"prompt=8 and prompts=3 need .* are 2 of sequence_length=12"):
         training.examples(frozen, windows[:2], seed=0)
+
+
+@pytest.mark.parametrize(("price", "read"), [(100.0, False), (0.0, True)], ids=["dear", "for_nothing"])
+def test_routers_shut_mixers_that_cost_more_than_they_are_worth(price, read):
+    model = jm.load(TARGET)
+    frozen = Frozen(model.config, model.params)
+    training = MindSkipTraining(routed=(1, 2), price=price)
+    params = init_params(training.spec(model.config), jax.random.key(0))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 12)), jnp.int32)
+    (_, nats), gradient = jax.value_and_grad(
+        lambda params: training.loss(frozen, params, tokens, None), has_aux=True
+    )(params)
+    assert nats == pytest.approx(0, abs=1e-4)  # everything is read at first
+    policy = training.policy(None, {"weight": params["weight"] - gradient["weight"]})
+    _, pending = model.config.peek(
+        model.params, tokens, model.config.init_cache(2, 16, depth=policy), depth=policy
+    )
+    assert (model.config.commit(pending).memory == int(read)).all()
 
 
 def test_a_block_that_the_model_does_not_have_is_refused(tmp_path):
