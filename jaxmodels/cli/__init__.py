@@ -20,6 +20,7 @@ from jaxmodels.artefacts import compilation_cache
 from jaxmodels.cli import (
     bench,
     bench_decoding,
+    bench_depth,
     bench_parallel,
     cache,
     convert,
@@ -115,11 +116,13 @@ for command in (
 benches = typer.Typer(
     cls=BenchCommands,
     help="Measure a model: `bench MODEL` how fast it is, `bench decoding` what strategies gain, "
-    "`bench parallel` what masked generation costs in right answers.",
+    "`bench depth` what leaving and skipping blocks gains, `bench parallel` what masked generation costs in "
+    "right answers.",
 )
 for name, measurement in (
     (BenchCommands.default, bench.bench),
     ("decoding", bench_decoding.decoding),
+    ("depth", bench_depth.depth),
     ("parallel", bench_parallel.parallel),
 ):
     benches.command(name, help=_help(measurement))(measurement)

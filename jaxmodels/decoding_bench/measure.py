@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,8 +86,9 @@ def sit(model: Model, contestants: Sequence[Contestant], exam: Exam) -> Iterator
     """
     if not contestants or contestants[0].name != PLAIN:
         raise ValueError(f"the first contestant must be {PLAIN!r}, which the others are compared with")
-    answers = {one.name: _answers(model, one.strategy, exam) for one in contestants}  # compiles
-    seconds = _in_turns(model, contestants, exam)
+    strategies = {one.name: one.strategy for one in contestants}
+    answers = {name: answered(model, strategy, exam) for name, strategy in strategies.items()}  # compiles
+    seconds = in_turns(model, strategies, exam)
     is_drawn = getattr(contestants[0].strategy, "sampler", Greedy()) != Greedy()
     samples = [_drawn(model, contestants[0], exam, number) for number in range(2)] if is_drawn else []
     for one in contestants:
@@ -117,21 +118,22 @@ def variation(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.mean(distances))
 
 
-def _answers(model: Model, strategy: Strategy, exam: Exam) -> list[Generation]:
+def answered(model: Model, strategy: Strategy, exam: Exam) -> list[Generation]:
+    """The answers to all prompts, each by itself."""
     return [
         model.generate(row[None], exam.new, strategy, stop_tokens=[], stop_strings=[], seed=exam.seed)
         for row in exam.prompts
     ]
 
 
-def _in_turns(model: Model, contestants: Sequence[Contestant], exam: Exam) -> dict[str, list[float]]:
-    """Seconds of all answers in each round, by contestant."""
-    seconds: dict[str, list[float]] = {one.name: [] for one in contestants}
+def in_turns(model: Model, strategies: Mapping[str, Strategy], exam: Exam) -> dict[str, list[float]]:
+    """Seconds of all answers in each round, by name."""
+    seconds: dict[str, list[float]] = {name: [] for name in strategies}
     for _ in range(exam.rounds):
-        for one in contestants:
+        for name, strategy in strategies.items():
             began = time.perf_counter()
-            _answers(model, one.strategy, exam)
-            seconds[one.name].append(time.perf_counter() - began)
+            answered(model, strategy, exam)
+            seconds[name].append(time.perf_counter() - began)
     return seconds
 
 

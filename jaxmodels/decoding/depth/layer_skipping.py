@@ -29,12 +29,16 @@ def layers_for_speed_up(model: Decoder, speed_up: float, *, context: int = 0) ->
         plan = Plan(tuple(int(i in spaced_blocks(total, kept)) for i in range(total)))
         if speed_up_of(model, plan, context=context) >= speed_up:
             return plan
-    least = Plan(tuple(int(i in (0, total - 1)) for i in range(total)))
-    most = speed_up_of(model, least, context=context)
     raise ValueError(
         f"speed_up={speed_up:g} is more than this model of {total} blocks can give: with the first and the "
-        f"last block alone it is {most:.2f}"
+        f"last block alone it is {most_speed_up(model, context=context):.2f}"
     )
+
+
+def most_speed_up(model: Decoder, *, context: int = 0) -> float:
+    """The `speed_up_of` a step of the first and the last block alone."""
+    total = len(model.blocks)
+    return speed_up_of(model, Plan(tuple(int(i in (0, total - 1)) for i in range(total))), context=context)
 
 
 def speed_up_of(model: Decoder, plan: Plan, *, context: int = 0) -> float:
