@@ -34,6 +34,7 @@ KINDS: Mapping[str, type] = {
     "budget": depth.Budget,
     "certainty": depth.Certainty,
     "decaying": depth.Decaying,
+    "expert_choice_recursions": depth.ExpertChoiceRecursions,
     "informed_routing": depth.InformedRouting,
     "linear_confidence": depth.LinearConfidence,
     "lora_drop": depth.LoRADrop,
@@ -49,6 +50,7 @@ KINDS: Mapping[str, type] = {
     "recurrent_confidence": depth.RecurrentConfidence,
     "row_plans": depth.RowPlans,
     "similarity": depth.Similarity,
+    "token_choice_recursions": depth.TokenChoiceRecursions,
     "until_confident": depth.UntilConfident,
 }
 _POLICY, _MODEL = "depth_policy", "model"

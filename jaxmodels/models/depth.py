@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import Window
 from jaxmodels.models.block import DecoderBlock, HalvedBlock, Stream, Weighing
+from jaxmodels.models.chosen_tokens import ShownTokens, choose
 
 Unread = Literal["propagate", "hold"]
 
@@ -119,6 +120,21 @@ class Pass:
             return block.read_ffn(self.params, stream, self.window)
 
         return read_mixer, read_ffn, pending if rows is None else Shown(pending=pending, rows=rows)
+
+    def write_tokens(
+        self, stream: Stream, tokens: Bool[Array, "B S"]
+    ) -> tuple[Callable[[Stream], Stream], Any]:
+        """Shows the block some real tokens of the window, and nothing of the others: (read, written).
+
+        What `read` gives for the others is meaningless.
+        """
+        chosen = choose(self.window, tokens)
+        held, pending = self.block.write(self.params, chosen.packed(stream), self.state, chosen.window)
+
+        def read(stream: Stream) -> Stream:
+            return self.block.read(self.params, stream, held, pending, chosen.window)
+
+        return chosen.around(read), ShownTokens(pending=pending, tokens=tokens, places=chosen.places)
 
     def _show(self, stream: Stream, rows: Bool[Array, "B"] | None) -> tuple[Any, Any]:
         shown = self.window
@@ -273,7 +289,8 @@ def _weights(
     block: DecoderBlock, params: Params, stream: Stream, written: Sequence[Any], window: Window
 ) -> Float[Array, "B S T"]:
     """What the tokens weigh the slots of a block's cache with, in the one pass through it."""
-    if not isinstance(block, Weighing) or len(written) > 1 or isinstance(written[0], Held | Shown):
+    unlike = Held | Shown | ShownTokens
+    if not isinstance(block, Weighing) or len(written) > 1 or isinstance(written[0], unlike):
         raise ValueError(
             f"taps: {type(block).__name__} has no attention_weights, or is not read once for the whole window"
         )
@@ -320,6 +337,8 @@ def settled(
     """
     if isinstance(written, Held):
         return written.state
+    if isinstance(written, ShownTokens):
+        return block.commit(written.pending, *written.taken(n, path))
     if not isinstance(written, Shown):
         return block.commit(written, n, path)
     return block.commit(written.pending, None if n is None else jnp.where(written.rows, n, 0), path)

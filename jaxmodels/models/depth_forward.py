@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxmodels.layers.spec import Params, filled
 from jaxmodels.models.block import Stream
+from jaxmodels.models.chosen_tokens import choose
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.depth import Depth, Pass, Repeating, Walk, halved, kept_by
 from jaxmodels.models.inputs import Inputs
@@ -33,6 +34,12 @@ class FreshPass(Pass):
             partial(block.read_ffn, self.params, window=self.window),
             None,
         )
+
+    def write_tokens(
+        self, stream: Stream, tokens: Bool[Array, "B S"]
+    ) -> tuple[Callable[[Stream], Stream], Any]:
+        chosen = choose(self.window, tokens)
+        return chosen.around(partial(self.block.forward, self.params, window=chosen.window)), None
 
 
 def forward_by_depth(

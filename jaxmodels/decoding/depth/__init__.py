@@ -28,6 +28,7 @@ from jaxmodels.decoding.depth.lora_drop import LoRADrop
 from jaxmodels.decoding.depth.mind_skip import MindSkip
 from jaxmodels.decoding.depth.plans import Plan, RowPlans
 from jaxmodels.decoding.depth.prompt_router import PromptRouter
+from jaxmodels.decoding.depth.recursions import ExpertChoiceRecursions, TokenChoiceRecursions
 from jaxmodels.decoding.depth.thresholds import Decaying, PerBlock, PerPosition, PerRow, Thresholds
 from jaxmodels.decoding.depth.until_confident import UntilConfident
 
@@ -37,6 +38,7 @@ __all__ = [
     "Certainty",
     "Confidence",
     "Decaying",
+    "ExpertChoiceRecursions",
     "Following",
     "InformedRouting",
     "LinearConfidence",
@@ -57,6 +59,7 @@ __all__ = [
     "RowPlans",
     "Similarity",
     "Thresholds",
+    "TokenChoiceRecursions",
     "Trace",
     "UntilConfident",
     "layers_for_speed_up",
