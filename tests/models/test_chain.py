@@ -66,9 +66,9 @@ def one_by_one(params, tokens, cache, valid, ends, *, config):
     ends: how many tokens there are before each row's chain ends of itself.
     """
 
-    def choose(i, logits, seen):
+    def choose(i, scored, seen):
         following = jax.lax.dynamic_index_in_dim(tokens, jnp.minimum(i + 1, SIZE - 1), 1, keepdims=False)
-        return following, i + 1 < ends, jax.lax.dynamic_update_slice_in_dim(seen, logits[:, None], i, axis=1)
+        return following, i + 1 < ends, jax.lax.dynamic_update_slice_in_dim(seen, scored.logits, i, axis=1)
 
     seen = jnp.zeros((*tokens.shape, VOCAB))
     return peek_chain(config, params, tokens[:, 0], cache, SIZE, choose, seen, valid=valid)

@@ -46,7 +46,7 @@ def in_parts(params, tokens, cache, valid, ends, *, config, layers):
     ends: how many tokens there are before each row's chain ends of itself.
     """
 
-    def choose(i, logits, asked):
+    def choose(i, scored, asked):
         following = jax.lax.dynamic_index_in_dim(tokens, jnp.minimum(i + 1, SIZE - 1), 1, keepdims=False)
         return following, i + 2 < ends, asked + 1
 
@@ -131,7 +131,7 @@ def test_behind_the_exit_only_the_other_blocks_are_computed():
             token,
             cache,
             SIZE,
-            lambda i, logits, carry: (token, token > 0, carry),
+            lambda i, scored, carry: (token, token > 0, carry),
             nothing,
             valid=token,
         )[1:]
