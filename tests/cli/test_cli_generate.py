@@ -130,7 +130,7 @@ def test_processors_follow_their_options_with_every_strategy(generate, model, mo
     )
     expected = text_of(model, strategy=Autoregressive(processors=processors))
     assert expected != text_of(model)
-    for strategy in ((), ("--strategy", "jacobi"), ("--strategy", "speculative", "--draft", model_dir)):
+    for strategy in ((), ("--strategy", "speculative", "--draft", model_dir)):
         assert generate(PROMPT, *options, *strategy).stdout == expected + "\n"
 
 

@@ -17,7 +17,7 @@ PROMPTS = [
 
 PAIRS = [
     ("tiny-mamba2", "tiny-qwen3"),
-    ("tiny-qwen3", "tiny-qwen3-draft"),
+    pytest.param(("tiny-qwen3", "tiny-qwen3-draft"), marks=pytest.mark.sweep),
     pytest.param(("tiny-hybrid-moe", "tiny-mamba2"), marks=pytest.mark.sweep),
 ]
 

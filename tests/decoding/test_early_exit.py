@@ -82,7 +82,9 @@ class Reference:
         self.length += 1
 
 
-@pytest.mark.parametrize(("name", "threshold"), [("hybrid", 0.09), ("attention", 0.1)])
+@pytest.mark.parametrize(
+    ("name", "threshold"), [("attention", 0.1), pytest.param("hybrid", 0.09, marks=pytest.mark.sweep)]
+)
 def test_each_row_leaves_where_it_is_confident(name, threshold):
     config, params = architecture(name)
     ours = decode(config, params, EarlyExit(threshold=threshold))

@@ -137,9 +137,8 @@ def test_a_strategy_is_a_pytree_whose_sizes_are_static():
     assert len(trees) == 2
 
 
-@pytest.mark.parametrize(
-    "processors", [pytest.param((), marks=pytest.mark.sweep), PROCESSORS], ids=["plain", "processors"]
-)
+@pytest.mark.parametrize("processors", [(), PROCESSORS], ids=["plain", "processors"])
+@pytest.mark.sweep
 def test_a_sampled_step_has_the_models_joint_distribution(processors):
     strategy = Jacobi(window=3, sampler=Sample(), processors=processors)._speculative
     assert_exact_step(*tiny("hybrid", 0), strategy, levels=0, kept=[0, 1, 2])

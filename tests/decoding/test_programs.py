@@ -60,6 +60,7 @@ def test_beyond_the_bound_the_longest_unused_goes():
     assert scaled.count() == MOST_PROGRAMS
 
 
+@pytest.mark.sweep
 def test_dropped_programs_leave_the_memory():
     for size in range(1, 12):
         jax.block_until_ready(jnp.ones(size))  # programs of their own

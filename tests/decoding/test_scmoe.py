@@ -50,6 +50,7 @@ def test_equals_full_forwards_of_both_activations():
     assert (out.tokens != plain.tokens).any()
 
 
+@pytest.mark.sweep
 def test_without_contrast_it_is_sequential_decoding():
     ours = decode(CONFIG, PARAMS, SCMoE(beta=0.0, top_logprobs=2), stop=(7,))
     assert_same_generation(ours, decode(CONFIG, PARAMS, Autoregressive(top_logprobs=2), stop=(7,)))

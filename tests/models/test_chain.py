@@ -56,7 +56,7 @@ MODELS = {
     "encoded_anew": dataclasses.replace(decoder(RESCALED, RESCALED), recode_beyond=8),
 }
 # Of each way to keep a history.
-CORE = ("attention", "ssd", "latent", "delta", "ring", "d2o", "lserve", "replayed", "encoded_anew")
+CORE = ("attention", "ssd", "latent", "delta", "ring", "d2o", "replayed")
 
 
 @functools.partial(quick_jit, static_argnames="config")

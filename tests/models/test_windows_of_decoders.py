@@ -155,6 +155,7 @@ for function, arguments, out in ((verbs, (tokens, cache), P("rows")), (slope, (t
 TWO_DEVICES = "--xla_force_host_platform_device_count=2"
 
 
+@pytest.mark.sweep
 def test_rows_may_lie_on_several_devices():
     """Both verbs and the gradient under `jax.shard_map`, rows apart, parameters alike on two devices."""
     tests = Path(__file__).parents[1]

@@ -1,5 +1,7 @@
 import ast
 
+import pytest
+
 from jaxmodels.training.edits_corpus import edits, write_edits
 
 SOURCE = '''
@@ -34,6 +36,7 @@ def test_the_same_files_give_the_same_edits_and_those_without_python_none(tmp_pa
     assert list(edits([path, broken])) == list(edits([broken, path]))
 
 
+@pytest.mark.sweep
 def test_both_halves_of_the_library_are_written(tmp_path):
     write_edits(tmp_path, 3)
     for half in ("train", "held-out"):

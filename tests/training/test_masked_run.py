@@ -95,6 +95,7 @@ def test_an_interrupted_run_draws_the_same_masks(recipe, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
 
 
+@pytest.mark.sweep
 def test_a_run_adapts_an_autoregressive_model(recipe, tmp_path):
     first = dataclasses.replace(recipe, model=LLAMA, objective=NextToken())
     train(first, tmp_path / "first", console=QUIET)

@@ -5,6 +5,7 @@ import io
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from rich.console import Console
 
 import jaxmodels as jm
@@ -27,6 +28,7 @@ MODEL = {
 }
 
 
+@pytest.mark.sweep
 def test_scanned_and_unrolled_runs_export_alike(tmp_path):
     for name in ("train.py", "held_out.py"):
         (tmp_path / name).write_text(

@@ -49,6 +49,7 @@ def recipe(tmp_path):
     )
 
 
+@pytest.mark.sweep
 def test_a_run_goes_on_from_the_weights_and_the_tokenizer_of_another(recipe, tmp_path):
     first, _ = train(recipe, tmp_path / "first", console=QUIET)
     export_run(tmp_path / "first", tmp_path / "model", "float32")

@@ -18,6 +18,7 @@ def test_a_head_is_no_model(name):
             read(name)
 
 
+@pytest.mark.sweep
 def test_several_drafts_are_loaded_by_name():
     model = jm.load("tiny-qwen3")
     drafts = RoutedDrafts(drafts=("tiny-qwen3-draft", "tiny-mamba2"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from model_helpers import attention, decoder, random_params
 from strategy_helpers import (
-    TWO_IN_EVERY_RUN,
+    BESIDE_A_MODEL,
     architecture,
     assert_same_generation,
     decode,
@@ -22,7 +22,7 @@ from jaxmodels.decoding.processors import RepetitionPenalty
 from jaxmodels.layers.cache.d2o import D2O
 
 
-@pytest.mark.parametrize("name", TWO_IN_EVERY_RUN)
+@pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_the_text_is_that_of_the_model(name):
     config, params = architecture(name)
     strategy = Speculative(draft=FirstLayers(layers=1, size=3), top_logprobs=2)
@@ -35,9 +35,10 @@ def test_the_text_is_that_of_the_model(name):
 
 @pytest.mark.parametrize(
     "length",
-    [Confident(threshold=0.06), pytest.param(GrowShrink(start=2, most=4), marks=pytest.mark.sweep)],
+    [Confident(threshold=0.06), GrowShrink(start=2, most=4)],
     ids=["confident", "grow_shrink"],
 )
+@pytest.mark.sweep
 def test_samples_are_those_behind_the_same_layers_as_a_model(length):
     """Drafts and verdicts draw with the same keys, so that every token is the same."""
     config, params = architecture("ssd")
@@ -53,6 +54,7 @@ def test_samples_are_those_behind_the_same_layers_as_a_model(length):
     assert 0 < ours.counters["accepted"].sum() < ours.counters["drafted"].sum()
 
 
+@pytest.mark.sweep
 def test_histories_that_evict_are_read_from_the_front():
     cache = D2O(budget=24, recent=8, sinks=1, spare=2, longest_peek=32)
     config = decoder(attention(cache=cache), attention(cache=cache))

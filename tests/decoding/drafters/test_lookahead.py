@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from greedy_model import agreement, next_tokens
 from step_enumeration import assert_exact_step, tiny
-from strategy_helpers import NEW, PROMPTS, architecture, assert_same_generation, decode, expected, stop_inside
+from strategy_helpers import (
+    NEW,
+    PROMPTS,
+    architecture,
+    assert_same_generation,
+    decode,
+    expected,
+    in_tiers,
+    stop_inside,
+)
 
 from jaxmodels.decoding import Lookahead, Speculative
 from jaxmodels.decoding.drafters.lookahead import NO_KEY, _latest, layout
@@ -13,7 +22,9 @@ from jaxmodels.decoding.trees import depths, fixed_tree
 
 DRAFTER = Lookahead(window=3, levels=4, guesses=2, pool=6)
 STRATEGY = Speculative(draft=DRAFTER, top_logprobs=2)
-OTHERS = [pytest.param(name, marks=pytest.mark.sweep) for name in ("ssd", "delta", "latent", "ring")]
+OTHERS = [
+    pytest.param(name, marks=pytest.mark.sweep) for name in ("hybrid", "ssd", "delta", "latent", "ring")
+]
 
 
 def test_positions_and_mask_are_those_of_the_published_window():
@@ -83,7 +94,7 @@ def test_rounds_are_those_of_the_iteration(name):
     assert ours.counters["accepted"].sum() > 0
 
 
-@pytest.mark.parametrize("name", ["attention", "hybrid", *OTHERS])
+@pytest.mark.parametrize("name", in_tiers(["attention"], OTHERS))
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)
     plain = expected(name)
@@ -92,6 +103,7 @@ def test_greedy_equals_autoregressive_decoding(name):
     assert_same_generation(decode(config, params, STRATEGY, stop=[stop]), expected(name, stop=(stop,)))
 
 
+@pytest.mark.sweep
 def test_a_sampled_step_has_the_models_joint_distribution():
     strategy = Speculative(draft=Lookahead(window=1, levels=3, guesses=1, pool=1))
     assert_exact_step(*tiny("attention", 0), strategy, levels=0, kept=[0, 1])

@@ -26,7 +26,7 @@ from jaxmodels.models.draft_heads.feature_head import Target
     ("name", "modules", "size"),
     [
         ("ssd", 1, 3),
-        ("attention", 2, 2),
+        pytest.param("attention", 2, 2, marks=pytest.mark.sweep),
         pytest.param("attention", 3, 5, marks=pytest.mark.sweep),
         pytest.param("ring", 1, 2, marks=pytest.mark.sweep),
         pytest.param("latent", 3, 2, marks=pytest.mark.sweep),
@@ -42,7 +42,10 @@ def test_greedy_text_is_that_of_sequential_decoding(name, modules, size):
     assert_same_generation(decode(config, params, strategy, stop=[stop]), expected(name, stop=(stop,)))
 
 
-@pytest.mark.parametrize(("modules", "size"), [(1, 3), (2, 2), (2, 4), (3, 2)])
+@pytest.mark.parametrize(
+    ("modules", "size"),
+    [(2, 4), *(pytest.param(*sizes, marks=pytest.mark.sweep) for sizes in ((1, 3), (2, 2), (3, 2)))],
+)
 def test_a_draft_is_what_the_modules_say_of_the_whole_text(modules, size):
     """Accepted counts are those of drafting anew at every step, without a history."""
     config, params = tiny("hybrid", 0)
@@ -128,6 +131,7 @@ def test_samples_do_not_depend_on_their_neighbours():
     np.testing.assert_array_equal(together.tokens[0], shuffled.tokens[0])
 
 
+@pytest.mark.sweep
 def test_long_prompts_are_read_in_windows():
     config, params = architecture("attention")
     prompts = [(PROMPTS[2] * 3)[:n] for n in (32, 7, 17, 1)]

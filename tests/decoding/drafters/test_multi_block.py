@@ -99,6 +99,7 @@ def test_greedy_equals_autoregressive_decoding(name, drafter):
     assert_same_generation(stopped, expected(name, new=NEW, stop=(stop,)))
 
 
+@pytest.mark.sweep
 def test_a_sampled_step_has_the_models_joint_distribution():
     strategy = Speculative(draft=MultiBlock(block=2, blocks=1, pool=2))
     assert_exact_step(*tiny("attention", 0), strategy, levels=0, kept=[0, 1])

@@ -13,6 +13,7 @@ from strategy_helpers import (
     assert_same_generation,
     decode,
     expected,
+    in_tiers,
     nearby,
     ready,
     stop_inside,
@@ -51,7 +52,7 @@ def table(without=()):
     )
 
 
-@pytest.mark.parametrize("name", ["attention", pytest.param("hybrid", marks=pytest.mark.sweep), "ssd"])
+@pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid", "ssd"]))
 def test_the_text_is_that_of_the_model(name):
     config, params = architecture(name)
     often = np.bincount(expected(name).tokens.ravel(), minlength=VOCAB).argsort()[-2:]
@@ -87,9 +88,8 @@ def test_drafted_tokens_come_with_the_distribution_that_they_were_drawn_from():
     np.testing.assert_allclose(proposal.distributions, jax.nn.softmax(logits), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "processors", [(), pytest.param(PROCESSORS, marks=pytest.mark.sweep)], ids=["plain", "processors"]
-)
+@pytest.mark.parametrize("processors", [(), PROCESSORS], ids=["plain", "processors"])
+@pytest.mark.sweep
 def test_a_sampled_step_has_the_models_joint_distribution(processors):
     """A token that the draft lacks is never drafted, and another one of the draft is none of the model's."""
     config = replace(tiny("ssd", 1)[0], vocab_size=4)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from step_enumeration import PROCESSORS, assert_exact_step, tiny
 from strategy_helpers import (
+    BESIDE_A_MODEL,
     NEW,
     PROMPTS,
-    TWO_IN_EVERY_RUN,
     architecture,
     assert_same_generation,
     decode,
@@ -40,7 +40,7 @@ def delayed(config, params, noise=0.3, trunk=1, paths=2, length=2, **options):
     return Speculative(draft=drafter, **options)
 
 
-@pytest.mark.parametrize("name", TWO_IN_EVERY_RUN)
+@pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)
     strategy = delayed(config, params, top_logprobs=2)

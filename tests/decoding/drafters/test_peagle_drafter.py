@@ -18,10 +18,7 @@ from jaxmodels.pytrees import register_dataclass
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("attention", "hybrid") else pytest.mark.sweep)
-        for name in MODELS
-    ],
+    [pytest.param(name, marks=[] if name == "hybrid" else pytest.mark.sweep) for name in MODELS],
 )
 def test_greedy_text_is_that_of_sequential_decoding(name):
     config, params = architecture(name)

@@ -170,9 +170,8 @@ def test_what_the_model_says_otherwise_replaces_what_was_drafted():
     np.testing.assert_array_equal(drafted, logits[4:6].argmax(-1))
 
 
-@pytest.mark.parametrize(
-    "processors", [(), pytest.param(PROCESSORS, marks=pytest.mark.sweep)], ids=["plain", "processors"]
-)
+@pytest.mark.parametrize("processors", [(), PROCESSORS], ids=["plain", "processors"])
+@pytest.mark.sweep
 def test_a_sampled_step_has_the_models_joint_distribution(processors):
     letters = two_tokenizers.letters(np.asarray([0, 1, 2])), two_tokenizers.letters(np.asarray([2, 3, 1, 0]))
     config = replace(tiny("ssd", 1)[0], vocab_size=4)

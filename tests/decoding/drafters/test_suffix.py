@@ -134,6 +134,7 @@ def test_a_corpus_keeps_its_size_and_forgets_the_oldest():
     assert drafter.corpus.tolist() == [2, 3, NO_TOKEN, 4, 5, NO_TOKEN]
 
 
+@pytest.mark.sweep
 def test_a_sampled_step_has_the_models_joint_distribution():
     strategy = Speculative(draft=SuffixDecoding(size=2, least=1, offset=1.0, least_probability=0.0))
     assert_exact_step(*tiny("ssd", 0), strategy, levels=0, kept=[0, 1])

@@ -63,6 +63,7 @@ def test_the_confident_draft_is_chosen():
     np.testing.assert_array_equal(ours.counters["accepted"], alone.counters["accepted"])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", KINDS)
 def test_drawn_tokens_have_the_distributions_that_they_come_with(kind):
     """Many rows of one prompt: each drafted first token's frequency is its distribution."""

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from step_enumeration import PROCESSORS, assert_exact_step, tiny
 from strategy_helpers import (
+    BESIDE_A_MODEL,
     NEW,
     PROMPTS,
-    TWO_IN_EVERY_RUN,
     architecture,
     assert_same_generation,
     decode,
@@ -25,7 +25,7 @@ def tree(config, params, siblings=(3, 2, 1), noise=0.3, **options):
     return Speculative(draft=drafter, **options)
 
 
-@pytest.mark.parametrize("name", TWO_IN_EVERY_RUN)
+@pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)
     strategy = tree(config, params, top_logprobs=2)
@@ -76,7 +76,9 @@ def test_processors_see_each_path_by_itself(name):
     assert ours.counters["accepted"].sum() > 0
 
 
-@pytest.mark.parametrize("processors", [(), PROCESSORS], ids=["plain", "processors"])
+@pytest.mark.parametrize(
+    "processors", [pytest.param((), marks=pytest.mark.sweep), PROCESSORS], ids=["plain", "processors"]
+)
 @pytest.mark.parametrize(
     ("name", "draft_name"),
     [("attention", "ssd"), pytest.param("hybrid", "attention", marks=pytest.mark.sweep)],

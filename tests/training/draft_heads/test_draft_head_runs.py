@@ -54,9 +54,13 @@ def test_recipes_are_written_as_they_are_read(name):
 @pytest.mark.parametrize(
     ("name", "head"),
     [
-        ("tiny_qwen3_eagle3", {"layers": (0, 1), "draft_vocab_size": 40, "d_ff": 16}),
+        pytest.param(
+            "tiny_qwen3_eagle3",
+            {"layers": (0, 1), "draft_vocab_size": 40, "d_ff": 16},
+            marks=pytest.mark.sweep,
+        ),
         ("tiny_qwen3_medusa", {"draft_vocab_size": 40}),
-        ("tiny_qwen3_mtp", {"num_heads": 2, "head_dim": 8, "d_ff": 16}),
+        pytest.param("tiny_qwen3_mtp", {"num_heads": 2, "head_dim": 8, "d_ff": 16}, marks=pytest.mark.sweep),
     ],
     ids=["eagle3", "medusa", "mtp"],
 )

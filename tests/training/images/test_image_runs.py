@@ -75,6 +75,7 @@ def test_codes_that_no_image_has_are_moved_to_images():
     np.testing.assert_array_equal(moved["codebook"]["weight"][kept], far[kept])
 
 
+@pytest.mark.sweep
 def test_a_run_that_is_resumed_takes_the_same_steps(tmp_path):
     recipe = IMAGE_RECIPES.from_dict(RECIPE)
     whole = train_images(recipe, tmp_path / "whole", console=QUIET)

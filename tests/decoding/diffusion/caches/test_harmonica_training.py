@@ -80,6 +80,7 @@ def slopes_by_hand(model, router, errors, price, threshold):
     return np.stack(slopes)
 
 
+@pytest.mark.sweep
 def test_slopes_are_those_of_the_published_loop(model):
     config, params, _ = model
     rng = np.random.default_rng(0)

@@ -39,7 +39,7 @@ RULES = [
 @pytest.mark.parametrize(("rule", "is_unknown"), RULES)
 def test_the_rule_is_the_one_written_out(rule, is_unknown):
     counts = set()
-    for seed in range(20):
+    for seed in range(8):
         seen = seen_case(seed, temperature=1.0)
         chosen = np.asarray(choose(rule(temperature=ToZero(1.5)), seen))
         for b in range(len(chosen)):
