@@ -11,12 +11,10 @@ from aot_process import COMPILING, needs_libtpu
 
 from benchmarks.tpu_matrix import DOCUMENT, MODELS, SLICES, Cell, document
 from jaxmodels.tpu_configs.compiler import ENVIRONMENT
+from jaxmodels.tpu_configs.programs import PROGRAMS
 from jaxmodels.tpu_configs.slices import find_slice
 
 ROOT = Path(__file__).parents[2]
-# The step, which all decoding is made of. Prefill and generation at these widths take minutes each; of every
-# family they are compiled for one device, see test_aot.
-PROGRAMS = ("decode",)
 
 
 @needs_libtpu
@@ -26,7 +24,7 @@ PROGRAMS = ("decode",)
 @pytest.mark.parametrize("on", SLICES)
 def test_the_tpu_compiler_takes_one_model_of_each_kind_on_four_devices(on):
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.tpu_matrix", "--slices", on, "--programs", *PROGRAMS],
+        [sys.executable, "-m", "benchmarks.tpu_matrix", "--slices", on],
         env={**os.environ, **ENVIRONMENT}, cwd=ROOT, capture_output=True, text=True, timeout=COMPILING,
         check=False,
     )  # fmt: skip
