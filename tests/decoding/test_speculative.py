@@ -24,7 +24,6 @@ from jaxmodels.decoding import (
     PromptLookup,
     Sample,
     Speculative,
-    TokenVerification,
     TreeDrafter,
 )
 
@@ -51,12 +50,11 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
     assert_same_generation(ours, expected(name), row=2)
 
 
-@pytest.mark.parametrize("acceptance", [TokenVerification(), BlockVerification()], ids=str)
-def test_the_draft_forgets_what_was_not_accepted(acceptance):
+def test_the_draft_forgets_what_was_not_accepted():
     """Accepted counts are those of drafting anew from the whole text at every step."""
     (config, params), gamma = architecture("hybrid"), 3
     draft = Draft(config, nearby(params, 0.15))
-    ours = decode(config, params, Speculative(draft=draft, gamma=gamma, acceptance=acceptance))
+    ours = decode(config, params, Speculative(draft=draft, gamma=gamma))
     best = quick_jit(lambda weights, tokens: jnp.argmax(config.forward(weights, tokens), axis=-1))
     width = max(map(len, PROMPTS)) + NEW + gamma
     plain = expected("hybrid").tokens
