@@ -36,15 +36,26 @@ SHAPES_100M: Mapping[str, dict[str, Any]] = {
         "state_size": 128,
     },
 }
+# The same of bundled models that it does not fit: these have three heads to a key and value head, and 12
+# layers, all of which are kept so that exits stand where they were.
+SHAPES_BY_NAME: Mapping[str, dict[str, Any]] = {
+    "tiny-qwen3-exits": {
+        "hidden_size": 768,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+    },
+}
 _EPS = ("rms_norm_eps", "layer_norm_epsilon")
 # Projections back to the stream: where they are zero, a layer adds nothing.
 _OUTPUTS = ("w_o", "w_down", "w_out")
 
 
 def grown_100m(name: str) -> jm.Model:
-    """A bundled model by name, in the shape of `SHAPES_100M`."""
+    """A bundled model by name, in its shape of `SHAPES_BY_NAME` or that of its family in `SHAPES_100M`."""
     model = jm.load(name)
-    return grown(model, SHAPES_100M[str(model.decoder.family)])
+    return grown(model, SHAPES_BY_NAME.get(name, SHAPES_100M[str(model.decoder.family)]))
 
 
 def grown(model: jm.Model, shape: Mapping[str, Any]) -> jm.Model:

@@ -5,8 +5,7 @@
 The target is a bundled model grown to that shape (see `benchmarks.grown`): a call costs what one of 100
 million parameters does, and the text is that of the small model. It is drafted for by a model that was
 distilled from it, `tiny-qwen3-draft`, and by heads that were trained on its features. A model that was
-trained for early exits, as by the recipe `tiny_qwen3_layerskip`, is drafted for by its own first layers:
-``--itself runs/layerskip/model``. Prompts are held-out sources; strategies take turns, so that a slow minute
+trained for early exits, `tiny-qwen3-exits`, is drafted for by its own first layers. Prompts are held-out sources; strategies take turns, so that a slow minute
 falls on all of them alike.
 """
 
@@ -46,7 +45,7 @@ from jaxmodels.decoding import (
     Strategy,
     SuffixDecoding,
 )
-from jaxmodels.decoding.lengths import Confident, GrowShrink
+from jaxmodels.decoding.lengths import GrowShrink
 from jaxmodels.decoding_bench.prompts import held_out_prompts
 from jaxmodels.layers.spec import count_params
 from jaxmodels.training.edits_corpus import edits
@@ -59,9 +58,9 @@ SAMPLERS: Mapping[str, Sampler] = {"greedy": Greedy(), "sampled": Sample(tempera
 # Windows of 4 and 8 tokens: few rows are multiplied in multiples of four.
 SIZES = (3, 7)
 HEAD_SIZE = 3
-# The probability below which a draft by the first layers ends.
-SURE = 0.5
-TARGET, DRAFT = "tiny-qwen3", "tiny-qwen3-draft"
+TARGET, DRAFT, ITSELF = "tiny-qwen3", "tiny-qwen3-draft", "tiny-qwen3-exits"
+# The numbers of first layers that draft.
+EXITS = (2, 3)
 HEADS: Mapping[str, str] = {"EAGLE-3 head": "tiny-qwen3-eagle3", "MTP module": "tiny-qwen3-mtp"}
 
 
@@ -112,25 +111,14 @@ def of_the_text(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dic
 
 
 def of_itself(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict[str, Strategy]:
-    """Sequential decoding, and speculation with the first fifth of the blocks at several lengths, and while
-    the draft is sure of itself."""
-    layers = len(target.decoder.blocks) // 5
-    sure = Confident(threshold=SURE)
-    return (
-        {PLAIN: Autoregressive(sampler=sampler)}
-        | {
-            f"first {layers} layers, {size}": Speculative(
-                draft=FirstLayers(layers=layers, size=size), sampler=sampler
-            )
-            for size in sizes
-        }
-        | {
-            f"first {layers} layers, up to {size} while sure": Speculative(
-                draft=FirstLayers(layers=layers, size=size), length=sure, sampler=sampler
-            )
-            for size in sizes
-        }
-    )
+    """Sequential decoding, and speculation with the first blocks at several lengths."""
+    return {PLAIN: Autoregressive(sampler=sampler)} | {
+        f"first {layers} layers, {size}": Speculative(
+            draft=FirstLayers(layers=layers, size=size), sampler=sampler
+        )
+        for layers in EXITS
+        for size in sizes
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,26 +157,19 @@ def edits_to_make(tokenizer: Tokenizer, count: int) -> Sequence[np.ndarray]:
     return fitting[:count]
 
 
-def races(itself: str | None) -> list[Race]:
-    """All of them; `itself` is a model that was trained for early exits."""
-    made = [
-        Race(
-            source=TARGET, told="sources", prompts=sources, strategies=of_a_draft, aim=1.5,
-            aimed=("distilled draft",),
-        ),
-        Race(
-            source=TARGET, told="edits", prompts=edits_to_make, strategies=of_the_text, aim=2.0,
-            aimed=("suffix", "prompt"), modes=("greedy",),
-        ),
-    ]  # fmt: skip
-    if itself is not None:
-        made.append(
-            Race(
-                source=itself, told="sources", prompts=sources, strategies=of_itself, aim=1.15,
-                aimed=("first ",),
-            )
-        )  # fmt: skip
-    return made
+RACES = (
+    Race(
+        source=TARGET, told="sources", prompts=sources, strategies=of_a_draft, aim=1.5,
+        aimed=("distilled draft",),
+    ),
+    Race(
+        source=TARGET, told="edits", prompts=edits_to_make, strategies=of_the_text, aim=2.0,
+        aimed=("suffix", "prompt"), modes=("greedy",),
+    ),
+    Race(
+        source=ITSELF, told="sources", prompts=sources, strategies=of_itself, aim=1.15, aimed=("first ",)
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +223,6 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="turns of every measurement")
     parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--itself", help="a model trained for early exits, to be drafted for by itself, too")
     parser.add_argument("--modes", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS))
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="tokens drafted per round")
     parser.add_argument("--new", type=int, default=64, help="tokens of each answer")
@@ -252,7 +232,7 @@ def main() -> None:
     rows: list[list[str | float | None]] = []
     runs: dict[str, dict[str, dict[str, object]]] = {}
     targets: list[Target] = []
-    for race in races(arguments.itself):
+    for race in RACES:
         for mode, found in run_race(race, arguments).items():
             what = f"{race.source}, {race.told}, {mode}"
             plain = found[PLAIN].timing.median

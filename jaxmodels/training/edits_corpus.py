@@ -90,7 +90,7 @@ def main() -> None:
     """The command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--most", type=int, default=8000, help="edits of each half at most")
+    parser.add_argument("--most", type=int, default=24000, help="edits of each half at most")
     arguments = parser.parse_args()
     write_edits(arguments.directory, arguments.most)
 

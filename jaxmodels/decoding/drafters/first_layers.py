@@ -24,8 +24,8 @@ class FirstLayers:
     There is one cache, and no block sees a token twice: what the first blocks made of the draft, its streams
     and its part of their histories, is kept, and the window that verifies it runs through the other blocks
     alone. So a draft needs no parameters and no memory of its own, on every `Decoder`. It is worth its cost
-    with models that were trained long enough to be left early, see the objective `EarlyExits` and the recipe
-    `tiny_qwen3_layerskip`; others are seldom right so soon.
+    with models that were trained long enough to be left early, see the objective `EarlyExits` and the bundled
+    `tiny-qwen3-exits`; others are seldom right so soon.
 
     Histories that evict tokens as others arrive cannot keep any part of a draft. With those, what the first
     blocks wrote is taken back, and verification begins in front of them.
