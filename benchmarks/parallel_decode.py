@@ -5,8 +5,8 @@
 The target is a bundled model grown to that shape (see `benchmarks.grown`): a call costs what one of 100
 million parameters does, and the text is that of the small model. It is drafted for by a model that was
 distilled from it, `tiny-qwen3-draft`, and by heads that were trained on its features. A model that was
-trained for early exits, `tiny-qwen3-exits`, is drafted for by its own first layers. Prompts are held-out sources; strategies take turns, so that a slow minute
-falls on all of them alike.
+trained for early exits, `tiny-qwen3-exits`, is drafted for by its own first layers. Prompts are held-out
+sources; strategies take turns, so that a slow minute falls on all of them alike.
 """
 
 import argparse
