@@ -19,8 +19,7 @@ from jaxmodels.layers.quantized.quantization import (
     quantized_params,
 )
 from jaxmodels.layers.spec import Param, Params, param_dtype, walk
-from jaxmodels.models.costs import weight_bytes
-from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.costs import Specified, weight_bytes
 from jaxmodels.tpu_configs.shardings import Placement
 
 
@@ -36,11 +35,11 @@ class Holding:
     placement: Placement | None = None
     quantization: Quantization | None = None
 
-    def shardings(self, config: Decoder) -> Params | None:
+    def shardings(self, config: Specified) -> Params | None:
         """Where each parameter is read to, None for the default device."""
         return None if self.placement is None else self.placement.params(config)
 
-    def made_of(self, config: Decoder, dtype: DTypeLike) -> Held | None:
+    def made_of(self, config: Specified, dtype: DTypeLike) -> Held | None:
         """What makes of weights in float32 what is held of them in a model of `dtype`; None for arrays.
 
         Raises:
@@ -54,13 +53,13 @@ class Holding:
             for path, form in chosen.items()
         }
 
-    def params(self, config: Decoder, params: Params) -> Params:
+    def params(self, config: Specified, params: Params) -> Params:
         """Parameters that were read whole, as they are held; those that are held so already stay."""
         if self.quantization is None or is_quantized(params):
             return params
         return quantized_params(config.spec(), params, self.quantization)
 
-    def weight_bytes(self, config: Decoder, dtype: DTypeLike) -> int:
+    def weight_bytes(self, config: Specified, dtype: DTypeLike) -> int:
         """Bytes of the parameters in the memory of one device, or of all that share this machine's; of
         quantised ones on a mesh as if all were cut alike."""
         whole = weight_bytes(config, dtype)

@@ -81,7 +81,9 @@ def load(
         progress: called with the name and bytes of each parameter that has been read; Orbax reads all at
             once.
         mesh: devices to spread the model over, see `jaxmodels.tpu_configs.mesh.make_mesh`: each is given its
-            slices of the parameters, and the model runs on all of them (see `Model.on_mesh`).
+            slices of the parameters, and the model runs on all of them (see `Model.on_mesh`). Of image
+            models what draws is spread, and text encoders and autoencoders are whole on one device; so it is
+            with `quantize`.
         rules: which axes of parameters and caches are cut over which axes of the mesh; by default
             `jaxmodels.tpu_configs.rules.DEFAULT_RULES`.
         quantize: hold the weights in few bits: "int8", "int4" (in groups of up to 128 inputs),
@@ -112,19 +114,20 @@ def load(
     if is_pipeline(directory):
         if adapter_names or text_only:
             raise ValueError(f"{directory} is an image model, which takes neither adapter nor text_only")
-        if quantize is not None:
-            raise ValueError(f"{directory} is an image model, which takes no quantize; leave it out")
         # Not at the top, here and below: models of text need nothing of it, and it doubles their start.
         from jaxmodels.image_models.directories import load_images
 
         def load_part(folder: Path) -> Model:
-            part = load(folder, wanted, allow_pickle=allow_pickle, verify=verify, progress=progress)
+            part = load(
+                folder, wanted, allow_pickle=allow_pickle, verify=verify, progress=progress, mesh=mesh,
+                rules=rules, quantize=quantize,
+            )  # fmt: skip
             return as_language_model(part, folder)
 
-        images = load_images(
-            directory, wanted, progress, allow_pickle=allow_pickle, verify=verify, load=load_part
-        )
-        return images if holding.placement is None else _images_on_mesh(images, holding.placement)
+        return load_images(
+            directory, wanted, progress, allow_pickle=allow_pickle, verify=verify, load=load_part,
+            holding=holding,
+        )  # fmt: skip
 
     def open_all() -> tuple[_Opened, Verification]:
         verification = open_verification(directory) if verify else Verification(())
@@ -397,14 +400,6 @@ def _placement(mesh: Mesh | None, rules: Rules | None) -> Placement | None:
             f"mesh={shown(mesh)}"
         )
     return None if mesh is None else Placement(mesh=mesh, rules=rules or DEFAULT_RULES)
-
-
-def _images_on_mesh(model: Any, placement: Placement) -> Any:
-    if not hasattr(model, "on_mesh"):
-        raise ValueError(
-            f"mesh: a {model.pipeline} runs on one device, unlike models that are denoised; leave mesh out"
-        )
-    return model.on_mesh(placement.mesh, placement.rules)
 
 
 def _check_fits(config: Decoder, dtype: DTypeLike, holding: Holding) -> None:

@@ -36,8 +36,7 @@ from jaxmodels.generated import Generation, Stats
 from jaxmodels.layers.quantized.quantization import (
     Quantization,
     dequantized_params,
-    find_quantization,
-    quantized_params,
+    in_few_bits,
     refuse_quantized,
 )
 from jaxmodels.layers.spec import Params, check_params
@@ -151,10 +150,7 @@ class Model:
             ValueError: there is no quantisation of this name, it cannot hold a weight, or weights are
                 quantised already; the message names the weight.
         """
-        chosen = find_quantization(quantization)
-        if chosen is None:
-            raise ValueError("quantization must be a name such as 'int8' or a Quantization, got None")
-        return replace(self, params=quantized_params(self.config.spec(), self.params, chosen))
+        return replace(self, params=in_few_bits(self.config, self.params, quantization))
 
     def dequantized(self) -> "Model":
         """This model with the arrays that its quantised weights stand for, in the dtype that it computes

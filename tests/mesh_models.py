@@ -1,7 +1,10 @@
-"""Tiny decoders whose heads and widths eight devices divide, one for each kind of mixer and feed-forward."""
+"""Tiny models whose heads and widths eight devices divide: decoders, one for each kind of mixer and
+feed-forward, and models of images, one of each family."""
 
 import dataclasses
 
+from denoiser_models import CONFIGS
+from flow_models import flow
 from model_helpers import (
     D_MODEL,
     attention,
@@ -14,6 +17,7 @@ from model_helpers import (
     short_conv,
     ssd,
 )
+from next_scale_models import MVAR, VAR
 
 from jaxmodels.layers.cache.ring import RingCache
 from jaxmodels.layers.masks import BIDIRECTIONAL
@@ -34,7 +38,9 @@ from jaxmodels.layers.moe import (
 from jaxmodels.layers.norm import GatedRMSNorm, RMSNorm
 from jaxmodels.layers.sum_mixer import Branch, SumMixer
 from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.denoisers.families import DENOISERS
 from jaxmodels.models.filling import MaskFilling
+from jaxmodels.models.next_scale.families import NEXT_SCALE_MODELS
 
 HEADS, VOCAB = 8, 32
 LATENT_NORM = RMSNorm(dim=7, axis=None)
@@ -153,3 +159,39 @@ FILLING = dataclasses.replace(
     mask=BIDIRECTIONAL,
     filling=MaskFilling(mask_token=VOCAB - 1),
 )
+
+# What makes the models of `denoiser_models` wide enough, by their own names of it; and those of which other
+# widths are needed, for a gated feed-forward is 8/3 as wide as its model, and PixArt cuts the width in three.
+WIDTHS = {
+    "num_attention_heads": 8,
+    "num_cross_attention_heads": 8,
+    "cross_attention_head_dim": 8,
+    "cross_attention_dim": 64,
+    "caption_projection_dim": 64,
+    "hidden_size": 64,
+    "num_heads": 8,
+    "num_groups": 8,
+    "n_heads": 8,
+    "embed_dim": 64,
+}
+OWN_WIDTHS = {
+    "DDT": {"hidden_size": 96},
+    "PixArtTransformer2DModel": {"attention_head_dim": 12, "cross_attention_dim": 96},
+    "ZImageTransformer2DModel": {"dim": 96, "axes_dims": [4, 4, 4]},
+}
+
+
+def _wide(values):
+    return values | {key: size for key, size in WIDTHS.items() if key in values}
+
+
+WIDE_DENOISERS = {
+    name: DENOISERS.read({"_class_name": name} | _wide(values) | OWN_WIDTHS.get(name, {}))
+    for name, values in CONFIGS.items()
+}
+WIDE_FLOW, FLOW_PARAMS = flow(channels=64)
+# Mamba-2 has heads of 64 in M-VAR.
+WIDE_SCALES = {
+    "VAR": NEXT_SCALE_MODELS.read(_wide(VAR) | {"V": 16}),
+    "MVAR": NEXT_SCALE_MODELS.read(_wide(MVAR) | {"V": 16, "embed_dim": 256}),
+}

@@ -19,7 +19,8 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import jax.numpy as jnp
 import numpy as np
-from mesh_models import DECODERS, FILLING, MIXED, VOCAB
+from denoiser_models import condition_of, times_of
+from mesh_models import DECODERS, FILLING, FLOW_PARAMS, MIXED, VOCAB, WIDE_DENOISERS, WIDE_FLOW, WIDE_SCALES
 from model_helpers import random_params
 
 import jaxmodels as jm
@@ -28,9 +29,11 @@ from jaxmodels.decoding.generation import plan
 from jaxmodels.decoding.masked.blocks.fixed import FixedBlocks
 from jaxmodels.decoding.prompts import encode_prompts
 from jaxmodels.decoding.speculative import Draft
+from jaxmodels.layers.quantized.quantization import in_few_bits
 from jaxmodels.layers.spec import walk
 from jaxmodels.model import _forward
 from jaxmodels.tpu_configs.mesh import make_mesh
+from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
 from jaxmodels.tpu_configs.shardings import Placement
 from jaxmodels.training.on_mesh import Devices
 from jaxmodels.training.optimizer import AdamW, WarmupCosine
@@ -184,11 +187,62 @@ def trained():
     }
 
 
-def drawn():
-    """The latents of a denoiser that devices share, beside those of one."""
-    one = jm.load("tiny-dit")
-    latents = [model.generate([0, 1], steps=2).latents for model in (one, one.on_mesh(make_mesh(tensor=4)))]
-    return {"error": error(latents[1], latents[0])}
+def drawn(name, devices, rules=DEFAULT_RULES, **options):
+    """The pictures of a bundled image model that devices share, beside those of one; with arrays and in few
+    bits, read in slices and watched on the way."""
+    mesh, results = make_mesh(tensor=devices), {}
+    for bits in (None, "int8"):
+        one = jm.load(name, quantize=bits)
+        many = jm.load(name, mesh=mesh, rules=rules, quantize=bits)
+        expected = one.generate([0, 1], **options)
+        assert np.ptp(expected.pixels) > 0.1, "these pictures prove little"
+        last = list(many.stream([0, 1], **options))[-1]
+        results[bits or "arrays"] = {
+            "error": error(many.generate([0, 1], **options).pixels, expected.pixels),
+            "streamed": error(last.pixels, expected.pixels),
+        }
+    params = many.model.params if name == "tiny-maskgit" else many.params
+    leaves = [part for _, leaf in walk(params) for part in jax.tree.leaves(leaf)]
+    return results | {"cut": sum(not leaf.is_fully_replicated for leaf in leaves) / len(leaves)}
+
+
+def numbers(*shape):
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+
+
+def denoising(name):
+    """One call of a denoiser."""
+    config = WIDE_DENOISERS[name]
+    canvas = numbers(2, 8, 8, config.projections.in_channels)
+    return lambda params: config.denoise(params, canvas, times_of(name, 0.3, 0.6), condition_of(name))
+
+
+def flowing(params):
+    """From images to noise."""
+    images = numbers(2, WIDE_FLOW.size, WIDE_FLOW.size, WIDE_FLOW.image_channels)
+    return WIDE_FLOW.forward(params, 0.1 * images, jnp.array([0, 2]))
+
+
+def scoring(config):
+    """The scores of the codes of all scales."""
+    shown = numbers(2, sum(config.sizes[1:]), config.code_width)
+    return lambda params: config.forward(params, jnp.array([0, 2]), shown)
+
+
+def image_layers(config, run, params=None, **sizes):
+    """The difference of what a model of images computes, relative to the largest number, with its weights as
+    arrays and in few bits."""
+    placement = Placement(mesh=make_mesh(**sizes))
+    params = random_params(config.spec()) if params is None else params
+    results = {}
+    for bits in ("arrays", "int8"):
+        held = params if bits == "arrays" else in_few_bits(config, params, bits)
+        expected = jax.jit(run)(held)
+        with jax.set_mesh(placement.mesh):
+            got = jax.jit(run)(placement.put(config, held))
+        pairs = zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)
+        results[bits] = max(error(*pair) for pair in pairs)
+    return results
 
 
 def few_bits(name, rows=ROWS, **sizes):
@@ -206,7 +260,10 @@ CHECKS = {
     "few-bits-experts": lambda: few_bits("experts", rows=8, expert=4, tensor=2),
     "loaded": loaded,
     "trained": trained,
-    "drawn": drawn,
+    "drawn-tiny-dit": lambda: drawn("tiny-dit", 4, steps=2),
+    "drawn-tiny-tarflow": lambda: drawn("tiny-tarflow", 2),
+    "drawn-tiny-maskgit": lambda: drawn("tiny-maskgit", 4, Rules(vocab=None), steps=3),
+    "drawn-tiny-var": lambda: drawn("tiny-var", 4, guidance=1.5),
     "transformer": lambda: mixed("transformer", tensor=8),
     "recurrent": lambda: mixed("recurrent", tensor=8),
     "experts": lambda: mixed("experts", rows=8, expert=4, tensor=2),
@@ -216,6 +273,15 @@ CHECKS = {
     "masked": masked,
     **{
         f"tensor-{name}": lambda config=config: forward(config, tensor=8) for name, config in DECODERS.items()
+    },
+    **{
+        f"denoiser-{name}": lambda name=name: image_layers(WIDE_DENOISERS[name], denoising(name), tensor=8)
+        for name in WIDE_DENOISERS
+    },
+    "flow-of-images": lambda: image_layers(WIDE_FLOW, flowing, FLOW_PARAMS, tensor=8),
+    **{
+        f"scales-{name}": lambda config=config: image_layers(config, scoring(config), tensor=8)
+        for name, config in WIDE_SCALES.items()
     },
     **{
         f"expert-{name}": lambda config=config: forward(config, rows=8, expert=4, tensor=2)

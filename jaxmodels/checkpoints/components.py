@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.huggingface import Progress
-from jaxmodels.checkpoints.registered import load_registered, read_registered, save_registered
+from jaxmodels.checkpoints.registered import Holds, load_registered, read_registered, save_registered
 from jaxmodels.checkpoints.schedulers import load_scheduler, save_scheduler, scheduler_class
 from jaxmodels.checkpoints.special_tokens import CONFIG_FILE as TOKENIZER_CONFIG_FILE
 from jaxmodels.checkpoints.text_encoders import (
@@ -46,12 +46,15 @@ class Reading:
         progress: see `jaxmodels.load`.
         allow_pickle: see `jaxmodels.load`; of text encoders and language models, which are published so.
         load: reads a directory of a language model.
+        holding: on which devices, and in how many bits, the model that draws is held; None for arrays on one.
+            Text encoders and autoencoders always are such.
     """
 
     dtype: np.dtype | None
     progress: Progress | None
     allow_pickle: bool
     load: Callable[[Path], Any]
+    holding: Holds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +81,23 @@ class Component:
         outline: the same without parameters: their files are not read.
         write: to a folder, which need not exist.
         name: the library and the class under which the index names it.
+        draws: whether it is what a pipeline draws with, which is held as `Reading.holding` says.
     """
 
     read: Callable[[Path, Reading], Any]
     outline: Callable[[Path], Any]
     write: Callable[[Any, Path, Writing], None]
     name: Callable[[Any], tuple[str, str]]
+    draws: bool = False
+
+
+def _drawing(registry: ClassRegistry[Any]) -> Component:
+    """What a pipeline draws with: a model of a class that a registry knows, held as is asked for."""
+
+    def read(folder: Path, reading: Reading) -> Part:
+        return Part(*load_registered(registry, folder, reading.dtype, reading.progress, reading.holding))
+
+    return replace(_registered(registry), read=read, draws=True)
 
 
 def _registered(registry: ClassRegistry[Any]) -> Component:
@@ -145,10 +159,10 @@ def _tokenizer_name(tokenizer: Tokenizer) -> tuple[str, str]:
     return "transformers", values.get("tokenizer_class") or "PreTrainedTokenizerFast"
 
 
-DENOISER = _registered(DENOISERS)
+DENOISER = _drawing(DENOISERS)
 AUTOENCODER = _registered(AUTOENCODERS)
-FLOW = _registered(FLOWS)
-NEXT_SCALE = _registered(NEXT_SCALE_MODELS)
+FLOW = _drawing(FLOWS)
+NEXT_SCALE = _drawing(NEXT_SCALE_MODELS)
 # As the sampler that does the same.
 SCHEDULER = Component(
     read=lambda folder, reading: load_scheduler(folder),

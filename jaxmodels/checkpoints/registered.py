@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jax.typing import DTypeLike
 
@@ -12,6 +12,7 @@ from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.files import read_json_object
 from jaxmodels.checkpoints.huggingface import (
     CONFIG_FILE,
+    Held,
     Progress,
     exported,
     read_params,
@@ -34,11 +35,22 @@ from jaxmodels.models.hf_config import ConfigError
 STEM = "diffusion_pytorch_model"
 
 
+class Holds(Protocol):
+    """Says how the parameters of a model are held once they are read."""
+
+    def shardings(self, config: Any) -> Params | None:
+        """Where each is read to, None for the default device."""
+
+    def made_of(self, config: Any, dtype: DTypeLike) -> Held | None:
+        """What makes of some what is held of them, None for arrays."""
+
+
 def load_registered(
     registry: ClassRegistry[Any],
     directory: str | Path,
     dtype: DTypeLike | None,
     progress: Progress | None = None,
+    holding: Holds | None = None,
 ) -> tuple[Any, Params]:
     """The model of a class that `registry` knows, and its parameters; as `load_denoiser`.
 
@@ -47,6 +59,7 @@ def load_registered(
         directory: as `save_pretrained` writes it.
         dtype: of the parameters; None for `default_dtype`.
         progress: called with the name and bytes of each tensor that has been read.
+        holding: how they are held; None for arrays on the default device.
     """
     directory = Path(directory)
     config, values = read_registered(registry, directory), read_json_object(directory / CONFIG_FILE)
@@ -54,7 +67,12 @@ def load_registered(
     family = registry[config.family]
     expected, placed = family.tensors(config), place_registered(family, config, tensors, values)
     held = default_dtype(stored_dtype(tensors)) if dtype is None else dtype
-    return config, read_params(expected, config.spec(), placed, held, progress=progress)
+    places = None if holding is None else holding.shardings(config)
+    made = None if holding is None else holding.made_of(config, held)
+    params = read_params(
+        expected, config.spec(), placed, held, progress=progress, shardings=places, held=made
+    )
+    return config, params
 
 
 def read_registered(registry: ClassRegistry[Any], directory: str | Path) -> Any:

@@ -143,8 +143,9 @@ def generate(
         check_given(context)
         if prompt is not None:
             pictures = replace(pictures, prompts=[*(pictures.prompts or ()), prompt])
+        load = _loader(**reading, mesh=mesh_of(mesh), quantize=quantize)
         with steps_shown(quiet) as progress:
-            timing = _draw(_loader(**reading), model, revision, pictures, strategy.steps, seed, progress)
+            timing = _draw(load, model, revision, pictures, strategy.steps, seed, progress)
         if not quiet:
             tell(timing)
         return

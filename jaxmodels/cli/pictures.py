@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 # Parameters of the command, beside those of `Pictures`, that pictures go by.
 _SHARED = frozenset(
-    {"allow_pickle", "dtype", "model", "prompt", "quiet", "revision", "seed", "steps", "verify"}
+    {"allow_pickle", "dtype", "mesh", "model", "prompt", "quantize", "quiet", "revision", "seed", "steps"}
+    | {"verify"}
 )
 
 

@@ -23,6 +23,7 @@ from jaxmodels.image_models.cache_names import CachedRun, named_cache
 from jaxmodels.image_models.conditions import Conditions, Told, pixel_size
 from jaxmodels.image_models.images import Images, Progress
 from jaxmodels.image_models.sampler_names import named_sampler
+from jaxmodels.layers.quantized.quantization import Quantization, dequantized_params, in_few_bits
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.autoencoders.autoencoder import Autoencoder
 from jaxmodels.models.denoisers.adapted import Adapted
@@ -117,10 +118,23 @@ class DiffusionModel:
         """This model with its denoiser spread over the devices of a mesh, each with its share of the heads
         and inner features.
 
-        Raises ValueError where the mesh does not divide the denoiser, see `param_shardings`.
+        Raises:
+            ValueError: the mesh does not divide the model, see `param_shardings`.
         """
         params = Placement(mesh=mesh, rules=rules).put(self.denoiser, self.params)
         return replace(self, params=params, mesh=mesh)
+
+    def quantized(self, quantization: str | Quantization) -> "DiffusionModel":
+        """This model with its weights in few bits, as `jaxmodels.load` with `quantize` reads one.
+
+        Raises:
+            ValueError: there is no quantisation of this name, or it cannot hold a weight, which is named.
+        """
+        return replace(self, params=in_few_bits(self.denoiser, self.params, quantization))
+
+    def dequantized(self) -> "DiffusionModel":
+        """This model with the arrays that its quantised weights stand for."""
+        return replace(self, params=dequantized_params(self.params))
 
     @property
     def channels(self) -> int:

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -22,8 +23,12 @@ from jaxmodels.decoding.flows.reading import FlowGuidance
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.image_models.conditions import known_classes
 from jaxmodels.image_models.images import Images, Progress
+from jaxmodels.layers.quantized.quantization import Quantization, dequantized_params, in_few_bits
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.flows.tarflow import TarFlow
+from jaxmodels.tpu_configs.mesh import each_in_use, in_use
+from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
+from jaxmodels.tpu_configs.shardings import Placement
 
 # The class that a `model_index.json` of these models names.
 PIPELINE_NAME = "TarFlowPipeline"
@@ -38,15 +43,38 @@ class FlowImageModel:
     Attributes:
         flow: the model.
         params: of the model.
+        mesh: the devices that it is spread over; None for one.
     """
 
     flow: TarFlow
     params: Params = field(repr=False)
+    mesh: Mesh | None = None
 
     @property
     def pipeline(self) -> str:
         """What it is written as."""
         return PIPELINE_NAME
+
+    def on_mesh(self, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> "FlowImageModel":
+        """This model spread over the devices of a mesh, each with its share of the heads and inner features.
+
+        Raises:
+            ValueError: the mesh does not divide the model, see `param_shardings`.
+        """
+        params = Placement(mesh=mesh, rules=rules).put(self.flow, self.params)
+        return replace(self, params=params, mesh=mesh)
+
+    def quantized(self, quantization: str | Quantization) -> "FlowImageModel":
+        """This model with its weights in few bits, as `jaxmodels.load` with `quantize` reads one.
+
+        Raises:
+            ValueError: there is no quantisation of this name, or it cannot hold a weight, which is named.
+        """
+        return replace(self, params=in_few_bits(self.flow, self.params, quantization))
+
+    def dequantized(self) -> "FlowImageModel":
+        """This model with the arrays that its quantised weights stand for."""
+        return replace(self, params=dequantized_params(self.params))
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -101,10 +129,11 @@ class FlowImageModel:
             return last
         began = time.perf_counter()
         classes, noise, rule = self._plan(class_ids, steps, size, sampler, guidance, seed)
-        behind, passes = draw(self.params, noise, classes, rule, config=self.flow)
-        for done, x in enumerate(behind):
-            self._check_finite(x, done)
-        return self._images(self._finished(behind[-1], classes), int(passes.sum()), began)
+        with in_use(self.mesh):
+            behind, passes = draw(self.params, noise, classes, rule, config=self.flow)
+            for done, x in enumerate(behind):
+                self._check_finite(x, done)
+            return self._images(self._finished(behind[-1], classes), int(passes.sum()), began)
 
     def stream(
         self,
@@ -122,8 +151,11 @@ class FlowImageModel:
         Raises:
             ValueError, NotFinite: as `generate`.
         """
+        planned = self._plan(class_ids, steps, size, sampler, guidance, seed)
+        yield from each_in_use(self.mesh, self._stream(*planned))
+
+    def _stream(self, classes: Array, noise: Array, rule: FlowDrawing) -> Iterator[Images]:
         began, count, calls = time.perf_counter(), len(self.flow.steps), 0
-        classes, noise, rule = self._plan(class_ids, steps, size, sampler, guidance, seed)
         tokens = begin(self.params, noise)
         yield self._images(self.flow.images(tokens), 0, began)
         for done in range(count):
@@ -146,7 +178,8 @@ class FlowImageModel:
             ValueError: images of another size, or a class that the model does not have.
         """
         classes = self._classes_of(images, class_ids)
-        found = _likelihood(self.params, jnp.asarray(images, jnp.float32), classes, config=self.flow)
+        with in_use(self.mesh):
+            found = _likelihood(self.params, jnp.asarray(images, jnp.float32), classes, config=self.flow)
         return np.asarray(found)
 
     def planned_passes(
@@ -171,7 +204,8 @@ class FlowImageModel:
         """
         classes = self._classes_of(images, class_ids)
         told = None if classes is None else np.asarray(classes)
-        measures = measure_steps(self.flow, self.params, np.asarray(images, np.float32), told)
+        with in_use(self.mesh):
+            measures = measure_steps(self.flow, self.params, np.asarray(images, np.float32), told)
         share = number("dominant", dominant, low=0.0, high=1.0)
         found = planned(measures, whole("segments", segments, low=1), dominant=share)
         found.check(len(self.flow.steps), self.flow.places)

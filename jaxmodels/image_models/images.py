@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxmodels.checks import whole
 from jaxmodels.image_models.pictures import write_picture
+from jaxmodels.layers.quantized.quantization import Quantization
+from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
 
 # Called with the number of steps that are done, and of all.
 Progress: TypeAlias = Callable[[int, int], None]
@@ -68,6 +71,23 @@ class ImageModel(Protocol):
     @property
     def options(self) -> tuple[str, ...]:
         """Further arguments of `generate` that may be a name or a number, as command lines give them."""
+
+    def on_mesh(self, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> "ImageModel":
+        """This model with what draws spread over the devices of a mesh.
+
+        Raises:
+            ValueError: the mesh does not divide it.
+        """
+
+    def quantized(self, quantization: str | Quantization) -> "ImageModel":
+        """This model with the weights of what draws in few bits.
+
+        Raises:
+            ValueError: there is no quantisation of this name, or it cannot hold a weight, which is named.
+        """
+
+    def dequantized(self) -> "ImageModel":
+        """This model with the arrays that its quantised weights stand for."""
 
     def generate(
         self,

@@ -3,10 +3,11 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -26,9 +27,12 @@ from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.samplers import Sample, Sampler
 from jaxmodels.image_models.conditions import known_classes
 from jaxmodels.image_models.images import Images, Progress
+from jaxmodels.layers.quantized.quantization import Quantization
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.model import Model
 from jaxmodels.models.autoencoders.vq import VQModel
+from jaxmodels.tpu_configs.mesh import each_in_use, in_use
+from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
 
 # How places are chosen and codes proposed where nothing else is asked for.
 UNMASK, DRAW = MaskGIT(), Sample()
@@ -75,6 +79,31 @@ class MaskedImageModel:
     def pipeline(self) -> str:
         """What it is written as."""
         return PIPELINE_NAME
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that the model is spread over; None for one."""
+        return self.model.mesh
+
+    def on_mesh(self, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> "MaskedImageModel":
+        """This model spread over the devices of a mesh, see `Model.on_mesh`.
+
+        Raises:
+            ValueError: the mesh does not divide the model.
+        """
+        return replace(self, model=self.model.on_mesh(mesh, rules))
+
+    def quantized(self, quantization: str | Quantization) -> "MaskedImageModel":
+        """This model with its weights in few bits, see `Model.quantized`.
+
+        Raises:
+            ValueError: there is no quantisation of this name, or it cannot hold a weight, which is named.
+        """
+        return replace(self, model=self.model.quantized(quantization))
+
+    def dequantized(self) -> "MaskedImageModel":
+        """This model with the arrays that its quantised weights stand for."""
+        return replace(self, model=self.model.dequantized())
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -131,7 +160,8 @@ class MaskedImageModel:
         strategy = self._strategy(steps, unmask, cache, sampler, guidance)
         if progress is None:
             try:
-                found = run(self.model.config, self.model.params, strategy, ready)
+                with in_use(self.mesh):
+                    found = run(self.model.config, self.model.params, strategy, ready)
             except NoTokenError as error:
                 raise NotFinite("scores of codes are not finite: look for parameters that are not") from error
             codes, calls = found.tokens.reshape(-1, self.grid, self.grid), found.steps
@@ -184,7 +214,8 @@ class MaskedImageModel:
 
     def _watch(self, strategy: MaskedDiffusion, ready: Plan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Before the first step and behind each: the codes [B, h, w], and which are unknown."""
-        for canvas in watch(self.model.config, self.model.params, strategy, ready):
+        canvases = watch(self.model.config, self.model.params, strategy, ready)
+        for canvas in each_in_use(self.mesh, canvases):
             codes, hidden = (part[:, 1:].reshape(-1, self.grid, self.grid) for part in canvas)
             yield codes, hidden
 
@@ -195,7 +226,9 @@ class MaskedImageModel:
         classes = known_classes(class_ids, self.num_classes)
         check_params(self.model.config.spec(), self.model.params)
         given, seed = classes[:, None] + self.autoencoder.num_codes, whole("seed", seed, high=MOST_SEEDS)
-        return plan_images(self.model.config, self.model.params, given, self.grid**2, seed)
+        return plan_images(
+            self.model.config, self.model.params, given, self.grid**2, seed, self.model.placement
+        )
 
     def _strategy(
         self,

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -18,9 +19,13 @@ from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.samplers import Sampler
 from jaxmodels.image_models.conditions import known_classes
 from jaxmodels.image_models.images import Images, Progress
+from jaxmodels.layers.quantized.quantization import Quantization, dequantized_params, in_few_bits
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.autoencoders.multi_scale import MultiScaleVQ
 from jaxmodels.models.next_scale.var import VAR
+from jaxmodels.tpu_configs.mesh import each_in_use, in_use
+from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
+from jaxmodels.tpu_configs.shardings import Placement
 
 # The class that a `model_index.json` of these models names.
 PIPELINE_NAME = "VARPipeline"
@@ -37,6 +42,7 @@ class NextScaleImageModel:
         params: of the model.
         autoencoder: makes pixels of codes, and codes of pixels.
         autoencoder_params: of the autoencoder.
+        mesh: the devices that the model is spread over; None for one.
 
     Raises:
         ValueError: the two do not fit each other.
@@ -46,6 +52,7 @@ class NextScaleImageModel:
     params: Params = field(repr=False)
     autoencoder: MultiScaleVQ
     autoencoder_params: Params = field(repr=False)
+    mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
         pyramid = self.autoencoder.pyramid
@@ -58,6 +65,27 @@ class NextScaleImageModel:
     def pipeline(self) -> str:
         """What it is written as."""
         return PIPELINE_NAME
+
+    def on_mesh(self, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> "NextScaleImageModel":
+        """This model spread over the devices of a mesh, each with its share of the heads and inner features.
+
+        Raises:
+            ValueError: the mesh does not divide the model, see `param_shardings`.
+        """
+        params = Placement(mesh=mesh, rules=rules).put(self.model, self.params)
+        return replace(self, params=params, mesh=mesh)
+
+    def quantized(self, quantization: str | Quantization) -> "NextScaleImageModel":
+        """This model with its weights in few bits, as `jaxmodels.load` with `quantize` reads one.
+
+        Raises:
+            ValueError: there is no quantisation of this name, or it cannot hold a weight, which is named.
+        """
+        return replace(self, params=in_few_bits(self.model, self.params, quantization))
+
+    def dequantized(self) -> "NextScaleImageModel":
+        """This model with the arrays that its quantised weights stand for."""
+        return replace(self, params=dequantized_params(self.params))
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -110,15 +138,16 @@ class NextScaleImageModel:
             return last
         began = time.perf_counter()
         classes, keys = self._plan(class_ids, steps, size, seed)
-        codes, drawn, broken = draw(
-            self.params,
-            self.autoencoder_params,
-            classes,
-            keys,
-            NextScale(sampler=sampler, guidance=guidance),
-            model=self.model,
-            autoencoder=self.autoencoder,
-        )
+        with in_use(self.mesh):
+            codes, drawn, broken = draw(
+                self.params,
+                self.autoencoder_params,
+                classes,
+                keys,
+                NextScale(sampler=sampler, guidance=guidance),
+                model=self.model,
+                autoencoder=self.autoencoder,
+            )
         self._check_finite(broken)
         return self._images(drawn, codes, len(self.model.sides), began)
 
@@ -138,9 +167,12 @@ class NextScaleImageModel:
         Raises:
             ValueError, NotFinite: as `generate`.
         """
-        began = time.perf_counter()
         classes, keys = self._plan(class_ids, steps, size, seed)
         rule = NextScale(sampler=sampler, guidance=guidance)
+        yield from each_in_use(self.mesh, self._stream(classes, keys, rule))
+
+    def _stream(self, classes: Array, keys: Array, rule: NextScale) -> Iterator[Images]:
+        began = time.perf_counter()
         parts = {"model": self.model, "autoencoder": self.autoencoder}
         drawing = begin(self.params, classes, keys, rule, **parts)
         codes = np.full((len(classes), sum(self.model.sizes)), -1, np.int32)

@@ -90,3 +90,17 @@ def test_numbers_that_are_not_finite_stop_with_the_step_named(model):
     params["steps"]["0"]["out"]["b"] = jnp.full_like(params["steps"]["0"]["out"]["b"], jnp.inf)
     with pytest.raises(NotFinite, match="step 0 of the flow, counted from 0 next to the images"):
         FlowImageModel(flow=model.flow, params=params).generate([1])
+
+
+def test_weights_in_few_bits_draw_as_the_arrays_they_stand_for(model, tmp_path):
+    small = model.quantized("int8")
+    made = small.generate([2, 0], seed=3)
+    same = small.dequantized().generate([2, 0], seed=3)
+    np.testing.assert_allclose(made.pixels, same.pixels, atol=1e-5)
+    assert np.abs(made.pixels - model.generate([2, 0], seed=3).pixels).max() > 1e-4  # they are rounded
+    with pytest.raises(ValueError, match="'steps/0/blocks/0/.*' is held as int8"):
+        jm.save(small, tmp_path / "model")
+    jm.save(model, tmp_path / "model")
+    again = jm.load(tmp_path / "model", quantize="int8")
+    np.testing.assert_array_equal(again.generate([2, 0], seed=3).pixels, made.pixels)
+    assert "int8" in {str(leaf.dtype) for leaf in jax.tree.leaves(again.params)}

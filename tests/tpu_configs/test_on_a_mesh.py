@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from mesh_models import D_MODEL, DECODERS, MIXED
+from mesh_models import D_MODEL, DECODERS, MIXED, WIDE_DENOISERS, WIDE_SCALES
 
 PROCESS = Path(__file__).parents[1] / "mesh_process.py"
 TOLERANCE = 1e-5  # of float32, relative to the largest logit
 FEW_BITS = ("few-bits-transformer", "few-bits-experts")
-FEW = ("transformer", "recurrent", "experts", "speculative", "masked", "loaded", "trained", "drawn")
+DRAWN = ("drawn-tiny-dit", "drawn-tiny-tarflow", "drawn-tiny-maskgit", "drawn-tiny-var")
+FEW = ("transformer", "recurrent", "experts", "speculative", "masked", "loaded", "trained", DRAWN[0])
 
 
 def run(*names):
@@ -119,8 +120,33 @@ def test_a_training_step():
     assert found["cut"] == ["tensor", "fsdp"]
 
 
-def test_a_denoiser():
-    assert few("drawn")["error"] < TOLERANCE
+def check_pictures(found):
+    assert all(found[bits][how] < TOLERANCE for bits in ("arrays", "int8") for how in ("error", "streamed"))
+    assert found["cut"] > 0.4
+
+
+def test_pictures():
+    check_pictures(few(DRAWN[0]))
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", DRAWN[1:])
+def test_pictures_of_other_kinds_of_models(name):
+    check_pictures(run(*DRAWN[1:])[name])
+
+
+IMAGES = [
+    *(f"denoiser-{name}" for name in WIDE_DENOISERS),
+    "flow-of-images",
+    *(f"scales-{name}" for name in WIDE_SCALES),
+]
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_family_of_models_of_images(name):
+    found = run(*IMAGES)[name]
+    assert found["arrays"] < TOLERANCE and found["int8"] < TOLERANCE
 
 
 SINGLE = [

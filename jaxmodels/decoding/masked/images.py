@@ -21,9 +21,15 @@ _NONE = -1
 
 
 def plan_images(
-    config: LanguageModel, params: Params, given: Int[np.ndarray, "B P"], places: int, seed: int
+    config: LanguageModel,
+    params: Params,
+    given: Int[np.ndarray, "B P"],
+    places: int,
+    seed: int,
+    placement: driver.PlacesCaches | None = None,
 ) -> Plan:
-    """One batch of images made ready. Sizes are exact, without buckets: an image has one size."""
+    """One batch of images made ready, its cache where `placement` says. Sizes are exact, without buckets: an
+    image has one size."""
     batch, prompt = given.shape
     key = jax.random.key(seed)
     request = Request(
@@ -35,7 +41,7 @@ def plan_images(
         keys=jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch)),
     )
     capacity, dtype = prompt + places, str(config.dtype_of(params))
-    cache = driver.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype)
+    cache = driver.allocate(config=config, batch=batch, capacity=capacity, dtype=dtype, placement=placement)
     return Plan(request=request, cache=cache, max_new=places, new_slots=places, capacity=capacity)
 
 

@@ -12,6 +12,7 @@ DECODER = Component(
     outline=lambda folder: Model(config=read_config(folder)[0], params={}),
     write=lambda model, folder, writing: writing.save(model, folder),
     name=lambda model: ("jaxmodels", "Decoder"),
+    draws=True,
 )
 
 

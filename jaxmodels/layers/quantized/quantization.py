@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,12 @@ from jaxmodels.layers.quantized.format import NumberFormat
 from jaxmodels.layers.quantized.integers import Integers
 from jaxmodels.layers.quantized.mxfp4 import Mxfp4
 from jaxmodels.layers.spec import Param, Params, ParamTree, param_dtype, unflatten, walk
+
+
+class HasSpec(Protocol):
+    """A model or layer, as far as its parameters go."""
+
+    def spec(self) -> ParamTree: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +115,18 @@ def quantized_params(spec: ParamTree, params: Params, quantization: Quantization
         },
         spec,
     )
+
+
+def in_few_bits(config: HasSpec, params: Params, quantization: str | Quantization) -> Params:
+    """The parameters of a model with its weights in few bits.
+
+    Raises:
+        ValueError: there is no quantisation of this name; see also `quantized_params`.
+    """
+    chosen = find_quantization(quantization)
+    if chosen is None:
+        raise ValueError("quantization must be a name such as 'int8' or a Quantization, got None")
+    return quantized_params(config.spec(), params, chosen)
 
 
 def quantized(
