@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from jaxmodels.decoding.fill_mask import FilledText, fill_masks
 from jaxmodels.decoding.generation import Piece, Plan, check_causal, plan, run, stream, stream_text
 from jaxmodels.decoding.histories import PREFILL_WINDOW, History, settle
 from jaxmodels.decoding.programs import bounded_jit
-from jaxmodels.decoding.prompts import Prompts, encode_prompts
+from jaxmodels.decoding.prompts import PromptBatch, Prompts, encode_prompts
 from jaxmodels.decoding.runners import TRACED, Runner
 from jaxmodels.decoding.stop_strings import CutText, cut, stop_table
 from jaxmodels.decoding.strategy import Strategy
@@ -42,7 +42,7 @@ from jaxmodels.layers.quantized.quantization import (
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.draft_heads.mtp import MTPHead
-from jaxmodels.models.language_model import LanguageModel
+from jaxmodels.models.language_model import BlockStack, LanguageModel
 from jaxmodels.recommended import recommended
 from jaxmodels.tpu_configs.mesh import each_in_use, in_use
 from jaxmodels.tpu_configs.repeated_heads import unrepeated_params
@@ -315,7 +315,15 @@ class Model:
             drafts=result.drafts,
         )
 
-    def prefill(self, prompts: Prompts, max_new_tokens: int = 64, *, capacity: int | None = None) -> History:
+    def prefill(
+        self,
+        prompts: Prompts,
+        max_new_tokens: int = 64,
+        *,
+        capacity: int | None = None,
+        layers: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> History:
         """Settles prompts without the last token of each, as a value that `generate` and `stream` go on from.
 
         It can be branched, moved to another mesh (`decoding.histories.moved`) and kept in files
@@ -325,9 +333,14 @@ class Model:
             prompts: as for `generate`.
             max_new_tokens: how many tokens each row may grow by, further parts of its prompt included.
             capacity: cache slots per row, exactly so many; by default a bucket that holds both.
+            layers: read the prompts in so many layers at a time, each of which is then read once, however
+                long they are (see `decoding.layered_prefill`). By default in all, in windows of tokens.
+            progress: called behind each group of layers with the number of layers done, and of all: a server
+                can decode for others in it.
 
         Raises:
-            ValueError: as `generate`, or a model whose tokens see later ones.
+            ValueError: as `generate`; a model whose tokens see later ones or, with `layers`, that is not made
+                of blocks; `progress` without `layers`.
         """
         check_params(self.config.spec(), self.params)
         check_causal(self.config)
@@ -336,8 +349,32 @@ class Model:
         if capacity is None:
             slots = prompt_bucket(rows.tokens.shape[1], PREFILL_WINDOW)
             capacity = capacity_bucket(slots, answer_bucket(max_new_tokens))
+        if layers is not None:
+            return self._prefill_by_layers(rows, capacity, layers, progress)
+        if progress is not None:
+            raise ValueError("progress is told of groups of layers; give layers, how many at a time")
         with in_use(self.mesh):
             return settle(self.config, self.params, rows, capacity=capacity, placement=self.placement)
+
+    def _prefill_by_layers(
+        self, rows: PromptBatch, capacity: int, layers: int, progress: Callable[[int, int], None] | None
+    ) -> History:
+        from jaxmodels.decoding.layered_prefill import settle_by_layers
+
+        if not isinstance(self.config, BlockStack):
+            raise ValueError(f"layers={layers}: a {type(self.config).__name__} is not made of blocks")
+        count = len(self.config.blocks)
+        groups = settle_by_layers(
+            self.config, self.params, rows, capacity=capacity, layers=layers, placement=self.placement
+        )
+        settled = []
+        for group in each_in_use(self.mesh, groups):
+            settled.append(group)
+            if progress is not None:
+                progress(min(len(settled) * layers, count), count)
+        history = settled[-1]
+        assert history is not None
+        return history
 
     def stream(
         self,

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from jaxmodels import Model
     from jaxmodels.checkpoints import Tokenizer
     from jaxmodels.decoding import LogProbs, Strategy
+    from jaxmodels.decoding.histories import History
     from jaxmodels.generated import Generation
 
 CHUNK = 8
@@ -46,7 +47,8 @@ CHUNK = 8
 @dataclass(frozen=True)
 class Call:
     """One generation: who continues which prompt, how, and until when. stops: texts, each of which must be
-    one token. stop_strings: texts of any tokens."""
+    one token. stop_strings: texts of any tokens. prefill_layers: how many layers read the prompt at a time,
+    None for all."""
 
     model: "Model"
     tokenizer: "Tokenizer"
@@ -57,6 +59,7 @@ class Call:
     stops: list[str]
     stop_strings: list[str]
     seed: int
+    prefill_layers: int | None = None
 
     @property
     def ends(self) -> dict[str, Any]:
@@ -71,8 +74,15 @@ class Call:
     def run(self) -> "Generation":
         """All at once."""
         return self.model.generate(
-            self.prompt, self.max_new_tokens, self.strategy, **self.ends, seed=self.seed
+            self.prompt, self.max_new_tokens, self.strategy, **self.ends, seed=self.seed, history=self.history
         )
+
+    @property
+    def history(self) -> "History | None":
+        """The prompt as it is read in groups of layers; None where it is read in all at once."""
+        if self.prefill_layers is None:
+            return None
+        return self.model.prefill(self.prompt, self.max_new_tokens, layers=self.prefill_layers)
 
 
 @with_groups
@@ -108,6 +118,10 @@ def generate(
             file_okay=False, help="Run the programs that `jaxmodels tpu compile` wrote to this directory."
         ),
     ] = None,
+    prefill_layers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Read the prompt in so many layers at a time, and those weights once."),
+    ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a user's message in the chat format.")
     ] = False,
@@ -132,6 +146,8 @@ def generate(
     Greedy by default; any of --temperature, --top-k, --top-p, --min-p and --typical-p samples. The first call
     compiles; later ones find what it compiled, see `jaxmodels cache`.
     """
+    if compiled is not None and prefill_layers is not None:
+        raise ValueError("--prefill-layers: the programs of --compiled read prompts whole; leave one out")
     if logprobs is not None and not as_json:
         raise ValueError("--logprobs needs --json, which prints them")
     reading: dict[str, Any] = {
@@ -178,6 +194,7 @@ def generate(
         stops=stop or [],
         stop_strings=stop_string or [],
         seed=seed,
+        prefill_layers=prefill_layers,
     )
     if as_json:
         about = {"model": model, "dtype": str(loaded.config.dtype_of(loaded.params))}
@@ -306,7 +323,13 @@ def _print_stream(call: Call) -> str:
     times: list[float] = []
     counts: list[int] = []
     pieces = call.model.stream(
-        call.prompt, call.max_new_tokens, call.strategy, **call.ends, seed=call.seed, chunk=CHUNK
+        call.prompt,
+        call.max_new_tokens,
+        call.strategy,
+        **call.ends,
+        seed=call.seed,
+        chunk=CHUNK,
+        history=call.history,
     )
     for piece in pieces:
         times.append(time.perf_counter() - began)

@@ -24,9 +24,15 @@ from jaxmodels.models.language_model import BlockStack
 
 
 def settle_by_layers(
-    config: BlockStack, params: Params, prompts: PromptBatch, *, capacity: int, layers: int
+    config: BlockStack,
+    params: Params,
+    prompts: PromptBatch,
+    *,
+    capacity: int,
+    layers: int,
+    placement: driver.PlacesCaches | None = None,
 ) -> Iterator[History | None]:
-    """`histories.settle`, one group of `layers` blocks at a time.
+    """`histories.settle`, one group of `layers` blocks at a time; `Model.prefill` with `layers`.
 
     Yields None after each group but the last, whose end is the history. Groups of equal blocks at other
     depths are programs of their own.
@@ -46,7 +52,9 @@ def settle_by_layers(
     tokens = np.zeros((len(lengths), min(bucket(longest), capacity)), np.int32)
     tokens[:, :longest] = prompts.tokens
     dtype = str(stack.dtype_of(params))
-    cache = driver.allocate(config=stack, batch=len(lengths), capacity=capacity, dtype=dtype)
+    cache = driver.allocate(
+        config=stack, batch=len(lengths), capacity=capacity, dtype=dtype, placement=placement
+    )
     if cache.transcript is not None:
         raise ValueError(
             f"capacity={capacity}: the model encodes histories of more than {stack.recode_beyond} tokens "

@@ -25,6 +25,18 @@ def test_groups_of_layers_settle_what_all_at_once_do(layers):
     np.testing.assert_array_equal(found, model.generate(PROMPTS, 8, stop_tokens=()).tokens)
 
 
+def test_a_model_tells_of_each_group_of_layers():
+    model, told = jm.init(jm.config_from_hf(CONFIGS["llama"] | {"num_hidden_layers": 3}), seed=1), []
+    history = model.prefill(PROMPTS, 8, layers=2, progress=lambda *done: told.append(done))
+    assert told == [(2, 3), (3, 3)]
+    found = model.generate(PROMPTS, 8, stop_tokens=(), history=history).tokens
+    np.testing.assert_array_equal(found, model.generate(PROMPTS, 8, stop_tokens=()).tokens)
+    with pytest.raises(ValueError, match="progress is told of groups of layers; give layers"):
+        model.prefill(PROMPTS, progress=print)
+    with pytest.raises(ValueError, match=r"layers must be a whole number >= 1 .*, got 0"):
+        model.prefill(PROMPTS, layers=0)
+
+
 def test_prompts_beyond_the_capacity_are_refused():
     model = jm.init(jm.config_from_hf(CONFIGS["llama"]), seed=1)
     rows = encode_prompts(PROMPTS, None, model.config.vocab_size)

@@ -98,7 +98,7 @@ def test_weights_in_few_bits_draw_as_the_arrays_they_stand_for(model, tmp_path):
     same = small.dequantized().generate([2, 0], seed=3)
     np.testing.assert_allclose(made.pixels, same.pixels, atol=1e-5)
     assert np.abs(made.pixels - model.generate([2, 0], seed=3).pixels).max() > 1e-4  # they are rounded
-    with pytest.raises(ValueError, match="'steps/0/blocks/0/.*' is held as int8"):
+    with pytest.raises(ValueError, match=r"'steps/0/blocks/0/.*' is held as int8"):
         jm.save(small, tmp_path / "model")
     jm.save(model, tmp_path / "model")
     again = jm.load(tmp_path / "model", quantize="int8")
