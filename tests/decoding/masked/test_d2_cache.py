@@ -69,7 +69,7 @@ def test_the_rollout_keeps_the_rows_that_were_not_computed():
     np.testing.assert_allclose(ours[0], product.sum(0), atol=1e-5)
 
 
-@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("offset", [0, pytest.param(1, marks=pytest.mark.sweep)])
 def test_a_budget_for_everything_gives_the_answers_of_no_cache(offset):
     config, params = masked_model("attention", BOTH_WAYS, offset)
     expected = decode(config, params, strategy(Recompute()), new=NEW)
@@ -78,7 +78,7 @@ def test_a_budget_for_everything_gives_the_answers_of_no_cache(offset):
     np.testing.assert_array_equal(ours.counters["calls"], expected.counters["calls"])
 
 
-@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("offset", [0, pytest.param(1, marks=pytest.mark.sweep)])
 def test_only_recomputed_places_are_filled_in(offset):
     """A rule that takes all it may takes as many as the budget."""
     config, params = masked_model("attention", BOTH_WAYS, offset)
@@ -90,6 +90,7 @@ def test_only_recomputed_places_are_filled_in(offset):
     assert whole.counters["calls"].tolist() == [NEW // LENGTH] * 4
 
 
+@pytest.mark.sweep
 def test_a_row_alone_gives_what_it_gives_in_a_batch():
     config, params = masked_model("attention", BOTH_WAYS)
     cache = D2Cache(budget=8, candidates=4)

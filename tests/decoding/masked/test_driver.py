@@ -98,19 +98,19 @@ def reference_of(name, mask, offset):
     ("name", "mask", "cache", "offset"),
     [
         ("attention", BOTH_WAYS, Recompute(), 0),
-        ("attention", BOTH_WAYS, Recompute(), 1),
+        pytest.param("attention", BOTH_WAYS, Recompute(), 1, marks=pytest.mark.sweep),
         pytest.param("hybrid", BOTH_WAYS, Recompute(), 0, marks=pytest.mark.sweep),
-        ("attention", BOTH_WAYS, Dual(interval=1), 0),
+        pytest.param("attention", BOTH_WAYS, Dual(interval=1), 0, marks=pytest.mark.sweep),
         ("attention", BOTH_WAYS, Dual(interval=1), 1),
-        ("latent", BOTH_WAYS, PrefixCache(interval=1), 0),
+        pytest.param("latent", BOTH_WAYS, PrefixCache(interval=1), 0, marks=pytest.mark.sweep),
         ("attention", BOTH_WAYS, PrefixCache(interval=1), 1),
         ("attention", BOTH_WAYS, DLLMCache(prompt_interval=1, answer_interval=1), 0),
-        ("attention", BY_BLOCK, Recompute(), 0),
-        ("attention", BY_BLOCK, FinishedBlocks(), 0),
+        pytest.param("attention", BY_BLOCK, Recompute(), 0, marks=pytest.mark.sweep),
+        pytest.param("attention", BY_BLOCK, FinishedBlocks(), 0, marks=pytest.mark.sweep),
         ("attention", BY_BLOCK, FinishedBlocks(), 1),
         ("hybrid", BY_BLOCK, FinishedBlocks(), 0),
         pytest.param("delta", BY_BLOCK, FinishedBlocks(), 1, marks=pytest.mark.sweep),
-        ("attention", BY_BLOCK, Dual(interval=1), 0),
+        pytest.param("attention", BY_BLOCK, Dual(interval=1), 0, marks=pytest.mark.sweep),
     ],
     ids=str,
 )
@@ -158,7 +158,12 @@ def test_one_step_per_block_needs_no_cache_anew():
 
 
 @pytest.mark.parametrize(
-    ("mask", "cache"), [(BOTH_WAYS, Recompute()), (BOTH_WAYS, Dual()), (BY_BLOCK, FinishedBlocks())]
+    ("mask", "cache"),
+    [
+        pytest.param(BOTH_WAYS, Recompute(), marks=pytest.mark.sweep),
+        (BOTH_WAYS, Dual()),
+        (BY_BLOCK, FinishedBlocks()),
+    ],
 )
 def test_a_row_alone_gives_what_it_gives_in_a_batch(mask, cache):
     config, params = masked_model("attention", mask)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_helpers import VOCAB, quick_jit
-from strategy_helpers import PROMPTS, architecture, decode, stop_inside
+from strategy_helpers import PROMPTS, architecture, decode, in_tiers, stop_inside
 
 from jaxmodels.decoding import Sample, StreamingDiffusion
 from jaxmodels.decoding.masked.unmask import EntropyThreshold, Threshold
@@ -84,7 +84,7 @@ class Reference:
                 return np.concatenate([text, window[:known]])[len(prompt) :][:NEW].tolist(), steps
 
 
-@pytest.mark.parametrize("name", ["attention", "latent", pytest.param("hybrid", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("name", in_tiers(["attention"], ["latent", "hybrid"]))
 def test_answers_are_those_of_reading_everything_anew(name):
     config, params = streaming_model(name)
     reference = Reference(config, params)
