@@ -32,6 +32,7 @@ BENCHMARKS = (
     ("masked_generation",),
     ("parallel_decoding",),
     ("parallel_decode",),
+    ("depth",),
     ("sparse",),
     ("batch", "--shape", "mamba2-130m"),
     ("batch", "--shape", "qwen3-100m"),

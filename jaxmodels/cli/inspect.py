@@ -22,9 +22,11 @@ from jaxmodels.cli.inspect_images import describe_images, image_directory, image
 from jaxmodels.cli.summaries import letter, print_lines, scaled, summarise
 
 if TYPE_CHECKING:
+    from jaxmodels.model import Model
     from jaxmodels.models.decoder import Decoder
 
 DEFAULT_PLOT = Path("hidden_attention.png")
+DEFAULT_SPEED_UP = 1.25
 
 
 def inspect(
@@ -40,8 +42,16 @@ def inspect(
     hidden_attention: Annotated[
         int | None, typer.Option(metavar="BLOCK", help="Plot this state space block's matrix over the text.")
     ] = None,
+    depth: Annotated[
+        bool, typer.Option("--depth", help="Report what each block contributes to the text.")
+    ] = False,
+    speed_up: Annotated[
+        float | None,
+        typer.Option(help=f"With --depth: propose blocks to skip for this, {DEFAULT_SPEED_UP} by default."),
+    ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help=f"The plot's image file, {DEFAULT_PLOT} by default.")
+        Path | None,
+        typer.Option(help=f"The image file of --hidden-attention, {DEFAULT_PLOT} by default, or of --depth."),
     ] = None,
     as_json: AsJson = False,
     text_only: TextOnly = False,
@@ -58,10 +68,7 @@ def inspect(
     if text is not None and file is not None:
         raise ValueError("give --text or --file, not both")
     shown = read_file(file) if file is not None else text
-    if hidden_attention is not None and shown is None:
-        raise ValueError("--hidden-attention needs a text: give --text or --file")
-    if plot is not None and hidden_attention is None:
-        raise ValueError("--plot is the image of --hidden-attention BLOCK; give that too, or leave it out")
+    _check_options(shown, hidden_attention, depth, speed_up, plot)
     images = image_directory(model, revision)
     if images is not None:
         if shown is not None:
@@ -75,14 +82,36 @@ def inspect(
     config, config_file = read_config(model, revision, text_only=text_only)
     report = {"config": str(config_file), **describe(config, context, dtype.value)}
     report |= _further_tokens(config, config_file, text_only)
-    if shown is not None:
-        report |= _with_text(
-            model, revision, verify, text_only, shown, hidden_attention, plot or DEFAULT_PLOT
-        )
+    if shown is not None and depth:
+        from jaxmodels.cli.inspect_depth import depth_report
+
+        loaded = _load(model, revision, verify, text_only)
+        report["depth"] = depth_report(loaded, shown, speed_up or DEFAULT_SPEED_UP, plot)
+    elif shown is not None:
+        loaded = _load(model, revision, verify, text_only)
+        report |= _with_text(loaded, model, shown, hidden_attention, plot or DEFAULT_PLOT)
     if as_json:
         print_json(report)
     else:
         print_lines(_lines(report))
+
+
+def _check_options(
+    shown: str | None, hidden_attention: int | None, depth: bool, speed_up: float | None, plot: Path | None
+) -> None:
+    """Raises ValueError where options of reports on a text do not go together."""
+    if hidden_attention is not None and shown is None:
+        raise ValueError("--hidden-attention needs a text: give --text or --file")
+    if depth and shown is None:
+        raise ValueError("--depth needs a text: give --text or --file")
+    if depth and hidden_attention is not None:
+        raise ValueError("give --hidden-attention or --depth, not both: they share --plot")
+    if speed_up is not None and not depth:
+        raise ValueError("--speed-up is what --depth proposes blocks for; give that too, or leave it out")
+    if plot is not None and hidden_attention is None and not depth:
+        raise ValueError(
+            "--plot is the image of --hidden-attention BLOCK or of --depth; give one of them, or leave it out"
+        )
 
 
 def _further_tokens(config: "Decoder", config_file: Path, text_only: bool) -> dict[str, Any]:
@@ -99,15 +128,18 @@ def _further_tokens(config: "Decoder", config_file: Path, text_only: bool) -> di
     return {"multi_token_prediction": {"modules": len(head.modules), "parameters": count_params(head.spec())}}
 
 
-def _with_text(
-    model: str, revision: str | None, verify: bool, text_only: bool, text: str, block: int | None, image: Path
-) -> dict[str, Any]:
-    """What a report says beyond the configuration."""
+def _load(model: str, revision: str | None, verify: bool, text_only: bool) -> "Model":
     import jaxmodels as jm
+    from jaxmodels.io import as_language_model
+
+    return as_language_model(jm.load(model, revision=revision, verify=verify, text_only=text_only), model)
+
+
+def _with_text(loaded: "Model", model: str, text: str, block: int | None, image: Path) -> dict[str, Any]:
+    """What a report says beyond the configuration."""
     from jaxmodels.cli.inspect_text import expert_report, plot_hidden_attention
     from jaxmodels.layers.moe import RoutedFeedForward
 
-    loaded = jm.load(model, revision=revision, verify=verify, text_only=text_only)
     report: dict[str, Any] = {}
     if block is not None:
         plot_hidden_attention(loaded, text, block, image)
@@ -116,7 +148,7 @@ def _with_text(
     if block is None and not has_experts:
         raise ValueError(
             f"{model} has no experts whose load on a text could be shown; leave out --text and --file, or "
-            "give --hidden-attention BLOCK"
+            "give --hidden-attention BLOCK or --depth"
         )
     if has_experts:
         report["experts"] = expert_report(loaded, text)
@@ -229,6 +261,10 @@ def _text_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
             f"busiest {load['busiest_over_mean']:.2f} times the mean, {len(load['unused'])} unused"
         )
         lines.append((f"experts of block {block}", text))
+    if "depth" in report:
+        from jaxmodels.cli.inspect_depth import depth_lines
+
+        lines += depth_lines(report["depth"])
     return lines
 
 

@@ -64,7 +64,7 @@ def plot_hidden_attention(model: "Model", text: str, block: int, image: Path) ->
     except ImportError as error:
         raise ImportError("plotting needs matplotlib: pip install 'jaxmodels[plot]'") from error
     figure = Figure(figsize=(7, 6), layout="constrained")
-    _check_image(image, figure)
+    check_image(image, figure)
     tokens = encode(model, text, LONGEST_PLOT)
     shown = importance(hidden_attention(model.decoder, model.params, tokens, block))
     axes = figure.add_subplot()
@@ -79,7 +79,7 @@ def plot_hidden_attention(model: "Model", text: str, block: int, image: Path) ->
     figure.savefig(image, dpi=150)
 
 
-def _check_image(image: Path, figure: "Figure") -> None:
+def check_image(image: Path, figure: "Figure") -> None:
     """Raises ValueError where no image can be written under a name: before what is drawn is computed."""
     kinds = sorted(figure.canvas.get_supported_filetypes())
     if image.suffix[1:].lower() not in kinds:

@@ -3,11 +3,13 @@
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
+from jaxmodels.decoding.depth import MaxProbability, UntilConfident, trace_exits
+from jaxmodels.decoding.parallel_filling import ParallelFilling
 from jaxmodels.decoding_bench.measure import Exam, answered, in_turns
 from jaxmodels.depth_bench.contestants import PLAIN, Contestant
 from jaxmodels.model import Model
@@ -20,7 +22,8 @@ class Trial:
     """What one way to decode made of the exam.
 
     What is said of predictions is found with the text given, token by token behind the prompt, so that one
-    token that differs does not change those behind it. It is None for ways that are no policies of depth.
+    token that differs does not change those behind it. Of ways that are no policies of depth it is None, but
+    for the blocks and the agreement of `ParallelFilling`, which follow from how sure its exit is.
 
     Attributes:
         kind, value: of the contestant.
@@ -87,6 +90,15 @@ def _predictions(
     model: Model, one: Contestant, own: np.ndarray, texts: np.ndarray, prompt: int
 ) -> dict[str, float]:
     """The fields of `Trial` that are found with the text given."""
+    if isinstance(one.strategy, ParallelFilling):
+        blocks, agreement = _at_exit(model, one.strategy, own, prompt)
+        held_out_blocks, held_out_agreement = _at_exit(model, one.strategy, texts, prompt)
+        return {
+            "blocks": blocks,
+            "agreement": agreement,
+            "held_out_blocks": held_out_blocks,
+            "held_out_agreement": held_out_agreement,
+        }
     if one.kind != PLAIN and not isinstance(one.strategy, AdaptiveDepth):
         return {}
     greedy, held_out = (_compared(model, one, some, prompt) for some in (own, texts))
@@ -107,6 +119,21 @@ def _compared(model: Model, one: Contestant, texts: np.ndarray, prompt: int) -> 
         model.decoder, model.params, strategy.policy, texts, prompt=prompt,
         prompt_depth=strategy.prompt_policy, batch_size=len(texts),
     )  # fmt: skip
+
+
+def _at_exit(model: Model, strategy: ParallelFilling, texts: np.ndarray, prompt: int) -> tuple[float, float]:
+    """Blocks that were read when the next token was said, and how often it is the model's. Histories are the
+    model's own, so that one reading of the texts tells."""
+    policy = UntilConfident(
+        confidence=MaxProbability(), threshold=strategy.threshold, min_layers=strategy.layers,
+        asked=(strategy.layers - 1,),
+    )  # fmt: skip
+    trace = trace_exits(model.decoder, model.params, [texts], policy)
+    behind = np.tile((np.arange(texts.shape[1]) >= prompt) & (np.arange(texts.shape[1]) < texts.shape[1] - 1),
+                     len(texts))  # fmt: skip
+    trace = replace(trace, confidence=trace.confidence[behind], agrees=trace.agrees[behind])
+    thresholds = np.asarray([strategy.threshold])
+    return float(trace.depths(thresholds).mean()), trace.agreement(thresholds)
 
 
 def _bytes(model: Model, tokens: np.ndarray) -> int:

@@ -163,3 +163,30 @@ def test_modules_for_multi_token_prediction_are_counted_beside_the_model(run):
     values = json.loads(run("inspect", file, "--json").stdout)
     assert values["multi_token_prediction"] == {"modules": 1, "parameters": 11_610_068_224}
     assert "1 module beside the model" in " ".join(run("inspect", file).stdout.split())
+
+
+def test_blocks_are_shown_by_what_they_contribute(run, model_dir, tmp_path):
+    pytest.importorskip("matplotlib")
+    image, shown = tmp_path / "blocks.png", ("--text", "the cat sat on the mat", "--depth")
+    report = json.loads(
+        run("inspect", model_dir, *shown, "--speed-up", 1.0, "--plot", image, "--json").stdout
+    )
+    assert len(report["depth"]["blocks"]) == report["layers"]
+    assert report["depth"]["proposal"]["skip"] == [] and report["depth"]["proposal"]["speed_up"] == 1.0
+    assert image.read_bytes().startswith(b"\x89PNG")
+    out = " ".join(run("inspect", model_dir, *shown, "--speed-up", 1.0).stdout.split())
+    assert "block 1" in out and "skip nothing: 1.00 times as fast" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--depth",), "--depth needs a text"),
+        (("--text", "the cat", "--speed-up", 2), "give that too"),
+        (("--text", "the cat", "--depth", "--speed-up", 9), "more than this model of 2 blocks can give"),
+        (("--text", "the cat", "--depth", "--speed-up", 0.5), "speed_up must be a finite number >= 1"),
+        (("--text", "the cat", "--depth", "--hidden-attention", 0), "not both"),
+    ],
+)
+def test_reports_on_depth_that_are_refused(run, model_dir, options, message):
+    assert message in run("inspect", model_dir, *options, code=2).stderr

@@ -94,7 +94,7 @@ def test_trials_are_shown(model, texts, tmp_path):
     trials = list(sit(model, field, texts, prompt=4, rounds=1))
     assert table(trials).row_count == len(field) == len(as_json(trials))
     filled = [trial for trial in trials if trial.kind == "parallel filling"]
-    assert filled and all(trial.agreement is None and trial.same_text >= 0 for trial in filled)
+    assert filled and all(trial.bits_per_byte is None and trial.agreement is not None for trial in filled)
     plot(trials, tmp_path / "speed.png")
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
 
