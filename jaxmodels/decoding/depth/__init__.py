@@ -22,6 +22,8 @@ from jaxmodels.decoding.depth.confidence import (
     RecurrentConfidence,
     Similarity,
 )
+from jaxmodels.decoding.depth.duo import ChosenFeedForwards, RoutedFeedForwards, SmallFeedForwards
+from jaxmodels.decoding.depth.duo_oracle import best_feed_forwards
 from jaxmodels.decoding.depth.informed_routing import InformedRouting
 from jaxmodels.decoding.depth.layer_skipping import layers_for_speed_up, speed_up_of
 from jaxmodels.decoding.depth.lora_drop import LoRADrop
@@ -36,6 +38,7 @@ __all__ = [
     "AmongTokens",
     "Budget",
     "Certainty",
+    "ChosenFeedForwards",
     "Confidence",
     "Decaying",
     "ExpertChoiceRecursions",
@@ -56,12 +59,15 @@ __all__ = [
     "PromptRouter",
     "Recalling",
     "RecurrentConfidence",
+    "RoutedFeedForwards",
     "RowPlans",
     "Similarity",
+    "SmallFeedForwards",
     "Thresholds",
     "TokenChoiceRecursions",
     "Trace",
     "UntilConfident",
+    "best_feed_forwards",
     "layers_for_speed_up",
     "linear_budget",
     "speed_up_of",

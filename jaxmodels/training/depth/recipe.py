@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxmodels.checks import shown, whole
+from jaxmodels.training.depth.duo import DuoTraining
 from jaxmodels.training.depth.exits import CLASSIFIERS, ExitTraining
 from jaxmodels.training.depth.informed_routing import InformedRoutingTraining
 from jaxmodels.training.depth.lora_drop import LoRADropTraining
@@ -16,6 +17,7 @@ from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStable
 from jaxmodels.training.recipe_kind import RecipeKind
 
 POLICIES: Mapping[str, type] = {
+    "duo": DuoTraining,
     "exits": ExitTraining,
     "informed_routing": InformedRoutingTraining,
     "lora_drop": LoRADropTraining,

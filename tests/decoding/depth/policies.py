@@ -26,8 +26,10 @@ from jaxmodels.decoding.depth import (
     ProbabilityGap,
     PromptRouter,
     RecurrentConfidence,
+    RoutedFeedForwards,
     RowPlans,
     Similarity,
+    SmallFeedForwards,
     UntilConfident,
 )
 from jaxmodels.decoding.depth.confidence.recurrent import exit_spec
@@ -104,6 +106,15 @@ def informed_routing(config):
     )
 
 
+def routed_feed_forwards(config):
+    """Every token takes the block's own, which is the first of equals."""
+    blocks, width = len(config.blocks), config.d_model
+    small = SmallFeedForwards(
+        w_gate=noise(blocks, RANK, width), w_up=noise(blocks, RANK, width), w_down=noise(blocks, width, RANK)
+    )
+    return RoutedFeedForwards(small=small, router=jnp.zeros((blocks, 3, width)))
+
+
 def lora_drop(config):
     """All tokens are anchors."""
     dropped = tuple(range(len(config.blocks)))[-2:]
@@ -135,6 +146,7 @@ NEVER_LEAVING = {
     "plan": lambda config: Plan((1,) * len(config.blocks)),
     "row_plans": lambda config: RowPlans(np.ones((1, len(config.blocks)), np.int32)),
     "lora_drop": lora_drop,
+    "routed_feed_forwards": routed_feed_forwards,
     "mind_skip": mind_skip,
     "informed_routing": informed_routing,
     "prompt_router": prompt_router,

@@ -13,6 +13,7 @@ from jaxmodels.decoding import AdaptiveDepth
 from jaxmodels.decoding.depth import LoRADrop
 from jaxmodels.layers.spec import init_params
 from jaxmodels.models.depth import ALL_LAYERS
+from jaxmodels.training.depth.duo import DuoTraining
 from jaxmodels.training.depth.evaluate import compare, read_stepwise
 from jaxmodels.training.depth.exits import MLP, ExitTraining, Linear, Recurrent
 from jaxmodels.training.depth.export import export_depth
@@ -83,9 +84,17 @@ def test_recipes_are_written_as_they_are_read(name):
     ],
 )
 def test_a_run_ends_with_a_policy_that_is_read_by_its_name(training, tmp_path):
-    run = train_depth(short(training, tmp_path), tmp_path / "run")
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "run/policy/metrics.jsonl").open()]
+    losses = run_to_a_policy(training, tmp_path)
     assert losses[2] < losses[0]
+
+
+def test_a_run_whose_choices_are_drawn_ends_with_a_policy_too(tmp_path):
+    assert np.isfinite(run_to_a_policy(DuoTraining(d_ff=4), tmp_path)).all()
+
+
+def run_to_a_policy(training, tmp_path):
+    """The losses of a run whose policy decodes as the one that is read by its name."""
+    run = train_depth(short(training, tmp_path), tmp_path / "run")
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert 0 <= result["agreement"] <= 1
     assert 0 <= result["layers"] <= 2 * len(run.model.blocks)
@@ -94,6 +103,7 @@ def test_a_run_ends_with_a_policy_that_is_read_by_its_name(training, tmp_path):
     given = model.generate([[3, 5, 7, 9]], 12, AdaptiveDepth(depth=policy))
     named = model.generate([[3, 5, 7, 9]], 12, AdaptiveDepth(depth=str(tmp_path / "policy")))
     np.testing.assert_array_equal(named.tokens, given.tokens)
+    return [json.loads(line)["loss"] for line in (tmp_path / "run/policy/metrics.jsonl").open()]
 
 
 def test_routers_learn_the_plans_of_the_search(tmp_path):
