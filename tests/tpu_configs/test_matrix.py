@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from aot_process import COMPILING, needs_libtpu
 
-from benchmarks.tpu_matrix import DOCUMENT, MODELS, SLICES, Cell, document
+from benchmarks.tpu_matrix import DOCUMENT, MODELS, SLICES, SMALL, Cell, document, few_layers
+from jaxmodels.artefacts.portable import export_programs
+from jaxmodels.decoding.default import default_strategy
 from jaxmodels.tpu_configs.compiler import ENVIRONMENT
-from jaxmodels.tpu_configs.programs import PROGRAMS
+from jaxmodels.tpu_configs.programs import PROGRAMS, host_transfers
 from jaxmodels.tpu_configs.slices import find_slice
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +35,18 @@ def test_the_tpu_compiler_takes_one_model_of_each_kind_on_four_devices(on):
     assert [(it.kind, it.program) for it in found] == [(kind, it) for kind in MODELS for it in PROGRAMS]
     usable = find_slice(on).chip.usable_bytes / 2**20
     assert all(it.mesh and 0 < it.mebibytes < usable for it in found)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("kind", MODELS)
+def test_programs_of_each_kind_are_exported_for_cuda(kind):
+    config = few_layers(MODELS[kind])
+    strategy = default_strategy(config, SMALL.new_tokens)
+    found = export_programs(config, SMALL, strategy=strategy, platforms=("cuda",))
+    assert set(PROGRAMS) < set(found)
+    for one in found.values():
+        assert one.platforms == ("cuda",)
+        assert not host_transfers(one.mlir_module())
 
 
 def test_the_page_has_what_was_compiled():
