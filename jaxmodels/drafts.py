@@ -2,18 +2,21 @@
 
 import functools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.choosing import Arbitrage
 from jaxmodels.decoding.drafters.mtp import MTP
 from jaxmodels.decoding.speculative import Draft, Speculative
+from jaxmodels.decoding.speculative_exit import SpeculativeExit
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.layers.spec import check_params
 from jaxmodels.models.language_model import LanguageModel
 
 if TYPE_CHECKING:
     from jaxmodels.model import Model
+
+Policed = TypeVar("Policed", AdaptiveDepth, SpeculativeExit)
 
 
 def with_draft(strategy: Strategy, target: LanguageModel) -> Strategy:
@@ -22,6 +25,9 @@ def with_draft(strategy: Strategy, target: LanguageModel) -> Strategy:
     Raises ValueError where the draft's parameters are not those of its configuration, or a head or policy is
     for another target.
     """
+    if isinstance(strategy, SpeculativeExit):
+        given: Any = strategy.draft
+        return _with_policy(replace(strategy, draft=_ready_draft(given)), target)
     if isinstance(strategy, AdaptiveDepth):
         return _with_policy(strategy, target)
     if isinstance(strategy, Arbitrage):
@@ -69,7 +75,7 @@ def _files_of(name: str) -> tuple[tuple[str, int, int], ...]:
     return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
-def _with_policy(strategy: AdaptiveDepth, target: LanguageModel) -> AdaptiveDepth:
+def _with_policy(strategy: Policed, target: LanguageModel) -> Policed:
     name: Any = strategy.depth
     if not isinstance(name, str):
         return strategy

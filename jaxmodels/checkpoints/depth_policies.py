@@ -32,6 +32,7 @@ from jaxmodels.models.depth import Depth
 KINDS: Mapping[str, type] = {
     "among_tokens": depth.AmongTokens,
     "budget": depth.Budget,
+    "candidate_confidence": depth.CandidateConfidence,
     "certainty": depth.Certainty,
     "decaying": depth.Decaying,
     "expert_choice_recursions": depth.ExpertChoiceRecursions,

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from jaxmodels.decoding.samplers import Greedy, Sample, Sampler
     from jaxmodels.decoding.scmoe import SCMoE
     from jaxmodels.decoding.speculative import Speculative
+    from jaxmodels.decoding.speculative_exit import SpeculativeExit
     from jaxmodels.decoding.strategy import LogProbs, Strategy
     from jaxmodels.decoding.text_map import TextMap, map_texts
     from jaxmodels.decoding.vocabulary_map import VocabularyMap, map_vocabularies
@@ -105,6 +106,7 @@ __all__ = [
     "SampledChild",
     "Sampler",
     "Speculative",
+    "SpeculativeExit",
     "Strategy",
     "StreamingDiffusion",
     "SuffixDecoding",
@@ -170,6 +172,7 @@ _HOMES = {
     "samplers": ("Greedy", "Sample", "Sampler"),
     "scmoe": ("SCMoE",),
     "speculative": ("Speculative",),
+    "speculative_exit": ("SpeculativeExit",),
     "strategy": ("LogProbs", "Strategy"),
     "text_map": ("TextMap", "map_texts"),
     "vocabulary_map": ("VocabularyMap", "map_vocabularies"),

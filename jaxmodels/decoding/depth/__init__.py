@@ -9,6 +9,7 @@ from jaxmodels.decoding.depth.calibration import (
 )
 from jaxmodels.decoding.depth.confidence import (
     AmongTokens,
+    CandidateConfidence,
     Certainty,
     Confidence,
     Following,
@@ -37,6 +38,7 @@ from jaxmodels.decoding.depth.until_confident import UntilConfident
 __all__ = [
     "AmongTokens",
     "Budget",
+    "CandidateConfidence",
     "Certainty",
     "ChosenFeedForwards",
     "Confidence",

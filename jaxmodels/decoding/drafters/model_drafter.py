@@ -131,18 +131,23 @@ def begin_draft(draft: Draft, around: Round, size: int) -> Cache:
 
     Raises ValueError where the vocabularies differ.
     """
-    request, vocabulary = around.request, around.config.vocab_size
-    if draft.config.vocab_size != vocabulary:
-        raise ValueError(
-            f"draft: its vocabulary has {draft.config.vocab_size} tokens and the model's {vocabulary}; "
-            "they must be the same"
-        )
+    request = around.request
+    check_same_vocabulary(draft, around.config)
     (batch, slots), width = request.tokens.shape, around.output.tokens.shape[1]
     cache = draft.config.init_cache(batch, slots + width + size, draft.config.dtype_of(draft.params))
     _, cache = prefill(
         draft.config, draft.params, request.tokens, request.lengths, cache, around.prefill_window
     )
     return cache
+
+
+def check_same_vocabulary(draft: Draft, config: LanguageModel) -> None:
+    """Raises ValueError where the vocabularies of a draft and a model differ in size."""
+    if draft.config.vocab_size != config.vocab_size:
+        raise ValueError(
+            f"draft: its vocabulary has {draft.config.vocab_size} tokens and the model's "
+            f"{config.vocab_size}; they must be the same"
+        )
 
 
 def draft_levels(

@@ -1,24 +1,35 @@
 """Training of the classifiers by which tokens leave a frozen model."""
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
+import jaxmodels.io
 from jaxmodels.checks import number, whole
 from jaxmodels.decoding.depth.calibration import asked_everywhere
-from jaxmodels.decoding.depth.confidence import LinearConfidence, MLPConfidence, RecurrentConfidence
+from jaxmodels.decoding.depth.confidence import (
+    CandidateConfidence,
+    LinearConfidence,
+    MLPConfidence,
+    RecurrentConfidence,
+)
 from jaxmodels.decoding.depth.confidence.recurrent import exit_spec
 from jaxmodels.decoding.depth.until_confident import UntilConfident, check_asked
+from jaxmodels.decoding.drafters.model_drafter import Draft, check_same_vocabulary
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.training.depth.objective import Frozen
 
 # Confidences are kept so far from 0 and 1 that their logarithms are finite.
 _CLOSEST = 1e-6
+# No token leaves in training: what an exit alone would look up is not.
+NEVER = 2.0
 
 
 class Classifier(Protocol):
@@ -29,6 +40,14 @@ class Classifier(Protocol):
 
     def confidence(self, params: Params) -> Any:
         """A `Confidence` with these parameters."""
+
+
+@runtime_checkable
+class ReadsText(Protocol):
+    """A classifier whose confidence must be told something of the text."""
+
+    def in_text(self, confidence: Any, tokens: Int[Array, "B S"]) -> Any:
+        """The confidence as it is asked in a text."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +121,60 @@ class Recurrent:
         return RecurrentConfidence(params=params, width=self.width, state_dim=self.state_dim)
 
 
-CLASSIFIERS: Mapping[str, type] = {"linear": Linear, "mlp": MLP, "recurrent": Recurrent}
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """A `CandidateConfidence`, for `SpeculativeExit`.
+
+    Attributes:
+        draft: a model directory or bundled name, of the model's vocabulary: what names the candidates.
+        count: candidates of each token.
+        hidden: features of the predictor's hidden layer.
+
+    Raises:
+        ValueError: a size below 1; when run, a draft of another vocabulary.
+    """
+
+    draft: str
+    count: int = 4
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        whole("Candidates: count", self.count, low=1)
+        whole("Candidates: hidden", self.hidden, low=1)
+
+    def spec(self, model: Decoder, asked: tuple[int, ...]) -> ParamTree:
+        check_same_vocabulary(_loaded_draft(self.draft), model)
+        blocks, shown = len(model.blocks), 3 * self.count
+        return {
+            "w_in": Param((blocks, shown, self.hidden), ("layers", None, None), FanIn(shown)),
+            "b_in": Param((blocks, self.hidden), ("layers", None), ZEROS),
+            "w_out": Param((blocks, self.hidden), ("layers", None), ZEROS),
+            "b_out": Param((blocks,), ("layers",), ZEROS),
+        }
+
+    def confidence(self, params: Params) -> CandidateConfidence:
+        return CandidateConfidence(
+            w_in=params["w_in"], b_in=params["b_in"], w_out=params["w_out"], b_out=params["b_out"]
+        )
+
+    def in_text(self, confidence: CandidateConfidence, tokens: Int[Array, "B S"]) -> CandidateConfidence:
+        draft: Any = _loaded_draft(self.draft)
+        logits = draft.config.forward(draft.params, tokens)
+        return replace(confidence, candidates=lax.top_k(logits, self.count)[1])
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded_draft(name: str) -> Draft:
+    model = jaxmodels.io.as_language_model(jaxmodels.io.load(name, "float32"), name)
+    return Draft(model.config, model.params)
+
+
+CLASSIFIERS: Mapping[str, type] = {
+    "candidates": Candidates,
+    "linear": Linear,
+    "mlp": MLP,
+    "recurrent": Recurrent,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +218,9 @@ class ExitTraining:
         self, frozen: Frozen, params: Params, batch: Int[Array, "B S"], key: Array
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The mean cross-entropy, in nats per token and exit; twice."""
-        policy = self.policy(frozen.model, params)
+        policy = replace(self.policy(frozen.model, params), threshold=NEVER)
+        if isinstance(self.classifier, ReadsText):
+            policy = replace(policy, confidence=self.classifier.in_text(policy.confidence, batch))
         sure, said = asked_everywhere(frozen.model, policy, frozen.params, batch)
         agrees = (said[..., :-1] == said[..., -1:]).astype(jnp.float32)
         sure = jnp.clip(sure, _CLOSEST, 1 - _CLOSEST)

@@ -15,7 +15,7 @@ from jaxmodels.layers.spec import init_params
 from jaxmodels.models.depth import ALL_LAYERS
 from jaxmodels.training.depth.duo import DuoTraining
 from jaxmodels.training.depth.evaluate import compare, read_stepwise
-from jaxmodels.training.depth.exits import MLP, ExitTraining, Linear, Recurrent
+from jaxmodels.training.depth.exits import MLP, Candidates, ExitTraining, Linear, Recurrent
 from jaxmodels.training.depth.export import export_depth
 from jaxmodels.training.depth.informed_routing import InformedRoutingTraining
 from jaxmodels.training.depth.lora_drop import LoRADropTraining
@@ -72,6 +72,7 @@ def test_recipes_are_written_as_they_are_read(name):
         InformedRoutingTraining(routed=(1, 2), rank=4),
         ExitTraining(classifier=Linear(), asked=(0, 1)),
         ExitTraining(classifier=MLP(hidden=5), asked=(1,)),
+        ExitTraining(classifier=Candidates(draft=TARGET, count=3, hidden=5), asked=(0, 1)),
         ExitTraining(classifier=Recurrent(width=6, state_dim=3), asked=(0, 1), threshold=0.4),
     ],
     ids=[
@@ -80,6 +81,7 @@ def test_recipes_are_written_as_they_are_read(name):
         "informed_routing",
         "linear_exits",
         "mlp_exits",
+        "candidate_exits",
         "recurrent_exits",
     ],
 )

@@ -90,5 +90,11 @@ def check_model(kind: str, name: str, weight: jax.Array, passed: Passed) -> None
         )
 
 
+def check_blocks(kind: str, name: str, made_for: int, blocks: int) -> None:
+    """Raises ValueError where a weight is for another number of blocks."""
+    if made_for != blocks:
+        raise ValueError(f"{kind}: {name} is for a model of {made_for} blocks, and this one has {blocks}")
+
+
 register_dataclass(LinearConfidence, ["weight", "bias"], [])
 register_dataclass(MLPConfidence, ["w_in", "b_in", "w_out", "b_out"], [])
