@@ -82,14 +82,15 @@ def sit(
             same_text=float((answers[one.name] == answers[PLAIN]).mean()),
             tokens_per_second=answers[one.name].size / medians[one.name],
             speed=medians[PLAIN] / medians[one.name],
-            **_predictions(model, one, own, texts, prompt),
+            **predictions(model, one, own, texts, prompt),
         )
 
 
-def _predictions(
+def predictions(
     model: Model, one: Contestant, own: np.ndarray, texts: np.ndarray, prompt: int
 ) -> dict[str, float]:
-    """The fields of `Trial` that are found with the text given."""
+    """The fields of `Trial` that are found with the text given: the model's own answers, prompts included,
+    and others, i32[N, S] each."""
     if isinstance(one.strategy, ParallelFilling):
         blocks, agreement = _at_exit(model, one.strategy, own, prompt)
         held_out_blocks, held_out_agreement = _at_exit(model, one.strategy, texts, prompt)
