@@ -148,7 +148,7 @@ def targets(
     batch: Mapping[str, float],
     decoder: Decoder,
 ) -> list[Target]:
-    """The fastest exit that keeps the predictions, anchors, a promise that is kept, and rows by themselves."""
+    """The fastest exit that keeps the predictions, anchors, what a promise gives, and rows by themselves."""
     exits = [speed[it.name] for it in field if it.kind in EXITS and kept[it.name]["agreement"] >= AGREEMENT]
     reused = [speed[it.name] for it in field if it.kind == REUSED and kept[it.name]["accuracy_lost"] <= LOST]
     promises = [
@@ -156,7 +156,7 @@ def targets(
         for it in field
         if it.kind == SKIPPED and it.value is not None
     ]
-    rows = max(batch.values()) / batch[WAITING]
+    rows = batch[EXITS[-1]] / batch[WAITING]
     measured = (
         (f"fastest exit of {AGREEMENT:.0%} agreement", max(exits, default=0.0), 1.5),
         (f"{REUSED}, at most {100 * LOST:g} points lost", max(reused, default=0.0), 1.4),
