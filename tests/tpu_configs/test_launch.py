@@ -116,6 +116,11 @@ def test_xpk_is_given_the_workload(started, on, type_):
     assert commands(told)[0][0] == COMMAND
 
 
+def test_slices_that_xpk_does_not_know_are_refused():
+    with pytest.raises(ValueError, match="XPK knows v5e from v5e-8 on, and not v5e-4; take gcloud or"):
+        files("xpk", "v5e-4")
+
+
 def test_skypilot_is_given_a_task(started):
     task = yaml.safe_load(files("skypilot", "v6e-16")["jaxmodels.yaml"])
     assert set(task) == {"name", "resources", "envs", "setup", "run"}
