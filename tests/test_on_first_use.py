@@ -6,7 +6,15 @@ import sys
 
 import pytest
 
-PACKAGES = ("jaxmodels", "decoding", "decoding.drafters", "decoding.processors", "checkpoints.gguf")
+PACKAGES = (
+    "jaxmodels",
+    "decoding",
+    "decoding.drafters",
+    "decoding.processors",
+    "decoding.masked",
+    *(f"decoding.masked.{name}" for name in ("blocks", "caches", "remask", "stop", "unmask")),
+    "checkpoints.gguf",
+)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
