@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.artefacts.errors import ArtefactError
@@ -37,11 +36,12 @@ from jaxmodels.decoding import driver
 from jaxmodels.decoding.buckets import answer_bucket, prompt_bucket
 from jaxmodels.decoding.runners import Sizes
 from jaxmodels.decoding.strategy import Output, Request, Strategy
+from jaxmodels.layers.quantized.quantization import Quantization, find_quantization
 from jaxmodels.layers.spec import Params
 from jaxmodels.model import Model
 from jaxmodels.models.language_model import Cache, LanguageModel
 from jaxmodels.tpu_configs.mesh import make_mesh
-from jaxmodels.tpu_configs.programs import PROGRAMS, ProgramName, Workload
+from jaxmodels.tpu_configs.programs import PROGRAMS, ProgramName, Workload, abstract_arguments
 from jaxmodels.tpu_configs.rules import Rules
 from jaxmodels.tpu_configs.shardings import Placement
 
@@ -57,6 +57,7 @@ def compile_programs(
     strategy: Strategy,
     *,
     programs: Sequence[ProgramName] = PROGRAMS,
+    quantize: str | Quantization | None = None,
     placement: Placement | None = None,
     device: jax.Device | None = None,
     progress: Progress = lambda name: None,
@@ -70,6 +71,7 @@ def compile_programs(
             that `Model.generate` uses.
         strategy: the decoding method.
         programs: which; streams need prefill and decode, a generation as a whole needs generate.
+        quantize: how the weights are held, as `jaxmodels.load` takes it.
         placement: a mesh to spread the model over, of the devices of a TPU topology for instance, and the
             rules for it. None for one device.
         device: which that is; by default the first one here.
@@ -77,12 +79,12 @@ def compile_programs(
 
     Raises:
         ArtefactError: no workload, or what the compiler gives cannot be written.
-        ValueError: the mesh does not divide the model.
+        ValueError: the mesh does not divide the model, or `quantize` cannot hold its weights.
         CheckpointError: the directory cannot be replaced.
     """
     if not workloads:
         raise ArtefactError("workloads: got none; give at least one, such as Workload(prompt=128)")
-    devices = _devices(placement, device)
+    devices, quantization = _devices(placement, device), find_quantization(quantize)
     if placement is not None:
         config = placement.fitted(config)
     with (
@@ -96,7 +98,7 @@ def compile_programs(
             places = on_device(devices[0])
             if placement is not None:
                 places = on_mesh(placement, config, it, capacity)
-            traces = program_traces(config, it, strategy, places)
+            traces = program_traces(config, it, strategy, places, quantization)
             for name, sizes in _needed(programs, it):
                 file = "-".join([name, *(f"{size}{value}" for size, value in sizes.items())]) + SUFFIX
                 if file in written:
@@ -104,10 +106,11 @@ def compile_programs(
                 sha256 = write_executable(fresh / file, traces[name]().lower().compile())
                 written[file] = ProgramFile(program=name, file=file, sha256=sha256, **sizes)
                 progress(file.removesuffix(SUFFIX))
+        given = abstract_arguments(config, workloads[0], strategy, quantization=quantization)
         manifest = Manifest(
             versions=describe_versions(devices[0].platform),
             device=describe_devices(devices, placement),
-            model=describe_model(config, None, jnp.dtype(workloads[0].dtype)),
+            model=describe_model(config, given.params),
             strategy=describe_strategy(strategy),
             programs=tuple(written.values()),
         )

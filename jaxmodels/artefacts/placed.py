@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 
 from jaxmodels.decoding import driver, runners
 from jaxmodels.decoding.strategy import Strategy
-from jaxmodels.layers.quantized.quantization import Quantization, quantized_params
+from jaxmodels.layers.quantized.quantization import Quantization
 from jaxmodels.layers.spec import Params, unflatten, walk
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.tpu_configs.programs import Workload, abstract_arguments
@@ -69,8 +69,8 @@ def program_traces(
         ValueError: a weight that the quantisation cannot hold.
     """
     batch, max_new, capacity = workload.batch, workload.new_tokens, workload.capacity or 0
-    given = abstract_arguments(config, workload, strategy)
-    params = _placed_params(_held(config, given.params, quantization), places.params)
+    given = abstract_arguments(config, workload, strategy, quantization=quantization)
+    params = _placed_params(given.params, places.params)
     cache = _placed(given.cache, places.cache)
     request, steps = _placed(given.request, places.others), _placed(given.steps, places.others)
     carry_places = _carry_places(given.carry, given.cache, places)
@@ -106,16 +106,6 @@ def program_traces(
         "allocate": traced(allocate, places.cache),
         "keys": traced(keys, places.others, _placed(jax.ShapeDtypeStruct((), jnp.int32), places.others)),
     }
-
-
-def _held(config: LanguageModel, params: Params, quantization: Quantization | None) -> Params:
-    """Abstract parameters in the formats that they are held in."""
-    if quantization is None:
-        return params
-    held: Params = jax.eval_shape(
-        lambda arrays: quantized_params(config.spec(), arrays, quantization), params
-    )
-    return held
 
 
 def _placed_params(params: Params, places: Any) -> Params:

@@ -1,7 +1,8 @@
 """Portable programs: a model's programs lowered for CUDA, TPU and CPU on any machine, in one file.
 
 A program is a `jax.export.Exported`: StableHLO with its calling convention, compiled where it is called. It
-runs without jaxmodels: arguments and results are nested dicts of arrays (see `plain.pack`).
+runs without jaxmodels: arguments and results are nested dicts of arrays (see `plain.pack`), in which a
+quantised weight is a dict of its "numbers" and "scales".
 
     begin(tokens, lengths, max_new, stop_tokens, pad_token, seed) -> {"request": ..., "cache": ...}
     prefill(params, request, cache) -> carry        carry["output"], carry["cache"], ...
@@ -43,6 +44,7 @@ from jaxmodels.decoding import driver
 from jaxmodels.decoding.default import default_strategy
 from jaxmodels.decoding.runners import row_keys
 from jaxmodels.decoding.strategy import Request, Strategy
+from jaxmodels.layers.quantized.quantization import Quantization, find_quantization
 from jaxmodels.layers.spec import walk
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.tpu_configs.programs import Arguments, Workload, abstract_arguments
@@ -66,6 +68,7 @@ def export_programs(
     workload: Workload,
     *,
     strategy: Strategy | None = None,
+    quantize: str | Quantization | None = None,
     platforms: Sequence[str] = PLATFORMS,
     programs: Sequence[PortableName] = PORTABLE,
 ) -> dict[PortableName, export.Exported]:
@@ -73,9 +76,12 @@ def export_programs(
 
     The cache and the carry are donated if the caller donates them:
     ``jax.jit(exported.call, donate_argnums=2)``. The strategy's numbers are constants of the programs.
+    `quantize` says how the weights are held, as `jaxmodels.load` takes it: the programs then take
+    ``pack(model.params)`` of a model that is quantised in this way.
 
     Raises:
-        ValueError: an unknown platform or program, or no platform.
+        ValueError: an unknown platform, program or quantisation, no platform, or a weight that the
+            quantisation cannot hold.
     """
     if unlisted := set(programs) - set(PORTABLE):
         raise ValueError(f"programs: got {sorted(unlisted)}; known are {', '.join(PORTABLE)}")
@@ -84,9 +90,9 @@ def export_programs(
         raise ValueError(f"platforms: got {got}; known are {', '.join(PLATFORMS)} and rocm")
     if strategy is None:
         strategy = default_strategy(config, workload.new_tokens)
-    given = abstract_arguments(config, workload, strategy)
+    given = abstract_arguments(config, workload, strategy, quantization=find_quantization(quantize))
     functions = _plain_programs(config, workload, strategy, given)
-    params, request, cache = given.params, pack(given.request), pack(given.cache)
+    params, request, cache = pack(given.params), pack(given.request), pack(given.cache)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     arguments: dict[PortableName, tuple[Any, ...]] = {
         "begin": (*(request[name] for name in _ARGUMENTS["begin"][:-1]), number),
@@ -108,6 +114,7 @@ def write_portable(
     workload: Workload,
     *,
     strategy: Strategy | None = None,
+    quantize: str | Quantization | None = None,
     platforms: Sequence[str] = PLATFORMS,
     programs: Sequence[PortableName] = PORTABLE,
 ) -> None:
@@ -121,7 +128,11 @@ def write_portable(
     _check_serialises()
     if strategy is None:
         strategy = default_strategy(config, workload.new_tokens)
-    exported = export_programs(config, workload, strategy=strategy, platforms=platforms, programs=programs)
+    quantization = find_quantization(quantize)
+    exported = export_programs(
+        config, workload, strategy=strategy, quantize=quantization, platforms=platforms, programs=programs
+    )
+    given = abstract_arguments(config, workload, strategy, quantization=quantization)
     manifest = {
         "format": FORMAT,
         "versions": describe_versions("cpu"),
@@ -131,10 +142,7 @@ def write_portable(
         "strategy": describe_strategy(strategy),
         "workload": {**asdict(workload), "capacity": workload.slots(strategy.lookahead)},
         "programs": {name: _ARGUMENTS[name] for name in exported},
-        "params": {
-            name: [str(leaf.dtype), *leaf.shape]
-            for name, leaf in walk(abstract_arguments(config, workload, strategy).params)
-        },
+        "params": {name: [str(leaf.dtype), *leaf.shape] for name, leaf in walk(pack(given.params))},
     }
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -225,15 +233,18 @@ def _plain_programs(
         return {"request": pack(request), "cache": pack(cache)}
 
     def prefill(params: Any, request: Any, cache: Any) -> Any:
-        request, cache = unpack(like.request, request), unpack(like.cache, cache)
+        params, request = unpack(like.params, params), unpack(like.request, request)
+        cache = unpack(like.cache, cache)
         return pack(driver.start(params, request, cache, strategy, config=config, max_new=max_new))
 
     def decode(params: Any, request: Any, carry: Any, steps: Any) -> Any:
-        request, carry = unpack(like.request, request), unpack(like.carry, carry)
+        params, request = unpack(like.params, params), unpack(like.request, request)
+        carry = unpack(like.carry, carry)
         return pack(driver.advance(params, request, carry, strategy, steps, config=config))
 
     def generate(params: Any, request: Any, cache: Any) -> Any:
-        request, cache = unpack(like.request, request), unpack(like.cache, cache)
+        params, request = unpack(like.params, params), unpack(like.request, request)
+        cache = unpack(like.cache, cache)
         output, cache = driver.generate(params, request, cache, strategy, config=config, max_new=max_new)
         return {"output": pack(output), "cache": pack(cache)}
 

@@ -10,6 +10,7 @@ from jaxmodels.artefacts.errors import ArtefactError
 from jaxmodels.artefacts.runtime import digest
 from jaxmodels.checks import shown
 from jaxmodels.decoding.strategy import Strategy
+from jaxmodels.layers.quantized.array import QuantizedArray
 from jaxmodels.layers.spec import Params, abstract_params, walk
 from jaxmodels.models.language_model import BlockStack, LanguageModel
 
@@ -20,12 +21,24 @@ def describe_model(config: LanguageModel, params: Params | None, dtype: Any = No
         params = abstract_params(config.spec(), dtype)
     family = getattr(config, "family", None) or type(config).__name__
     blocks = f" of {len(config.blocks)} blocks" if isinstance(config, BlockStack) else ""
-    leaves = [(path, tuple(leaf.shape), str(leaf.dtype)) for path, leaf in walk(params)]
+    leaves = [(path, *_type_of(leaf)) for path, leaf in walk(params)]
     return {
-        "model": f"a {family}{blocks}, {config.vocab_size} tokens, in {config.dtype_of(params)}",
+        "model": f"a {family}{blocks}, {config.vocab_size} tokens, in {_dtypes(config, params)}",
         "digest": digest(repr(config)),
         "parameters": digest(repr(leaves)),
     }
+
+
+def _type_of(leaf: Any) -> tuple[Any, ...]:
+    """The shape and dtype of a parameter, and those of its parts where it is quantised."""
+    parts = (leaf.numbers, leaf.scales) if isinstance(leaf, QuantizedArray) else ()
+    return tuple(leaf.shape), str(leaf.dtype), *((tuple(part.shape), str(part.dtype)) for part in parts)
+
+
+def _dtypes(config: LanguageModel, params: Params) -> str:
+    held = {str(leaf.numbers.dtype) for _, leaf in walk(params) if isinstance(leaf, QuantizedArray)}
+    weights = f" with weights in {' and '.join(sorted(held))}" if held else ""
+    return f"{config.dtype_of(params)}{weights}"
 
 
 def describe_strategy(strategy: Strategy) -> dict[str, str]:

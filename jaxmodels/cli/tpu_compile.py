@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from jaxmodels.cli.common import MODEL_HELP, DType, Revision, TextOnly, tell
+from jaxmodels.cli.common import MODEL_HELP, DType, Quantize, Revision, TextOnly, tell
 from jaxmodels.cli.options import with_groups
 from jaxmodels.cli.sampling import Sampling
 from jaxmodels.cli.strategies import StrategyOptions, described_strategy
@@ -62,7 +62,9 @@ class Target:
         Path | None, typer.Option(help="Sharding rules as a JSON file, in place of the default ones.")
     ] = None
 
-    def placement(self, config: "Decoder", workload: "Workload", strategy: "Strategy") -> "Placement | None":
+    def placement(
+        self, config: "Decoder", workload: "Workload", strategy: "Strategy", quantize: str | None
+    ) -> "Placement | None":
         """The devices and how a model is spread over them; None for one device of this machine.
 
         Raises:
@@ -84,7 +86,9 @@ class Target:
         sizes: dict[str, Any] | None = None if self.mesh is None else mesh_sizes(self.mesh)
         if self.on_slice is None:
             return Placement(mesh=make_mesh(**(sizes or {})), rules=rules)
-        found = plan(config, find_slice(self.on_slice), workload, strategy, sizes=sizes, rules=rules)
+        found = plan(
+            config, find_slice(self.on_slice), workload, strategy, sizes=sizes, rules=rules, quantize=quantize
+        )
         devices = slice_devices(found.slice)
         return Placement(mesh=make_mesh(**found.mesh, devices=devices), rules=found.rules)
 
@@ -109,6 +113,7 @@ def compile_programs(
     dtype: Annotated[
         DType | None, typer.Option(help="Of the parameters; by default float32 on CPU, else bfloat16.")
     ] = None,
+    quantize: Quantize = None,
     program: Annotated[
         list[ProgramChoice] | None,
         typer.Option(
@@ -149,10 +154,11 @@ def compile_programs(
     programs = [one.value for one in program or ProgramChoice]
     began = time.perf_counter()
     if portable:
-        _write_portable(output, config, workloads, decoding, programs, [one.value for one in platform or ()])
+        platforms = [one.value for one in platform or ()]
+        _write_portable(output, config, workloads, decoding, quantize, programs, platforms)
         size = output.stat().st_size
     else:
-        _write_compiled(output, config, workloads, decoding, programs, target)
+        _write_compiled(output, config, workloads, decoding, quantize, programs, target)
         size = sum(file.stat().st_size for file in output.glob("*.executable"))
     print(f"{output}: {scaled(size, 'B')} in {time.perf_counter() - began:.1f} s")
 
@@ -162,6 +168,7 @@ def _write_portable(
     config: "Decoder",
     workloads: "Sequence[Workload]",
     strategy: "Strategy",
+    quantize: str | None,
     programs: Sequence[str],
     platforms: Sequence[str],
 ) -> None:
@@ -171,7 +178,13 @@ def _write_portable(
         raise ValueError("--prompt is given more than once; a portable file is for one length of prompts")
     names = cast(Sequence[PortableName], ["begin", *programs])
     write_portable(
-        output, config, workloads[0], strategy=strategy, platforms=platforms or PLATFORMS, programs=names
+        output,
+        config,
+        workloads[0],
+        strategy=strategy,
+        quantize=quantize,
+        platforms=platforms or PLATFORMS,
+        programs=names,
     )
 
 
@@ -180,6 +193,7 @@ def _write_compiled(
     config: "Decoder",
     workloads: "Sequence[Workload]",
     strategy: "Strategy",
+    quantize: str | None,
     programs: Sequence[str],
     target: Target,
 ) -> None:
@@ -193,7 +207,8 @@ def _write_compiled(
         workloads,
         strategy,
         programs=cast(Sequence[ProgramName], programs),
-        placement=target.placement(config, workloads[-1], strategy),
+        quantize=quantize,
+        placement=target.placement(config, workloads[-1], strategy, quantize),
         progress=lambda name: tell(f"{time.perf_counter() - began:6.1f} s  {name}"),
     )
 

@@ -11,13 +11,15 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
+from jax.typing import DTypeLike
 
 from jaxmodels.decoding import driver
 from jaxmodels.decoding.buckets import capacity_bucket
 from jaxmodels.decoding.default import default_strategy
 from jaxmodels.decoding.generation import STOP_SLOTS
 from jaxmodels.decoding.strategy import Request, Strategy
-from jaxmodels.layers.spec import abstract_params
+from jaxmodels.layers.quantized.quantization import Quantization, quantized_params
+from jaxmodels.layers.spec import Params, abstract_params, unflatten, walk
 from jaxmodels.models.language_model import LanguageModel
 
 ProgramName = Literal["prefill", "decode", "generate"]
@@ -81,9 +83,18 @@ class Arguments:
 
 
 def abstract_arguments(
-    config: LanguageModel, workload: Workload, strategy: Strategy, sharding: Sharding | None = None
+    config: LanguageModel,
+    workload: Workload,
+    strategy: Strategy,
+    sharding: Sharding | None = None,
+    quantization: Quantization | None = None,
 ) -> Arguments:
-    """The programs' arguments as shapes and dtypes, placed by `sharding` where it is given."""
+    """The programs' arguments as shapes and dtypes, placed by `sharding` where it is given.
+
+    quantization: the formats that weights are held in; None for all of them in the workload's dtype.
+
+    Raises ValueError where it cannot hold a weight.
+    """
 
     def array(*shape: int, dtype: Any = jnp.int32) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -97,7 +108,7 @@ def abstract_arguments(
         pad_token=array(),
         keys=array(batch, dtype=jax.eval_shape(jax.random.key, 0).dtype),
     )
-    params = abstract_params(config.spec(), jnp.dtype(workload.dtype))
+    params = _abstract_params(config, jnp.dtype(workload.dtype), quantization)
     capacity = workload.slots(strategy.lookahead)
     cache = jax.eval_shape(
         lambda: driver.allocate(config=config, batch=batch, capacity=capacity, dtype=workload.dtype)
@@ -113,6 +124,15 @@ def abstract_arguments(
         )
     params, request, cache, carry, steps = arguments
     return Arguments(params=params, request=request, cache=cache, carry=carry, steps=steps)
+
+
+def _abstract_params(config: LanguageModel, dtype: DTypeLike, quantization: Quantization | None) -> Params:
+    spec = config.spec()
+    params = abstract_params(spec, dtype)
+    if quantization is None:
+        return params
+    held = jax.eval_shape(lambda arrays: quantized_params(spec, arrays, quantization), params)
+    return unflatten(dict(walk(held)), spec)  # in the order of the specification, which JAX does not keep
 
 
 def trace_programs(

@@ -78,6 +78,19 @@ print(json.dumps([tokens.tolist(), len(compiled), len(traced)]))
 """
 
 
+def test_programs_for_weights_in_few_bits_are_for_no_others(tmp_path):
+    whole = jm.init(jm.config_from_hf(CONFIGS["llama"]), seed=2)
+    model = whole.quantized("int8")
+    compile_programs(
+        tmp_path / "few", model.config, SIZES[:1], SAMPLED, programs=("generate",), quantize="int8"
+    )
+    expected = model.generate(PROMPTS, 8, SAMPLED, stop_tokens=(), seed=3)
+    ours = with_programs(model, tmp_path / "few").generate(PROMPTS, 8, SAMPLED, stop_tokens=(), seed=3)
+    np.testing.assert_array_equal(ours.tokens, expected.tokens)
+    with pytest.raises(ArtefactError, match=r"in float32 with weights in int8, and .* in float32; compile"):
+        with_programs(whole, tmp_path / "few")
+
+
 def test_a_fresh_process_generates_the_same_and_compiles_nothing(model, whole, tmp_path):
     saved = tmp_path / "model"
     jm.save(model, saved)

@@ -71,6 +71,28 @@ def test_the_artefact_for_all_platforms_generates_the_same_tokens(family):
     np.testing.assert_array_equal(result["output"]["lengths"], expected.lengths)
 
 
+@pytest.mark.parametrize(
+    ("family", "quantize", "numbers"),
+    [
+        ("llama", "int8", {"int8"}),
+        ("bamba", "int4", {"int4", "int8"}),
+        pytest.param("qwen3_moe", "int8", {"int8"}, marks=pytest.mark.sweep),
+    ],
+)
+def test_weights_in_few_bits_go_into_the_artefact_as_they_are_held(family, quantize, numbers):
+    whole = jm.init(jm.config_from_hf(CONFIGS[family]), seed=1)
+    model = whole.quantized(quantize)
+    made = export_programs(model.config, WORKLOAD, quantize=quantize, programs=("generate",))["generate"]
+    artefact = jax.export.deserialize(made.serialize())
+    params = pack(model.params)
+    assert {str(leaf.dtype) for path, leaf in walk(params) if path.endswith("/numbers")} == numbers
+    result = jax.jit(artefact.call)(params, *ready(model))
+    expected = model.generate(PROMPTS, WORKLOAD.new_tokens, stop_tokens=(), capacity=WORKLOAD.capacity)
+    np.testing.assert_array_equal(result["output"]["tokens"], expected.tokens)
+    with pytest.raises(ValueError, match="pytree structure"):
+        jax.jit(artefact.call)(whole.params, *ready(whole))
+
+
 def test_prefill_and_decode_artefacts_chain_to_the_same_draws():
     model = jm.init(jm.config_from_hf(CONFIGS["qwen3"]), seed=1)
     strategy = jm.decoding.Autoregressive(sampler=Sample(temperature=0.8, top_k=20))
@@ -160,15 +182,15 @@ import jax, numpy as np
 programs, weights, prompts = sys.argv[1:]
 archive = zipfile.ZipFile(programs)
 load = lambda name: jax.jit(jax.export.deserialize(bytearray(archive.read(name))).call)
+size, dtypes = (json.loads(archive.read("manifest.json"))[name] for name in ("workload", "params"))
 params = {}
 for path, array in np.load(weights).items():
     *folders, name = path.split("/")
     inner = params
     for folder in folders:
         inner = inner.setdefault(folder, {})
-    inner[name] = array
+    inner[name] = array.view(jax.numpy.dtype(dtypes[path][0]))  # NumPy's files do not know int4
 rows = json.loads(prompts)
-size = json.loads(archive.read("manifest.json"))["workload"]
 tokens = np.zeros((size["batch"], size["prompt"]), np.int32)
 for row, ids in enumerate(rows):
     tokens[row, : len(ids)] = ids
@@ -187,18 +209,32 @@ ROWS = [[5, 4, 3, 9, 8], [7]]
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """A model of two kinds of states, and its programs in a file."""
-    model = jm.init(jm.config_from_hf(CONFIGS["bamba"]), seed=2)
+def model():
+    """Of two kinds of states."""
+    return jm.init(jm.config_from_hf(CONFIGS["bamba"]), seed=2)
+
+
+@pytest.fixture(scope="module")
+def written(model, tmp_path_factory):
+    """The model, and its programs in a file."""
     file = tmp_path_factory.mktemp("portable") / "programs.zip"
     write_portable(file, model.config, SMALL)
     return model, file
 
 
-def test_one_file_generates_where_the_package_is_not(written, tmp_path):
-    model, file = written
+@pytest.fixture(scope="module")
+def written_in_few_bits(model, tmp_path_factory):
+    """The model in four bits, and its programs in a file."""
+    file = tmp_path_factory.mktemp("portable") / "programs.zip"
+    write_portable(file, model.config, SMALL, quantize="int4", platforms=("cpu",))
+    return model.quantized("int4"), file
+
+
+@pytest.mark.parametrize("of", ["written", pytest.param("written_in_few_bits", marks=pytest.mark.sweep)])
+def test_one_file_generates_where_the_package_is_not(of, request, tmp_path):
+    model, file = request.getfixturevalue(of)
     weights = tmp_path / "weights.npz"
-    np.savez(weights, **{path: np.asarray(leaf) for path, leaf in walk(model.params)})
+    np.savez(weights, **{path: np.asarray(leaf) for path, leaf in walk(pack(model.params))})
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_THE_PACKAGE, file, weights, json.dumps(ROWS)],
         check=True, capture_output=True, text=True,

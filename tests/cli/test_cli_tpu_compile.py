@@ -60,13 +60,15 @@ def test_a_portable_file_is_written_for_the_platforms_asked_for(run, model_dir, 
     output = tmp_path / "programs.zip"
     run(
         "tpu", "compile", model_dir, output, "--portable", "--platform", "cuda", "--program", "prefill",
-        "--dtype", "bfloat16",
+        "--dtype", "bfloat16", "--quantize", "int8",
     )  # fmt: skip
     with zipfile.ZipFile(output) as archive:
         manifest = json.loads(archive.read("manifest.json"))
         assert set(archive.namelist()) == {"manifest.json", "begin", "prefill"}
     assert manifest["platforms"] == ["cuda"]
     assert manifest["workload"]["dtype"] == "bfloat16"
+    assert manifest["params"]["embed/weight/numbers"][0] == "int8"
+    assert manifest["params"]["embed/weight/scales"][0] == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,7 @@ def test_a_portable_file_is_written_for_the_platforms_asked_for(run, model_dir, 
         (["--strategy", "auto"], "--strategy auto tries strategies with the weights"),
         (["--recommended"], "--recommended takes a checkpoint's settings"),
         (["--portable", "--prompt", 8, "--prompt", 16], "a portable file is for one length of prompts"),
+        (["--quantize", "int3"], "quantize must be one of ['int8', 'int4'"),
         (["--prompt", 32, "--capacity", 40], "capacity=40 cannot hold"),
     ],
 )
