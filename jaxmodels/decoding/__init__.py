@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from jaxmodels.on_first_use import lazy_names
 
 if TYPE_CHECKING:
-    from jaxmodels.decoding import depth, masked, processors
+    from jaxmodels.decoding import depth, masked, processors, thinking
     from jaxmodels.decoding.acceptance import (
         Acceptance,
         BlockVerification,
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from jaxmodels.decoding.speculative_exit import SpeculativeExit
     from jaxmodels.decoding.strategy import LogProbs, Strategy
     from jaxmodels.decoding.text_map import TextMap, map_texts
+    from jaxmodels.decoding.thinking_exit import ThinkingExit
     from jaxmodels.decoding.vocabulary_map import VocabularyMap, map_vocabularies
 
 __all__ = [
@@ -112,6 +113,7 @@ __all__ = [
     "SuffixDecoding",
     "SuffixTree",
     "TextMap",
+    "ThinkingExit",
     "TokenVerification",
     "TraversalVerification",
     "TreeDrafter",
@@ -122,6 +124,7 @@ __all__ = [
     "map_vocabularies",
     "masked",
     "processors",
+    "thinking",
 ]
 
 _HOMES = {
@@ -175,6 +178,7 @@ _HOMES = {
     "speculative_exit": ("SpeculativeExit",),
     "strategy": ("LogProbs", "Strategy"),
     "text_map": ("TextMap", "map_texts"),
+    "thinking_exit": ("ThinkingExit",),
     "vocabulary_map": ("VocabularyMap", "map_vocabularies"),
 }
-__getattr__, __dir__ = lazy_names(__name__, _HOMES, packages=("depth", "masked", "processors"))
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, packages=("depth", "masked", "processors", "thinking"))

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.samplers import Greedy, Sampler
@@ -118,11 +118,17 @@ class Autoregressive:
     ) -> AutoregressiveCarry:
         """Emits each running row's next token, by the logits behind its newest one."""
         output = carry.output
-        scores = process(self.processors, logits, request, output)
-        token = self.sampler(scores[:, 0], row_keys(request, output.lengths))
+        token, chosen = self.choose(output, logits, request)
         token = jnp.where(output.done, carry.token, token)
-        output = emit(output, request, token[:, None], 1, logits, chosen=has_choice(scores))
+        output = emit(output, request, token[:, None], 1, logits, chosen=chosen)
         return replace(carry, token=token, output=output)
+
+    def choose(
+        self, output: Output, logits: Float[Array, "B 1 V"], request: Request
+    ) -> tuple[Int[Array, "B"], Bool[Array, "B 1"]]:
+        """Each row's next token behind `output`, and whether there was one to choose, see `has_choice`."""
+        scores = process(self.processors, logits, request, output)
+        return self.sampler(scores[:, 0], row_keys(request, output.lengths)), has_choice(scores)
 
 
 register_dataclass(Autoregressive, ["sampler", "processors"], ["top_logprobs", "prefill_window"])
