@@ -110,6 +110,15 @@ def of_the_text(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dic
     }
 
 
+def of_edits(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict[str, Strategy]:
+    """The same, and drafts from the text that are always as long."""
+    made = of_the_text(target, sampler, sizes)
+    for size in sizes:
+        made[f"suffix decoding, {size}"] = Speculative(draft=SuffixDecoding(size=size), sampler=sampler)
+        made[f"prompt lookup, {size}"] = Speculative(draft=PromptLookup(size=size), sampler=sampler)
+    return made
+
+
 def of_itself(target: jm.Model, sampler: Sampler, sizes: Sequence[int]) -> dict[str, Strategy]:
     """Sequential decoding, and speculation with the first blocks at several lengths."""
     return {PLAIN: Autoregressive(sampler=sampler)} | {
@@ -163,7 +172,7 @@ RACES = (
         aimed=("distilled draft",),
     ),
     Race(
-        source=TARGET, told="edits", prompts=edits_to_make, strategies=of_the_text, aim=2.0,
+        source=TARGET, told="edits", prompts=edits_to_make, strategies=of_edits, aim=2.0,
         aimed=("suffix", "prompt"), modes=("greedy",),
     ),
     Race(
