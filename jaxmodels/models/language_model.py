@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.masks import Mask, MaskLike
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import Valid, Window
-from jaxmodels.models.block import DecoderBlock
-from jaxmodels.models.depth import ALL_LAYERS, Depth
+from jaxmodels.models.block import DecoderBlock, Stream
+from jaxmodels.models.depth import ALL_LAYERS, Depth, Walk
 from jaxmodels.models.inputs import Inputs
 from jaxmodels.models.scored import EVERYWHERE, LogitsAt, Scored
 
@@ -162,3 +162,41 @@ class BlockStack(Protocol):
 
     def init_cache(self, batch: int, capacity: int, dtype: DTypeLike, *, depth: Depth = ALL_LAYERS) -> Any:
         """Empty histories, for windows that are read by `depth`."""
+
+
+class BlockByBlock(LanguageModel, BlockStack, Protocol):
+    """A language model made of blocks that a caller may go through by itself, from one to the next.
+
+    The methods are described where `Decoder` has them.
+    """
+
+    @property
+    def d_model(self) -> int: ...
+
+    @property
+    def head_flops(self) -> int:
+        """FLOPs of one token's logits."""
+
+    def init_cache(self, batch: int, capacity: int, dtype: DTypeLike, *, depth: Depth = ALL_LAYERS) -> Any:
+        """Empty histories, for windows that are read by `depth`."""
+
+    def block_params(self, params: Params, index: int) -> Params:
+        """What block `index` computes with."""
+
+    def begin_forward(
+        self,
+        params: Params,
+        inputs: Inputs,
+        *,
+        positions: Int[Array, "B S"] | None = None,
+        mask: MaskLike | None = None,
+        valid: Valid | None = None,
+        condition: Array | None = None,
+    ) -> tuple[Stream, Window]:
+        """Whole sequences in front of the first block."""
+
+    def begin_walk(self, params: Params, window: Window, memory: Any) -> Walk:
+        """A policy's way through a window, in front of the first block."""
+
+    def normalise(self, params: Params, stream: Stream) -> Float[Array, "B S D"]:
+        """The stream behind the last block, as the head reads it."""

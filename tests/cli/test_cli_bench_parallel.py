@@ -39,7 +39,7 @@ def test_a_table_without_a_twin(run):
         (("--tasks", "copies"), "--tasks: there is no task 'copies'; there are copy, reverse"),
         (("--rules", "thresholds"), "--rules: there is no rule 'thresholds'; there are confidence"),
         (("--questions", "0"), "count must be a whole number"),
-        (("--items", "9"), "length must be a whole number"),
+        (("--items", "25"), "length must be a whole number"),
         (("--temperature", "-1"), "temperature must be a finite number"),
         (("--model", "tiny-llama-lists"), "predicts the next token"),
     ],

@@ -19,8 +19,8 @@ from jaxmodels.decoding.depth.confidence import Following, Recalling
 from jaxmodels.decoding.depth.thresholds import PerBlock
 from jaxmodels.decoding.depth.until_confident import UntilConfident
 from jaxmodels.layers.spec import Params, filled
-from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.depth import kept_by
+from jaxmodels.models.language_model import BlockByBlock
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,7 +55,7 @@ class Trace:
 
 
 def trace_exits(
-    config: Decoder, params: Params, windows: Sequence[Int[np.ndarray, "B S"]], policy: UntilConfident
+    config: BlockByBlock, params: Params, windows: Sequence[Int[np.ndarray, "B S"]], policy: UntilConfident
 ) -> Trace:
     """Reads batches of text in full, and asks the policy's confidence at each of its exits.
 
@@ -79,7 +79,7 @@ def trace_exits(
 
 
 def asked_everywhere(
-    config: Decoder, policy: UntilConfident, params: Params, tokens: Int[Array, "B S"]
+    config: BlockByBlock, policy: UntilConfident, params: Params, tokens: Int[Array, "B S"]
 ) -> tuple[Float[Array, "B S E"], Int[Array, "B S F"]]:
     """Whole sequences that no token leaves: the confidence behind each exit, and the best next token there
     and behind the last block. Differentiable in the confidence's parameters.

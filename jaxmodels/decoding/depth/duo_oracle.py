@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.checks import number
 from jaxmodels.decoding.depth.duo import BIG, NONE, SMALL, ChosenFeedForwards, SmallFeedForwards
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.language_model import BlockByBlock
 
 
 def best_feed_forwards(
-    model: Decoder,
+    model: BlockByBlock,
     params: Params,
     small: SmallFeedForwards,
     tokens: Int[Array, "B S"],
@@ -78,7 +78,7 @@ def _exchanged(choices: Int[np.ndarray, "B L"], score: Any) -> Int[np.ndarray, "
 
 
 @partial(jax.jit, static_argnames="model")
-def _history(params: Params, tokens: Int[Array, "B S"], *, model: Decoder) -> Any:
+def _history(params: Params, tokens: Int[Array, "B S"], *, model: BlockByBlock) -> Any:
     batch, size = tokens.shape
     cache = model.init_cache(batch, size, model.dtype_of(params))
     _, pending = model.peek(params, tokens[:, :-2], cache)
@@ -93,7 +93,7 @@ def _nats(
     cache: Any,
     choices: Int[Array, "B L"],
     *,
-    model: Decoder,
+    model: BlockByBlock,
 ) -> Float[Array, "B"]:
     policy = ChosenFeedForwards(small=small, choices=choices)
     scored, _ = model.peek(params, tokens[:, -2:-1], cache, depth=policy)

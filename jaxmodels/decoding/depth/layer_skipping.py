@@ -3,10 +3,10 @@
 from jaxmodels.checks import number, whole
 from jaxmodels.decoding.depth.plans import Plan
 from jaxmodels.models.block import block_flops
-from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.language_model import BlockByBlock
 
 
-def layers_for_speed_up(model: Decoder, speed_up: float, *, context: int = 0) -> Plan:
+def layers_for_speed_up(model: BlockByBlock, speed_up: float, *, context: int = 0) -> Plan:
     """The `Plan` with the most blocks whose `speed_up_of` is at least `speed_up`.
 
     The first and the last block stay, and others at equal distances between them, see `spaced_blocks`. The
@@ -35,13 +35,13 @@ def layers_for_speed_up(model: Decoder, speed_up: float, *, context: int = 0) ->
     )
 
 
-def most_speed_up(model: Decoder, *, context: int = 0) -> float:
+def most_speed_up(model: BlockByBlock, *, context: int = 0) -> float:
     """The `speed_up_of` a step of the first and the last block alone."""
     total = len(model.blocks)
     return speed_up_of(model, Plan(tuple(int(i in (0, total - 1)) for i in range(total))), context=context)
 
 
-def speed_up_of(model: Decoder, plan: Plan, *, context: int = 0) -> float:
+def speed_up_of(model: BlockByBlock, plan: Plan, *, context: int = 0) -> float:
     """What a step of all blocks costs, over what it costs by `plan`: FLOPs of the blocks and the head.
 
     Decoding few rows reads each weight once for two FLOPs per row, so that it stands for the time as well

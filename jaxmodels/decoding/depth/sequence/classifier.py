@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.block import Stream
-from jaxmodels.models.decoder import Decoder
+from jaxmodels.models.language_model import BlockByBlock
 from jaxmodels.pytrees import register_dataclass
 
 
@@ -50,7 +50,7 @@ class ExitHeads:
                 f"{list(exits)}, got {list(weight)} and {list(bias)}"
             )
 
-    def check_model(self, config: Decoder) -> None:
+    def check_model(self, config: BlockByBlock) -> None:
         """Raises ValueError where they are for another model."""
         expected = (len(config.blocks) - 1, config.d_model)
         if (self.exits[-1], self.weight.shape[-1]) != expected:
@@ -108,7 +108,7 @@ class Classified:
 
 @partial(jax.jit, static_argnums=0)
 def classify(
-    config: Decoder,
+    config: BlockByBlock,
     params: Params,
     heads: ExitHeads,
     gate: Gate,
@@ -154,7 +154,7 @@ def classify(
 
 @partial(jax.jit, static_argnums=(0, 2))
 def exit_features(
-    config: Decoder,
+    config: BlockByBlock,
     params: Params,
     exits: tuple[int, ...],
     tokens: Int[Array, "B S"],
@@ -171,7 +171,7 @@ def exit_features(
 
 
 def _features(
-    config: Decoder, params: Params, stream: Stream, lengths: Int[Array, "B"]
+    config: BlockByBlock, params: Params, stream: Stream, lengths: Int[Array, "B"]
 ) -> Float[Array, "B D"]:
     hidden = config.normalise(params, stream)
     return jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
