@@ -75,13 +75,19 @@ def trace_thinking(
     Raises:
         ValueError: there is no text, or the policy does not fit the model.
     """
+    tokens, lengths = padded_texts("trace_thinking", texts)
+    return np.asarray(_trace(config, params, policy, delimiters, tokens, lengths))
+
+
+def padded_texts(caller: str, texts: Sequence[Sequence[int]]) -> tuple[Int[Array, "N S"], Int[Array, "N"]]:
+    """Texts padded on the right, and their lengths. Raises ValueError where there is none."""
     if not len(texts):
-        raise ValueError("trace_thinking: texts holds no text")
+        raise ValueError(f"{caller}: texts holds no text")
     lengths = np.asarray([len(text) for text in texts], np.int32)
     tokens = np.zeros((len(texts), lengths.max()), np.int32)
     for row, text in zip(tokens, texts, strict=True):
         row[: len(text)] = text
-    return np.asarray(_trace(config, params, policy, delimiters, jnp.asarray(tokens), jnp.asarray(lengths)))
+    return jnp.asarray(tokens), jnp.asarray(lengths)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,5 +1,6 @@
 """A probe of the model's streams that says whether the answer would be right if it were given now."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,7 +24,8 @@ class Probe:
     code, where the streams are those behind two middle blocks and the last one, the network has hidden layers
     of 256 and 64, and `moments` are cues such as "hmm" and "wait". There inputs are standardised, which here
     is part of the first layer; and a cue at which thinking is left is taken back, while here the closing
-    tokens follow it, since a recurrent state cannot be taken back. `conformal_threshold` finds the threshold.
+    tokens follow it, since a recurrent state cannot be taken back. `ProbeTraining`
+    fits the network and `conformal_threshold` finds the threshold.
 
     Attributes:
         weights: f32[inputs, outputs] each, of the layers; the last has one output. One layer is a linear
@@ -79,14 +81,21 @@ class Probe:
                 f"Probe: weights[0] {list(self.weights[0].shape)} has {self.weights[0].shape[0]} inputs, but "
                 f"the streams {shown(self.taps)} of this model have {inside.shape[-1]} features"
             )
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            inside = (jax.nn.relu(inside) if i else inside) @ weight + bias
-        return jax.nn.sigmoid(inside[:, 0])
+        return jax.nn.sigmoid(network(self.weights, self.biases, inside))
 
     def features(self, thought: Thought) -> Float[Array, "B F"]:
         """What the network reads."""
         streams = [thought.streams[name].astype(jnp.float32) for name in self.taps]
         return jnp.concatenate(streams, axis=-1)
+
+
+def network(
+    weights: Sequence[Array], biases: Sequence[Array], features: Float[Array, "B F"]
+) -> Float[Array, "B"]:
+    """Layers with a ReLU between them, the last with one output."""
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        features = (jax.nn.relu(features) if i else features) @ weight + bias
+    return features[:, 0]
 
 
 register_dataclass(Probe, ["weights", "biases", "threshold", "moments"], ["taps"])
