@@ -1,4 +1,5 @@
-"""How a model's parameters are held once they are read: on which devices, and in how many bits."""
+"""How a model's parameters are held once they are read: on which devices, in which of their memories, and in
+how many bits."""
 
 import functools
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints.huggingface import Held
+from jaxmodels.expert_memory import ExpertMemory, device_sharding, expert_paths, host_sharding
 from jaxmodels.layers.quantized.array import QuantizedArray
 from jaxmodels.layers.quantized.format import NumberFormat
 from jaxmodels.layers.quantized.quantization import (
@@ -18,7 +20,7 @@ from jaxmodels.layers.quantized.quantization import (
     quantized,
     quantized_params,
 )
-from jaxmodels.layers.spec import Param, Params, param_dtype, walk
+from jaxmodels.layers.spec import Param, Params, param_dtype, unflatten, walk
 from jaxmodels.models.costs import Specified, weight_bytes
 from jaxmodels.tpu_configs.shardings import Placement
 
@@ -30,14 +32,28 @@ class Holding:
     Attributes:
         placement: the mesh that they are spread over, None for one device.
         quantization: the formats of the weights, None for arrays.
+        experts: the memory of the weights of experts; that of the host goes with neither of the others.
     """
 
     placement: Placement | None = None
     quantization: Quantization | None = None
+    experts: ExpertMemory = "device"
 
     def shardings(self, config: Specified) -> Params | None:
-        """Where each parameter is read to, None for the default device."""
-        return None if self.placement is None else self.placement.params(config)
+        """Where each parameter is read to, None for the default device.
+
+        Raises:
+            ValueError: a mesh that does not divide the model, or experts that cannot be in host memory.
+        """
+        if self.placement is not None:
+            return self.placement.params(config)
+        hosted = self._hosted(config)
+        if not hosted:
+            return None
+        spec = config.spec()
+        return unflatten(
+            {path: host_sharding() if path in hosted else device_sharding() for path, _ in walk(spec)}, spec
+        )
 
     def made_of(self, config: Specified, dtype: DTypeLike) -> Held | None:
         """What makes of weights in float32 what is held of them in a model of `dtype`; None for arrays.
@@ -62,6 +78,13 @@ class Holding:
     def weight_bytes(self, config: Specified, dtype: DTypeLike) -> int:
         """Bytes of the parameters in the memory of one device, or of all that share this machine's; of
         quantised ones on a mesh as if all were cut alike."""
+        if self.experts == "host" and jax.default_backend() != "cpu":  # whose memory that is too
+            hosted = self._hosted(config)
+            return sum(
+                param_bytes(path, param, dtype, {})
+                for path, param in walk(config.spec())
+                if path not in hosted
+            )
         whole = weight_bytes(config, dtype)
         here = whole if self.placement is None else self.placement.weight_bytes(config, dtype)
         if self.quantization is None:
@@ -69,6 +92,10 @@ class Holding:
         chosen = formats(config.spec(), self.quantization)
         few = sum(param_bytes(path, param, dtype, chosen) for path, param in walk(config.spec()))
         return here * few // whole
+
+    def _hosted(self, config: Specified) -> frozenset[str]:
+        """The parameters in host memory, by path."""
+        return expert_paths(config) if self.experts == "host" else frozenset()
 
 
 def _held(path: str, param: Param, form: NumberFormat, dtype: np.dtype, w: jax.Array) -> QuantizedArray:

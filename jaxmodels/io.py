@@ -36,8 +36,10 @@ from jaxmodels.checkpoints.ranges import check_infinities, warn_of_non_finite
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
+from jaxmodels.expert_memory import ExpertMemory, check_expert_memory
 from jaxmodels.holding import Holding
 from jaxmodels.image_models.images import ImageModel
+from jaxmodels.layers.host_memory import refuse_host_memory
 from jaxmodels.layers.quantized.quantization import Quantization, find_quantization, refuse_quantized
 from jaxmodels.layers.spec import Params, check_params, init_params, walk
 from jaxmodels.memory import check_fits
@@ -63,6 +65,7 @@ def load(
     mesh: Mesh | None = None,
     rules: Rules | None = None,
     quantize: str | Quantization | None = None,
+    experts: ExpertMemory = "device",
 ) -> Any:
     """Reads a checkpoint: a directory in Hugging Face's or our Orbax form, a GGUF file, a bundled name, or a
     hub id. Gives a `Model`, or an `ImageModel` where the directory holds the parts of one.
@@ -90,6 +93,9 @@ def load(
             "int4-channel", "fp8" or "mxfp4", or a `jaxmodels.layers.quantized.quantization.Quantization`.
             Each weight is read in `dtype` and rounded to the nearest numbers before the next is read; what is
             stored in the same format already is kept as it is. Layers compute in `dtype`.
+        experts: the memory that holds the weights of a mixture's experts: the "device"'s, or that of the
+            "host", from where a step fetches the experts that its tokens chose, each once, and no others. For
+            models of text on one device whose experts would not fit into its memory.
 
     Names may have another prefix than the family's, as those of a base model or of a part of a larger model
     have. A head that is stored and differs from the embedding is kept, with a warning, whether or not the
@@ -98,8 +104,9 @@ def load(
     Raises:
         CheckpointError: anything missing, corrupt or not understood, or too large for the free memory; the
             message names it.
-        ValueError: an argument of a wrong kind, a mesh that does not divide the model, or a weight that the
-            quantisation cannot hold.
+        ValueError: an argument of a wrong kind, a mesh that does not divide the model, a weight that the
+            quantisation cannot hold, or experts that cannot be in host memory: with a mesh, `quantize` or an
+            adapter, where a layer computes with all of them at once, or where the backend has none.
     """
     check_path("name_or_path", name_or_path)
     wanted = None if dtype is None else floating_dtype("dtype", dtype)
@@ -108,9 +115,15 @@ def load(
     check_boolean("text_only", text_only)
     check_boolean("verify", verify)
     check_progress(progress)
-    holding = Holding(placement=_placement(mesh, rules), quantization=find_quantization(quantize))
+    holding = Holding(
+        placement=_placement(mesh, rules),
+        quantization=find_quantization(quantize),
+        experts=check_expert_memory(experts),
+    )
     directory = resolve(name_or_path, revision, allow_pickle=allow_pickle)
     adapter_names = _names_of_adapters(adapter)
+    if holding.experts == "host":
+        _refuse_beside_host(holding, adapter_names, images=is_pipeline(directory))
     if is_pipeline(directory):
         if adapter_names or text_only:
             raise ValueError(f"{directory} is an image model, which takes neither adapter nor text_only")
@@ -207,6 +220,7 @@ def save(
         save_images(model, path, max_shard_bytes, progress, save=save_part)
         return
     check_params(model.config.spec(), model.params)
+    refuse_host_memory(model.params, "save")
     config, params = model.decoder, model.decoder_params
     warn_of_non_finite(params)
     dtype = str(config.dtype_of(params))
@@ -387,6 +401,23 @@ def _names_of_adapters(adapter: str | Path | Sequence[str | Path]) -> list[str |
     for name in names:
         check_path("adapter", name)
     return list(names)
+
+
+def _refuse_beside_host(holding: Holding, adapter: Sequence[str | Path], *, images: bool) -> None:
+    """Raises ValueError for what does not go together with experts in host memory."""
+    if images:
+        raise ValueError("experts='host' is for models of text, and this is an image model; leave it out")
+    if holding.placement is not None:
+        raise ValueError("experts='host' is for one device: on a mesh each holds its part; leave one out")
+    if holding.quantization is not None:
+        raise ValueError(
+            "experts='host' with quantize: TPUs cannot fetch single experts in few bits; leave one out"
+        )
+    if adapter:
+        raise ValueError(
+            "experts='host' with an adapter: merging computes with all weights on the device; save "
+            "the merged model first, and load that"
+        )
 
 
 def _placement(mesh: Mesh | None, rules: Rules | None) -> Placement | None:

@@ -33,6 +33,7 @@ from jaxmodels.decoding.runners import TRACED, Runner
 from jaxmodels.decoding.stop_strings import CutText, cut, stop_table
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.generated import Generation, Stats
+from jaxmodels.layers.host_memory import refuse_host_memory
 from jaxmodels.layers.quantized.quantization import (
     Quantization,
     dequantized_params,
@@ -150,11 +151,13 @@ class Model:
             ValueError: there is no quantisation of this name, it cannot hold a weight, or weights are
                 quantised already; the message names the weight.
         """
+        refuse_host_memory(self.params, "quantized")
         return replace(self, params=in_few_bits(self.config, self.params, quantization))
 
     def dequantized(self) -> "Model":
         """This model with the arrays that its quantised weights stand for, in the dtype that it computes
         in."""
+        refuse_host_memory(self.params, "dequantized")
         return replace(self, params=dequantized_params(self.params))
 
     @property
@@ -203,6 +206,7 @@ class Model:
         check_path("adapter", adapter)
         check_optional_text("name", name)
         refuse_quantized(self.params, "with_adapter")
+        refuse_host_memory(self.params, "with_adapter")
         read = read_adapter(adapter, revision, allow_pickle=allow_pickle)
         kept = self.kept or self._unadapted()
         name = name or Path(adapter).name

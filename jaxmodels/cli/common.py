@@ -47,6 +47,14 @@ Quantize = Annotated[
         help="Hold the weights in few bits: int8, int4, int4-channel, fp8, mxfp4 or mxfp4-experts.",
     ),
 ]
+ExpertsIn = Annotated[
+    str,
+    typer.Option(
+        "--experts",
+        metavar="MEMORY",
+        help="Where the experts of a mixture are: device, or host, from where steps fetch those they need.",
+    ),
+]
 OnMesh = Annotated[
     str | None,
     typer.Option(

@@ -17,6 +17,7 @@ from jaxmodels.cli.common import (
     AllowPickle,
     AsJson,
     DType,
+    ExpertsIn,
     OnMesh,
     Quantize,
     Revision,
@@ -112,6 +113,7 @@ def generate(
     ] = None,
     dtype: Annotated[DType | None, typer.Option(help="Of the parameters.")] = None,
     quantize: Quantize = None,
+    experts: ExpertsIn = "device",
     compiled: Annotated[
         Path | None,
         typer.Option(
@@ -148,6 +150,8 @@ def generate(
     """
     if compiled is not None and prefill_layers is not None:
         raise ValueError("--prefill-layers: the programs of --compiled read prompts whole; leave one out")
+    if compiled is not None and experts != "device":
+        raise ValueError("--experts: the programs of --compiled read them from the device; leave one out")
     if logprobs is not None and not as_json:
         raise ValueError("--logprobs needs --json, which prints them")
     reading: dict[str, Any] = {
@@ -159,22 +163,24 @@ def generate(
         check_given(context)
         if prompt is not None:
             pictures = replace(pictures, prompts=[*(pictures.prompts or ()), prompt])
-        load = _loader(**reading, mesh=mesh_of(mesh), quantize=quantize)
+        load = _loader(**reading, mesh=mesh_of(mesh), quantize=quantize, experts=experts)
         with steps_shown(quiet) as progress:
             timing = _draw(load, model, revision, pictures, strategy.steps, seed, progress)
         if not quiet:
             tell(timing)
         return
     text = _read_prompt(prompt, file)
-    programs = Programs(compiled, _words(context, text), whole=as_json or not stream, spread=mesh is not None)
+    spread_out = mesh is not None or experts == "host"
+    programs = Programs(compiled, _words(context, text), whole=as_json or not stream, spread=spread_out)
     programs.begin_reading(text)
     base = sampling.asked_for()  # before the weights are read: bad options fail at once
     load = _loader(**reading)
     began = time.perf_counter()
     spread = _spread(compiled, mesh)
     loaded = load(
-        model, revision=revision, text_only=text_only, adapter=adapter or (), quantize=quantize, **spread
-    )
+        model, revision=revision, text_only=text_only, adapter=adapter or (), quantize=quantize,
+        experts=experts, **spread,
+    )  # fmt: skip
     from jaxmodels.model import Model
 
     if not isinstance(loaded, Model):

@@ -19,7 +19,7 @@ class Programs:
         compiled: the directory that --compiled names, None where it is not given.
         words: what the command asks for; one that asks for the same needs the same programs.
         whole: whether the generation is one program, or else a prefill and steps.
-        spread: whether the model is spread over devices; programs for those are not kept.
+        spread: whether the model is spread over devices or memories; programs for those are not kept.
     """
 
     compiled: Path | None

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.backends import ByBackend
+from jaxmodels.layers.host_memory import fetched, in_host_memory
 from jaxmodels.layers.mapped import summed_like, varying_like
 
 Carry = TypeVar("Carry")
@@ -69,22 +70,28 @@ def over_groups(
 
     `groups` is a tree of arrays ``[E, ...]``; `fn` gets the slices of one group, and rows of which the last
     may be others' (their results are dropped). The form of `grouped_matmul` for CPUs.
+
+    Groups in host memory are fetched one by one, each once, and those without rows not at all.
     """
     tiling = _tile(group_sizes, x.shape[0])
     padded = tiling.pad(x)
 
-    def add(y: Array, tile: _Tile) -> Array:
+    def add(y: Array, tile: _Tile, mine: Tree) -> Array:
         def some(size: int, mine: Tree, rows: Array) -> Array:
             return tiling.fill(fn(mine, rows[:size]))
 
         rows = lax.dynamic_slice_in_dim(padded, tile.start, tiling.longest)
-        out = tiling.fitting(tile, some, _of_group(groups, tile.group), rows)
+        out = tiling.fitting(tile, some, mine, rows)
         # What a tile writes beyond its rows, the next one overwrites.
         return lax.dynamic_update_slice_in_dim(y, out.astype(y.dtype), tile.start, 0)
 
     out = jax.eval_shape(lambda: fn(_of_group(groups, 0), x[:1]))
     empty = jnp.zeros((padded.shape[0], *out.shape[1:]), out.dtype)
-    y = tiling.loop(add, empty, (x, groups))[: x.shape[0]]
+    if in_host_memory(groups):
+        y = tiling.fetching_loop(add, empty, groups, min(x.shape[0], len(group_sizes)))
+    else:
+        y = tiling.loop(lambda y, tile: add(y, tile, _of_group(groups, tile.group)), empty, (x, groups))
+    y = y[: x.shape[0]]
     return jnp.where(jnp.arange(x.shape[0])[:, None] < group_sizes.sum(), y, 0)
 
 
@@ -175,7 +182,7 @@ GRADIENTS = ByBackend(portable=_ragged_gradients, cpu=_gradients)
 
 
 def _of_group(groups: Tree, group: Array | int) -> Tree:
-    return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, group, 0, keepdims=False), groups)
+    return fetched(jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, group, 0, keepdims=False), groups))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +230,31 @@ class _Tiling:
         """`body`, which reads `data`, over all tiles in the order of their rows."""
         carry = varying_like(carry, self.ends, *jax.tree.leaves(data))
         return lax.fori_loop(0, self.ends[-1], lambda i, c: body(c, self._tile(i)), carry)
+
+    def fetching_loop(
+        self, body: Callable[[Carry, _Tile, Tree], Carry], carry: Carry, groups: Tree, most: int
+    ) -> Carry:
+        """`loop` over the tiles of groups in host memory, at most `most` of which have rows; `body` is given
+        the group's own slices.
+
+        The slices of the next group are on their way while those of one are computed with.
+        """
+        present = jnp.flatnonzero(self.sizes, size=most, fill_value=0)
+        last = jnp.count_nonzero(self.sizes) - 1
+
+        def over_tiles(carry: Carry, group: Array, mine: Tree) -> Carry:
+            first = self.ends[group] - -(-self.sizes[group] // self.longest)
+            return lax.fori_loop(
+                first, self.ends[group], lambda i, carry: body(carry, self._tile(i), mine), carry
+            )
+
+        def step(i: Array, carried: tuple[Carry, Tree]) -> tuple[Carry, Tree]:
+            following = _of_group(groups, present[i + 1])
+            return over_tiles(carried[0], present[i], carried[1]), following
+
+        # The last group has none behind it to fetch. Without any, it is group 0, which has no tiles.
+        carry, mine = lax.fori_loop(0, last, step, (carry, _of_group(groups, present[0])))
+        return over_tiles(carry, present[jnp.maximum(last, 0)], mine)
 
     def fitting(self, tile: _Tile, fn: Callable[..., Tree], *operands: Any) -> Tree:
         """``fn(size, *operands)`` for the least size, known when compiled, that holds the tile's rows."""

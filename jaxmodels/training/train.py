@@ -10,6 +10,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels.layers.host_memory import refuse_host_memory
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.quantized.quantization import refuse_quantized
 from jaxmodels.layers.spec import Params, abstract_params, init_params
@@ -64,8 +65,10 @@ def init_state(
 
 
 def first_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """Step 0 of a run that begins with f32 `params`. Raises ValueError where weights are in few bits."""
+    """Step 0 of a run that begins with f32 `params`. Raises ValueError where weights are in few bits
+    or in host memory."""
     refuse_quantized(params, "training")
+    refuse_host_memory(params, "training")
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
 
 

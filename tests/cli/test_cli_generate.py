@@ -82,6 +82,11 @@ def test_weights_in_few_bits(generate, model_dir):
     assert generate(PROMPT, "--quantize", "int4-channel").stdout == text_of(few) + "\n"
 
 
+def test_experts_in_host_memory(generate):
+    asked = (PROMPT, "--model", "tiny-hybrid-moe", "-n", "6")
+    assert generate(*asked, "--experts", "host").stdout == generate(*asked).stdout
+
+
 def test_dtype(generate):
     assert json.loads(generate(PROMPT, "--json", "--dtype", "bfloat16").stdout)["dtype"] == "bfloat16"
 

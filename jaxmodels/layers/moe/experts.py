@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.grouped_matmul import grouped_matmul, over_groups, row_product
+from jaxmodels.layers.host_memory import in_host_memory
 from jaxmodels.layers.linear import contract, on_tpu, product
 from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.quantized.array import QuantizedArray
@@ -119,7 +120,8 @@ def sorted_outputs(
 
     On CPU one loop takes each expert once, through all of its products. Where the result is differentiated,
     and elsewhere, each projection is one `grouped_matmul`. Experts in few bits are taken one by one on all
-    backends: a grouped product would write all of them out.
+    backends: a grouped product would write all of them out. So are experts in host memory, of which no others
+    are fetched than those that have rows.
     """
 
     def one_by_one(params: Params, x: Array, row_experts: Array, sizes: Array) -> Array:
@@ -128,6 +130,8 @@ def sorted_outputs(
     def together(params: Params, x: Array, row_experts: Array, sizes: Array) -> Array:
         return expert_outputs(experts, params, x, Sorted(row_experts, sizes))
 
+    if in_host_memory(params):
+        return one_by_one(params, x, row_experts, sizes)
     quantized = any(isinstance(leaf, QuantizedArray) for leaf in params.values())
     form = ByBackend(portable=one_by_one if quantized else together, cpu=one_by_one)
     y: Array = form(params, x, row_experts, sizes)

@@ -1,0 +1,87 @@
+import jax
+import numpy as np
+import optax
+import pytest
+from model_helpers import D_MODEL, attention, decoder
+
+import jaxmodels as jm
+from jaxmodels.expert_memory import expert_paths
+from jaxmodels.layers.host_memory import MEMORY_KIND, in_host_memory
+from jaxmodels.layers.mlp import GatedMLP
+from jaxmodels.layers.moe import Dense, GatedExperts, MoE, SoftmaxTopK
+from jaxmodels.layers.spec import walk
+from jaxmodels.tpu_configs.mesh import make_mesh
+from jaxmodels.training.train import first_state
+
+NAME = "tiny-hybrid-moe"
+
+
+@pytest.fixture(scope="module")
+def host_model():
+    return jm.load(NAME, experts="host")
+
+
+def test_the_weights_of_experts_and_no_others_are_read_to_the_host(host_model):
+    there = {path for path, leaf in walk(host_model.params) if in_host_memory(leaf)}
+    assert there == expert_paths(host_model.config)
+    assert {path.rsplit("/", 2)[1] for path in there} == {"experts"}
+    kinds = {leaf.sharding.memory_kind for path, leaf in walk(host_model.params) if path in there}
+    assert kinds == {MEMORY_KIND}
+
+
+def test_the_same_tokens_as_from_the_device(host_model):
+    prompts = ["Once upon a time", "def"]
+    wanted, got = (model.generate(prompts, 12) for model in (jm.load(NAME), host_model))
+    np.testing.assert_array_equal(wanted.tokens, got.tokens)
+
+
+def test_what_computes_with_all_weights_is_refused(host_model, tmp_path):
+    for what, call in {
+        "save": lambda: jm.save(host_model, tmp_path / "saved"),
+        "quantized": lambda: host_model.quantized("int8"),
+        "training": lambda: first_state(host_model.params, optax.sgd(0.1)),
+    }.items():
+        with pytest.raises(ValueError, match=rf"{what}: parameter 'blocks/1/ffn/experts/w_\w+' lies in host"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name_or_path": NAME, "experts": "disk"}, "experts must be 'device' or 'host', got 'disk'"),
+        ({"name_or_path": "tiny-mamba2"}, "experts='host': the model has no mixture of experts"),
+        ({"name_or_path": "tiny-dit"}, "experts='host' is for models of text, and this is an image model"),
+        (
+            {"name_or_path": NAME, "quantize": "int8"},
+            "experts='host' with quantize: TPUs cannot fetch single",
+        ),
+        ({"name_or_path": NAME, "adapter": "a"}, "experts='host' with an adapter: merging computes with"),
+    ],
+)
+def test_load_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        jm.load(**{"experts": "host", **arguments})
+
+
+def test_a_mesh_is_refused():
+    with pytest.raises(ValueError, match="experts='host' is for one device"):
+        jm.load(NAME, mesh=make_mesh(devices=jax.devices()[:1]), experts="host")
+
+
+def test_a_layer_that_computes_with_all_experts_is_named():
+    ffn = MoE(
+        router=SoftmaxTopK(d_model=D_MODEL, num_experts=4, top_k=2),
+        experts=GatedExperts(num_experts=4, d_model=D_MODEL, d_ff=16),
+        shared=GatedMLP(d_model=D_MODEL, d_ff=16),
+        dispatch=Dense(),
+    )
+    config = decoder(attention(), ffn=ffn)
+    message = r"'blocks/0/ffn/experts/w_gate' belongs to a layer .* with dispatch=Dense\(\); leave it out"
+    with pytest.raises(ValueError, match=message):
+        expert_paths(config)
+
+
+def test_a_backend_without_such_memory_is_named(monkeypatch):
+    monkeypatch.setattr("jaxmodels.expert_memory.MEMORY_KIND", "elsewhere")
+    with pytest.raises(ValueError, match="experts='host': cpu has no elsewhere memory, only device, pinned_"):
+        jm.load(NAME, experts="host")
