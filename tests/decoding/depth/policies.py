@@ -89,7 +89,7 @@ def prompt_router(config):
 
 def mind_skip(config):
     """Every score is 0.5, which is enough."""
-    routed = tuple(range(1, len(config.blocks)))
+    routed = tuple(range(1, len(config.blocks))) or (0,)
     return MindSkip(weight=jnp.zeros((len(routed), config.d_model)), routed=routed)
 
 
@@ -125,6 +125,10 @@ def lora_drop(config):
         period=1,
     )
 
+
+# Those that leave out mixers or feed-forwards alone, and the model whose blocks have no such halves.
+OF_HALVES = ("mind_skip", "informed_routing", "routed_feed_forwards")
+WITHOUT_HALVES = ("sharing",)
 
 NEVER_LEAVING = {
     "max_probability": lambda _: until(MaxProbability()),

@@ -86,7 +86,8 @@ def test_it_agrees_with_the_programs_of_all_layers_and_the_plan_with_both():
     held, few, full = json.loads(done.stdout.splitlines()[-1])
     assert [it["program"] for it in few] == ["decode", "prefill"]
     for short, whole in zip(few, full, strict=True):
-        assert short["all"] == pytest.approx(whole["all"], rel=0.1)
+        # Of so small a model, what is kept on the chip makes megabytes of difference.
+        assert short["all"] == pytest.approx(whole["all"], rel=0.1, abs=2 * 2**20)
         assert short["argument_bytes"] == pytest.approx(whole["argument_bytes"], rel=0.01)
         assert short["argument_bytes"] == pytest.approx(held, rel=0.05)
         assert short["flops"] == pytest.approx(whole["flops"], rel=0.02)
