@@ -69,9 +69,9 @@ def field_of(model: jm.Model, few: np.ndarray) -> Field:
     for threshold in (0.6, 0.7):
         confidence = AmongTokens(tokens=few, confidence=ProbabilityGap())
         made.append(_leaving(EXITS[2], confidence, threshold, (3, 5)))
-    for threshold in (0.5, 0.6):
-        filled = ParallelFilling(layers=4, threshold=jnp.float32(threshold))
-        made.append(Contestant(kind=EXITS[3], value=threshold, strategy=filled))
+    for layers, threshold in ((3, 0.6), (3, 0.7), (4, 0.5), (4, 0.6)):
+        filled = ParallelFilling(layers=layers, threshold=jnp.float32(threshold))
+        made.append(Contestant(kind=f"{EXITS[3]} behind {layers}", value=threshold, strategy=filled))
     for speed_up in (1.25, 2.0):
         skipping = AdaptiveDepth(depth=layers_for_speed_up(decoder, speed_up))
         made.append(Contestant(kind=SKIPPED, value=speed_up, strategy=skipping))
@@ -108,8 +108,8 @@ def speeds(model: jm.Model, field: Field, texts: np.ndarray, rounds: int) -> dic
 def batch_speeds(model: jm.Model, field: Field, texts: np.ndarray, rounds: int) -> dict[str, float]:
     """The same of all texts in one batch, whose rows leave at different depths."""
     leaving = next(one for one in field if one.kind == EXITS[0])
-    filled = next(one for one in field if one.kind == EXITS[-1])
-    ways = {PLAIN: Autoregressive(), WAITING: leaving.strategy, filled.kind: filled.strategy}
+    filled = next(one for one in field if one.kind.startswith(EXITS[-1]))
+    ways = {PLAIN: Autoregressive(), WAITING: leaving.strategy, EXITS[-1]: filled.strategy}
     runs = {name: functools.partial(_continued, model, texts, strategy) for name, strategy in ways.items()}
     return _against_plain(runs, rounds)
 
@@ -141,7 +141,11 @@ def targets(
     decoder: Decoder,
 ) -> list[Target]:
     """The fastest exit that keeps the predictions, anchors, what a promise gives, and rows by themselves."""
-    exits = [speed[it.name] for it in field if it.kind in EXITS and kept[it.name]["agreement"] >= AGREEMENT]
+    exits = [
+        speed[it.name]
+        for it in field
+        if it.kind.startswith(EXITS) and kept[it.name]["agreement"] >= AGREEMENT
+    ]
     reused = [speed[it.name] for it in field if it.kind == REUSED and kept[it.name]["accuracy_lost"] <= LOST]
     promises = [
         speed[it.name] / speed_up_of(decoder, layers_for_speed_up(decoder, it.value))
