@@ -1,39 +1,20 @@
 """A decoding step that a TPU compiler makes with experts in host memory fetches single experts."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from aot_process import COMPILING, needs_libtpu
+from aot_process import COMPILED_IN_THE_SWEEP, needs_libtpu, told_with_compiler
 
 from jaxmodels.layers.host_memory import MEMORY_KIND
-from jaxmodels.tpu_configs.compiler import ENVIRONMENT
 
 SCRIPT = Path(__file__).with_name("host_expert_programs.py")
 
-pytestmark = [
-    pytest.mark.sweep,  # a minute of two cores
-    pytest.mark.xdist_group("aot"),
-    pytest.mark.timeout(COMPILING),
-]
+pytestmark = COMPILED_IN_THE_SWEEP
 
 
 @pytest.fixture(scope="module")
 def reports():
-    environment = {**os.environ, **ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    done = subprocess.run(
-        [sys.executable, SCRIPT],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=COMPILING,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return told_with_compiler(SCRIPT)[-1]
 
 
 @needs_libtpu

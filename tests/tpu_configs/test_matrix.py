@@ -1,18 +1,13 @@
 """The matrix of programs that compile for TPU slices of four devices: kinds of models, generations."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from aot_process import COMPILING, needs_libtpu
+from aot_process import COMPILING, needs_libtpu, told_with_compiler
 
 from benchmarks.tpu_matrix import DOCUMENT, MODELS, SLICES, SMALL, Cell, document, few_layers
 from jaxmodels.artefacts.portable import export_programs
 from jaxmodels.decoding.default import default_strategy
-from jaxmodels.tpu_configs.compiler import ENVIRONMENT
 from jaxmodels.tpu_configs.programs import PROGRAMS, host_transfers
 from jaxmodels.tpu_configs.slices import find_slice
 
@@ -35,13 +30,7 @@ PARTS = {on: (tuple(MODELS), on, ("decode",)) for on in SLICES} | {
 def test_the_tpu_compiler_takes_one_model_of_each_kind_on_four_devices(part):
     kinds, on, programs = PARTS[part]
     chosen = ["--kinds", *kinds, "--slices", on, "--programs", *programs]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.tpu_matrix", *chosen],
-        env={**os.environ, **ENVIRONMENT}, cwd=ROOT, capture_output=True, text=True, timeout=COMPILING,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = [Cell(**json.loads(line)) for line in done.stdout.splitlines()]
+    found = [Cell(**cell) for cell in told_with_compiler("-m", "benchmarks.tpu_matrix", *chosen, cwd=ROOT)]
     assert [(it.kind, it.program) for it in found] == [(kind, it) for kind in kinds for it in programs]
     usable = find_slice(on).chip.usable_bytes / 2**20
     assert all(it.mesh and 0 < it.mebibytes < usable for it in found)

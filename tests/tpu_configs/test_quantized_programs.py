@@ -1,41 +1,21 @@
 """A decoding step that a TPU compiler makes of weights in few bits reads the small numbers."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from aot_process import COMPILING, needs_libtpu
-
-from jaxmodels.tpu_configs.compiler import ENVIRONMENT
+from aot_process import COMPILED_IN_THE_SWEEP, needs_libtpu, told_with_compiler
 
 SCRIPT = Path(__file__).with_name("quantized_programs.py")
 # How much of what the step of bfloat16 weights reads. The compiler counts copies into fast memory, of all
 # weights alike; numbers are a half or a quarter, beside the cache, scales, and partial sums of groups.
 MOST_READ = {"int8": 0.75, "int4": 0.5, "fp8": 0.75, "mxfp4": 0.5}
 
-pytestmark = [
-    pytest.mark.sweep,  # a minute of two cores
-    pytest.mark.xdist_group("aot"),
-    pytest.mark.timeout(COMPILING),
-]
+pytestmark = COMPILED_IN_THE_SWEEP
 
 
 @pytest.fixture(scope="module")
 def reports():
-    environment = {**os.environ, **ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    done = subprocess.run(
-        [sys.executable, SCRIPT],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=COMPILING,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return told_with_compiler(SCRIPT)[-1]
 
 
 @needs_libtpu

@@ -1,15 +1,10 @@
 """Step and whole generation of every strategy go through the real TPU compiler, in a process of its own."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from aot_process import COMPILING, needs_libtpu
+from aot_process import COMPILING, needs_libtpu, told_with_compiler
 from tpu_model_configs import CONFIGS
-
-from jaxmodels.tpu_configs.compiler import ENVIRONMENT
 
 SCRIPT = """
 import json, sys
@@ -58,12 +53,6 @@ for name, strategy in strategies.items():
 @pytest.mark.timeout(COMPILING)
 def test_the_tpu_compiler_takes_every_strategy():
     values = [{**CONFIGS["qwen3"], "num_hidden_layers": 2}, CONFIGS["llada"]]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(values)],
-        env={**os.environ, **ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"},
-        capture_output=True, text=True, timeout=COMPILING, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    found = told_with_compiler("-c", SCRIPT, json.dumps(values))
     assert len(found) == 2 * 14
     assert all(aliased > 0 and not transfers for _, _, aliased, transfers in found)

@@ -1,31 +1,19 @@
 """What the TPU compiler makes of the forms that accelerators get, in a process of its own."""
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from aot_process import needs_libtpu, run_with_compiler
 
 from benchmarks.tpu_programs import estimated_cycles
-from jaxmodels.tpu_configs.compiler import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="the TPU compiler is not installed (pip install 'jaxmodels[aot]')",
-)
 
 
 def compiled_in_subprocess(script, *arguments):
     """Runs a module or a script with the TPU compiler; its output."""
-    environment = {**os.environ, **ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    done = subprocess.run(
-        [sys.executable, *script, *map(str, arguments)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    done = run_with_compiler(*script, *arguments, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -1,17 +1,13 @@
 """A deep model's programs from those of few layers, against the programs of all its layers."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from aot_process import COMPILING, needs_libtpu
+from aot_process import COMPILING, needs_libtpu, told_with_compiler
 from published_configs import published
 from tpu_model_configs import CONFIGS
 
 import jaxmodels as jm
-from jaxmodels.tpu_configs.compiler import ENVIRONMENT
 from jaxmodels.tpu_configs.plan.compiled import depths, one_of_each
 
 
@@ -77,13 +73,7 @@ print(json.dumps([held, *([{**asdict(it), "all": it.device_bytes} for it in of] 
 @pytest.mark.timeout(COMPILING)
 def test_it_agrees_with_the_programs_of_all_layers_and_the_plan_with_both():
     values = {**CONFIGS["qwen3"], "num_hidden_layers": 4}
-    environment = {**os.environ, **ENVIRONMENT, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(values)],
-        env=environment, capture_output=True, text=True, timeout=COMPILING, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    held, few, full = json.loads(done.stdout.splitlines()[-1])
+    held, few, full = told_with_compiler("-c", SCRIPT, json.dumps(values))[-1]
     assert [it["program"] for it in few] == ["decode", "prefill"]
     for short, whole in zip(few, full, strict=True):
         # Of so small a model, what is kept on the chip makes megabytes of difference.
