@@ -121,46 +121,65 @@ def load(
         experts=check_expert_memory(experts),
     )
     directory = resolve(name_or_path, revision, allow_pickle=allow_pickle)
-    adapter_names = _names_of_adapters(adapter)
+    adapters = _names_of_adapters(adapter)
+    images = is_pipeline(directory)
     if holding.experts == "host":
-        _refuse_beside_host(holding, adapter_names, images=is_pipeline(directory))
-    if is_pipeline(directory):
-        if adapter_names or text_only:
-            raise ValueError(f"{directory} is an image model, which takes neither adapter nor text_only")
-        # Not at the top, here and below: models of text need nothing of it, and it doubles their start.
-        from jaxmodels.image_models.directories import load_images
-
-        def load_part(folder: Path) -> Model:
-            part = load(
-                folder, wanted, allow_pickle=allow_pickle, verify=verify, progress=progress, mesh=mesh,
-                rules=rules, quantize=quantize,
-            )  # fmt: skip
-            return as_language_model(part, folder)
-
-        return load_images(
-            directory, wanted, progress, allow_pickle=allow_pickle, verify=verify, load=load_part,
-            holding=holding,
+        _refuse_beside_host(holding, adapters, images=images)
+    if not images:
+        return _load_text(
+            directory, wanted, adapters, holding, allow_pickle=allow_pickle, text_only=text_only,
+            verify=verify, progress=progress,
         )  # fmt: skip
+    if adapters or text_only:
+        raise ValueError(f"{directory} is an image model, which takes neither adapter nor text_only")
+    # Not at the top: models of text need nothing of it, and it doubles their start.
+    from jaxmodels.image_models.directories import load_images
+
+    def load_part(folder: Path) -> Model:
+        part = load(
+            folder, wanted, allow_pickle=allow_pickle, verify=verify, progress=progress, mesh=mesh,
+            rules=rules, quantize=quantize,
+        )  # fmt: skip
+        return as_language_model(part, folder)
+
+    return load_images(
+        directory, wanted, progress, allow_pickle=allow_pickle, verify=verify, load=load_part,
+        holding=holding,
+    )  # fmt: skip
+
+
+def _load_text(
+    directory: Path,
+    dtype: np.dtype | None,
+    adapters: Sequence[str | Path],
+    holding: Holding,
+    *,
+    allow_pickle: bool,
+    text_only: bool,
+    verify: bool,
+    progress: huggingface.Progress | None,
+) -> Model:
+    """A language model with its adapters merged, held as `holding` says. See `load` for the arguments."""
 
     def open_all() -> tuple[_Opened, Verification]:
         verification = open_verification(directory) if verify else Verification(())
         verification.check_small()
         if orbax.is_orbax(directory):
             with verification.checking_large():
-                return _read_orbax(directory, wanted, text_only, progress, reading), Verification(())
-        return _open_hf(directory, wanted, allow_pickle, text_only, progress, reading), verification
+                return _read_orbax(directory, dtype, text_only, progress, reading), Verification(())
+        return _open_hf(directory, dtype, allow_pickle, text_only, progress, reading), verification
 
     with told_of(directory):
-        adapters = [read_adapter(one, allow_pickle=allow_pickle) for one in adapter_names]
+        merged = [read_adapter(one, allow_pickle=allow_pickle) for one in adapters]
         # Adapters are merged before weights are rounded.
-        reading = replace(holding, quantization=None) if adapters else holding
+        reading = replace(holding, quantization=None) if merged else holding
         gguf_file = gguf.find_gguf(directory)
         if gguf_file is not None:
-            opened, verification = _open_gguf(gguf_file, wanted, progress, reading), Verification(())
+            opened, verification = _open_gguf(gguf_file, dtype, progress, reading), Verification(())
         else:
             opened, verification = read_consistently(directory, open_all)
     with verification.checking_large():
-        model = _adapted(opened, adapters)
+        model = _adapted(opened, merged)
     model = replace(model, params=holding.params(model.decoder, model.params))
     placement = holding.placement
     return model if placement is None else model.on_mesh(placement.mesh, placement.rules)

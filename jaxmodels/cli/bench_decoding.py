@@ -1,12 +1,20 @@
 """`jaxmodels bench decoding`: every strategy that a model can be decoded by, in one contest."""
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jaxmodels.cli.common import DEFAULT_MODEL, MODEL_HELP, AsJson, DType, Revision, print_json, tell
+from jaxmodels.cli.common import (
+    DEFAULT_MODEL,
+    MODEL_HELP,
+    AsJson,
+    DType,
+    Revision,
+    check_plot,
+    print_json,
+    tell,
+)
 
 if TYPE_CHECKING:
     from jaxmodels import Model
@@ -43,8 +51,7 @@ def decoding(
     They take turns at the same prompts, one at a time. Beside the speed stand the tokens per call of the
     model, how many drafted tokens are accepted, and how near the text stays to that of sequential decoding.
     """
-    if plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib: pip install 'jaxmodels[plot]'")
+    check_plot(plot)
     import jaxmodels as jm
     from jaxmodels.decoding import Autoregressive, Greedy, Sample
     from jaxmodels.decoding_bench.contestants import contestants

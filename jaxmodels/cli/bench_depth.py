@@ -1,12 +1,20 @@
 """`jaxmodels bench depth`: what leaving and skipping blocks saves of a model's time, and what it costs."""
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jaxmodels.cli.common import DEFAULT_MODEL, MODEL_HELP, AsJson, DType, Revision, print_json, tell
+from jaxmodels.cli.common import (
+    DEFAULT_MODEL,
+    MODEL_HELP,
+    AsJson,
+    DType,
+    Revision,
+    check_plot,
+    print_json,
+    tell,
+)
 
 
 def depth(
@@ -43,8 +51,7 @@ def depth(
     are those of all blocks (with the model's own greedy answers given, and with held-out text given), and
     bits per byte of the held-out text. Sequential decoding with all blocks comes first.
     """
-    if plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib: pip install 'jaxmodels[plot]'")
+    check_plot(plot)
     import jaxmodels as jm
     from jaxmodels.decoding_bench.prompts import held_out_prompts, prompts_from
     from jaxmodels.depth_bench.contestants import KINDS, contestants

@@ -1,13 +1,21 @@
 """`jaxmodels bench parallel`: what decoding many tokens at once costs in right answers."""
 
-import importlib.util
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxmodels.cli.common import MODEL_HELP, AsJson, DType, Revision, print_json, tell, told_of_option
+from jaxmodels.cli.common import (
+    MODEL_HELP,
+    AsJson,
+    DType,
+    Revision,
+    check_plot,
+    print_json,
+    tell,
+    told_of_option,
+)
 
 if TYPE_CHECKING:
     from jaxmodels.parallel_bench.measure import Exam, Trial
@@ -56,8 +64,7 @@ def parallel(
     by = list(RULES) if rules == "all" else rules.split(",")
     with told_of_option("rules"):
         check_rules(by)
-    if plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib: pip install 'jaxmodels[plot]'")
+    check_plot(plot)
     exam = Exam(
         tasks=tuple(chosen), count=questions, length=items, temperature=temperature, canvas=canvas, seed=seed
     )

@@ -1,5 +1,6 @@
 """What several commands share: the default model, option types, finding a `config.json`, printing."""
 
+import importlib.util
 import json
 import os
 import stat
@@ -143,6 +144,12 @@ def told_of_option(name: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"--{name}: {error}") from error
+
+
+def check_plot(plot: Path | None) -> None:
+    """Raises ValueError where a plot is asked for and nothing is installed that draws it."""
+    if plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--plot needs matplotlib: pip install 'jaxmodels[plot]'")
 
 
 def tell(message: str) -> None:

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import KW_ONLY, asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,17 +12,7 @@ import typer
 from jaxmodels.cli.common import (
     DEFAULT_MODEL,
     MODEL_HELP,
-    Adapters,
-    AllowPickle,
     AsJson,
-    DType,
-    ExpertsIn,
-    OnMesh,
-    Quantize,
-    Revision,
-    TextOnly,
-    Verify,
-    mesh_of,
     print_json,
     read_file,
     read_text,
@@ -32,6 +21,7 @@ from jaxmodels.cli.common import (
 from jaxmodels.cli.options import with_groups
 from jaxmodels.cli.pictures import Pictures, check_given, steps_shown
 from jaxmodels.cli.programs import Programs
+from jaxmodels.cli.reading import Reading
 from jaxmodels.cli.sampling import Sampling
 from jaxmodels.cli.strategies import Asked, StrategyOptions
 
@@ -86,6 +76,44 @@ class Call:
         return self.model.prefill(self.prompt, self.max_new_tokens, layers=self.prefill_layers)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Printing:
+    """The options by which what was generated is printed, as given.
+
+    Raises:
+        ValueError: log-probabilities without the form that holds them.
+    """
+
+    stream: Annotated[
+        bool, typer.Option("--stream/--no-stream", help="Print text as it comes, or at the end.")
+    ] = True
+    as_json: AsJson = False
+    logprobs: Annotated[
+        int | None,
+        typer.Option(help="With --json: log-probabilities of the tokens and of this many alternatives."),
+    ] = None
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No timing line on standard error.")] = False
+
+    def __post_init__(self) -> None:
+        if self.logprobs is not None and not self.as_json:
+            raise ValueError("--logprobs needs --json, which prints them")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is printed before all is generated."""
+        return self.as_json or not self.stream
+
+    def result(self, call: Call, text: str, about: dict[str, Any]) -> str:
+        """Generates and prints, and gives the timing line's beginning."""
+        if self.as_json:
+            return _print_json(call, text, about)
+        return _print_stream(call) if self.stream else _print_whole(call)
+
+    def tell(self, timing: str) -> None:
+        if not self.quiet:
+            tell(timing)
+
+
 @with_groups
 def generate(
     *,
@@ -103,6 +131,8 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="Tokens at most.")] = 64,
     sampling: Sampling,
     strategy: StrategyOptions,
+    reading: Reading,
+    printing: Printing,
     pictures: Pictures,
     seed: Annotated[int, typer.Option(help="Of the random draws.")] = 0,
     stop: Annotated[
@@ -111,9 +141,6 @@ def generate(
     stop_string: Annotated[
         list[str] | None, typer.Option(help="End before this text, whatever its tokens. Repeatable.")
     ] = None,
-    dtype: Annotated[DType | None, typer.Option(help="Of the parameters.")] = None,
-    quantize: Quantize = None,
-    experts: ExpertsIn = "device",
     compiled: Annotated[
         Path | None,
         typer.Option(
@@ -127,21 +154,6 @@ def generate(
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a user's message in the chat format.")
     ] = False,
-    stream: Annotated[
-        bool, typer.Option("--stream/--no-stream", help="Print text as it comes, or at the end.")
-    ] = True,
-    as_json: AsJson = False,
-    logprobs: Annotated[
-        int | None,
-        typer.Option(help="With --json: log-probabilities of the tokens and of this many alternatives."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No timing line on standard error.")] = False,
-    adapter: Adapters = None,
-    allow_pickle: AllowPickle = False,
-    mesh: OnMesh = None,
-    text_only: TextOnly = False,
-    verify: Verify = True,
-    revision: Revision = None,
 ) -> None:
     """Continue a prompt, or draw pictures with an image model.
 
@@ -150,41 +162,21 @@ def generate(
     """
     if compiled is not None and prefill_layers is not None:
         raise ValueError("--prefill-layers: the programs of --compiled read prompts whole; leave one out")
-    if compiled is not None and experts != "device":
+    if compiled is not None and reading.experts != "device":
         raise ValueError("--experts: the programs of --compiled read them from the device; leave one out")
-    if logprobs is not None and not as_json:
-        raise ValueError("--logprobs needs --json, which prints them")
-    reading: dict[str, Any] = {
-        "dtype": dtype and dtype.value,
-        "allow_pickle": allow_pickle,
-        "verify": verify,
-    }
     if pictures.are_asked_for:
         check_given(context)
         if prompt is not None:
             pictures = replace(pictures, prompts=[*(pictures.prompts or ()), prompt])
-        load = _loader(**reading, mesh=mesh_of(mesh), quantize=quantize, experts=experts)
-        with steps_shown(quiet) as progress:
-            timing = _draw(load, model, revision, pictures, strategy.steps, seed, progress)
-        if not quiet:
-            tell(timing)
+        with steps_shown(printing.quiet) as progress:
+            printing.tell(_draw(reading, model, pictures, strategy.steps, seed, progress))
         return
     text = _read_prompt(prompt, file)
-    spread_out = mesh is not None or experts == "host"
-    programs = Programs(compiled, _words(context, text), whole=as_json or not stream, spread=spread_out)
+    programs = Programs(compiled, _words(context, text), whole=printing.is_whole, spread=reading.is_spread)
     programs.begin_reading(text)
     base = sampling.asked_for()  # before the weights are read: bad options fail at once
-    load = _loader(**reading)
     began = time.perf_counter()
-    spread = _spread(compiled, mesh)
-    loaded = load(
-        model, revision=revision, text_only=text_only, adapter=adapter or (), quantize=quantize,
-        experts=experts, **spread,
-    )  # fmt: skip
-    from jaxmodels.model import Model
-
-    if not isinstance(loaded, Model):
-        raise ValueError(f"{model!r} is an image model: say what to draw with --class and --grid or --strip")
+    loaded = _language_model(reading, model, compiled)
     base = base or sampling.over(loaded)
     loaded = programs.given_to(loaded)
     load_seconds = time.perf_counter() - began
@@ -194,7 +186,7 @@ def generate(
     call = Call(
         loaded,
         tokenizer,
-        strategy.build(replace(base, top_logprobs=logprobs), load, asked),
+        strategy.build(replace(base, top_logprobs=printing.logprobs), reading.beside(), asked),
         ids,
         max_new_tokens=max_new_tokens,
         stops=stop or [],
@@ -202,23 +194,19 @@ def generate(
         seed=seed,
         prefill_layers=prefill_layers,
     )
-    if as_json:
-        about = {"model": model, "dtype": str(loaded.config.dtype_of(loaded.params))}
-        timing = _print_json(call, text, about | {"load_seconds": load_seconds})
-    elif stream:
-        timing = _print_stream(call)
-    else:
-        timing = _print_whole(call)
+    about = {"model": model, "dtype": str(loaded.config.dtype_of(loaded.params))}
+    timing = printing.result(call, text, about | {"load_seconds": load_seconds})
     programs.note(loaded)
-    if not quiet:
-        tell(f"{timing}, compilation included; model loaded in {load_seconds:.2f} s")
+    printing.tell(f"{timing}, compilation included; model loaded in {load_seconds:.2f} s")
 
 
-def _loader(**reading: Any) -> Callable[..., Any]:
-    """`jaxmodels.load` with these arguments. Importing it takes half of a start that compiles nothing."""
-    from jaxmodels.io import load
+def _language_model(reading: Reading, name: str, compiled: Path | None) -> "Model":
+    loaded = reading.model(name, compiled)
+    from jaxmodels.model import Model
 
-    return partial(load, **reading)
+    if not isinstance(loaded, Model):
+        raise ValueError(f"{name!r} is an image model: say what to draw with --class and --grid or --strip")
+    return loaded
 
 
 def _words(context: typer.Context, text: str) -> str:
@@ -227,23 +215,9 @@ def _words(context: typer.Context, text: str) -> str:
     return f"{sorted(options.items())} {len(text.encode()).bit_length()}"
 
 
-def _spread(compiled: Path | None, mesh: str | None) -> dict[str, Any]:
-    """How the model is to be spread over devices: as asked for, or as compiled programs ask for."""
-    if compiled is None:
-        return {"mesh": mesh_of(mesh)}
-    if mesh is not None:
-        raise ValueError(
-            "--mesh: the programs of --compiled are for a mesh of their own; leave one of them out"
-        )
-    from jaxmodels.artefacts.compiled import spread_of
-
-    return spread_of(compiled)
-
-
 def _draw(
-    load: Callable[..., Any],
+    reading: Reading,
     name: str,
-    revision: str | None,
     pictures: Pictures,
     steps: int | None,
     seed: int,
@@ -253,7 +227,7 @@ def _draw(
     import jaxmodels as jm
 
     began = time.perf_counter()
-    loaded = load(name, revision=revision)
+    loaded = reading.model(name)
     seconds = time.perf_counter() - began
     if isinstance(loaded, jm.Model):
         raise ValueError(f"{name!r} is a language model: --class, --grid and --strip are of image models")

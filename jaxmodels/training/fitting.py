@@ -1,7 +1,7 @@
 """The fitting of one model to examples, in a directory of its own, resumable at any time."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int
 from rich.console import Console
 
-from jaxmodels.checks import number, whole
+from jaxmodels.checks import number, shown, whole
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.training.average import AveragedState, averaged
 from jaxmodels.training.checkpointing import TrainCheckpoints
@@ -59,6 +59,27 @@ class Fit:
         whole("Fit: batch_size", self.batch_size, low=1)
         if self.average is not None and number("Fit: average", self.average, low=0, high=1) == 1:
             raise ValueError("Fit: average must be below 1, or the first parameters are kept for ever")
+
+
+# What the fields of a `Fit` that JSON has as objects become, see `RecipeKind`.
+FIT_PARTS: Mapping[str, Mapping[str, type]] = {
+    "schedule": {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay},
+    "optimizer": {"adamw": AdamW, "muon": Muon},
+}
+
+
+def check_fitted_to_text(recipe: Any) -> None:
+    """Raises ValueError unless a recipe names files, and its seed and numbers of windows and steps are in range;
+    makes its lists of files tuples."""
+    name_of = type(recipe).__name__
+    for name in ("evaluation_windows", "log_every", "checkpoint_every"):
+        whole(f"{name_of}: {name}", getattr(recipe, name), low=1)
+    whole(f"{name_of}: seed", recipe.seed, high=2**63 - 1)
+    for name in ("train_files", "held_out_files"):
+        files = getattr(recipe, name)
+        if not isinstance(files, list | tuple) or not files:
+            raise ValueError(f"{name_of}: {name} must name files, got {shown(files)}")
+        object.__setattr__(recipe, name, tuple(files))
 
 
 @dataclass(frozen=True, kw_only=True)

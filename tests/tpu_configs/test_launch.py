@@ -133,7 +133,9 @@ def test_skypilot_is_given_a_task(started):
 
 def test_a_skypilot_task_is_one_to_skypilot():
     sky = pytest.importorskip("sky")
-    sky.Task.from_yaml_config(yaml.safe_load(files("skypilot", "v6e-8")["jaxmodels.yaml"]))
+    task = sky.Task.from_yaml_config(yaml.safe_load(files("skypilot", "v6e-8")["jaxmodels.yaml"]))
+    (resources,) = task.resources
+    assert task.name == "answers" and resources.accelerators == {"tpu-v6e-8": 1}
 
 
 RAY = """

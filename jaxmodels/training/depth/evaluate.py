@@ -49,17 +49,20 @@ def compare(
     Args:
         prompt: tokens that are read at once by `prompt_depth`, from 1 to the windows' less 2.
 
-    Raises ValueError where no text is left behind the prompt, or the policy is not for the model.
+    Raises ValueError where there is no text, none is left behind the prompt, or the policy is not for the
+    model.
     """
+    if not len(windows):
+        raise ValueError("compare: windows holds no text")
     if not 1 <= prompt <= windows.shape[1] - 2:
         raise ValueError(f"prompt must lie from 1 to {windows.shape[1] - 2} for these windows, got {prompt}")
-    batch_size = min(batch_size, len(windows))
+    batches = np.split(windows, range(batch_size, len(windows), batch_size))
     parts = [
         jax.device_get(_compare(params, policy, prompt_depth, jnp.asarray(some), model=model, prompt=prompt))
-        for some in np.split(windows, range(batch_size, len(windows), batch_size))
-        if len(some) == batch_size
+        for some in batches
     ]
-    return jax.tree.map(lambda *values: float(np.mean(values)), *parts)
+    sizes = [len(some) for some in batches]
+    return jax.tree.map(lambda *values: float(np.average(values, weights=sizes)), *parts)
 
 
 @partial(jax.jit, static_argnames=("model", "prompt"))

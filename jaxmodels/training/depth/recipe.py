@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jaxmodels.checks import shown, whole
+from jaxmodels.checks import whole
 from jaxmodels.training.depth.duo import DuoTraining
 from jaxmodels.training.depth.exits import CLASSIFIERS, ExitTraining
 from jaxmodels.training.depth.informed_routing import InformedRoutingTraining
@@ -12,8 +12,7 @@ from jaxmodels.training.depth.mind_skip import MindSkipTraining
 from jaxmodels.training.depth.objective import PolicyTraining
 from jaxmodels.training.depth.plan_search import PlanSearch
 from jaxmodels.training.depth.prompt_router import PromptRouterTraining
-from jaxmodels.training.fitting import Fit
-from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
+from jaxmodels.training.fitting import FIT_PARTS, Fit, check_fitted_to_text
 from jaxmodels.training.recipe_kind import RecipeKind
 
 POLICIES: Mapping[str, type] = {
@@ -60,14 +59,7 @@ class DepthRecipe:
     def __post_init__(self) -> None:
         whole("DepthRecipe: sequence_length", self.sequence_length, low=3)
         whole("DepthRecipe: prompt", self.prompt, low=1, high=self.sequence_length - 2)
-        for name in ("evaluation_windows", "log_every", "checkpoint_every"):
-            whole(f"DepthRecipe: {name}", getattr(self, name), low=1)
-        whole("DepthRecipe: seed", self.seed, high=2**63 - 1)
-        for name in ("train_files", "held_out_files"):
-            files = getattr(self, name)
-            if not isinstance(files, list | tuple) or not files:
-                raise ValueError(f"DepthRecipe: {name} must name files, got {shown(files)}")
-            object.__setattr__(self, name, tuple(files))
+        check_fitted_to_text(self)
 
 
 DEPTH_RECIPES = RecipeKind(
@@ -78,9 +70,6 @@ DEPTH_RECIPES = RecipeKind(
         DepthRecipe: {"depth_policy": POLICIES, "fit": Fit},
         ExitTraining: {"classifier": CLASSIFIERS},
         PromptRouterTraining: {"search": PlanSearch},
-        Fit: {
-            "schedule": {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay},
-            "optimizer": {"adamw": AdamW, "muon": Muon},
-        },
+        Fit: FIT_PARTS,
     },
 )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jaxmodels.checks import shown, whole
+from jaxmodels.checks import whole
 from jaxmodels.training.draft_heads.acceptance import AcceptanceTraining
 from jaxmodels.training.draft_heads.aurora import AuroraTraining
 from jaxmodels.training.draft_heads.dflash import DFlashTraining
@@ -12,8 +12,7 @@ from jaxmodels.training.draft_heads.medusa import MedusaTraining
 from jaxmodels.training.draft_heads.mtp import MTPTraining
 from jaxmodels.training.draft_heads.objective import HeadObjective
 from jaxmodels.training.draft_heads.peagle import PEagleTraining
-from jaxmodels.training.fitting import Fit
-from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
+from jaxmodels.training.fitting import FIT_PARTS, Fit, check_fitted_to_text
 from jaxmodels.training.recipe_kind import RecipeKind
 
 OBJECTIVES: Mapping[str, type] = {
@@ -61,14 +60,7 @@ class DraftHeadRecipe:
 
     def __post_init__(self) -> None:
         whole("DraftHeadRecipe: sequence_length", self.sequence_length, low=2)
-        for name in ("evaluation_windows", "log_every", "checkpoint_every"):
-            whole(f"DraftHeadRecipe: {name}", getattr(self, name), low=1)
-        whole("DraftHeadRecipe: seed", self.seed, high=2**63 - 1)
-        for name in ("train_files", "held_out_files"):
-            files = getattr(self, name)
-            if not isinstance(files, list | tuple) or not files:
-                raise ValueError(f"DraftHeadRecipe: {name} must name files, got {shown(files)}")
-            object.__setattr__(self, name, tuple(files))
+        check_fitted_to_text(self)
 
     @property
     def option(self) -> str:
@@ -83,9 +75,6 @@ DRAFT_HEAD_RECIPES = RecipeKind(
     parts={
         DraftHeadRecipe: {"head": OBJECTIVES, "fit": Fit},
         AuroraTraining: {"of": {name: OBJECTIVES[name] for name in ("eagle3", "medusa", "mtp")}},
-        Fit: {
-            "schedule": {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay},
-            "optimizer": {"adamw": AdamW, "muon": Muon},
-        },
+        Fit: FIT_PARTS,
     },
 )
