@@ -69,8 +69,8 @@ FIT_PARTS: Mapping[str, Mapping[str, type]] = {
 
 
 def check_fitted_to_text(recipe: Any) -> None:
-    """Raises ValueError unless a recipe names files, and its seed and numbers of windows and steps are in range;
-    makes its lists of files tuples."""
+    """Raises ValueError unless a recipe names files, and its seed and numbers of windows and steps are in
+    range; makes its lists of files tuples."""
     name_of = type(recipe).__name__
     for name in ("evaluation_windows", "log_every", "checkpoint_every"):
         whole(f"{name_of}: {name}", getattr(recipe, name), low=1)
