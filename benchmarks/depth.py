@@ -53,8 +53,9 @@ METHOD = (
     "tiny-qwen3-exits, 12 blocks, float32, greedy, batch 1, {count} held-out sources of {prompt} tokens "
     "continued by {new}, medians of {rounds} turns. Speed is over decoding with all blocks. Agreement: next "
     "tokens that are the model's, with its own answers given and with held-out text given, in {told} texts; "
-    "the accuracy lost and bits per byte are of the held-out text. Thresholds were chosen on these texts. Blocks "
-    "of what is filled in parallel are those read before a token is said; later the others read it too."
+    "the accuracy lost and bits per byte are of the held-out text. Thresholds were chosen on these texts. "
+    "Blocks of what is filled in parallel are those read before a token is said; later the others read it "
+    "too."
 )
 Field = Sequence[Contestant]
 
