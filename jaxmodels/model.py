@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +42,15 @@ from jaxmodels.layers.quantized.quantization import (
 )
 from jaxmodels.layers.spec import Params, check_params
 from jaxmodels.models.decoder import Decoder
-from jaxmodels.models.draft_heads.mtp import MTPHead
 from jaxmodels.models.language_model import BlockStack, LanguageModel
 from jaxmodels.recommended import recommended
 from jaxmodels.tpu_configs.mesh import each_in_use, in_use
 from jaxmodels.tpu_configs.repeated_heads import unrepeated_params
 from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
 from jaxmodels.tpu_configs.shardings import Placement
+
+if TYPE_CHECKING:
+    from jaxmodels.models.draft_heads.mtp import MTPHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +168,7 @@ class Model:
         return None if self.mesh is None else Placement(mesh=self.mesh, rules=self.rules)
 
     @functools.cached_property
-    def mtp(self) -> tuple[MTPHead, Params]:
+    def mtp(self) -> "tuple[MTPHead, Params]":
         """The modules for multi-token prediction that the checkpoint holds beside the model, with their
         parameters in the model's dtype. They are read at the first use.
 
@@ -449,7 +451,10 @@ class Model:
         if strategy is None:
             strategy = default_strategy(self.config, check_sizes(max_new_tokens, 0, None)[0])
         strategy = check_strategy(strategy)
-        if isinstance(strategy, Autoregressive):  # which has no draft, and starts without what drafts
+        # The others start without what drafts.
+        if isinstance(strategy, Autoregressive) or not (
+            hasattr(strategy, "draft") or hasattr(strategy, "depth")
+        ):
             return strategy
         from jaxmodels.drafts import with_draft, with_modules
 

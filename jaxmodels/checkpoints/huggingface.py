@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from jaxmodels.checkpoints.draft_heads.forms import check_is_no_head
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.extra import as_stored
 from jaxmodels.checkpoints.files import read_json_object
@@ -73,8 +74,6 @@ def read_values(directory: Path, *, text_only: bool = False) -> dict[str, Any]:
         CheckpointError: the file is missing or no JSON object, describes a draft head, the weights are stored
             in an unknown way, or the language model that it holds is of no known family.
     """
-    from jaxmodels.checkpoints.draft_heads.io import check_is_no_head  # which reads and writes by this module
-
     check_readable(directory)
     file = directory / CONFIG_FILE
     contents = read_json_object(file)

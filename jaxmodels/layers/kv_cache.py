@@ -1,6 +1,6 @@
 """A cache whose slots carry their positions: what every layer does that keeps something per token.
 
-A state is a `flax.struct` dataclass with `positions`, i32[B, T], where -1 marks an empty slot, and buffers
+A state is a `struct.dataclass` with `positions`, i32[B, T], where -1 marks an empty slot, and buffers
 laid out ``[B, K, T, ...]``. A window's candidates are written behind the committed slots; `commit_window`
 makes them history by tagging them with their positions. Who sees whom follows from tags, not from slot order.
 """
@@ -11,10 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxmodels import struct
 from jaxmodels.checks import is_traced
 from jaxmodels.layers.attend import Allowed, KeyRange
 from jaxmodels.layers.masks import Places, in_layer

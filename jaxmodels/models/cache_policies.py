@@ -4,14 +4,13 @@ depend on."""
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxmodels.layers.attention import Attention
-from jaxmodels.layers.cache.d2o import D2O, D2OState, layer_budgets
 from jaxmodels.layers.cache.policy import CachePolicy
 from jaxmodels.layers.gated_delta_mixer import GatedDeltaMixer
 from jaxmodels.layers.spec import Params
@@ -22,6 +21,9 @@ from jaxmodels.layers.window import Mixer
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.language_model import BlockStack
 from jaxmodels.models.scored import NOWHERE
+
+if TYPE_CHECKING:
+    from jaxmodels.layers.cache.d2o import D2O
 
 
 def attention_layers(config: Decoder) -> tuple[int, ...]:
@@ -120,6 +122,8 @@ def attention_variances(config: Decoder, params: Params, tokens: Int[Array, "B S
     The variance, over the tokens, of the attention that each has been given in all, by key head, scaled to
     [0, 1] between the layer's heads, then their mean. D2O's released code has it by query head.
     """
+    from jaxmodels.layers.cache.d2o import D2O, D2OState  # which few models have
+
     size = tokens.shape[1]
     probe = with_cache_policy(config, D2O(budget=size + 1, recent=1, sinks=1, longest_peek=size))
     cache = probe.init_cache(tokens.shape[0], size)
@@ -131,7 +135,7 @@ def attention_variances(config: Decoder, params: Params, tokens: Int[Array, "B S
 
 
 def d2o_by_layer(
-    config: Decoder, params: Params, tokens: Int[Array, "B S"], policy: D2O, dense: int = 2
+    config: Decoder, params: Params, tokens: Int[Array, "B S"], policy: "D2O", dense: int = 2
 ) -> Decoder:
     """`config` with D2O in its attention layers, ``policy.budget`` tokens per layer in the mean.
 
@@ -141,6 +145,8 @@ def d2o_by_layer(
 
     Raises ValueError where no layer is left over.
     """
+    from jaxmodels.layers.cache.d2o import layer_budgets
+
     layers = attention_layers(config)
     chosen = range(dense, len(layers) - 1)
     if not chosen:

@@ -4,10 +4,10 @@ Numbers in ``target_layer_ids`` are those of the target's layers, from 0 on. Eve
 stand beside it as well, as in older files. DSpark heads in this form have their keys in the section too.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.checkpoints.draft_heads import dflash_parts
+from jaxmodels.checkpoints.draft_heads.forms import DFLASH, DFLASH_SECTION
 from jaxmodels.checkpoints.draft_heads.layout import (
     Layout,
     Stored,
@@ -22,8 +22,7 @@ from jaxmodels.models.draft_heads.slot_choice import CandidateSelector
 from jaxmodels.models.family import Table
 from jaxmodels.models.hf_config import ConfigReader
 
-NAME, SECTION = "dflash", "dflash_config"
-ARCHITECTURES = ("DFlashDraftModel", "DFlash2DraftModel")
+NAME = "dflash"
 DEFAULT_BLOCK = 16
 # Keys that decide what a head is made of.
 SELECTOR_KEY, MARKOV_KEY = "selector_rank", "markov_rank"
@@ -37,15 +36,11 @@ TABLE: Table[DFlash] = Table(
 )
 
 
-def claims(values: Mapping[str, Any]) -> bool:
-    return SECTION in values or bool(set(ARCHITECTURES) & set(values.get("architectures") or ()))
-
-
 def read(stored: Stored) -> DFlashDrafter:
     outer = stored.reader("a DFlash head")
-    section = outer.take_or(SECTION, dict, {})
+    section = outer.take_or(DFLASH_SECTION, dict, {})
     # What the section does not say is said beside it.
-    beside = {key: value for key, value in stored.values.items() if key != SECTION}
+    beside = {key: value for key, value in stored.values.items() if key != DFLASH_SECTION}
     reader = ConfigReader(beside | section, outer.name)
     blocks = dflash_parts.read_blocks(reader, causal=reader.optional("is_causal", bool))
     vocabulary, width = reader.positive("vocab_size"), reader.positive("hidden_size")
@@ -88,14 +83,14 @@ def write(drafter: DFlashDrafter) -> Written:
     head = drafter.head
     causal = dflash_parts.causal_of(head)
     values = {
-        "architectures": [ARCHITECTURES[isinstance(head.choice, CandidateSelector)]],
+        "architectures": [DFLASH[isinstance(head.choice, CandidateSelector)]],
         "model_type": "qwen3",
         **dflash_parts.write_blocks(head),
         **({} if causal is None else {"is_causal": causal}),
         "vocab_size": head.target_vocab_size,
         "block_size": head.block_size,
         **({} if head.target_depth is None else {"num_target_layers": head.target_depth}),
-        SECTION: {
+        DFLASH_SECTION: {
             "mask_token_id": head.mask_token,
             "target_layer_ids": list(head.target_layers),
             "block_size": head.block_size,
@@ -118,4 +113,4 @@ def _written_scales(head: DFlash) -> dict[str, Any]:
     return {key: value for key, (value, default) in scales.items() if value != default}
 
 
-LAYOUT = Layout(name=NAME, claims=claims, read=read, write=write)
+LAYOUT = Layout(name=NAME, read=read, write=write)

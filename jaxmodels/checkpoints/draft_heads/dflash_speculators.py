@@ -5,10 +5,10 @@
 sliding window are causal inside a block unless ``sliding_window_non_causal`` is set.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxmodels.checkpoints.draft_heads import dflash_parts, eagle3
+from jaxmodels.checkpoints.draft_heads.forms import SPECULATORS_DFLASH, SPECULATORS_TYPE
 from jaxmodels.checkpoints.draft_heads.layout import (
     Layout,
     Stored,
@@ -24,8 +24,7 @@ from jaxmodels.models.draft_heads.slot_choice import CandidateSelector
 from jaxmodels.models.family import Table, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
-NAME, TYPE, LAYERS_KEY = "speculators_dflash", "speculators_model_type", "aux_hidden_state_layer_ids"
-ARCHITECTURES = {"dflash": "DFlashDraftModel", "dflash2": "DFlash2DraftModel", "dspark": "DSparkDraftModel"}
+NAME, LAYERS_KEY = "speculators_dflash", "aux_hidden_state_layer_ids"
 HEAD = "lm_head.weight"
 
 TABLE: Table[DFlash] = Table(
@@ -50,14 +49,10 @@ TABLE: Table[DFlash] = Table(
 )
 
 
-def claims(values: Mapping[str, Any]) -> bool:
-    return values.get(TYPE) in ARCHITECTURES
-
-
 def read(stored: Stored) -> DFlashDrafter:
-    kind = stored.values[TYPE]
+    kind = stored.values[SPECULATORS_TYPE]
     reader = stored.reader(f"a speculators {kind} head")
-    reader.consume(TYPE)
+    reader.consume(SPECULATORS_TYPE)
     layer = ConfigReader(reader.take(SECTION, dict), f"{reader.name}: {SECTION}")
     non_causal = reader.flag("sliding_window_non_causal", kind == "dflash2")
     blocks = dflash_parts.read_blocks(layer, causal=False if non_causal else None)
@@ -107,8 +102,8 @@ def write(drafter: DFlashDrafter) -> Written:
             "of embeddings and logits; the layout 'dflash' has"
         )
     values = {
-        "architectures": [ARCHITECTURES[kind]],
-        TYPE: kind,
+        "architectures": [SPECULATORS_DFLASH[kind]],
+        SPECULATORS_TYPE: kind,
         SECTION: {
             "model_type": "qwen3",
             **dflash_parts.write_blocks(head),
@@ -145,4 +140,4 @@ def _kind_of(head: DFlash) -> str:
     return "dflash" if head.choice is None and head.confidence is None else "dspark"
 
 
-LAYOUT = Layout(name=NAME, claims=claims, read=read, write=write)
+LAYOUT = Layout(name=NAME, read=read, write=write)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from jaxmodels.checkpoints.draft_heads import dflash_parts
+from jaxmodels.checkpoints.draft_heads.forms import TRANSFORMERS_DFLASH_TYPE
 from jaxmodels.checkpoints.draft_heads.layout import (
     Layout,
     Stored,
@@ -25,7 +26,7 @@ from jaxmodels.models.family import Table
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 from jaxmodels.models.readers import dense
 
-NAME, MODEL_TYPE = "transformers_dflash", "muse_glimmer_assistant"
+NAME = "transformers_dflash"
 # What the configuration class has where a key is absent.
 DEFAULTS: Mapping[str, Any] = {
     "hidden_size": 6656,
@@ -49,10 +50,6 @@ TABLE: Table[DFlash] = Table(
         replace(row, theirs=RENAMED.get(row.theirs, row.theirs)) for row in dflash_parts.BLOCK_WEIGHTS
     ),
 )
-
-
-def claims(values: Mapping[str, Any]) -> bool:
-    return values.get("model_type") == MODEL_TYPE
 
 
 def read(stored: Stored) -> DFlashDrafter:
@@ -101,7 +98,7 @@ def write(drafter: DFlashDrafter) -> Written:
     blocks = dflash_parts.write_blocks(head, also=1)
     values = {
         "architectures": ["MuseGlimmerAssistantModel"],
-        "model_type": MODEL_TYPE,
+        "model_type": TRANSFORMERS_DFLASH_TYPE,
         **{
             key: value for key, value in blocks.items() if key not in ("use_sliding_window", "attention_bias")
         },
@@ -114,4 +111,4 @@ def write(drafter: DFlashDrafter) -> Written:
     return Written(values=values, tensors=write_head_params(TABLE, head, drafter.params))
 
 
-LAYOUT = Layout(name=NAME, claims=claims, read=read, write=write)
+LAYOUT = Layout(name=NAME, read=read, write=write)

@@ -5,11 +5,11 @@ follows from how many there are: those in front of layers 2, L // 2 and L - 3. S
 as ``eagle_config``, as the numbers of the layers whose output they are.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from jaxmodels.checkpoints.draft_heads import eagle3
+from jaxmodels.checkpoints.draft_heads.forms import EAGLE3
 from jaxmodels.checkpoints.draft_heads.layout import (
     Layout,
     Stored,
@@ -25,7 +25,6 @@ from jaxmodels.models.family import Table
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
 NAME = "eagle3"
-ARCHITECTURES = ("LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM")
 LAYERS_KEY = "eagle_aux_hidden_state_layer_ids"
 # Keys of the target's, or of serving.
 INERT = ("max_window_layers", "max_position_embeddings", "tie_word_embeddings", "use_aux_hidden_state")
@@ -37,13 +36,6 @@ TABLE: Table[Eagle3] = Table(
     ),
     unused=(eagle3.OFFSETS, eagle3.KNOWN),
 )
-
-
-def claims(values: Mapping[str, Any]) -> bool:
-    names = values.get("architectures") or ()
-    # The authors' own files name the class of a plain Llama, and have this key beside its own.
-    is_named = isinstance(names, list) and any(name in ARCHITECTURES for name in names)
-    return is_named or "draft_vocab_size" in values
 
 
 def default_layers(layers: int) -> tuple[int, ...]:
@@ -101,7 +93,7 @@ def write(drafter: FeatureDrafter) -> Written:
         raise ConfigError(f"layout {NAME!r}: it cannot express this head, {names} would be lost")
     values = {
         **eagle3.write_blocks(head),
-        "architectures": [ARCHITECTURES[0]],
+        "architectures": [EAGLE3[0]],
         "vocab_size": head.target_vocab_size,
         "draft_vocab_size": head.vocab_size,
         "target_hidden_size": head.target_width,
@@ -116,4 +108,4 @@ def write(drafter: FeatureDrafter) -> Written:
     return Written(values=values, tensors=tensors)
 
 
-LAYOUT = Layout(name=NAME, claims=claims, read=read, write=write)
+LAYOUT = Layout(name=NAME, read=read, write=write)

@@ -19,6 +19,7 @@ from jaxmodels.checkpoints.draft_heads import (
     mtp,
     speculators,
 )
+from jaxmodels.checkpoints.draft_heads.forms import form_of
 from jaxmodels.checkpoints.draft_heads.layout import Layout, Stored
 from jaxmodels.checkpoints.errors import CheckpointError, told_of
 from jaxmodels.checkpoints.files import mode_of, read_json_object
@@ -30,7 +31,6 @@ from jaxmodels.decoding.drafters.drafter import Drafter
 from jaxmodels.models.hf_config import ConfigError
 from jaxmodels.models.language_model import LanguageModel
 
-# In this order a configuration is offered to them.
 LAYOUTS: tuple[Layout, ...] = (
     speculators.LAYOUT,
     dflash_speculators.LAYOUT,
@@ -137,22 +137,13 @@ def is_drafter(name_or_path: str | Path, revision: str | None = None) -> bool:
     if directory.is_file() or not mode_of(file):  # a GGUF file, or a pipeline
         return False
     values = read_json_object(file)
-    return any(layout.claims(values) for layout in LAYOUTS)
-
-
-def check_is_no_head(values: Mapping[str, Any], file: Path) -> None:
-    """Raises CheckpointError where the contents of a ``config.json`` are those of a draft head."""
-    layout = next((layout for layout in LAYOUTS if layout.claims(values)), None)
-    if layout is not None:
-        raise CheckpointError(
-            f"{file} describes a draft head ({layout.name}), which drafts for a model and is none: give it "
-            "as --draft or Speculative(draft=...); jaxmodels.load_drafter reads it"
-        )
+    return form_of(values) is not None
 
 
 def _layout_of(values: Mapping[str, Any], file: Path) -> Layout:
+    name = form_of(values)
     for layout in LAYOUTS:
-        if layout.claims(values):
+        if layout.name == name:
             return layout
     named = {key: values.get(key) for key in ("architectures", "speculators_model_type", "model_type")}
     raise CheckpointError(

@@ -74,15 +74,13 @@ class Layout:
     """One published form of draft heads.
 
     Attributes:
-        name: its heads have this as their `layout`.
-        claims: whether a ``config.json`` is of this form.
+        name: its heads have this as their `layout`; see `forms` for how its files are known.
         read: the drafter of a directory. Raises CheckpointError, ConfigError or ValueError.
         write: the form of a drafter whose head has this layout.
         open: its tensors, where they lie in files of other names.
     """
 
     name: str
-    claims: Callable[[Mapping[str, Any]], bool]
     read: Callable[[Stored], Any]
     write: Callable[[Any], Written]
     open: Opening = open_checkpoint

@@ -184,14 +184,12 @@ def write_vllm(drafter: MedusaDrafter) -> Written:
 
 LAYOUT = Layout(
     name=ORIGINAL,
-    claims=lambda values: "medusa_num_heads" in values,
     read=read_original,
     write=write_original,
     open=open_original,
 )
 VLLM_LAYOUT = Layout(
     name=VLLM,
-    claims=lambda values: values.get("model_type") == "medusa",
     read=read_vllm,
     write=write_vllm,
 )

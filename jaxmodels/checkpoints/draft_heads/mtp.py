@@ -30,7 +30,6 @@ from jaxmodels.models.families import config_to_hf, read_hf_config
 from jaxmodels.models.hf_config import ConfigError
 
 NAME = "mtp"
-ARCHITECTURES = {layout.architecture for layout in LAYOUTS.values()}
 
 
 def announced_head(config: Decoder, values: Mapping[str, Any]) -> MTPHead | None:
@@ -101,11 +100,6 @@ def _head_of(config: Decoder, values: Mapping[str, Any]) -> tuple[MTPLayout, MTP
     return layout, head
 
 
-def claims(values: Mapping[str, Any]) -> bool:
-    names = values.get("architectures") or ()
-    return isinstance(names, list) and any(name in ARCHITECTURES for name in names)
-
-
 def read(stored: Stored) -> MTP:
     config, _ = read_hf_config(stored.values)
     layout, head = _head_of(config, stored.values)
@@ -142,4 +136,4 @@ def write(drafter: MTP) -> Written:
     return Written(values=values, tensors=write_head_params(layout.table(config, head), head, params))
 
 
-LAYOUT = Layout(name=NAME, claims=claims, read=read, write=write)
+LAYOUT = Layout(name=NAME, read=read, write=write)

@@ -6,12 +6,12 @@ i - 1. ``verifier_norm`` and ``verifier_lm_head``, which older files hold, are t
 have ``mask_token_id`` and the tensor ``mask_hidden`` beside these.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from jaxmodels.checkpoints.draft_heads import eagle3
 from jaxmodels.checkpoints.draft_heads.eagle3_original import default_layers
+from jaxmodels.checkpoints.draft_heads.forms import SPECULATORS, SPECULATORS_TYPE
 from jaxmodels.checkpoints.draft_heads.layout import (
     Layout,
     Stored,
@@ -29,8 +29,7 @@ from jaxmodels.models.draft_heads.eagle3 import Eagle3
 from jaxmodels.models.family import Table, Weight
 from jaxmodels.models.hf_config import ConfigError, ConfigReader
 
-NAME, TYPE = "speculators", "speculators_model_type"
-ARCHITECTURES = {"eagle3": "Eagle3DraftModel", "peagle": "PEagleDraftModel"}
+NAME = "speculators"
 LAYERS_KEY = "eagle_aux_hidden_state_layer_ids"
 SECTION = "transformer_layer_config"
 # Of training and provenance; what the sections say beside the layers is the target's.
@@ -48,14 +47,10 @@ TABLE: Table[Eagle3] = Table(
 )
 
 
-def claims(values: Mapping[str, Any]) -> bool:
-    return values.get(TYPE) in ARCHITECTURES
-
-
 def read(stored: Stored) -> FeatureDrafter | PEagleDrafter:
-    kind = stored.values[TYPE]
+    kind = stored.values[SPECULATORS_TYPE]
     reader = stored.reader(f"a speculators {kind} head")
-    reader.consume(TYPE)
+    reader.consume(SPECULATORS_TYPE)
     layer = ConfigReader(reader.take(SECTION, dict), f"{reader.name}: {SECTION}")
     size = read_size(reader)
     head = _read_head(reader, layer, stored)
@@ -126,8 +121,8 @@ def write(drafter: FeatureDrafter | PEagleDrafter) -> Written:
     head: Any = drafter.head
     kind = "eagle3" if head.mask_token is None else "peagle"
     values = {
-        "architectures": [ARCHITECTURES[kind]],
-        TYPE: kind,
+        "architectures": [SPECULATORS[kind]],
+        SPECULATORS_TYPE: kind,
         SECTION: {
             **eagle3.write_blocks(head),
             "vocab_size": head.target_vocab_size,
@@ -155,4 +150,4 @@ def write(drafter: FeatureDrafter | PEagleDrafter) -> Written:
     return Written(values=values, tensors=tensors)
 
 
-LAYOUT = Layout(name=NAME, claims=claims, read=read, write=write)
+LAYOUT = Layout(name=NAME, read=read, write=write)

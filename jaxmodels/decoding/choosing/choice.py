@@ -3,8 +3,9 @@
 from typing import Protocol
 
 import jax
-from flax import struct
 from jaxtyping import Array, Bool, Int
+
+from jaxmodels import struct
 
 
 @struct.dataclass

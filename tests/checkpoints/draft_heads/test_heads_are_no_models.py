@@ -5,10 +5,13 @@ import shutil
 import pytest
 
 import jaxmodels as jm
+from jaxmodels.checkpoints.draft_heads import forms
+from jaxmodels.checkpoints.draft_heads.io import LAYOUTS
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.hub import list_bundled_drafters, resolve
 from jaxmodels.checkpoints.huggingface import read_config
 from jaxmodels.decoding import RoutedDrafts, Speculative
+from jaxmodels.models.draft_heads import mtp_layouts
 
 
 @pytest.mark.parametrize("name", list_bundled_drafters())
@@ -16,6 +19,22 @@ def test_a_head_is_no_model(name):
     for read in (jm.load, lambda name: read_config(resolve(name))):
         with pytest.raises(CheckpointError, match=r"describes a draft head \(.*give it as --draft"):
             read(name)
+
+
+def test_every_form_that_is_read_is_known_by_its_configuration():
+    known = [
+        {"speculators_model_type": "eagle3"},
+        {"speculators_model_type": "dflash"},
+        {"model_type": "muse_glimmer_assistant"},
+        {"dflash_config": {}},
+        {"draft_vocab_size": 8},
+        {"medusa_num_heads": 2},
+        {"model_type": "medusa"},
+    ]
+    modules = {layout.architecture for layout in mtp_layouts.LAYOUTS.values()}
+    assert [forms.form_of(values) for values in known] == [layout.name for layout in LAYOUTS[:-1]]
+    assert {forms.form_of({"architectures": [name]}) for name in modules} == {LAYOUTS[-1].name}
+    assert forms.form_of({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}) is None
 
 
 @pytest.mark.sweep
