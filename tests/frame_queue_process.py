@@ -30,6 +30,7 @@ CONFIG = decoder(*[attention()] * 4)
 BLOCK = CONFIG.blocks[0]
 QUEUE = FrameQueue(sampler=FlowEuler(), steps=4, context=1)
 BLOCKS, FRAMES, PATCHES = 5, 2, 3
+SHAPE = (BLOCKS, FRAMES, PATCHES, CONFIG.d_model)
 COLLECTIVE = re.compile(r"(all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter)(-start)?\(")
 
 
@@ -101,18 +102,19 @@ if __name__ == "__main__":
     layers = jax.tree.map(lambda *a: jnp.stack(a), *(blocks[str(i)] for i in range(4)))
     rng = np.random.default_rng(0)
     ends = {"time": jnp.float32(rng.standard_normal(CONFIG.d_model))}
-    noise = jnp.float32(rng.standard_normal((BLOCKS, 1, FRAMES, PATCHES, CONFIG.d_model)))
+    keys = jax.random.split(jax.random.key(0), 1)
+    noise = QUEUE.noise(keys, SHAPE)
     expected = block_by_block(layers, ends, noise)
 
-    def run(layers, ends, noise):
-        return QUEUE.run(ToyVideo(), layers, ends, noise)
+    def run(layers, ends, keys):
+        return QUEUE.run(ToyVideo(), layers, ends, QUEUE.noise(keys, SHAPE))
 
-    alone = run(layers, ends, noise)
+    alone = run(layers, ends, keys)
     axes = ("data", "fsdp", "sequence", "expert", "tensor")
     mesh = jax.make_mesh((1, 1, 4, 1, 1), axes, axis_types=(AxisType.Auto,) * len(axes))
     with jax.set_mesh(mesh):
-        program = jax.jit(run).lower(layers, ends, noise).compile()
-        shared = program(layers, ends, noise)
+        program = jax.jit(run).lower(layers, ends, keys).compile()
+        shared = program(layers, ends, keys)
         text = program.as_text()
         short = refusal(lambda: replace(QUEUE, steps=3).run(ToyVideo(), layers, ends, noise))
     sent = Counter(m[1] for line in text.splitlines() if (m := COLLECTIVE.search(line)))

@@ -20,7 +20,8 @@ Source: DualParal (https://arxiv.org/abs/2505.21070) and its code for Wan. Infer
 - All blocks are equally long; in the code the first has more frames, in the place of those before it.
 - In the code a block takes its step as soon as its prediction happens to arrive, here always just before the
   device begins another block.
-- Noise is the caller's. In the paper all blocks begin with frames of the same noise in another order.
+- Noise is the caller's: `FrameQueue.noise` gives what the paper begins with, in which the first block has as
+  many frames as the others.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from jaxmodels import struct
 from jaxmodels.checks import whole
@@ -109,7 +110,7 @@ class FrameQueue:
             model: what predicts.
             layers: the parameters of its layers, stacked.
             ends: all others.
-            noise: what each block begins with, of unit variance.
+            noise: what each block begins with, of unit variance, as `noise` gives it.
 
         Raises:
             ValueError: see `FrameQueue`.
@@ -119,10 +120,46 @@ class FrameQueue:
         done: Array = whole_video(self, layers, ends, noise, model=model, devices=devices)
         return done
 
-    def _check(self, layers: Params, noise: Array, devices: int) -> None:
-        frames, count = noise.shape[2], jax.tree.leaves(layers)[0].shape[0]
+    def noise(self, keys: Key[Array, "B"], shape: tuple[int, int, int, int]) -> Float[Array, "K B F N C"]:
+        """Noise for `run` that blocks share, so that a long video stays of one piece.
+
+        A video draws `context` + F frames of noise, whatever its length. A block begins with those F of them,
+        in an order of its own, that the last `context` frames of the block in front did not begin with: of
+        what a block is shown in front of its own frames and among them no two frames have the same noise.
+
+        Args:
+            keys: one for each video, on which alone its noise depends.
+            shape: blocks, frames of each, patches of a frame, channels of a patch.
+
+        Raises:
+            ValueError: `shape` holds other than whole numbers, or blocks shorter than `context`.
+        """
+        names = ("blocks", "frames", "patches", "channels")
+        blocks, frames, *frame = (
+            whole(f"FrameQueue.noise: {name}", size, low=1) for name, size in zip(names, shape, strict=True)
+        )
+        self._check_length(frames)
+
+        def of_video(key: Key[Array, ""]) -> Float[Array, "K F N C"]:
+            pool = jax.random.normal(jax.random.fold_in(key, 0), (self.context + frames, *frame))
+
+            def follow(order: Array, number: Array) -> tuple[Array, Array]:
+                others, last = order[:frames], order[frames:]
+                chosen = jax.random.permutation(jax.random.fold_in(key, number), others)
+                return jnp.concatenate([last, chosen]), chosen
+
+            _, chosen = lax.scan(follow, jnp.arange(len(pool)), 1 + jnp.arange(blocks))
+            return pool[chosen]
+
+        return jax.vmap(of_video, out_axes=1)(keys)
+
+    def _check_length(self, frames: int) -> None:
         if frames < self.context:
             raise ValueError(f"noise: blocks have {frames} frames, but context={self.context} are shown")
+
+    def _check(self, layers: Params, noise: Array, devices: int) -> None:
+        count = jax.tree.leaves(layers)[0].shape[0]
+        self._check_length(noise.shape[2])
         if self.steps < devices or count % devices:
             raise ValueError(
                 f"{devices} devices share a queue of at least as many steps and layers that they divide, got "
