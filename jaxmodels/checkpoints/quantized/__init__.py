@@ -1,23 +1,16 @@
 """Checkpoints whose weights are stored in few bits, read as if they had never been quantised.
 
-`config.json` says by which method (`METHODS`, one file each); which weights are quantised shows in the
+`config.json` says by which method (`methods.py`, one file each); which weights are quantised shows in the
 tensors. A weight is decoded when it is read, to the dtype that `config.json` gives the model. Models whose
 weights are held in few bits are written by `writing`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from jaxmodels.checkpoints.files import read_json_object
-from jaxmodels.checkpoints.quantized.awq import read_awq
-from jaxmodels.checkpoints.quantized.bitsandbytes import read_bitsandbytes
-from jaxmodels.checkpoints.quantized.compressed_tensors import read_compressed_tensors
 from jaxmodels.checkpoints.quantized.format import Format, InputsFirst, decoded
-from jaxmodels.checkpoints.quantized.gptq import read_gptq
-from jaxmodels.checkpoints.quantized.modelopt import read_modelopt
-from jaxmodels.checkpoints.quantized.mxfp4 import read_mxfp4
-from jaxmodels.checkpoints.quantized.scaled import read_fbgemm, read_fp8
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checks import shown
 from jaxmodels.models.hf_config import ConfigError
@@ -25,20 +18,6 @@ from jaxmodels.models.hf_config import ConfigError
 KEY = "quantization_config"
 # The key under which older files of compressed-tensors have it.
 _OTHER_KEY = "compression_config"
-
-# Makes the format from its settings and the dtype of the model.
-ReadSettings: TypeAlias = Callable[[Mapping[str, Any], str], Format]
-
-METHODS: Mapping[str, ReadSettings] = {
-    "awq": read_awq,
-    "bitsandbytes": read_bitsandbytes,
-    "compressed-tensors": read_compressed_tensors,
-    "fbgemm_fp8": read_fbgemm,
-    "fp8": read_fp8,
-    "gptq": read_gptq,
-    "modelopt": read_modelopt,
-    "mxfp4": read_mxfp4,
-}
 
 # Files that hold the settings where `config.json` does not: the method, and the key they are under, if any.
 _OTHER_FILES: Mapping[str, tuple[str, str | None]] = {
@@ -103,6 +82,8 @@ def format_of(values: Mapping[str, Any]) -> Format | None:
         return None
     if not isinstance(settings, Mapping):
         raise ConfigError(f"key {KEY!r} must be an object with 'quant_method', got {shown(settings)}")
+    from jaxmodels.checkpoints.quantized.methods import METHODS  # which other checkpoints start without
+
     method = _method(settings)
     if not isinstance(method, str) or method not in METHODS:
         raise ConfigError(
@@ -127,4 +108,4 @@ def _method(settings: Mapping[str, Any]) -> Any:
     return settings.get("quant_method")
 
 
-__all__ = ["KEY", "METHODS", "dequantized", "format_of", "with_settings", "without_quantization"]
+__all__ = ["KEY", "dequantized", "format_of", "with_settings", "without_quantization"]

@@ -9,11 +9,12 @@ from published_configs import DIRECTORY, NAMES
 import jaxmodels as jm
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checkpoints.huggingface import open_weights
-from jaxmodels.checkpoints.quantized import METHODS, format_of
+from jaxmodels.checkpoints.quantized import format_of
 from jaxmodels.checkpoints.quantized.awq import Awq
 from jaxmodels.checkpoints.quantized.bitsandbytes import BitsAndBytes
 from jaxmodels.checkpoints.quantized.compressed_tensors import CompressedTensors
 from jaxmodels.checkpoints.quantized.gptq import Gptq
+from jaxmodels.checkpoints.quantized.methods import METHODS
 from jaxmodels.checkpoints.quantized.mxfp4 import Mxfp4
 from jaxmodels.checkpoints.quantized.scaled import Scaled
 
