@@ -97,7 +97,8 @@ class LightningMixer:
         heads = jnp.arange(1, self.num_heads + 1, dtype=jnp.float32)
         slopes = self.slope_scale * jnp.exp2(-8.0 * heads / self.num_heads)
         log_decay = jnp.where(valid, -slopes, 0.0)
-        y, memory = ssd_window(v, log_decay, k, q, state.state, self.chunk_size)
+        at_once = jnp.ones_like(log_decay)  # tokens are written as they are
+        y, memory = ssd_window(v, at_once, log_decay, k, q, None, state.state, self.chunk_size)
         if window.ancestors is not None:
             y = ssd_tree(v, log_decay, k, q, of_state(state.state), window.ancestors)
         return (y, x), pend(state, memory, WindowInputs(tokens=(v, log_decay, k)), window)

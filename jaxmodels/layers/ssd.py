@@ -26,8 +26,12 @@ from jaxmodels.layers.state.history import History
 
 State = Float[Array, "B N R P"]
 
-# Chunk lengths measured per backend: CPUs want the Q x Q blocks to stay in their inner caches.
+# The longest chunks by backend: CPUs want the Q x Q blocks to stay in their inner caches, accelerators want
+# tiles as wide as their vector units, and no more decays between tokens than that.
 CPU_CHUNK = 32
+ACCELERATOR_CHUNK = 128
+# So many chunks at once: handing states from each to all that follow takes little beside the rest.
+CHUNKS_AT_ONCE = 32
 
 
 def ssd_step(
@@ -110,6 +114,92 @@ def _within_chunks(
     return jnp.einsum("bcgmij,bcgmjp->bcgmip", scores[:, :, :, None] * decay, heads_first)
 
 
+def ssd_chunks_at_once(
+    x: Float[Array, "B S N P"],
+    dt: Float[Array, "B S N"],
+    log_decay: Float[Array, "B S N"],
+    b: Float[Array, "B S G R"],
+    c: Float[Array, "B S G R"],
+    skip: Float[Array, "N"] | None,
+    state: State,
+    *,
+    chunk: int,
+) -> tuple[Float[Array, "B S N P"], State]:
+    """`ssd_window` in the form of accelerators: a few large products, each of all chunks at once.
+
+    `dt` and `skip` are part of the matrix that a chunk's x is multiplied by, so that x is read as it is and
+    nothing else of its size is made. Tokens are the last axis: a head's channels are fewer, and would leave
+    lanes of a vector unit empty. Factors are rounded to the dtype of x, as in the kernels of the reference;
+    sums are in float32. The work of handing states on is quadratic in the number of chunks.
+    """
+    (size, heads, head_dim), groups = x.shape[1:], b.shape[2]
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    factor = x.dtype
+
+    def tokens_last(a: Float[Array, "B S N *P"]) -> Float[Array, "B C G M P Q"]:
+        a = a.reshape(*a.shape[:2], -1)
+        a = jnp.pad(a, [(0, 0), (0, -size % chunk), (0, 0)])
+        a = jnp.swapaxes(a.reshape(a.shape[0], -1, chunk, a.shape[2]), 2, 3)
+        return a.reshape(*a.shape[:2], groups, heads // groups, -1, chunk)
+
+    x = tokens_last(x)
+    dt, log_decay = tokens_last(dt), tokens_last(log_decay)[..., 0, :]
+    b, c = (
+        rearrange(
+            jnp.pad(a, [(0, 0), (0, -size % chunk), (0, 0), (0, 0)]), "b (c q) g r -> b c g q r", q=chunk
+        ).astype(factor)
+        for a in (b, c)
+    )
+    cumulative = jnp.cumsum(log_decay, axis=-1)
+    total = cumulative[..., -1]
+    scores = jnp.tril(product("bcgir,bcgjr->bcgij", c, b))[:, :, :, None]
+    # Above the diagonal the difference is positive and could overflow.
+    decay = jnp.exp(jnp.minimum(cumulative[..., :, None] - cumulative[..., None, :], 0.0))
+    weights = scores * decay * dt
+    if skip is not None:
+        weights = weights + rearrange(skip, "(g m) -> g m 1 1", g=groups) * jnp.eye(chunk)
+    y = product("bcgmij,bcgmpj->bcgmpi", weights.astype(factor), x)
+
+    to_end = dt * jnp.exp(total[..., None] - cumulative)[..., None, :]
+    added = product("bcgqr,bcgmpq->bcgmpr", b, (x * to_end).astype(factor))
+    state = rearrange(state, "b (g m) r p -> b g m p r", g=groups)
+    before, final = _states_of_chunks(added, total, state, factor)
+    read = product("bcgir,bcgmpr->bcgmpi", c, before)
+    y = y + read * jnp.exp(cumulative)[..., None, :]
+    y = jnp.swapaxes(y.reshape(*y.shape[:2], -1, chunk), 2, 3)
+    y = y.reshape(y.shape[0], -1, y.shape[3])[:, :size]
+    return y.reshape(*y.shape[:2], -1, head_dim), rearrange(final, "b g m p r -> b (g m) r p")
+
+
+def _states_of_chunks(
+    added: Float[Array, "B C G M P R"],
+    total: Float[Array, "B C G M"],
+    state: Float[Array, "B G M P R"],
+    factor: jnp.dtype,
+) -> tuple[Float[Array, "B C G M P R"], Float[Array, "B G M P R"]]:
+    """The states in front of chunks, in dtype `factor`, and the one behind all of them.
+
+    Args:
+        added: what each chunk adds to a state.
+        total: the log decay over each.
+        state: in front of the first.
+    """
+    ends = jnp.cumsum(total, axis=1)
+    starts = ends - total
+    earlier = jnp.tril(jnp.ones((total.shape[1], total.shape[1]), bool), -1)[..., None, None]
+    between = jnp.exp(jnp.where(earlier, starts[:, :, None] - ends[:, None, :], -jnp.inf))
+    before = jnp.einsum(
+        "bzcgm,bcgmpr->bzgmpr",
+        between.astype(factor),
+        added.astype(factor),
+        preferred_element_type=jnp.float32,
+    )
+    before = before + jnp.exp(starts)[..., None, None] * state[:, None]
+    ahead = jnp.exp(ends[:, -1:] - ends)[..., None, None]
+    final = jnp.exp(ends[:, -1])[..., None, None] * state + (ahead * added).sum(1)
+    return before.astype(factor), final
+
+
 def ssd_replay(
     u: Float[Array, "B S N P"],
     log_decay: Float[Array, "B S N"],
@@ -172,50 +262,102 @@ def ssd_matrix(
 
 
 def ssd_window(
-    u: Float[Array, "B S N P"],
+    x: Float[Array, "B S N P"],
+    dt: Float[Array, "B S N"],
     log_decay: Float[Array, "B S N"],
     b: Float[Array, "B S G R"],
     c: Float[Array, "B S G R"],
+    skip: Float[Array, "N"] | None,
     state: State,
     chunk: int,
 ) -> tuple[Float[Array, "B S N P"], State]:
-    """The recurrence over a window of any length, in the form and chunk length that suit it.
+    """The recurrence over a window of any length, in the form and chunk length that suit it, and a skip.
 
-    `chunk` is the longest chunk used; on CPU it is `CPU_CHUNK` at most.
+    The input is ``u = dt * x``, and ``skip * x`` is added to the output; outputs and states are float32.
+    `chunk` is the longest chunk used; backends have bounds of their own, `CPU_CHUNK` and `ACCELERATOR_CHUNK`.
     """
-    size = u.shape[1]
+    size = x.shape[1]
     if parts_of(size) > 1:
 
-        def of_part(tokens: tuple[Array, Array, Array, Array], state: State) -> tuple[Array, State]:
-            u, log_decay, b, c = tokens
-            return ssd_window(u, log_decay, b, c, state, chunk)
+        def of_part(tokens: tuple[Array, ...], state: State) -> tuple[Array, State]:
+            x, dt, log_decay, b, c = tokens
+            return ssd_window(x, dt, log_decay, b, c, skip, state, chunk)
 
         return recurrence_in_parts(
-            (u, log_decay, b, c),
+            (x, dt, log_decay, b, c),
             state,
             window=of_part,
             summary=_decay_and_sum,
             advance=lambda made, state: made[0] * state + made[1],
         )
-    if size == 1:
-        y, state = ssd_step(u[:, 0], log_decay[:, 0], b[:, 0], c[:, 0], state)
-        return y[:, None], state
-    chunk = min(chunk, size)
-    if chunk <= CPU_CHUNK:
-        return ssd_chunked(u, log_decay, b, c, state, chunk)
+    in_turn = functools.partial(_chunks_in_turn, chunk=min(chunk, size, CPU_CHUNK))
+    if size == 1 or min(chunk, size) <= CPU_CHUNK:
+        return in_turn(x, dt, log_decay, b, c, skip, state)
     by_backend = ByBackend(
-        portable=functools.partial(ssd_chunked, chunk=chunk),
-        cpu=functools.partial(ssd_chunked, chunk=CPU_CHUNK),
+        portable=functools.partial(_blocks_in_turn, chunk=min(chunk, size, ACCELERATOR_CHUNK)),
+        cpu=in_turn,
     )
-    y, state = by_backend(u, log_decay, b, c, state)
+    y, state = by_backend(x, dt, log_decay, b, c, skip, state)
     return y, state
 
 
-def _decay_and_sum(
-    tokens: tuple[Array, Array, Array, Array], like: State
-) -> tuple[Float[Array, "B N 1 1"], State]:
+def _blocks_in_turn(
+    x: Float[Array, "B S N P"],
+    dt: Float[Array, "B S N"],
+    log_decay: Float[Array, "B S N"],
+    b: Float[Array, "B S G R"],
+    c: Float[Array, "B S G R"],
+    skip: Float[Array, "N"] | None,
+    state: State,
+    *,
+    chunk: int,
+) -> tuple[Float[Array, "B S N P"], State]:
+    """`ssd_chunks_at_once` of `CHUNKS_AT_ONCE` at most, and then of the next ones."""
+    size = x.shape[1]
+    blocks = -(-size // (chunk * CHUNKS_AT_ONCE))
+    at_once = functools.partial(ssd_chunks_at_once, chunk=chunk)
+    if blocks == 1:
+        return at_once(x, dt, log_decay, b, c, skip, state)
+    length = -(-size // (blocks * chunk)) * chunk
+
+    def block(a: Float[Array, "B S ..."]) -> Float[Array, "L B Q ..."]:
+        a = jnp.pad(a, [(0, 0), (0, blocks * length - size)] + [(0, 0)] * (a.ndim - 2))
+        return jnp.moveaxis(a.reshape(a.shape[0], blocks, length, *a.shape[2:]), 1, 0)
+
+    def one(state: State, tokens: tuple[Array, ...]) -> tuple[State, Array]:
+        y, state = at_once(*tokens, skip, state)
+        return state, y
+
+    state, y = scan(one, state, tuple(block(a) for a in (x, dt, log_decay, b, c)))
+    return jnp.moveaxis(y, 0, 1).reshape(x.shape[0], -1, *x.shape[2:])[:, :size], state
+
+
+def _chunks_in_turn(
+    x: Float[Array, "B S N P"],
+    dt: Float[Array, "B S N"],
+    log_decay: Float[Array, "B S N"],
+    b: Float[Array, "B S G R"],
+    c: Float[Array, "B S G R"],
+    skip: Float[Array, "N"] | None,
+    state: State,
+    *,
+    chunk: int,
+) -> tuple[Float[Array, "B S N P"], State]:
+    """`ssd_window` by `ssd_chunked`, or `ssd_step` where there is one token."""
+    x, b, c = (a.astype(jnp.float32) for a in (x, b, c))
+    u = x * dt[..., None]
+    if x.shape[1] == 1:
+        y, state = ssd_step(u[:, 0], log_decay[:, 0], b[:, 0], c[:, 0], state)
+        y = y[:, None]
+    else:
+        y, state = ssd_chunked(u, log_decay, b, c, state, chunk)
+    return (y if skip is None else y + skip[:, None] * x), state
+
+
+def _decay_and_sum(tokens: tuple[Array, ...], like: State) -> tuple[Float[Array, "B N 1 1"], State]:
     """What a window multiplies a state by, and what it adds to it."""
-    u, log_decay, b, _ = tokens
-    taken = jnp.full(u.shape[:1], u.shape[1])
+    x, dt, log_decay, b, _ = tokens
+    taken = jnp.full(x.shape[:1], x.shape[1])
+    u, b = x.astype(jnp.float32) * dt[..., None], b.astype(jnp.float32)
     added = ssd_replay(u, log_decay, b, jnp.zeros_like(like), taken)
     return jnp.exp(log_decay.sum(1))[..., None, None], added

@@ -174,14 +174,10 @@ class SSDMixer:
     ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S I"]], Any]:
         """Held are the recurrence's output and the gate."""
         z, inputs, dt = self._project(params, x)
-        u, log_decay, b, c, xs = self._discretise(params, state.conv, inputs, dt, window)
-
-        recurrence = SSDRecurrence(u, log_decay, b, c, self.chunk_size)
+        xs, dt, log_decay, b, c = self._discretise(params, state.conv, inputs, dt, window)
+        recurrence = SSDRecurrence(xs, dt, log_decay, b, c, params["d_skip"], self.chunk_size)
         y, pending = self.cache.write(recurrence, state, inputs, window)
-        y = y + params["d_skip"][:, None] * xs
-        y = y.reshape(*y.shape[:2], self.d_inner)
-
-        return (y, z), pending
+        return (y.reshape(*y.shape[:2], self.d_inner), z), pending
 
     def read(
         self,
@@ -213,9 +209,11 @@ class SSDMixer:
         """
         _, inputs, dt = self._project(params, x)
         history = init_state(self, x.shape[0], 0, x.dtype).conv
-        _, log_decay, b, c, _ = self._discretise(params, history, inputs, dt, window)
-        steps = self._steps(params, dt, window)
-        return ssd_matrix(log_decay, b, c) * jnp.moveaxis(steps, 1, 2)[:, :, None, :]
+        _, steps, log_decay, b, c = self._discretise(params, history, inputs, dt, window)
+        return (
+            ssd_matrix(log_decay, *(a.astype(jnp.float32) for a in (b, c)))
+            * jnp.moveaxis(steps, 1, 2)[:, :, None, :]
+        )
 
     def _channels(self, name: str) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
         """Sizes and logical axes of what the input is projected to."""
@@ -252,14 +250,15 @@ class SSDMixer:
         dt: Float[Array, "B S N"],
         window: Window,
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-        """u = dt * x, dt * A, B, C and x in float32, from the convolution's inputs and the raw step sizes."""
+        """x, dt, dt * A, B and C from the convolution's inputs and the raw step sizes; dt and dt * A are
+        float32."""
         convolved = {}
         for name in CONVOLVED:
             weight, bias = params[f"conv_{name}"], params.get(f"conv_bias_{name}")
             part = window_conv(history[name], inputs[name], weight, bias, window)
-            convolved[name] = jax.nn.silu(part).astype(jnp.float32)
+            convolved[name] = jax.nn.silu(part)
         xs = convolved["x"].reshape(*dt.shape, self.head_dim)
         dt = self._steps(params, dt, window)
         log_decay = -jnp.exp(params["a_log"].astype(jnp.float32)) * dt
         b, c = jnp.unstack(convolved["bc"], axis=2)
-        return xs * dt[..., None], log_decay, b, c, xs
+        return xs, dt, log_decay, b, c

@@ -2,10 +2,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from backend_forms import forms_of
 from model_helpers import quick_jit
 
 from jaxmodels.layers import ssd as ssd_module
-from jaxmodels.layers.ssd import ssd_chunked, ssd_matrix, ssd_replay, ssd_step, ssd_tree, ssd_window
+from jaxmodels.layers.ssd import (
+    ssd_chunked,
+    ssd_chunks_at_once,
+    ssd_matrix,
+    ssd_replay,
+    ssd_step,
+    ssd_tree,
+    ssd_window,
+)
 from jaxmodels.layers.state.history import of_state
 
 HEADS, HEAD_DIM, STATE_DIM = 8, 3, 5
@@ -136,10 +145,51 @@ def test_strong_decay_keeps_its_digits():
 @pytest.mark.parametrize(("size", "backend_chunk"), [(1, 64), (5, 64), (9, 64), (9, 4)])
 def test_a_window_of_any_length(monkeypatch, size, backend_chunk):
     monkeypatch.setattr(ssd_module, "CPU_CHUNK", backend_chunk)
-    inputs = draw(size, 2)
-    ours = quick_jit(lambda *a: ssd_window(*a, chunk=8))(*inputs)
-    for a, b in zip(ours, recurrence(*inputs), strict=True):
-        close(a, b)
+    u, *others, state = draw(size, 2)
+    rng = np.random.default_rng(2)
+    dt, skip = (rng.random(shape, np.float32) + 0.5 for shape in (u.shape[:3], HEADS))
+    ours = quick_jit(lambda *a: ssd_window(*a, chunk=8))(u / dt[..., None], dt, *others, skip, state)
+    y, final = recurrence(u, *others, state)
+    close(ours[0], y + skip[:, None] * u / dt[..., None])
+    close(ours[1], final)
+
+
+@pytest.mark.parametrize("backend_chunk", [3, 8])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_form_of_accelerators(monkeypatch, backend_chunk, dtype):
+    """Of 4 blocks of chunks, the last of which is not full, or of 2, with the skip and without."""
+    for name, value in {"CPU_CHUNK": 2, "ACCELERATOR_CHUNK": backend_chunk, "CHUNKS_AT_ONCE": 2}.items():
+        monkeypatch.setattr(ssd_module, name, value)
+    *others, state = draw(20, 2)
+    rng = np.random.default_rng(2)
+    dt, skip = (rng.random(shape, np.float32) + 0.5 for shape in (others[0].shape[:3], HEADS))
+    x, log_decay, b, c = others
+    x, b, c = (jnp.asarray(a, dtype) for a in (x, b, c))
+    with forms_of("tpu"):
+        window = quick_jit(ssd_window, static_argnums=7)
+        ours = window(x, dt, log_decay, b, c, skip, state, 64)
+        without = window(x, dt, log_decay, b, c, None, state, 64)
+    x, b, c = (np.asarray(a, np.float32) for a in (x, b, c))
+    y, final = recurrence(x * dt[..., None], log_decay, b, c, state)
+    tolerance = 1e-5 if dtype == "float32" else 2e-2
+    close(ours[0], y + skip[:, None] * x, tolerance)
+    close(without[0], y, tolerance)
+    close(ours[1], final, tolerance)
+
+
+def test_gradients_of_the_form_of_accelerators_with_strong_decay():
+    u, log_decay, b, c, state = draw(9, 2, decay=500.0)
+    dt = jnp.ones_like(log_decay)
+
+    def loss(form):
+        return quick_jit(jax.grad(lambda *a: sum(x.sum() for x in form(*a)), argnums=(0, 1, 2, 3, 4)))
+
+    ours = loss(lambda u, a, b, c, s: ssd_chunks_at_once(u, dt, a, b, c, None, s, chunk=4))
+    for mine, expected in zip(
+        ours(u, log_decay, b, c, state), loss(steps.__wrapped__)(u, log_decay, b, c, state), strict=True
+    ):
+        assert np.isfinite(mine).all()
+        close(mine, np.asarray(expected), 2e-5)
 
 
 def test_gradients_equal_those_of_the_step_form():

@@ -16,39 +16,58 @@ State = Float[Array, "B N R P"]
 
 @dataclass(frozen=True)
 class SSDRecurrence:
-    """A window of state space duality; the arrays are those of `jaxmodels.layers.ssd`."""
+    """A window of state space duality with its skip connection; see `jaxmodels.layers.ssd.ssd_window`."""
 
-    u: Float[Array, "B S N P"]
+    x: Float[Array, "B S N P"]
+    dt: Float[Array, "B S N"]
     log_decay: Float[Array, "B S N"]
     b: Float[Array, "B S G R"]
     c: Float[Array, "B S G R"]
+    skip: Float[Array, "N"]
     chunk: int
 
     def from_state(
         self, state: State, window: Window
     ) -> tuple[Float[Array, "B S N P"], tuple[Array, ...], State]:
-        y, after = ssd_window(self.u, self.log_decay, self.b, self.c, state, self.chunk)
+        u, log_decay, b = self._added()
+        y, after = ssd_window(self.x, self.dt, log_decay, self.b, self.c, self.skip, state, self.chunk)
         if window.ancestors is not None:
-            y = ssd_tree(self.u, self.log_decay, self.b, self.c, of_state(state), window.ancestors)
-        return y, (self.u, self.log_decay, self.b), after
+            y = self._behind(of_state(state), window.ancestors)
+        return y, (u, log_decay, b), after
 
     def terms(self) -> Terms:
-        return Terms(*map(_heads_first, (self.b, self.u, self.log_decay[..., None])))
+        u, log_decay, b = self._added()
+        return Terms(*map(_heads_first, (b, u, log_decay[..., None])))
 
     def from_history(
         self, history: History, ancestors: Bool[Array, "B S S"] | None
     ) -> tuple[Float[Array, "B S N P"], Float[Array, "B N S P"]]:
-        batch, size = self.u.shape[:2]
+        u, log_decay, b = self._added()
+        batch, size = u.shape[:2]
         if size == 1:  # a step of decoding: fewer and smaller operations than a tree of one token
-            decay = jnp.exp(self.log_decay)[:, 0, :, None, None]
-            own = jnp.repeat((self.c * self.b).sum(-1), self.u.shape[2] // self.b.shape[2], axis=2)
-            values = _heads_first(self.u)
-            y = history(_heads_first(self.c), decay) + own[:, 0, :, None, None] * values
-            return _heads_first(y), values
+            c = self.c.astype(jnp.float32)
+            decay = jnp.exp(log_decay)[:, 0, :, None, None]
+            own = jnp.repeat((c * b).sum(-1), u.shape[2] // b.shape[2], axis=2)
+            values = _heads_first(u)
+            y = history(_heads_first(c), decay) + own[:, 0, :, None, None] * values
+            return self._skipped(_heads_first(y)), values
         if ancestors is None:
             ancestors = jnp.broadcast_to(jnp.tril(jnp.ones((size, size), bool)), (batch, size, size))
-        y = ssd_tree(self.u, self.log_decay, self.b, self.c, history, ancestors)
-        return y, _heads_first(self.u)
+        return self._behind(history, ancestors), _heads_first(u)
+
+    def _added(
+        self,
+    ) -> tuple[Float[Array, "B S N P"], Float[Array, "B S N"], Float[Array, "B S G R"]]:
+        """What tokens add to a state: u, dt * A and B, in float32."""
+        u = self.x.astype(jnp.float32) * self.dt[..., None]
+        return u, self.log_decay, self.b.astype(jnp.float32)
+
+    def _behind(self, history: History, ancestors: Bool[Array, "B S S"]) -> Float[Array, "B S N P"]:
+        u, log_decay, b = self._added()
+        return self._skipped(ssd_tree(u, log_decay, b, self.c.astype(jnp.float32), history, ancestors))
+
+    def _skipped(self, y: Float[Array, "B S N P"]) -> Float[Array, "B S N P"]:
+        return y + self.skip[:, None] * self.x.astype(jnp.float32)
 
 
 @dataclass(frozen=True)
