@@ -21,9 +21,10 @@ MIB = 2**20
 # about as the square root of the tokens read at once.
 STEP, STEP_BY_WEIGHTS = 0.24 * MIB, 0.018 * MIB
 PREFILL, PREFILL_BY_WEIGHTS, AT_TOKENS = 2.6 * MIB, 0.06 * MIB, 2048
-# Arrays [tokens, inner width] in float32 that the chunked form of a state space layer has at once: its inputs
-# and decays, each in the order of two products, what each chunk reads of the state, and the outputs.
-IN_CHUNKS = 6
+# Arrays [tokens, inner width] in float32 that the chunked form of a state space layer has at once: its input,
+# what the tokens of a chunk give one another, what they read of the state, and the sum of both, in the order of
+# chunks and in that of the norm.
+IN_CHUNKS = 5
 # Memory on the chip itself. Caches that it holds for a while are written back to a place of their own.
 ON_CHIP = 128 * MIB
 
