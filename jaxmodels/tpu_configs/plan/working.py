@@ -22,8 +22,7 @@ MIB = 2**20
 STEP, STEP_BY_WEIGHTS = 0.24 * MIB, 0.018 * MIB
 PREFILL, PREFILL_BY_WEIGHTS, AT_TOKENS = 2.6 * MIB, 0.06 * MIB, 2048
 # Arrays [tokens, inner width] in float32 that the chunked form of a state space layer has at once: its input,
-# what the tokens of a chunk give one another, what they read of the state, and the sum of both, in the order of
-# chunks and in that of the norm.
+# what the tokens of a chunk give one another, what they read of the state, and the sum of both in two orders.
 IN_CHUNKS = 5
 # Memory on the chip itself. Caches that it holds for a while are written back to a place of their own.
 ON_CHIP = 128 * MIB
