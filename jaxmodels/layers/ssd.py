@@ -324,7 +324,7 @@ def _blocks_in_turn(
         a = jnp.pad(a, [(0, 0), (0, blocks * length - size)] + [(0, 0)] * (a.ndim - 2))
         return jnp.moveaxis(a.reshape(a.shape[0], blocks, length, *a.shape[2:]), 1, 0)
 
-    def one(state: State, tokens: tuple[Array, ...]) -> tuple[State, Array]:
+    def one(state: State, tokens: tuple[Array, Array, Array, Array, Array]) -> tuple[State, Array]:
         y, state = at_once(*tokens, skip, state)
         return state, y
 
