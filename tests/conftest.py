@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import lowering_context
 import pytest
 import references
 import shape_checks
@@ -38,6 +39,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 gc.set_threshold(100_000, 20, 20)
 
 shape_checks.install()
+lowering_context.install()
 
 
 @pytest.hookimpl(tryfirst=True)
