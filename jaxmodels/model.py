@@ -30,7 +30,7 @@ from jaxmodels.decoding.histories import PREFILL_WINDOW, History, settle
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.prompts import PromptBatch, Prompts, encode_prompts
 from jaxmodels.decoding.runners import TRACED, Runner
-from jaxmodels.decoding.stop_strings import CutText, cut, stop_table
+from jaxmodels.decoding.stop_strings import CutText, cut, stop_table_of
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.generated import Generation, Stats
 from jaxmodels.layers.host_memory import refuse_host_memory
@@ -505,30 +505,7 @@ class Model:
         if not strings or self.tokenizer is None:
             return None
         ends = self.generation.eos_token_ids
-        return _stop_table(_Same(self.tokenizer), strings, ends, self.config.vocab_size)
-
-
-@dataclass(frozen=True, eq=False)
-class _Same:
-    """A tokenizer as a key, equal to itself alone."""
-
-    tokenizer: Tokenizer
-
-    def __hash__(self) -> int:
-        return id(self.tokenizer)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.tokenizer is self.tokenizer
-
-
-@functools.lru_cache(maxsize=4)  # for a vocabulary of 150,000 it takes a second
-def _stop_table(same: _Same, strings: tuple[str, ...], ends: tuple[int, ...], vocab_size: int) -> np.ndarray:
-    """The table of `stop_strings` for the tokens of a tokenizer, of which `ends` do not show in text."""
-    data, unseen = same.tokenizer.token_bytes(), same.tokenizer.special_texts()
-    for token in ends:
-        if token < len(data):
-            unseen[token], data[token] = data[token].decode(errors="replace"), b""
-    return stop_table(strings, data, vocab_size, unseen)
+        return stop_table_of(self.tokenizer, strings, ends, self.config.vocab_size)
 
 
 @bounded_jit(static_argnames=("config",))

@@ -6,7 +6,9 @@ beforehand, it becomes a table from state and token to state, so that a compiled
 token and row.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +22,42 @@ class TextDecoder(Protocol):
 
     def push(self, ids: Sequence[int]) -> str: ...
     def finish(self) -> str: ...
+
+
+class Vocabulary(Protocol):
+    """What a tokenizer says of its tokens: the bytes of each, and the texts of those that do not show."""
+
+    def token_bytes(self) -> list[bytes]: ...
+    def special_texts(self) -> dict[int, str]: ...
+
+
+def stop_table_of(
+    vocabulary: Vocabulary, strings: tuple[str, ...], ends: tuple[int, ...], vocab_size: int
+) -> np.ndarray:
+    """`stop_table` for the tokens of a tokenizer, of which `ends` do not show in text; a few are kept."""
+    return _kept_table(_Same(vocabulary), strings, ends, vocab_size)
+
+
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """A vocabulary as a key, equal to itself alone."""
+
+    vocabulary: Vocabulary
+
+    def __hash__(self) -> int:
+        return id(self.vocabulary)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.vocabulary is self.vocabulary
+
+
+@functools.lru_cache(maxsize=4)  # for a vocabulary of 150,000 it takes a second
+def _kept_table(same: _Same, strings: tuple[str, ...], ends: tuple[int, ...], vocab_size: int) -> np.ndarray:
+    data, unseen = same.vocabulary.token_bytes(), same.vocabulary.special_texts()
+    for token in ends:
+        if token < len(data):
+            unseen[token], data[token] = data[token].decode(errors="replace"), b""
+    return stop_table(strings, data, vocab_size, unseen)
 
 
 def stop_table(
