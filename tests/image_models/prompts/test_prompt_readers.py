@@ -153,7 +153,7 @@ def test_sana_reads_prompts_as_diffusers(ours, instruction):
     reader = SanaPrompts(encoder=ours(encoder, words), instruction=instruction, length=30)
     found = reader.read(PROMPTS)
     np.testing.assert_array_equal(found.seen, seen.bool().numpy())
-    assert_close(found.tokens, tokens)
+    assert_close(found.tokens, tokens, 3e-5)  # torch adds up in another order with other threads
     prompts = Prompts(reader=reader)
     for empty in (prompts.nothing(2, TOLD), prompts.away(["", ""], TOLD)):
         assert_close(empty.tokens, none)
