@@ -131,8 +131,8 @@ def main() -> None:
             "is that of one device. Models are compiled with one layer of each kind, and with two of the "
             "commonest, on a machine without a TPU and with other work on it: the load is the mean number of "
             "processes that wanted one of its cores. To the memory of either is added what a deep model's "
-            "caches take a second time where they are brought onto the chip and written back, the cache's size "
-            "up to 128 MiB: the plan counts it by the same rule.",
+            "caches take a second time where they are brought onto the chip and written back, the cache's "
+            "size up to 128 MiB: the plan counts it by the same rule.",
             values={name: found[name] for name in SLICES if name in found},
             tables=[
                 Table(
