@@ -6,12 +6,14 @@ is met nearly, not exactly.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmodels.checks import number, shown
@@ -78,24 +80,65 @@ def trace_exits(
     )
 
 
-def asked_everywhere(
-    config: BlockByBlock, policy: UntilConfident, params: Params, tokens: Int[Array, "B S"]
-) -> tuple[Float[Array, "B S E"], Int[Array, "B S F"]]:
-    """Whole sequences that no token leaves: the confidence behind each exit, and the best next token there
-    and behind the last block. Differentiable in the confidence's parameters.
+@struct.dataclass
+class Readings:
+    """A text that is read in full, as it is at E exits.
+
+    Attributes:
+        tokens: i32[B, S], the text.
+        before, after: [B, S, E, D], the stream on either side of the block of each exit.
+        said: i32[B, S, E + 1], the best next token behind each exit and behind the last block.
+    """
+
+    tokens: Any
+    before: Any
+    after: Any
+    said: Any
+
+
+def read_in_full(
+    config: BlockByBlock, exits: tuple[int, ...], params: Params, tokens: Int[Array, "B S"]
+) -> Readings:
+    """Whole sequences in all blocks, noted at the blocks `exits`."""
+    stream, window = config.begin_forward(params, tokens)
+    head = config.begin_walk(params, window, None).head
+    before, after, said = [], [], []
+    for i, block in enumerate(config.blocks):
+        entering, stream = stream, block.forward(config.block_params(params, i), stream, window)
+        if i in exits:
+            before.append(entering.hidden)
+            after.append(stream.hidden)
+            said.append(jnp.argmax(head(stream), axis=-1))
+    said.append(jnp.argmax(head(stream), axis=-1))
+    return Readings(
+        tokens=tokens,
+        before=jnp.stack(before, axis=2),
+        after=jnp.stack(after, axis=2),
+        said=jnp.stack(said, axis=-1),
+    )
+
+
+def confidence_at(
+    config: BlockByBlock, policy: UntilConfident, params: Params, readings: Readings
+) -> Float[Array, "B S E"]:
+    """The policy's confidence at each exit of texts of which no token leaves. Differentiable in the
+    confidence's parameters.
+
+    Args:
+        readings: at the exits of `policy`.
 
     Raises ValueError where the policy does not fit the model.
     """
-    stream, window = config.begin_forward(params, tokens)
-    memory = filled(kept_by(policy, tokens.shape[0], config.d_model), config.dtype_of(params))
+    stream, window = config.begin_forward(params, readings.tokens)
+    memory = filled(kept_by(policy, len(readings.tokens), config.d_model), config.dtype_of(params))
     walk = policy.begin(config.begin_walk(params, window, memory))
     confidence: Any = policy.confidence
-    found, sure, said = walk.notes.found, [], []
-    for i, block in enumerate(config.blocks):
-        before, stream = stream, block.forward(config.block_params(params, i), stream, window)
-        if i not in policy.exits(len(config.blocks)):
-            continue
-        passed = policy.passed(i, before, stream, walk)
+    found, sure = walk.notes.found, []
+    for k, i in enumerate(policy.exits(len(config.blocks))):
+        before, after = (
+            replace(stream, hidden=hidden[:, :, k]) for hidden in (readings.before, readings.after)
+        )
+        passed = policy.passed(i, before, after, walk)
         if isinstance(confidence, Recalling):
             one, walk = confidence.recall(passed, walk)
         elif isinstance(confidence, Following):
@@ -103,12 +146,16 @@ def asked_everywhere(
         else:
             one = confidence(passed)
         sure.append(one)
-        said.append(jnp.argmax(walk.head(stream), axis=-1))
-    said.append(jnp.argmax(walk.head(stream), axis=-1))
-    return jnp.stack(sure, axis=-1), jnp.stack(said, axis=-1)
+    return jnp.stack(sure, axis=-1)
 
 
-_asked = jax.jit(asked_everywhere, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
+def _asked(
+    config: BlockByBlock, policy: UntilConfident, params: Params, tokens: Int[Array, "B S"]
+) -> tuple[Float[Array, "B S E"], Int[Array, "B S F"]]:
+    """The confidence at each exit, and the best next token there and behind the last block."""
+    readings = read_in_full(config, policy.exits(len(config.blocks)), params, tokens)
+    return confidence_at(config, policy, params, readings), readings.said
 
 
 def thresholds_for_budget(trace: Trace, budget: float) -> PerBlock:

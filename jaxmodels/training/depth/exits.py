@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 import jaxmodels.io
 from jaxmodels.checks import number, whole
-from jaxmodels.decoding.depth.calibration import asked_everywhere
+from jaxmodels.decoding.depth.calibration import Readings, confidence_at, read_in_full
 from jaxmodels.decoding.depth.confidence import (
     CandidateConfidence,
     LinearConfidence,
@@ -28,6 +30,8 @@ from jaxmodels.training.depth.objective import Frozen
 
 # Confidences are kept so far from 0 and 1 that their logarithms are finite.
 _CLOSEST = 1e-6
+# Windows that are read in one batch.
+_AT_ONCE = 32
 # No token leaves in training: what an exit alone would look up is not.
 NEVER = 2.0
 
@@ -43,11 +47,14 @@ class Classifier(Protocol):
 
 
 @runtime_checkable
-class ReadsText(Protocol):
-    """A classifier whose confidence must be told something of the text."""
+class Drafted(Protocol):
+    """A classifier whose confidence goes by tokens that a draft names."""
 
-    def in_text(self, confidence: Any, tokens: Int[Array, "B S"]) -> Any:
-        """The confidence as it is asked in a text."""
+    def drafted(self, tokens: Int[Array, "B S"]) -> Int[Array, "B S K"]:
+        """They, behind each token of a text."""
+
+    def told(self, confidence: Any, drafted: Int[Array, "B S K"]) -> Any:
+        """The confidence that goes by them."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +164,12 @@ class Candidates:
             w_in=params["w_in"], b_in=params["b_in"], w_out=params["w_out"], b_out=params["b_out"]
         )
 
-    def in_text(self, confidence: CandidateConfidence, tokens: Int[Array, "B S"]) -> CandidateConfidence:
+    def drafted(self, tokens: Int[Array, "B S"]) -> Int[Array, "B S K"]:
         draft: Any = _loaded_draft(self.draft)
-        logits = draft.config.forward(draft.params, tokens)
-        return replace(confidence, candidates=lax.top_k(logits, self.count)[1])
+        return lax.top_k(draft.config.forward(draft.params, tokens), self.count)[1]
+
+    def told(self, confidence: CandidateConfidence, drafted: Int[Array, "B S K"]) -> CandidateConfidence:
+        return replace(confidence, candidates=drafted)
 
 
 @functools.lru_cache(maxsize=2)
@@ -181,14 +190,16 @@ CLASSIFIERS: Mapping[str, type] = {
 class ExitTraining:
     """An `UntilConfident` whose confidence is learned: whether an exit says what the last block would.
 
-    Every token is read in full, and each exit's classifier learns from binary cross-entropy whether the best
-    next token there is the model's own. Source: CALM's consistency objective
+    The text is read in full, once, and each exit's classifier learns from binary cross-entropy whether the
+    best next token there is the model's own. What the exits are shown is kept in memory: two streams for each
+    token and exit, 1.5 KiB at a width of 192. Source: CALM's consistency objective
     (https://arxiv.org/abs/2207.07061), which trains classifiers beside a finished model.
 
     Attributes:
         classifier: in recipes it carries a `kind`, one of `CLASSIFIERS`.
         asked: the blocks behind which there is one.
         threshold: of the policy that is shipped; see `threshold_for_agreement` for one that keeps a promise.
+        windows: of text that are read, drawn at random; all where there are fewer.
 
     Raises:
         ValueError: a field is out of range; when run, a block that the model does not have.
@@ -197,10 +208,12 @@ class ExitTraining:
     classifier: Classifier
     asked: tuple[int, ...]
     threshold: float = 0.95
+    windows: int = 1024
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "asked", check_asked(self.asked, 1))
         number("ExitTraining: threshold", self.threshold, low=0.0)
+        whole("ExitTraining: windows", self.windows, low=1)
 
     def spec(self, model: Decoder) -> ParamTree:
         blocks = len(model.blocks)
@@ -211,17 +224,20 @@ class ExitTraining:
             )
         return self.classifier.spec(model, self.asked)
 
-    def examples(self, frozen: Frozen, windows: Int[np.ndarray, "N S"], seed: int) -> Int[np.ndarray, "N S"]:
-        return windows
+    def examples(self, frozen: Frozen, windows: Int[np.ndarray, "N S"], seed: int) -> "_Examples":
+        chosen = np.random.default_rng(seed).permutation(len(windows))[: self.windows]
+        batches = np.array_split(windows[chosen], -(-len(chosen) // _AT_ONCE))
+        parts = [jax.device_get(_read(self, frozen, jnp.asarray(batch))) for batch in batches]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     def loss(
-        self, frozen: Frozen, params: Params, batch: Int[Array, "B S"], key: Array
+        self, frozen: Frozen, params: Params, batch: "_Examples", key: Array
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The mean cross-entropy, in nats per token and exit; twice."""
-        policy = replace(self.policy(frozen.model, params), threshold=NEVER)
-        if isinstance(self.classifier, ReadsText):
-            policy = replace(policy, confidence=self.classifier.in_text(policy.confidence, batch))
-        sure, said = asked_everywhere(frozen.model, policy, frozen.params, batch)
+        policy, said = replace(self.policy(frozen.model, params), threshold=NEVER), batch.readings.said
+        if isinstance(self.classifier, Drafted):
+            policy = replace(policy, confidence=self.classifier.told(policy.confidence, batch.drafted))
+        sure = confidence_at(frozen.model, policy, frozen.params, batch.readings)
         agrees = (said[..., :-1] == said[..., -1:]).astype(jnp.float32)
         sure = jnp.clip(sure, _CLOSEST, 1 - _CLOSEST)
         nats = -(agrees * jnp.log(sure) + (1 - agrees) * jnp.log(1 - sure)).mean()
@@ -231,3 +247,22 @@ class ExitTraining:
         return UntilConfident(
             confidence=self.classifier.confidence(params), threshold=self.threshold, asked=self.asked
         )
+
+
+@struct.dataclass
+class _Examples:
+    """Texts as they are at the exits, and what a draft names behind each token; None where none is asked."""
+
+    readings: Readings
+    drafted: Any
+
+
+def _read(training: ExitTraining, frozen: Frozen, tokens: Int[Array, "B S"]) -> _Examples:
+    readings = _read_in_full(frozen.model, training.asked, frozen.params, tokens)
+    classifier = training.classifier
+    return _Examples(
+        readings=readings, drafted=classifier.drafted(tokens) if isinstance(classifier, Drafted) else None
+    )
+
+
+_read_in_full = jax.jit(read_in_full, static_argnums=(0, 1))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxmodels as jm
+from benchmarks import depth
 from benchmarks.grown import SHAPES_100M
 from jaxmodels.decoding.depth import (
     AmongTokens,
@@ -23,15 +24,19 @@ from jaxmodels.models.families import config_to_hf
 
 EXITS = (2, 5, 8, 11)
 MOST = 0.05  # of a step
+FLOAT = 4  # bytes of a parameter
 
 pytestmark = pytest.mark.sweep  # half a minute
 
 
 @pytest.fixture(scope="module")
 def config():
-    values = config_to_hf(jm.load("tiny-qwen3").decoder)
-    values.pop("layer_types", None)
-    return jm.config_from_hf({**values, **SHAPES_100M["qwen3"]})
+    return jm.config_from_hf({**hf_values(jm.load("tiny-qwen3").decoder), **SHAPES_100M["qwen3"]})
+
+
+def hf_values(config):
+    """Its configuration, of any number of layers."""
+    return {name: value for name, value in config_to_hf(config).items() if name != "layer_types"}
 
 
 def cost(config, depth):
@@ -75,6 +80,19 @@ def test_a_cheap_test_costs_little_of_a_step(config, plain, name):
     # The analysis counts a gather as reading all that it takes rows of, which no backend does.
     counted = more[:1] if name == "few tokens" else more
     assert (counted <= MOST).all(), dict(zip(("flops", "bytes"), more, strict=True))
+
+
+@pytest.mark.parametrize("exits", [(2, 4, 6, 8), (1, 3, 5, 7, 9)], ids=["four", "every_second"])
+@pytest.mark.parametrize("name", ["own", "100m"])
+def test_a_head_of_few_rows_costs_little_of_a_step_in_the_shapes_of_the_benchmark(name, exits):
+    values = hf_values(jm.load(depth.MODEL).decoder)
+    config = jm.config_from_hf({**values, **(depth.SHAPES[name] or {})})
+    plain = cost(config, ALL_LAYERS)
+    few = AmongTokens(tokens=np.arange(128), confidence=MaxProbability())
+    more = cost(config, UntilConfident(confidence=few, threshold=0.9, asked=exits)) - plain
+    # The analysis counts a gather as reading all that it takes rows of, which no backend does.
+    more[1] -= len(exits) * FLOAT * config.vocab_size * config.d_model
+    assert (more <= MOST * plain).all(), dict(zip(("flops", "bytes"), more / plain, strict=True))
 
 
 def test_the_whole_head_behind_every_block_costs_more_than_it_saves(config, plain):

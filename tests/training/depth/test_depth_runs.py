@@ -10,7 +10,7 @@ import pytest
 
 import jaxmodels as jm
 from jaxmodels.decoding import AdaptiveDepth
-from jaxmodels.decoding.depth import LoRADrop
+from jaxmodels.decoding.depth import LoRADrop, Plan
 from jaxmodels.layers.spec import init_params
 from jaxmodels.models.depth import ALL_LAYERS
 from jaxmodels.training.depth.duo import DuoTraining
@@ -161,8 +161,23 @@ def test_a_text_read_token_by_token_by_all_blocks_is_read_as_the_model_does():
     np.testing.assert_allclose(logits, model(tokens)[:, 5:], atol=1e-4)
     assert (layers == len(model.config.blocks)).all()
     found = compare(model.config, model.params, ALL_LAYERS, tokens, prompt=5)
-    assert found.accuracy == found.policy_accuracy and found.agreement == 1
+    assert found.accuracy == found.policy_accuracy and found.agreement == 1 and found.lost_error == 0
     assert found.policy_nats == pytest.approx(found.nats, abs=1e-5)
+
+
+def test_the_error_of_what_is_lost_is_that_of_the_mean_over_texts():
+    """Found from each text by itself, in batches of any size."""
+    model = jm.load(TARGET)
+    tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, (3, 12)).astype(np.int32)
+    policy = Plan(passes=(1, *(0,) * (len(model.config.blocks) - 1)))
+    *alone, together = (
+        compare(model.config, model.params, policy, some, prompt=5, batch_size=1)
+        for some in (tokens[:1], tokens[1:2], tokens[2:], tokens)
+    )
+    lost = np.asarray([it.accuracy - it.policy_accuracy for it in alone])
+    assert [it.lost_error for it in alone] == [None] * 3
+    assert together.lost_error == pytest.approx(lost.std(ddof=1) / np.sqrt(3), abs=1e-6)
+    assert together.accuracy - together.policy_accuracy == pytest.approx(lost.mean(), abs=1e-6)
 
 
 def test_texts_that_are_no_longer_than_their_prompt_are_refused():
