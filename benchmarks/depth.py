@@ -18,6 +18,7 @@ import numpy as np
 import jaxmodels as jm
 from benchmarks.common import Result, Table, Target, argument_parser, in_turns, publish, seconds
 from benchmarks.grown import SHAPES_BY_NAME, grown
+from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.decoding import AdaptiveDepth, Autoregressive, ParallelFilling, Strategy
 from jaxmodels.decoding.depth import (
     AmongTokens,
@@ -35,6 +36,7 @@ from jaxmodels.depth_bench.contestants import PLAIN, Contestant
 from jaxmodels.depth_bench.measure import predictions
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.training.data import read_text
+from jaxmodels.training.depth.evaluate import compare
 from jaxmodels.training.draft_heads.run import frequent_tokens
 from jaxmodels.training.stdlib_corpus import stdlib_split
 
@@ -49,11 +51,14 @@ PROMPT, ROWS, AGREEMENT, LOST = 64, 8, 0.98, 0.005
 FEW, COUNTED = 256, 60  # tokens that are told apart, and files in which they are frequent
 FEW_TEXTS = 2  # that are continued in the larger shape
 TOLD = 40  # texts in which predictions are told, of which the first are continued
+PIECE, EVERY = 128, 5  # tokens of a piece of a held-out file, and which of the pieces are read
 METHOD = (
     "tiny-qwen3-exits, 12 blocks, float32, greedy, batch 1, {count} held-out sources of {prompt} tokens "
     "continued by {new}, medians of {rounds} turns. Speed is over decoding with all blocks. Agreement: next "
     "tokens that are the model's, with its own answers given and with held-out text given, in {told} texts; "
     "the accuracy lost and bits per byte are of the held-out text. Thresholds were chosen on these texts. "
+    "Whole files: of all held-out files cut into pieces of {piece} tokens, every {every}th piece, of which "
+    "the second {prompt} tokens count, with the standard error of the difference. "
     "Blocks of what is filled in parallel are those read before a token is said; later the others read it "
     "too."
 )
@@ -77,8 +82,9 @@ def field_of(model: jm.Model, few: np.ndarray) -> Field:
     for speed_up in (1.25, 2.0):
         skipping = AdaptiveDepth(depth=layers_for_speed_up(decoder, speed_up))
         made.append(Contestant(kind=SKIPPED, value=speed_up, strategy=skipping))
-    for period in (4, 6, 8):
-        made.append(Contestant(kind=REUSED, value=period, strategy=_between_anchors(decoder, period)))
+    for last, period in ((5, 4), (5, 6), (5, 8), (4, 16)):
+        strategy = _between_anchors(decoder, last, period)
+        made.append(Contestant(kind=f"{REUSED}, the last {last}", value=period, strategy=strategy))
     return made
 
 
@@ -89,9 +95,9 @@ def _leaving(kind: str, confidence: Confidence, threshold: float, asked: tuple[i
     return Contestant(kind=kind, value=threshold, strategy=AdaptiveDepth(depth=policy))
 
 
-def _between_anchors(decoder: Decoder, period: int) -> AdaptiveDepth:
-    """LoRA-Drop of the last five blocks without adapters, which adds nothing between anchors."""
-    dropped = tuple(range(len(decoder.blocks) - 5, len(decoder.blocks)))
+def _between_anchors(decoder: Decoder, last: int, period: int) -> AdaptiveDepth:
+    """LoRA-Drop of so many last blocks without adapters, which adds nothing between anchors."""
+    dropped = tuple(range(len(decoder.blocks) - last, len(decoder.blocks)))
     zeros = jnp.zeros((len(dropped), 1, decoder.d_model))
     policy = LoRADrop(
         down=zeros, up=zeros.swapaxes(1, 2), dropped=dropped, period=period, share=0.0, reused="update",
@@ -135,11 +141,30 @@ def predicted(model: jm.Model, field: Field, texts: np.ndarray) -> dict[str, dic
     return {one.name: predictions(model, one, own.astype(np.int32), texts, PROMPT) for one in field}
 
 
+def pieces(tokenizer: Tokenizer) -> np.ndarray:
+    """Of all held-out files, cut into pieces, every so many: beginnings and insides as often as there are."""
+    read = (tokenizer.encode(read_text(path)) for path in stdlib_split().held_out)
+    cut = [tokens[i : i + PIECE] for tokens in read for i in range(0, len(tokens) - PIECE + 1, PIECE)]
+    return np.asarray(cut[::EVERY], np.int32)
+
+
+def settled(model: jm.Model, field: Field, texts: np.ndarray) -> dict[str, dict[str, float]]:
+    """Of what is left out between anchors the accuracy lost in many texts, with its standard error."""
+    found: dict[str, dict[str, float]] = {}
+    for one in field:
+        if one.kind.startswith(REUSED) and isinstance(one.strategy, AdaptiveDepth):
+            it = compare(model.decoder, model.params, one.strategy.policy, texts, prompt=PROMPT)
+            lost = it.accuracy - it.policy_accuracy
+            found[one.name] = {"blocks": it.layers, "accuracy_lost": lost, "error": it.lost_error}
+    return found
+
+
 def targets(
     field: Field,
     kept: Mapping[str, Mapping[str, float]],
     speed: Mapping[str, float],
     batch: Mapping[str, float],
+    whole: Mapping[str, Mapping[str, float]],
     decoder: Decoder,
 ) -> list[Target]:
     """The fastest exit that keeps the predictions, anchors, what a promise gives, and rows by themselves."""
@@ -148,7 +173,11 @@ def targets(
         for it in field
         if it.kind.startswith(EXITS) and kept[it.name]["agreement"] >= AGREEMENT
     ]
-    reused = [speed[it.name] for it in field if it.kind == REUSED and kept[it.name]["accuracy_lost"] <= LOST]
+    reused = [
+        speed[it.name]
+        for it in field
+        if it.kind.startswith(REUSED) and whole[it.name]["accuracy_lost"] <= LOST
+    ]
     promises = [
         speed[it.name] / speed_up_of(decoder, layers_for_speed_up(decoder, it.value))
         for it in field
@@ -169,6 +198,7 @@ def tables(
     kept: Mapping[str, Mapping[str, float]],
     speed: Mapping[str, float],
     batch: Mapping[str, float],
+    whole: Mapping[str, Mapping[str, float]],
 ) -> list[Table]:
     columns = ("blocks", "agreement", "held_out_agreement", "accuracy_lost", "bits_per_byte")
     return [
@@ -185,6 +215,11 @@ def tables(
             caption=f"Speed of {ROWS} rows in one batch",
             columns=["way", "speed"],
             rows=[[name, found] for name, found in batch.items()],
+        ),
+        Table(
+            caption="Accuracy lost on whole held-out files",
+            columns=["way", "blocks", "accuracy lost", "standard error"],
+            rows=[[name, *found.values()] for name, found in whole.items()],
         ),
     ]  # fmt: skip
 
@@ -203,7 +238,9 @@ def main() -> None:
     read = [small.tokenizer.encode(read_text(path)) for path in stdlib_split().train[:COUNTED]]
     counts = np.bincount(np.concatenate(read), minlength=small.decoder.vocab_size)
     few = np.asarray(frequent_tokens(jnp.asarray(counts), FEW))
-    kept = predicted(small, field_of(small, few), told)
+    on_small = field_of(small, few)
+    kept = predicted(small, on_small, told)
+    whole = settled(small, on_small, pieces(small.tokenizer)[: 4 if arguments.quick else None])
     shape = SHAPES[arguments.shape]
     model = small if shape is None else grown(small, shape)
     field, alone = field_of(model, few), texts if shape is None else texts[:FEW_TEXTS]
@@ -212,10 +249,18 @@ def main() -> None:
         Result(
             name=f"depth_{arguments.shape}",
             title=f"Early exits and skipped blocks: {TITLES[arguments.shape]}",
-            method=METHOD.format(count=len(alone), told=len(told), new=new, prompt=PROMPT, rounds=rounds),
-            values={"speed": speed, "batch_speed": batch, "predictions": kept},
-            tables=tables(field, kept, speed, batch),
-            targets=targets(field, kept, speed, batch, model.decoder),
+            method=METHOD.format(
+                count=len(alone),
+                told=len(told),
+                new=new,
+                prompt=PROMPT,
+                rounds=rounds,
+                piece=PIECE,
+                every=EVERY,
+            ),
+            values={"speed": speed, "batch_speed": batch, "predictions": kept, "whole_files": whole},
+            tables=tables(field, kept, speed, batch, whole),
+            targets=targets(field, kept, speed, batch, whole, model.decoder),
         ),
         arguments,
     )
