@@ -24,6 +24,8 @@ _LONGEST_TILE = 128
 _STEP = 8
 # Up to this many rows each is multiplied by itself: one token's experts are different ones.
 _ROW_BY_ROW = 8
+# Rows of a tile of a TPU's memory.
+_ROWS_OF_TILE = 8
 # Most pieces of one row's contraction, and the fewest rows of weights in one.
 _MOST_PIECES, _LEAST_ROWS = 8, 96
 
@@ -42,7 +44,8 @@ def grouped_matmul(
         group_sizes: how many rows each group has. Rows beyond their sum belong to none and give 0.
 
     XLA's CPU backend expands `lax.ragged_dot` to a product with every matrix. There `over_groups` takes each
-    group's matrix once and multiplies the group's rows with it. Other backends get `lax.ragged_dot`.
+    group's matrix once and multiplies the group's rows with it. Other backends get `lax.ragged_dot`, and TPUs
+    rows of no group beside the others, to whole tiles.
     """
     y: Array = PRODUCT(x, w, group_sizes)
     return y
@@ -177,7 +180,21 @@ def _ragged_gradients(
     return pullback(g)
 
 
-PRODUCT = ByBackend(portable=lax.ragged_dot, cpu=_product)
+def _in_whole_tiles(
+    x: Float[Array, "T D"], w: Float[Array, "E D F"], group_sizes: Int[Array, "E"]
+) -> Float[Array, "T F"]:
+    """`lax.ragged_dot` with rows of no group behind the others.
+
+    Where the rows fill no whole tile, the TPU compiler makes a product with every matrix, which reads all of
+    them; else it has a kernel that reads those of groups with rows.
+    """
+    rows = x.shape[0]
+    filled = jnp.pad(x, ((0, -rows % _ROWS_OF_TILE), (0, 0)))
+    product: Array = lax.ragged_dot(filled, w, group_sizes)
+    return product[:rows]
+
+
+PRODUCT = ByBackend(portable=lax.ragged_dot, cpu=_product, tpu=_in_whole_tiles)
 GRADIENTS = ByBackend(portable=_ragged_gradients, cpu=_gradients)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.layers.grouped_matmul import grouped_matmul, over_groups, tile_lengths, vector_matrix
+from jaxmodels.layers.grouped_matmul import PRODUCT, grouped_matmul, over_groups, tile_lengths, vector_matrix
 
 # group sizes, D, F
 CASES = {
@@ -94,6 +94,15 @@ def test_the_tile_loop_is_for_cpu_alone():
     assert "stablehlo.while" in lowered("cpu")
     assert "stablehlo.while" not in lowered("tpu")
     assert "ragged_dot" in lowered("tpu")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_tpu_gets_whole_tiles_of_rows_for_the_same_product(case):
+    x, w, sizes = draw(*CASES[case], 3)
+    y = jax.jit(PRODUCT.tpu)(x, w, sizes)
+    np.testing.assert_allclose(y, by_group(x, w, sizes), rtol=1e-5, atol=1e-5)
+    (product,) = [line for line in lowered("tpu").splitlines() if "ragged_dot" in line]
+    assert "(tensor<8x4xf32>, tensor<2x4x4xf32>, tensor<2xi32>)" in product
 
 
 def test_tiles_grow_with_the_groups():
