@@ -39,6 +39,7 @@ ORDER = (
     "compiled_properties",
     "tpu_programs",
     "tpu_plans",
+    "tpu_decode_bytes",
     "tpu_mamba2_jax",
     "bits_per_byte",
     "quantized",

@@ -44,6 +44,7 @@ BENCHMARKS = (
     ("compiled_properties",),
     ("tpu_programs",),
     ("tpu_plans",),
+    ("tpu_decode_bytes",),
     ("tpu_mamba2_jax",),
     ("tpu_speculation",),
     ("bits_per_byte", "tiny-mamba2", "tiny-qwen3", "tiny-hybrid-moe", "tiny-llada"),
