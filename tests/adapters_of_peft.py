@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 TOKENS = np.array([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]])
@@ -77,6 +76,8 @@ def adapt(
 
     `config` is the base's, that of `BASES` by default; `settings` are peft's.
     """
+    from peft import LoraConfig, get_peft_model  # takes seconds: only where it is used
+
     model = base_model(family, config)
     base, adapter = directory / family, directory / f"{family}-adapter-{seed}"
     model.save_pretrained(base)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from adapters_of_peft import TOKENS, adapt, assert_logits, base_model, logits_of
 from configurations import ONE_OF_EACH_FAMILY
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -131,6 +130,8 @@ def test_a_tied_pair_is_parted_where_it_was_in_training(tmp_path, settings, tied
 
 
 def test_several_adapters_are_merged_in_turn(tmp_path):
+    from peft import PeftModel
+
     first = adapt(tmp_path, "llama", r=4, target_modules=["q_proj", "up_proj"])
     second = adapt(tmp_path, "llama", seed=2, r=2, target_modules=["q_proj", "lm_head"])
     model = AutoModelForCausalLM.from_pretrained(first.base)

@@ -2,7 +2,6 @@
 
 import json
 
-import peft
 import pytest
 from adapters_of_peft import base_model
 
@@ -29,6 +28,8 @@ def test_scales(tmp_path):
 
 @pytest.mark.parametrize("kind", ["IA3Config", "PrefixTuningConfig", "LoHaConfig", "AdaLoraConfig"])
 def test_other_types_are_refused_by_name(tmp_path, kind):
+    import peft
+
     extra = {"PrefixTuningConfig": {"num_virtual_tokens": 3}, "AdaLoraConfig": {"total_step": 9}}.get(
         kind, {}
     )
