@@ -1,6 +1,10 @@
-"""The experts of mixtures in the memory of the host: which parameters they are, and which models can have
-them there."""
+"""The experts of mixtures in the memory of the host: which parameters they are, which models can have them
+there, and how they come there."""
 
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax
@@ -12,25 +16,33 @@ from jaxmodels.checks import shown
 from jaxmodels.layers.host_memory import MEMORY_KIND
 from jaxmodels.layers.moe.dispatch import Dropless
 from jaxmodels.layers.moe.moe import MoE
-from jaxmodels.layers.spec import walk
+from jaxmodels.layers.quantized.array import QuantizedArray
+from jaxmodels.layers.quantized.packed import PackedStack, packed
+from jaxmodels.layers.spec import Param, walk
 from jaxmodels.models.costs import Specified
 
 ExpertMemory = Literal["device", "host"]
 
 
-def check_expert_memory(experts: Any) -> ExpertMemory:
+# The mesh axes that share experts, and the features of each, by the logical axes that they cut.
+_SHARED_OVER = {"experts": ("expert",), "mlp": ("tensor",)}
+
+
+def check_expert_memory(experts: Any, mesh: Mesh | None = None) -> ExpertMemory:
     """`experts` as it was given.
 
     Raises:
-        ValueError: it is no memory, or the default device reads no memory of the host by itself.
+        ValueError: it is no memory, or the devices, of the mesh or by default, read no memory of the host by
+            themselves.
     """
     if experts not in ("device", "host"):
         raise ValueError(f"experts must be 'device' or 'host', got {shown(experts)}")
     if experts == "host":
-        kinds = [memory.kind for memory in _default_device().addressable_memories()]
+        device = _default_device() if mesh is None else mesh.local_devices[0]
+        kinds = [memory.kind for memory in device.addressable_memories()]
         if MEMORY_KIND not in kinds:
             raise ValueError(
-                f"experts='host': {jax.default_backend()} has no {MEMORY_KIND} memory, only "
+                f"experts='host': {device.platform} has no {MEMORY_KIND} memory, only "
                 f"{', '.join(kinds)}; leave it out"
             )
     return "host" if experts == "host" else "device"
@@ -60,16 +72,63 @@ def expert_paths(config: Specified) -> frozenset[str]:
     return frozenset(paths)
 
 
-def host_sharding() -> Sharding:
-    """The host memory that the default device reads by itself."""
-    # Of a single-device sharding JAX does not always note the memory in the type of an array.
-    mesh = Mesh(np.array([_default_device()]), ("device",))
-    return NamedSharding(mesh, PartitionSpec(), memory_kind=MEMORY_KIND)
-
-
 def device_sharding() -> Sharding:
     """The default device's own memory."""
     return SingleDeviceSharding(_default_device())
+
+
+def host_sharding(place: Sharding) -> Sharding:
+    """The host memory that each of these devices reads by itself, cut over them alike."""
+    # Of a single-device sharding JAX does not always note the memory in the type of an array.
+    if not isinstance(place, NamedSharding):
+        (device,) = place.device_set
+        place = NamedSharding(Mesh(np.array([device]), ("device",)), PartitionSpec())
+    return place.with_memory_kind(MEMORY_KIND)
+
+
+def check_cut(path: str, param: Param, place: Sharding) -> None:
+    """Raises ValueError, with the parameter and the mesh axes named, where a mesh cuts experts otherwise than
+    each device fetches its own: over "expert" by their number, over "tensor" by their inner features."""
+    if not isinstance(place, NamedSharding):
+        return
+    for axis, logical in enumerate(param.axes):
+        wanted = _SHARED_OVER.get(str(logical), ())
+        wanted = tuple(name for name in wanted if place.mesh.shape.get(name, 1) > 1)
+        if _cut(place, axis) != wanted:
+            found, meant = (
+                " and ".join(map(repr, names)) or "no axis" for names in (_cut(place, axis), wanted)
+            )
+            raise ValueError(
+                f"experts='host' with a mesh: {logical!r} of parameter {path!r} is cut over {found} of the "
+                f"mesh, and each device fetches its own experts where that is {meant}; use a mesh of data, "
+                "expert and tensor, and rules that cut experts by default"
+            )
+
+
+def sharing_inputs(place: Sharding) -> int:
+    """How many devices have parts of the inputs of one expert's matrix."""
+    if not isinstance(place, NamedSharding):
+        return 1
+    return math.prod(place.mesh.shape[name] for name in _cut(place, 1))
+
+
+def packed_in_host(w: QuantizedArray, place: Sharding) -> PackedStack:
+    """A quantised stack, which lies so in the memory of devices, in that of their host: each device's part is
+    one block for each expert."""
+    made = _packing(place)(w)
+    return replace(made, rows=jax.device_put(made.rows, host_sharding(place)))
+
+
+@functools.cache
+def _packing(place: Sharding) -> Callable[[QuantizedArray], PackedStack]:
+    made = functools.partial(packed, blocks=sharing_inputs(place))
+    return jax.jit(made, out_shardings=place)
+
+
+def _cut(place: NamedSharding, axis: int) -> tuple[str, ...]:
+    """The mesh axes that a dimension is cut over."""
+    names = place.spec[axis] if axis < len(place.spec) else None
+    return (names,) if isinstance(names, str) else tuple(names or ())
 
 
 def _default_device() -> jax.Device:

@@ -2,23 +2,35 @@
 how many bits."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints.huggingface import Held
-from jaxmodels.expert_memory import ExpertMemory, device_sharding, expert_paths, host_sharding
+from jaxmodels.expert_memory import (
+    ExpertMemory,
+    check_cut,
+    device_sharding,
+    expert_paths,
+    host_sharding,
+    packed_in_host,
+    sharing_inputs,
+)
 from jaxmodels.layers.quantized.array import QuantizedArray
+from jaxmodels.layers.quantized.blocks import scale_shape
 from jaxmodels.layers.quantized.format import NumberFormat
+from jaxmodels.layers.quantized.packed import PackedStack
 from jaxmodels.layers.quantized.quantization import (
     Quantization,
     formats,
     is_quantized,
     param_bytes,
     quantized,
-    quantized_params,
 )
 from jaxmodels.layers.spec import Param, Params, param_dtype, unflatten, walk
 from jaxmodels.models.costs import Specified, weight_bytes
@@ -32,7 +44,7 @@ class Holding:
     Attributes:
         placement: the mesh that they are spread over, None for one device.
         quantization: the formats of the weights, None for arrays.
-        experts: the memory of the weights of experts; that of the host goes with neither of the others.
+        experts: the memory of the weights of experts; on a mesh that of each device, or of its host.
     """
 
     placement: Placement | None = None
@@ -45,58 +57,92 @@ class Holding:
         Raises:
             ValueError: a mesh that does not divide the model, or experts that cannot be in host memory.
         """
-        if self.placement is not None:
-            return self.placement.params(config)
-        hosted = self._hosted(config)
-        if not hosted:
+        if self.placement is None and self.experts == "device":
             return None
-        spec = config.spec()
-        return unflatten(
-            {path: host_sharding() if path in hosted else device_sharding() for path, _ in walk(spec)}, spec
-        )
+        # What is read in order to be quantised comes to the host behind that.
+        few = {} if self.quantization is None else formats(config.spec(), self.quantization)
+        there = self._hosted(config) - few.keys()
+        places = {
+            path: host_sharding(place) if path in there else place
+            for path, place in self._places(config).items()
+        }
+        return unflatten(places, config.spec())
 
-    def made_of(self, config: Specified, dtype: DTypeLike) -> Held | None:
-        """What makes of weights in float32 what is held of them in a model of `dtype`; None for arrays.
+    def made_of(self, config: Specified, dtype: DTypeLike | None = None) -> Held | None:
+        """What makes of weights in float32 what is held of them in a model of `dtype`, or of weights in their
+        own; None for arrays.
 
         Raises:
-            ValueError: a weight that the quantisation cannot hold; the message names it.
+            ValueError: a weight that the quantisation cannot hold, or a mesh cannot share in host memory; the
+                message names it.
         """
         if self.quantization is None:
             return None
-        chosen, spec = formats(config.spec(), self.quantization), dict(walk(config.spec()))
-        return {
-            path: functools.partial(_held, path, spec[path], form, param_dtype(spec[path], dtype))
-            for path, form in chosen.items()
-        }
+        spec, hosted, made = dict(walk(config.spec())), self._hosted(config), dict[str, Any]()
+        places = self._places(config) if hosted else {}
+        for path, form in formats(config.spec(), self.quantization).items():
+            held = None if dtype is None else param_dtype(spec[path], dtype)
+            made[path] = functools.partial(_held, path, spec[path], form, held)
+            if path in hosted:
+                _check_shared(path, spec[path], form, sharing_inputs(places[path]))
+                made[path] = functools.partial(_held_in_host, made[path], places[path])
+        return made
 
     def params(self, config: Specified, params: Params) -> Params:
         """Parameters that were read whole, as they are held; those that are held so already stay."""
-        if self.quantization is None or is_quantized(params):
+        made = None if is_quantized(params) else self.made_of(config)
+        if made is None:
             return params
-        return quantized_params(config.spec(), params, self.quantization)
+        held = {path: made[path](leaf) if path in made else leaf for path, leaf in walk(params)}
+        return unflatten(held, params)
 
     def weight_bytes(self, config: Specified, dtype: DTypeLike) -> int:
         """Bytes of the parameters in the memory of one device, or of all that share this machine's; of
         quantised ones on a mesh as if all were cut alike."""
-        if self.experts == "host" and jax.default_backend() != "cpu":  # whose memory that is too
-            hosted = self._hosted(config)
-            return sum(
-                param_bytes(path, param, dtype, {})
-                for path, param in walk(config.spec())
-                if path not in hosted
-            )
         whole = weight_bytes(config, dtype)
         here = whole if self.placement is None else self.placement.weight_bytes(config, dtype)
-        if self.quantization is None:
-            return here
-        chosen = formats(config.spec(), self.quantization)
-        few = sum(param_bytes(path, param, dtype, chosen) for path, param in walk(config.spec()))
-        return here * few // whole
+        chosen = {} if self.quantization is None else formats(config.spec(), self.quantization)
+        elsewhere = self._hosted(config) if jax.default_backend() != "cpu" else ()  # whose memory that is too
+        kept = sum(
+            param_bytes(path, param, dtype, chosen)
+            for path, param in walk(config.spec())
+            if path not in elsewhere
+        )
+        return here * kept // whole
+
+    def _places(self, config: Specified) -> dict[str, Sharding]:
+        """The devices of each parameter."""
+        if self.placement is None:
+            return {path: device_sharding() for path, _ in walk(config.spec())}
+        return dict(walk(self.placement.params(config)))
 
     def _hosted(self, config: Specified) -> frozenset[str]:
         """The parameters in host memory, by path."""
-        return expert_paths(config) if self.experts == "host" else frozenset()
+        if self.experts == "device":
+            return frozenset()
+        hosted, places, spec = expert_paths(config), self._places(config), dict(walk(config.spec()))
+        for path in sorted(hosted):
+            check_cut(path, spec[path], places[path])
+        return hosted
 
 
-def _held(path: str, param: Param, form: NumberFormat, dtype: np.dtype, w: jax.Array) -> QuantizedArray:
+def _held(
+    path: str, param: Param, form: NumberFormat, dtype: np.dtype | None, w: jax.Array
+) -> QuantizedArray:
     return quantized(path, param, w, form, dtype)
+
+
+def _held_in_host(make: Callable[[jax.Array], QuantizedArray], place: Sharding, w: jax.Array) -> PackedStack:
+    return packed_in_host(make(w), place)
+
+
+def _check_shared(path: str, param: Param, form: NumberFormat, devices: int) -> None:
+    """Raises ValueError where devices would share the inputs of a group that has one scale."""
+    blocks = scale_shape(param.shape, param.contracted, form.groups)
+    groups = 1 if blocks is None else blocks[-2]
+    if groups > 1 and groups % devices:
+        raise ValueError(
+            f"experts='host' with quantize and a mesh: parameter {path!r} has {groups} groups of inputs with "
+            f"a scale each as {form.name}, which mesh axis 'tensor' of size {devices} does not divide "
+            "evenly; choose another size, or one scale per output, as 'int8' and 'int4-channel' have"
+        )

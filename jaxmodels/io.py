@@ -95,7 +95,8 @@ def load(
             stored in the same format already is kept as it is. Layers compute in `dtype`.
         experts: the memory that holds the weights of a mixture's experts: the "device"'s, or that of the
             "host", from where a step fetches the experts that its tokens chose, each once, and no others. For
-            models of text on one device whose experts would not fit into its memory.
+            models of text whose experts would not fit into the memory of the device, or of those of a mesh,
+            each of which has its part in the memory of its own host.
 
     Names may have another prefix than the family's, as those of a base model or of a part of a larger model
     have. A head that is stored and differs from the embedding is kept, with a warning, whether or not the
@@ -105,8 +106,9 @@ def load(
         CheckpointError: anything missing, corrupt or not understood, or too large for the free memory; the
             message names it.
         ValueError: an argument of a wrong kind, a mesh that does not divide the model, a weight that the
-            quantisation cannot hold, or experts that cannot be in host memory: with a mesh, `quantize` or an
-            adapter, where a layer computes with all of them at once, or where the backend has none.
+            quantisation cannot hold, or experts that cannot be in host memory: with an adapter, on a mesh
+            that cuts them otherwise than over "expert" and "tensor", where a layer computes with all of them
+            at once, or where the backend has none.
     """
     check_path("name_or_path", name_or_path)
     wanted = None if dtype is None else floating_dtype("dtype", dtype)
@@ -118,13 +120,13 @@ def load(
     holding = Holding(
         placement=_placement(mesh, rules),
         quantization=find_quantization(quantize),
-        experts=check_expert_memory(experts),
+        experts=check_expert_memory(experts, mesh),
     )
     directory = resolve(name_or_path, revision, allow_pickle=allow_pickle)
     adapters = _names_of_adapters(adapter)
     images = is_pipeline(directory)
     if holding.experts == "host":
-        _refuse_beside_host(holding, adapters, images=images)
+        _refuse_beside_host(adapters, images=images)
     if not images:
         return _load_text(
             directory, wanted, adapters, holding, allow_pickle=allow_pickle, text_only=text_only,
@@ -422,16 +424,10 @@ def _names_of_adapters(adapter: str | Path | Sequence[str | Path]) -> list[str |
     return list(names)
 
 
-def _refuse_beside_host(holding: Holding, adapter: Sequence[str | Path], *, images: bool) -> None:
+def _refuse_beside_host(adapter: Sequence[str | Path], *, images: bool) -> None:
     """Raises ValueError for what does not go together with experts in host memory."""
     if images:
         raise ValueError("experts='host' is for models of text, and this is an image model; leave it out")
-    if holding.placement is not None:
-        raise ValueError("experts='host' is for one device: on a mesh each holds its part; leave one out")
-    if holding.quantization is not None:
-        raise ValueError(
-            "experts='host' with quantize: TPUs cannot fetch single experts in few bits; leave one out"
-        )
     if adapter:
         raise ValueError(
             "experts='host' with an adapter: merging computes with all weights on the device; save "

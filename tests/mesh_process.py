@@ -29,7 +29,9 @@ from jaxmodels.decoding.generation import plan
 from jaxmodels.decoding.masked.blocks.fixed import FixedBlocks
 from jaxmodels.decoding.prompts import encode_prompts
 from jaxmodels.decoding.speculative import Draft
-from jaxmodels.layers.quantized.quantization import in_few_bits
+from jaxmodels.expert_memory import expert_paths
+from jaxmodels.holding import Holding
+from jaxmodels.layers.quantized.quantization import QUANTIZATIONS, in_few_bits
 from jaxmodels.layers.spec import walk
 from jaxmodels.model import _forward
 from jaxmodels.tpu_configs.mesh import make_mesh
@@ -255,7 +257,26 @@ def few_bits(name, rows=ROWS, **sizes):
     return {"error": error(many(given), one(given)), "generate": same}
 
 
+def host_experts(rows=8, **sizes):
+    """Differences of logits of a model with experts in host memory, held as arrays and in few bits, and what
+    memory they are in."""
+    one, placement = on_one(MIXED["experts"]), Placement(mesh=make_mesh(**sizes))
+    results = {}
+    for bits in ("arrays", "int8"):
+        holding = Holding(placement=placement, quantization=QUANTIZATIONS.get(bits), experts="host")
+        whole = one if bits == "arrays" else one.quantized(bits)
+        held = holding.params(one.config, jax.device_put(one.params, holding.shardings(one.config)))
+        many = replace(one, params=held).on_mesh(placement.mesh)
+        results[bits] = {"error": error(many(tokens(rows)), whole(tokens(rows)))}
+        there = [leaf for path, leaf in walk(many.params) if path in expert_paths(one.config)]
+        results[bits]["memory"] = {
+            leaf.sharding.memory_kind: leaf.is_fully_replicated for leaf in jax.tree.leaves(there)
+        }
+    return results
+
+
 CHECKS = {
+    "host-experts": lambda: host_experts(expert=4, tensor=2),
     "few-bits-transformer": lambda: few_bits("transformer", tensor=8),
     "few-bits-experts": lambda: few_bits("experts", rows=8, expert=4, tensor=2),
     "loaded": loaded,

@@ -91,6 +91,7 @@ def over_groups(
     out = jax.eval_shape(lambda: fn(_of_group(groups, 0), x[:1]))
     empty = jnp.zeros((padded.shape[0], *out.shape[1:]), out.dtype)
     if in_host_memory(groups):
+        empty = varying_like(empty, tiling.ends, x, *jax.tree.leaves(groups))
         y = tiling.fetching_loop(add, empty, groups, min(x.shape[0], len(group_sizes)))
     else:
         y = tiling.loop(lambda y, tile: add(y, tile, _of_group(groups, tile.group)), empty, (x, groups))

@@ -16,6 +16,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxmodels.layers.quantized.array import QuantizedArray
+from jaxmodels.layers.quantized.packed import PackedStack
 
 
 class Initializer(Protocol):
@@ -255,7 +256,7 @@ def check_params(spec: ParamTree, params: Params) -> None:
         )
     for path, param in expected.items():
         leaf = given[path]
-        if not isinstance(leaf, jax.Array | np.ndarray | QuantizedArray):
+        if not isinstance(leaf, jax.Array | np.ndarray | QuantizedArray | PackedStack):
             raise ValueError(f"parameter {path!r} must be an array, got {type(leaf).__name__}")
         if not isinstance(leaf, np.ndarray) and leaf.is_deleted():
             raise ValueError(f"parameter {path!r} was given away to a compiled program that donates it")

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.typing import DTypeLike
 
+from jaxmodels.layers.host_memory import MEMORY_KIND, in_host_memory
 from jaxmodels.layers.quantized.array import QuantizedArray
 from jaxmodels.layers.spec import Buffer, Param, Params, param_dtype, unflatten, walk
 from jaxmodels.models.costs import Specified
@@ -106,8 +107,14 @@ class Placement:
         return self.put(wider, params if wider is config else repeated_params(config, wider, params))
 
     def put(self, config: Specified, params: Params) -> Params:
-        """The parameters of `config` where they belong, no head repeated."""
+        """The parameters of `config` where they belong, no head repeated; those in host memory are there.
+
+        Raises:
+            ValueError: a parameter in host memory is not beside the devices that it belongs to.
+        """
         places = dict(walk(self.params(config)))
+        for path, leaf in walk(params):
+            _check_in_place(path, leaf, places[path])
         return unflatten({path: _placed(leaf, places[path]) for path, leaf in walk(params)}, params)
 
     def abstract(self, config: Specified, params: Params) -> Params:
@@ -144,7 +151,19 @@ class Placement:
 
 
 def _placed(leaf: Any, sharding: NamedSharding) -> Any:
-    return jax.device_put(leaf, sharding_of(leaf, sharding))
+    return leaf if in_host_memory(leaf) else jax.device_put(leaf, sharding_of(leaf, sharding))
+
+
+def _check_in_place(path: str, leaf: Any, sharding: NamedSharding) -> None:
+    """Raises ValueError where a parameter lies in the host memory of other devices than it belongs to."""
+    if not in_host_memory(leaf):
+        return
+    (rows,) = jax.tree.leaves(leaf)
+    if not rows.sharding.is_equivalent_to(sharding.with_memory_kind(MEMORY_KIND), rows.ndim):
+        raise ValueError(
+            f"parameter {path!r} lies in host memory, and not beside the devices of this mesh; load the "
+            "model with experts='host' and the mesh"
+        )
 
 
 def sharding_of(leaf: Any, sharding: Sharding) -> Any:

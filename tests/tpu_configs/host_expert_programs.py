@@ -1,27 +1,31 @@
-"""Compiles decoding steps for a TPU with experts in its own and in host memory; prints their costs as JSON.
+"""Compiles decoding steps for TPUs with experts in their own and in host memory; prints their costs as JSON.
 
     python tests/tpu_configs/host_expert_programs.py
 
 A program of its own because with libtpu installed jax looks for a TPU when it starts.
 """
 
+import functools
 import json
 import re
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxmodels as jm
-from jaxmodels.decoding import driver
-from jaxmodels.expert_memory import expert_paths
+from jaxmodels.expert_memory import expert_paths, host_sharding, sharing_inputs
 from jaxmodels.layers.host_memory import MEMORY_KIND
-from jaxmodels.layers.quantized.array import held_bytes
-from jaxmodels.layers.spec import unflatten, walk
-from jaxmodels.tpu_configs.compiler import topology_device
-from jaxmodels.tpu_configs.programs import Workload, abstract_arguments
+from jaxmodels.layers.quantized.array import QuantizedArray, held_bytes
+from jaxmodels.layers.quantized.packed import packed
+from jaxmodels.layers.quantized.quantization import QUANTIZATIONS, quantized_params
+from jaxmodels.layers.spec import abstract_params, unflatten, walk
+from jaxmodels.tpu_configs.mesh import make_mesh
+from jaxmodels.tpu_configs.shardings import Placement, sharding_of
 
 TOPOLOGY = "v6e:2x2"
+ROWS, SLOTS = 4, 256
 MIXTURE = {
     "model_type": "qwen3_moe",
     "vocab_size": 1024,
@@ -35,37 +39,86 @@ MIXTURE = {
     "num_experts_per_tok": 4,
     "moe_intermediate_size": 512,
 }
+# Formats of weights, and the sizes of meshes.
+PROGRAMS = {
+    "arrays": (None, {}),
+    "int8": ("int8", {}),
+    "int4": ("int4", {}),
+    "mxfp4": ("mxfp4", {}),
+    "arrays-on-four": (None, {"expert": 2, "tensor": 2}),
+    "int4-on-four": ("int4", {"expert": 2, "tensor": 2}),
+}
 # In the order of a schedule: a fetch that begins, a loop, a fetch that is waited for.
 STEP = re.compile(r"^\s*(?:ROOT )?%\S+ = .*?\s(dynamic-slice-start|dynamic-slice-done|while)\(")
 
 
-def measured(memory):
-    """Bytes that one decoding step takes with the experts there, and the order of its fetches and loops."""
-    config = jm.config_from_hf(MIXTURE)
-    mesh = Mesh(np.array([topology_device(TOPOLOGY)]), ("device",))
-    here, there = (NamedSharding(mesh, PartitionSpec(), memory_kind=kind) for kind in ("device", memory))
-    strategy = jm.decoding.Autoregressive()
-    given = abstract_arguments(config, Workload(prompt=32, new_tokens=16), strategy, here)
-    experts = expert_paths(config)
+def abstract(config, placement, quantize, memory):
+    """The parameters as they are held with the experts in this memory."""
+    params = abstract_params(config.spec(), "bfloat16")
+    if quantize is not None:
+        few = functools.partial(quantized_params, config.spec(), quantization=QUANTIZATIONS[quantize])
+        params = jax.eval_shape(few, params)
+    places = dict(walk(placement.params(config)))
+    hosted = expert_paths(config) if memory == MEMORY_KIND else ()
 
     def placed(path, leaf):
-        sharding = there if path in experts else here
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        place = sharding_of(leaf, places[path])
+        if path in hosted:
+            place = host_sharding(places[path])
+            if isinstance(leaf, QuantizedArray):
+                blocks = sharing_inputs(places[path])
+                leaf = jax.eval_shape(functools.partial(packed, blocks=blocks), leaf)
+        return with_places(leaf, place)
 
-    params = unflatten({path: placed(path, leaf) for path, leaf in walk(given.params)}, given.params)
-    traced = driver.advance.trace(params, given.request, given.carry, strategy, given.steps, config=config)
-    compiled = traced.lower().compile()
+    return unflatten({path: placed(path, leaf) for path, leaf in walk(params)}, params)
+
+
+def with_places(tree, places):
+    if isinstance(places, NamedSharding):
+        places = jax.tree.map(lambda leaf: places, tree)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, places
+    )
+
+
+def measured(memory, quantize, sizes):
+    """Bytes that one decoding step takes of each device with the experts there, and the order of its fetches
+    and loops."""
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY).devices
+    devices = devices[: 4 if sizes else 1]
+    placement = Placement(mesh=make_mesh(**sizes, devices=devices))
+    config, rows = jm.config_from_hf(MIXTURE), ROWS if sizes else 1
+
+    def step(params, tokens, cache):
+        scored, pending = config.peek(params, tokens, cache)
+        return scored.logits, config.commit(pending)
+
+    params = abstract(config, placement, quantize, memory)
+    cache = jax.eval_shape(lambda: config.init_cache(rows, SLOTS, jnp.bfloat16))
+    whole = NamedSharding(placement.mesh, PartitionSpec())
+    given = (
+        params,
+        jax.ShapeDtypeStruct((rows, 1), jnp.int32, sharding=whole),
+        with_places(cache, placement.cache(config, rows, SLOTS, "bfloat16")),
+    )
+    with jax.set_mesh(placement.mesh):
+        compiled = jax.jit(step, donate_argnums=2).trace(*given).lower().compile()
     taken = compiled.memory_analysis()
-    computations = re.split(r"\n\n", compiled.as_text())
+    hosted = expert_paths(config)
     return {
-        "stacks": sum(held_bytes(leaf.shape, leaf.dtype) for path, leaf in walk(params) if path in experts),
+        "stacks": sum(
+            held_bytes(part.sharding.shard_shape(part.shape), part.dtype)
+            for path, leaf in walk(abstract(config, placement, quantize, "device"))
+            if path in hosted
+            for part in jax.tree.leaves(leaf)
+        ),
         "arguments": taken.argument_size_in_bytes,
         "host_arguments": taken.host_argument_size_in_bytes,
         "temporary": taken.temp_size_in_bytes,
         "read": compiled.cost_analysis()["bytes accessed"],
         "schedules": [
             kinds
-            for text in computations
+            for text in re.split(r"\n\n", compiled.as_text())
             if "dynamic-slice-start"
             in (kinds := [match[1] for line in text.splitlines() if (match := STEP.match(line))])
         ],
@@ -73,7 +126,14 @@ def measured(memory):
 
 
 def main():
-    print(json.dumps({memory: measured(memory) for memory in ("device", MEMORY_KIND)}))
+    print(
+        json.dumps(
+            {
+                name: {memory: measured(memory, *program) for memory in ("device", MEMORY_KIND)}
+                for name, program in PROGRAMS.items()
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from aot_process import COMPILED_IN_THE_SWEEP, needs_libtpu, told_with_compiler
 from jaxmodels.layers.host_memory import MEMORY_KIND
 
 SCRIPT = Path(__file__).with_name("host_expert_programs.py")
+FETCHES = 3  # of one expert, in few bits or not: its projections
+EXPERT = FETCHES * 512 * 512 * 2  # bytes in bfloat16, of 64 experts
 
 pytestmark = COMPILED_IN_THE_SWEEP
 
@@ -17,24 +19,39 @@ def reports():
     return told_with_compiler(SCRIPT)[-1]
 
 
+@pytest.fixture(params=["arrays", "int8", "int4", "mxfp4", "arrays-on-four", "int4-on-four"])
+def both(request, reports):
+    report = reports[request.param]
+    return report[MEMORY_KIND], report["device"]
+
+
 @needs_libtpu
-def test_the_stacks_are_arguments_in_host_memory(reports):
-    there, here = reports[MEMORY_KIND], reports["device"]
-    assert here["host_arguments"] == 0 and there["host_arguments"] == there["stacks"]
+def test_the_stacks_are_arguments_in_host_memory(both):
+    there, here = both
+    assert here["host_arguments"] == 0
+    # Rows that fill up blocks of bytes, and scales that devices share.
+    assert here["stacks"] <= there["host_arguments"] <= 1.05 * here["stacks"]
     assert there["arguments"] <= here["arguments"] - here["stacks"] * 0.99
 
 
 @needs_libtpu
-def test_a_step_has_room_for_a_few_of_the_64_experts(reports):
-    there, here = reports[MEMORY_KIND], reports["device"]
-    assert there["temporary"] - here["temporary"] <= 5 * there["stacks"] / 64
-    assert there["read"] <= 0.5 * here["read"]
+def test_a_step_has_room_for_a_few_of_the_experts(both):
+    there, here = both
+    assert there["temporary"] - here["temporary"] <= 4 * EXPERT
+    assert there["arguments"] + there["temporary"] < here["arguments"] + here["temporary"]
 
 
 @needs_libtpu
-def test_the_next_expert_is_fetched_while_one_computes(reports):
+def test_a_step_reads_less_than_all_experts(reports):
+    there, here = reports["arrays"][MEMORY_KIND], reports["arrays"]["device"]
+    assert there["read"] <= 0.2 * here["read"]
+
+
+@needs_libtpu
+def test_the_next_expert_is_fetched_while_one_computes(both):
     """In the body of the loop over experts: three projections asked for, the loop over the rows of the expert
-    before, and then the wait."""
-    assert [*["dynamic-slice-start"] * 3, "while", *["dynamic-slice-done"] * 3] in reports[MEMORY_KIND][
-        "schedules"
-    ]
+    before, and then the wait. No whole stack is copied."""
+    there, _ = both
+    assert [
+        *["dynamic-slice-start"] * FETCHES, "while", *["dynamic-slice-done"] * FETCHES
+    ] in there["schedules"]  # fmt: skip

@@ -11,11 +11,23 @@ from pathlib import Path
 import pytest
 from mesh_models import D_MODEL, DECODERS, MIXED, WIDE_DENOISERS, WIDE_SCALES
 
+from jaxmodels.layers.host_memory import MEMORY_KIND
+
 PROCESS = Path(__file__).parents[1] / "mesh_process.py"
 TOLERANCE = 1e-5  # of float32, relative to the largest logit
 FEW_BITS = ("few-bits-transformer", "few-bits-experts")
 DRAWN = ("drawn-tiny-dit", "drawn-tiny-tarflow", "drawn-tiny-maskgit", "drawn-tiny-var")
-FEW = ("transformer", "recurrent", "experts", "speculative", "masked", "loaded", "trained", DRAWN[0])
+FEW = (
+    "transformer",
+    "recurrent",
+    "experts",
+    "speculative",
+    "masked",
+    "loaded",
+    "trained",
+    "host-experts",
+    DRAWN[0],
+)
 
 
 def run(*names):
@@ -97,6 +109,12 @@ def test_no_experts_are_gathered():
     one_projection = 8 // 4 * D_MODEL * (16 // 2)
     gathered = [shapes for op, shapes in few("experts")["steps"]["collectives"] if op == "all-gather"]
     assert gathered and all(elements(shapes) < one_projection for shapes in gathered)
+
+
+def test_experts_in_host_memory():
+    found = few("host-experts")
+    assert all(found[bits]["memory"] == {MEMORY_KIND: False} for bits in ("arrays", "int8"))
+    assert all(found[bits]["error"] < TOLERANCE for bits in ("arrays", "int8"))
 
 
 def test_drafted_tokens():

@@ -21,6 +21,7 @@ from jaxmodels.layers.moe.experts import Experts
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.partition import axis_size, row_axes
 from jaxmodels.layers.quantized.array import QuantizedArray
+from jaxmodels.layers.quantized.packed import PackedStack
 from jaxmodels.layers.spec import Params, unflatten, walk
 
 
@@ -105,6 +106,8 @@ class _Split:
 def _partition(axes: tuple[str | None, ...], leaf: Any) -> Any:
     """The partition of a parameter; of a quantised one those of its numbers and scales."""
     numbers = PartitionSpec(*axes)
+    if isinstance(leaf, PackedStack):
+        return dataclasses.replace(leaf, rows=numbers)  # type: ignore[arg-type]
     if not isinstance(leaf, QuantizedArray):
         return numbers
     several = (axis if count > 1 else None for axis, count in zip(axes, leaf.scales.shape, strict=True))
@@ -112,8 +115,11 @@ def _partition(axes: tuple[str | None, ...], leaf: Any) -> Any:
 
 
 def _groups(params: Params) -> int:
-    """How many groups of inner features share a scale in the experts' last projection; 0 for no groups."""
+    """How many groups of inner features share a scale in the experts' last projection, or lie in one block of
+    bytes; 0 for no groups."""
     down = params.get("w_down")
+    if isinstance(down, PackedStack):
+        return down.blocks
     groups = down.scales.shape[-2] if isinstance(down, QuantizedArray) else 1
     return 0 if groups == 1 else groups
 

@@ -16,6 +16,7 @@ from jaxmodels.layers.host_memory import in_host_memory
 from jaxmodels.layers.linear import contract, on_tpu, product
 from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.quantized.array import QuantizedArray
+from jaxmodels.layers.quantized.packed import PackedStack, unpacked
 from jaxmodels.layers.quantized.products import quantized_product
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 
@@ -53,6 +54,8 @@ class OfOne:
     """Rows ``[t, D]`` of one expert, with its own parameters."""
 
     def matmul(self, x: Float[Array, "t D"], w: Float[Array, "D F"]) -> Float[Array, "t F"]:
+        if isinstance(w, PackedStack):
+            w = unpacked(w)
         if isinstance(w, QuantizedArray):
             return quantized_product(_product_of_one, x, w.mT, None)
         return row_product(w, x)

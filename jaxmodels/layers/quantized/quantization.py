@@ -19,6 +19,7 @@ from jaxmodels.layers.quantized.float8 import Float8
 from jaxmodels.layers.quantized.format import NumberFormat
 from jaxmodels.layers.quantized.integers import Integers
 from jaxmodels.layers.quantized.mxfp4 import Mxfp4
+from jaxmodels.layers.quantized.packed import PackedStack
 from jaxmodels.layers.spec import Param, Params, ParamTree, param_dtype, unflatten, walk
 
 
@@ -156,7 +157,7 @@ def dequantized_params(params: Params, dtype: DTypeLike | None = None) -> Params
 
 def is_quantized(params: Params) -> bool:
     """Whether a weight is held in few bits."""
-    return any(isinstance(leaf, QuantizedArray) for _, leaf in walk(params))
+    return any(isinstance(leaf, QuantizedArray | PackedStack) for _, leaf in walk(params))
 
 
 def refuse_quantized(params: Params, what: str) -> None:
