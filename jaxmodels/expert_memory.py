@@ -92,8 +92,8 @@ def check_cut(path: str, param: Param, place: Sharding) -> None:
     if not isinstance(place, NamedSharding):
         return
     for axis, logical in enumerate(param.axes):
-        wanted = _SHARED_OVER.get(str(logical), ())
-        wanted = tuple(name for name in wanted if place.mesh.shape.get(name, 1) > 1)
+        shared = _SHARED_OVER.get(str(logical), ())
+        wanted = tuple(name for name in shared if place.mesh.shape.get(name, 1) > 1)
         if _cut(place, axis) != wanted:
             found, meant = (
                 " and ".join(map(repr, names)) or "no axis" for names in (_cut(place, axis), wanted)

@@ -111,6 +111,13 @@ def test_no_experts_are_gathered():
     assert gathered and all(elements(shapes) < one_projection for shapes in gathered)
 
 
+def test_what_routers_chose_is_told_in_one_gather_for_each_layer():
+    slots = MIXED["experts"].blocks[0].ffn.router.top_k
+    found = few("experts")["forward"]["collectives"]
+    told = [shapes for op, shapes in found if op == "all-gather" and shapes[0][-1] in (slots, 2 * slots)]
+    assert [shapes[0][-1] for shapes in told] == [2 * slots] * len(MIXED["experts"].blocks)
+
+
 def test_experts_in_host_memory():
     found = few("host-experts")
     assert all(found[bits]["memory"] == {MEMORY_KIND: False} for bits in ("arrays", "int8"))

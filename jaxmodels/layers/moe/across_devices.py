@@ -147,9 +147,8 @@ def _exchanged(
     to each. A token that chose several experts of a device is sent there once.
     """
     tokens, slots = x.shape[0] * x.shape[1], routing.experts.shape[-1]
-    chosen, weights = (a.reshape(tokens, slots) for a in (routing.experts, routing.weights))
     here = lax.axis_index("expert")
-    all_chosen, all_weights = (lax.all_gather(a, "expert") for a in (chosen, weights))
+    all_chosen, all_weights = _told_to_all(routing, tokens, slots)
     sent = _destinations(all_chosen, mine.num_experts, split.experts)
     order, counts = jnp.argsort(~sent, axis=1, stable=True), sent.sum(1, dtype=jnp.int32)
 
@@ -170,6 +169,16 @@ def _exchanged(
     parts = back[jnp.arange(split.experts), places].astype(jnp.float32)
     summed = jnp.where(sent[here][..., None], parts, 0.0).sum(1).astype(x.dtype).reshape(x.shape)
     return lax.psum(summed, split.summed_over) if split.summed_over else summed
+
+
+def _told_to_all(
+    routing: Routing, tokens: int, slots: int
+) -> tuple[Int[Array, "E T K"], Float[Array, "E T K"]]:
+    """What each device's tokens chose, and with what weights, in one gather: float32 holds the numbers of
+    experts exactly."""
+    own = jnp.concatenate([routing.experts.astype(jnp.float32), routing.weights], -1)
+    told = lax.all_gather(own.reshape(tokens, 2 * slots), "expert")
+    return told[..., :slots].astype(jnp.int32), told[..., slots:]
 
 
 def _destinations(chosen: Int[Array, "E T K"], count: int, devices: int) -> Array:

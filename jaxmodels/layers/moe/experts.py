@@ -54,11 +54,10 @@ class OfOne:
     """Rows ``[t, D]`` of one expert, with its own parameters."""
 
     def matmul(self, x: Float[Array, "t D"], w: Float[Array, "D F"]) -> Float[Array, "t F"]:
-        if isinstance(w, PackedStack):
-            w = unpacked(w)
-        if isinstance(w, QuantizedArray):
-            return quantized_product(_product_of_one, x, w.mT, None)
-        return row_product(w, x)
+        held = unpacked(w) if isinstance(w, PackedStack) else w
+        if isinstance(held, QuantizedArray):
+            return quantized_product(_product_of_one, x, held.mT, None)
+        return row_product(held, x)
 
     def bias(self, b: Float[Array, "F"]) -> Float[Array, "F"]:
         return b
