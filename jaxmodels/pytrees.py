@@ -13,7 +13,7 @@ def register_dataclass(kind: type, data_fields: Sequence[str], meta_fields: Sequ
     The same contract as `jax.tree_util.register_dataclass`, which must not be used for policies: at least up
     to jaxlib 0.10.2, the structures of two dataclasses registered there are equal if they have as many fields
     and equal static ones, whatever their classes. Where their hashes then share a bucket, JAX's caches of
-    compiled programs answer for one policy with the program of another. Classes of `jaxmodels.struct` are
+    compiled programs answer for one policy with the program of another. Classes of `flax.struct` are
     registered there too; they serve as states, which always reach a program beside the policy or
     configuration that they belong to.
 

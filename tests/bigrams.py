@@ -5,8 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
-from jaxmodels import struct
 from jaxmodels.layers.masks import CAUSAL, Mask
 from jaxmodels.layers.spec import Param
 from jaxmodels.layers.window import next_window

@@ -3,9 +3,8 @@
 from typing import Any
 
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Int
-
-from jaxmodels import struct
 
 
 @struct.dataclass

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
-from jaxmodels import struct
 from jaxmodels.decoding.acceptance import longest_agreement
 from jaxmodels.decoding.draft_windows import first_token, settle
 from jaxmodels.decoding.processors.chain import Processor, process

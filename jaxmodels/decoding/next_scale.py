@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, number
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.samplers import Sample, Sampler

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, number
 from jaxmodels.decoding.draft_windows import first_token, settle
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.decoding.processors.chain import Processor, process
 from jaxmodels.decoding.processors.token_ids import checked_ids
 from jaxmodels.decoding.samplers import Greedy, Sampler, check_number

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced
 from jaxmodels.decoding.acceptance import Acceptance, TokenVerification, draw, longest_agreement
 from jaxmodels.decoding.draft_record import empty_record, recorded

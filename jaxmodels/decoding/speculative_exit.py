@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flax import struct
 from jax import lax
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, shown
 from jaxmodels.decoding.adaptive_depth import AdaptiveDepth
 from jaxmodels.decoding.autoregressive import Autoregressive, AutoregressiveCarry

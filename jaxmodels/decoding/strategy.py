@@ -7,10 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.decoding.draft_record import DraftRecord
 from jaxmodels.layers.spec import Params

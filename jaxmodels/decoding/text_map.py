@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Int
 
-from jaxmodels import struct
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.decoding.vocabulary_map import VocabularyMap, map_vocabularies
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.decoding.autoregressive import Autoregressive
 from jaxmodels.decoding.strategy import Output, Request, check_policy, emit, tally
 from jaxmodels.decoding.thinking.delimiters import Delimiters, Place

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Bool, Int
-
-from jaxmodels import struct
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
-from jaxmodels import struct
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import whole
 

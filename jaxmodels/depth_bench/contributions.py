@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import number
 from jaxmodels.decoding.depth import Plan, RowPlans, speed_up_of
 from jaxmodels.decoding.depth.layer_skipping import most_speed_up

@@ -11,10 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced
 from jaxmodels.layers.attend import Allowed, KeyRange
 from jaxmodels.layers.masks import Places, in_layer

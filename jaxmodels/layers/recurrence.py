@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.conv import last_inputs
 from jaxmodels.layers.window import Window, accepted
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.conv import window_conv
 from jaxmodels.layers.linear import contract, linear
 from jaxmodels.layers.linear_recurrence import keep_only, recur, recur_tree, replay

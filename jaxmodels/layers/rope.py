@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import number, shown, whole
 from jaxmodels.layers.rope_scaling import (
     UNSCALED,

@@ -12,9 +12,9 @@ authors' code. The arithmetic of the forms is that of `jaxmodels.layers.linear_r
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.linear_recurrence import Expand, recur, recur_tree, replay
 from jaxmodels.layers.mapped import scan
 

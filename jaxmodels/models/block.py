@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.layers.mlp import FeedForward
 from jaxmodels.layers.moe.routing import RoutedFeedForward, RouterContext, Routing
 from jaxmodels.layers.norm import Norm

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+from flax import struct
 from jaxtyping import Array, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.spec import buffer
 from jaxmodels.models.block import DecoderBlock
 from jaxmodels.models.depth import Depth, Repeating, kept_by, remembered, settled

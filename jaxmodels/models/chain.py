@@ -18,10 +18,10 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.kv_cache import KVPending, KVState
 from jaxmodels.layers.latent_attention import LatentState
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, chain

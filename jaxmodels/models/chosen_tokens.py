@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.window import Window, take_path
 from jaxmodels.models.block import Stream
 

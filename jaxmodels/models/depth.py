@@ -15,10 +15,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import Window
 from jaxmodels.models.block import DecoderBlock, HalvedBlock, Stream, Weighing

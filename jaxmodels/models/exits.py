@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.masks import MaskLike
 from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import Window, next_window

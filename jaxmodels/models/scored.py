@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.checks import shown
 
 

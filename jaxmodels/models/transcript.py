@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.masks import Ancestors, Causal, as_mask
 from jaxmodels.layers.slot_writes import write_slots
 from jaxmodels.layers.spec import Params, buffer, init_state

@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.host_memory import refuse_host_memory
 from jaxmodels.layers.moe.routing import Routing
 from jaxmodels.layers.quantized.quantization import refuse_quantized

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.decoding.choosing.routers import REGRET, DraftedStep, Router
 from jaxmodels.decoding.draft_windows import fold_keys
 from jaxmodels.decoding.drafters.model_drafter import Draft, HasParams, as_draft, loaded

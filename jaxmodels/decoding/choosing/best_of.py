@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array
 
-from jaxmodels import struct
 from jaxmodels.decoding.autoregressive import Autoregressive, AutoregressiveCarry
 from jaxmodels.decoding.choosing.choice import Choice
 from jaxmodels.decoding.choosing.most_probable import MOST_PROBABLE

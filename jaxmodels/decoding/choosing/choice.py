@@ -3,9 +3,8 @@
 from typing import Protocol
 
 import jax
+from flax import struct
 from jaxtyping import Array, Bool, Int
-
-from jaxmodels import struct
 
 
 @struct.dataclass

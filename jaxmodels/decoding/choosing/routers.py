@@ -6,9 +6,9 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from jaxmodels import struct
 from jaxmodels.pytrees import register_dataclass
 
 FEATURES = ("draft mean", "draft least", "target mean", "target least", "regret", "tokens")

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+from flax import struct
 from jax import lax
 from jaxtyping import Array
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, number, shown, whole
 from jaxmodels.decoding.depth.budget import check_unread
 from jaxmodels.decoding.depth.confidence import Confidence, Following, Passed, Recalling

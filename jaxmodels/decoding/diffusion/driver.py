@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.checks import whole
 from jaxmodels.decoding.diffusion.caches.cache import NoCache, Step, StepCache
 from jaxmodels.decoding.diffusion.guidance.guidance import Guidance, Outputs

@@ -30,10 +30,10 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxmodels import struct
 from jaxmodels.checks import whole
 from jaxmodels.decoding.diffusion.prediction import Predicted
 from jaxmodels.decoding.diffusion.samplers.sampler import Plan, Sampler

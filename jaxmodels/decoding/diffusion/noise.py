@@ -4,9 +4,9 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import whole
 from jaxmodels.decoding.arguments import MOST_SEEDS
 

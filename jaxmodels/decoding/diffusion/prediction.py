@@ -4,9 +4,8 @@ from enum import StrEnum
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float
-
-from jaxmodels import struct
 
 
 class Prediction(StrEnum):

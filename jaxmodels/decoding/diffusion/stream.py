@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.checks import whole
 from jaxmodels.decoding.diffusion.guidance.residual import StreamGuidance
 from jaxmodels.decoding.diffusion.noise import Noise

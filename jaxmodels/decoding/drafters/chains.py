@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.decoding.drafters.drafter import Proposal, Round
 from jaxmodels.decoding.samplers import Greedy
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.decoding.processors.chain import Processor
 from jaxmodels.decoding.samplers import Sampler
 from jaxmodels.decoding.strategy import Output, Request

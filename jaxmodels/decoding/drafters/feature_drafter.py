@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.drafters.chains import Chain, empty_chain, proposal_of, with_token
 from jaxmodels.decoding.drafters.drafter import LIMIT, STOP, Proposal, Round, Verdict

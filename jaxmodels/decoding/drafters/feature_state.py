@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.decoding.draft_windows import even_without_choice, fold_keys
 from jaxmodels.decoding.drafters.chains import Chain, Chosen, empty_chain, proposal_of, with_token
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict

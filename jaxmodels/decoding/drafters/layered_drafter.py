@@ -11,10 +11,10 @@ from typing import ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import whole
 from jaxmodels.decoding.draft_windows import in_rows_that_run
 from jaxmodels.decoding.drafters.chains import Chain, empty_chain, proposal_of, with_token

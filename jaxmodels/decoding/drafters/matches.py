@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.drafters.drafter import Round, Verdict
 from jaxmodels.decoding.processors.chain import contexts

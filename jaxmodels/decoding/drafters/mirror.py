@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import whole
 from jaxmodels.decoding.draft_windows import fold_keys
 from jaxmodels.decoding.drafters.drafter import Proposal, Round, Verdict

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.decoding.draft_windows import even_without_choice, fold_keys, in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import HIDDEN, LIMIT, STOP, Proposal, Round, Verdict

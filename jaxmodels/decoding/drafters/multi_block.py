@@ -8,9 +8,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, number, whole
 from jaxmodels.decoding.drafters.drafter import NOTHING, Proposal, Round, Verdict
 from jaxmodels.decoding.trees import Tree, fixed_tree

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import whole
 from jaxmodels.decoding.draft_windows import even_without_choice, fold_keys, in_rows_that_run
 from jaxmodels.decoding.drafters.drafter import NOTHING, Proposal, Round, Verdict

@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxmodels import struct
 from jaxmodels.decoding.drafters.drafter import Round, Verdict
 from jaxmodels.decoding.drafters.model_drafter import Draft
 from jaxmodels.decoding.vocabulary_map import VocabularyMap

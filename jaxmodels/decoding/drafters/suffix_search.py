@@ -6,10 +6,10 @@ from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxmodels import struct
 from jaxmodels.decoding.drafters.matches import NO_TOKEN
 
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced
 from jaxmodels.decoding.samplers import check_number
 from jaxmodels.layers.spec import Params, unflatten, walk

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, number, shown, whole
 from jaxmodels.decoding.drafters.drafter import LIMIT
 from jaxmodels.pytrees import register_dataclass

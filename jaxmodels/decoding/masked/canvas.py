@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Int, Shaped
 
-from jaxmodels import struct
 from jaxmodels.decoding.strategy import Request
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, shown
 from jaxmodels.decoding.buckets import bucket
 from jaxmodels.decoding.processors.chain import Processor, check_positional, process_places

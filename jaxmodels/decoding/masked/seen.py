@@ -7,9 +7,9 @@ knows neither the model nor the other rules.
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.models.filling import MaskFilling
 
 

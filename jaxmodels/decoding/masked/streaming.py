@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.decoding.draft_windows import fold_keys
 from jaxmodels.decoding.masked.proposals import propose
 from jaxmodels.decoding.masked.readings.known_first import KnownFirst

@@ -6,10 +6,10 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.decoding.strategy import Output, Request
 from jaxmodels.decoding.trees import Tree, depths
 

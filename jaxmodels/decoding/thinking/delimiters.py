@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_whole
 from jaxmodels.decoding.processors.token_ids import checked_ids
 from jaxmodels.pytrees import register_dataclass

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, number, whole
 from jaxmodels.decoding.strategy import check_policy
 from jaxmodels.decoding.thinking.moments import EveryTokens, Moments

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers import attend as attend_module
 from jaxmodels.layers.cache.policy import Heads, Projections, grouped, ungrouped
 from jaxmodels.layers.kv_cache import EMPTY, accepted_tags, allowed_by_position, take_slots, window_tags

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.cache.bounded import (
     PendingSlots,
     Slots,

@@ -7,10 +7,10 @@ the finer bounds of LServe, https://arxiv.org/abs/2502.14866).
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.kv_cache import EMPTY, KVState, read_slots
 from jaxmodels.layers.slot_writes import write_slots
 from jaxmodels.layers.spec import buffer

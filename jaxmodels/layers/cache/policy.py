@@ -6,9 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.attend import (
     Allowed,
     Bias,

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.attend import Running, Scores, absorb, finish_softmax, start_softmax
 from jaxmodels.layers.cache.full import FULL_CACHE
 from jaxmodels.layers.cache.policy import Heads, Projections, check_at_least_one, grouped, ungrouped

@@ -12,9 +12,9 @@ reads of such a history needs no state in between, and neither does forgetting t
 from typing import Any
 
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.delta import decay_after
 from jaxmodels.layers.state.history import History, of_state
 

@@ -4,9 +4,9 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.layers.spec import Params, ParamTree
 
 # Between which log variances are kept, as all of this lineage do.

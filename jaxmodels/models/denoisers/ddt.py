@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float, Int, Num
 
-from jaxmodels import struct
 from jaxmodels.layers.condition import AdaptiveNorm, Condition, per_token
 from jaxmodels.layers.mlp import activate
 from jaxmodels.layers.patches import patch_grid

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+from flax import struct
 from jaxtyping import Array, Float, Num
 
-from jaxmodels import struct
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.models.denoisers.patch_projections import PatchProjections
 from jaxmodels.models.modules import COMPUTE, Modules

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+from flax import struct
 from jaxtyping import Array, Float, Num
 
-from jaxmodels import struct
 from jaxmodels.layers.condition import AdaptiveNorm, ProjectedModulation, embed_mlp, embed_mlp_spec
 from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.layers.norm import RMSNorm

@@ -4,8 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-from jaxmodels import struct
+from flax import struct
 
 
 @struct.dataclass

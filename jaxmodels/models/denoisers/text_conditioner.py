@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Num
 
-from jaxmodels import struct
 from jaxmodels.layers.condition import embed_mlp, embed_mlp_spec
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.timestep import TimestepEmbedding

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float, Int, Num
 
-from jaxmodels import struct
 from jaxmodels.layers.condition import AdaptiveNorm
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.patches import patch_grid

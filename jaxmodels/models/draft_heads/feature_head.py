@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import jax
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.masks import CAUSAL, MaskLike
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.models.draft_heads.history import History

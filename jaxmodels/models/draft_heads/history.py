@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.kv_cache import EMPTY
 from jaxmodels.layers.spec import Params, buffer
 from jaxmodels.layers.window import Window, ropes_of

@@ -3,9 +3,9 @@
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+from flax import struct
 from jaxtyping import Array, Bool, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.masks import All, Ancestors, Mask
 from jaxmodels.layers.spec import Params, ParamTree
 

@@ -2,8 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-
-from jaxmodels import struct
+from flax import struct
 
 
 @struct.dataclass

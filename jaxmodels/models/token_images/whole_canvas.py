@@ -6,10 +6,10 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.masks import BIDIRECTIONAL, Mask, MaskLike
 from jaxmodels.layers.spec import Params, ParamTree
 from jaxmodels.layers.window import Valid, Window

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import number
 from jaxmodels.training.denoisers.flow_matching import logit_normal
 from jaxmodels.training.denoisers.objective import Pictures, Predict, along, drop_classes

@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int, Num
 
-from jaxmodels import struct
 from jaxmodels.layers.spec import Params
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.depth import ALL_LAYERS, Depth

@@ -5,9 +5,9 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.decoding.draft_record import DraftRecord
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.decoder import Decoder

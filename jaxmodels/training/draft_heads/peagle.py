@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import number, whole
 from jaxmodels.decoding.drafters.peagle import PEagleDrafter
 from jaxmodels.layers.spec import Params

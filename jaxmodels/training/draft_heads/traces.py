@@ -13,10 +13,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import struct
 from jaxtyping import Int
 
 import jaxmodels.io
-from jaxmodels import struct
 from jaxmodels.checkpoints.hub import resolve
 from jaxmodels.decoding import Speculative
 from jaxmodels.decoding.draft_record import DraftRecord

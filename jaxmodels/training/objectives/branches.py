@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.training.objectives.objective import Score
 
 

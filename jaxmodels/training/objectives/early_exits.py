@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from jaxmodels import struct
 from jaxmodels.checks import number, whole
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.training.loss import language_model_loss

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import number, whole
 from jaxmodels.training.loss import language_model_loss
 from jaxmodels.training.objectives.branches import (

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import number, whole
 from jaxmodels.models.filling import MaskFilling, filling_of
 from jaxmodels.training.loss import token_nats

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.checks import number
 from jaxmodels.training.loss import token_nats
 from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion, check_fills

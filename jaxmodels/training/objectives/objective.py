@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.layers.masks import MaskLike
 from jaxmodels.layers.window import Valid
 from jaxmodels.models.filling import MaskFilling

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, number
 from jaxmodels.decoding.depth.confidence.confidence import Passed
 from jaxmodels.models.depth import Walk

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, shown, whole
 from jaxmodels.layers.spec import Params
 from jaxmodels.models.block import Stream

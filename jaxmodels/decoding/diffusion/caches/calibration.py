@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.decoding.diffusion.caches.cache import Step
 from jaxmodels.decoding.diffusion.caches.encoder_sharing import (
     ENCODER,

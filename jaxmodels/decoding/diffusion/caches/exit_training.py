@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 from jaxtyping import Array, Float, Num
 
-from jaxmodels import struct
 from jaxmodels.checks import number, whole
 from jaxmodels.decoding.diffusion.caches.cache import Step
 from jaxmodels.decoding.diffusion.caches.exit_heads import EXITS, exit_prediction, uncertainty, with_exits

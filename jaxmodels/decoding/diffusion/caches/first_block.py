@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, number
 from jaxmodels.decoding.diffusion.caches.cache import Step
 from jaxmodels.decoding.diffusion.caches.changes import change, middle, run_front

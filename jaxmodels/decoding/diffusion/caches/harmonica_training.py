@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from jaxmodels import struct
 from jaxmodels.checks import number, whole
 from jaxmodels.decoding.diffusion.caches.cache import Step
 from jaxmodels.decoding.diffusion.caches.outputs import Output, Outputs, block_parts, no_outputs, predict

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.diffusion.guidance.cfg import set_number
 from jaxmodels.decoding.diffusion.guidance.guidance import Outputs, away

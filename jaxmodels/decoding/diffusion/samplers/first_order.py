@@ -4,9 +4,9 @@ of."""
 from dataclasses import dataclass
 
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.decoding.diffusion.prediction import Predicted
 from jaxmodels.decoding.diffusion.samplers.bounds import Bound
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.checks import number, whole
 from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction
 from jaxmodels.decoding.diffusion.samplers.betas import Betas, BetaSchedule

@@ -3,9 +3,9 @@
 from typing import Any, Protocol
 
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float
 
-from jaxmodels import struct
 from jaxmodels.checks import whole
 from jaxmodels.decoding.diffusion.prediction import Predicted, Prediction
 

@@ -6,10 +6,10 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.decoding.masked.canvas import Canvas, block_places
 from jaxmodels.decoding.strategy import Request
 from jaxmodels.layers.masks import BlockCausal

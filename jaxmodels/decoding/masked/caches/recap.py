@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.masked.caches.kept import Kept, Shown, once_if_any
 from jaxmodels.decoding.masked.caches.rewriting import check_rewrites

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import whole
 from jaxmodels.decoding.masked.remask.token_edits import check_known_places
 from jaxmodels.decoding.masked.seen import Edited, Seen, Stop

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmodels import struct
 from jaxmodels.checks import is_traced, whole
 from jaxmodels.decoding.masked.seen import Seen
 from jaxmodels.decoding.masked.stop.schedules import Cosine, Schedule
