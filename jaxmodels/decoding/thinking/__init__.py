@@ -6,6 +6,7 @@ from jaxmodels.decoding.thinking.moments import AtTokens, EveryTokens, Moments
 from jaxmodels.decoding.thinking.path_deviation import PathDeviation
 from jaxmodels.decoding.thinking.policy import ThinkingPolicy, Thought
 from jaxmodels.decoding.thinking.probe import Probe
+from jaxmodels.decoding.thinking.token_budget import TokenBudget
 
 __all__ = [
     "AtTokens",
@@ -16,6 +17,7 @@ __all__ = [
     "Probe",
     "ThinkingPolicy",
     "Thought",
+    "TokenBudget",
     "conformal_threshold",
     "premature_scores",
     "trace_thinking",
