@@ -11,7 +11,12 @@ from jaxmodels.on_first_use import lazy_names
 
 if TYPE_CHECKING:
     from jaxmodels import checkpoints, decoding
-    from jaxmodels.checkpoints import CheckpointError, list_bundled, list_bundled_drafters
+    from jaxmodels.checkpoints import (
+        CheckpointError,
+        list_bundled,
+        list_bundled_drafters,
+        list_bundled_thinking,
+    )
     from jaxmodels.checkpoints.depth_policies import load_depth, save_depth
     from jaxmodels.checkpoints.draft_heads import (
         load_draft_length,
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
         save_draft_length,
         save_drafter,
     )
+    from jaxmodels.checkpoints.thinking_policies import load_thinking, save_thinking
     from jaxmodels.decoding.generation import Piece
     from jaxmodels.generated import Generation, Stats
     from jaxmodels.image_models.images import ImageModel, Images
@@ -46,20 +52,28 @@ __all__ = [
     "init",
     "list_bundled",
     "list_bundled_drafters",
+    "list_bundled_thinking",
     "list_families",
     "load",
     "load_depth",
     "load_draft_length",
     "load_drafter",
+    "load_thinking",
     "save",
     "save_depth",
     "save_draft_length",
     "save_drafter",
+    "save_thinking",
 ]
 
 # Imported on first use: JAX takes more than a second, which `jaxmodels --help` has no need of.
 _HOMES = {
-    "checkpoints": ("CheckpointError", "list_bundled", "list_bundled_drafters"),
+    "checkpoints": (
+        "CheckpointError",
+        "list_bundled",
+        "list_bundled_drafters",
+        "list_bundled_thinking",
+    ),
     "checkpoints.depth_policies": ("load_depth", "save_depth"),
     "checkpoints.draft_heads": (
         "load_draft_length",
@@ -67,6 +81,7 @@ _HOMES = {
         "save_draft_length",
         "save_drafter",
     ),
+    "checkpoints.thinking_policies": ("load_thinking", "save_thinking"),
     "decoding.generation": ("Piece",),
     "image_models.images": ("ImageModel", "Images"),
     "io": ("init", "load", "save"),

@@ -20,8 +20,8 @@ _WEIGHTS = ["*.safetensors"]
 _PICKLES = ["pytorch_model*.bin", "adapter_model.bin", "medusa_lm_head.pt"]
 # Beside the components of one that may be left early.
 _EXIT_HEADS = "exit_heads.safetensors"
-# The folder of bundled draft heads.
-_DRAFT_HEADS = "draft_heads"
+# The folders of bundled parts of models.
+_DRAFT_HEADS, _THINKING = "draft_heads", "thinking_policies"
 # What a directory with a model holds one of.
 _INDICES = ("config.json", PIPELINE_INDEX)
 # The same weights in other layouts.
@@ -42,7 +42,16 @@ def list_bundled() -> tuple[str, ...]:
 
 def list_bundled_drafters() -> tuple[str, ...]:
     """Names of the draft heads that come with the package, for `load_drafter`."""
-    root = _bundled_root() / _DRAFT_HEADS
+    return _bundled_parts(_DRAFT_HEADS)
+
+
+def list_bundled_thinking() -> tuple[str, ...]:
+    """Names of the policies of thinking that come with the package, for `load_thinking`."""
+    return _bundled_parts(_THINKING)
+
+
+def _bundled_parts(folder: str) -> tuple[str, ...]:
+    root = _bundled_root() / folder
     return tuple(sorted(path.name for path in root.iterdir())) if root.is_dir() else ()
 
 
@@ -52,10 +61,11 @@ def resolve(
     """The directory of a model, or its GGUF file.
 
     Args:
-        name_or_path: in this order, an existing directory or GGUF file, the name of a bundled model or draft
-            head (`list_bundled`, `list_bundled_drafters`), or a Hugging Face repository "organisation/name",
-            which is downloaded, or taken from the local cache. What looks like a path (it begins with
-            ".", "/" or "~", or has more than one separator) is never sent to the hub.
+        name_or_path: in this order, an existing directory or GGUF file, the name of a bundled model or of a
+            part of one (`list_bundled`, `list_bundled_drafters`, `list_bundled_thinking`), or a Hugging Face
+            repository "organisation/name", which is downloaded, or taken from the local cache. What looks
+            like a path (it begins with ".", "/" or "~", or has more than one separator) is never sent to the
+            hub.
         revision: branch, tag or commit of a repository.
         allow_pickle: download `pytorch_model*.bin` from a repository without safetensors.
 
@@ -93,10 +103,11 @@ def resolve(
 
 
 def _bundled(name: str) -> Path | None:
-    """The directory of a bundled model or draft head; None where there is none of this name."""
+    """The directory of a bundled model or part of one; None where there is none of this name."""
     if name in list_bundled():
         return _bundled_root() / name
-    return _bundled_root() / _DRAFT_HEADS / name if name in list_bundled_drafters() else None
+    folders = (folder for folder in (_DRAFT_HEADS, _THINKING) if name in _bundled_parts(folder))
+    return next((_bundled_root() / folder / name for folder in folders), None)
 
 
 def _bundled_root() -> Path:
