@@ -29,6 +29,7 @@ ORDER = (
     "jacobi",
     "masked_generation",
     "parallel_decoding",
+    "thinking",
     "sparse",
     "batch_mamba2_130m",
     "batch_qwen3_100m",

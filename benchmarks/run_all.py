@@ -34,6 +34,7 @@ BENCHMARKS = (
     ("parallel_decode",),
     ("depth", "--shape", "own"),
     ("depth", "--shape", "100m"),
+    ("thinking",),
     ("sparse",),
     ("batch", "--shape", "mamba2-130m"),
     ("batch", "--shape", "qwen3-100m"),

@@ -1,12 +1,14 @@
 """Trains the bundled models on the tasks: one that fills in masks, and its autoregressive twin; and from the
-twin one for Jacobi decoding.
+twin one for Jacobi decoding. Also one that thinks before it answers.
 
     python -m jaxmodels.parallel_bench.train tiny-llada-lists runs/tiny-llada-lists
     python -m jaxmodels.parallel_bench.train tiny-llama-lists runs/tiny-llama-lists
     python -m jaxmodels.parallel_bench.train tiny-llama-lists-jacobi runs/tiny-llama-lists-jacobi
+    python -m jaxmodels.parallel_bench.train tiny-llama-scratchpad runs/tiny-llama-scratchpad
 
-All have the same blocks, tokenizer, optimizer and questions. Questions are made anew for every step, so that
-none is seen twice; all follow from the seed. The same command goes on with a run that was interrupted.
+All have the same blocks and optimizer, and all but the last the same tokenizer and questions; that one is
+asked questions of its own (`scratchpads`). Questions are made anew for every step, so that none is seen
+twice; all follow from the seed. The same command goes on with a run that was interrupted.
 """
 
 import argparse
@@ -28,15 +30,16 @@ from jaxmodels.checkpoints import GenerationDefaults, Tokenizer
 from jaxmodels.layers.spec import Params, unflatten, walk
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import config_from_hf
+from jaxmodels.parallel_bench import scratchpads
 from jaxmodels.parallel_bench.tasks import LONGEST, SHORTEST, TASKS, ask
-from jaxmodels.parallel_bench.vocabulary import MASK, MASK_ID, UNKNOWN, build_tokenizer
+from jaxmodels.parallel_bench.vocabulary import MASK, MASK_ID, THOUGHTFUL, UNKNOWN, build_tokenizer
 from jaxmodels.training.checkpointing import TrainCheckpoints
 from jaxmodels.training.objectives.consistency import Consistency
 from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
 from jaxmodels.training.objectives.next_token import NextToken
 from jaxmodels.training.objectives.objective import Objective, Windows
 from jaxmodels.training.optimizer import Muon, WarmupStableDecay
-from jaxmodels.training.start import load_start
+from jaxmodels.training.start import load_adapted, load_start
 from jaxmodels.training.tokenizer import END_OF_TEXT, END_OF_TEXT_ID
 from jaxmodels.training.train import TrainState, abstract_state, first_state, init_state, make_train_step
 
@@ -145,15 +148,15 @@ def with_one_end(windows: Windows) -> Windows:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run, with its own learning rate and mixture of tasks.
+    """A part of a run, with its own learning rate and questions.
 
     Attributes:
         schedule: the learning rate, and the number of steps.
-        weights: see `windows`.
+        draw: the windows of a step of the whole run, of so many rows, by the seed.
     """
 
     schedule: WarmupStableDecay
-    weights: Mapping[str, float]
+    draw: Callable[[int, int, int], Windows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +172,8 @@ class Course:
         batch: rows of a step.
         seed: of the parameters, the questions and the masks.
         start_from: the bundled model that the run begins with; None draws the parameters.
-        sizes: of lists and windows.
+        adapt_from: one whose tokenizer lacks `words` instead.
+        words: of its tokenizer, behind those of the tasks.
     """
 
     model: dict[str, Any]
@@ -179,7 +183,8 @@ class Course:
     batch: int = 32
     seed: int = 0
     start_from: str | None = None
-    sizes: Sizes = SHORT
+    adapt_from: str | None = None
+    words: tuple[str, ...] = ()
 
     @property
     def ends(self) -> list[int]:
@@ -189,7 +194,7 @@ class Course:
     def windows(self, step: int) -> Windows:
         """What is learnt from in a step."""
         stage = self.stages[bisect.bisect_right(self.ends, step)]
-        return self.asked(windows(step, self.batch, self.seed, stage.weights, self.sizes))
+        return self.asked(stage.draw(step, self.batch, self.seed))
 
     def run(self, output: Path) -> jm.Model:
         """Trains, or goes on from the last checkpoint in `output`."""
@@ -213,22 +218,24 @@ class Course:
                     losses.clear()
                 if (step + 1) % 500 == 0 or step + 1 == self.ends[-1]:
                     checkpoints.save(state)
-        return _finished(config, state.params)
+        return _finished(config, state.params, self.words)
 
     def _first_state(self, config: Decoder, optimizer: optax.GradientTransformation) -> TrainState:
+        if self.adapt_from is not None:
+            return first_state(load_adapted(self.adapt_from, config, self.seed), optimizer)
         if self.start_from is None:
             return init_state(config, optimizer, self.seed)
         return first_state(load_start(self.start_from, config), optimizer)
 
 
-def _finished(config: Decoder, trained: Params) -> jm.Model:
+def _finished(config: Decoder, trained: Params, words: tuple[str, ...]) -> jm.Model:
     """The model as it is bundled: bfloat16, with its tokenizer."""
     end = END_OF_TEXT_ID
     return jm.Model(
         config=config,
         params=unflatten({path: leaf.astype(jnp.bfloat16) for path, leaf in walk(trained)}, config.spec()),
         tokenizer=Tokenizer.from_backend(
-            build_tokenizer(),
+            build_tokenizer(words),
             special_tokens={
                 "eos_token": END_OF_TEXT,
                 "pad_token": END_OF_TEXT,
@@ -256,32 +263,59 @@ _ONE_ANSWER = {
 _CHOICES = {"shuffle": 4.0, "replace_random": 4.0, "latin_square": 3.0}
 
 
+def _of(weights: Mapping[str, float], sizes: Sizes = SHORT) -> Callable[[int, int, int], Windows]:
+    """List tasks in a mixture."""
+    return functools.partial(windows, weights=weights, sizes=sizes)
+
+
+def _as_they_are(windows: Windows) -> Windows:
+    return windows
+
+
 def _schedule(peak: float, steps: int, decay_steps: int) -> WarmupStableDecay:
     return WarmupStableDecay(peak=peak, warmup_steps=50, decay_steps=decay_steps, total_steps=steps)
 
+
+# It has learnt the task long before the learning rate has fallen.
+_SCRATCHPAD = WarmupStableDecay(
+    peak=5e-3, warmup_steps=50, decay_steps=200, total_steps=1000, final_fraction=5 / 7
+)
 
 COURSES = {
     "tiny-llada-lists": Course(
         model=LLADA,
         objective=MaskedDiffusion(masking="counted", complementary=True),
-        asked=lambda windows: windows,
-        stages=(Stage(_schedule(6e-3, 9000, 4000), _HARD), Stage(_schedule(4e-3, 4000, 3000), _UNLEARNT)),
+        asked=_as_they_are,
+        stages=(
+            Stage(_schedule(6e-3, 9000, 4000), _of(_HARD)),
+            Stage(_schedule(4e-3, 4000, 3000), _of(_UNLEARNT)),
+        ),
     ),
     "tiny-llama-lists": Course(
         model=LLAMA,
         objective=NextToken(),
         asked=with_one_end,
-        stages=(Stage(_schedule(6e-3, 7000, 2000), _ALL), Stage(_schedule(4e-3, 2700, 700), _CHOICES)),
+        stages=(
+            Stage(_schedule(6e-3, 7000, 2000), _of(_ALL)),
+            Stage(_schedule(4e-3, 2700, 700), _of(_CHOICES)),
+        ),
     ),
     "tiny-llama-lists-jacobi": Course(
         model=LLAMA,
         objective=Consistency(window=16, places=6, rounds=3, next_token_weight=5.0),
         asked=with_one_end,
-        stages=(Stage(_schedule(4e-3, 12000, 5000), _ONE_ANSWER),),
+        stages=(Stage(_schedule(4e-3, 12000, 5000), _of(_ONE_ANSWER, LONG)),),
         batch=64,
         seed=1,
         start_from="tiny-llama-lists",
-        sizes=LONG,
+    ),
+    "tiny-llama-scratchpad": Course(
+        model=LLAMA | {"vocab_size": VOCABULARY + 1},
+        objective=NextToken(),
+        asked=_as_they_are,
+        stages=(Stage(_SCRATCHPAD, scratchpads.windows),),
+        adapt_from="tiny-llama-lists-jacobi",
+        words=THOUGHTFUL,
     ),
 }
 

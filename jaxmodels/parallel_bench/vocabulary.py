@@ -15,13 +15,20 @@ _NAMES = """
     Joe Kim Lee Leo Mae Max Meg Ned Nia Ola Pam Ray Rio Sam Sue Ted Una Zoe
 """
 NAMES = tuple(_NAMES.split())
+# Around thinking, and in front of its further thoughts.
+THINK, THOUGHT, CUE = "<think>", "</think>", "wait"
+THOUGHTFUL = (THINK, THOUGHT, CUE)
 _OPERATIONS = "copy reverse sort shuffle replace insert remove latin with at any"
 
 
-def build_tokenizer() -> Tokenizer:
-    """A tokenizer whose tokens are the words between spaces; `END_OF_TEXT` has id 0, `MASK` has `MASK_ID`."""
+def build_tokenizer(more: tuple[str, ...] = ()) -> Tokenizer:
+    """A tokenizer whose tokens are the words between spaces; `END_OF_TEXT` has id 0, `MASK` has `MASK_ID`.
+
+    Args:
+        more: words behind those of the tasks.
+    """
     digits = [str(place) for place in range(1, LARGEST_PLACE + 1)]
-    words = [END_OF_TEXT, MASK, UNKNOWN, "[", "]", "=", *_OPERATIONS.split(), *digits, *NAMES]
+    words = [END_OF_TEXT, MASK, UNKNOWN, "[", "]", "=", *_OPERATIONS.split(), *digits, *NAMES, *more]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens([END_OF_TEXT, MASK, UNKNOWN])
