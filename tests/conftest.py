@@ -12,7 +12,6 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import lowering_context
 import pytest
 import references
 import shape_checks
@@ -39,7 +38,6 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 gc.set_threshold(100_000, 20, 20)
 
 shape_checks.install()
-lowering_context.install()
 
 
 @pytest.hookimpl(tryfirst=True)
