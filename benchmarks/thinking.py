@@ -98,7 +98,7 @@ def clock(thinker: Thinker, asked: Sequence[Replacements], strategy: Strategy) -
 
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--questions", type=int, default=96, help="fresh ones, and as many set aside")
+    parser.add_argument("--questions", type=int, default=400, help="fresh ones, and as many set aside")
     arguments = parser.parse_args()
     thinker = Thinker(jm.load(MODEL, "float32"))
     found = measure(thinker, arguments)
