@@ -11,7 +11,7 @@ from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.recurrence import RecurrentPending, RecurrentState, WindowInputs, pend, settle
 from jaxmodels.layers.spec import Params, ParamTree, buffer, init_state, matrix
-from jaxmodels.layers.ssd import ssd_replay, ssd_tree, ssd_window
+from jaxmodels.layers.ssd import Tokens, ssd_replay, ssd_tree, ssd_window
 from jaxmodels.layers.state.history import of_state
 from jaxmodels.layers.window import Window, peek
 
@@ -97,8 +97,8 @@ class LightningMixer:
         heads = jnp.arange(1, self.num_heads + 1, dtype=jnp.float32)
         slopes = self.slope_scale * jnp.exp2(-8.0 * heads / self.num_heads)
         log_decay = jnp.where(valid, -slopes, 0.0)
-        at_once = jnp.ones_like(log_decay)  # tokens are written as they are
-        y, memory = ssd_window(v, at_once, log_decay, k, q, None, state.state, self.chunk_size)
+        tokens = Tokens(v, jnp.ones_like(log_decay), log_decay, k, q)
+        y, memory = ssd_window(tokens, None, state.state, self.chunk_size)
         if window.ancestors is not None:
             y = ssd_tree(v, log_decay, k, q, of_state(state.state), window.ancestors)
         return (y, x), pend(state, memory, WindowInputs(tokens=(v, log_decay, k)), window)

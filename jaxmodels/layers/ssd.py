@@ -13,6 +13,7 @@ States are laid out ``[B, N, R, P]``: the recurrence and its read-out then run a
 """
 
 import functools
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from einops import rearrange, repeat
@@ -25,6 +26,28 @@ from jaxmodels.layers.sequence_parts import parts_of, recurrence_in_parts
 from jaxmodels.layers.state.history import History
 
 State = Float[Array, "B N R P"]
+
+
+class Tokens(NamedTuple):
+    """What a layer makes of a window's tokens.
+
+    Attributes:
+        x: values, in the dtype of activations; the recurrence's input is ``u = dt * x``.
+        dt: step sizes, float32; 0 for padding.
+        log_decay: ``dt * A``, float32.
+        b, c: what the input is written with, and the state is read with, in the dtype of activations.
+    """
+
+    x: Float[Array, "B S N P"]
+    dt: Float[Array, "B S N"]
+    log_decay: Float[Array, "B S N"]
+    b: Float[Array, "B S G R"]
+    c: Float[Array, "B S G R"]
+
+    def added(self) -> tuple[Float[Array, "B S N P"], Float[Array, "B S N"], Float[Array, "B S G R"]]:
+        """What they add to a state: u, the log decay and B, in float32."""
+        return self.x.astype(jnp.float32) * self.dt[..., None], self.log_decay, self.b.astype(jnp.float32)
+
 
 # The longest chunks by backend: CPUs want the Q x Q blocks to stay in their inner caches, accelerators want
 # tiles as wide as their vector units, and no more decays between tokens than that.
@@ -115,11 +138,7 @@ def _within_chunks(
 
 
 def ssd_chunks_at_once(
-    x: Float[Array, "B S N P"],
-    dt: Float[Array, "B S N"],
-    log_decay: Float[Array, "B S N"],
-    b: Float[Array, "B S G R"],
-    c: Float[Array, "B S G R"],
+    tokens: Tokens,
     skip: Float[Array, "N"] | None,
     state: State,
     *,
@@ -132,6 +151,7 @@ def ssd_chunks_at_once(
     lanes of a vector unit empty. Factors are rounded to the dtype of x, as in the kernels of the reference;
     sums are in float32. The work of handing states on is quadratic in the number of chunks.
     """
+    x, dt, log_decay, b, c = tokens
     (size, heads, head_dim), groups = x.shape[1:], b.shape[2]
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     factor = x.dtype
@@ -262,102 +282,83 @@ def ssd_matrix(
 
 
 def ssd_window(
-    x: Float[Array, "B S N P"],
-    dt: Float[Array, "B S N"],
-    log_decay: Float[Array, "B S N"],
-    b: Float[Array, "B S G R"],
-    c: Float[Array, "B S G R"],
+    tokens: Tokens,
     skip: Float[Array, "N"] | None,
     state: State,
     chunk: int,
 ) -> tuple[Float[Array, "B S N P"], State]:
     """The recurrence over a window of any length, in the form and chunk length that suit it, and a skip.
 
-    The input is ``u = dt * x``, and ``skip * x`` is added to the output; outputs and states are float32.
+    ``skip * x`` is added to the output; outputs and states are float32.
     `chunk` is the longest chunk used; backends have bounds of their own, `CPU_CHUNK` and `ACCELERATOR_CHUNK`.
     """
-    size = x.shape[1]
+    size = tokens.x.shape[1]
     if parts_of(size) > 1:
-
-        def of_part(tokens: tuple[Array, ...], state: State) -> tuple[Array, State]:
-            x, dt, log_decay, b, c = tokens
-            return ssd_window(x, dt, log_decay, b, c, skip, state, chunk)
-
         return recurrence_in_parts(
-            (x, dt, log_decay, b, c),
+            tokens,
             state,
-            window=of_part,
+            window=lambda tokens, state: ssd_window(tokens, skip, state, chunk),
             summary=_decay_and_sum,
             advance=lambda made, state: made[0] * state + made[1],
         )
     in_turn = functools.partial(_chunks_in_turn, chunk=min(chunk, size, CPU_CHUNK))
-    if size == 1 or min(chunk, size) <= CPU_CHUNK:
-        return in_turn(x, dt, log_decay, b, c, skip, state)
+    if min(chunk, size) <= CPU_CHUNK:
+        return in_turn(tokens, skip, state)
     by_backend = ByBackend(
         portable=functools.partial(_blocks_in_turn, chunk=min(chunk, size, ACCELERATOR_CHUNK)),
         cpu=in_turn,
     )
-    y, state = by_backend(x, dt, log_decay, b, c, skip, state)
+    y, state = by_backend(tokens, skip, state)
     return y, state
 
 
 def _blocks_in_turn(
-    x: Float[Array, "B S N P"],
-    dt: Float[Array, "B S N"],
-    log_decay: Float[Array, "B S N"],
-    b: Float[Array, "B S G R"],
-    c: Float[Array, "B S G R"],
+    tokens: Tokens,
     skip: Float[Array, "N"] | None,
     state: State,
     *,
     chunk: int,
 ) -> tuple[Float[Array, "B S N P"], State]:
     """`ssd_chunks_at_once` of `CHUNKS_AT_ONCE` at most, and then of the next ones."""
-    size = x.shape[1]
+    size = tokens.x.shape[1]
     blocks = -(-size // (chunk * CHUNKS_AT_ONCE))
     at_once = functools.partial(ssd_chunks_at_once, chunk=chunk)
     if blocks == 1:
-        return at_once(x, dt, log_decay, b, c, skip, state)
+        return at_once(tokens, skip, state)
     length = -(-size // (blocks * chunk)) * chunk
 
     def block(a: Float[Array, "B S ..."]) -> Float[Array, "L B Q ..."]:
         a = jnp.pad(a, [(0, 0), (0, blocks * length - size)] + [(0, 0)] * (a.ndim - 2))
         return jnp.moveaxis(a.reshape(a.shape[0], blocks, length, *a.shape[2:]), 1, 0)
 
-    def one(state: State, tokens: tuple[Array, Array, Array, Array, Array]) -> tuple[State, Array]:
-        y, state = at_once(*tokens, skip, state)
+    def one(state: State, tokens: Tokens) -> tuple[State, Array]:
+        y, state = at_once(tokens, skip, state)
         return state, y
 
-    state, y = scan(one, state, tuple(block(a) for a in (x, dt, log_decay, b, c)))
-    return jnp.moveaxis(y, 0, 1).reshape(x.shape[0], -1, *x.shape[2:])[:, :size], state
+    state, y = scan(one, state, Tokens(*map(block, tokens)))
+    return jnp.moveaxis(y, 0, 1).reshape(y.shape[1], -1, *y.shape[3:])[:, :size], state
 
 
 def _chunks_in_turn(
-    x: Float[Array, "B S N P"],
-    dt: Float[Array, "B S N"],
-    log_decay: Float[Array, "B S N"],
-    b: Float[Array, "B S G R"],
-    c: Float[Array, "B S G R"],
+    tokens: Tokens,
     skip: Float[Array, "N"] | None,
     state: State,
     *,
     chunk: int,
 ) -> tuple[Float[Array, "B S N P"], State]:
     """`ssd_window` by `ssd_chunked`, or `ssd_step` where there is one token."""
-    x, b, c = (a.astype(jnp.float32) for a in (x, b, c))
-    u = x * dt[..., None]
-    if x.shape[1] == 1:
+    (u, log_decay, b), c = tokens.added(), tokens.c.astype(jnp.float32)
+    if u.shape[1] == 1:
         y, state = ssd_step(u[:, 0], log_decay[:, 0], b[:, 0], c[:, 0], state)
         y = y[:, None]
     else:
         y, state = ssd_chunked(u, log_decay, b, c, state, chunk)
-    return (y if skip is None else y + skip[:, None] * x), state
+    return (y if skip is None else y + skip[:, None] * tokens.x.astype(jnp.float32)), state
 
 
-def _decay_and_sum(tokens: tuple[Array, ...], like: State) -> tuple[Float[Array, "B N 1 1"], State]:
+def _decay_and_sum(tokens: Tokens, like: State) -> tuple[Float[Array, "B N 1 1"], State]:
     """What a window multiplies a state by, and what it adds to it."""
-    x, dt, log_decay, b, _ = tokens
-    taken = jnp.full(x.shape[:1], x.shape[1])
-    u, b = x.astype(jnp.float32) * dt[..., None], b.astype(jnp.float32)
+    u, log_decay, b = tokens.added()
+    taken = jnp.full(u.shape[:1], u.shape[1])
     added = ssd_replay(u, log_decay, b, jnp.zeros_like(like), taken)
     return jnp.exp(log_decay.sum(1))[..., None, None], added

@@ -23,7 +23,7 @@ from jaxmodels.layers.spec import (
     init_state,
     matrix,
 )
-from jaxmodels.layers.ssd import ssd_matrix, ssd_replay
+from jaxmodels.layers.ssd import Tokens, ssd_matrix, ssd_replay
 from jaxmodels.layers.state.every_token import EVERY_TOKEN
 from jaxmodels.layers.state.policy import Memory, StatePolicy
 from jaxmodels.layers.state.recurrences import SSDRecurrence
@@ -174,8 +174,8 @@ class SSDMixer:
     ) -> tuple[tuple[Float[Array, "B S I"], Float[Array, "B S I"]], Any]:
         """Held are the recurrence's output and the gate."""
         z, inputs, dt = self._project(params, x)
-        xs, dt, log_decay, b, c = self._discretise(params, state.conv, inputs, dt, window)
-        recurrence = SSDRecurrence(xs, dt, log_decay, b, c, params["d_skip"], self.chunk_size)
+        tokens = self._discretise(params, state.conv, inputs, dt, window)
+        recurrence = SSDRecurrence(tokens, params["d_skip"], self.chunk_size)
         y, pending = self.cache.write(recurrence, state, inputs, window)
         return (y.reshape(*y.shape[:2], self.d_inner), z), pending
 
@@ -209,11 +209,10 @@ class SSDMixer:
         """
         _, inputs, dt = self._project(params, x)
         history = init_state(self, x.shape[0], 0, x.dtype).conv
-        _, steps, log_decay, b, c = self._discretise(params, history, inputs, dt, window)
-        return (
-            ssd_matrix(log_decay, *(a.astype(jnp.float32) for a in (b, c)))
-            * jnp.moveaxis(steps, 1, 2)[:, :, None, :]
-        )
+        tokens = self._discretise(params, history, inputs, dt, window)
+        _, log_decay, b = tokens.added()
+        matrix = ssd_matrix(log_decay, b, tokens.c.astype(jnp.float32))
+        return matrix * jnp.moveaxis(tokens.dt, 1, 2)[:, :, None, :]
 
     def _channels(self, name: str) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
         """Sizes and logical axes of what the input is projected to."""
@@ -249,9 +248,8 @@ class SSDMixer:
         inputs: dict[str, Float[Array, "B S ..."]],
         dt: Float[Array, "B S N"],
         window: Window,
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-        """x, dt, dt * A, B and C from the convolution's inputs and the raw step sizes; dt and dt * A are
-        float32."""
+    ) -> Tokens:
+        """What the recurrence takes, of the convolution's inputs and the raw step sizes."""
         convolved = {}
         for name in CONVOLVED:
             weight, bias = params[f"conv_{name}"], params.get(f"conv_bias_{name}")
@@ -261,4 +259,4 @@ class SSDMixer:
         dt = self._steps(params, dt, window)
         log_decay = -jnp.exp(params["a_log"].astype(jnp.float32)) * dt
         b, c = jnp.unstack(convolved["bc"], axis=2)
-        return xs, dt, log_decay, b, c
+        return Tokens(xs, dt, log_decay, b, c)

@@ -7,6 +7,7 @@ from model_helpers import quick_jit
 
 from jaxmodels.layers import ssd as ssd_module
 from jaxmodels.layers.ssd import (
+    Tokens,
     ssd_chunked,
     ssd_chunks_at_once,
     ssd_matrix,
@@ -148,7 +149,7 @@ def test_a_window_of_any_length(monkeypatch, size, backend_chunk):
     u, *others, state = draw(size, 2)
     rng = np.random.default_rng(2)
     dt, skip = (rng.random(shape, np.float32) + 0.5 for shape in (u.shape[:3], HEADS))
-    ours = quick_jit(lambda *a: ssd_window(*a, chunk=8))(u / dt[..., None], dt, *others, skip, state)
+    ours = quick_jit(ssd_window, static_argnums=3)(Tokens(u / dt[..., None], dt, *others), skip, state, 8)
     y, final = recurrence(u, *others, state)
     close(ours[0], y + skip[:, None] * u / dt[..., None])
     close(ours[1], final)
@@ -166,9 +167,9 @@ def test_the_form_of_accelerators(monkeypatch, backend_chunk, dtype):
     x, log_decay, b, c = others
     x, b, c = (jnp.asarray(a, dtype) for a in (x, b, c))
     with forms_of("tpu"):
-        window = quick_jit(ssd_window, static_argnums=7)
-        ours = window(x, dt, log_decay, b, c, skip, state, 64)
-        without = window(x, dt, log_decay, b, c, None, state, 64)
+        window = quick_jit(ssd_window, static_argnums=3)
+        ours = window(Tokens(x, dt, log_decay, b, c), skip, state, 64)
+        without = window(Tokens(x, dt, log_decay, b, c), None, state, 64)
     x, b, c = (np.asarray(a, np.float32) for a in (x, b, c))
     y, final = recurrence(x * dt[..., None], log_decay, b, c, state)
     tolerance = 1e-5 if dtype == "float32" else 2e-2
@@ -184,7 +185,7 @@ def test_gradients_of_the_form_of_accelerators_with_strong_decay():
     def loss(form):
         return quick_jit(jax.grad(lambda *a: sum(x.sum() for x in form(*a)), argnums=(0, 1, 2, 3, 4)))
 
-    ours = loss(lambda u, a, b, c, s: ssd_chunks_at_once(u, dt, a, b, c, None, s, chunk=4))
+    ours = loss(lambda u, a, b, c, s: ssd_chunks_at_once(Tokens(u, dt, a, b, c), None, s, chunk=4))
     for mine, expected in zip(
         ours(u, log_decay, b, c, state), loss(steps.__wrapped__)(u, log_decay, b, c, state), strict=True
     ):

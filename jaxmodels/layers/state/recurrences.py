@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxmodels.layers.delta import delta_replay, delta_tree, delta_window
-from jaxmodels.layers.ssd import ssd_tree, ssd_window
+from jaxmodels.layers.ssd import Tokens, ssd_tree, ssd_window
 from jaxmodels.layers.state.history import History, of_state
 from jaxmodels.layers.state.terms import Terms
 from jaxmodels.layers.window import Window
@@ -18,34 +18,29 @@ State = Float[Array, "B N R P"]
 class SSDRecurrence:
     """A window of state space duality with its skip connection; see `jaxmodels.layers.ssd.ssd_window`."""
 
-    x: Float[Array, "B S N P"]
-    dt: Float[Array, "B S N"]
-    log_decay: Float[Array, "B S N"]
-    b: Float[Array, "B S G R"]
-    c: Float[Array, "B S G R"]
+    tokens: Tokens
     skip: Float[Array, "N"]
     chunk: int
 
     def from_state(
         self, state: State, window: Window
     ) -> tuple[Float[Array, "B S N P"], tuple[Array, ...], State]:
-        u, log_decay, b = self._added()
-        y, after = ssd_window(self.x, self.dt, log_decay, self.b, self.c, self.skip, state, self.chunk)
+        y, after = ssd_window(self.tokens, self.skip, state, self.chunk)
         if window.ancestors is not None:
             y = self._behind(of_state(state), window.ancestors)
-        return y, (u, log_decay, b), after
+        return y, self.tokens.added(), after
 
     def terms(self) -> Terms:
-        u, log_decay, b = self._added()
+        u, log_decay, b = self.tokens.added()
         return Terms(*map(_heads_first, (b, u, log_decay[..., None])))
 
     def from_history(
         self, history: History, ancestors: Bool[Array, "B S S"] | None
     ) -> tuple[Float[Array, "B S N P"], Float[Array, "B N S P"]]:
-        u, log_decay, b = self._added()
+        u, log_decay, b = self.tokens.added()
         batch, size = u.shape[:2]
         if size == 1:  # a step of decoding: fewer and smaller operations than a tree of one token
-            c = self.c.astype(jnp.float32)
+            c = self.tokens.c.astype(jnp.float32)
             decay = jnp.exp(log_decay)[:, 0, :, None, None]
             own = jnp.repeat((c * b).sum(-1), u.shape[2] // b.shape[2], axis=2)
             values = _heads_first(u)
@@ -55,19 +50,12 @@ class SSDRecurrence:
             ancestors = jnp.broadcast_to(jnp.tril(jnp.ones((size, size), bool)), (batch, size, size))
         return self._behind(history, ancestors), _heads_first(u)
 
-    def _added(
-        self,
-    ) -> tuple[Float[Array, "B S N P"], Float[Array, "B S N"], Float[Array, "B S G R"]]:
-        """What tokens add to a state: u, dt * A and B, in float32."""
-        u = self.x.astype(jnp.float32) * self.dt[..., None]
-        return u, self.log_decay, self.b.astype(jnp.float32)
-
     def _behind(self, history: History, ancestors: Bool[Array, "B S S"]) -> Float[Array, "B S N P"]:
-        u, log_decay, b = self._added()
-        return self._skipped(ssd_tree(u, log_decay, b, self.c.astype(jnp.float32), history, ancestors))
+        u, log_decay, b = self.tokens.added()
+        return self._skipped(ssd_tree(u, log_decay, b, self.tokens.c.astype(jnp.float32), history, ancestors))
 
     def _skipped(self, y: Float[Array, "B S N P"]) -> Float[Array, "B S N P"]:
-        return y + self.skip[:, None] * self.x.astype(jnp.float32)
+        return y + self.skip[:, None] * self.tokens.x.astype(jnp.float32)
 
 
 @dataclass(frozen=True)
