@@ -289,8 +289,8 @@ def ssd_window(
 ) -> tuple[Float[Array, "B S N P"], State]:
     """The recurrence over a window of any length, in the form and chunk length that suit it, and a skip.
 
-    ``skip * x`` is added to the output; outputs and states are float32.
-    `chunk` is the longest chunk used; backends have bounds of their own, `CPU_CHUNK` and `ACCELERATOR_CHUNK`.
+    ``skip * x`` is added to the output; outputs and states are float32. `chunk` is the longest chunk used;
+    backends have bounds of their own, `CPU_CHUNK` and `ACCELERATOR_CHUNK`.
     """
     size = tokens.x.shape[1]
     if parts_of(size) > 1:
