@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxmodels.layers.backends import ByBackend
+from jaxmodels.layers.backends import TPU_TILE_ROWS, ByBackend
 from jaxmodels.layers.host_memory import fetched, in_host_memory
 from jaxmodels.layers.mapped import summed_like, varying_like
 
@@ -24,8 +24,6 @@ _LONGEST_TILE = 128
 _STEP = 8
 # Up to this many rows each is multiplied by itself: one token's experts are different ones.
 _ROW_BY_ROW = 8
-# Rows of a tile of a TPU's memory.
-_ROWS_OF_TILE = 8
 # Most pieces of one row's contraction, and the fewest rows of weights in one.
 _MOST_PIECES, _LEAST_ROWS = 8, 96
 
@@ -190,7 +188,7 @@ def _in_whole_tiles(
     them; else it has a kernel that reads those of groups with rows.
     """
     rows = x.shape[0]
-    filled = jnp.pad(x, ((0, -rows % _ROWS_OF_TILE), (0, 0)))
+    filled = jnp.pad(x, ((0, -rows % TPU_TILE_ROWS), (0, 0)))
     product: Array = lax.ragged_dot(filled, w, group_sizes)
     return product[:rows]
 

@@ -17,7 +17,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxmodels.layers.backends import ByBackend
+from jaxmodels.layers.backends import TPU_TILE_ROWS, ByBackend
 from jaxmodels.layers.partition import axis_size
 from jaxmodels.layers.quantized.array import QuantizedArray
 from jaxmodels.layers.quantized.products import quantized_einsum, quantized_product
@@ -32,8 +32,6 @@ _MOST_ROWS = 128
 _ROWS_TOGETHER = 4
 # Fewest outputs in one piece, and fewest pieces.
 _LEAST_OUTPUTS, _LEAST_PIECES = 32, 8
-# Rows of one tile in a TPU's memory.
-_TILE_ROWS = 8
 
 
 def linear(
@@ -133,7 +131,7 @@ def on_tpu(
     """
     if x.size > x.shape[-1]:
         return product(x, w, dtype, precision)
-    rows = jnp.pad(x.reshape(1, -1), ((0, _TILE_ROWS - 1), (0, 0)))
+    rows = jnp.pad(x.reshape(1, -1), ((0, TPU_TILE_ROWS - 1), (0, 0)))
     y = product(lax.optimization_barrier(rows), w, dtype, precision)
     return y[0].reshape(*x.shape[:-1], *w.shape[:-1])
 
