@@ -15,7 +15,7 @@ from jax import lax
 
 Backend = Literal["cpu", "tpu", "gpu"]
 BACKENDS: tuple[Backend, ...] = ("cpu", "tpu", "gpu")
-# Rows of one tile in a TPU's memory: with fewer, its compiler leaves the matrix unit.
+# Rows of one tile in a TPU's memory. Of products with fewer its compiler makes poorer forms.
 TPU_TILE_ROWS = 8
 # What jax calls the platforms of a backend.
 _PLATFORMS: dict[Backend, tuple[str, ...]] = {"cpu": ("cpu",), "tpu": ("tpu",), "gpu": ("cuda", "rocm")}
