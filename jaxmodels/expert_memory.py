@@ -119,6 +119,14 @@ def packed_in_host(w: QuantizedArray, place: Sharding) -> PackedStack:
     return replace(made, rows=jax.device_put(made.rows, host_sharding(place)))
 
 
+def abstract_in_host(leaf: Any, place: Sharding) -> Any:
+    """A weight of experts, abstract, that would lie so on devices: as it lies in the memory of their host."""
+    if isinstance(leaf, QuantizedArray):
+        leaf = jax.eval_shape(functools.partial(packed, blocks=sharing_inputs(place)), leaf)
+    there = host_sharding(place)
+    return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=there), leaf)
+
+
 @functools.cache
 def _packing(place: Sharding) -> Callable[[QuantizedArray], PackedStack]:
     made = functools.partial(packed, blocks=sharing_inputs(place))

@@ -61,12 +61,26 @@ class Holding:
             return None
         # What is read in order to be quantised comes to the host behind that.
         few = {} if self.quantization is None else formats(config.spec(), self.quantization)
-        there = self._hosted(config) - few.keys()
+        there = self.hosted(config) - few.keys()
         places = {
             path: host_sharding(place) if path in there else place
             for path, place in self._places(config).items()
         }
         return unflatten(places, config.spec())
+
+    def hosted(self, config: Specified) -> frozenset[str]:
+        """The parameters in host memory, by path.
+
+        Raises:
+            ValueError: the model has no experts that can be there, or the mesh cuts them otherwise than each
+                device fetches its own.
+        """
+        if self.experts == "device":
+            return frozenset()
+        hosted, places, spec = expert_paths(config), self._places(config), dict(walk(config.spec()))
+        for path in sorted(hosted):
+            check_cut(path, spec[path], places[path])
+        return hosted
 
     def made_of(self, config: Specified, dtype: DTypeLike | None = None) -> Held | None:
         """What makes of weights in float32 what is held of them in a model of `dtype`, or of weights in their
@@ -78,7 +92,7 @@ class Holding:
         """
         if self.quantization is None:
             return None
-        spec, hosted, made = dict(walk(config.spec())), self._hosted(config), dict[str, Any]()
+        spec, hosted, made = dict(walk(config.spec())), self.hosted(config), dict[str, Any]()
         places = self._places(config) if hosted else {}
         for path, form in formats(config.spec(), self.quantization).items():
             held = None if dtype is None else param_dtype(spec[path], dtype)
@@ -102,7 +116,7 @@ class Holding:
         whole = weight_bytes(config, dtype)
         here = whole if self.placement is None else self.placement.weight_bytes(config, dtype)
         chosen = {} if self.quantization is None else formats(config.spec(), self.quantization)
-        elsewhere = self._hosted(config) if jax.default_backend() != "cpu" else ()  # whose memory that is too
+        elsewhere = self.hosted(config) if jax.default_backend() != "cpu" else ()  # whose memory that is too
         kept = sum(
             param_bytes(path, param, dtype, chosen)
             for path, param in walk(config.spec())
@@ -115,15 +129,6 @@ class Holding:
         if self.placement is None:
             return {path: device_sharding() for path, _ in walk(config.spec())}
         return dict(walk(self.placement.params(config)))
-
-    def _hosted(self, config: Specified) -> frozenset[str]:
-        """The parameters in host memory, by path."""
-        if self.experts == "device":
-            return frozenset()
-        hosted, places, spec = expert_paths(config), self._places(config), dict(walk(config.spec()))
-        for path in sorted(hosted):
-            check_cut(path, spec[path], places[path])
-        return hosted
 
 
 def _held(

@@ -28,14 +28,21 @@ from jaxmodels.artefacts.manifest import (
     check_same,
     read_manifest,
 )
-from jaxmodels.artefacts.placed import on_device, on_mesh, program_traces
+from jaxmodels.artefacts.placed import on_device, on_mesh, placed_params, program_traces
 from jaxmodels.artefacts.runtime import describe_devices, describe_versions
-from jaxmodels.artefacts.subjects import check_strategy, describe_model, describe_strategy
+from jaxmodels.artefacts.subjects import (
+    check_strategy,
+    describe_model,
+    describe_strategy,
+    memory_of_experts,
+)
 from jaxmodels.checkpoints.atomic import replace_directory
 from jaxmodels.decoding import driver
 from jaxmodels.decoding.buckets import answer_bucket, prompt_bucket
 from jaxmodels.decoding.runners import Sizes
 from jaxmodels.decoding.strategy import Output, Request, Strategy
+from jaxmodels.expert_memory import ExpertMemory, check_expert_memory
+from jaxmodels.holding import Holding
 from jaxmodels.layers.quantized.quantization import Quantization, find_quantization
 from jaxmodels.layers.spec import Params
 from jaxmodels.model import Model
@@ -58,6 +65,7 @@ def compile_programs(
     *,
     programs: Sequence[ProgramName] = PROGRAMS,
     quantize: str | Quantization | None = None,
+    experts: ExpertMemory = "device",
     placement: Placement | None = None,
     device: jax.Device | None = None,
     progress: Progress = lambda name: None,
@@ -71,7 +79,8 @@ def compile_programs(
             that `Model.generate` uses.
         strategy: the decoding method.
         programs: which; streams need prefill and decode, a generation as a whole needs generate.
-        quantize: how the weights are held, as `jaxmodels.load` takes it.
+        quantize, experts: how the weights are held and in which memory those of experts are, as
+            `jaxmodels.load` takes them.
         placement: a mesh to spread the model over, of the devices of a TPU topology for instance, and the
             rules for it. None for one device.
         device: which that is; by default the first one here.
@@ -79,7 +88,8 @@ def compile_programs(
 
     Raises:
         ArtefactError: no workload, or what the compiler gives cannot be written.
-        ValueError: the mesh does not divide the model, or `quantize` cannot hold its weights.
+        ValueError: the mesh does not divide the model, `quantize` cannot hold its weights, or its experts
+            cannot be in host memory.
         CheckpointError: the directory cannot be replaced.
     """
     if not workloads:
@@ -87,6 +97,7 @@ def compile_programs(
     devices, quantization = _devices(placement, device), find_quantization(quantize)
     if placement is not None:
         config = placement.fitted(config)
+    hosted = _hosted(config, placement, quantization, experts)
     with (
         replace_directory(directory, also_replaced=(MANIFEST_FILE, f"*{SUFFIX}")) as fresh,
         compiled_anew(),
@@ -98,6 +109,7 @@ def compile_programs(
             places = on_device(devices[0])
             if placement is not None:
                 places = on_mesh(placement, config, it, capacity)
+            places = replace(places, hosted=hosted)
             traces = program_traces(config, it, strategy, places, quantization)
             for name, sizes in _needed(programs, it):
                 file = "-".join([name, *(f"{size}{value}" for size, value in sizes.items())]) + SUFFIX
@@ -107,10 +119,12 @@ def compile_programs(
                 written[file] = ProgramFile(program=name, file=file, sha256=sha256, **sizes)
                 progress(file.removesuffix(SUFFIX))
         given = abstract_arguments(config, workloads[0], strategy, quantization=quantization)
+        params = placed_params(given.params, places)
         manifest = Manifest(
             versions=describe_versions(devices[0].platform),
             device=describe_devices(devices, placement),
-            model=describe_model(config, given.params),
+            model=describe_model(config, params),
+            experts=memory_of_experts(params),
             strategy=describe_strategy(strategy),
             programs=tuple(written.values()),
         )
@@ -124,6 +138,19 @@ def _devices(placement: Placement | None, device: jax.Device | None) -> list[jax
     if device is not None:
         raise ArtefactError("device: give a placement or a device, not both")
     return list(placement.mesh.devices.flat)
+
+
+def _hosted(
+    config: LanguageModel,
+    placement: Placement | None,
+    quantization: Quantization | None,
+    experts: ExpertMemory,
+) -> frozenset[str]:
+    """The parameters in host memory, by path. Raises ValueError where they cannot be there."""
+    memory = check_expert_memory(experts, None if placement is None else placement.mesh)
+    holding = Holding(placement=placement, quantization=quantization, experts=memory)
+    holding.made_of(config)  # refuses formats that the devices cannot share
+    return holding.hosted(config)
 
 
 def _bucketed(workload: Workload, strategy: Strategy) -> Workload:
@@ -182,6 +209,7 @@ def with_programs(model: Model, directory: str | os.PathLike[str]) -> Model:
         versions=describe_versions(devices[0].platform),
         device=describe_devices(devices, model.placement),
         model=describe_model(model.config, model.params),
+        experts=memory_of_experts(model.params),
     )
     check_same(path, manifest, here)
     return replace(model, runner=CompiledRunner(directory=path, manifest=manifest, devices=tuple(devices)))

@@ -17,7 +17,7 @@ from jaxmodels.artefacts.errors import ArtefactError
 from jaxmodels.artefacts.runtime import describe_devices
 
 MANIFEST_FILE = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 _AGAIN = "compile them again with `jaxmodels tpu compile`"
 
 
@@ -51,6 +51,7 @@ class Manifest:
             "rules" of a model that is spread over several.
         model: what it is in words, "model", a "digest" of its whole configuration, and the "parameters",
             a digest of their names, shapes and dtypes.
+        experts: the memory that programs have experts in, "device" or "host"; see `jaxmodels.load`.
         strategy: the same of the decoding method, "strategy" and "digest"; the numbers in it that programs
             are given when they run may differ.
         programs: the files.
@@ -59,6 +60,7 @@ class Manifest:
     versions: Mapping[str, str]
     device: Mapping[str, Any]
     model: Mapping[str, str]
+    experts: str
     strategy: Mapping[str, str]
     programs: tuple[ProgramFile, ...]
 
@@ -97,6 +99,12 @@ def check_same(directory: Path, there: Manifest, here: Manifest) -> None:
     what is here."""
     _check_equal(directory, there.device, here.device)
     _check_equal(directory, there.versions, here.versions)
+    if there.experts != here.experts:
+        memory = there.experts
+        raise ArtefactError(
+            f"the programs in {directory} have experts in {memory} memory, and those of the model here are "
+            f"in {here.experts} memory; load it with experts={memory!r} (--experts {memory})"
+        )
     for name, was, now in _differences(there.model, here.model):
         told = "" if name == "model" else f" (their {name} {was} against {now})"
         raise ArtefactError(

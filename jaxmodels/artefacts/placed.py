@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 
 from jaxmodels.decoding import driver, runners
 from jaxmodels.decoding.strategy import Strategy
+from jaxmodels.expert_memory import abstract_in_host
 from jaxmodels.layers.quantized.quantization import Quantization
 from jaxmodels.layers.spec import Params, unflatten, walk
 from jaxmodels.models.language_model import LanguageModel
@@ -26,12 +27,14 @@ class Places:
     Attributes:
         params, cache: one sharding for each array, or one for all.
         others: of everything else, which is small: the request, the output, a strategy's own state.
+        hosted: the parameters, by path, that are in the memory of the host beside these devices.
         mesh: that the programs are traced for, None for one device.
     """
 
     params: Any
     cache: Any
     others: Sharding
+    hosted: frozenset[str] = frozenset()
     mesh: Mesh | None = None
 
 
@@ -70,7 +73,7 @@ def program_traces(
     """
     batch, max_new, capacity = workload.batch, workload.new_tokens, workload.capacity or 0
     given = abstract_arguments(config, workload, strategy, quantization=quantization)
-    params = _placed_params(given.params, places.params)
+    params = placed_params(given.params, places)
     cache = _placed(given.cache, places.cache)
     request, steps = _placed(given.request, places.others), _placed(given.steps, places.others)
     carry_places = _carry_places(given.carry, given.cache, places)
@@ -108,13 +111,17 @@ def program_traces(
     }
 
 
-def _placed_params(params: Params, places: Any) -> Params:
-    """Abstract parameters with a sharding each; `places` is a tree of them, or one for all."""
-    of = dict(walk(params))
-    where = dict.fromkeys(of, places) if isinstance(places, Sharding) else dict(walk(places))
-    return unflatten(
-        {path: _placed(leaf, sharding_of(leaf, where[path])) for path, leaf in of.items()}, params
-    )
+def placed_params(params: Params, places: Places) -> Params:
+    """Abstract parameters with a sharding each."""
+    of, where = dict(walk(params)), places.params
+    where = dict.fromkeys(of, where) if isinstance(where, Sharding) else dict(walk(where))
+
+    def placed(path: str, leaf: Any) -> Any:
+        if path in places.hosted:
+            return abstract_in_host(leaf, where[path])
+        return _placed(leaf, sharding_of(leaf, where[path]))
+
+    return unflatten({path: placed(path, leaf) for path, leaf in of.items()}, params)
 
 
 def _carry_places(carry: Any, cache: Any, places: Places) -> Any:

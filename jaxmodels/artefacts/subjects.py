@@ -10,7 +10,10 @@ from jaxmodels.artefacts.errors import ArtefactError
 from jaxmodels.artefacts.runtime import digest
 from jaxmodels.checks import shown
 from jaxmodels.decoding.strategy import Strategy
+from jaxmodels.expert_memory import ExpertMemory
+from jaxmodels.layers.host_memory import in_host_memory
 from jaxmodels.layers.quantized.array import QuantizedArray
+from jaxmodels.layers.quantized.packed import PackedStack
 from jaxmodels.layers.spec import Params, abstract_params, walk
 from jaxmodels.models.language_model import BlockStack, LanguageModel
 
@@ -31,14 +34,24 @@ def describe_model(config: LanguageModel, params: Params | None, dtype: Any = No
 
 def _type_of(leaf: Any) -> tuple[Any, ...]:
     """The shape and dtype of a parameter, and those of its parts where it is quantised."""
+    if isinstance(leaf, PackedStack):
+        in_bytes = (tuple(leaf.rows.shape), leaf.groups, str(leaf.numbers), str(leaf.scales))
+        return tuple(leaf.shape), str(leaf.dtype), *in_bytes
     parts = (leaf.numbers, leaf.scales) if isinstance(leaf, QuantizedArray) else ()
     return tuple(leaf.shape), str(leaf.dtype), *((tuple(part.shape), str(part.dtype)) for part in parts)
 
 
 def _dtypes(config: LanguageModel, params: Params) -> str:
-    held = {str(leaf.numbers.dtype) for _, leaf in walk(params) if isinstance(leaf, QuantizedArray)}
+    leaves = [leaf for _, leaf in walk(params)]
+    held = {str(leaf.numbers.dtype) for leaf in leaves if isinstance(leaf, QuantizedArray)}
+    held |= {str(leaf.numbers) for leaf in leaves if isinstance(leaf, PackedStack)}
     weights = f" with weights in {' and '.join(sorted(held))}" if held else ""
     return f"{config.dtype_of(params)}{weights}"
+
+
+def memory_of_experts(params: Params) -> ExpertMemory:
+    """The memory that the experts of a model, which may have none, are in; parameters may be abstract."""
+    return "host" if in_host_memory(params) else "device"
 
 
 def describe_strategy(strategy: Strategy) -> dict[str, str]:

@@ -162,8 +162,6 @@ def generate(
     """
     if compiled is not None and prefill_layers is not None:
         raise ValueError("--prefill-layers: the programs of --compiled read prompts whole; leave one out")
-    if compiled is not None and reading.experts != "device":
-        raise ValueError("--experts: the programs of --compiled read them from the device; leave one out")
     if pictures.are_asked_for:
         check_given(context)
         if prompt is not None:

@@ -1,7 +1,7 @@
 """`jaxmodels tpu compile`: programs of a model as files, for this machine, a slice or several platforms."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from jaxmodels.cli.common import MODEL_HELP, DType, Quantize, Revision, TextOnly, tell
+from jaxmodels.cli.common import MODEL_HELP, DType, ExpertsIn, Quantize, Revision, TextOnly, tell
 from jaxmodels.cli.options import with_groups
 from jaxmodels.cli.sampling import Sampling
 from jaxmodels.cli.strategies import StrategyOptions, described_strategy
@@ -114,6 +114,7 @@ def compile_programs(
         DType | None, typer.Option(help="Of the parameters; by default float32 on CPU, else bfloat16.")
     ] = None,
     quantize: Quantize = None,
+    experts: ExpertsIn = "device",
     program: Annotated[
         list[ProgramChoice] | None,
         typer.Option(
@@ -142,6 +143,8 @@ def compile_programs(
         raise ValueError(
             "--platform is of --portable files; compiled programs are for --slice or this machine"
         )
+    if portable and experts != "device":
+        raise ValueError("--experts: portable programs have them on the device; leave one of them out")
     if portable or target.on_slice is not None:
         without_tpu()
     config, _ = read_config(model, revision, text_only=text_only)
@@ -158,7 +161,8 @@ def compile_programs(
         _write_portable(output, config, workloads, decoding, quantize, programs, platforms)
         size = output.stat().st_size
     else:
-        _write_compiled(output, config, workloads, decoding, quantize, programs, target)
+        held_as = {"quantize": quantize, "experts": experts}
+        _write_compiled(output, config, workloads, decoding, held_as, programs, target)
         size = sum(file.stat().st_size for file in output.glob("*.executable"))
     print(f"{output}: {scaled(size, 'B')} in {time.perf_counter() - began:.1f} s")
 
@@ -193,7 +197,7 @@ def _write_compiled(
     config: "Decoder",
     workloads: "Sequence[Workload]",
     strategy: "Strategy",
-    quantize: str | None,
+    held_as: Mapping[str, Any],
     programs: Sequence[str],
     target: Target,
 ) -> None:
@@ -207,8 +211,8 @@ def _write_compiled(
         workloads,
         strategy,
         programs=cast(Sequence[ProgramName], programs),
-        quantize=quantize,
-        placement=target.placement(config, workloads[-1], strategy, quantize),
+        placement=target.placement(config, workloads[-1], strategy, held_as["quantize"]),
+        **held_as,
         progress=lambda name: tell(f"{time.perf_counter() - began:6.1f} s  {name}"),
     )
 

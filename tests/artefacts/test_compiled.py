@@ -91,6 +91,34 @@ def test_programs_for_weights_in_few_bits_are_for_no_others(tmp_path):
         with_programs(whole, tmp_path / "few")
 
 
+def test_programs_have_experts_in_one_memory(tmp_path):
+    config = jm.config_from_hf({**CONFIGS["qwen3_moe"], "num_hidden_layers": 1})
+    jm.save(jm.init(config, seed=2), tmp_path / "model")
+    here, there = (
+        jm.load(tmp_path / "model", experts=memory, quantize="int8") for memory in ("device", "host")
+    )
+    compile_programs(
+        tmp_path / "programs", config, SIZES[:1], SAMPLED, programs=("generate",), quantize="int8",
+        experts="host",
+    )  # fmt: skip
+    expected = here.generate(PROMPTS, 8, SAMPLED, stop_tokens=(), seed=3)
+    compiled = with_programs(there, tmp_path / "programs")
+    ours = compiled.generate(PROMPTS, 8, SAMPLED, stop_tokens=(), seed=3)
+    np.testing.assert_array_equal(ours.tokens, expected.tokens)
+    message = r"have experts in host memory, and those of the model here are in device memory; load it with "
+    with pytest.raises(ArtefactError, match=message + r"experts='host' \(--experts host\)"):
+        with_programs(here, tmp_path / "programs")
+
+
+@pytest.mark.parametrize(
+    ("experts", "message"),
+    [("disk", "experts must be 'device' or 'host'"), ("host", "the model has no mixture of experts")],
+)
+def test_experts_that_cannot_be_in_host_memory_are_refused(model, tmp_path, experts, message):
+    with pytest.raises(ValueError, match=message):
+        compile_programs(tmp_path / "x", model.config, SIZES, SAMPLED, experts=experts)
+
+
 def test_a_fresh_process_generates_the_same_and_compiles_nothing(model, whole, tmp_path):
     saved = tmp_path / "model"
     jm.save(model, saved)

@@ -15,10 +15,9 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxmodels as jm
-from jaxmodels.expert_memory import expert_paths, host_sharding, sharing_inputs
+from jaxmodels.expert_memory import abstract_in_host, expert_paths
 from jaxmodels.layers.host_memory import MEMORY_KIND
-from jaxmodels.layers.quantized.array import QuantizedArray, held_bytes
-from jaxmodels.layers.quantized.packed import packed
+from jaxmodels.layers.quantized.array import held_bytes
 from jaxmodels.layers.quantized.quantization import QUANTIZATIONS, quantized_params
 from jaxmodels.layers.spec import abstract_params, unflatten, walk
 from jaxmodels.tpu_configs.mesh import make_mesh
@@ -62,13 +61,9 @@ def abstract(config, placement, quantize, memory):
     hosted = expert_paths(config) if memory == MEMORY_KIND else ()
 
     def placed(path, leaf):
-        place = sharding_of(leaf, places[path])
         if path in hosted:
-            place = host_sharding(places[path])
-            if isinstance(leaf, QuantizedArray):
-                blocks = sharing_inputs(places[path])
-                leaf = jax.eval_shape(functools.partial(packed, blocks=blocks), leaf)
-        return with_places(leaf, place)
+            return abstract_in_host(leaf, places[path])
+        return with_places(leaf, sharding_of(leaf, places[path]))
 
     return unflatten({path: placed(path, leaf) for path, leaf in walk(params)}, params)
 
