@@ -53,11 +53,14 @@ def train(
             return
     chosen = recipes.load_recipe(recipe)
     from jaxmodels.training import loop
-    from jaxmodels.training.export import export_run
+    from jaxmodels.training.export import DEPTH_FOLDER, export_run
 
     loop.train(chosen, output_dir, mesh=mesh_of(mesh))
     export_run(output_dir, destination, dtype.value)
-    tell(f"the model is in {destination}: jaxmodels generate --model {destination}")
+    use = f"jaxmodels generate --model {destination}"
+    if (destination / DEPTH_FOLDER).is_dir():
+        use = f"decode it with AdaptiveDepth(depth='{destination / DEPTH_FOLDER}')"
+    tell(f"the model is in {destination}: {use}")
 
 
 class _Kind(NamedTuple):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxmodels.decoding.autoregressive import Autoregressive, AutoregressiveCarry
 from jaxmodels.decoding.strategy import Output, Request, check_policy, tally
 from jaxmodels.layers.spec import Params
-from jaxmodels.models.depth import ALL_LAYERS, ByPrompt, Depth
+from jaxmodels.models.depth import ALL_LAYERS, Depth, ReadingPrompts
 from jaxmodels.models.language_model import BlockStack, LanguageModel
 from jaxmodels.pytrees import register_dataclass
 
@@ -24,7 +24,7 @@ class AdaptiveDepth:
         depth: a policy, such as those of `jaxmodels.decoding.depth`; or the directory or name of a trained
             one, see `jaxmodels.load_depth`.
         prompt: the policy by which prompts are read; by default in full, or by `depth` itself where that
-            decides by them, see `ByPrompt`.
+            is one of `ReadingPrompts`.
         decode: how the next token is picked.
 
     Raises:
@@ -58,7 +58,7 @@ class AdaptiveDepth:
         """The policy by which prompts are read."""
         if self.prompt is not None:
             return self.prompt
-        return self.policy if isinstance(self.policy, ByPrompt) else ALL_LAYERS
+        return self.policy if isinstance(self.policy, ReadingPrompts) else ALL_LAYERS
 
     @property
     def prefill_window(self) -> int:

@@ -199,11 +199,12 @@ class Remembering(Protocol):
 
 
 @runtime_checkable
-class ByPrompt(Protocol):
-    """A `Depth` whose verdicts on a prompt hold for what follows it, so that it reads the prompt, too."""
+class ReadingPrompts(Protocol):
+    """A `Depth` by which prompts are read, too: what it finds of a prompt holds for what follows, or the
+    model was trained with it and knows no other way."""
 
     @property
-    def decides_by_prompt(self) -> bool: ...
+    def reads_prompts(self) -> bool: ...
 
 
 def kept_by(depth: Depth, batch: int, d_model: int) -> Any:

@@ -5,24 +5,31 @@ from pathlib import Path
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints.arguments import floating_dtype
+from jaxmodels.checkpoints.depth_policies import save_depth
 from jaxmodels.checkpoints.generation_config import GenerationDefaults
 from jaxmodels.checkpoints.ranges import check_range
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.io import save
-from jaxmodels.layers.spec import param_dtype, unflatten, walk
+from jaxmodels.layers.spec import Params, param_dtype, unflatten, walk
 from jaxmodels.model import Model
 from jaxmodels.models.config_keys import INERT_KEYS
 from jaxmodels.models.families import config_from_hf
 from jaxmodels.models.scanned import ScannedDecoder
 from jaxmodels.training.data import end_of_text_id
-from jaxmodels.training.loop import load_run
+from jaxmodels.training.loop import Run, load_run
 from jaxmodels.training.on_mesh import is_first
+from jaxmodels.training.recursive_decoder import RecursiveDecoder
 
+# Beside the weights of a model that is decoded by a policy of depth.
+DEPTH_FOLDER = "depth"
 _NOT_KEPT = ("model_type", "architectures", "dtype", "torch_dtype")  # written from the model itself
 
 
 def export_run(run_dir: str | Path, destination: str | Path, dtype: DTypeLike = "bfloat16") -> Model:
     """Writes the newest checkpoint of a run as a Hugging Face directory, and gives the model written.
+
+    The router of a model that was trained with recursions is written to the folder `DEPTH_FOLDER` of that
+    directory, for `jaxmodels.load_depth`: the model is to be decoded with it.
 
     Args:
         run_dir: as given to `train`; the run need not be finished.
@@ -39,8 +46,7 @@ def export_run(run_dir: str | Path, destination: str | Path, dtype: DTypeLike = 
     run = load_run(run_dir)
     config = config_from_hf(dict(run.recipe.model))
     end_of_text = end_of_text_id(run.tokenizer)
-    trained = run.model.unstack(run.params) if isinstance(run.model, ScannedDecoder) else run.params
-    arrays = dict(walk(trained))
+    arrays = dict(walk(_of_decoder(run)))
     for path, param in walk(config.spec()):
         check_range(path, arrays[path], param_dtype(param, dtype))
     spec = config.spec()
@@ -58,4 +64,14 @@ def export_run(run_dir: str | Path, destination: str | Path, dtype: DTypeLike = 
     )
     if is_first():
         save(model, destination)
+    if is_first() and isinstance(run.model, RecursiveDecoder):
+        policy = run.model.policy({"router": run.params["router"].astype(dtype)})
+        save_depth(policy, Path(destination) / DEPTH_FOLDER, model)
     return model
+
+
+def _of_decoder(run: Run) -> Params:
+    """What a run has trained of the decoder that its recipe describes."""
+    if isinstance(run.model, RecursiveDecoder):
+        return run.params["decoder"]
+    return run.model.unstack(run.params) if isinstance(run.model, ScannedDecoder) else run.params

@@ -37,6 +37,7 @@ from jaxmodels.training.divergence import Diverged, Watch
 from jaxmodels.training.evaluate import Score, make_held_out_loss, score_files
 from jaxmodels.training.loss import nats_to_bits_per_byte
 from jaxmodels.training.metrics import append_metrics, plot_loss, read_metrics, rewind_metrics
+from jaxmodels.training.objectives.objective import Extending
 from jaxmodels.training.on_mesh import Devices, first_process_first, is_first
 from jaxmodels.training.pairs import Stream, holds_text, load_stream, texts_of
 from jaxmodels.training.progress import TrainProgress
@@ -323,7 +324,8 @@ def _due(step: int, every: int, recipe: Recipe) -> bool:
 
 def _build_model(recipe: Recipe) -> Trainable:
     decoder = config_from_hf(dict(recipe.model))
-    return ScannedDecoder(decoder) if recipe.stack == "scanned" else decoder
+    model = ScannedDecoder(decoder) if recipe.stack == "scanned" else decoder
+    return recipe.objective.extended(model) if isinstance(recipe.objective, Extending) else model
 
 
 def _check_batch_fits(recipe: Recipe) -> None:

@@ -21,6 +21,7 @@ from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
 from jaxmodels.training.objectives.maskgit import MaskGIT
 from jaxmodels.training.objectives.next_token import NextToken
 from jaxmodels.training.objectives.objective import Objective
+from jaxmodels.training.objectives.recursions import Recursions
 from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
 from jaxmodels.training.router_losses import RouterLosses
 
@@ -55,6 +56,7 @@ _OBJECTIVES = {
     "maskgit": MaskGIT,
     "distillation": Distillation,
     "early_exits": EarlyExits,
+    "recursions": Recursions,
 }
 _SCHEDULES = {"warmup_cosine": WarmupCosine, "warmup_stable_decay": WarmupStableDecay}
 # Fields that hold one of several classes, which JSON names by a `kind`, and the kind where it does not.

@@ -132,7 +132,12 @@ def make_train_step(
             raise ValueError(f"train step: a batch of {tokens.shape[0]} is not divisible by {accumulate=}")
         mask = jnp.ones(tokens.shape, bool) if mask is None else mask
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        windows = Windows(tokens=tokens, predicted=mask & answerable(model, tokens), valid=valid)
+        windows = Windows(
+            tokens=tokens,
+            predicted=mask & answerable(model, tokens),
+            valid=valid,
+            step=jnp.broadcast_to(state.step, tokens.shape[:1]),
+        )
         drawn = objective.prepare(windows, jax.random.fold_in(key, _FOR_OBJECTIVE))
         micro_batches = jax.tree.map(lambda leaf: leaf.reshape(accumulate, -1, *leaf.shape[1:]), drawn)
         grads, sums = _accumulated(total, state.params, micro_batches, key)

@@ -61,8 +61,8 @@ class MindSkip:
             )
 
     @property
-    def decides_by_prompt(self) -> bool:
-        """See `ByPrompt`."""
+    def reads_prompts(self) -> bool:
+        """See `ReadingPrompts`."""
         return True
 
     def state_spec(self, batch: int, d_model: int) -> Any:

@@ -89,8 +89,8 @@ class PromptRouter:
             )
 
     @property
-    def decides_by_prompt(self) -> bool:
-        """See `ByPrompt`."""
+    def reads_prompts(self) -> bool:
+        """See `ReadingPrompts`."""
         return True
 
     def most_passes(self, blocks: int) -> tuple[int, ...]:

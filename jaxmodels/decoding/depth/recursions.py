@@ -44,6 +44,11 @@ class ExpertChoiceRecursions:
         _check(self.router, self.shared, self.alpha)
         check_number("threshold", self.threshold, low=0.0)
 
+    @property
+    def reads_prompts(self) -> bool:
+        """See `ReadingPrompts`: the model was trained with it."""
+        return True
+
     def most_passes(self, blocks: int) -> tuple[int, ...]:
         return _most_passes(self.router, self.shared, blocks)
 
@@ -62,7 +67,11 @@ class ExpertChoiceRecursions:
 
     def gates(self, recursion: int, stream: Stream) -> Float[Array, "B S"]:
         """How much of the block's output is added in a recursion."""
-        return self.alpha * jax.nn.sigmoid(stream.hidden.astype(jnp.float32) @ self.router[recursion])
+        return self.alpha * jax.nn.sigmoid(self.logits(recursion, stream))
+
+    def logits(self, recursion: int, stream: Stream) -> Float[Array, "B S"]:
+        """What the router says of each token in front of a recursion."""
+        return stream.hidden.astype(jnp.float32) @ self.router[recursion]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,6 +100,11 @@ class TokenChoiceRecursions:
 
     def __post_init__(self) -> None:
         _check(self.router, self.shared, self.alpha)
+
+    @property
+    def reads_prompts(self) -> bool:
+        """See `ReadingPrompts`: the model was trained with it."""
+        return True
 
     def most_passes(self, blocks: int) -> tuple[int, ...]:
         return _most_passes(self.router, self.shared, blocks)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmodels.layers.masks import MaskLike
 from jaxmodels.layers.window import Valid
 from jaxmodels.models.filling import MaskFilling
+from jaxmodels.training.trainable import Trainable
 
 
 @struct.dataclass
@@ -20,11 +21,13 @@ class Windows:
         tokens: i32[B, S].
         predicted: bool[B, S], which tokens are to be predicted; the others are given, as prompts are.
         valid: i32[B], how many leading tokens of each row are real; None for all.
+        step: i32[B], the number of the training step that the rows are in, from 0; None outside of training.
     """
 
     tokens: jax.Array
     predicted: jax.Array
     valid: jax.Array | None = None
+    step: jax.Array | None = None
 
 
 class Score(Protocol):
@@ -69,6 +72,11 @@ class Score(Protocol):
             read: the blocks that each row is read in; past the others it is passed by.
         """
 
+    def with_recursions(
+        self, inputs: Int[Array, "B S"], shares: Float[Array, "B R"]
+    ) -> tuple[Float[Array, "B S V"], Float[Array, ""]]:
+        """Of a `RecursiveDecoder`, see its `forward_choosing`."""
+
 
 class Estimator(Protocol):
     """How the cost of tokens under a model is measured.
@@ -108,3 +116,11 @@ class Objective(Protocol):
 
     def loss(self, score: Score, example: Any) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The mean over the tokens that count, and how many they are, both f32."""
+
+
+@runtime_checkable
+class Extending(Protocol):
+    """An objective that trains more than the model of a recipe."""
+
+    def extended(self, model: Any) -> Trainable:
+        """The model with what is trained beside it. Raises ValueError where `model` cannot be trained so."""

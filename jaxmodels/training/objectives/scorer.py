@@ -94,3 +94,10 @@ class Scorer:
             model.logits(self.params, model.normalise(self.params, one)) for one in (stream, early)
         )
         return last, early
+
+    def with_recursions(
+        self, inputs: Int[Array, "B S"], shares: Float[Array, "B R"]
+    ) -> tuple[Float[Array, "B S V"], Float[Array, ""]]:
+        model: Any = self.model
+        logits, nats = model.forward_choosing(self.params, inputs, shares)
+        return logits, nats
