@@ -120,7 +120,7 @@ def train(
 def _train(
     recipe: Recipe, output: Path, model: Trainable | None, console: Console, devices: Devices
 ) -> tuple[Run, Score]:
-    model = _build_model(recipe) if model is None else model
+    model = model_of(recipe) if model is None else model
     _check_batch_fits(recipe)
     recipe.objective.check(model)
     start = None
@@ -178,7 +178,7 @@ def load_run(output_dir: str | Path, *, model: Trainable | None = None) -> Run:
     if not (output / RECIPE_FILE).is_file():
         raise FileNotFoundError(f"load_run: no run in {str(output)!r}: it has no recipe.json")
     recipe = load_recipe(output / RECIPE_FILE)
-    model = _build_model(recipe) if model is None else model
+    model = model_of(recipe) if model is None else model
     optimizer = recipe.optimizer.build(recipe.schedule, model.spec())
     with TrainCheckpoints(output / "checkpoints") as checkpoints:
         state = checkpoints.restore(abstract_state(model, optimizer))
@@ -322,7 +322,11 @@ def _due(step: int, every: int, recipe: Recipe) -> bool:
     return step % every == 0 or step == recipe.steps
 
 
-def _build_model(recipe: Recipe) -> Trainable:
+def model_of(recipe: Recipe) -> Trainable:
+    """What a recipe trains: its model, with what its objective trains beside it.
+
+    Raises ValueError where its model is none of the zoo, or cannot be trained so.
+    """
     decoder = config_from_hf(dict(recipe.model))
     model = ScannedDecoder(decoder) if recipe.stack == "scanned" else decoder
     return recipe.objective.extended(model) if isinstance(recipe.objective, Extending) else model

@@ -5,12 +5,14 @@ import pytest
 
 from jaxmodels.layers.spec import count_params
 from jaxmodels.models.families import config_from_hf
+from jaxmodels.training.loop import model_of
 from jaxmodels.training.objectives.block_diffusion import BlockDiffusion
 from jaxmodels.training.objectives.certainty_forcing import CertaintyForcing
 from jaxmodels.training.objectives.coupled import Coupled
 from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
 from jaxmodels.training.objectives.maskgit import MaskGIT
 from jaxmodels.training.objectives.next_token import NextToken
+from jaxmodels.training.objectives.recursions import Recursions
 from jaxmodels.training.optimizer import AdamW, Muon, WarmupCosine, WarmupStableDecay
 from jaxmodels.training.recipe import (
     Recipe,
@@ -51,6 +53,7 @@ def test_read_and_written_back(tmp_path):
             CertaintyForcing(),
             Coupled(),
             MaskGIT(),
+            Recursions(shared=2),
         )
     ]
     for original in (recipe, dataclasses.replace(recipe, schedule=stable), muon, *masked):
@@ -64,8 +67,10 @@ def test_the_bundled_recipes_are_small_models(name):
     recipe = load_recipe(name)
     config = config_from_hf(dict(recipe.model))
     assert 2 * count_params(config.spec()) < 13e6  # bytes of a bfloat16 checkpoint
-    recipe.objective.check(config)
-    assert config.vocab_size == recipe.model["vocab_size"] == (4096 if config.filling is None else 4104)
+    recipe.objective.check(model_of(recipe))
+    own = {"tiny_mor": 1024}  # that share no tokenizer
+    assert config.vocab_size == recipe.model["vocab_size"]
+    assert config.vocab_size == own.get(name, 4096 if config.filling is None else 4104)
 
 
 @pytest.mark.parametrize("name", [name for name in list_recipes() if "llada" not in name])
