@@ -55,7 +55,7 @@ def expert_paths(config: Specified) -> frozenset[str]:
         ValueError: the model has none, or a layer computes with all of its experts at once; the message
             names the layer.
     """
-    paths = [path for path, param in walk(config.spec()) if param.axes[0] == "experts" and param.contracted]
+    paths = [path for path, param in walk(config.spec()) if param.is_expert_stack]
     if not paths:
         raise ValueError("experts='host': the model has no mixture of experts; leave it out")
     blocks: Any = getattr(config, "blocks", ())

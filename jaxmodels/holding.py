@@ -21,6 +21,7 @@ from jaxmodels.expert_memory import (
     packed_in_host,
     sharing_inputs,
 )
+from jaxmodels.layers.memory_order import ordered
 from jaxmodels.layers.quantized.array import QuantizedArray
 from jaxmodels.layers.quantized.blocks import scale_shape
 from jaxmodels.layers.quantized.format import NumberFormat
@@ -134,7 +135,7 @@ class Holding:
 def _held(
     path: str, param: Param, form: NumberFormat, dtype: np.dtype | None, w: jax.Array
 ) -> QuantizedArray:
-    return quantized(path, param, w, form, dtype)
+    return ordered(param, quantized(path, param, w, form, dtype))
 
 
 def _held_in_host(make: Callable[[jax.Array], QuantizedArray], place: Sharding, w: jax.Array) -> PackedStack:

@@ -40,6 +40,7 @@ from jaxmodels.expert_memory import ExpertMemory, check_expert_memory
 from jaxmodels.holding import Holding
 from jaxmodels.image_models.images import ImageModel
 from jaxmodels.layers.host_memory import refuse_host_memory
+from jaxmodels.layers.memory_order import ordered_params
 from jaxmodels.layers.quantized.quantization import Quantization, find_quantization, refuse_quantized
 from jaxmodels.layers.spec import Params, check_params, init_params, walk
 from jaxmodels.memory import check_fits
@@ -294,7 +295,9 @@ def init(
     placement = _placement(mesh, rules)
     holding = Holding(placement=placement)
     _check_fits(config, held, holding)
-    params = init_params(config.spec(), jax.random.key(seed), held, holding.shardings(config))
+    spec = config.spec()
+    params = init_params(spec, jax.random.key(seed), held, holding.shardings(config))
+    params = ordered_params(spec, params)
     model = Model(config=config, params=params)
     return model if placement is None else model.on_mesh(placement.mesh, placement.rules)
 

@@ -34,6 +34,7 @@ from jaxmodels.decoding.stop_strings import CutText, cut, stop_table_of
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.generated import Generation, Stats
 from jaxmodels.layers.host_memory import refuse_host_memory
+from jaxmodels.layers.memory_order import ordered_params
 from jaxmodels.layers.quantized.quantization import (
     Quantization,
     dequantized_params,
@@ -160,7 +161,8 @@ class Model:
         """This model with the arrays that its quantised weights stand for, in the dtype that it computes
         in."""
         refuse_host_memory(self.params, "dequantized")
-        return replace(self, params=dequantized_params(self.params))
+        params = dequantized_params(self.params)
+        return replace(self, params=ordered_params(self.config.spec(), params))
 
     @property
     def placement(self) -> Placement | None:

@@ -43,6 +43,7 @@ from jaxmodels.decoding.runners import Sizes
 from jaxmodels.decoding.strategy import Output, Request, Strategy
 from jaxmodels.expert_memory import ExpertMemory, check_expert_memory
 from jaxmodels.holding import Holding
+from jaxmodels.layers.memory_order import ordered_params
 from jaxmodels.layers.quantized.quantization import Quantization, find_quantization
 from jaxmodels.layers.spec import Params
 from jaxmodels.model import Model
@@ -119,7 +120,7 @@ def compile_programs(
                 written[file] = ProgramFile(program=name, file=file, sha256=sha256, **sizes)
                 progress(file.removesuffix(SUFFIX))
         given = abstract_arguments(config, workloads[0], strategy, quantization=quantization)
-        params = placed_params(given.params, places)
+        params = placed_params(config.spec(), given.params, places)
         manifest = Manifest(
             versions=describe_versions(devices[0].platform),
             device=describe_devices(devices, placement),
@@ -212,7 +213,8 @@ def with_programs(model: Model, directory: str | os.PathLike[str]) -> Model:
         experts=memory_of_experts(model.params),
     )
     check_same(path, manifest, here)
-    return replace(model, runner=CompiledRunner(directory=path, manifest=manifest, devices=tuple(devices)))
+    runner = CompiledRunner(directory=path, manifest=manifest, devices=tuple(devices))
+    return replace(model, params=ordered_params(model.config.spec(), model.params), runner=runner)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ from jaxmodels.decoding import driver, runners
 from jaxmodels.decoding.strategy import Strategy
 from jaxmodels.expert_memory import abstract_in_host
 from jaxmodels.layers.quantized.quantization import Quantization
-from jaxmodels.layers.spec import Params, unflatten, walk
+from jaxmodels.layers.spec import Params, ParamTree, unflatten, walk
 from jaxmodels.models.language_model import LanguageModel
 from jaxmodels.tpu_configs.programs import Workload, abstract_arguments
-from jaxmodels.tpu_configs.shardings import Placement, sharding_of
+from jaxmodels.tpu_configs.shardings import Placement, abstract_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def program_traces(
     """
     batch, max_new, capacity = workload.batch, workload.new_tokens, workload.capacity or 0
     given = abstract_arguments(config, workload, strategy, quantization=quantization)
-    params = placed_params(given.params, places)
+    params = placed_params(config.spec(), given.params, places)
     cache = _placed(given.cache, places.cache)
     request, steps = _placed(given.request, places.others), _placed(given.steps, places.others)
     carry_places = _carry_places(given.carry, given.cache, places)
@@ -111,17 +111,13 @@ def program_traces(
     }
 
 
-def placed_params(params: Params, places: Places) -> Params:
-    """Abstract parameters with a sharding each."""
+def placed_params(spec: ParamTree, params: Params, places: Places) -> Params:
+    """Abstract parameters of `spec` where they lie, in the order in which they are held there."""
     of, where = dict(walk(params)), places.params
     where = dict.fromkeys(of, where) if isinstance(where, Sharding) else dict(walk(where))
-
-    def placed(path: str, leaf: Any) -> Any:
-        if path in places.hosted:
-            return abstract_in_host(leaf, where[path])
-        return _placed(leaf, sharding_of(leaf, where[path]))
-
-    return unflatten({path: placed(path, leaf) for path, leaf in of.items()}, params)
+    on_devices = dict(walk(abstract_at(spec, params, places.params)))
+    in_host = {path: abstract_in_host(of[path], where[path]) for path in places.hosted}
+    return unflatten(on_devices | in_host, params)
 
 
 def _carry_places(carry: Any, cache: Any, places: Places) -> Any:

@@ -29,6 +29,7 @@ from jaxmodels.checkpoints.safetensors_io import (
 )
 from jaxmodels.checkpoints.sharded_leaves import ShardedLeaves
 from jaxmodels.checkpoints.unreadable import check_readable
+from jaxmodels.layers.memory_order import ordered
 from jaxmodels.layers.spec import Params, ParamTree, param_dtype, unflatten, walk
 from jaxmodels.models.decoder import Decoder
 from jaxmodels.models.families import FAMILIES, config_to_hf, read_hf_config
@@ -218,7 +219,7 @@ def edit_leaves(
     Raises:
         CheckpointError: a changed tensor holds numbers beyond the range of the dtype.
     """
-    tensors = FAMILIES[str(config.family)].tensors(config)
+    tensors, specs = FAMILIES[str(config.family)].tensors(config), dict(walk(config.spec()))
     dtype = leaves["embed/weight"].dtype
     with copying_threads() as threads:
         edited = _Leaves(dtype, threads)
@@ -242,7 +243,7 @@ def edit_leaves(
                 edited.fill(part, np.asarray(tensor))
             while edited.done:  # at once, so that the array before it can go
                 path, leaf = edited.done.popitem()
-                leaves[path] = jax.device_put(leaf, leaves[path].sharding)
+                leaves[path] = ordered(specs[path], jax.device_put(leaf, leaves[path].sharding))
 
 
 def _experts(tensors: Iterable[Tensor]) -> dict[str, set[int]]:
@@ -319,7 +320,7 @@ class _Leaves:
         path, dtype = part.row.ours, param_dtype(part.param, self.dtype)
         ours = part.row.load(part.cut(tensor), part.shape)
         if part.expert is None:
-            self._finish(path, adoptable(ours, dtype, self.threads))
+            self._finish(part, adoptable(ours, dtype, self.threads))
         else:
             if path not in self.stacks:
                 self.stacks[path] = aligned_empty(part.param.shape, dtype)
@@ -327,7 +328,7 @@ class _Leaves:
             copy_into(self.stacks[path][part.expert], ours, self.threads)
             self.missing[path].discard(part.expert)
             if not self.missing[path]:
-                self._finish(path, self.stacks.pop(path))
+                self._finish(part, self.stacks.pop(path))
         return ours.size * dtype.itemsize
 
     def begin_stack(self, path: str, values: jax.Array, experts: set[int]) -> None:
@@ -335,9 +336,10 @@ class _Leaves:
         self.stacks[path], self.missing[path] = aligned_empty(values.shape, values.dtype), experts
         copy_into(self.stacks[path], np.asarray(values), self.threads)
 
-    def _finish(self, path: str, array: np.ndarray) -> None:
+    def _finish(self, part: Part, array: np.ndarray) -> None:
         # On CPU JAX adopts the array. Elsewhere waiting bounds the memory: several would be on their way.
-        self.done[path] = jax.block_until_ready(jax.device_put(array))
+        there = ordered(part.param, jax.device_put(array))
+        self.done[part.row.ours] = jax.block_until_ready(there)
 
 
 def exported(

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxmodels.checkpoints.atomic import ORBAX_DIRECTORY, ORBAX_MARKERS
 from jaxmodels.checkpoints.errors import CheckpointError
 from jaxmodels.checks import shown
+from jaxmodels.layers.memory_order import ordered_params
 from jaxmodels.layers.spec import Params, abstract_params, unflatten, walk
 from jaxmodels.models.decoder import Decoder
 
@@ -62,7 +63,7 @@ def load_params(
     try:
         with _checkpointer() as checkpointer:
             restored = checkpointer.restore(path, unflatten(wanted, stored))
-            return unflatten(dict(walk(restored)), spec)
+            return ordered_params(spec, unflatten(dict(walk(restored)), spec))
     except Exception as error:  # Orbax, TensorStore and the codecs below raise many kinds
         raise CheckpointError(_damaged(path, error)) from error
 

@@ -11,6 +11,7 @@ from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
 from jaxmodels.checkpoints.host_arrays import aligned_empty, copy_into
+from jaxmodels.layers.memory_order import ordered
 from jaxmodels.layers.spec import param_dtype
 from jaxmodels.models.family import Part
 
@@ -44,13 +45,13 @@ class ShardedLeaves:
         path, shape, dtype = part.row.ours, part.param.shape, param_dtype(part.param, self.dtype)
         ours = part.row.load(part.cut(tensor), part.shape)
         if part.expert is None:
-            self._finish(path, shape, lambda index: self._copied([ours[index]], dtype)[0])
+            self._finish(part, lambda index: self._copied([ours[index]], dtype)[0])
         else:
             stack = self.stacks.setdefault(path, {})
             stack[part.expert] = ours
             if len(stack) == shape[0]:
                 del self.stacks[path]
-                self._finish(path, shape, lambda index: self._stacked(stack, index, dtype))
+                self._finish(part, lambda index: self._stacked(stack, index, dtype))
         return ours.size * dtype.itemsize
 
     def _stacked(self, stack: Mapping[int, np.ndarray], index: Index, dtype: np.dtype) -> np.ndarray:
@@ -64,7 +65,8 @@ class ShardedLeaves:
             copy_into(target, source, self.threads)
         return copy
 
-    def _finish(self, path: str, shape: tuple[int, ...], make: Any) -> None:
+    def _finish(self, part: Part, make: Any) -> None:
         # Waiting bounds the memory: several would be on their way.
-        array = jax.make_array_from_callback(shape, self.shardings[path], make)
-        self.done[path] = jax.block_until_ready(array)
+        path = part.row.ours
+        array = jax.make_array_from_callback(part.param.shape, self.shardings[path], make)
+        self.done[path] = jax.block_until_ready(ordered(part.param, array))

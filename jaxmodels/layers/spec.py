@@ -82,6 +82,11 @@ class Param:
         if any(d < 1 for d in self.shape):
             raise ValueError(f"Param: every dimension must be at least 1, got shape {self.shape}")
 
+    @property
+    def is_expert_stack(self) -> bool:
+        """Whether it holds a matrix for each expert of a mixture, of which a token needs those of a few."""
+        return self.axes[:1] == ("experts",) and bool(self.contracted)
+
 
 def matrix(shape: tuple[int, ...], axes: tuple[str | None, ...], inputs: int = 1) -> Param:
     """A weight for `linear`: outputs, then as many dimensions of `inputs`, and entries whose variance is the

@@ -22,7 +22,7 @@ from jaxmodels.layers.spec import Params, abstract_params
 from jaxmodels.models.denoisers.denoiser import Denoiser
 from jaxmodels.models.denoisers.families import DENOISERS
 from jaxmodels.tpu_configs.mesh import in_use
-from jaxmodels.tpu_configs.shardings import Placement
+from jaxmodels.tpu_configs.shardings import Placement, abstract_at
 
 DenoiserProgram = Literal["step", "run"]
 DENOISER_PROGRAMS: tuple[DenoiserProgram, ...] = ("step", "run")
@@ -93,7 +93,10 @@ def trace_denoiser(
         )
 
     params = abstract_params(denoiser.spec(), jnp.dtype(workload.dtype))
-    params = placed(params) if placement is None else placement.abstract(denoiser, params)
+    if placement is not None:
+        params = placement.abstract(denoiser, params)
+    elif sharding is not None:
+        params = abstract_at(denoiser.spec(), params, sharding)
     x = jax.ShapeDtypeStruct((rows, *canvas), jnp.float32)
     times = (rows,) if denoiser.num_times == 1 else (rows, denoiser.num_times)
     t = jax.ShapeDtypeStruct(times, jnp.float32)

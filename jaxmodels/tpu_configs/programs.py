@@ -21,6 +21,7 @@ from jaxmodels.decoding.strategy import Request, Strategy
 from jaxmodels.layers.quantized.quantization import Quantization, quantized_params
 from jaxmodels.layers.spec import Params, abstract_params, unflatten, walk
 from jaxmodels.models.language_model import LanguageModel
+from jaxmodels.tpu_configs.shardings import abstract_at
 
 ProgramName = Literal["prefill", "decode", "generate"]
 PROGRAMS: tuple[ProgramName, ...] = ("prefill", "decode", "generate")
@@ -117,12 +118,13 @@ def abstract_arguments(
         lambda *arrays: driver.start(*arrays, strategy, config=config, max_new=workload.new_tokens),
         params, request, cache,
     )  # fmt: skip
-    arguments: Any = (params, request, cache, carry, array())
+    others: Any = (request, cache, carry, array())
     if sharding is not None:
-        arguments = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arguments
+        params = abstract_at(config.spec(), params, sharding)
+        others = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), others
         )
-    params, request, cache, carry, steps = arguments
+    request, cache, carry, steps = others
     return Arguments(params=params, request=request, cache=cache, carry=carry, steps=steps)
 
 

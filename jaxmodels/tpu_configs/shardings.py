@@ -15,8 +15,9 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Shard
 from jax.typing import DTypeLike
 
 from jaxmodels.layers.host_memory import MEMORY_KIND, in_host_memory
+from jaxmodels.layers.memory_order import ordered, place_of
 from jaxmodels.layers.quantized.array import QuantizedArray
-from jaxmodels.layers.spec import Buffer, Param, Params, param_dtype, unflatten, walk
+from jaxmodels.layers.spec import Buffer, Param, Params, ParamTree, param_dtype, unflatten, walk
 from jaxmodels.models.costs import Specified
 from jaxmodels.tpu_configs.repeated_heads import Config, repeated_params, with_repeated_kv_heads
 from jaxmodels.tpu_configs.rules import DEFAULT_RULES, Rules
@@ -112,18 +113,16 @@ class Placement:
         Raises:
             ValueError: a parameter in host memory is not beside the devices that it belongs to.
         """
-        places = dict(walk(self.params(config)))
+        places, specs = dict(walk(self.params(config))), dict(walk(config.spec()))
         for path, leaf in walk(params):
             _check_in_place(path, leaf, places[path])
-        return unflatten({path: _placed(leaf, places[path]) for path, leaf in walk(params)}, params)
+        return unflatten(
+            {path: ordered(specs[path], _placed(leaf, places[path])) for path, leaf in walk(params)}, params
+        )
 
     def abstract(self, config: Specified, params: Params) -> Params:
         """Abstract parameters of `config` where they belong."""
-        return jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            params,
-            self.params(config),
-        )
+        return abstract_at(config.spec(), params, self.params(config))
 
     def cache(self, config: Any, batch: int, capacity: int, dtype: DTypeLike) -> Any:
         """See `cache_shardings`."""
@@ -148,6 +147,27 @@ class Placement:
     def _shared(self) -> int:
         """How many devices of the mesh have one memory: on CPU all of the process's, elsewhere one."""
         return len(self.mesh.local_devices) if jax.default_backend() == "cpu" else 1
+
+
+def abstract_at(spec: ParamTree, params: Params, places: Any) -> Params:
+    """Abstract parameters where they lie, in the order in which they are held there.
+
+    Args:
+        spec: of which they are.
+        params: their shapes and dtypes.
+        places: a sharding for each, in the tree of `spec`, or one for all.
+    """
+    specs = dict(walk(spec))
+    where = dict.fromkeys(specs, places) if isinstance(places, Sharding) else dict(walk(places))
+
+    def placed(path: str, leaf: Any) -> Any:
+        return jax.tree.map(
+            lambda part, place: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=place),
+            leaf,
+            place_of(specs[path], sharding_of(leaf, where[path])),
+        )
+
+    return unflatten({path: placed(path, leaf) for path, leaf in walk(params)}, params)
 
 
 def _placed(leaf: Any, sharding: NamedSharding) -> Any:

@@ -1,11 +1,15 @@
 """Compiled programs in a directory: the same tokens without a trace, and refusals."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental.layout import Format, Layout
+from jax.sharding import SingleDeviceSharding
 from tpu_model_configs import CONFIGS
 
 import jaxmodels as jm
@@ -13,6 +17,7 @@ from jaxmodels.artefacts.compiled import compile_programs, with_programs
 from jaxmodels.artefacts.errors import ArtefactError
 from jaxmodels.artefacts.manifest import MANIFEST_FILE
 from jaxmodels.decoding.samplers import Sample
+from jaxmodels.layers.spec import unflatten, walk
 from jaxmodels.tpu_configs.programs import Workload
 
 # Attention beside state space layers: every kind of buffer that a cache has.
@@ -117,6 +122,21 @@ def test_programs_have_experts_in_one_memory(tmp_path):
 def test_experts_that_cannot_be_in_host_memory_are_refused(model, tmp_path, experts, message):
     with pytest.raises(ValueError, match=message):
         compile_programs(tmp_path / "x", model.config, SIZES, SAMPLED, experts=experts)
+
+
+def test_experts_in_another_order_are_put_into_that_of_the_programs(tmp_path):
+    """As a TPU may hold stacks of experts that were not loaded by this package."""
+    plain = jm.init(jm.config_from_hf(CONFIGS["mixtral"]), seed=2)
+    backwards = Format(Layout((2, 1, 0)), SingleDeviceSharding(jax.devices()[0]))
+    leaves = dict(walk(plain.params))
+    stacks = [path for path, param in walk(plain.config.spec()) if param.is_expert_stack]
+    assert stacks
+    leaves |= {path: jax.device_put(leaves[path], backwards) for path in stacks}
+    model = dataclasses.replace(plain, params=unflatten(leaves, plain.params))
+    compile_programs(tmp_path / "whole", model.config, SIZES[:1], SAMPLED, programs=("generate",))
+    expected = plain.generate(PROMPTS, 8, SAMPLED, stop_tokens=(), seed=3)
+    compiled = with_programs(model, tmp_path / "whole").generate(PROMPTS, 8, SAMPLED, stop_tokens=(), seed=3)
+    np.testing.assert_array_equal(compiled.tokens, expected.tokens)
 
 
 def test_a_fresh_process_generates_the_same_and_compiles_nothing(model, whole, tmp_path):

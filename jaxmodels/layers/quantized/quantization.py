@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxmodels.checks import shown
+from jaxmodels.layers.memory_order import ordered_params
 from jaxmodels.layers.quantized.array import QuantizedArray, dequantized, factors, held_bytes, spread
 from jaxmodels.layers.quantized.blocks import inputs_of, largest, scale_shape
 from jaxmodels.layers.quantized.float8 import Float8
@@ -127,7 +128,8 @@ def in_few_bits(config: HasSpec, params: Params, quantization: str | Quantizatio
     chosen = find_quantization(quantization)
     if chosen is None:
         raise ValueError("quantization must be a name such as 'int8' or a Quantization, got None")
-    return quantized_params(config.spec(), params, chosen)
+    spec = config.spec()
+    return ordered_params(spec, quantized_params(spec, params, chosen))
 
 
 def quantized(

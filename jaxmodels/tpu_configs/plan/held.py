@@ -20,7 +20,10 @@ LANES = 128  # numbers along the last axis of a tile
 
 @dataclass(frozen=True, kw_only=True)
 class Holding:
-    """How arrays are held on a mesh. Sizes of arrays are bytes on one device, tile padding not counted.
+    """How arrays are held on a mesh. Sizes of arrays are bytes on one device.
+
+    Tile padding is counted of stacks of experts alone, which are held row by row wherever they are: other
+    arrays lie as they fill tiles best.
 
     Attributes:
         dtype: of what is held in no format of its own.
@@ -41,7 +44,8 @@ class Holding:
             ValueError: the mesh does not divide it; the message has its `name`.
         """
         form = self._format(param)
-        return self.buffer(name, param) if form is None else self._quantized(name, param, form)
+        held = self.buffer(name, param) if form is None else self._quantized(name, param, form)
+        return round(held * self._padding(param))
 
     def buffer(self, name: str, it: Param | Buffer) -> int:
         """Bytes of an array in `dtype`, or in the one that it has whatever the model's is.
@@ -54,25 +58,11 @@ class Holding:
 
     def unread(self, param: Param) -> float:
         """Bytes of a part of a parameter that a step leaves unread: of one device, in the mean over them."""
-        form, cut = self._format(param), self.cut(param.axes)
+        form, share = self._format(param), self._padding(param) / self.cut(param.axes)
         if form is None:
-            return math.prod(param.shape) * param_dtype(param, self.dtype).itemsize / cut
+            return math.prod(param.shape) * param_dtype(param, self.dtype).itemsize * share
         (shape, numbers), (blocks, factors) = _parts(param, form)
-        return (held_bytes(shape, numbers) + held_bytes(blocks, factors)) / cut
-
-    def copied_experts(self, param: Param) -> int:
-        """Bytes of the copy that libtpu makes of a stack of experts for its grouped product.
-
-        It makes one where the inner features, last of an array, are cut into parts that do not fill whole
-        tiles: the copy is padded to them.
-        """
-        if "experts" not in param.axes or param.axes[-1] != "mlp":
-            return 0
-        parts = math.prod(self.sizes[axis] for axis in self.rules.axes("mlp"))
-        width = param.shape[-1] // parts
-        if parts == 1 or width % LANES == 0:
-            return 0
-        return self.buffer("experts", param) // width * _padded(width)
+        return (held_bytes(shape, numbers) + held_bytes(blocks, factors)) * share
 
     def copied_table(self, param: Param) -> int:
         """Bytes of the copy that libtpu makes of an embedding to read rows of it.
@@ -89,6 +79,13 @@ class Holding:
         """Devices that share an array with these logical axes."""
         used = {axis for logical in axes for axis in self.rules.axes(logical)}
         return math.prod(self.sizes[axis] for axis in used)
+
+    def _padding(self, param: Param) -> float:
+        """What a parameter takes in tiles, over its numbers alone."""
+        if not param.is_expert_stack:
+            return 1.0
+        width = param.shape[-1] // self.cut(param.axes[-1:])
+        return _padded(width) / width
 
     def _format(self, param: Param) -> NumberFormat | None:
         return None if self.quantization is None else self.quantization.format_of(param)

@@ -85,8 +85,8 @@ class Plan:
         memory: of one device.
         prefill, decode: settling all prompts, and one step of all rows, on one device.
         window: tokens of a row that one step scores.
-        copied: bytes of experts and of the embedding that the compiler lays out anew in front of a program's
-            loop, because their parts do not fill its tiles.
+        copied: bytes of the embedding that the compiler lays out anew in front of a program's loop, because
+            its rows do not fill tiles.
         advice: what to change where it does not fit, the least first; empty where it does.
     """
 

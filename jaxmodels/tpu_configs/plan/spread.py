@@ -31,8 +31,7 @@ class Spread:
             that share the experts.
         dense, routed: its share of the operations of a token: of all layers but experts, and of experts.
         all_rows: rows of the batch that its experts are chosen by.
-        copied: bytes of experts and of the embedding that are laid out anew in front of a program's loops;
-            see `Holding`.
+        copied: bytes of the embedding that are laid out anew in front of a program's loops; see `Holding`.
     """
 
     config: Decoder
@@ -84,8 +83,7 @@ def spread(
         all_rows=workload.batch / _dividing(workload.batch, without_experts, full),
         dense=(1 - chosen / active) / held.cut(("heads",)),
         routed=chosen / active / held.cut(("experts", "mlp")),
-        copied=sum(times * held.copied_experts(it) for it, (_, times) in kinds)
-        + held.copied_table(_embedding(fitted)),
+        copied=held.copied_table(_embedding(fitted)),
     )
 
 

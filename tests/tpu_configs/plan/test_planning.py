@@ -17,7 +17,7 @@ from jaxmodels.decoding.default import default_strategy
 from jaxmodels.layers.partition import MESH_AXES
 from jaxmodels.layers.quantized.array import held_bytes
 from jaxmodels.layers.quantized.quantization import QUANTIZATIONS, quantized_params
-from jaxmodels.layers.spec import abstract_params, walk
+from jaxmodels.layers.spec import abstract_params, param_dtype, walk
 from jaxmodels.models.costs import flops_per_token, prefill_flops, weight_bytes
 from jaxmodels.tpu_configs.plan import plan
 from jaxmodels.tpu_configs.programs import Workload
@@ -32,6 +32,11 @@ WORK = Workload(batch=1, prompt=2048, new_tokens=128)
 
 def config(name):
     return jm.config_from_hf(published(name), text_only=True)
+
+
+def in_tiles(param, shape):
+    """The shape of a parameter's part, its inner dimension filled up to tiles where experts are stacked."""
+    return (*shape[:-1], -(-shape[-1] // 128) * 128) if param.is_expert_stack else shape
 
 
 def planned(name, on, workload=WORK, strategy=GREEDY, **options):
@@ -58,7 +63,11 @@ def test_memory_is_that_of_the_arrays_as_they_are_sharded(name, on, sizes, batch
     )
     model, slots = with_repeated_kv_heads(config(name), sizes.get("tensor", 1)), workload.slots(0)
     placed = param_shardings(model, mesh, DEFAULT_RULES)
-    assert found.parameters == bytes_per_device(model.spec(), placed, "bfloat16")
+    places = dict(walk(placed))
+    assert found.parameters == sum(
+        held_bytes(in_tiles(param, places[path].shard_shape(param.shape)), param_dtype(param, "bfloat16"))
+        for path, param in walk(model.spec())
+    )
     cached = cache_shardings(model, mesh, DEFAULT_RULES, batch, slots, "bfloat16")
     assert found.cache == bytes_per_device(model.cache_spec(batch, slots), cached, "bfloat16")
 
@@ -82,9 +91,9 @@ def test_quantised_memory_is_that_of_the_arrays_that_are_loaded(name, on, sizes,
         lambda params: quantized_params(model.spec(), params, QUANTIZATIONS[quantize]),
         abstract_params(model.spec(), jnp.dtype("bfloat16")),
     )
-    places = dict(walk(param_shardings(model, mesh, DEFAULT_RULES)))
+    places, specs = dict(walk(param_shardings(model, mesh, DEFAULT_RULES))), dict(walk(model.spec()))
     assert found.memory.parameters == sum(
-        held_bytes(place.shard_shape(part.shape), part.dtype)
+        held_bytes(in_tiles(specs[path], place.shard_shape(part.shape)), part.dtype)
         for path, leaf in walk(held)
         for part, place in zip(
             jax.tree.leaves(leaf), jax.tree.leaves(sharding_of(leaf, places[path])), strict=True
@@ -103,6 +112,17 @@ def test_few_bits_are_proposed_where_they_make_a_model_fit():
 def test_a_format_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="quantize must be one of"):
         planned("qwen3--Qwen3-8B", "v5e-1", quantize="int3")
+
+
+def test_experts_are_held_row_by_row_whether_or_not_rows_fill_tiles():
+    """By hand: 48 layers of 128 experts, each with two matrices of 2,048 x 768 and one of 768 x 2,048."""
+    name, shared = "qwen3_moe--Qwen3-30B-A3B", {"expert": 2, "tensor": 2}
+    of_tiles, cut = (planned(name, "v6e-4", sizes=sizes) for sizes in (shared, {"tensor": 4}))
+    of_tiles_experts = 48 * 64 * 2 * 3 * 2048 * 384
+    cut_experts = 48 * 128 * 2 * (2 * 2048 * 256 + 192 * 2048)  # 192 features are one and a half tiles
+    rest = of_tiles.memory.parameters - of_tiles_experts
+    assert 0 < cut.memory.parameters - cut_experts < rest < of_tiles_experts / 8
+    assert of_tiles.copied == cut.copied == 0
 
 
 def test_an_embedding_that_fills_no_tiles_row_by_row_is_copied():
