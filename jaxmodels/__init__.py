@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jaxmodels.generated import Generation, Stats
     from jaxmodels.image_models.images import ImageModel, Images
     from jaxmodels.io import init, load, save
+    from jaxmodels.layers.moe.kept_experts import HostExperts
     from jaxmodels.model import Model
     from jaxmodels.models.families import config_from_hf, config_to_hf, list_families
     from jaxmodels.models.hf_config import ConfigError, ConfigWarning
@@ -40,6 +41,7 @@ __all__ = [
     "ConfigError",
     "ConfigWarning",
     "Generation",
+    "HostExperts",
     "ImageModel",
     "Images",
     "Model",
@@ -86,6 +88,7 @@ _HOMES = {
     "image_models.images": ("ImageModel", "Images"),
     "io": ("init", "load", "save"),
     "generated": ("Generation", "Stats"),
+    "layers.moe.kept_experts": ("HostExperts",),
     "model": ("Model",),
     "models.families": ("config_from_hf", "config_to_hf", "list_families"),
     "models.hf_config": ("ConfigError", "ConfigWarning"),

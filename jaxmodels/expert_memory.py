@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,17 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from jaxmodels.checks import shown
-from jaxmodels.layers.host_memory import MEMORY_KIND
+from jaxmodels.layers.host_memory import MEMORY_KIND, in_host_memory
 from jaxmodels.layers.moe.dispatch import Dropless
+from jaxmodels.layers.moe.kept_experts import FETCHED_EACH_TIME, HostExperts
 from jaxmodels.layers.moe.moe import MoE
 from jaxmodels.layers.quantized.array import QuantizedArray
 from jaxmodels.layers.quantized.packed import PackedStack, packed
-from jaxmodels.layers.spec import Param, walk
+from jaxmodels.layers.spec import Param, Params, abstract_params, walk
+from jaxmodels.models.block import AnticipatingBlock
 from jaxmodels.models.costs import Specified
 
+M = TypeVar("M")
 ExpertMemory = Literal["device", "host"]
 
 
@@ -29,15 +32,20 @@ _SHARED_OVER = {"experts": ("expert",), "mlp": ("tensor",)}
 
 
 def check_expert_memory(experts: Any, mesh: Mesh | None = None) -> ExpertMemory:
-    """`experts` as it was given.
+    """The memory that `experts` names.
 
     Raises:
-        ValueError: it is no memory, or the devices, of the mesh or by default, read no memory of the host by
-            themselves.
+        ValueError: it is no memory and no `HostExperts`; the devices, of the mesh or by default, read no
+            memory of the host by themselves; or several of them would keep experts.
     """
-    if experts not in ("device", "host"):
-        raise ValueError(f"experts must be 'device' or 'host', got {shown(experts)}")
-    if experts == "host":
+    if not isinstance(experts, HostExperts) and experts not in ("device", "host"):
+        raise ValueError(f"experts must be 'device', 'host' or a HostExperts, got {shown(experts)}")
+    if isinstance(experts, HostExperts) and experts.kept and mesh is not None and mesh.size > 1:
+        raise ValueError(
+            f"experts={experts} with a mesh of {mesh.size} devices: experts are kept on a single device; "
+            "give experts='host', or leave out the mesh"
+        )
+    if experts != "device":
         device = _default_device() if mesh is None else mesh.local_devices[0]
         kinds = [memory.kind for memory in device.addressable_memories()]
         if MEMORY_KIND not in kinds:
@@ -45,7 +53,54 @@ def check_expert_memory(experts: Any, mesh: Mesh | None = None) -> ExpertMemory:
                 f"experts='host': {device.platform} has no {MEMORY_KIND} memory, only "
                 f"{', '.join(kinds)}; leave it out"
             )
-    return "host" if experts == "host" else "device"
+    return "device" if experts == "device" else "host"
+
+
+def fetching(config: M, experts: ExpertMemory | HostExperts) -> M:
+    """The model whose mixtures keep and fetch experts in host memory as `experts` says.
+
+    Raises:
+        ValueError: fewer are kept than one token chooses, or a block cannot fetch ahead; the message names
+            the layer.
+    """
+    if not isinstance(experts, HostExperts) or not experts.kept:
+        return config
+    stack: Any = config
+    for i, block in enumerate(stack.blocks):
+        if isinstance(block.ffn, MoE):
+            most = min(_slots_per_token(block.ffn), block.ffn.experts.num_experts)
+            if experts.kept < most:
+                raise ValueError(
+                    f"experts={experts}: a token chooses up to {most} experts of 'blocks/{i}/ffn'; keep as "
+                    "many at least, or give experts='host'"
+                )
+            if experts.ahead and not isinstance(block, AnticipatingBlock):
+                raise ValueError(
+                    f"experts={experts}: 'blocks/{i}' is a {type(block).__name__}, which cannot tell ahead "
+                    "what its experts will be given; leave out ahead"
+                )
+    blocks = [
+        replace(block, ffn=replace(block.ffn, in_host=experts)) if isinstance(block.ffn, MoE) else block
+        for block in stack.blocks
+    ]
+    result: M = replace(stack, blocks=tuple(blocks))
+    return result
+
+
+def _slots_per_token(ffn: MoE) -> int:
+    """The most experts that the router sends one token to."""
+    token = jax.ShapeDtypeStruct((1, 1, ffn.d_model), jnp.float32)
+    routing = jax.eval_shape(ffn.router, abstract_params(ffn.router.spec()), token)
+    return int(routing.experts.shape[-1])
+
+
+def told(config: Any, params: Params) -> str:
+    """Where the experts of a model are, as --experts takes it; parameters may be abstract."""
+    if not in_host_memory(params):
+        return "device"
+    ways = {b.ffn.in_host for b in getattr(config, "blocks", ()) if isinstance(b.ffn, MoE)}
+    (way,) = ways or {FETCHED_EACH_TIME}
+    return ",".join(["host", *(f"{name}={value}" for name, value in vars(way).items() if value)])
 
 
 def expert_paths(config: Specified) -> frozenset[str]:

@@ -36,11 +36,12 @@ from jaxmodels.checkpoints.ranges import check_infinities, warn_of_non_finite
 from jaxmodels.checkpoints.safetensors_io import TensorReader
 from jaxmodels.checkpoints.tokenizer import Tokenizer
 from jaxmodels.checks import shown, whole
-from jaxmodels.expert_memory import ExpertMemory, check_expert_memory
+from jaxmodels.expert_memory import ExpertMemory, check_expert_memory, fetching
 from jaxmodels.holding import Holding
 from jaxmodels.image_models.images import ImageModel
 from jaxmodels.layers.host_memory import refuse_host_memory
 from jaxmodels.layers.memory_order import ordered_params
+from jaxmodels.layers.moe.kept_experts import HostExperts
 from jaxmodels.layers.quantized.quantization import Quantization, find_quantization, refuse_quantized
 from jaxmodels.layers.spec import Params, check_params, init_params, walk
 from jaxmodels.memory import check_fits
@@ -66,7 +67,7 @@ def load(
     mesh: Mesh | None = None,
     rules: Rules | None = None,
     quantize: str | Quantization | None = None,
-    experts: ExpertMemory = "device",
+    experts: ExpertMemory | HostExperts = "device",
 ) -> Any:
     """Reads a checkpoint: a directory in Hugging Face's or our Orbax form, a GGUF file, a bundled name, or a
     hub id. Gives a `Model`, or an `ImageModel` where the directory holds the parts of one.
@@ -97,7 +98,8 @@ def load(
         experts: the memory that holds the weights of a mixture's experts: the "device"'s, or that of the
             "host", from where a step fetches the experts that its tokens chose, each once, and no others. For
             models of text whose experts would not fit into the memory of the device, or of those of a mesh,
-            each of which has its part in the memory of its own host.
+            each of which has its part in the memory of its own host. A `jaxmodels.HostExperts` is the host's
+            too, and says how many stay on the device, and how many are fetched ahead.
 
     Names may have another prefix than the family's, as those of a base model or of a part of a larger model
     have. A head that is stored and differs from the embedding is kept, with a warning, whether or not the
@@ -109,7 +111,8 @@ def load(
         ValueError: an argument of a wrong kind, a mesh that does not divide the model, a weight that the
             quantisation cannot hold, or experts that cannot be in host memory: with an adapter, on a mesh
             that cuts them otherwise than over "expert" and "tensor", where a layer computes with all of them
-            at once, or where the backend has none.
+            at once, or where the backend has none; or that cannot be kept, on a mesh or where one token
+            chooses more.
     """
     check_path("name_or_path", name_or_path)
     wanted = None if dtype is None else floating_dtype("dtype", dtype)
@@ -129,10 +132,11 @@ def load(
     if holding.experts == "host":
         _refuse_beside_host(adapters, images=images)
     if not images:
-        return _load_text(
+        model = _load_text(
             directory, wanted, adapters, holding, allow_pickle=allow_pickle, text_only=text_only,
             verify=verify, progress=progress,
         )  # fmt: skip
+        return replace(model, config=fetching(model.config, experts))
     if adapters or text_only:
         raise ValueError(f"{directory} is an image model, which takes neither adapter nor text_only")
     # Not at the top: models of text need nothing of it, and it doubles their start.

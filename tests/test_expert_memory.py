@@ -6,7 +6,7 @@ from jax.sharding import AbstractMesh
 from model_helpers import D_MODEL, attention, decoder
 
 import jaxmodels as jm
-from jaxmodels.expert_memory import expert_paths
+from jaxmodels.expert_memory import check_expert_memory, expert_paths
 from jaxmodels.holding import Holding
 from jaxmodels.layers.host_memory import MEMORY_KIND, in_host_memory
 from jaxmodels.layers.mlp import GatedMLP
@@ -54,7 +54,10 @@ def test_what_computes_with_all_weights_is_refused(host_model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name_or_path": NAME, "experts": "disk"}, "experts must be 'device' or 'host', got 'disk'"),
+        (
+            {"name_or_path": NAME, "experts": "disk"},
+            "experts must be 'device', 'host' or a HostExperts, got 'disk'",
+        ),
         ({"name_or_path": "tiny-mamba2"}, "experts='host': the model has no mixture of experts"),
         ({"name_or_path": "tiny-dit"}, "experts='host' is for models of text, and this is an image model"),
         ({"name_or_path": NAME, "adapter": "a"}, "experts='host' with an adapter: merging computes with"),
@@ -111,6 +114,12 @@ def test_devices_that_would_share_a_scale_are_refused(host_model):
     holding = Holding(placement=Placement(mesh=mesh), quantization=quantization, experts="host")
     with pytest.raises(ValueError, match=r"'blocks/1/ffn/experts/w_down' has 3 groups .* 'tensor' of size 2"):
         holding.made_of(host_model.config, "float32")
+
+
+def test_devices_that_would_keep_experts_each_for_itself_are_refused():
+    mesh = AbstractMesh((2,), ("expert",))
+    with pytest.raises(ValueError, match="with a mesh of 2 devices: experts are kept on a single device"):
+        check_expert_memory(jm.HostExperts(kept=2), mesh)
 
 
 def test_a_layer_that_computes_with_all_experts_is_named():

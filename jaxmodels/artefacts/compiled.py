@@ -30,20 +30,16 @@ from jaxmodels.artefacts.manifest import (
 )
 from jaxmodels.artefacts.placed import on_device, on_mesh, placed_params, program_traces
 from jaxmodels.artefacts.runtime import describe_devices, describe_versions
-from jaxmodels.artefacts.subjects import (
-    check_strategy,
-    describe_model,
-    describe_strategy,
-    memory_of_experts,
-)
+from jaxmodels.artefacts.subjects import check_strategy, describe_model, describe_strategy
 from jaxmodels.checkpoints.atomic import replace_directory
 from jaxmodels.decoding import driver
 from jaxmodels.decoding.buckets import answer_bucket, prompt_bucket
 from jaxmodels.decoding.runners import Sizes
 from jaxmodels.decoding.strategy import Output, Request, Strategy
-from jaxmodels.expert_memory import ExpertMemory, check_expert_memory
+from jaxmodels.expert_memory import ExpertMemory, check_expert_memory, fetching, told
 from jaxmodels.holding import Holding
 from jaxmodels.layers.memory_order import ordered_params
+from jaxmodels.layers.moe.kept_experts import HostExperts
 from jaxmodels.layers.quantized.quantization import Quantization, find_quantization
 from jaxmodels.layers.spec import Params
 from jaxmodels.model import Model
@@ -66,7 +62,7 @@ def compile_programs(
     *,
     programs: Sequence[ProgramName] = PROGRAMS,
     quantize: str | Quantization | None = None,
-    experts: ExpertMemory = "device",
+    experts: ExpertMemory | HostExperts = "device",
     placement: Placement | None = None,
     device: jax.Device | None = None,
     progress: Progress = lambda name: None,
@@ -99,6 +95,7 @@ def compile_programs(
     if placement is not None:
         config = placement.fitted(config)
     hosted = _hosted(config, placement, quantization, experts)
+    config = fetching(config, experts)
     with (
         replace_directory(directory, also_replaced=(MANIFEST_FILE, f"*{SUFFIX}")) as fresh,
         compiled_anew(),
@@ -125,7 +122,7 @@ def compile_programs(
             versions=describe_versions(devices[0].platform),
             device=describe_devices(devices, placement),
             model=describe_model(config, params),
-            experts=memory_of_experts(params),
+            experts=told(config, params),
             strategy=describe_strategy(strategy),
             programs=tuple(written.values()),
         )
@@ -145,7 +142,7 @@ def _hosted(
     config: LanguageModel,
     placement: Placement | None,
     quantization: Quantization | None,
-    experts: ExpertMemory,
+    experts: ExpertMemory | HostExperts,
 ) -> frozenset[str]:
     """The parameters in host memory, by path. Raises ValueError where they cannot be there."""
     memory = check_expert_memory(experts, None if placement is None else placement.mesh)
@@ -210,7 +207,7 @@ def with_programs(model: Model, directory: str | os.PathLike[str]) -> Model:
         versions=describe_versions(devices[0].platform),
         device=describe_devices(devices, model.placement),
         model=describe_model(model.config, model.params),
-        experts=memory_of_experts(model.params),
+        experts=told(model.config, model.params),
     )
     check_same(path, manifest, here)
     runner = CompiledRunner(directory=path, manifest=manifest, devices=tuple(devices))

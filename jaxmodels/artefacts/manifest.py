@@ -51,7 +51,7 @@ class Manifest:
             "rules" of a model that is spread over several.
         model: what it is in words, "model", a "digest" of its whole configuration, and the "parameters",
             a digest of their names, shapes and dtypes.
-        experts: the memory that programs have experts in, "device" or "host"; see `jaxmodels.load`.
+        experts: where programs have experts, and how they come from there, as --experts takes it.
         strategy: the same of the decoding method, "strategy" and "digest"; the numbers in it that programs
             are given when they run may differ.
         programs: the files.
@@ -100,10 +100,9 @@ def check_same(directory: Path, there: Manifest, here: Manifest) -> None:
     _check_equal(directory, there.device, here.device)
     _check_equal(directory, there.versions, here.versions)
     if there.experts != here.experts:
-        memory = there.experts
         raise ArtefactError(
-            f"the programs in {directory} have experts in {memory} memory, and those of the model here are "
-            f"in {here.experts} memory; load it with experts={memory!r} (--experts {memory})"
+            f"the programs in {directory} are for --experts {there.experts}, and the model here is loaded "
+            f"with --experts {here.experts}; load it as the programs are, or {_AGAIN}"
         )
     for name, was, now in _differences(there.model, here.model):
         told = "" if name == "model" else f" (their {name} {was} against {now})"

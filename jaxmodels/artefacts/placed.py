@@ -76,8 +76,14 @@ def program_traces(
     params = placed_params(config.spec(), given.params, places)
     cache = _placed(given.cache, places.cache)
     request, steps = _placed(given.request, places.others), _placed(given.steps, places.others)
-    carry_places = _carry_places(given.carry, given.cache, places)
-    carry = _placed(given.carry, carry_places)
+    carry = given.carry
+    if places.hosted:  # of which a part may be carried
+        carry = jax.eval_shape(
+            lambda *arrays: driver.start(*arrays, strategy, config=config, max_new=max_new),
+            params, given.request, given.cache,
+        )  # fmt: skip
+    carry_places = _carry_places(carry, given.cache, places)
+    carry = _placed(carry, carry_places)
 
     def prefill(params: Any, request: Any, cache: Any, strategy: Any) -> Any:
         return driver.start(params, request, cache, strategy, config=config, max_new=max_new)

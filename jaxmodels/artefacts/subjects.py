@@ -10,8 +10,6 @@ from jaxmodels.artefacts.errors import ArtefactError
 from jaxmodels.artefacts.runtime import digest
 from jaxmodels.checks import shown
 from jaxmodels.decoding.strategy import Strategy
-from jaxmodels.expert_memory import ExpertMemory
-from jaxmodels.layers.host_memory import in_host_memory
 from jaxmodels.layers.quantized.array import QuantizedArray
 from jaxmodels.layers.quantized.packed import PackedStack
 from jaxmodels.layers.spec import Params, abstract_params, walk
@@ -47,11 +45,6 @@ def _dtypes(config: LanguageModel, params: Params) -> str:
     held |= {str(leaf.numbers) for leaf in leaves if isinstance(leaf, PackedStack)}
     weights = f" with weights in {' and '.join(sorted(held))}" if held else ""
     return f"{config.dtype_of(params)}{weights}"
-
-
-def memory_of_experts(params: Params) -> ExpertMemory:
-    """The memory that the experts of a model, which may have none, are in; parameters may be abstract."""
-    return "host" if in_host_memory(params) else "device"
 
 
 def describe_strategy(strategy: Strategy) -> dict[str, str]:

@@ -16,6 +16,8 @@ import typer
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
+    from jaxmodels.expert_memory import ExpertMemory
+    from jaxmodels.layers.moe.kept_experts import HostExperts
     from jaxmodels.models.decoder import Decoder
 
 DEFAULT_MODEL = "tiny-mamba2"
@@ -53,7 +55,8 @@ ExpertsIn = Annotated[
     typer.Option(
         "--experts",
         metavar="MEMORY",
-        help="Where the experts of a mixture are: device, or host, from where steps fetch those they need.",
+        help="Where the experts of a mixture are: device, or host, from where steps fetch those they need; "
+        "host,kept=8 keeps 8 of each layer on the device, and host,kept=8,ahead=2 fetches 2 of them ahead.",
     ),
 ]
 OnMesh = Annotated[
@@ -70,6 +73,23 @@ class DType(StrEnum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
+
+
+def experts_from(text: str) -> "ExpertMemory | HostExperts":
+    """What --experts asks for: "device", "host", or how experts come from there, as "host,kept=8,ahead=2".
+
+    Raises:
+        ValueError: it is of another form, or the numbers do not fit each other.
+    """
+    memory, *numbers = text.split(",")
+    if not numbers and memory in ("device", "host"):
+        return "host" if memory == "host" else "device"
+    found = {name: value for name, _, value in (number.partition("=") for number in numbers)}
+    if memory != "host" or not set(found) <= {"kept", "ahead"} or not all(map(str.isdecimal, found.values())):
+        raise ValueError(f"--experts must be device, host, or as host,kept=8,ahead=2, got {text!r}")
+    from jaxmodels.layers.moe.kept_experts import HostExperts
+
+    return HostExperts(**{name: int(value) for name, value in found.items()})
 
 
 def mesh_of(sizes: str | None) -> "Mesh | None":

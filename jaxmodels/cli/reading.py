@@ -18,6 +18,7 @@ from jaxmodels.cli.common import (
     Revision,
     TextOnly,
     Verify,
+    experts_from,
     mesh_of,
 )
 
@@ -39,7 +40,7 @@ class Reading:
     @property
     def is_spread(self) -> bool:
         """Whether weights are elsewhere than in the memory of one device."""
-        return self.mesh is not None or self.experts == "host"
+        return self.mesh is not None or self.experts != "device"
 
     def beside(self) -> Callable[..., Any]:
         """`jaxmodels.load` for models beside the one that is asked for, such as drafts: whole on one device.
@@ -58,7 +59,7 @@ class Reading:
         Raises:
             ValueError: a mesh beside compiled programs, which are for one of their own.
         """
-        load = self.beside()
+        load, experts = self.beside(), experts_from(self.experts)
         spread: dict[str, Any] = {"mesh": mesh_of(self.mesh)}
         if compiled is not None:
             if self.mesh is not None:
@@ -70,5 +71,5 @@ class Reading:
             spread = spread_of(compiled)
         return load(
             name, revision=self.revision, text_only=self.text_only, adapter=self.adapter or (),
-            quantize=self.quantize, experts=self.experts, **spread,
+            quantize=self.quantize, experts=experts, **spread,
         )  # fmt: skip

@@ -135,7 +135,7 @@ def compile_programs(
     `jaxmodels generate --compiled OUTPUT` starts from them and compiles nothing. They are for prompts and
     answers of these sizes, one decoding method, and the devices and versions that they were compiled with.
     """
-    from jaxmodels.cli.common import read_config
+    from jaxmodels.cli.common import experts_from, read_config
     from jaxmodels.tpu_configs.compiler import without_tpu
     from jaxmodels.tpu_configs.programs import Workload
 
@@ -161,7 +161,7 @@ def compile_programs(
         _write_portable(output, config, workloads, decoding, quantize, programs, platforms)
         size = output.stat().st_size
     else:
-        held_as = {"quantize": quantize, "experts": experts}
+        held_as = {"quantize": quantize, "experts": experts_from(experts)}
         _write_compiled(output, config, workloads, decoding, held_as, programs, target)
         size = sum(file.stat().st_size for file in output.glob("*.executable"))
     print(f"{output}: {scaled(size, 'B')} in {time.perf_counter() - began:.1f} s")

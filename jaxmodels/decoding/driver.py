@@ -10,6 +10,7 @@ from jaxtyping import Array
 from jaxmodels.decoding.programs import bounded_jit
 from jaxmodels.decoding.strategy import Output, Request, Strategy, empty_output, still_running
 from jaxmodels.layers.spec import Params
+from jaxmodels.models.cache import with_kept, without_kept
 from jaxmodels.models.language_model import Cache, LanguageModel
 
 
@@ -34,7 +35,7 @@ def generate(
         return strategy.step(config, params, request, carry)
 
     carry = lax.while_loop(lambda c: still_running(c.output), step, carry)
-    return carry.output, carry.cache
+    return carry.output, without_kept(carry.cache)
 
 
 @bounded_jit(static_argnames=("config", "max_new"), donate_argnames=("cache",))
@@ -49,7 +50,7 @@ def start(
 ) -> Any:
     """The prefill as a program of its own: the strategy's carry, first tokens emitted."""
     output = empty_output(request.tokens.shape[0], max_new, request.pad_token)
-    return strategy.prefill(config, params, request, cache, output)
+    return strategy.prefill(config, params, request, with_kept(config, params, cache), output)
 
 
 @bounded_jit(static_argnames=("config",), donate_argnames=("carry",))

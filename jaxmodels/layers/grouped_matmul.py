@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from jaxmodels.layers.backends import TPU_TILE_ROWS, ByBackend
 from jaxmodels.layers.host_memory import fetched, in_host_memory
 from jaxmodels.layers.mapped import summed_like, varying_like
+from jaxmodels.layers.slotted import SlottedStack
 
 Carry = TypeVar("Carry")
 Tree = TypeVar("Tree")
@@ -69,8 +70,9 @@ def over_groups(
 ) -> Float[Array, "T F"]:
     """``fn(groups[e], rows of e)`` for every group e that has rows, in a loop; rows of no group give 0.
 
-    `groups` is a tree of arrays ``[E, ...]``; `fn` gets the slices of one group, and rows of which the last
-    may be others' (their results are dropped). The form of `grouped_matmul` for CPUs.
+    `groups` is a tree of arrays ``[E, ...]``, or of a `SlottedStack` for any of them; `fn` gets the slices of
+    one group, and rows of which the last may be others' (their results are dropped). The form of
+    `grouped_matmul` for CPUs.
 
     Groups in host memory are fetched one by one, each once, and those without rows not at all.
     """
@@ -198,7 +200,13 @@ GRADIENTS = ByBackend(portable=_ragged_gradients, cpu=_gradients)
 
 
 def _of_group(groups: Tree, group: Array | int) -> Tree:
-    return fetched(jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, group, 0, keepdims=False), groups))
+    def take(part: Any) -> Any:
+        if isinstance(part, SlottedStack):
+            return _of_group(part.slots, part.place[group])
+        return lax.dynamic_index_in_dim(part, group, 0, keepdims=False)
+
+    found: Tree = fetched(jax.tree.map(take, groups, is_leaf=lambda part: isinstance(part, SlottedStack)))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

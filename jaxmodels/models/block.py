@@ -8,7 +8,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from jaxmodels.layers.mlp import FeedForward
-from jaxmodels.layers.moe.routing import RoutedFeedForward, RouterContext, Routing
+from jaxmodels.layers.moe.routing import KeepsExperts, RoutedFeedForward, RouterContext, Routing
 from jaxmodels.layers.norm import Norm
 from jaxmodels.layers.rope import Rotary
 from jaxmodels.layers.spec import Params, ParamTree
@@ -29,6 +29,8 @@ class Stream:
         routings: what the mixtures passed so far decided, where it is asked for; else None.
         condition: [B, C] or [B, S, C], what the caller gives for blocks that go by it, see
             `ConditionedBlock`.
+        kept, coming: what the feed-forward of the block that it is in keeps, and has asked for, see
+            `KeepsExperts`; None for nothing.
     """
 
     hidden: jax.Array
@@ -36,6 +38,8 @@ class Stream:
     router_logits: jax.Array | None = None
     routings: tuple[Routing, ...] | None = None
     condition: jax.Array | None = None
+    kept: Any = None
+    coming: Any = None
 
     def narrow(self) -> Float[Array, "B S D"]:
         """The residual stream in the parameters' dtype: what layers read."""
@@ -98,6 +102,14 @@ class HalvedBlock(Protocol):
 
     def read_ffn(self, params: Params, stream: Stream, window: Window) -> Stream:
         """The stream behind the feed-forward."""
+
+
+@runtime_checkable
+class AnticipatingBlock(Protocol):
+    """A block that can say what its feed-forward will be given, before its mixer has been read."""
+
+    def expected_ffn_input(self, params: Params, stream: Stream) -> Float[Array, "B S D"]:
+        """What it would be given if the mixer added nothing to the stream in front of the block."""
 
 
 @runtime_checkable
@@ -180,6 +192,10 @@ def feed_forward(
     if not isinstance(ffn, RoutedFeedForward):
         return modules("ffn", lambda: ffn(params, x)), stream
     context = RouterContext(stream.router_logits, window.is_valid)
+    if stream.kept is not None and isinstance(ffn, KeepsExperts):
+        given = (params, x, context, stream.kept, stream.coming)
+        y, routing, kept = modules("ffn", lambda: ffn.routed_with(*given))
+        return y, replace(stream.note(routing), kept=kept)
     y, routing = modules("ffn", lambda: ffn.routed(params, x, context))
     return y, stream.note(routing)
 
@@ -268,6 +284,9 @@ class Block:
         x = self._before(params, "mixer", stream)
         return self.mixer.attention_weights(params["mixer"], x, pending, window)
 
+    def expected_ffn_input(self, params: Params, stream: Stream) -> Float[Array, "B S D"]:
+        return self._before(params, "ffn", stream)
+
     def read_ffn(self, params: Params, stream: Stream, window: Window) -> Stream:
         if self.ffn is None:
             return stream
@@ -322,9 +341,12 @@ class ParallelBlock:
     def commit(self, pending: Any, n: Array | None = None, path: Array | None = None) -> Any:
         return self.mixer.commit(pending, n, path)
 
-    def _join(self, params: Params, stream: Stream, mixed: Float[Array, "B S D"], window: Window) -> Stream:
+    def expected_ffn_input(self, params: Params, stream: Stream) -> Float[Array, "B S D"]:
         norm, name = (self.mixer_norm, "mixer_norm") if self.ffn_norm is None else (self.ffn_norm, "ffn_norm")
-        x = norm(params[name], stream.narrow())
+        return norm(params[name], stream.narrow())
+
+    def _join(self, params: Params, stream: Stream, mixed: Float[Array, "B S D"], window: Window) -> Stream:
+        x = self.expected_ffn_input(params, stream)
         update, stream = feed_forward(self.ffn, params["ffn"], x, stream, window)
         return stream.add(mixed + update)
 
@@ -374,6 +396,10 @@ class NormedResidualBlock:
 
     def commit(self, pending: Any, n: Array | None = None, path: Array | None = None) -> Any:
         return self.mixer.commit(pending, n, path)
+
+    def expected_ffn_input(self, params: Params, stream: Stream) -> Float[Array, "B S D"]:
+        x = self.mixer_alpha * self.mixer_norm(params["mixer_norm"], stream.narrow())
+        return self.ffn_norm(params["ffn_norm"], x)
 
     def _join(
         self,

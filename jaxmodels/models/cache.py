@@ -1,13 +1,15 @@
 """What a decoder keeps of histories, and of a window that is not history yet."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 from flax import struct
 from jaxtyping import Array, Int
 
-from jaxmodels.layers.spec import buffer
+from jaxmodels.layers.moe.routing import KeepsExperts
+from jaxmodels.layers.spec import Params, buffer
 from jaxmodels.models.block import DecoderBlock
 from jaxmodels.models.depth import Depth, Repeating, kept_by, remembered, settled
 from jaxmodels.models.packing import packed_path
@@ -16,6 +18,8 @@ from jaxmodels.models.transcript import Transcript, begin, follow
 
 if TYPE_CHECKING:
     from jaxmodels.models.decoder import Decoder  # whose histories these are
+
+C = TypeVar("C")
 
 
 @struct.dataclass
@@ -28,6 +32,8 @@ class Cache:
         transcript: the histories' tokens, None where they are never encoded anew.
         repeats: for each block the states of further passes, where a policy of depth repeats blocks.
         memory: the state of a policy of depth that keeps one, see `Remembering`.
+        kept: for each block what its feed-forward keeps, see `KeepsExperts`, None of others; it belongs to no
+            row. Empty where none keeps anything.
     """
 
     length: jax.Array
@@ -35,6 +41,15 @@ class Cache:
     transcript: Transcript | None = None
     repeats: tuple[tuple[Any, ...], ...] = ()
     memory: Any = None
+    kept: tuple[Any, ...] = ()
+
+    def of_blocks(self, first: int, last: int | None = None) -> "Cache":
+        """The histories in some of the blocks."""
+        return replace(self, layers=self.layers[first:last], kept=self.kept[first:last])
+
+    def in_front_of(self, rest: "Cache") -> "Cache":
+        """The histories in the blocks of both, and all else of the second."""
+        return replace(rest, layers=(*self.layers, *rest.layers), kept=(*self.kept, *rest.kept))
 
     def passes(self) -> list[tuple[Any, ...]]:
         """For each block the states of all its passes, the first in front."""
@@ -56,6 +71,7 @@ class Pending:
         repeats: as `layers`, of further passes.
         memory: the state of a policy of depth in front of the window, and behind each of its tokens; None
             for what there is not.
+        kept: as the cache's, behind the window.
     """
 
     start: jax.Array
@@ -66,6 +82,7 @@ class Pending:
     index: jax.Array | None = None
     repeats: tuple[tuple[Any, ...], ...] = ()
     memory: tuple[Any, Any] = (None, None)
+    kept: tuple[Any, ...] = ()
 
 
 def cache_spec(config: "Decoder", batch: int, capacity: int, depth: Depth) -> Cache:
@@ -113,4 +130,22 @@ def committed(
             for block, layers in zip(blocks, pending.repeats, strict=bool(pending.repeats))
         ),
         memory=remembered(*pending.memory, taken, path),
+        kept=pending.kept,
     )
+
+
+def with_kept(config: Any, params: Params, cache: C) -> C:
+    """The cache with what the feed-forwards of a model made of blocks keep in front of the first window."""
+    if not isinstance(cache, Cache) or not hasattr(config, "block_params"):
+        return cache
+    kept = []
+    for i, block in enumerate(config.blocks):
+        own = config.block_params(params, i)
+        keeps = isinstance(block.ffn, KeepsExperts) and "ffn" in own
+        kept.append(block.ffn.begin_kept(own["ffn"]) if keeps else None)
+    return cache if all(one is None for one in kept) else replace(cache, kept=tuple(kept))
+
+
+def without_kept(cache: C) -> C:
+    """The cache as it is between generations."""
+    return replace(cache, kept=()) if isinstance(cache, Cache) else cache

@@ -124,7 +124,8 @@ def join(
     def step(state: _Chain, i: Array) -> tuple[_Chain, decoder.Pending]:
         shown = window(state.cache, state.on)
         pending, token, goes_on, carry = look(i, state.token, state.cache, shown, state.carry)
-        small = replace(pending, layers=tuple(map(_without_states, pending.layers)), transcript=None)
+        layers = tuple(map(_without_states, pending.layers))
+        small = replace(pending, layers=layers, transcript=None, kept=())
         on = state.on & goes_on & (i + 1 < valid)
         return _Chain(cache=config.commit(pending), token=token, on=on, carry=carry), small
 
@@ -144,6 +145,7 @@ def join(
         layers=tuple(map(_with_states, before.layers, last.cache.layers, steps.layers)),
         depth=jnp.swapaxes(steps.depth[:, :, 0], 0, 1),
         transcript=last.cache.transcript,
+        kept=last.cache.kept,
     )
 
 

@@ -409,7 +409,7 @@ class Decoder:
         seen = {"embeddings": stream.hidden} if "embeddings" in taps else {}
         check_cache(depth, cache.repeats, cache.memory, len(self.blocks), self.d_model)
         walk = depth.begin(self.begin_walk(params, window, cache.memory))
-        stream, walk, written, behind = pass_blocks(
+        stream, walk, written, behind, kept = pass_blocks(
             depth,
             self.blocks,
             [self.block_params(params, i) for i in range(len(self.blocks))],
@@ -417,6 +417,7 @@ class Decoder:
             stream,
             walk,
             taps,
+            cache.kept,
         )
         return (
             stream,
@@ -430,6 +431,7 @@ class Decoder:
                 index=window.index,
                 repeats=tuple(tuple(again) for _, *again in written) if cache.repeats else (),
                 memory=(cache.memory, walk.state if kept_by(depth, 1, self.d_model) is not None else None),
+                kept=kept,
             ),
         )
 

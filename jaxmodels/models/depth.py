@@ -23,6 +23,7 @@ from jaxmodels.layers.spec import Params
 from jaxmodels.layers.window import Window
 from jaxmodels.models.block import DecoderBlock, HalvedBlock, Stream, Weighing
 from jaxmodels.models.chosen_tokens import ShownTokens, choose
+from jaxmodels.models.keeping import Keeping
 
 Unread = Literal["propagate", "hold"]
 
@@ -257,7 +258,8 @@ def pass_blocks(
     stream: Stream,
     walk: Walk,
     taps: Collection[str],
-) -> tuple[Stream, Walk, list[tuple[Any, ...]], dict[str, Float[Array, "B S D"]]]:
+    kept: tuple[Any, ...] = (),
+) -> tuple[Stream, Walk, list[tuple[Any, ...]], dict[str, Float[Array, "B S D"]], tuple[Any, ...]]:
     """Takes a window through all blocks in order, as `depth` says.
 
     Args:
@@ -265,25 +267,28 @@ def pass_blocks(
         states: of each block those of its passes.
         stream, walk: in front of the first block, as `depth.begin` left it.
         taps: what is wanted of the streams "blocks/i" behind the blocks, and of "blocks/i/attention_weights".
+        kept: for each block what its feed-forward keeps, or None; empty where none keeps anything.
 
     Returns:
-        (stream, walk, what was written in each pass of each block, the streams wanted by name).
+        (stream, walk, what was written in each pass of each block, the streams wanted by name, what is kept).
     """
-    written, seen = [], {}
+    written, seen, keeping = [], {}, Keeping(blocks=blocks, params=params, window=walk.window, kept=kept)
     for i, block in enumerate(blocks):
         of_passes, before = [], stream
+        keeping, stream = keeping.enter(i, stream)
         for repeat, state in enumerate(states[i]):
             offered = Pass(
                 index=i, repeat=repeat, block=block, params=params[i], state=state, window=walk.window
             )
             stream, what, walk = depth.through(offered, stream, walk)
             of_passes.append(what)
+        keeping, stream = keeping.leave(i, stream)
         written.append(tuple(of_passes))
         if f"blocks/{i}" in taps:
             seen[f"blocks/{i}"] = stream.hidden
         if f"blocks/{i}/attention_weights" in taps:
             seen[f"blocks/{i}/attention_weights"] = _weights(block, params[i], before, of_passes, walk.window)
-    return stream, walk, written, seen
+    return stream, walk, written, seen, keeping.kept
 
 
 def _weights(

@@ -65,7 +65,7 @@ class Halves:
 
     def can_chain(self, cache: Cache, size: int) -> bool:
         """Whether `chain` takes windows of `size` tokens behind this cache."""
-        return can_join(self.first, replace(cache, layers=cache.layers[: self.layers]), size)
+        return can_join(self.first, cache.of_blocks(0, self.layers), size)
 
     def chain(
         self,
@@ -117,18 +117,15 @@ class Halves:
         shape = jax.eval_shape(lambda: _carried(self.config.begin(params, token[:, None], one)))
         seen = jax.tree.map(lambda a: jnp.zeros((a.shape[0], size, *a.shape[2:]), a.dtype), shape)
         state = _Reading(carry=carry, drafts=jnp.ones((batch,), bool), seen=seen)
-        layers = cache.layers
-        last, pending = join(
-            first, params, token, replace(cache, layers=layers[: self.layers]), size, look, state, valid=valid
-        )
+        own = cache.of_blocks(0, self.layers)
+        last, pending = join(first, params, token, own, size, look, state, valid=valid)
         hidden, router_logits = last.seen
         at_exit = Exit(hidden=hidden, router_logits=router_logits, pending=pending)
-        return last.carry, at_exit, replace(cache, layers=layers[self.layers :])
+        return last.carry, at_exit, cache.of_blocks(self.layers)
 
     def commit(self, at_exit: Exit, n: Int[Array, "B"], rest: Cache) -> Cache:
         """The whole cache, once the first n tokens of a window are history behind the exit, in `rest`."""
-        before = self.first.commit(at_exit.pending, n)
-        return replace(rest, layers=(*before.layers, *rest.layers))
+        return self.first.commit(at_exit.pending, n).in_front_of(rest)
 
 
 def halves_of(model: Any, layers: int) -> Halves | None:

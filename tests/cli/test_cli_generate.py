@@ -84,7 +84,13 @@ def test_weights_in_few_bits(generate, model_dir):
 
 def test_experts_in_host_memory(generate):
     asked = (PROMPT, "--model", "tiny-hybrid-moe", "-n", "6")
-    assert generate(*asked, "--experts", "host").stdout == generate(*asked).stdout
+    assert generate(*asked, "--experts", "host,kept=4,ahead=1").stdout == generate(*asked).stdout
+
+
+@pytest.mark.parametrize("experts", ["disk", "device,kept=2", "host,kept=all", "host,keep=2", "host,"])
+def test_experts_in_no_memory_are_refused(generate, experts):
+    told = generate(PROMPT, "--experts", experts, code=2).stderr
+    assert f"--experts must be device, host, or as host,kept=8,ahead=2, got {experts!r}" in told
 
 
 def test_dtype(generate):

@@ -5,6 +5,7 @@
 A program of its own because with libtpu installed jax looks for a TPU when it starts.
 """
 
+import dataclasses
 import functools
 import json
 import re
@@ -15,11 +16,12 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxmodels as jm
-from jaxmodels.expert_memory import abstract_in_host, expert_paths
+from jaxmodels.expert_memory import abstract_in_host, expert_paths, fetching
 from jaxmodels.layers.host_memory import MEMORY_KIND
 from jaxmodels.layers.quantized.array import held_bytes
 from jaxmodels.layers.quantized.quantization import QUANTIZATIONS, quantized_params
 from jaxmodels.layers.spec import abstract_params, unflatten, walk
+from jaxmodels.models.cache import with_kept
 from jaxmodels.tpu_configs.mesh import make_mesh
 from jaxmodels.tpu_configs.shardings import Placement, sharding_of
 
@@ -38,17 +40,22 @@ MIXTURE = {
     "num_experts_per_tok": 4,
     "moe_intermediate_size": 512,
 }
-# Formats of weights, and the sizes of meshes.
+# Formats of weights, the sizes of meshes, and how many experts are kept and fetched ahead.
 PROGRAMS = {
-    "arrays": (None, {}),
-    "int8": ("int8", {}),
-    "int4": ("int4", {}),
-    "mxfp4": ("mxfp4", {}),
-    "arrays-on-four": (None, {"expert": 2, "tensor": 2}),
-    "int4-on-four": ("int4", {"expert": 2, "tensor": 2}),
+    "arrays": (None, {}, {}),
+    "int8": ("int8", {}, {}),
+    "int4": ("int4", {}, {}),
+    "mxfp4": ("mxfp4", {}, {}),
+    "arrays-on-four": (None, {"expert": 2, "tensor": 2}, {}),
+    "int4-on-four": ("int4", {"expert": 2, "tensor": 2}, {}),
+    "arrays-kept": (None, {}, {"kept": 8, "ahead": 2}),
+    "int4-kept": ("int4", {}, {"kept": 8, "ahead": 2}),
 }
-# In the order of a schedule: a fetch that begins, a loop, a fetch that is waited for.
-STEP = re.compile(r"^\s*(?:ROOT )?%\S+ = .*?\s(dynamic-slice-start|dynamic-slice-done|while)\(")
+# In the order of a schedule: a fetch that begins, a loop, a fetch that is waited for, or a matrix product.
+STEP = re.compile(
+    r"^\s*(?:ROOT )?%\S+ = .*?\s(?:(dynamic-slice-start|dynamic-slice-done|while)\("
+    r"|fusion\(.*kind=(kOutput).*dot_general)"
+)
 
 
 def abstract(config, placement, quantize, memory):
@@ -76,13 +83,13 @@ def with_places(tree, places):
     )
 
 
-def measured(memory, quantize, sizes):
+def measured(memory, quantize, sizes, kept):
     """Bytes that one decoding step takes of each device with the experts there, and the order of its fetches
     and loops."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY).devices
     devices = devices[: 4 if sizes else 1]
     placement = Placement(mesh=make_mesh(**sizes, devices=devices))
-    config, rows = jm.config_from_hf(MIXTURE), ROWS if sizes else 1
+    config, rows = fetching(jm.config_from_hf(MIXTURE), jm.HostExperts(**kept)), ROWS if sizes else 1
 
     def step(params, tokens, cache):
         scored, pending = config.peek(params, tokens, cache)
@@ -91,15 +98,18 @@ def measured(memory, quantize, sizes):
     params = abstract(config, placement, quantize, memory)
     cache = jax.eval_shape(lambda: config.init_cache(rows, SLOTS, jnp.bfloat16))
     whole = NamedSharding(placement.mesh, PartitionSpec())
+    cache = with_places(cache, placement.cache(config, rows, SLOTS, "bfloat16"))
+    beside = jax.eval_shape(functools.partial(with_kept, config), params, cache).kept
     given = (
         params,
         jax.ShapeDtypeStruct((rows, 1), jnp.int32, sharding=whole),
-        with_places(cache, placement.cache(config, rows, SLOTS, "bfloat16")),
+        dataclasses.replace(cache, kept=with_places(beside, whole)),
     )
     with jax.set_mesh(placement.mesh):
         compiled = jax.jit(step, donate_argnums=2).trace(*given).lower().compile()
     taken = compiled.memory_analysis()
-    hosted = expert_paths(config)
+    hosted, text = expert_paths(config), compiled.as_text()
+    slots = [leaf.shape for one in beside for leaf in jax.tree.leaves(one.stacks)]
     return {
         "stacks": sum(
             held_bytes(part.sharding.shard_shape(part.shape), part.dtype)
@@ -111,11 +121,14 @@ def measured(memory, quantize, sizes):
         "host_arguments": taken.host_argument_size_in_bytes,
         "temporary": taken.temp_size_in_bytes,
         "read": compiled.cost_analysis()["bytes accessed"],
+        "copies_of_slots": sum(
+            len(re.findall(rf"\[{','.join(map(str, shape))}\]\S* copy\(", text)) for shape in set(slots)
+        ),
         "schedules": [
             kinds
-            for text in re.split(r"\n\n", compiled.as_text())
+            for part in re.split(r"\n\n", text)
             if "dynamic-slice-start"
-            in (kinds := [match[1] for line in text.splitlines() if (match := STEP.match(line))])
+            in (kinds := [match[1] or "product" for line in part.splitlines() if (match := STEP.match(line))])
         ],
     }
 

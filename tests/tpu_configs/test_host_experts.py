@@ -1,5 +1,6 @@
 """A decoding step that a TPU compiler makes with experts in host memory fetches single experts."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,17 @@ def test_the_next_expert_is_fetched_while_one_computes(both):
     assert [
         *["dynamic-slice-start"] * FETCHES, "while", *["dynamic-slice-done"] * FETCHES
     ] in there["schedules"]  # fmt: skip
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name", ["arrays-kept", "int4-kept"])
+def test_experts_that_come_ahead_are_fetched_while_the_mixer_computes(reports, name):
+    """Two of them: their projections are asked for in front of the mixer's products and waited for behind
+    them. Slots are written in place."""
+    there = reports[name][MEMORY_KIND]
+    fetches = 2 * FETCHES
+    wanted = (
+        rf"(dynamic-slice-start ){{{fetches}}}(product ){{4,}}(while )*(dynamic-slice-done ?){{{fetches}}}"
+    )
+    assert any(re.search(wanted, " ".join(kinds)) for kinds in there["schedules"])
+    assert there["copies_of_slots"] == 0

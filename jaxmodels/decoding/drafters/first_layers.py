@@ -72,11 +72,10 @@ class FirstLayers:
             proposal = plan.proposal(drafted, jnp.maximum(at_exit.pending.valid - 1, 0))
             return proposal, at_exit, BehindExit(halves=halves, at_exit=at_exit), rest
         first: LanguageModel = self._first(around)
-        layers = cache.layers
-        own = replace(cache, layers=layers[: self.layers])
+        own, rest = cache.of_blocks(0, self.layers), cache.of_blocks(self.layers)
         proposal, pending = draft_levels(Draft(first, around.params), own, around, plan.siblings)
-        before = first.commit(pending, jnp.zeros_like(around.token))
-        return proposal, None, config, replace(cache, layers=(*before.layers, *layers[self.layers :]))
+        before: Cache = first.commit(pending, jnp.zeros_like(around.token))
+        return proposal, None, config, before.in_front_of(rest)
 
     def settle_on(
         self, pending: Exit | None, around: Round, verdict: Verdict, cache: Cache

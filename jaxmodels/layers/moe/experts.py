@@ -18,6 +18,7 @@ from jaxmodels.layers.mlp import activate, check_activation
 from jaxmodels.layers.quantized.array import QuantizedArray
 from jaxmodels.layers.quantized.packed import PackedStack, unpacked
 from jaxmodels.layers.quantized.products import quantized_product
+from jaxmodels.layers.slotted import SlottedStack
 from jaxmodels.layers.spec import ZEROS, FanIn, Param, Params, ParamTree
 
 
@@ -123,7 +124,7 @@ def sorted_outputs(
     On CPU one loop takes each expert once, through all of its products. Where the result is differentiated,
     and elsewhere, each projection is one `grouped_matmul`. Experts in few bits are taken one by one on all
     backends: a grouped product would write all of them out. So are experts in host memory, of which no others
-    are fetched than those that have rows.
+    are fetched than those that have rows, and experts of which some are in slots.
     """
 
     def one_by_one(params: Params, x: Array, row_experts: Array, sizes: Array) -> Array:
@@ -132,7 +133,7 @@ def sorted_outputs(
     def together(params: Params, x: Array, row_experts: Array, sizes: Array) -> Array:
         return expert_outputs(experts, params, x, Sorted(row_experts, sizes))
 
-    if in_host_memory(params):
+    if in_host_memory(params) or any(isinstance(leaf, SlottedStack) for leaf in params.values()):
         return one_by_one(params, x, row_experts, sizes)
     quantized = any(isinstance(leaf, QuantizedArray) for leaf in params.values())
     form = ByBackend(portable=one_by_one if quantized else together, cpu=one_by_one)

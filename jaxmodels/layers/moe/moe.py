@@ -7,11 +7,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxmodels.layers.host_memory import in_host_memory
 from jaxmodels.layers.linear import linear
 from jaxmodels.layers.mlp import MLP, GatedMLP
 from jaxmodels.layers.moe.across_devices import dispatched
 from jaxmodels.layers.moe.dispatch import DROPLESS, Dispatch
 from jaxmodels.layers.moe.experts import Experts
+from jaxmodels.layers.moe.kept_experts import (
+    FETCHED_EACH_TIME,
+    Coming,
+    ExpertSlots,
+    HostExperts,
+    empty_slots,
+    fetched_ahead,
+    with_chosen,
+)
 from jaxmodels.layers.moe.latent import LatentSpace
 from jaxmodels.layers.moe.residual_router import ZeroComputationExperts
 from jaxmodels.layers.moe.routers import Router
@@ -39,6 +49,7 @@ class MoE:
         expert_norm, expert_post_norm: of what `experts` are given, and of the sum of what they give.
         shared_norm, shared_post_norm: of what `shared` is given, and of what it gives.
         dispatch: how rows reach `experts`.
+        in_host: how experts that lie in host memory come to the device.
 
     Raises:
         ValueError: parts differ in width, router and experts in number, or `shared_gate` or a norm of
@@ -58,6 +69,7 @@ class MoE:
     shared_norm: Norm | None = None
     shared_post_norm: Norm | None = None
     dispatch: Dispatch = DROPLESS
+    in_host: HostExperts = FETCHED_EACH_TIME
 
     def __post_init__(self) -> None:
         chosen, present = self.router.num_experts, self.experts.num_experts
@@ -133,8 +145,42 @@ class MoE:
         context: RouterContext = ALONE,
     ) -> tuple[Float[Array, "B S D"], Routing]:
         """The layer's output and the routing behind it."""
+        y, routing, _ = self.routed_with(params, x, context, None, None)
+        return y, routing
+
+    def begin_kept(self, params: Params) -> ExpertSlots | None:
+        if not self.in_host.kept or not in_host_memory(params["experts"]):
+            return None
+        return empty_slots(params["experts"], self.experts.num_experts, self.in_host)
+
+    def ask(
+        self,
+        params: Params,
+        x: Float[Array, "B S D"],
+        context: RouterContext,
+        kept: ExpertSlots,
+        before: Array,
+    ) -> tuple[Coming | None, Array]:
+        if not self.in_host.ahead or kept.count >= self.experts.num_experts:
+            return None, before
+        guess = self.router(params["router"], x, context)
+        if not self._is_served(guess):
+            return None, before
+        return fetched_ahead(kept, params["experts"], guess, before, self.in_host.ahead)
+
+    def routed_with(
+        self,
+        params: Params,
+        x: Float[Array, "B S D"],
+        context: RouterContext,
+        kept: ExpertSlots | None,
+        coming: Coming | None,
+    ) -> tuple[Float[Array, "B S D"], Routing, ExpertSlots | None]:
         routing = self.router(params["router"], x, context)
         filled = routing.drop_padding()
+        if kept is not None and self._is_served(routing):
+            kept, at_hand = with_chosen(kept, coming, params["experts"], filled.experts)
+            params = {**params, "experts": at_hand}
         scaled = x if self.input_scale == 1.0 else x * self.input_scale
         seen = self._normalised(params, "expert_norm", scaled)
         if self.latent is not None:
@@ -148,7 +194,11 @@ class MoE:
             y = y + self.zero_computation(params["zero_computation"], scaled, weights)
         if self.shared is not None:
             y = y + self._shared(self.shared, params, x)
-        return y, routing
+        return y, routing, kept
+
+    def _is_served(self, routing: Routing) -> bool:
+        """Whether the experts that are kept are enough for a window, whatever its tokens choose."""
+        return min(routing.experts.size, self.experts.num_experts) <= self.in_host.kept
 
     def _experts(self, params: Params, x: Float[Array, "B S D"], routing: Routing) -> Float[Array, "B S D"]:
         if self.weighted == "outputs":

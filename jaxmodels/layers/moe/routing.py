@@ -1,7 +1,7 @@
 """What a router decides for a window of tokens."""
 
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,30 @@ ALONE = RouterContext()
 def expert_load(routing: Routing) -> Int[Array, "*layers E"]:
     """How many slots of real tokens each expert fills, over all rows and tokens."""
     return routing.drop_padding().assigned().sum((-3, -2)).astype(jnp.int32)
+
+
+@runtime_checkable
+class KeepsExperts(Protocol):
+    """A feed-forward that may keep experts on the device whose parameters lie in host memory.
+
+    What it keeps belongs to no row and no token, and changes no result.
+    """
+
+    def begin_kept(self, params: Params) -> Any:
+        """What it keeps in front of the first window: a pytree; None where it keeps nothing."""
+
+    def ask(
+        self, params: Params, x: Float[Array, "B S D"], context: RouterContext, kept: Any, before: Array
+    ) -> tuple[Any, Array]:
+        """Asks for experts that a window may need, ahead of it: (what comes, or None; before).
+
+        x: about what the feed-forward will be given. before: what is computed with meanwhile.
+        """
+
+    def routed_with(
+        self, params: Params, x: Float[Array, "B S D"], context: RouterContext, kept: Any, coming: Any
+    ) -> tuple[Float[Array, "B S D"], Routing, Any]:
+        """`RoutedFeedForward.routed`, and what it keeps behind the window."""
 
 
 @runtime_checkable
