@@ -24,6 +24,7 @@ ORDER = (
     "context_scaling",
     "recurrent_mixers",
     "grouped_matmul",
+    "kept_experts",
     "rollback",
     "speculation",
     "jacobi",

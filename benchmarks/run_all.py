@@ -25,6 +25,7 @@ BENCHMARKS = (
     ("context_scaling",),
     ("recurrent_mixers",),
     ("grouped_matmul",),
+    ("kept_experts",),
     ("rollback",),
     ("replay",),
     ("speculation",),
