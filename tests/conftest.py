@@ -8,7 +8,6 @@ import gc
 import importlib.metadata
 import itertools
 import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -26,13 +25,8 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones stop 
     FAST_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
 if FAST_COMPILATION not in (given := os.environ.get("XLA_FLAGS", "")):
     os.environ["XLA_FLAGS"] = f"{given} {FAST_COMPILATION}".strip()
-# What one test compiled another finds again, in whichever process: the first to come here, which starts the
-# others, makes the directory and removes it at its end, unless one is given that several runs share.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    compiled = tempfile.TemporaryDirectory(prefix="jaxmodels-compiled-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+# Programs of tests are small and seldom the same: keeping them on disk takes longer than compiling some anew.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 # Tracing makes millions of small objects that stay, which the collector would look through again and again.
 gc.set_threshold(100_000, 20, 20)

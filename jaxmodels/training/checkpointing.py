@@ -15,7 +15,7 @@ from jaxmodels.checks import shown
 from jaxmodels.layers.spec import Params, walk
 from jaxmodels.training.train import TrainState
 
-_LONGEST_REASON = 300
+_LONGEST_REASON = 1_000
 
 
 class _OtherParameters(ValueError):
