@@ -3,10 +3,12 @@
 That this file is here puts the directory on the path of all tests, for the modules beside it.
 """
 
+import collections
 import functools
 import gc
 import importlib.metadata
 import itertools
+import math
 import os
 import warnings
 from pathlib import Path
@@ -36,10 +38,19 @@ shape_checks.install()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Keeps the tests of a module in one process, where they share models and compiled programs."""
+    """Keeps the tests of a module in one process, where they share models and compiled programs, and leaves
+    most cases of tests marked `wide` to the sweep."""
+    wide = collections.defaultdict(list)
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if item.get_closest_marker("wide") and not item.get_closest_marker("sweep"):
+            wide[item.path, item.cls, item.originalname].append(item)
+    for cases in wide.values():
+        step = math.ceil(len(cases) / cases[0].get_closest_marker("wide").kwargs["every_run"])
+        for number, case in enumerate(cases):
+            if number % step:
+                case.add_marker(pytest.mark.sweep)
 
 
 @pytest.fixture(autouse=True)

@@ -31,6 +31,7 @@ def test_a_model_of_two_times_draws():
         model.generate(3, 1, sampler=jm.load("tiny-dit").sampler)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("sampler", ["heun", "dpm++", "unipc"])
 def test_samplers_of_flow_end_where_the_model_s_own_does(sampler):
     model = jm.load("tiny-ddt")

@@ -65,6 +65,7 @@ def test_a_model_as_draft(model, expected):
         np.testing.assert_array_equal(out.tokens, expected)
 
 
+@pytest.mark.sweep
 def test_the_name_of_a_model_as_draft():
     model = jm.load("tiny-mamba2")
     out = model.generate("def f(", 4, Speculative(draft="tiny-qwen3", gamma=2))

@@ -58,6 +58,7 @@ def compiles(monkeypatch):
     return names
 
 
+@pytest.mark.sweep
 def test_a_second_runner_compiles_nothing(model, filled, expected, compiles):
     np.testing.assert_array_equal(generate(model, filled), expected)
     assert compiles == []

@@ -44,6 +44,7 @@ def saves_go_on(path: Path, format: Format) -> Iterator[None]:
         thread.join()
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("format", ["hf", "orbax"])
 @pytest.mark.parametrize("locking", ["locks", "no locks"])
 def test_loads_during_saves_do_not_mix(

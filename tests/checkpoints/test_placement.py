@@ -210,6 +210,7 @@ def stored_bytes(directory, front):
 ONE_LAYER = {"num_nextn_predict_layers": 1}
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize(
     ("case", "front", "keys", "format"),
     [

@@ -9,6 +9,7 @@ import pytest
 SMALL = ("--tasks", "copy,shuffle", "--rules", "confidence", "--questions", 4)
 
 
+@pytest.mark.sweep
 def test_trials_are_printed_and_written(run, tmp_path):
     pytest.importorskip("matplotlib")
     table, figure = tmp_path / "trials.csv", tmp_path / "trials.png"

@@ -31,6 +31,7 @@ def test_a_pipeline_is_written_again(run, directory, tmp_path):
     assert "holds a checkpoint already; give --overwrite" in told
 
 
+@pytest.mark.sweep
 def test_a_pipeline_keeps_the_dtype_that_it_is_stored_in(run, directory, tmp_path):
     run("convert", directory, tmp_path / "half", "--to", "hf", "--dtype", "float16")
     run("convert", tmp_path / "half", tmp_path / "again", "--to", "hf", "--max-shard-gb", "0.00002")

@@ -145,6 +145,7 @@ def test_processors_follow_their_options_with_every_strategy(generate, model, mo
         assert generate(PROMPT, *options, *strategy).stdout == expected + "\n"
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize(
     ("options", "counter"),
     [

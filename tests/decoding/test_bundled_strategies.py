@@ -28,6 +28,7 @@ def pair(request):
     return [jm.load(name) for name in request.param]
 
 
+@pytest.mark.sweep
 def test_strategies_equal_autoregressive_decoding(pair):
     model, other = pair
     rows = [model.tokenizer.encode(text) for text in PROMPTS]

@@ -18,6 +18,7 @@ CONFIG = ARCHITECTURES["attention"]
 FILLING = MaskFilling(mask_token=VOCAB - 1)
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize(
     ("mask", "filling", "expected"),
     [

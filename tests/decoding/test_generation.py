@@ -51,6 +51,7 @@ def test_greedy_is_the_argmax_of_the_full_forward(model):
     assert result.stats.new_tokens == 48
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("strategy", [Autoregressive(), SAMPLED], ids=["greedy", "sampled"])
 def test_rows_do_not_depend_on_their_neighbours(model, strategy):
     together = model.generate(RAGGED, 10, strategy, stop_tokens=[7], seed=5)

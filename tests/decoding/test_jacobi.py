@@ -48,6 +48,7 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
     assert_same_generation(ours, expected(name), row=2)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     "scaling",
     [

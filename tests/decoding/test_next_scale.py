@@ -65,6 +65,7 @@ def test_scales_drawn_one_by_one_are_those_of_one_program(models, keys):
     np.testing.assert_array_equal(jnp.concatenate(codes, 1), expected)
 
 
+@pytest.mark.sweep
 def test_an_image_goes_by_its_own_key_and_class(models, keys):
     params, codes_params, parts = models
     rule = NextScale(sampler=Sample(top_k=5, top_p=0.9))

@@ -32,6 +32,7 @@ def test_a_threshold_that_is_never_reached_equals_autoregressive_decoding(name):
     assert_same_generation(ours, expected(name))
 
 
+@pytest.mark.sweep
 def test_so_it_does_for_a_row_alone_and_with_a_stop_token_inside_a_round():
     config, params = architecture("hybrid")
     assert_same_generation(decode(config, params, NEVER, PROMPTS[2:3]), expected("hybrid"), row=2)
@@ -87,6 +88,7 @@ def test_tokens_leave_where_the_exit_is_sure_and_all_others_are_the_full_models(
     assert not np.array_equal(ours.tokens, expected(name).tokens)
 
 
+@pytest.mark.sweep
 def test_processors_see_the_round_so_far():
     config, params = architecture("attention")
     rules = (RepetitionPenalty(1.3),)

@@ -42,6 +42,7 @@ STRATEGIES = {
 ESSENTIAL = ("autoregressive", "model")
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     "name",
     [name if name in ESSENTIAL else pytest.param(name, marks=pytest.mark.sweep) for name in STRATEGIES],

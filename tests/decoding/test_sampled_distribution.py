@@ -77,6 +77,7 @@ def statistic(name, strategy):
     return ((observed - expected) ** 2 / expected).sum(), len(possible) - 1
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("drafter", "rule"),
     [

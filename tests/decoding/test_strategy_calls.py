@@ -37,6 +37,7 @@ def test_statistics_hold_the_counters(model):
     assert stats.steps <= stats.counters["calls"]
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize(
     "strategy",
     [

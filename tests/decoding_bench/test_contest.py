@@ -35,6 +35,7 @@ def test_models_that_fill_in_masks_are_refused():
         contestants(jm.load("tiny-llada"), Autoregressive())
 
 
+@pytest.mark.sweep
 def test_a_greedy_contest(model):
     itself = Draft(model.config, model.params)
     field = (
@@ -55,6 +56,7 @@ def test_a_greedy_contest(model):
     assert table([plain, drafted, shallow]).row_count == 3
 
 
+@pytest.mark.sweep
 def test_draws_are_compared_with_draws(model):
     base = Autoregressive(sampler=Sample(temperature=1.0))
     field = (

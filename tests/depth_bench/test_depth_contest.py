@@ -46,6 +46,7 @@ def leaving(threshold):
     return AdaptiveDepth(depth=UntilConfident(confidence=MaxProbability(), threshold=jnp.float32(threshold)))
 
 
+@pytest.mark.sweep
 def test_policies_are_compared_with_all_blocks(model, texts):
     field = (
         contestants(model.decoder, kinds=())[0],

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path, capsys):
     runpy.run_path(str(path), run_name="__main__")
@@ -45,6 +46,7 @@ def test_the_strategy_the_policy_and_the_drafter_of_the_guide_run(capsys):
         assert re.search(r"'accepted'|^\d+\.\d+$", capsys.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.sweep
 def test_the_page_on_verification_runs(capsys):
     page = (ROOT / "docs" / "verification.md").read_text("utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -59,6 +61,7 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.sweep
 def test_the_page_on_masked_generation_names_every_policy_and_runs(capsys):
     page = (ROOT / "docs" / "masked_generation.md").read_text("utf-8")
     for room in (masked.blocks, masked.unmask, masked.remask, masked.stop, masked.caches):
@@ -82,6 +85,7 @@ def names_in(page, head):
     return re.findall(r"`([^`]+)`", " ".join(line.split("|")[1] for line in table.splitlines()[2:]))
 
 
+@pytest.mark.sweep
 def test_the_page_on_parallel_decoding_names_every_policy_and_runs(capsys):
     names = ("parallel_decode.md", "verification.md")
     page, rules = ((ROOT / "docs" / name).read_text("utf-8") for name in names)

@@ -98,6 +98,7 @@ def test_a_save_is_read_again(model, tmp_path):
     )
 
 
+@pytest.mark.sweep
 def test_digits_of_the_bundled_model_are_recognised():
     """By a classifier of real digits that it has not seen: nine of ten at least, after few steps."""
     made = jm.load("tiny-maskgit")

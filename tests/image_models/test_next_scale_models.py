@@ -55,6 +55,7 @@ def test_a_save_is_read_again(model, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.autoencoder_params, model.autoencoder_params)
 
 
+@pytest.mark.sweep
 def test_digits_of_the_bundled_model_are_recognised():
     """By a classifier of real digits that it has not seen: nine of ten at least, without any guidance."""
     made, classes = jm.load("tiny-var"), np.arange(100) % 10

@@ -111,6 +111,7 @@ def test_both_forms_against_the_definition(case):
         state = layer.commit(pending)
 
 
+@pytest.mark.wide(every_run=2)
 def test_windows_of_many_queries_expand_the_cache_to_the_same_result(case):
     layer, _ = case
     layer = dataclasses.replace(layer, key_dim=2, value_dim=2, kv_rank=6, latent_norm=RMSNorm(dim=6))

@@ -200,6 +200,7 @@ def by_hand(mask, q, k, v, **layer):
     return out
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("given", ["as data", pytest.param("in the program", marks=pytest.mark.sweep)])
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 def test_attention_over_a_sequence(small_blocks, layer, given):

@@ -78,6 +78,7 @@ def seen_by_hand(name, mask, row, queries, keys):
     return seen
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_a_window_after_a_history(name, kind):
     layer, mask = LAYERS[name], MASKS[kind]

@@ -102,6 +102,7 @@ def test_logits_are_of_their_kind(case):
     assert case.whole.std() > 0.1
 
 
+@pytest.mark.wide(every_run=3)
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(parts=st.lists(st.sampled_from([1, 3, 4]), min_size=SIZE, max_size=SIZE))
 def test_any_split_into_windows_is_the_full_forward(case, parts):
@@ -159,6 +160,7 @@ def test_committing_nothing_is_looking_without_touching(case):
     np.testing.assert_array_equal(case.peek(TOKENS[:, 4:8], again)[0], expected)
 
 
+@pytest.mark.wide(every_run=3)
 def test_a_tree_is_each_of_its_branches(case):
     cache = case.after(TOKENS[:, :3])
     tree_tokens = draw_tokens(2, 4, seed=7)
@@ -203,6 +205,7 @@ def test_a_bidirectional_forward_sees_what_follows(case):
 # --- as a function among JAX's transformations -------------------------------------------------------
 
 
+@pytest.mark.wide(every_run=3)
 def test_gradients_reach_every_parameter(case):
     def loss(params):
         logits = case.config.forward(params, TOKENS[:, :6])
@@ -311,6 +314,7 @@ def decode_loop(config):
     return run
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize(
     ("name", "batch"), [("attention", 1), ("sliding", 2), ("latent", 2), ("ssd", 1), ("hybrid", 2)]
 )

@@ -31,6 +31,7 @@ POLICIES = {
 }
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_sequence_is_a_window_without_a_history(name):
     policy = POLICIES[name]

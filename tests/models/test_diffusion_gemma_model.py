@@ -32,6 +32,7 @@ def wrapped(**changes):
 IN_TIERS = ["longer_window", *(pytest.param(case, marks=pytest.mark.sweep) for case in list(CASES)[1:])]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("case", IN_TIERS)
 def test_both_readings_compute_what_transformers_does(case):
     """Ragged prompts and three canvases, each denoised twice and then made history."""

@@ -85,6 +85,7 @@ def follow(params, tokens, pending, n, *, config):
     return cache, config.peek(params, tokens, cache)[0].logits
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in CORE else pytest.mark.sweep) for name in MODELS]
 )

@@ -52,6 +52,7 @@ def test_logits_are_those_of_transformers(reference, loaded):
     np.testing.assert_allclose(ours / scale, reference.logits / scale, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.wide(every_run=6)
 def test_greedy_decoding_is_that_of_transformers(causal_reference, loaded):
     """All prompts in one batch, their lengths different, against each one alone."""
     reference = causal_reference
@@ -61,6 +62,7 @@ def test_greedy_decoding_is_that_of_transformers(causal_reference, loaded):
     np.testing.assert_array_equal(out.tokens, reference.continuations)
 
 
+@pytest.mark.wide(every_run=2)
 def test_a_row_that_is_padded_is_that_row_alone(masked_reference, loaded):
     model, tokens = loaded(masked_reference), jnp.asarray(masked_reference.tokens)
     length = tokens.shape[1] - 9
@@ -112,6 +114,7 @@ KINDS = (DENSE[0], STATE_SPACE[0], MIXTURES[0], LINEAR_HYBRIDS[0], HYBRIDS[0])
 IN_WINDOWS = [case for case in ONE_OF_EACH_FAMILY if case in KINDS or not case.is_causal]
 
 
+@pytest.mark.wide(every_run=3)
 @pytest.mark.parametrize("case", [case_param(case) for case in IN_WINDOWS])
 def test_any_split_into_windows_gives_the_logits_of_transformers(case, build_reference, loaded):
     """Tokens of models that are not causal see those of later windows no more."""

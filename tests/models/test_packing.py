@@ -52,6 +52,7 @@ def model(request):
     return config, params, history
 
 
+@pytest.mark.wide(every_run=1)
 def test_padding_may_stand_anywhere(model):
     config, params, history = model
     ours, pending = peek_scored(config, params, TOKENS, history, valid=VALID)

@@ -70,6 +70,7 @@ def model(request):
 # --- whose entries they are --------------------------------------------------------------------------
 
 
+@pytest.mark.wide(every_run=2)
 def test_all_slots_under_a_bidirectional_mask_are_the_forward_of_the_edited_sequence(model):
     config, params = model
     cache = settled(config, params, OLD)
@@ -82,6 +83,7 @@ def test_all_slots_under_a_bidirectional_mask_are_the_forward_of_the_edited_sequ
     np.testing.assert_array_equal(new.length, cache.length)
 
 
+@pytest.mark.wide(every_run=2)
 def test_from_the_first_changed_token_on_the_cache_is_that_of_the_edited_sequence(model):
     config, params = model
     edited = jnp.concatenate([OLD[:, :3], EDITED[:, 3:]], axis=1)
@@ -92,6 +94,7 @@ def test_from_the_first_changed_token_on_the_cache_is_that_of_the_edited_sequenc
     close(peek(config, params, NEXT, cache)[0][:, 0], forward(config, params, whole)[:, -1])
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize(
     "mask",
     [

@@ -255,6 +255,7 @@ def test_more_tokens_than_learned_positions_are_refused():
     assert jax.eval_shape(config.forward_with_routing, params, TOKENS[:, 1:])[0].shape == (2, 7, VOCAB)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("sink_logits", [False, True])
 def test_attention_weights_are_zero_where_nothing_is_seen(sink_logits):
     layer = attention(num_kv_heads=2, sink_logits=sink_logits, sliding_window=4)

@@ -54,6 +54,7 @@ def models():
     return [pytest.param(name, marks=() if name in FIRST else pytest.mark.sweep, id=name) for name in MODELS]
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("name", models())
 def test_near_the_capacity_a_model_is_one_with_more_slots(name):
     """Random windows, of which random parts are committed, in two rows that go on at their own pace."""

@@ -52,6 +52,7 @@ MODELS = {
 # --- windows -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("sizes", [(4, 4, 2, 1, 3, 4), (1, 3, 4, 4, 4)], ids=["at_once", "over_it"])
 @pytest.mark.parametrize("name", MODELS)
 def test_any_split_into_windows_gives_the_logits_of_the_sequence_so_far(name, sizes):

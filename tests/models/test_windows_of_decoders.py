@@ -86,6 +86,7 @@ ESSENTIAL = ("attention", "latent", "sliding")
 NAMES = [name if name in ESSENTIAL else pytest.param(name, marks=pytest.mark.sweep) for name in ARCHITECTURES]
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", NAMES)
 def test_windows_under_a_mask_are_the_sequence_under_it(name):
     config = ARCHITECTURES[name]

@@ -66,6 +66,7 @@ def test_what_cannot_be_asked_is_told(untrained):
         Exam(tasks=("copy",), temperature=-1.0)
 
 
+@pytest.mark.sweep
 def test_speed_costs_nothing_on_a_copy_and_everything_on_a_shuffle():
     exam = Exam(tasks=("copy", "shuffle"), count=40, length=6)
     filler = Candidate(model=jm.load("tiny-llada-lists", dtype="float32"), exam=exam)

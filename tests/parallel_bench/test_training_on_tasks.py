@@ -119,6 +119,7 @@ def test_transformers_reads_the_bundled_twin():
     np.testing.assert_allclose(mine(np.array([ids])), expected, atol=1e-4)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", ["tiny-llama-lists-jacobi", "tiny-llama-scratchpad"])
 def test_a_course_goes_on_from_a_bundled_model(name, tmp_path):
     """One step at a learning rate of nothing leaves the model that the run begins with; words that its

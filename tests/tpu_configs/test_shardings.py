@@ -73,6 +73,7 @@ def test_bytes_on_each_device():
     assert whole / 2 < cut < 0.6 * whole  # norms and latents are whole everywhere
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize(
     ("mixer", "heads"),
     [

@@ -29,6 +29,7 @@ def test_plot(tmp_path):
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("line", [b"\xff\n", b"[1]\n", b'{"loss": 1.0}\n', b"[" * 100_000 + b"\n"])
 def test_a_damaged_log_is_read_up_to_the_damage(tmp_path, line):
     log = tmp_path / "metrics.jsonl"

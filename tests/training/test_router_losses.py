@@ -55,6 +55,7 @@ def step(losses, model=MODEL, accumulate=1, params=None, seed=0, adam=ADAM):
     return update(state, TOKENS)
 
 
+@pytest.mark.sweep
 def test_the_loss_is_the_weighted_mean_over_the_mixtures():
     losses = RouterLosses(
         load_balance=0.3, z=0.02, locality=0.1, chunk=0.2, chunk_size=4, coupling=0.5, coupling_alpha=0.7
@@ -108,6 +109,7 @@ def test_later_micro_batches_count_the_load_of_earlier_ones():
     assert abs(expected["batch"] - expected["micro_batch"]) > 1e-4
 
 
+@pytest.mark.sweep
 def test_a_scanned_model_trains_like_the_unrolled_one():
     losses = RouterLosses(load_balance=0.1, z=0.1, bias_rate=0.01)
     scanned = ScannedDecoder(MODEL)

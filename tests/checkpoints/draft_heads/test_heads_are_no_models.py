@@ -45,6 +45,7 @@ def test_several_drafts_are_loaded_by_name():
     assert ours.tokens.tolist() == model.generate("import os", 6).tokens.tolist()
 
 
+@pytest.mark.sweep
 def test_a_head_that_was_written_anew_is_read_anew(tmp_path):
     model = jm.load("tiny-qwen3")
     for name in ("tiny-qwen3-eagle3", "tiny-qwen3-mtp"):

@@ -49,6 +49,7 @@ def predictions(model, tokens):
     return predict(model.params, params, jnp.asarray(tokens))
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("mtp", MTP_CASES, ids=lambda mtp: mtp.case.family)
 def test_modules_compute_what_their_layers_do(mtp, build, tmp_path):
     reference = build(mtp)

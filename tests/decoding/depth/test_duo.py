@@ -83,6 +83,7 @@ def nats_of(choices):
     return -np.asarray(jax.nn.log_softmax(logits[:, 0]))[np.arange(3), np.asarray(TOKENS[:, -1])]
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("budget", [1.0, 0.6, 0.1])
 def test_the_oracle_finds_choices_within_the_budget_that_are_among_the_best(budget):
     cost = np.asarray([0.0, 0.2, 1.0])

@@ -38,6 +38,7 @@ def at_full_depth(config, params, policy, prompts):
     return ours
 
 
+@pytest.mark.wide(every_run=4)
 @pytest.mark.parametrize(
     ("kind", "policy"),
     [

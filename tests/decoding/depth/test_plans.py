@@ -79,6 +79,7 @@ def test_each_row_has_a_plan_of_its_own():
         np.testing.assert_allclose(np.concatenate(parts, 1)[row], alone[0], atol=2e-5)
 
 
+@pytest.mark.sweep
 def test_rows_decode_by_their_own_plans():
     config, params = architecture("hybrid")
     rows = RowPlans(jnp.asarray([[1, 1, 1], [2, 0, 1], [0, 2, 2], [1, 1, 0]]))
@@ -89,6 +90,7 @@ def test_rows_decode_by_their_own_plans():
     assert ours.counters["layers"].tolist() == (np.asarray([3, 3, 4, 2]) * ours.counters["calls"]).tolist()
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("plan", [Plan((1, 1, 0)), RowPlans(np.asarray([1, 1, 0]))], ids=["plan", "rows"])
 @pytest.mark.parametrize("name", ["mamba2", "attention"])
 def test_what_is_held_has_no_history(plan, name):

@@ -84,6 +84,7 @@ def test_each_row_follows_the_plan_that_its_prompt_was_given():
     np.testing.assert_array_equal(commit(CONFIG, pending).memory, plans)
 
 
+@pytest.mark.sweep
 def test_decoding_reads_the_prompt_by_the_router_and_goes_on_by_its_plan():
     config, params = architecture("hybrid")
     ours = decode(config, params, AdaptiveDepth(depth=ROUTER))

@@ -76,6 +76,7 @@ def row_by_hand(config, params, policy, tokens):
     return config.logits(params, norm)[0], depth + 2
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("kind", SHARED)
 @pytest.mark.parametrize("name", POLICIES)
 def test_each_recursion_is_the_block_over_the_tokens_in_it(name, kind):

@@ -119,6 +119,7 @@ def test_noise_that_is_added_can_be_injected(pair):
     assert_close(found.latents, half.movedim(1, -1), 1e-4)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", by_tier())
 def test_every_denoiser_is_run(name):
     config = denoiser_from_config({"_class_name": name, **CONFIGS[name]})

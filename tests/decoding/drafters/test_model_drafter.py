@@ -67,6 +67,7 @@ def step_flops(config, params):
     return flops(jax.jit(step, donate_argnums=2).lower(*arguments))
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", in_tiers(["tiny-mamba2"], ["tiny-qwen3", "tiny-hybrid-moe"]))
 @pytest.mark.parametrize("siblings", [(1,) * LEVELS, (3, 2, 1, 1, 1)], ids=["chain", "tree"])
 def test_drafting_costs_a_step_per_token(name, siblings):

@@ -42,6 +42,7 @@ def test_greedy_text_is_that_of_sequential_decoding(name, modules, size):
     assert_same_generation(decode(config, params, strategy, stop=[stop]), expected(name, stop=(stop,)))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("modules", "size"),
     [(2, 4), *(pytest.param(*sizes, marks=pytest.mark.sweep) for sizes in ((1, 3), (2, 2), (3, 2)))],

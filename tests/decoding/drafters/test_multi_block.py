@@ -87,6 +87,7 @@ def test_rounds_are_those_of_the_iteration(drafter):
     assert ours.counters["accepted"].sum() > 0
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("name", "drafter"), [("attention", RECYCLING), ("hybrid", RECYCLING), ("hybrid", CHAIN), *OTHERS]
 )

@@ -73,6 +73,7 @@ def test_paths_are_accepted_where_the_first_choice_is_wrong():
     assert ours.counters["calls"].sum() < chain.counters["calls"].sum()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["attention", pytest.param("ssd", marks=pytest.mark.sweep)])
 def test_processors_see_each_path_by_itself(name):
     processors = (RepetitionPenalty(1.3), FrequencyPenalty(0.3), NoRepeatNGram(2))
@@ -83,6 +84,7 @@ def test_processors_see_each_path_by_itself(name):
     assert ours.counters["accepted"].sum() > 0
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "draft_name", "processors", "rule"),
     [

@@ -83,6 +83,7 @@ def test_greedy_equals_autoregressive_decoding(target, draft):
     assert_same_generation(out, expected(target))
 
 
+@pytest.mark.sweep
 def test_a_whole_prompt_is_drafted_for_as_by_the_model_itself():
     config, params = architecture("attention")
     draft = Draft(config, nearby(params, 0.1))

@@ -135,6 +135,7 @@ def test_greedy_equals_autoregressive_decoding(name):
     assert_same_generation(decode(config, params, strategy, stop=[stop]), expected(name, stop=(stop,)))
 
 
+@pytest.mark.sweep
 def test_a_tree_holds_a_way_that_a_chain_leaves_out():
     """Where what came most often is wrong, what came less often is right."""
     config, params = architecture("ssd")

@@ -30,6 +30,7 @@ def drafts_of(config, params):
     return Draft(config, nearby(params, 0.02)), Draft(config, random_like(params))
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_the_text_is_that_of_the_model(name, kind):
@@ -40,6 +41,7 @@ def test_the_text_is_that_of_the_model(name, kind):
     assert_same_generation(decode(config, params, strategy, stop=(stop,)), expected(name, stop=(stop,)))
 
 
+@pytest.mark.sweep
 def test_drafts_that_were_passed_over_go_on_from_the_accepted_text():
     """Beside a draft that is the model itself, a branch of another costs nothing, in either place."""
     config, params = architecture("ssd")
@@ -53,6 +55,7 @@ def test_drafts_that_were_passed_over_go_on_from_the_accepted_text():
     np.testing.assert_array_equal(twice.counters["accepted"], whole)
 
 
+@pytest.mark.sweep
 def test_the_confident_draft_is_chosen():
     """Logits that are scaled up are surer, and here the surer draft is the right one."""
     config, params = architecture("attention")

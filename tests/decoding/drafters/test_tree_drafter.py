@@ -64,6 +64,7 @@ def test_siblings_are_accepted_where_the_first_choice_is_wrong(name):
     assert ours.counters["calls"].sum() < chain.counters["calls"].sum()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", in_tiers(["ssd"], ["attention"]))
 def test_processors_see_each_path_by_itself(name):
     from jaxmodels.decoding import Autoregressive

@@ -34,6 +34,7 @@ def drawn(model, inversion, guidance=None, noise=None):
     return behind[-1], passes
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     "guidance",
     [None, FlowGuidance(scale=0.8), FlowGuidance(scale=0.8, rises=True, temperature=1.5)],

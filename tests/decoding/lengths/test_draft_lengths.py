@@ -72,6 +72,7 @@ def test_a_draft_ends_behind_the_first_token_that_is_not_sure():
     assert any(1 < count < 4 for count in counts)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("name", "length"),
     [
@@ -104,6 +105,7 @@ def test_drafts_from_the_text_keep_an_adaptive_length(name, drafter):
     assert_same_generation(decode(config, params, strategy), expected(name))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("threshold", [0.36, pytest.param(0.3, marks=pytest.mark.sweep)])
 @pytest.mark.parametrize(
     "processors", [(), pytest.param(PROCESSORS, marks=pytest.mark.sweep)], ids=["plain", "processors"]

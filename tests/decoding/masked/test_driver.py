@@ -94,6 +94,7 @@ def reference_of(name, mask, offset):
     return Reference(*masked_model(name, mask, offset))
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize(
     ("name", "mask", "cache", "offset"),
     [
@@ -157,6 +158,7 @@ def test_one_step_per_block_needs_no_cache_anew():
     np.testing.assert_array_equal(answers[0], answers[2])
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("mask", "cache"),
     [

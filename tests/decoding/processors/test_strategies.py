@@ -74,6 +74,7 @@ def pair(tmp_path_factory):
     return theirs, jm.load(path)
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_generations_are_those_of_transformers(pair, name, tmp_path):
     """`transformers` writes the settings and obeys them; we read them and do as recommended."""
@@ -129,6 +130,7 @@ def processed(request):
     return request.param, processors, plain
 
 
+@pytest.mark.sweep
 def test_greedy_strategies_equal_autoregressive_decoding(processed):
     name, processors, plain = processed
     config, params = architecture(name)

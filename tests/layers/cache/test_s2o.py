@@ -22,6 +22,7 @@ PARAMS = random_params(attention(**SHAPE).spec())
 X = draw(2, 30)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("parts", [[30], [9, 13, 8], [11, 1, 1, 17]])
 def test_without_a_threshold_it_is_exact(parts):
     ours, _ = start(layer_with(EXACT), PARAMS, capacity=32).feed(X, parts)

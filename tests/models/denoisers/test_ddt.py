@@ -195,6 +195,7 @@ def test_the_averaged_weights_of_a_training_are_read(published, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, load_denoiser(tmp_path)[1], load_denoiser(directory)[1])
 
 
+@pytest.mark.wide(every_run=1)
 def test_what_an_earlier_encoder_found_serves_a_later_step(published):
     sizes, tensors, directory = published
     config, params = load_denoiser(directory)

@@ -35,6 +35,7 @@ def in_two_runs(config, params, x, times, condition, step):
     return config.finish(params, streams, made, *x.shape[1:3])
 
 
+@pytest.mark.wide(every_run=2)
 def test_the_stages_compose_to_a_step(case):
     config, params, x, t, condition = case
     whole = quick_jit(config.denoise)(params, x, t, condition).prediction
@@ -43,6 +44,7 @@ def test_the_stages_compose_to_a_step(case):
     np.testing.assert_allclose(parts, whole, atol=2e-5 * np.abs(whole).max())
 
 
+@pytest.mark.wide(every_run=2)
 def test_the_hook_sees_each_part_once_in_order_and_its_value_counts(case):
     config, params, x, t, condition = case
 

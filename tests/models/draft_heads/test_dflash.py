@@ -25,6 +25,7 @@ def slots():
     return np.random.default_rng(2).standard_normal((3, WIDTH, D_MODEL)).astype(np.float32)
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("name", HEADS)
 def test_a_block_behind_features_is_what_the_mathematics_say(name):
     """Rows of different lengths; the features come in two parts, and blocks in between leave no trace."""

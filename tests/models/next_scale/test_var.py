@@ -52,6 +52,7 @@ def test_all_scales_at_once_are_scored_as_published(saved):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.wide(every_run=1)
 def test_scale_after_scale_is_scored_as_all_at_once(saved):
     config, params, *_ = saved
     shown, _ = draw(2, 29, 6)

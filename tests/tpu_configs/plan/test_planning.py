@@ -196,6 +196,7 @@ def test_what_does_not_fit_is_told_by_how_much_and_what_would():
     assert not planned("qwen3--Qwen3-8B", "v5e-1", replace(WORK, prompt=context + 1)).memory.fits
 
 
+@pytest.mark.sweep
 def test_the_smallest_slice_that_holds_a_model_is_the_smallest():
     found = planned("gpt_oss--gpt-oss-120b", "v5e-8")
     (name,) = (line.split()[1] for line in found.advice if "smallest v5e" in line)

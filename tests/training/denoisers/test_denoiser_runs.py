@@ -66,6 +66,7 @@ def test_the_average_is_what_a_run_gives(tmp_path):
     assert np.abs(one - other).max() > 0
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     "changes",
     [

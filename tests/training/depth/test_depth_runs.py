@@ -62,6 +62,7 @@ def test_recipes_are_written_as_they_are_read(name):
     assert DEPTH_RECIPES.recognises(name)
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize(
     "training",
     [
@@ -90,6 +91,7 @@ def test_a_run_ends_with_a_policy_that_is_read_by_its_name(training, tmp_path):
     assert losses[2] < losses[0]
 
 
+@pytest.mark.sweep
 def test_a_run_whose_choices_are_drawn_ends_with_a_policy_too(tmp_path):
     assert np.isfinite(run_to_a_policy(DuoTraining(d_ff=4), tmp_path)).all()
 
@@ -127,6 +129,7 @@ def test_routers_learn_the_plans_of_the_search(tmp_path):
         training.examples(frozen, windows[:2], seed=0)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(("price", "read"), [(100.0, False), (0.0, True)], ids=["dear", "for_nothing"])
 def test_routers_shut_mixers_that_cost_more_than_they_are_worth(price, read):
     model = jm.load(TARGET)

@@ -51,6 +51,7 @@ def test_recipes_are_written_as_they_are_read(name):
     assert DRAFT_HEAD_RECIPES.recognises(name)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "head"),
     [

@@ -25,6 +25,7 @@ def model():
     return image_model(seed=1)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("cache", "steps"),
     [

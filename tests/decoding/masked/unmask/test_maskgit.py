@@ -36,6 +36,7 @@ RULES = [
 ]
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(("rule", "is_unknown"), RULES)
 def test_the_rule_is_the_one_written_out(rule, is_unknown):
     counts = set()

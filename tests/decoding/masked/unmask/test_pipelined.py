@@ -65,6 +65,7 @@ def margin(p):
     return first - second
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize(("begin", "force"), [(0.1, 0.95), (0.5, 0.5), (1.0, 1.0), (0.3, 1.0)])
 @pytest.mark.parametrize("kind", ["D2F", "D2F by margin", "d3LLM"])
 def test_blocks_begin_and_go_on_as_in_the_published_loops(kind, begin, force):
