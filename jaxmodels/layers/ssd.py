@@ -144,12 +144,13 @@ def ssd_chunks_at_once(
     *,
     chunk: int,
 ) -> tuple[Float[Array, "B S N P"], State]:
-    """`ssd_window` in the form of accelerators: a few large products, each of all chunks at once.
+    """`ssd_window` in the form of accelerators: a few large products, each of all chunks at once; outputs are
+    in the dtype of x.
 
     `dt` and `skip` are part of the matrix that a chunk's x is multiplied by, so that x is read as it is and
     nothing else of its size is made. Tokens are the last axis: a head's channels are fewer, and would leave
-    lanes of a vector unit empty. Factors are rounded to the dtype of x, as in the kernels of the reference;
-    sums are in float32. The work of handing states on is quadratic in the number of chunks.
+    lanes of a vector unit empty. Factors and outputs are rounded to the dtype of x, as in the kernels of the
+    reference; sums are in float32. The work of handing states on is quadratic in the number of chunks.
     """
     x, dt, log_decay, b, c = tokens
     (size, heads, head_dim), groups = x.shape[1:], b.shape[2]
@@ -185,7 +186,7 @@ def ssd_chunks_at_once(
     state = rearrange(state, "b (g m) r p -> b g m p r", g=groups)
     before, final = _states_of_chunks(added, total, state, factor)
     read = product("bcgir,bcgmpr->bcgmpi", c, before)
-    y = y + read * jnp.exp(cumulative)[..., None, :]
+    y = (y + read * jnp.exp(cumulative)[..., None, :]).astype(factor)
     y = jnp.swapaxes(y.reshape(*y.shape[:2], -1, chunk), 2, 3)
     y = y.reshape(y.shape[0], -1, y.shape[3])[:, :size]
     return y.reshape(*y.shape[:2], -1, head_dim), rearrange(final, "b g m p r -> b (g m) r p")
@@ -289,8 +290,9 @@ def ssd_window(
 ) -> tuple[Float[Array, "B S N P"], State]:
     """The recurrence over a window of any length, in the form and chunk length that suit it, and a skip.
 
-    ``skip * x`` is added to the output; outputs and states are float32. `chunk` is the longest chunk used;
-    backends have bounds of their own, `CPU_CHUNK` and `ACCELERATOR_CHUNK`.
+    ``skip * x`` is added to the output; outputs and states are float32, and the outputs of
+    `ssd_chunks_at_once` numbers of the dtype of x. `chunk` is the longest chunk used; backends have bounds of
+    their own, `CPU_CHUNK` and `ACCELERATOR_CHUNK`.
     """
     size = tokens.x.shape[1]
     if parts_of(size) > 1:
@@ -324,7 +326,8 @@ def _blocks_in_turn(
     blocks = -(-size // (chunk * CHUNKS_AT_ONCE))
     at_once = functools.partial(ssd_chunks_at_once, chunk=chunk)
     if blocks == 1:
-        return at_once(tokens, skip, state)
+        y, state = at_once(tokens, skip, state)
+        return _widened(y), state
     length = -(-size // (blocks * chunk)) * chunk
 
     def block(a: Float[Array, "B S ..."]) -> Float[Array, "L B Q ..."]:
@@ -336,7 +339,14 @@ def _blocks_in_turn(
         return state, y
 
     state, y = scan(one, state, Tokens(*map(block, tokens)))
-    return jnp.moveaxis(y, 0, 1).reshape(y.shape[1], -1, *y.shape[3:])[:, :size], state
+    return _widened(jnp.moveaxis(y, 0, 1).reshape(y.shape[1], -1, *y.shape[3:])[:, :size]), state
+
+
+def _widened(y: Float[Array, "B S N P"]) -> Float[Array, "B S N P"]:
+    """Outputs in float32 that lie in memory as they were rounded, all channels of a token along one axis: a
+    compiler would leave out a rounding that it sees undone at once."""
+    rounded = lax.optimization_barrier(y.reshape(*y.shape[:2], -1))
+    return rounded.astype(jnp.float32).reshape(y.shape)
 
 
 def _chunks_in_turn(

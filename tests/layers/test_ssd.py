@@ -172,6 +172,7 @@ def test_the_form_of_accelerators(monkeypatch, backend_chunk, dtype):
         without = window(Tokens(x, dt, log_decay, b, c), None, state, 64)
     x, b, c = (np.asarray(a, np.float32) for a in (x, b, c))
     y, final = recurrence(x * dt[..., None], log_decay, b, c, state)
+    assert ours[0].dtype == "float32" and (ours[0] == ours[0].astype(dtype)).all()
     tolerance = 1e-5 if dtype == "float32" else 2e-2
     close(ours[0], y + skip[:, None] * x, tolerance)
     close(without[0], y, tolerance)

@@ -91,6 +91,25 @@ def test_every_mended_finding_is_mended_in_the_compiled_program(tmp_path):
     assert [it["what"] for it in targets if not it["is_met"]] == []
 
 
+PREFILL = """
+import jaxmodels as jm
+from jax.sharding import SingleDeviceSharding
+from benchmarks.tpu_programs import MAMBA2_130M, TOPOLOGY, examine
+from jaxmodels.tpu_configs.compiler import topology_device
+from jaxmodels.tpu_configs.programs import Workload, trace_programs
+config = jm.config_from_hf({**MAMBA2_130M, "num_hidden_layers": 1})
+sharding = SingleDeviceSharding(topology_device(TOPOLOGY))
+print(examine(trace_programs(config, Workload(prompt=2048), sharding=sharding)["prefill"]).temp_bytes)
+"""
+
+
+@needs_libtpu
+@pytest.mark.sweep
+def test_prefill_of_a_state_space_layer_holds_no_float32_array_of_its_width():
+    (taken,) = compiled_in_subprocess(["-c", PREFILL]).split()
+    assert int(taken) < 2048 * 1536 * 4
+
+
 PROGRAM = """HloModule jit_f, is_scheduled=true
 
 %wide.condition (arg: (s32[], f32[8])) -> pred[] {
