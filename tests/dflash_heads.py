@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 import numpy as np
-from model_helpers import D_MODEL, VOCAB, random_params
+from model_helpers import D_MODEL, VOCAB, quick_jit, random_params
 
 from jaxmodels.layers.attention import Attention
 from jaxmodels.layers.mlp import GatedMLP
@@ -80,6 +80,11 @@ HEADS = {
     "gated": head(choice=markov(GatedMarkovBias)),
     "recurrent": head(choice=markov(RecurrentMarkovBias)),
 }
+
+
+features = quick_jit(DFlash.features, static_argnums=0)
+keep = quick_jit(DFlash.keep, static_argnums=0)
+peek = quick_jit(DFlash.peek, static_argnums=0)
 
 
 @functools.cache

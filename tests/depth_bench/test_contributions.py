@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_helpers import forward
+from scipy.special import log_softmax
 from strategy_helpers import architecture
 
 from jaxmodels.decoding.depth import speed_up_of
@@ -25,7 +27,7 @@ def without(config, params, skipped):
 
 
 def log_p(config, params):
-    return np.asarray(jax.nn.log_softmax(config.forward(params, jnp.asarray(TOKENS))))
+    return log_softmax(np.asarray(forward(config, params, TOKENS)), axis=-1)
 
 
 @pytest.mark.parametrize("kind", ["attention", pytest.param("hybrid", marks=pytest.mark.sweep)])

@@ -8,6 +8,7 @@ from backend_forms import forms_of
 from model_helpers import quick_jit
 
 from jaxmodels.layers import slot_writes
+from jaxmodels.layers.backends import ByBackend
 from jaxmodels.layers.slot_writes import Ring, write_slots
 
 BATCH, HEADS, SLOTS, WIDTH = 3, 2, 11, 4
@@ -16,6 +17,12 @@ BUFFER = RNG.standard_normal((BATCH, HEADS, SLOTS, WIDTH)).astype(np.float32)
 # One whose features TPUs keep side by side; of the other they keep a feature's slots so.
 WIDE = RNG.standard_normal((BATCH, HEADS, SLOTS, 128)).astype(np.float32)
 TAGS = RNG.integers(100, size=(BATCH, SLOTS)).astype(np.int32)
+
+
+@functools.cache
+def compiled(*forms):
+    """`write_slots`, with programs of its own for what decides between its forms while it is traced."""
+    return quick_jit(lambda *arrays, ring: write_slots(*arrays, ring), static_argnames="ring")
 
 
 def by_hand(buffer, new, tokens, count, slot_of):
@@ -33,10 +40,12 @@ def check(size, tokens, count, ring=None, explicit=False, buffer=BUFFER, as_line
     new = RNG.standard_normal((BATCH, HEADS, size, buffer.shape[-1])).astype(np.float32)
     tags = RNG.integers(100, size=(BATCH, size)).astype(np.int32)
     given = tokens if explicit else tokens[:, 0]
-    write = quick_jit(functools.partial(write_slots, ring=ring))
+    write = functools.partial(compiled(slot_writes.MOST_SCATTERED, ByBackend.__call__), ring=ring)
 
     def slot_of(number):
-        return number if ring is None else int(ring.slots(jnp.asarray(number)))
+        if ring is None or number < ring.pinned:
+            return number
+        return ring.pinned + (number - ring.pinned) % ring.size
 
     counted = np.full(BATCH, size) if count is None else count
     # Where the other tokens would have gone, a line may leave anything.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, draw_tokens, peek, random_params
+from model_helpers import ARCHITECTURES, draw_tokens, peek, quick_jit, random_params
 
 from jaxmodels.decoding.depth import Budget, LoRADrop, MaxProbability, Plan, RowPlans, UntilConfident
 from jaxmodels.models.depth import ALL_LAYERS
@@ -31,26 +31,31 @@ POLICIES = {
 }
 
 
+@quick_jit
+def read(policy):
+    logits, walk = forward_by_depth(CONFIG, PARAMS, TOKENS, policy)
+    return logits, walk.depth, depths_of(walk)
+
+
 @pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_sequence_is_a_window_without_a_history(name):
     policy = POLICIES[name]
-    logits, walk = forward_by_depth(CONFIG, PARAMS, TOKENS, policy)
+    logits, depth, mean = read(policy)
     wanted, pending = peek(CONFIG, PARAMS, TOKENS, CONFIG.init_cache(2, 8, depth=policy), depth=policy)
     np.testing.assert_allclose(logits, wanted, atol=2e-5)
-    np.testing.assert_array_equal(walk.depth, pending.depth)
-    assert float(depths_of(walk)) == pytest.approx(np.mean(pending.depth))
+    np.testing.assert_array_equal(depth, pending.depth)
+    assert float(mean) == pytest.approx(np.mean(pending.depth))
 
 
 def test_the_parameters_of_a_policy_have_gradients():
     def squares(policy):
         return (forward_by_depth(CONFIG, PARAMS, TOKENS, policy)[0] ** 2).mean()
 
-    gradients = jax.grad(squares)(LORA_DROP)
+    gradients = quick_jit(jax.grad(squares))(LORA_DROP)
     step, largest = 1e-3, int(np.argmax(np.abs(gradients.up)))
     at = np.unravel_index(largest, LORA_DROP.up.shape)
-    ends = [
-        squares(LoRADrop(**vars(LORA_DROP) | {"up": LORA_DROP.up.at[at].add(by)})) for by in (step, -step)
-    ]
+    value = quick_jit(squares)
+    ends = [value(LoRADrop(**vars(LORA_DROP) | {"up": LORA_DROP.up.at[at].add(by)})) for by in (step, -step)]
     assert float(gradients.up[at]) == pytest.approx(float(ends[0] - ends[1]) / (2 * step), rel=0.02)
     assert all(np.abs(leaf).max() > 0 for leaf in (gradients.down, gradients.up, gradients.share))

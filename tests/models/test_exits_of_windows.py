@@ -94,21 +94,22 @@ def test_two_parts_are_one_window(name):
     config = MODELS[name]
     params = random_params(config.spec())
     batch, layers = SIZE + 1, len(config.blocks) - 1
-    prompts, lengths = draw_tokens(batch, 4), jnp.asarray([3, 4, 1, 2, 3])
+    prompts, lengths = draw_tokens(batch, 4), np.asarray([3, 4, 1, 2, 3], np.int32)
     cache = settle(params, prompts, config.init_cache(batch, CAPACITY), lengths, config=config)
-    more = settle(params, prompts[:, ::-1][:, :3], cache, jnp.full(batch, 3), config=config)
+    more = settle(params, prompts[:, ::-1], cache, np.full(batch, 3, np.int32), config=config)
     tokens, following = draw_tokens(batch, SIZE, seed=1), draw_tokens(batch, 3, seed=2)
-    whole_length, ragged = jnp.full(batch, SIZE), jnp.asarray([0, 1, 2, SIZE, 3])
-    ending = jnp.asarray([2, 3, 2, 2, 2])
+    whole_length, ragged, ending = (
+        np.asarray(numbers, np.int32) for numbers in ([SIZE] * batch, [0, 1, 2, SIZE, 3], [2, 3, 2, 2, 2])
+    )
     for valid, ends in ((whole_length, whole_length), (ragged, whole_length), (whole_length, ending)):
-        logits, whole = at_once(params, tokens, more, jnp.minimum(valid, ends), config=config)
+        logits, whole = at_once(params, tokens, more, np.minimum(valid, ends), config=config)
         ours, pending, asked = in_parts(params, tokens, more, valid, ends, config=config, layers=layers)
         np.testing.assert_array_equal(pending[1].valid, whole.valid)
         real = np.arange(SIZE) < np.asarray(whole.valid)[:, None]
         np.testing.assert_allclose(ours[real], logits[real], atol=3e-5)
-        assert int(asked) == int(jnp.minimum(valid, ends).max()) - 1, "the head is asked too often"
+        assert int(asked) == int(np.minimum(valid, ends).max()) - 1, "the head is asked too often"
         for shift in range(SIZE + 1):
-            n = jnp.minimum((jnp.arange(batch) + shift) % (SIZE + 1), whole.valid)
+            n = np.minimum((np.arange(batch, dtype=np.int32) + shift) % (SIZE + 1), whole.valid)
             left, expected = follow(params, following, whole, n, config=config)
             ours_left, ours_next = follow_parts(params, following, pending, n, config=config, layers=layers)
             assert jax.tree.structure(ours_left) == jax.tree.structure(left)

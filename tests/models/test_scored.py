@@ -262,8 +262,8 @@ def test_attention_weights_are_zero_where_nothing_is_seen(sink_logits):
     config = decoder(layer, layer)
     params, tokens = random_params(config.spec()), draw_tokens(2, 9)
     taps = ("blocks/0/attention_weights", "blocks/1/attention_weights")
-    _, pending = config.peek(params, tokens[:, :5], config.init_cache(2, 12))
-    scored, _ = config.peek(params, tokens[:, 5:], config.commit(pending), taps=taps)
+    _, pending = peek_scored(config, params, tokens[:, :5], config.init_cache(2, 12))
+    scored, _ = peek_scored(config, params, tokens[:, 5:], commit(config, pending), taps=taps)
     for name in taps:
         weights = np.asarray(scored.taps[name])
         assert weights.shape == (2, 4, 12)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
-from model_helpers import attention, decoder, delta, latent, random_params, ssd
+from model_helpers import attention, decoder, delta, forward, latent, random_params, ssd
 
 from jaxmodels.layers.norm import RMSNorm
 from jaxmodels.layers.partition import MESH_AXES
@@ -99,7 +99,7 @@ def test_repeated_heads_compute_the_same(mixer, heads):
     assert {path: leaf.shape for path, leaf in walk(repeated)} == expected
     assert expected != {path: leaf.shape for path, leaf in walk(params)}
     tokens = np.arange(14, dtype=np.int32).reshape(2, 7)
-    want, got = config.forward(params, tokens), wider.forward(repeated, tokens)
+    want, got = forward(config, params, tokens), forward(wider, repeated, tokens)
     assert np.allclose(got, want, atol=2e-6)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from dflash_heads import BLOCK, CONV, HEADS, block, head, markov, sliding
+from dflash_heads import BLOCK, CONV, HEADS, block, features, head, keep, markov, peek, sliding
 from model_helpers import D_MODEL, VOCAB, attention, decoder, random_params
 
 import jaxmodels as jm
@@ -175,9 +175,9 @@ def test_transformers_finds_the_same_slots(types, target, tmp_path):
             cache=cache,
         ).last_hidden_state
     taps = {"blocks/1": streams[..., :D_MODEL], "blocks/3": streams[..., D_MODEL:]}
-    features = one.features(params, jax.tree.map(jnp.asarray, taps))
-    cache = one.keep(params, features, one.init_cache(1, 16, jnp.float32), jnp.asarray([7]))
-    hidden, _ = one.peek(params, jnp.asarray(slots), cache, jnp.asarray([5]))
+    made = features(one, params, taps)
+    cache = keep(one, params, made, one.init_cache(1, 16, jnp.float32), np.asarray([7], np.int32))
+    hidden, _ = peek(one, params, slots, cache, np.asarray([5], np.int32))
     np.testing.assert_allclose(hidden, expected.numpy(), atol=2e-5)
 
 

@@ -3,14 +3,14 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dflash_heads import HEADS, by_hand, head, params_of
-from model_helpers import D_MODEL, VOCAB, attention, decoder, random_params, ssd
+from dflash_heads import HEADS, by_hand, features, head, keep, params_of, peek
+from model_helpers import D_MODEL, VOCAB, attention, decoder, quick_jit, random_params, ssd
 
 from jaxmodels.models.draft_heads.dflash import even_layers
 from jaxmodels.models.draft_heads.feature_head import Target
 from jaxmodels.models.draft_heads.slot_choice import SlotConfidence
 
-LENGTHS, WIDTH = np.array([7, 2, 5]), 4
+LENGTHS, WIDTH = np.array([7, 2, 5], np.int32), 4
 
 
 def streams(size=9):
@@ -18,7 +18,7 @@ def streams(size=9):
 
 
 def taps(of):
-    return {"blocks/0": jnp.asarray(of[..., :D_MODEL]), "blocks/1": jnp.asarray(of[..., D_MODEL:])}
+    return {"blocks/0": of[..., :D_MODEL], "blocks/1": of[..., D_MODEL:]}
 
 
 def slots():
@@ -30,15 +30,15 @@ def slots():
 def test_a_block_behind_features_is_what_the_mathematics_say(name):
     """Rows of different lengths; the features come in two parts, and blocks in between leave no trace."""
     one, params = HEADS[name], params_of(name)
-    features = one.features(params, taps(streams()))
+    made = np.asarray(features(one, params, taps(streams())))
     cache = one.init_cache(3, 16, jnp.float32)
-    first = jnp.asarray(LENGTHS) // 2
-    cache = one.keep(params, features[:, :3], cache, first)
-    _, cache = one.peek(params, jnp.asarray(slots())[:, ::-1], cache, jnp.full(3, WIDTH))
-    rest = np.stack([np.roll(row, -n, axis=0) for row, n in zip(np.asarray(features), first, strict=True)])
-    cache = one.keep(params, jnp.asarray(rest), cache, jnp.asarray(LENGTHS) - first)
+    first, whole = LENGTHS // 2, np.full(3, WIDTH, np.int32)
+    cache = keep(one, params, made[:, :3], cache, first)
+    _, cache = peek(one, params, slots()[:, ::-1], cache, whole)
+    rest = np.stack([np.roll(row, -n, axis=0) for row, n in zip(made, first, strict=True)])
+    cache = keep(one, params, rest, cache, LENGTHS - first)
     np.testing.assert_array_equal(cache.length, LENGTHS)
-    hidden, _ = one.peek(params, jnp.asarray(slots()), cache, jnp.full(3, WIDTH))
+    hidden, _ = peek(one, params, slots(), cache, whole)
     for row, length in enumerate(LENGTHS):
         expected = by_hand(one, params, slots()[row], streams()[row], length)
         np.testing.assert_allclose(hidden[row], expected, atol=2e-5)
@@ -47,9 +47,9 @@ def test_a_block_behind_features_is_what_the_mathematics_say(name):
 @pytest.mark.parametrize("name", ["plain", "sliding", "convolved"])
 def test_blocks_at_several_places_at_once_are_the_single_ones(name):
     one, params = HEADS[name], params_of(name)
-    features, anchors = one.features(params, taps(streams())), jnp.asarray([[1, 4], [2, 8], [5, 6]])
+    made, anchors = features(one, params, taps(streams())), np.asarray([[1, 4], [2, 8], [5, 6]], np.int32)
     both = np.stack([slots(), slots()[:, ::-1]], axis=1)
-    hidden = one.forward(params, jnp.asarray(both), features, anchors)
+    hidden = np.asarray(quick_jit(one.forward)(params, both, made, anchors))
     for (row, n), anchor in np.ndenumerate(anchors):
         expected = by_hand(one, params, both[row, n], streams()[row], int(anchor))
         np.testing.assert_allclose(hidden[row, n], expected, atol=2e-5)

@@ -44,9 +44,10 @@ def test_the_likelihood_is_that_of_the_change_of_variables():
     def noise(flat):
         return config.forward(params, flat.reshape(images.shape), classes)[0].ravel()
 
-    z, jacobian = noise(images.ravel()), jax.jacobian(noise)(images.ravel())
-    expected = 0.5 * jnp.square(z).mean() - jnp.linalg.slogdet(jacobian)[1] / z.size
-    found = config.negative_log_likelihood(params, images, classes)
+    flat = images.ravel()
+    z, jacobian = (np.asarray(of(flat), np.float64) for of in map(quick_jit, (noise, jax.jacobian(noise))))
+    expected = 0.5 * np.square(z).mean() - np.linalg.slogdet(jacobian)[1] / z.size
+    found = quick_jit(config.negative_log_likelihood)(params, images, classes)
     np.testing.assert_allclose(found[0], expected, rtol=1e-5)
 
 
@@ -61,9 +62,9 @@ def test_tokens_are_images_and_back():
 def test_the_noise_of_training_is_taken_away_by_tweedies_formula():
     # A flow that changes nothing has unit noise as images: before noise of 0.6 their mean was 0.64 of them.
     config, params = flow(noise_std=0.6)
-    params = jax.tree.map(jnp.zeros_like, params)
+    params = jax.tree.map(np.zeros_like, params)
     images, _ = draw(2, 8, 8, 2)
-    np.testing.assert_allclose(config.denoised(params, images), 0.64 * images, atol=1e-6)
+    np.testing.assert_allclose(quick_jit(config.denoised)(params, images), 0.64 * images, atol=1e-6)
 
 
 def test_files_are_written_as_they_were_read(saved, tmp_path):

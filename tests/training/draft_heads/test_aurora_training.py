@@ -94,7 +94,7 @@ def test_the_loss_is_that_of_the_definition():
     pupil, seen = pupil_and_seen()
     training, key = AuroraTraining(of=MEDUSA, discard_weight=0.3), jax.random.key(0)
     loss, _ = quick_jit(functools.partial(training.loss, pupil))(seen, key)
-    branch = discarded_branch(pupil, seen, key)
+    branch = quick_jit(functools.partial(discarded_branch, pupil))(seen, key)
     accepted, discarded = by_hand(pupil, seen), by_hand(pupil, branch)
     assert accepted > 0
     assert discarded > 0

@@ -1,6 +1,7 @@
 """The loss of a DFlash head against its sums written out, and what training does to it."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 import pytest
 from dflash_heads import HEADS, by_hand, params_of
 from model_helpers import quick_jit, random_params
+from scipy.special import expit, log_softmax, softmax
 from strategy_helpers import MODELS, architecture, decode, expected
 
 import jaxmodels as jm
@@ -19,7 +21,7 @@ from jaxmodels.training.draft_heads.objective import Pupil
 from jaxmodels.training.draft_heads.run import see
 
 TARGET = Target(MODELS["attention"], architecture("attention")[1])
-TOKENS = np.random.default_rng(0).integers(29, size=(2, 9))
+TOKENS = np.random.default_rng(0).integers(29, size=(2, 9), dtype=np.int32)
 KEY = jax.random.key(0)
 SIZES = {"layers": 1, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "d_ff": 20, "block_size": 4}
 
@@ -38,25 +40,29 @@ def test_it_is_the_weighted_cost_of_the_models_own_opinion(name):
     one, params = HEADS[name], params_of(name)
     slots = one.slots(one.size)
     anchors = range(1, 9 - slots + (not one.from_anchor))
-    seen = TARGET.config.forward_scored(TARGET.params, jnp.asarray(TOKENS), taps=one.taps)
+    seen = quick_jit(functools.partial(TARGET.config.forward_scored, taps=one.taps))(TARGET.params, TOKENS)
     streams = np.concatenate([seen.taps[tap] for tap in one.taps], axis=-1)
-    opinions = np.asarray(jax.nn.softmax(seen.logits, axis=-1))
+    opinions = softmax(np.asarray(seen.logits), axis=-1)
+    embed = quick_jit(lambda block: one.embed(params, TARGET, block))
+    logits_of = quick_jit(lambda hidden: one.logits(params, TARGET, hidden))
+    confidence = quick_jit(lambda *given: one.confidence_logits(params, *given))
     costs, agreed = [], []
     for row, text in enumerate(TOKENS):
         for anchor in anchors:
-            block = jnp.asarray([[text[anchor], *[one.mask_token] * (slots - 1)]])
-            embedded = one.embed(params, TARGET, block)[0]
-            hidden = by_hand(one, params, np.asarray(embedded), streams[row], anchor)
-            hidden = jnp.asarray(hidden[slots - one.size :], jnp.float32)
-            logits = one.logits(params, TARGET, hidden)
-            told = jnp.asarray(text[anchor : anchor + one.size])
+            block = np.asarray([[text[anchor], *[one.mask_token] * (slots - 1)]], np.int32)
+            embedded = np.asarray(embed(block))[0]
+            hidden = by_hand(one, params, embedded, streams[row], anchor)
+            hidden = hidden[slots - one.size :].astype(np.float32)
+            logits = np.asarray(logits_of(hidden))
+            told = text[anchor : anchor + one.size]
             if one.choice is not None:
-                logits = logits + params["choice"]["before"][told] @ params["choice"]["w_bias"].T
-            p, log_q = opinions[row, anchor : anchor + one.size], jax.nn.log_softmax(logits, axis=-1)
+                before, w_bias = (np.asarray(params["choice"][name]) for name in ("before", "w_bias"))
+                logits = logits + before[told] @ w_bias.T
+            p, log_q = opinions[row, anchor : anchor + one.size], log_softmax(logits, axis=-1)
             nats = -(p * log_q).sum(-1)
             if one.confidence is not None:
                 share = np.minimum(p, np.exp(log_q)).sum(-1)
-                sure = jax.nn.sigmoid(one.confidence_logits(params, hidden, told))
+                sure = expit(np.asarray(confidence(hidden, told)))
                 nats = nats - share * np.log(sure) - (1 - share) * np.log(1 - sure)
             costs.append(nats)
             agreed.append(np.argmax(log_q, -1) == np.argmax(p, -1))
@@ -133,5 +139,6 @@ def test_values_outside_their_range_are_refused(changes, message):
 
 def test_texts_must_hold_a_block():
     pupil = pupil_of(HEADS["plain"], params_of("plain"))
+    training = DFlashTraining(**SIZES)
     with pytest.raises(ValueError, match="texts of 5 tokens hold no block of 5 slots"):
-        DFlashTraining(**SIZES).loss(pupil, see(pupil, jnp.asarray(TOKENS[:, :5])), KEY)
+        jax.eval_shape(lambda tokens: training.loss(pupil, see(pupil, tokens), KEY), TOKENS[:, :5])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, VOCAB, random_params
+from model_helpers import ARCHITECTURES, VOCAB, quick_jit, random_params
 
 from jaxmodels.training.objectives.branches import Branches, ancestors, choices_behind, score_branches
 from jaxmodels.training.objectives.consistency import Consistency, first_drafts, next_drafts
@@ -74,11 +74,12 @@ def test_the_loss_is_that_of_rows_by_themselves(name):
 
 def test_a_text_that_the_model_wrote_is_decoded_as_by_jacobi():
     config, params = model("attention")
-    forward = jax.jit(lambda row: config.forward(params, row[None])[0])
+    forward = quick_jit(lambda row: config.forward(params, row[None])[0])
 
     def next_token(row):
         """In one program: a causal model does not see the padding behind the row."""
-        return int(forward(jnp.array(row + [0] * (20 - len(row))))[len(row) - 1].argmax())
+        padded = np.array(row + [0] * (20 - len(row)), np.int32)
+        return int(np.asarray(forward(padded))[len(row) - 1].argmax())
 
     text = [3, 1, 4]
     for _ in range(12):
@@ -86,18 +87,22 @@ def test_a_text_that_the_model_wrote_is_decoded_as_by_jacobi():
     tokens, at = jnp.array([text]), 3
     branches = first_drafts(tokens, jnp.array([[at]]), 3)
     score = Scorer(config, params)
+
+    @quick_jit
+    def next_round(branches):
+        choices = choices_behind(*score_branches(score, tokens, branches), branches.anchors)
+        return next_drafts(tokens, branches, choices)
+
     for _ in range(3):
-        drafts = branches.drafts[0, 0].tolist()
+        drafts = np.asarray(branches.drafts)[0, 0].tolist()
         said = [next_token([*text[: at + 1], *drafts[:i]]) for i in range(4)]
         count = 1
         while count < 4 and drafts[count - 1] == said[count - 1]:
             count += 1
-        branches = next_drafts(
-            tokens, branches, choices_behind(*score_branches(score, tokens, branches), branches.anchors)
-        )
+        branches = next_round(branches)
         at += count
         assert branches.anchors.tolist() == [[at]]
-        assert branches.drafts[0, 0].tolist() == (said[count:] + said[-1:] * 3)[:3]
+        assert np.asarray(branches.drafts)[0, 0].tolist() == (said[count:] + said[-1:] * 3)[:3]
 
 
 def test_the_text_gets_no_gradient_from_what_drafts_say():
