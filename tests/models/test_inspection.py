@@ -1,6 +1,16 @@
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, D_MODEL, attention, decoder, draw_tokens, mamba, random_params, ssd
+from model_helpers import (
+    ARCHITECTURES,
+    D_MODEL,
+    attention,
+    decoder,
+    draw_tokens,
+    mamba,
+    quick_jit,
+    random_params,
+    ssd,
+)
 
 from jaxmodels.layers.conv import causal_conv
 from jaxmodels.layers.spec import init_state
@@ -23,7 +33,7 @@ def convolved(mixer, params, x, weight, bias):
     """The recurrence's inputs: projected, convolved, activated."""
     inputs = np.asarray(x) @ np.asarray(params["w_x"]).T
     padded = np.pad(inputs, ((0, 0), (mixer.conv_width - 1, 0), (0, 0)))
-    return silu(np.asarray(causal_conv(padded, params[weight], params[bias])))
+    return silu(np.asarray(quick_jit(causal_conv)(padded, params[weight], params[bias])))
 
 
 @pytest.mark.parametrize("mixer", [ssd(), mamba()], ids=["ssd", "mamba"])
@@ -31,8 +41,9 @@ def test_the_matrix_times_the_inputs_is_the_layers_output(mixer):
     params = random_params(mixer.spec())
     x = np.random.default_rng(0).standard_normal((2, 9, D_MODEL)).astype(np.float32)
     window = fresh_window(TOKENS)
-    (y, _), _ = mixer.write(params, x, init_state(mixer, 2, 0, np.float32), window)
-    matrix = np.asarray(mixer.hidden_attention(params, x, window))
+    state = init_state(mixer, 2, 0, np.float32)
+    y = quick_jit(lambda params, x: mixer.write(params, x, state, window)[0][0])(params, x)
+    matrix = np.asarray(quick_jit(lambda params, x: mixer.hidden_attention(params, x, window))(params, x))
     if mixer == ssd():
         xs = convolved(mixer, params, x, "conv_x", "conv_bias_x").reshape(
             2, 9, mixer.num_heads, mixer.head_dim
@@ -56,14 +67,22 @@ def test_a_block_sees_what_the_blocks_before_it_made():
     assert np.abs(hidden_attention(config, params, TOKENS, 2) - matrix).max() > 1e-3
 
 
+def matrix_behind_norm(block, weights, stream):
+    x = block.mixer_norm(weights["mixer_norm"], stream)
+    return block.mixer.hidden_attention(weights["mixer"], x, fresh_window(TOKENS))
+
+
 def test_blocks_behind_shared_attention_are_shown():
     config = ARCHITECTURES["sharing"]
     params = random_params(config.spec())
     assert blocks_with_hidden_attention(config) == (0, 1, 2)
-    stream = config.forward_scored(params, TOKENS, taps=("blocks/0",)).taps["blocks/0"]
-    shown, weights = config.blocks[1], params["blocks"]["1"]
-    x = shown.mixer_norm(weights["mixer_norm"], stream)
-    expected = shown.mixer.hidden_attention(weights["mixer"], x, fresh_window(TOKENS))
+
+    @quick_jit
+    def by_parts(params):
+        stream = config.forward_scored(params, TOKENS, taps=("blocks/0",)).taps["blocks/0"]
+        return matrix_behind_norm(config.blocks[1], params["blocks"]["1"], stream)
+
+    expected = by_parts(params)
     np.testing.assert_allclose(hidden_attention(config, params, TOKENS, 1), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -71,9 +90,9 @@ def test_a_mixer_behind_shared_attention_reads_what_that_adds():
     """Without it, the matrix is that of the normed embeddings; with it, another one."""
     config = ARCHITECTURES["sharing"]
     params = random_params(config.spec())
-    shown, weights = config.blocks[0], params["blocks"]["0"]
-    x = shown.mixer_norm(weights["mixer_norm"], config.embeddings(params, TOKENS))
-    alone = shown.mixer.hidden_attention(weights["mixer"], x, fresh_window(TOKENS))
+    weights = params["blocks"]["0"]
+    first = quick_jit(lambda p: matrix_behind_norm(config.blocks[0], weights, config.embeddings(p, TOKENS)))
+    alone = np.asarray(first(params))
     assert np.abs(hidden_attention(config, params, TOKENS, 0) - alone).max() > 1e-3
     without = {**params["blocks"], "0": {**weights, "w_out": 0 * weights["w_out"]}}
     matrix = hidden_attention(config, {**params, "blocks": without}, TOKENS, 0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from model_helpers import quick_jit
 from safetensors.torch import load_file, save_file
 
 import jaxmodels as jm
@@ -136,20 +137,16 @@ def test_a_head_computes_what_the_mathematics_say(directory):
     head = drafter.head
     assert head.taps == ("embeddings", "blocks/0", "blocks/1")
     taps = {name: jnp.asarray(s[None], jnp.float32) for name, s in zip(head.taps, streams, strict=True)}
-    features = head.features(drafter.params, taps)
+    features = np.asarray(quick_jit(head.features)(drafter.params, taps))
+    extend = quick_jit(
+        lambda params, *pair: head.extend(params, Target(None, None), *pair, valid=np.ones(1, np.int32))
+    )
     history, keys, values = filled(head.init_history(1, 8), jnp.float32), [], []
     for i, token in enumerate(tokens):
         if i < 4:
             feature, ours = w["fc.weight"] @ np.concatenate(streams[:, i]), features[:, i : i + 1]
         logits, feature = step(w, token, feature, keys, values)
-        predicted, history = head.extend(
-            drafter.params,
-            Target(None, None),
-            jnp.full((1, 1), token),
-            ours,
-            history,
-            valid=jnp.ones(1, jnp.int32),
-        )
+        predicted, history = extend(drafter.params, np.full((1, 1), token, np.int32), ours, history)
         ours = predicted.features
         np.testing.assert_allclose(predicted.logits[0, 0], logits, atol=2e-5)
         np.testing.assert_allclose(ours[0, 0], feature, atol=2e-5)
@@ -167,27 +164,29 @@ def test_a_parallel_head_drafts_what_the_mathematics_say(parallel):
     streams, tokens = rng.standard_normal((2, 3, 3 * WIDTH)), rng.integers(0, VOCAB, (2, 3))
     drafter = jm.load_drafter(parallel)
     head, read, fused = drafter.head, (0, 2), streams @ w["fc.weight"].T
-    _, history = head.extend(
+    extend = quick_jit(
+        lambda params, *pairs, valid: head.extend(params, Target(None, None), *pairs, valid=valid)
+    )
+    _, history = extend(
         drafter.params,
-        Target(None, None),
-        jnp.asarray(tokens),
-        jnp.asarray(fused, jnp.float32),
+        tokens.astype(np.int32),
+        fused.astype(np.float32),
         filled(head.init_history(2, 12), jnp.float32),
-        valid=jnp.asarray(read),
+        valid=np.asarray(read, np.int32),
     )
     unread = [(tokens[row, n:], fused[row, n:]) for row, n in enumerate(read)]
     state = FeatureState(
         history=history,
-        tokens=jnp.asarray([np.resize(t, DRAFTED + 1) for t, _ in unread]),
-        features=jnp.asarray([np.resize(f, (DRAFTED + 1, WIDTH)) for _, f in unread], jnp.float32),
-        count=jnp.asarray([len(t) for t, _ in unread]),
+        tokens=np.asarray([np.resize(t, DRAFTED + 1) for t, _ in unread], np.int32),
+        features=np.asarray([np.resize(f, (DRAFTED + 1, WIDTH)) for _, f in unread], np.float32),
+        count=np.asarray([len(t) for t, _ in unread], np.int32),
     )
     around = SimpleNamespace(
         config=None, params=None, sampler=Greedy(), processors=(), limit=jnp.full(2, DRAFTED),
         token=jnp.zeros(2, jnp.int32),
         output=SimpleNamespace(done=jnp.zeros(2, bool)), stop=lambda i, p: jnp.zeros(2, bool),
     )  # fmt: skip
-    proposal, pending = drafter.propose(state, around)
+    proposal, pending = quick_jit(lambda drafter, state: drafter.propose(state, around))(drafter, state)
     known, mask = np.flatnonzero(published()["t2d"].numpy()), w["fc.weight"] @ w["mask_hidden"][0, 0]
     for row in range(2):
         keys, values, scores = [], [], []
@@ -197,7 +196,7 @@ def test_a_parallel_head_drafts_what_the_mathematics_say(parallel):
         np.testing.assert_array_equal(proposal.tokens[row], known[np.argmax(scores[2:], axis=-1)])
     np.testing.assert_array_equal(proposal.count, [DRAFTED, DRAFTED])
     np.testing.assert_array_equal(pending.length, [3, 3])
-    tags = pending.layers[0].positions
+    tags = np.asarray(pending.layers[0].positions)
     np.testing.assert_array_equal(np.sort(np.where(tags < 0, 99, tags), axis=1)[:, :4], [[0, 1, 2, 99]] * 2)
 
 

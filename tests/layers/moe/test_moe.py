@@ -92,12 +92,14 @@ def test_shared_expert_and_its_gate_are_added():
     shared = GatedMLP(d_model=D, d_ff=9)
     layer = MoE(router=ROUTER, experts=EXPERTS["gated"][0], shared=shared, shared_gate=True)
     params, x = draw(layer)
-    routed = dataclasses.replace(layer, shared=None, shared_gate=False)(params, x)
+    ungated = dataclasses.replace(layer, shared_gate=False)
+    routed, beside = (
+        np.asarray(quick_jit(part)(given, x))
+        for part, given in ((dataclasses.replace(ungated, shared=None), params), (shared, params["shared"]))
+    )
     gate = moe_oracle.sigmoid(np.asarray(x) @ np.asarray(params["shared_gate"]["w"]).T)
-    expected = routed + gate * shared(params["shared"], x)
-    np.testing.assert_allclose(layer(params, x), expected, rtol=1e-5, atol=1e-5)
-    ungated = dataclasses.replace(layer, shared_gate=False)(params, x)
-    np.testing.assert_allclose(ungated, routed + shared(params["shared"], x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(quick_jit(layer)(params, x), routed + gate * beside, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(quick_jit(ungated)(params, x), routed + beside, rtol=1e-5, atol=1e-5)
 
 
 def test_norms_may_stand_around_experts_and_the_shared_layer():

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
+from model_helpers import quick_jit
 
 from jaxmodels.layers.host_memory import MEMORY_KIND
 from jaxmodels.layers.moe import PlainExperts
@@ -17,8 +18,8 @@ HOST = SingleDeviceSharding(jax.devices()[0], memory_kind=MEMORY_KIND)
 
 def stack(name, inputs=64):
     param = Param((3, inputs, 24), ("experts", "embed", "mlp"), FanIn(inputs), contracted=(-2,))
-    weight = jax.random.normal(jax.random.key(0), param.shape)
-    return quantized("w", param, weight, QUANTIZATIONS[name].experts)
+    weight = np.random.default_rng(0).standard_normal(param.shape).astype(np.float32)
+    return quick_jit(lambda weight: quantized("w", param, weight, QUANTIZATIONS[name].experts))(weight)
 
 
 def equal(a, b):
@@ -34,9 +35,10 @@ def equal(a, b):
 )
 def test_the_same_numbers_and_scales_come_back(name, inputs):
     few = stack(name, inputs)
-    bytes_of = packed(few)
-    equal(unpacked(bytes_of), few)
-    equal(unpacked(jax.tree.map(lambda rows: rows[1], bytes_of)), jax.tree.map(lambda a: a[1], few))
+    bytes_of = quick_jit(packed)(few)
+    equal(quick_jit(unpacked)(bytes_of), few)
+    alone = quick_jit(lambda stack: unpacked(jax.tree.map(lambda rows: rows[1], stack)))
+    equal(alone(bytes_of), jax.tree.map(lambda a: np.asarray(a)[1], few))
     assert bytes_of.shape == few.shape and bytes_of.size == few.size
     assert few.nbytes <= bytes_of.nbytes <= few.nbytes + 3 * 24 * 16
 
@@ -66,9 +68,9 @@ def test_blocks_that_do_not_divide_groups_are_refused():
 def test_experts_fetched_as_bytes_give_the_same(name):
     experts = PlainExperts(num_experts=4, d_model=32, d_ff=64, bias=True)
     params = init_params(experts.spec(), jax.random.key(1))
-    few = quantized_params(experts.spec(), params, QUANTIZATIONS[name])
+    few = quick_jit(lambda params: quantized_params(experts.spec(), params, QUANTIZATIONS[name]))(params)
     there = {
-        path: jax.device_put(packed(leaf), HOST) if isinstance(leaf, QuantizedArray) else leaf
+        path: jax.device_put(quick_jit(packed)(leaf), HOST) if isinstance(leaf, QuantizedArray) else leaf
         for path, leaf in few.items()
     }
     x, sizes = jax.random.normal(jax.random.key(2), (12, 32)), jnp.array([3, 0, 8, 1])

@@ -138,7 +138,7 @@ def test_the_encoder_is_read_of_files_of_the_whole_of_t5(tmp_path):
     config, params = load_text_encoder(tmp_path)
     with torch.no_grad():
         expected = whole.encoder(torch.tensor(TOKENS)).last_hidden_state
-    assert_close(config.encode(params, jnp.asarray(TOKENS)).last, expected, 1e-5)
+    assert_close(quick_jit(config.encode)(params, jnp.asarray(TOKENS)).last, expected, 1e-5)
 
 
 @pytest.mark.parametrize(

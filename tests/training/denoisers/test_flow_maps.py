@@ -3,10 +3,13 @@
 There the path of z is ``2 (1 - t) + s(t) c`` with ``s(t)^2 = 0.25 (1 - t)^2 + t^2`` and c constant.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_helpers import quick_jit
 
 from jaxmodels.training.denoisers.alpha_flow import AlphaFlow, step_target
 from jaxmodels.training.denoisers.flow_maps import FlowMapDraws, PathPoints, slope_target
@@ -80,9 +83,10 @@ class Recorded(Gaussian):
 
 
 def test_points_lie_on_paths_to_the_images_and_a_quarter_jumps():
-    images = jnp.full((200, 1, 1, 1), 0.5)
-    drawn = FlowMapDraws().points(Gaussian(), Pictures(images, jnp.zeros(200, jnp.int32)), jax.random.key(0))
-    t, r = np.asarray(drawn.t), np.asarray(drawn.r)
+    images = np.full((200, 1, 1, 1), 0.5, np.float32)
+    draw = quick_jit(functools.partial(FlowMapDraws().points, Gaussian()))
+    drawn = jax.device_get(draw(Pictures(images, np.zeros(200, np.int32)), jax.random.key(0)))
+    t, r = drawn.t, drawn.r
     assert (r[:50] < t[:50]).all() and (r[50:] == t[50:]).all() and t.min() > 0 and t.max() < 1
     np.testing.assert_allclose(drawn.x - drawn.t.reshape(-1, 1, 1, 1) * drawn.velocity, images, atol=1e-5)
     odds = np.log(t[50:] / (1 - t[50:]))
@@ -114,18 +118,24 @@ def test_guided_velocities_are_those_of_the_definition():
 @pytest.mark.parametrize("progress", [0.5, 1.0])
 def test_losses_are_errors_over_themselves(objective, progress):
     """Against the targets above; a prediction that is exact on the mean still errs on each velocity."""
-    images = jnp.asarray(2 + 0.5 * np.random.default_rng(0).standard_normal((40, 1, 1, 1)), jnp.float32)
-    pictures, key = Pictures(images, jnp.zeros(40, jnp.int32)), jax.random.key(3)
+    images = (2 + 0.5 * np.random.default_rng(0).standard_normal((40, 1, 1, 1))).astype(np.float32)
+    pictures, key = Pictures(images, np.zeros(40, np.int32)), jax.random.key(3)
     trained = Trained(Gaussian(), Gaussian(), jnp.asarray(progress))
-    value, told = objective.loss(trained, pictures, key)
-    drawn = objective.draws.points(Gaussian(), pictures, key)
+    value, told = quick_jit(functools.partial(objective.loss, trained))(pictures, key)
     alpha = float(objective.alpha(progress)) if isinstance(objective, AlphaFlow) else 0.0
-    target = step_target(Gaussian(), drawn, alpha) if alpha else slope_target(Gaussian(), drawn)
+
+    @quick_jit
+    def targets(pictures, key):
+        drawn = objective.draws.points(Gaussian(), pictures, key)
+        target = step_target(Gaussian(), drawn, alpha) if alpha else slope_target(Gaussian(), drawn)
+        made = Gaussian()(drawn.x, jnp.stack([drawn.t, drawn.t - drawn.r], -1), None)
+        return drawn, target, made
+
+    drawn, target, made = jax.device_get(targets(pictures, key))
     target = np.where(np.arange(40)[:, None] < 10, np.asarray(target).reshape(40, 1), drawn.velocity[:, 0, 0])
     if alpha or isinstance(objective, AlphaFlow):
         target[:10] = np.clip(target[:10], -4, 4)
-    made = Gaussian()(drawn.x, jnp.stack([drawn.t, drawn.t - drawn.r], -1), None).reshape(40, 1)
-    error = np.square(np.asarray(made) - target)[:, 0]
+    error = np.square(made.reshape(40, 1) - target)[:, 0]
     weight = np.where((np.arange(40) < 10) & (alpha > 0), alpha, 1.0)
     np.testing.assert_allclose(told, error.mean(), rtol=1e-4)
     np.testing.assert_allclose(value, (weight * error / (error + objective.floor)).mean(), rtol=1e-4)

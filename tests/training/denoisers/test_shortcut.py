@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_helpers import quick_jit
 
 from jaxmodels.training.denoisers.objective import Pictures, Trained
 from jaxmodels.training.denoisers.shortcut import Shortcut
@@ -45,27 +46,30 @@ def test_a_long_step_is_the_mean_of_two_half_as_long():
 
 
 def test_an_eighth_learns_long_steps_of_the_average_and_the_others_velocities():
-    images = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (64, 2, 2, 1)), jnp.float32)
-    classes = jnp.arange(64) % 10
-    predict, average = Linear(), Linear(slope=-1.0)
+    images = np.random.default_rng(1).uniform(-1, 1, (64, 2, 2, 1)).astype(np.float32)
+    classes = np.arange(64) % 10
     objective = Shortcut(class_dropout=0.5)
-    error, _ = objective.loss(
-        Trained(predict, average, jnp.zeros(())), Pictures(images, classes), jax.random.key(0)
-    )
-    ((x, times, shown),) = predict.shown
-    t, level = np.asarray(times[:, 0]), np.asarray(times[:, 1])
-    assert (level[:8] < 7).all() and (level[8:] == 7).all() and len(average.shown) == 2
+
+    @quick_jit
+    def loss(pictures, key):
+        predict, average = Linear(), Linear(slope=-1.0)
+        error, _ = objective.loss(Trained(predict, average, jnp.zeros(())), pictures, key)
+        assert len(average.shown) == 2
+        return error, predict.shown
+
+    error, [(x, times, shown)] = jax.device_get(loss(Pictures(images, classes), jax.random.key(0)))
+    t, level = times[:, 0], times[:, 1]
+    assert (level[:8] < 7).all() and (level[8:] == 7).all()
     np.testing.assert_array_equal(t * 2**level % 1, 0)
     assert t.min() >= 0 and t.max() < 1
     np.testing.assert_array_equal(shown[:8], classes[:8])
     assert 10 < (shown[8:] == 10).sum() < 46
     left = (1 - (1 - 1e-5) * t).reshape(-1, 1, 1, 1)
     noise = (x - t.reshape(-1, 1, 1, 1) * images) / left
-    aimed = objective.two_steps(
-        Linear(slope=-1.0), x[:8], times[:8, 0], times[:8, 1].astype(int), classes[:8]
-    )
+    aim = quick_jit(lambda *given: objective.two_steps(Linear(slope=-1.0), *given))
+    aimed = aim(x[:8], times[:8, 0], times[:8, 1].astype(int), classes[:8])
     target = np.concatenate([aimed, (images - (1 - 1e-5) * noise)[8:]])
-    np.testing.assert_allclose(error, np.square(predict(x, times, shown) - target).mean(), rtol=1e-4)
+    np.testing.assert_allclose(error, np.square(Linear()(x, times, shown) - target).mean(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("changes", [{"finest": 0}, {"guidance": -1}, {"class_dropout": 2}])

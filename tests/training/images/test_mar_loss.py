@@ -71,7 +71,8 @@ def test_a_tokens_loss_is_its_error_and_its_bound():
     )
     noisy = signal * tokens + noisiness * noise
     made = np.asarray(
-        CONFIG.head(params["head"], *map(jnp.asarray, (noisy.astype(np.float32), times, z))), np.float64
+        quick_jit(CONFIG.head)(params["head"], *map(jnp.asarray, (noisy.astype(np.float32), times, z))),
+        np.float64,
     )
     predicted, share = made[..., :3], (made[..., 3:] + 1) / 2
     log_variance = share * greatest + (1 - share) * least
@@ -79,7 +80,9 @@ def test_a_tokens_loss_is_its_error_and_its_bound():
     true_mean = to_clean * tokens + to_noisy * noisy
     apart = (true_mean - mean) ** 2 / np.exp(log_variance)
     divergence = 0.5 * (log_variance - least + np.exp(least - log_variance) + apart - 1)
-    first = -np.asarray(binned_log_likelihood(*map(jnp.asarray, (tokens, mean, 0.5 * log_variance))))
+    first = -np.asarray(
+        quick_jit(binned_log_likelihood)(tokens, *(a.astype(np.float32) for a in (mean, 0.5 * log_variance)))
+    )
     bound = np.where(times == 0, first.mean(-1), divergence.mean(-1)) / np.log(2)
     expected = ((noise - predicted) ** 2).mean(-1) + bound
     ours = quick_jit(lambda *given: token_losses(CONFIG, params, *given))(
