@@ -54,7 +54,8 @@ def random_params(spec, seed=0):
             taps = name.startswith("conv_")
             contracted = param.shape[:1] if taps else param.shape[1:] if name == "w_o" else param.shape[-1:]
             leaf = noise / np.sqrt(np.prod(contracted))
-        leaves[path] = jnp.asarray(leaf.astype(np.float32))
+        # Not by jnp.asarray, which compiles a program for each shape.
+        leaves[path] = jax.device_put(leaf.astype(np.float32))
     return unflatten(leaves, spec)
 
 
@@ -181,7 +182,7 @@ ARCHITECTURES = {
 
 
 def draw_tokens(batch, size, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).integers(VOCAB, size=(batch, size)), jnp.int32)
+    return jax.device_put(np.random.default_rng(seed).integers(VOCAB, size=(batch, size)).astype(np.int32))
 
 
 forward = quick_jit(Decoder.forward, static_argnums=0)

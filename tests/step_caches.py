@@ -155,12 +155,20 @@ class FluxPair:
         return FluxPipeline._unpack_latents(found, height * 8, width * 8, 8).movedim(1, -1).numpy()
 
 
+# The stages of a step, compiled, for rules in plain Python.
+embedded, through, finished = (
+    quick_jit(Step.embed),
+    quick_jit(Step.run, static_argnums=2),
+    quick_jit(Step.finish),
+)
+
+
 def by_hand(config, params, xs, plan, condition, rule):
     """The predictions of a rule in plain Python: rule(number, step) -> prediction, step by step."""
-    given = config.read(params, condition)
-    predictions = []
+    given = quick_jit(config.read)(params, condition)
+    conditions, predictions = quick_jit(config.conditions), []
     for i, x in enumerate(xs):
-        made = config.conditions(params, jnp.full(x.shape[0], plan.times[i], jnp.float32), given)
+        made = conditions(params, np.full(x.shape[0], plan.times[i], np.float32), given)
         predictions.append(np.asarray(rule(i, Step(params, jnp.asarray(x), given, made, config))))
     return np.stack(predictions)
 

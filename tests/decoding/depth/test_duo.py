@@ -1,13 +1,14 @@
 """The block's own feed-forward, a small one, or none: by hand, and by an oracle."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, draw_tokens, peek, random_params
+from model_helpers import ARCHITECTURES, commit, draw_tokens, peek, quick_jit, random_params
 
 from jaxmodels.decoding.depth import (
     ChosenFeedForwards,
@@ -34,30 +35,52 @@ SMALL = SmallFeedForwards(
 ROUTED = RoutedFeedForwards(small=SMALL, router=noise(BLOCKS, 3, WIDTH))
 
 
+@quick_jit
+def embedded():
+    return CONFIG.begin_forward(PARAMS, TOKENS)[0].hidden
+
+
+@functools.partial(quick_jit, static_argnums=0)
+def mixed(i, hidden):
+    block, params = CONFIG.blocks[i], PARAMS["blocks"][str(i)]
+    _, window = CONFIG.begin_forward(PARAMS, TOKENS)
+    return hidden + block.mixer.forward(
+        params["mixer"], block.mixer_norm(params["mixer_norm"], hidden), window
+    )
+
+
+@functools.partial(quick_jit, static_argnums=0)
+def own_feed_forward(i, hidden):
+    block, params = CONFIG.blocks[i], PARAMS["blocks"][str(i)]
+    return block.ffn(params["ffn"], block.ffn_norm(params["ffn_norm"], hidden))
+
+
+@quick_jit
+def logits_of(hidden):
+    stream = dataclasses.replace(CONFIG.begin_forward(PARAMS, TOKENS)[0], hidden=hidden)
+    return CONFIG.logits(PARAMS, CONFIG.normalise(PARAMS, stream))
+
+
 def by_hand(choose):
     """Logits where `choose(block, x)` gives each token's choice."""
-    stream, window = CONFIG.begin_forward(PARAMS, TOKENS)
-    for i, block in enumerate(CONFIG.blocks):
-        params = PARAMS["blocks"][str(i)]
-        normed = block.mixer_norm(params["mixer_norm"], stream.hidden)
-        hidden = np.asarray(stream.hidden + block.mixer.forward(params["mixer"], normed, window))
+    small_gate, small_up, small_down = map(np.asarray, (SMALL.w_gate, SMALL.w_up, SMALL.w_down))
+    hidden = embedded()
+    for i in range(BLOCKS):
+        hidden = np.asarray(mixed(i, hidden))
         x = hidden / np.sqrt(np.mean(hidden**2, axis=-1, keepdims=True) + 1e-6)
-        gate = x @ np.asarray(SMALL.w_gate[i]).T
-        small = (gate / (1 + np.exp(-gate)) * (x @ np.asarray(SMALL.w_up[i]).T)) @ np.asarray(
-            SMALL.w_down[i]
-        ).T
-        big = np.asarray(block.ffn(params["ffn"], block.ffn_norm(params["ffn_norm"], jnp.asarray(hidden))))
+        gate = x @ small_gate[i].T
+        small = (gate / (1 + np.exp(-gate)) * (x @ small_up[i].T)) @ small_down[i].T
+        big = np.asarray(own_feed_forward(i, hidden))
         choice = choose(i, x)[:, :, None]
         hidden = hidden + np.where(choice == 2, big, np.where(choice == 1, small, 0))
-        stream = dataclasses.replace(stream, hidden=jnp.asarray(hidden))
-    return CONFIG.logits(PARAMS, CONFIG.normalise(PARAMS, stream))
+    return logits_of(hidden)
 
 
 def test_each_token_takes_the_feed_forward_that_its_router_prefers():
     taken = []
 
     def choose(block, x):
-        taken.append(2 - (x @ np.asarray(ROUTED.router[block]).T).argmax(-1))
+        taken.append(2 - (x @ np.asarray(ROUTED.router)[block].T).argmax(-1))
         return taken[-1]
 
     wanted = by_hand(choose)
@@ -74,13 +97,22 @@ def test_given_choices_are_those_of_each_row():
     np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
+@functools.cache
+def history():
+    """The cache in front of the last but one token."""
+    return commit(CONFIG, peek(CONFIG, PARAMS, TOKENS[:, :-2], CONFIG.init_cache(3, 8))[1])
+
+
+@quick_jit
+def read_by(policy, tokens, cache):
+    return CONFIG.peek(PARAMS, tokens, cache, depth=policy)[0].logits
+
+
 def nats_of(choices):
     """What the last token costs where the one before it takes these."""
-    cache = CONFIG.init_cache(3, 8)
-    cache = CONFIG.commit(CONFIG.peek(PARAMS, TOKENS[:, :-2], cache)[1])
-    policy = ChosenFeedForwards(small=SMALL, choices=choices)
-    logits, _ = peek(CONFIG, PARAMS, TOKENS[:, -2:-1], cache, depth=policy)
-    return -np.asarray(jax.nn.log_softmax(logits[:, 0]))[np.arange(3), np.asarray(TOKENS[:, -1])]
+    tokens, policy = np.asarray(TOKENS), ChosenFeedForwards(small=SMALL, choices=choices)
+    logits = np.asarray(read_by(policy, tokens[:, -2:-1], history()))[:, 0]
+    return np.log(np.exp(logits).sum(-1)) - logits[np.arange(3), tokens[:, -1]]
 
 
 @pytest.mark.wide(every_run=1)

@@ -1,12 +1,13 @@
 """Recursions through a shared block, against the block over the tokens that are in each recursion alone."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, commit, draw_tokens, peek, random_params
+from model_helpers import ARCHITECTURES, commit, draw_tokens, peek, quick_jit, random_params
 from strategy_helpers import NEW, PROMPTS, decode
 
 from jaxmodels.decoding import AdaptiveDepth
@@ -32,12 +33,23 @@ def model(kind):
     return config, random_params(config.spec())
 
 
-def block_over(config, params, index, hidden, positions):
-    """A block over one row's tokens at these positions, as if there were no others."""
-    inputs = jnp.asarray(hidden)[None]
-    stream, window = config.begin_forward(params, inputs, positions=jnp.asarray(positions)[None])
+@functools.partial(quick_jit, static_argnums=(0, 2))
+def block_forward(config, params, index, inputs, positions):
+    stream, window = config.begin_forward(params, inputs, positions=positions)
     stream = dataclasses.replace(stream, hidden=inputs)
-    return np.asarray(config.blocks[index].forward(params["blocks"][str(index)], stream, window).hidden[0])
+    return config.blocks[index].forward(params["blocks"][str(index)], stream, window).hidden
+
+
+def block_over(config, params, index, hidden, positions):
+    """A block over one row's tokens at these positions, as if there were no others.
+
+    Behind them come zeros, which no token before them sees, so that all are windows of one size.
+    """
+    size, longest = len(positions), TOKENS.shape[1]
+    inputs = np.zeros((1, longest, WIDTH), np.float32)
+    inputs[0, :size] = hidden
+    places = np.concatenate([positions, np.arange(longest, 2 * longest - size)]).astype(np.int32)
+    return np.asarray(block_forward(config, params, index, inputs, places[None]))[0, :size]
 
 
 def recursed_by_hand(config, params, policy, hidden):
@@ -65,15 +77,23 @@ def recursed_by_hand(config, params, policy, hidden):
     return hidden, depth
 
 
+@functools.partial(quick_jit, static_argnums=0)
+def embedded(config, params, tokens):
+    return config.begin_forward(params, tokens)[0].hidden
+
+
+@functools.partial(quick_jit, static_argnums=0)
+def logits_of(config, params, hidden):
+    return config.logits(params, config.final_norm(params["final_norm"], hidden))
+
+
 def row_by_hand(config, params, policy, tokens):
     """(logits, passes) of one row."""
     everywhere = np.arange(len(tokens))
-    window = config.begin_forward(params, tokens[None])
-    hidden = block_over(config, params, 0, np.asarray(window[0].hidden[0]), everywhere)
+    hidden = block_over(config, params, 0, np.asarray(embedded(config, params, tokens[None]))[0], everywhere)
     hidden, depth = recursed_by_hand(config, params, policy, np.array(hidden))
     hidden = block_over(config, params, 2, hidden, everywhere)
-    norm = config.final_norm(params["final_norm"], jnp.asarray(hidden)[None])
-    return config.logits(params, norm)[0], depth + 2
+    return np.asarray(logits_of(config, params, hidden[None]))[0], depth + 2
 
 
 @pytest.mark.wide(every_run=2)
@@ -82,16 +102,18 @@ def row_by_hand(config, params, policy, tokens):
 def test_each_recursion_is_the_block_over_the_tokens_in_it(name, kind):
     """In windows cut anywhere, with some tokens dropped on the way."""
     (config, params), policy = model(kind), POLICIES[name]
-    wanted = [row_by_hand(config, params, policy, row) for row in TOKENS]
+    tokens = np.asarray(TOKENS)
+    wanted = [row_by_hand(config, params, policy, row) for row in tokens]
     depths = np.stack([depth for _, depth in wanted])
     assert len(np.unique(depths)) > 2
     cache, parts, read = config.init_cache(2, 14, depth=policy), [], []
     for start, stop in ((0, 5), (5, 6), (6, 9)):
-        drafted = jnp.concatenate([TOKENS[:, start:stop], TOKENS[:, :2]], axis=1)
+        size = stop - start
+        drafted = np.concatenate([tokens[:, start:stop], tokens[:, : 7 - size]], axis=1)
         logits, pending = peek(config, params, drafted, cache, depth=policy)
-        cache = commit(config, pending, jnp.full((2,), stop - start))
-        parts.append(logits[:, : stop - start])
-        read.append(pending.depth[:, : stop - start])
+        cache = commit(config, pending, np.full(2, size))
+        parts.append(np.asarray(logits)[:, :size])
+        read.append(np.asarray(pending.depth)[:, :size])
     np.testing.assert_array_equal(np.concatenate(read, 1), depths)
     for row, (logits, _) in enumerate(wanted):
         np.testing.assert_allclose(np.concatenate(parts, 1)[row], logits, atol=3e-5)

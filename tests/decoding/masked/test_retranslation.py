@@ -2,11 +2,10 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import VOCAB, attention, decoder, random_params
+from model_helpers import VOCAB, attention, decoder, forward, random_params
+from scipy.special import softmax
 from strategy_helpers import PROMPTS, decode
 
 from jaxmodels.decoding import Retranslation
@@ -28,10 +27,10 @@ def by_hand(config, params, prompt, previous, keep):
     """(tokens, how many of the previous ones stay)"""
     old = previous[:NEW]
     canvas = prompt + old + [MASK] * (NEW - len(old))
-    logits = np.array(config.forward(params, jnp.asarray([canvas]))[0])
+    logits = np.array(forward(config, params, np.asarray([canvas], np.int32))[0])
     logits[:, MASK] = -np.inf
     places = len(prompt) + np.arange(NEW) - config.filling.offset
-    probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits[places])))
+    probabilities = softmax(logits[places], axis=-1)
     stays = [probabilities[i, token] >= keep for i, token in enumerate(old)]
     tokens = [old[i] if i < len(old) and stays[i] else int(probabilities[i].argmax()) for i in range(NEW)]
     return tokens, sum(stays)

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from step_caches import by_hand, canvases, full, plan_at, run, tiny
+from model_helpers import quick_jit
+from step_caches import by_hand, canvases, embedded, finished, full, plan_at, run, through, tiny
 
 from jaxmodels.decoding.diffusion.caches.dbcache import DBCache
 from jaxmodels.decoding.diffusion.caches.encoder_sharing import EncoderSharing
@@ -37,19 +38,28 @@ def dit():
 
 
 class Kept:
-    """A hook in plain Python: parts that `leaves_out` names are given as they were last computed."""
+    """Parts that `leaves_out` names are given as they were last computed."""
 
     def __init__(self):
         self.outputs, self.leaves_out = {}, lambda name: False
 
-    def __call__(self, name, compute):
-        if not self.leaves_out(name):
-            self.outputs[name] = compute()
-        return self.outputs[name]
-
     def predict(self, step):
-        blocks = range(step.denoiser.num_blocks)
-        return step.finish(step.run(step.embed(), blocks, self))
+        given = {name: output for name, output in self.outputs.items() if self.leaves_out(name)}
+        prediction, self.outputs = predicted_with(step, given)
+        return prediction
+
+
+@quick_jit
+def predicted_with(step, given):
+    """(the prediction with the outputs of these parts, the outputs of all)"""
+    outputs = {}
+
+    def hook(name, compute):
+        outputs[name] = given[name] if name in given else compute()
+        return outputs[name]
+
+    streams = step.run(step.embed(), range(step.denoiser.num_blocks), hook)
+    return step.finish(streams), outputs
 
 
 def assert_close(ours, wanted):
@@ -122,18 +132,24 @@ def test_dbcache(dit, first, last, most):
     threshold, warmup, kept, computed = 0.5, 2, {"in a row": 0}, []
 
     def rule(i, step):
-        before = step.embed()
-        front = step.run(before, range(first))
-        signal = front.hidden - before.hidden
+        before = embedded(step)
+        front = through(step, before, range(first))
+        signal = np.asarray(front.hidden) - np.asarray(before.hidden)
         fresh = i < warmup or kept["in a row"] == most or change(signal, kept["signal"]) >= threshold
         if fresh:
-            middle = step.run(front, range(first, 4 - last))
-            kept.update({"signal": signal, "added": middle.hidden - front.hidden, "in a row": 0})
+            middle = through(step, front, range(first, 4 - last))
+            kept.update(
+                {
+                    "signal": signal,
+                    "added": np.asarray(middle.hidden) - np.asarray(front.hidden),
+                    "in a row": 0,
+                }
+            )
         else:
-            middle = front.replace(hidden=front.hidden + kept["added"])
+            middle = front.replace(hidden=np.asarray(front.hidden) + kept["added"])
             kept["in a row"] += 1
         computed.append(4.0 if fresh else first + last)
-        return step.finish(step.run(middle, range(4 - last, 4)))
+        return finished(step, through(step, middle, range(4 - last, 4)))
 
     wanted = dit.by_hand(rule)
     found, blocks = dit.ours(DBCache(first, last, threshold, warmup, most))
@@ -145,20 +161,20 @@ def test_teacache(dit):
     coefficients, kept, computed = (0.3, 1.1, 0.02), {"sum": 0.0}, []
 
     def rule(i, step):
-        before = step.embed()
-        front = step.run(before, range(1))
-        signal = front.hidden - before.hidden
+        before = embedded(step)
+        front = through(step, before, range(1))
+        signal = np.asarray(front.hidden) - np.asarray(before.hidden)
         if i:
             kept["sum"] += np.polyval(coefficients, change(signal, kept["signal"]))
         kept["signal"] = signal
         fresh = i in (0, STEPS - 1) or kept["sum"] >= 1.0
         if fresh:
-            after = step.run(front, range(1, 4))
-            kept.update({"added": after.hidden - front.hidden, "sum": 0.0})
+            after = through(step, front, range(1, 4))
+            kept.update({"added": np.asarray(after.hidden) - np.asarray(front.hidden), "sum": 0.0})
         else:
-            after = front.replace(hidden=front.hidden + kept["added"])
+            after = front.replace(hidden=np.asarray(front.hidden) + kept["added"])
         computed.append(4.0 if fresh else 1.0)
-        return step.finish(after)
+        return finished(step, after)
 
     wanted = dit.by_hand(rule)
     found, blocks = dit.ours(TeaCache(1.0, coefficients))

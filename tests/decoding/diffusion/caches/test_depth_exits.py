@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from step_caches import by_hand, canvases, full, plan_at, run, tiny
+from model_helpers import quick_jit
+from step_caches import by_hand, canvases, embedded, finished, full, plan_at, run, through, tiny
 
 from jaxmodels.decoding.diffusion.caches.depth_table import DepthTable
 from jaxmodels.decoding.diffusion.caches.exit_heads import EXITS, exit_prediction, uncertainty, with_exits
@@ -26,8 +27,15 @@ def model(request):
     return config, params | {EXITS: heads}, canvases(STEPS, channels=channels), PLAN, condition
 
 
+predicted = quick_jit(exit_prediction, static_argnums=2)
+unsureness = quick_jit(uncertainty, static_argnums=2)
+
+
 def behind(step, blocks):
-    return step.run(step.embed(), range(blocks))
+    streams = embedded(step)
+    for block in range(blocks):
+        streams = through(step, streams, range(block, block + 1))
+    return streams
 
 
 def test_a_table_of_depths(model):
@@ -37,8 +45,8 @@ def test_a_table_of_depths(model):
     def rule(i, step):
         streams = behind(step, depths[i])
         if depths[i] == config.num_blocks:
-            return step.finish(streams)
-        return exit_prediction(step, streams, depths[i] - 1)
+            return finished(step, streams)
+        return predicted(step, streams, depths[i] - 1)
 
     found, blocks, _ = run(DepthTable(depths), config, params, xs, plan, condition)
     wanted = by_hand(*model, rule)
@@ -49,7 +57,7 @@ def test_a_table_of_depths(model):
 def test_each_row_takes_the_first_head_that_is_sure(model):
     config, params, xs, plan, condition = model
     first, computed = [], []
-    by_hand(*model, lambda i, step: first.append(uncertainty(step, behind(step, 1), 0)))
+    by_hand(*model, lambda i, step: first.append(unsureness(step, behind(step, 1), 0)))
     threshold = float(
         np.median(np.max(first, axis=1))
     )  # the first head is sure of both rows in half of the steps
@@ -58,12 +66,14 @@ def test_each_row_takes_the_first_head_that_is_sure(model):
         chosen, last = [None, None], 0
         for block in range(config.num_blocks - 1):
             streams = behind(step, block + 1)
-            unsure, given = uncertainty(step, streams, block), exit_prediction(step, streams, block)
+            unsure, given = jax.device_get(
+                (unsureness(step, streams, block), predicted(step, streams, block))
+            )
             for row in range(2):
                 if chosen[row] is None and unsure[row] < threshold:
                     chosen[row], last = given[row], max(last, block + 1)
         if any(row is None for row in chosen):
-            last, given = config.num_blocks, step.finish(behind(step, config.num_blocks))
+            last, given = config.num_blocks, np.asarray(finished(step, behind(step, config.num_blocks)))
             chosen = [given[row] if chosen[row] is None else chosen[row] for row in range(2)]
         computed.append(last)
         return np.stack(chosen)
