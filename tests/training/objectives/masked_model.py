@@ -38,6 +38,11 @@ def parameters(of):
     return {**params, "embed": {"weight": 30 * params["embed"]["weight"]}}
 
 
+def prepare(objective, given, key):
+    """`Objective.prepare`, in one program."""
+    return jax.jit(objective.prepare)(given, key)
+
+
 def costs(objective, of, example):
     """`Estimator.nats`."""
     return jax.jit(lambda params, drawn: objective.nats(Scorer(of, params), drawn))(parameters(of), example)

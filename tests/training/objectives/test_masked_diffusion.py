@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import masked_model
 import numpy as np
 import pytest
-from masked_model import MASK, costs, forward, gradients, loss_of, model, nats, shown, windows
+from masked_model import MASK, costs, forward, gradients, loss_of, model, nats, prepare, shown, windows
 
 from jaxmodels.models.families import config_from_hf
 from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
@@ -65,9 +65,9 @@ def test_the_estimator_is_the_mean_over_all_orders():
 
 
 def test_counts_are_uniform_and_ratios_spread_evenly():
-    example = MaskedDiffusion(masking="counted").prepare(windows(batch=24), jax.random.key(0))
+    example = prepare(MaskedDiffusion(masking="counted"), windows(batch=24), jax.random.key(0))
     assert sorted(np.asarray(example.masked).sum(1)) == sorted([*range(1, 13)] * 2)
-    both = MaskedDiffusion().estimator.prepare(windows(batch=26), jax.random.key(0))
+    both = prepare(MaskedDiffusion().estimator, windows(batch=26), jax.random.key(0))
     assert sorted(np.asarray(both.masked).sum(1)) == sorted([*range(13)] * 2)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from masked_model import MASK, model, parameters, windows
+from masked_model import MASK, model, parameters, prepare, windows
 
 from jaxmodels.layers.masks import BIDIRECTIONAL, BlockCausal
 from jaxmodels.models.families import config_from_hf
@@ -37,14 +37,13 @@ def test_a_scanned_stack_gives_the_same():
     ):
         scanned = ScannedDecoder(of)
         objective.check(scanned)
-        example = objective.prepare(windows(batch=2, prompt=1), jax.random.key(0))
+        example = prepare(objective, windows(batch=2, prompt=1), jax.random.key(0))
         valid = example.replace(valid=jnp.array([12, 12]))  # takes the way of padded windows
         expected = jax.jit(lambda p, o=objective, m=of, e=example: o.nats(Scorer(m, p), e))(parameters(of))
         run = jax.jit(lambda p, e, o=objective, m=scanned: o.nats(Scorer(m, p), e))
+        stacked = jax.jit(scanned.stack)(parameters(of))
         for drawn in (example, valid):
-            np.testing.assert_allclose(
-                run(scanned.stack(parameters(of)), drawn), expected, rtol=1e-4, atol=1e-5
-            )
+            np.testing.assert_allclose(run(stacked, drawn), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_router_losses_go_with_masked_models_and_micro_batches_change_nothing():
