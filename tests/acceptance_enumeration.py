@@ -3,12 +3,14 @@
 All is computed in float64, so that a rule that is exact is so to 1e-10.
 """
 
+import functools
 import itertools
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from model_helpers import quick_jit
 
 from jaxmodels.decoding.trees import fixed_tree, forked_tree
 
@@ -132,6 +134,12 @@ def enumerate_fork(rule, target, draft, vocab, fork):
     )
 
 
+# One program for each rule and shape, whatever the tables.
+@functools.partial(quick_jit, static_argnums=0)
+def outcomes_of(rule, p, q, drafted, tree):
+    return rule.outcomes(p, q, drafted, tree)
+
+
 def _enumeration(rule, drafts, p, q, paths, tree_of):
     chances = np.take_along_axis(q, drafts[:, :, None], axis=2)[:, :, 0]
     # Where nothing is left to draw no token is there, which is counted once.
@@ -139,7 +147,7 @@ def _enumeration(rule, drafts, p, q, paths, tree_of):
     drafts, p, q, weights = (array[weights > 0] for array in (drafts, p, q, weights))
     with jax.enable_x64(True):
         drafted = jnp.asarray(drafts, jnp.int32)
-        outcomes = jax.jit(rule.outcomes)(jnp.asarray(p), jnp.asarray(q), drafted, tree_of(drafted))
+        outcomes = outcomes_of(rule, p, q, drafted, tree_of(drafted))
         assert outcomes.dtype == jnp.float64
         outcomes = np.asarray(outcomes)
     return Enumeration(drafts, weights, outcomes, paths)

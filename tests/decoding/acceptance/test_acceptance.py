@@ -17,6 +17,7 @@ from acceptance_enumeration import (
     tables,
     without_replacement,
 )
+from model_helpers import quick_jit
 
 from jaxmodels.decoding.acceptance import (
     BlockVerification,
@@ -205,9 +206,13 @@ def test_paths_without_their_last_tokens_are_shorter_paths():
         [target[()], *(target[(a,)] for a in row), *(target[(a, 0)] for a in row)] for row in expected.drafts
     ]
     q = [[draft[()], draft[()], draft[(row[0],)], np.zeros(3)] for row in expected.drafts]
-    tree = forked_tree(jnp.asarray(drafted), Fork(0, 2, 2))
-    arrays = (jnp.asarray(a, jnp.float32) for a in (p, q))
-    outcomes = MultiPathVerification().outcomes(*arrays, jnp.asarray(drafted), tree)
+    arrays = (np.asarray(a, np.float32) for a in (p, q))
+
+    @quick_jit
+    def outcomes_of(p, q, drafted):
+        return MultiPathVerification().outcomes(p, q, drafted, forked_tree(drafted, Fork(0, 2, 2)))
+
+    outcomes = outcomes_of(*arrays, drafted)
     np.testing.assert_allclose(outcomes[:, :3], expected.outcomes, atol=1e-6)
     np.testing.assert_allclose(outcomes[:, 3:], 0.0, atol=1e-6)
 
@@ -219,7 +224,7 @@ def test_draws_follow_the_outcomes():
     rng = np.random.default_rng(3)
     outcomes = rng.dirichlet(np.full(12, 0.5)).reshape(3, 4).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), 20_000)
-    n, token = draw(jnp.broadcast_to(outcomes, (20_000, 3, 4)), keys)
+    n, token = quick_jit(draw)(np.broadcast_to(outcomes, (20_000, 3, 4)), keys)
     counts = np.zeros((3, 4))
     np.add.at(counts, (np.asarray(n), np.asarray(token)), 1)
     np.testing.assert_allclose(counts / 20_000, outcomes, atol=0.015)
@@ -239,9 +244,8 @@ def test_greedy_acceptance_is_the_rule_where_all_is_certain():
     drafts = np.asarray(list(itertools.product(range(2), repeat=5)))
     choices = np.random.default_rng(0).integers(2, size=(len(drafts), 6))
     counts = np.random.default_rng(1).integers(6, size=len(drafts))
-    node = longest_agreement(
-        jnp.asarray(choices), jnp.asarray(drafts), jnp.asarray(counts), fixed_tree(parents, len(drafts))
-    )
+    agreement = quick_jit(longest_agreement)
+    node = agreement(choices, drafts, counts, fixed_tree(parents, len(drafts)))
     for row, choice, count, ours in zip(drafts, choices, counts, np.asarray(node), strict=True):
         accepted = [
             n
@@ -249,9 +253,7 @@ def test_greedy_acceptance_is_the_rule_where_all_is_certain():
             if all(row[m - 1] == choice[parents[m - 1]] and m <= count for m in path_of(parents, n))
         ]
         assert ours == max(accepted, key=lambda n: (len(path_of(parents, n)), -n))
-    chain = longest_agreement(jnp.asarray(choices[:, :4]), jnp.asarray(drafts[:, :3]), jnp.asarray(counts))
+    chain = agreement(choices[:, :4], drafts[:, :3], counts)
     as_tree = fixed_tree(TREES["chain"], len(drafts))
-    same = longest_agreement(
-        jnp.asarray(choices[:, :4]), jnp.asarray(drafts[:, :3]), jnp.asarray(counts), as_tree
-    )
+    same = agreement(choices[:, :4], drafts[:, :3], counts, as_tree)
     np.testing.assert_array_equal(chain, same)

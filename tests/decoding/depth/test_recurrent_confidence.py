@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, commit, draw_tokens, peek_scored, random_params
+from model_helpers import ARCHITECTURES, commit, draw_tokens, peek_scored, quick_jit, random_params
 
 from jaxmodels.decoding.depth import RecurrentConfidence, UntilConfident, trace_exits
 from jaxmodels.decoding.depth.confidence.recurrent import exit_spec, mixer_of
@@ -27,19 +27,19 @@ NEVER = UntilConfident(confidence=CONFIDENCE, threshold=2.0)
 
 def by_hand(stream, params):
     """float[B, S] over whole sequences, by the mixer's own forward pass."""
-    normed = stream / np.sqrt((stream**2).mean(-1, keepdims=True) + 1e-6) * params["norm"]["scale"]
+    normed = stream / jnp.sqrt((stream**2).mean(-1, keepdims=True) + 1e-6) * params["norm"]["scale"]
     x = normed @ params["w_in"].T
-    inner = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * params["mixer_norm"]["scale"]
+    inner = x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * params["mixer_norm"]["scale"]
     mixed = mixer_of(WIDTH, STATE).forward(params["mixer"], inner, fresh_window(TOKENS, None, CONFIG.mask))
     return jax.nn.sigmoid((x + mixed) @ params["w_out"] + params["b_out"])
 
 
 def test_a_trace_is_the_classifier_over_the_whole_sequence():
     taps = CONFIG.stream_names
-    scored = CONFIG.forward_scored(PARAMS, TOKENS, taps=taps)
+    scored = quick_jit(lambda *given: CONFIG.forward_scored(*given, taps=taps))(PARAMS, TOKENS)
     trace = trace_exits(CONFIG, PARAMS, [np.asarray(TOKENS)], NEVER)
     for k, exit in enumerate("01"):
-        expected = by_hand(scored.taps[f"blocks/{exit}"], CONFIDENCE.params[exit])
+        expected = quick_jit(by_hand)(scored.taps[f"blocks/{exit}"], CONFIDENCE.params[exit])
         np.testing.assert_allclose(trace.confidence[:, k], expected.ravel(), atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, commit, draw_tokens, peek_scored, random_params
+from model_helpers import ARCHITECTURES, commit, draw_tokens, peek_scored, quick_jit, random_params
 
 from jaxmodels.decoding.depth import MaxProbability, PerRow, UntilConfident
 from jaxmodels.layers.window import next_window
@@ -49,11 +49,14 @@ def test_propagated_blocks_are_written_with_the_stream_of_the_exit(last):
     cache = config.init_cache(2, 9)
     scored, pending = peek_scored(config, params, TOKENS[:, :1], cache, depth=depth, taps=("blocks/0",))
     ours = commit(config, pending)
-    window = next_window(TOKENS[:, :1], jnp.zeros((2,), jnp.int32)).with_rotations(config.ropes)
-    stream = config.embed(params, TOKENS[:, :1], window)
-    stream = dataclasses.replace(stream, hidden=scored.taps["blocks/0"])
-    _, written = last.write(params["blocks"]["2"], stream, cache.layers[2], window)
-    for leaf, wanted in zip(
-        jax.tree.leaves(ours.layers[2]), jax.tree.leaves(last.commit(written)), strict=True
-    ):
+
+    @quick_jit
+    def shown(hidden, state):
+        window = next_window(TOKENS[:, :1], jnp.zeros((2,), jnp.int32)).with_rotations(config.ropes)
+        stream = config.embed(params, TOKENS[:, :1], window)
+        stream = dataclasses.replace(stream, hidden=hidden)
+        return last.commit(last.write(params["blocks"]["2"], stream, state, window)[1])
+
+    expected = shown(scored.taps["blocks/0"], cache.layers[2])
+    for leaf, wanted in zip(jax.tree.leaves(ours.layers[2]), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(leaf, wanted, atol=1e-6)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import VOCAB, attention, decoder, random_params
+from model_helpers import VOCAB, attention, decoder, forward, random_params
+from scipy.special import softmax
 from strategy_helpers import architecture, decode, in_tiers, nearby, ready
 
 import jaxmodels as jm
@@ -122,8 +123,8 @@ def test_a_draft_ends_behind_a_token_that_it_is_not_sure_of():
 
     whole = drafted(0.0)
     np.testing.assert_array_equal(whole.count, LEVELS)
-    logits = config.forward(params, jnp.concatenate([here.token[:, None], whole.tokens], axis=1))
-    sure = np.asarray(jax.nn.softmax(logits)).max(-1)[:, :LEVELS]
+    text = np.concatenate([np.asarray(here.token)[:, None], whole.tokens], axis=1)
+    sure = softmax(forward(config, params, text), axis=-1).max(-1)[:, :LEVELS]
     threshold = float(np.median(sure))
     ended = drafted(threshold)
     unsure = sure < threshold

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import VOCAB, random_params
+from model_helpers import VOCAB, forward, random_params
+from scipy.special import softmax
 from step_enumeration import PROCESSORS, assert_exact_step, tiny
 from strategy_helpers import (
     architecture,
@@ -81,11 +82,12 @@ def test_drafted_tokens_come_with_the_distribution_that_they_were_drawn_from():
     request = ready(config, params, Speculative(draft=other), prompts=[[3, 1, 4]] * 4).request
     here = around(config, params, request, Sample())
     proposal, _ = jax.jit(lambda: other.propose(other.begin(here, {}), here))()
-    text = jnp.concatenate([request.tokens[:, :3], here.token[:, None], proposal.tokens], axis=1)
+    tokens, token = np.asarray(request.tokens), np.asarray(here.token)
+    text = np.concatenate([tokens[:, :3], token[:, None], proposal.tokens], axis=1)
     assert not np.isin(proposal.tokens, without).any()
-    logits = np.array(config.forward(params, text)[:, 3:8])
+    logits = np.array(forward(config, params, text))[:, 3:8]
     logits[:, :, without] = -np.inf
-    np.testing.assert_allclose(proposal.distributions, jax.nn.softmax(logits), atol=1e-5)
+    np.testing.assert_allclose(proposal.distributions, softmax(logits, axis=-1), atol=1e-5)
 
 
 @pytest.mark.parametrize("processors", [(), PROCESSORS], ids=["plain", "processors"])

@@ -1,9 +1,11 @@
 """Drafts from the text: those of a search written out, and whole generations that stay as they are."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_helpers import quick_jit
 from step_enumeration import PROCESSORS, assert_exact_step, tiny
 from strategy_helpers import (
     BESIDE_A_MODEL,
@@ -33,15 +35,21 @@ def search(text, size, most, least):
     return None
 
 
+@functools.partial(quick_jit, static_argnums=0)
+def draft_of(drafter, padded, length):
+    """(tokens, how many) behind the first `length` tokens of a text i32[1, T]."""
+    matches = matches_of(padded, length[None], drafter.most)
+    return drafter._draft(matches.text[0], matches.lengths[0], length)
+
+
 @pytest.mark.parametrize(("most", "least"), [(1, 1), (3, 1), (3, 2), (4, 4)])
 def test_draft_tokens_are_those_of_a_search(most, least):
     rng = np.random.default_rng(0)
     drafter, found = PromptLookup(size=5, most=most, least=least), 0
     for length in range(1, 26):
         text = rng.integers(3, size=length).tolist()
-        padded = jnp.asarray(text + rng.integers(3, size=30 - length).tolist())
-        matches = matches_of(padded[None], jnp.asarray([length]), most)
-        draft, count = drafter._draft(matches.text[0], matches.lengths[0], jnp.asarray(length))
+        padded = np.asarray([text + rng.integers(3, size=30 - length).tolist()], np.int32)
+        draft, count = draft_of(drafter, padded, np.int32(length))
         ours = search(text, 5, most, least)
         assert count == (0 if ours is None else 5), text
         if ours is not None:
@@ -62,8 +70,8 @@ def test_the_first_match_is_that_of_transformers(most):
     for length in range(2, 26):
         text = rng.integers(4, size=length).tolist()
         expected_ids, _ = theirs.get_candidates(torch.tensor([text]))
-        matches = matches_of(jnp.asarray([text + [0] * (30 - length)]), jnp.asarray([length]), most)
-        draft, count = drafter._draft(matches.text[0], matches.lengths[0], jnp.asarray(length))
+        padded = np.asarray([text + [0] * (30 - length)], np.int32)
+        draft, count = draft_of(drafter, padded, np.int32(length))
         assert draft.tolist()[: int(count)] == expected_ids[0, length:].tolist(), text
         counts.add(int(count))
     assert {0, 5} < counts, counts
