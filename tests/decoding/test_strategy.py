@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_helpers import quick_jit
 
 from jaxmodels.decoding.strategy import Request, emit, empty_output, record_also, row_keys, tally
 
@@ -58,12 +59,15 @@ def test_log_probabilities_stand_beside_their_tokens():
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((3, 4, VOCAB)).astype(np.float32)
     tokens = np.asarray([[1, 2, 3, 4], [1, 7, 3, 4], [5, 6, 8, 9]], np.int32)
-    output = record_also(empty_output(3, WIDTH, jnp.asarray(PAD)), (), 2)
-    output = emit(output, request(), jnp.asarray(tokens[:, :1]), 1, jnp.asarray(logits[:, :1]), chosen=ALL)
-    count = jnp.asarray([2, 3, 0])
-    output = emit(
-        output, request(), jnp.asarray(tokens[:, 1:]), count, jnp.asarray(logits[:, 1:]), chosen=ALL
-    )
+
+    @quick_jit
+    def emitted(tokens, logits):
+        output = record_also(empty_output(3, WIDTH, jnp.asarray(PAD)), (), 2)
+        output = emit(output, request(), tokens[:, :1], 1, logits[:, :1], chosen=ALL)
+        count = jnp.asarray([2, 3, 0])
+        return emit(output, request(), tokens[:, 1:], count, logits[:, 1:], chosen=ALL)
+
+    output = jax.device_get(emitted(tokens, logits))
     scores = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     for b, length in enumerate((3, 2, 1)):
         assert output.lengths[b] == length

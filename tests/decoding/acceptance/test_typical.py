@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from acceptance_enumeration import path_of
+from model_helpers import quick_jit
 
 from jaxmodels.decoding.acceptance import TypicalAcceptance
 from jaxmodels.decoding.trees import fixed_tree
@@ -46,7 +47,7 @@ def test_the_longest_path_of_typical_tokens_is_accepted(numbers):
 def test_a_chain_is_accepted_up_to_its_first_untypical_token():
     p = np.asarray([[[0.8, 0.15, 0.05], [0.02, 0.9, 0.08], [0.4, 0.3, 0.3]]], np.float32)
     drafted, q = np.asarray([[1, 2]]), np.full((1, 2, 3), 1 / 3, np.float32)
-    outcomes = np.asarray(TypicalAcceptance(threshold=0.1, scale=0.9).outcomes(p, q, drafted))
+    outcomes = np.asarray(quick_jit(TypicalAcceptance(threshold=0.1, scale=0.9).outcomes)(p, q, drafted))
     np.testing.assert_allclose(outcomes[0], [[0, 0, 0], [0, 1, 0], [0, 0, 0]], atol=1e-6)
 
 
@@ -59,7 +60,7 @@ def test_the_most_probable_tokens_are_typical_of_a_flat_distribution(vocab, numb
     least = TypicalAcceptance(**numbers)
     entropy = -(p[0, 0].astype(np.float64) * np.log(p[0, 0] + 1e-5)).sum()
     assert min(least.threshold, least.scale * np.exp(-entropy)) > p.max()
-    outcomes = np.asarray(least.outcomes(p, p[:, :1], drafted))
+    outcomes = np.asarray(quick_jit(least.outcomes)(p, p[:, :1], drafted))
     np.testing.assert_allclose(outcomes[0], [np.zeros(vocab), p[0, 1]], rtol=1e-3)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import ARCHITECTURES, commit, draw_tokens, peek, peek_scored, random_params
+from model_helpers import ARCHITECTURES, commit, draw_tokens, peek, peek_scored, quick_jit, random_params
 
 from jaxmodels.decoding.depth import InformedRouting, MindSkip
 from jaxmodels.layers.norm import RMSNorm
@@ -52,10 +52,9 @@ def block_by_hand(i, stream, window):
         x = getattr(block, norm)(params[norm], hidden)
         return of.forward(params[layer], x, *window) if window else of(params[layer], x)
 
-    return (
-        lambda hidden: np.asarray(added("mixer_norm", "mixer", jnp.asarray(hidden), window)),
-        lambda hidden: np.asarray(added("ffn_norm", "ffn", jnp.asarray(hidden))),
-    )
+    mixer = quick_jit(lambda hidden: added("mixer_norm", "mixer", hidden, window))
+    ffn = quick_jit(lambda hidden: added("ffn_norm", "ffn", hidden))
+    return lambda hidden: np.asarray(mixer(hidden)), lambda hidden: np.asarray(ffn(hidden))
 
 
 def embedded():
@@ -63,8 +62,9 @@ def embedded():
     return np.asarray(CONFIG.embed(PARAMS, TOKENS, window).hidden), window
 
 
+@quick_jit
 def logits_of(hidden):
-    norm = CONFIG.final_norm(PARAMS["final_norm"], jnp.asarray(hidden, jnp.float32))
+    norm = CONFIG.final_norm(PARAMS["final_norm"], hidden.astype(jnp.float32))
     return CONFIG.logits(PARAMS, norm)
 
 

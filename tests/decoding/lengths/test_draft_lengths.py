@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from model_helpers import quick_jit
 from step_enumeration import PROCESSORS, assert_exact_step, tiny
 from strategy_helpers import (
     architecture,
@@ -39,12 +41,12 @@ LENGTHS = {
 
 def test_the_mean_of_accepted_tokens_takes_the_published_steps():
     length, changes = MeanAccepted(), {}
-    state = length.begin(1)
+    limit, update = quick_jit(lambda state: length.limit(state, 7)[0]), quick_jit(length.update)
+    state = quick_jit(lambda: length.begin(1))()
     for round_ in range(1, 41):
-        before = int(length.limit(state, 7)[0])
-        accepted = jnp.asarray([3 if round_ <= 22 else 0])
-        state = length.update(state, jnp.asarray([before]), accepted)
-        after = int(length.limit(state, 7)[0])
+        before = int(limit(state))
+        state = update(state, np.asarray([before]), np.asarray([3 if round_ <= 22 else 0]))
+        after = int(limit(state))
         if after != before:
             changes[round_] = after
     assert changes == {15: 5, 25: 3, 35: 1}
