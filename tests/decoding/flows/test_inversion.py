@@ -101,11 +101,15 @@ def test_measures_are_those_of_the_paper(model):
     images = numbers(5, 8, 8, 2)[0]
     found = measure_steps(config, params, images, jnp.zeros(5, jnp.int32))
     # The first step takes tokens as they are: its guesses and its convergence can be computed on the host.
-    step, own, x = config.steps[0], params["steps"]["0"], config.tokens(images)
+    step, own, x = config.steps[0], params["steps"]["0"], np.asarray(config.tokens(images))
+
+    @quick_jit
+    def steps(tokens):
+        hidden = step.trunk.forward(own["blocks"], step.embed(own, tokens, 0, jnp.zeros(5, jnp.int32)))
+        return step.steps(own, hidden)
 
     def read(tokens):
-        hidden = step.trunk.forward(own["blocks"], step.embed(own, tokens, 0, jnp.zeros(5, jnp.int32)))
-        return (np.pad(a[:, :-1], ((0, 0), (1, 0), (0, 0))) for a in step.steps(own, hidden))
+        return (np.pad(np.asarray(a)[:, :-1], ((0, 0), (1, 0), (0, 0))) for a in steps(tokens))
 
     log_scale, shift = read(x)
     z = (x - shift) * np.exp(-log_scale)

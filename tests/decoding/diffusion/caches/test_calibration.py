@@ -3,9 +3,11 @@
 import json
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from diffusers.hooks import MagCacheConfig
+from model_helpers import quick_jit
 from step_caches import FluxPair, GivenCanvases, canvases, plan_at, tiny
 
 from jaxmodels.decoding.diffusion.caches.calibration import encoder_mask, magcache_ratios
@@ -35,18 +37,22 @@ def test_the_encoder_runs_where_it_finds_something_else():
     xs, plan = canvases(6), plan_at(np.linspace(0, 0.9, 6))
     policy, noise = along(plan.times, xs)
     mask = encoder_mask(policy, config, params, Asked(noise, classes), computed=3)
-    found = []
 
-    def record(name, compute):
-        output = compute()
-        if name == ENCODER:
-            found.append(np.asarray(output).reshape(-1, output.shape[-1]))
-        return output
+    @quick_jit
+    def encoded(x, t):
+        outputs = {}
 
-    given = config.read(params, classes)
-    for x, t in zip(xs, plan.times, strict=True):
-        made = config.conditions(params, np.full(2, t, np.float32), given)
+        def record(name, compute):
+            outputs[name] = compute()
+            return outputs[name]
+
+        given = config.read(params, classes)
+        made = config.conditions(params, jnp.full(2, t, jnp.float32), given)
         config.run(params, config.embed(params, x, given), made, given, range(2), record)
+        return outputs[ENCODER]
+
+    outputs = [np.asarray(encoded(x, np.float32(t))) for x, t in zip(xs, plan.times, strict=True)]
+    found = [output.reshape(-1, output.shape[-1]) for output in outputs]
     np.testing.assert_array_equal(mask, sharing_mask(similarities(np.stack(found)), 3))
 
 
