@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AbstractMesh
 from tpu_model_configs import CONFIGS
 
 import jaxmodels as jm
+from jaxmodels.expert_memory import check_expert_memory
 from jaxmodels.models.cache import with_kept, without_kept
 from jaxmodels.models.rows import repeat_rows
 from jaxmodels.tpu_configs.mesh import make_mesh
@@ -132,6 +134,9 @@ def test_a_loop_over_steps_copies_none_of_it(saved):
 def test_numbers_that_do_not_fit_a_model_are_refused(saved):
     with pytest.raises(ValueError, match=r"a token chooses up to 2 experts of 'blocks/0/ffn'; keep as many"):
         load(saved, kept=1)
+    several = AbstractMesh((2,), ("expert",))
+    with pytest.raises(ValueError, match=r"with a mesh of 2 devices: experts are kept on a single device"):
+        check_expert_memory(jm.HostExperts(kept=2), several)
     mesh = make_mesh(devices=jax.devices()[:1])
     assert jm.load(saved, experts=jm.HostExperts(kept=2), mesh=mesh).mesh == mesh
 
