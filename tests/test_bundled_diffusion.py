@@ -21,6 +21,7 @@ def test_a_bundled_model_is_that_of_its_recipe(name):
     assert model.habits.guidance == recipe.guidance and model.size == recipe.image_size
 
 
+@pytest.mark.sweep
 def test_a_model_of_two_times_draws():
     model = jm.load("tiny-meanflow")
     images = model.generate([3, 8], 1)

@@ -23,6 +23,7 @@ def test_it_fills_masks_from_both_sides(model):
     assert filled.masks[0].candidates[0].probability > 0.9
 
 
+@pytest.mark.sweep
 def test_it_codes_python_in_fewer_bits_than_gzip(model, tmp_path):
     content = (Path(jm.__file__).parent / "checks.py").read_bytes()[:3000]
     (tmp_path / "sample.py").write_bytes(content)
@@ -33,6 +34,7 @@ def test_it_codes_python_in_fewer_bits_than_gzip(model, tmp_path):
     assert upper < 8 * len(gzip.compress(content, 9)) / len(content)
 
 
+@pytest.mark.sweep
 def test_it_continues_text(model):
     out = model.generate("def add(a, b):\n    return", max_new_tokens=8)
     assert out.tokens.shape == (1, 8)

@@ -35,6 +35,7 @@ def test_the_weights_of_experts_and_no_others_are_read_to_the_host(host_model):
     assert kinds == {MEMORY_KIND}
 
 
+@pytest.mark.sweep
 def test_the_same_tokens_as_from_the_device(host_model):
     prompts = ["Once upon a time", "def"]
     wanted, got = (model.generate(prompts, 12) for model in (jm.load(NAME), host_model))
@@ -68,6 +69,7 @@ def test_load_refuses(arguments, message):
         jm.load(**{"experts": "host", **arguments})
 
 
+@pytest.mark.sweep
 def test_experts_in_few_bits_are_fetched_with_their_scales():
     here, there = (jm.load(NAME, quantize="int4", experts=memory) for memory in ("device", "host"))
     packed = {path for path, leaf in walk(there.params) if isinstance(leaf, PackedStack)}

@@ -215,6 +215,7 @@ def test_parameters_of_another_model_are_named(model):
         model.generate([[1]], 2, Speculative(draft=Draft(model.config, {})))
 
 
+@pytest.mark.sweep
 def test_misuse_of_stream_is_named():
     model = jm.load("tiny-mamba2")
     with pytest.raises(ValueError, match="stream takes one prompt, got 2; use generate"):

@@ -67,6 +67,7 @@ def test_the_same_logits_and_fewer_fetches(saved, plain, numbers):
     assert 2 + ahead <= int(slots.fetches) < 20 + ahead
 
 
+@pytest.mark.sweep
 def test_a_program_of_a_whole_generation(saved):
     """Its prompt chooses more experts than are kept; what is kept is no part of what it returns."""
     wanted = jm.load(saved, experts="host").generate([PROMPT], 8, stop_tokens=())

@@ -64,6 +64,7 @@ def joined(pieces):
     return "".join(piece.text for piece in pieces)
 
 
+@pytest.mark.sweep
 def test_streamed_pieces_join_to_the_text(model):
     expected = model.generate("w3 w1 w4", 12).text[0]
     pieces = list(model.stream("w3 w1 w4", 12, chunk=4))
@@ -117,6 +118,7 @@ def test_sampling_at_temperature_zero_is_greedy(model):
     assert dataclasses.replace(model, generation=defaults).recommended_strategy() == Autoregressive()
 
 
+@pytest.mark.sweep
 def test_token_ids_that_the_vocabulary_lacks_are_the_checkpoints_fault_and_not_the_callers(tmp_path):
     shutil.copytree(Path(jm.__file__).parent / "bundled" / "tiny-mamba2", tmp_path / "model")
     plain = jm.load(tmp_path / "model")
@@ -140,6 +142,7 @@ def trained():
     return model, prompt, model.generate(prompt, 24, stop_tokens=[]).text[0]
 
 
+@pytest.mark.sweep
 def test_stop_strings_end_rows_across_tokens(trained):
     model, prompt, free = trained
     tokens = model.generate(prompt, 24, stop_tokens=[]).tokens[0].tolist()

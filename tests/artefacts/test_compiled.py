@@ -83,6 +83,7 @@ print(json.dumps([tokens.tolist(), len(compiled), len(traced)]))
 """
 
 
+@pytest.mark.sweep
 def test_programs_for_weights_in_few_bits_are_for_no_others(tmp_path):
     whole = jm.init(jm.config_from_hf(CONFIGS["llama"]), seed=2)
     model = whole.quantized("int8")
@@ -96,6 +97,7 @@ def test_programs_for_weights_in_few_bits_are_for_no_others(tmp_path):
         with_programs(whole, tmp_path / "few")
 
 
+@pytest.mark.sweep
 def test_programs_have_experts_in_one_memory(tmp_path):
     config = jm.config_from_hf({**CONFIGS["qwen3_moe"], "num_hidden_layers": 1})
     jm.save(jm.init(config, seed=2), tmp_path / "model")
@@ -124,6 +126,7 @@ def test_experts_that_cannot_be_in_host_memory_are_refused(model, tmp_path, expe
         compile_programs(tmp_path / "x", model.config, SIZES, SAMPLED, experts=experts)
 
 
+@pytest.mark.sweep
 def test_experts_in_another_order_are_put_into_that_of_the_programs(tmp_path):
     """As a TPU may hold stacks of experts that were not loaded by this package."""
     plain = jm.init(jm.config_from_hf(CONFIGS["mixtral"]), seed=2)
@@ -139,6 +142,7 @@ def test_experts_in_another_order_are_put_into_that_of_the_programs(tmp_path):
     np.testing.assert_array_equal(compiled.tokens, expected.tokens)
 
 
+@pytest.mark.sweep
 def test_a_fresh_process_generates_the_same_and_compiles_nothing(model, whole, tmp_path):
     saved = tmp_path / "model"
     jm.save(model, saved)
@@ -152,6 +156,7 @@ def test_a_fresh_process_generates_the_same_and_compiles_nothing(model, whole, t
     assert (compiled, traced) == (0, 0)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("length", [3, 40])
 def test_a_stream_takes_the_shortest_programs_that_hold_its_prompt(model, directory, length):
     compiled = with_programs(model, directory)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tpu_model_configs import CONFIGS, by_tier
+from tpu_model_configs import CONFIGS, ESSENTIAL, by_tier
 
 import jaxmodels as jm
 from jaxmodels.artefacts.errors import ArtefactError
@@ -51,15 +51,19 @@ STATES = (
 )
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("family", by_tier(jm.list_families()))
 def test_the_programs_of_every_family_lower_for_all_platforms(family):
-    artefacts = export_programs(jm.config_from_hf(CONFIGS[family]), WORKLOAD)
-    assert tuple(artefacts) == PORTABLE
+    """Of families whose kind of state another has, generation alone, which is made of the other programs."""
+    programs = PORTABLE if family in (*STATES, *ESSENTIAL) else ("generate",)
+    artefacts = export_programs(jm.config_from_hf(CONFIGS[family]), WORKLOAD, programs=programs)
+    assert tuple(artefacts) == programs
     for artefact in artefacts.values():
         assert artefact.platforms == PLATFORMS
         assert host_transfers(artefact.mlir_module()) == ()
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("family", by_tier(STATES))
 def test_the_artefact_for_all_platforms_generates_the_same_tokens(family):
     model = jm.init(jm.config_from_hf(CONFIGS[family]), seed=1)
@@ -71,6 +75,7 @@ def test_the_artefact_for_all_platforms_generates_the_same_tokens(family):
     np.testing.assert_array_equal(result["output"]["lengths"], expected.lengths)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("family", "quantize", "numbers"),
     [
@@ -93,6 +98,7 @@ def test_weights_in_few_bits_go_into_the_artefact_as_they_are_held(family, quant
         jax.jit(artefact.call)(whole.params, *ready(whole))
 
 
+@pytest.mark.sweep
 def test_prefill_and_decode_artefacts_chain_to_the_same_draws():
     model = jm.init(jm.config_from_hf(CONFIGS["qwen3"]), seed=1)
     strategy = jm.decoding.Autoregressive(sampler=Sample(temperature=0.8, top_k=20))
@@ -230,6 +236,7 @@ def written_in_few_bits(model, tmp_path_factory):
     return model.quantized("int4"), file
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("of", ["written", pytest.param("written_in_few_bits", marks=pytest.mark.sweep)])
 def test_one_file_generates_where_the_package_is_not(of, request, tmp_path):
     model, file = request.getfixturevalue(of)

@@ -82,6 +82,7 @@ def test_weights_in_few_bits(generate, model_dir):
     assert generate(PROMPT, "--quantize", "int4-channel").stdout == text_of(few) + "\n"
 
 
+@pytest.mark.sweep
 def test_experts_in_host_memory(generate):
     asked = (PROMPT, "--model", "tiny-hybrid-moe", "-n", "6")
     assert generate(*asked, "--experts", "host,kept=4,ahead=1").stdout == generate(*asked).stdout
@@ -106,6 +107,7 @@ def test_prompts_from_a_pipe_and_a_file(generate, model, tmp_path):
     assert generate("-", stdin=PROMPT + "\n\n").stdout == expected
 
 
+@pytest.mark.sweep
 def test_sampling_follows_the_options_and_the_seed(generate, model):
     options = ("--temperature", 0.9, "--min-p", 0.01, "--no-stream")
     strategy = Autoregressive(sampler=Sample(temperature=0.9, min_p=0.01))
@@ -115,6 +117,7 @@ def test_sampling_follows_the_options_and_the_seed(generate, model):
     assert first != second
 
 
+@pytest.mark.sweep
 def test_recommended_settings(generate, model):
     strategy = model.recommended_strategy()
     sampler = Sample(temperature=0.7, top_k=5)
@@ -126,6 +129,7 @@ def test_recommended_settings(generate, model):
     assert out == text_of(model, strategy=changed) + "\n"
 
 
+@pytest.mark.sweep
 def test_processors_follow_their_options_with_every_strategy(generate, model, model_dir):
     options = (
         *("--repetition-penalty", 1.3, "--frequency-penalty", 0.2, "--presence-penalty", 0.1),
@@ -145,7 +149,7 @@ def test_processors_follow_their_options_with_every_strategy(generate, model, mo
         assert generate(PROMPT, *options, *strategy).stdout == expected + "\n"
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("options", "counter"),
     [
@@ -163,6 +167,7 @@ def test_strategies_keep_the_text(generate, model, options, counter):
     assert counter in values["stats"]["per_call"]
 
 
+@pytest.mark.sweep
 def test_a_draft_is_loaded(generate, model, model_dir):
     options = ("--strategy", "speculative", "--draft", model_dir, "--draft-tokens", 2)
     values = json.loads(generate(PROMPT, "--json", *options, "--logprobs", 1).stdout)
@@ -172,6 +177,7 @@ def test_a_draft_is_loaded(generate, model, model_dir):
     assert len(values["log_probs"]) == len(values["tokens"])
 
 
+@pytest.mark.sweep
 def test_a_head_that_ends_drafts_is_loaded(generate, model, model_dir, tmp_path):
     head = AcceptanceHead(d_model=16, layers=0)
     params = {"output": {"weight": np.zeros((2, 16), np.float32), "bias": np.asarray([9, 0], np.float32)}}
@@ -200,6 +206,7 @@ def test_stop_ends_the_text_after_that_token(generate, model):
     assert values["tokens"] == tokens[: at + 1]
 
 
+@pytest.mark.sweep
 def test_stop_strings_end_the_text_before_them(generate, model):
     text = text_of(model)
     string = text[3:6]

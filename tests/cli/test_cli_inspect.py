@@ -165,6 +165,7 @@ def test_modules_for_multi_token_prediction_are_counted_beside_the_model(run):
     assert "1 module beside the model" in " ".join(run("inspect", file).stdout.split())
 
 
+@pytest.mark.sweep
 def test_blocks_are_shown_by_what_they_contribute(run, model_dir, tmp_path):
     pytest.importorskip("matplotlib")
     image, shown = tmp_path / "blocks.png", ("--text", "the cat sat on the mat", "--depth")

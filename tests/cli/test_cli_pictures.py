@@ -17,6 +17,7 @@ def directory(tmp_path_factory):
     return path
 
 
+@pytest.mark.sweep
 def test_a_grid_holds_the_images_and_a_strip_their_steps(run, directory, tmp_path):
     """Of 8 x 8 pixels, each of which is drawn as 12 x 12, with two between images."""
     files = {"--grid": tmp_path / "grid.png", "--strip": tmp_path / "strip.png"}
@@ -50,6 +51,7 @@ def diffusion(tmp_path_factory):
     return path
 
 
+@pytest.mark.sweep
 def test_a_diffusion_model_goes_by_its_options(run, diffusion, tmp_path):
     grid, strip = tmp_path / "grid.png", tmp_path / "strip.png"
     asked = ["--class", 3, "--class", 5, "--steps", 3, "--guidance", 2, "--seed", 4]
@@ -63,6 +65,7 @@ def test_a_diffusion_model_goes_by_its_options(run, diffusion, tmp_path):
     assert np.asarray(Image.open(strip)).shape == (18 * 6 + 16 * 6, 3 * 18 * 6 + 16 * 6, 3)
 
 
+@pytest.mark.sweep
 def test_heights_and_widths_differ(run, tmp_path):
     asked = ["--class", 3, "--steps", 1, "--size", "16x24", "--grid", tmp_path / "a.png"]
     run("generate", "--model", "tiny-ddt", *asked)

@@ -59,6 +59,7 @@ def test_list(run):
     assert {*list_recipes(), *of_images} <= set(listed)
 
 
+@pytest.mark.sweep
 def test_a_run_is_gone_on_with_and_exported(run, recipe_file, output):
     """The run in `output` is finished: the command must find that, train no step, and write the model."""
     steps = [record["step"] for record in read_metrics(output / "metrics.jsonl")]

@@ -7,6 +7,7 @@ from strategy_helpers import architecture, assert_same_generation, decode, expec
 from jaxmodels.decoding import Draft, ModelDrafter, Speculative, TreeDrafter
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("most", [2, 5])
 def test_drafts_stand_at_the_token_behind_which_they_were_drafted(most):
     config, params = architecture("ssd")
@@ -35,6 +36,7 @@ def test_drafts_stand_at_the_token_behind_which_they_were_drafted(most):
         assert not record.tokens[:, :, 3:].any()
 
 
+@pytest.mark.sweep
 def test_nothing_is_recorded_unless_it_is_asked_for():
     assert decode(*architecture("ssd"), Speculative(draft=Draft(*architecture("ssd")))).drafts is None
 

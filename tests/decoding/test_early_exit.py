@@ -28,6 +28,7 @@ from jaxmodels.layers.window import Window
 NEVER = EarlyExit(threshold=1.5, decode=Autoregressive(top_logprobs=2))
 
 
+@pytest.mark.sweep
 def test_a_threshold_that_is_never_reached_equals_autoregressive_decoding():
     config, params = architecture("hybrid")
     ours = decode(config, params, NEVER)
@@ -82,6 +83,7 @@ class Reference:
         self.length += 1
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "threshold"), [("attention", 0.1), pytest.param("hybrid", 0.09, marks=pytest.mark.sweep)]
 )
@@ -112,6 +114,7 @@ def test_a_row_that_leaves_early_is_as_if_alone(row):
     assert together.counters["layers"][row] == alone.counters["layers"][0]
 
 
+@pytest.mark.sweep
 def test_the_least_depth_is_kept():
     config, params = architecture("hybrid")
     ours = decode(config, params, EarlyExit(threshold=0.0, min_layers=2))
@@ -170,6 +173,7 @@ def test_temporary_memory_does_not_grow_with_the_capacity(name):
     assert temporary[1] - temporary[0] <= 16 * layers * 2 * (8192 - 1024)
 
 
+@pytest.mark.sweep
 def test_sampling_and_penalties_are_those_of_the_inner_strategy():
     config, params = architecture("attention")
     inner = Autoregressive(sampler=Sample(temperature=0.8, top_k=5), processors=(RepetitionPenalty(1.2),))

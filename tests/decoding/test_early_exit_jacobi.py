@@ -42,6 +42,7 @@ def test_blocks_are_left_after_so_many_passes(name):
         assert calls <= 2 * -(-NEW // STRATEGY.window)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", ["attention", "delta"])
 def test_blocks_that_have_time_to_converge_are_exact(name):
     strategy = EarlyExitJacobi(window=4, iterations=4, top_logprobs=2)
@@ -52,6 +53,7 @@ def test_blocks_that_have_time_to_converge_are_exact(name):
     assert_same_generation(decode(config, params, strategy, stop=[stop]), expected(name, stop=(stop,)))
 
 
+@pytest.mark.sweep
 def test_processors_are_asked_for_every_draft_token():
     config, params = architecture("attention")
     penalty = (RepetitionPenalty(1.5),)

@@ -35,6 +35,7 @@ def hybrid():
     return jm.Model(config=config, params=random_params(config.spec()))
 
 
+@pytest.mark.wide(every_run=1)
 def test_greedy_is_the_argmax_of_the_full_forward(model):
     result = model.generate(RAGGED, 12, stop_tokens=[])
     width = max(map(len, RAGGED)) + 12
@@ -51,7 +52,7 @@ def test_greedy_is_the_argmax_of_the_full_forward(model):
     assert result.stats.new_tokens == 48
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("strategy", [Autoregressive(), SAMPLED], ids=["greedy", "sampled"])
 def test_rows_do_not_depend_on_their_neighbours(model, strategy):
     together = model.generate(RAGGED, 10, strategy, stop_tokens=[7], seed=5)
@@ -78,12 +79,14 @@ def test_rows_stop_by_themselves(hybrid):
     assert stopped.lengths[0] <= 5
 
 
+@pytest.mark.wide(every_run=1)
 def test_windowed_prefill_changes_nothing(model):
     whole = model.generate(RAGGED, 8, stop_tokens=[])
     windowed = model.generate(RAGGED, 8, Autoregressive(prefill_window=4), stop_tokens=[])
     assert whole.tokens.tolist() == windowed.tokens.tolist()
 
 
+@pytest.mark.sweep
 def test_sampling_is_seeded(hybrid):
     first = hybrid.generate(RAGGED, 10, SAMPLED, stop_tokens=[], seed=1)
     again = hybrid.generate(RAGGED, 10, SAMPLED, stop_tokens=[], seed=1)
@@ -91,6 +94,7 @@ def test_sampling_is_seeded(hybrid):
     assert first.tokens.tolist() == again.tokens.tolist() != other.tokens.tolist()
 
 
+@pytest.mark.sweep
 def test_log_probs_are_those_of_the_model(hybrid):
     result = hybrid.generate(RAGGED[:1], 6, Autoregressive(top_logprobs=3), stop_tokens=[])
     tokens = [*RAGGED[0], *result.tokens[0]]
@@ -138,6 +142,7 @@ def backend_compiles(run):
     return names
 
 
+@pytest.mark.sweep
 def test_a_second_prompt_in_the_bucket_compiles_nothing(hybrid):
     def run(prompts, new, seed, stop, temperature, penalty):
         sampler = Sample(temperature=temperature, top_k=4, top_p=0.5 + temperature / 4)
@@ -169,6 +174,7 @@ def lowered(config, capacity):
     return driver.generate.lower(params, request, cache, Autoregressive(), config=config, max_new=16), cache
 
 
+@pytest.mark.sweep
 def test_the_program_keeps_the_cache_in_place_and_calls_no_host():
     config = dataclasses.replace(ARCHITECTURES["hybrid"])
     sizes = {}
@@ -203,6 +209,7 @@ def test_bad_requests_are_refused(hybrid, arguments, message):
         hybrid.generate(**{"prompts": RAGGED[:1], **arguments})
 
 
+@pytest.mark.sweep
 def test_a_given_capacity_is_allocated(hybrid):
     """Exactly: even where the padded prompt of the default would not fit."""
     free = hybrid.generate(RAGGED[:1], 2)

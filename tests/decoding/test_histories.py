@@ -31,6 +31,7 @@ def tokens(model, prompts, **options):
     return model.generate(prompts, NEW, stop_tokens=(), **options).tokens
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("family", STATES)
 def test_going_on_from_a_history_gives_the_same_tokens_again_and_again(family):
     model = model_of(family)
@@ -42,6 +43,7 @@ def test_going_on_from_a_history_gives_the_same_tokens_again_and_again(family):
         np.testing.assert_array_equal(tokens(model, PROMPTS, history=history), expected)
 
 
+@pytest.mark.sweep
 def test_branches_go_on_with_prompts_of_their_own(model):
     shared = [5, 4, 3, 9]
     history = model.prefill([*shared, 0]).branched(3)
@@ -56,6 +58,7 @@ def test_rows_are_taken_by_number(model):
     np.testing.assert_array_equal(tokens(model, swapped, history=history), tokens(model, swapped))
 
 
+@pytest.mark.sweep
 def test_samples_and_penalties_are_those_of_the_whole_prompt(model):
     strategy = jm.decoding.Autoregressive(
         sampler=Sample(temperature=0.8), processors=(RepetitionPenalty(1.5),)
@@ -65,6 +68,7 @@ def test_samples_and_penalties_are_those_of_the_whole_prompt(model):
     np.testing.assert_array_equal(found, tokens(model, PROMPTS, strategy=strategy, seed=4))
 
 
+@pytest.mark.sweep
 def test_prompts_of_several_windows_go_on(model):
     strategy = jm.decoding.Autoregressive(prefill_window=32)
     prompts = [list(np.random.default_rng(0).integers(250, size=size)) for size in (100, 45)]

@@ -29,6 +29,7 @@ from jaxmodels.layers.rope_scaling import DynamicNTKScaling, LongRopeScaling
 STRATEGY = Jacobi(window=5, top_logprobs=2)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", TWO_IN_EVERY_RUN)
 def test_it_equals_autoregressive_decoding(name):
     config, params = architecture(name)
@@ -48,7 +49,7 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
     assert_same_generation(ours, expected(name), row=2)
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "scaling",
     [
@@ -75,6 +76,7 @@ def test_a_draft_token_is_rotated_as_when_its_turn_has_come(scaling):
     assert_same_generation(fed, plain)
 
 
+@pytest.mark.sweep
 def test_steps_and_counters_are_those_of_the_iteration():
     """The iteration written out: verdicts by argmax over full forwards, one row at a time."""
     config, params = architecture("hybrid")
@@ -106,6 +108,7 @@ def test_steps_and_counters_are_those_of_the_iteration():
     assert ours.steps == ours.counters["calls"].max()
 
 
+@pytest.mark.sweep
 def test_a_cache_without_a_slot_to_spare_is_enough():
     config, params = architecture("attention")
     prompts, new = [[1] * 16, [2, 3]], 16
@@ -145,6 +148,7 @@ def test_a_sampled_step_has_the_models_joint_distribution(processors):
     assert_exact_step(*tiny("hybrid", 0), strategy, levels=0, kept=[0, 1, 2])
 
 
+@pytest.mark.sweep
 def test_penalties_see_the_draft_tokens():
     config, params = architecture("hybrid")
     penalty = (RepetitionPenalty(1.5), FrequencyPenalty(0.5))

@@ -12,6 +12,7 @@ from jaxmodels.decoding.prompts import encode_prompts
 PROMPTS = [[5, 4, 3, 9, 8, 1, 2], [7, 7, 3]]
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_groups_of_layers_settle_what_all_at_once_do(layers):
     model = jm.init(jm.config_from_hf(CONFIGS["bamba"]), seed=1)
@@ -25,6 +26,7 @@ def test_groups_of_layers_settle_what_all_at_once_do(layers):
     np.testing.assert_array_equal(found, model.generate(PROMPTS, 8, stop_tokens=()).tokens)
 
 
+@pytest.mark.sweep
 def test_a_model_tells_of_each_group_of_layers():
     model, told = jm.init(jm.config_from_hf(CONFIGS["llama"] | {"num_hidden_layers": 3}), seed=1), []
     history = model.prefill(PROMPTS, 8, layers=2, progress=lambda *done: told.append(done))

@@ -29,6 +29,7 @@ def keys():
     return jax.random.split(jax.random.key(0), 3)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("layout", [VAR, pytest.param(MVAR, marks=pytest.mark.sweep)], ids=["VAR", "MVAR"])
 def test_guided_codes_are_those_of_the_published_loop(models, layout, keys, tmp_path):
     _, codes_params, parts = models
@@ -86,6 +87,7 @@ def test_another_class_guidance_and_seed_compile_nothing(models, keys):
     assert draw.count() == before
 
 
+@pytest.mark.sweep
 def test_all_scales_of_the_published_size_are_one_program_without_a_host():
     model, _ = scale_model(patch_nums=[1, 2, 3, 4, 5, 6, 8, 10, 13, 16], depth=1)
     autoencoder, _ = codes_model(v_patch_nums=list(model.sides))

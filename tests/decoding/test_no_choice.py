@@ -40,6 +40,7 @@ def lengths_up_to(tokens, token):
     return lengths, lengths < NEW
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["attention", pytest.param("hybrid", marks=pytest.mark.sweep)])
 def test_every_strategy_ends_the_row_and_no_other(name):
     config, params = architecture(name)

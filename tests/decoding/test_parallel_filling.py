@@ -26,6 +26,7 @@ ROOM = max(map(len, PROMPTS)) + NEW
 NEVER = ParallelFilling(layers=1, threshold=1.5, size=3, top_logprobs=2)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", TWO_IN_EVERY_RUN)
 def test_a_threshold_that_is_never_reached_equals_autoregressive_decoding(name):
     ours = decode(*architecture(name), NEVER)
@@ -72,6 +73,7 @@ class Reference:
         return text[: len(prompt) + NEW], exits
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", in_tiers(["hybrid"], ["attention", "delta"]))
 def test_tokens_leave_where_the_exit_is_sure_and_all_others_are_the_full_models(name):
     """Log-probabilities, which are those behind the last block, show that no history is approximate."""

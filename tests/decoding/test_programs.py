@@ -47,6 +47,7 @@ def test_one_program_for_each_kind_of_call():
     assert scaled.count() == 3
 
 
+@pytest.mark.sweep
 def test_beyond_the_bound_the_longest_unused_goes():
     for size in range(1, MOST_PROGRAMS + 1):
         run(size)

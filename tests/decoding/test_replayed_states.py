@@ -42,7 +42,7 @@ STRATEGIES = {
 ESSENTIAL = ("autoregressive", "model")
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "name",
     [name if name in ESSENTIAL else pytest.param(name, marks=pytest.mark.sweep) for name in STRATEGIES],
@@ -58,6 +58,7 @@ def test_the_tokens_are_those_of_states_written_with_each_token(name):
     np.testing.assert_allclose(ours.log_probs.chosen, expected.log_probs.chosen, atol=3e-5)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     "mixer",
     [

@@ -28,6 +28,7 @@ from jaxmodels.decoding import (
 )
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", in_tiers(["attention", "ssd"], ["latent", "ring", "delta", "hybrid"]))
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)
@@ -50,6 +51,7 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
     assert_same_generation(ours, expected(name), row=2)
 
 
+@pytest.mark.sweep
 def test_the_draft_forgets_what_was_not_accepted():
     """Accepted counts are those of drafting anew from the whole text at every step."""
     (config, params), gamma = architecture("hybrid"), 3
@@ -76,6 +78,7 @@ def test_the_draft_forgets_what_was_not_accepted():
     assert 0 < ours.counters["accepted"].sum() < ours.counters["drafted"].sum()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "draft_name", "processors"),
     [

@@ -37,12 +37,14 @@ def strategy(name, threshold, bias=0.0):
     )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", in_tiers(["hybrid"], ["attention", "ssd", "latent", "delta"]))
 def test_a_threshold_that_is_never_reached_equals_autoregressive_decoding(name):
     ours = decode(*architecture(name), strategy(name, 2.0))
     assert_same_generation(ours, expected(name))
 
 
+@pytest.mark.sweep
 def test_a_row_alone_leaves_as_in_a_batch():
     given = strategy("hybrid", 0.5, bias=1.0)
     together = decode(*architecture("hybrid"), given)
@@ -52,6 +54,7 @@ def test_a_row_alone_leaves_as_in_a_batch():
     assert (together.counters["layers"] < 3 * together.counters["calls"]).any()
 
 
+@pytest.mark.sweep
 def test_tokens_leave_where_the_predictor_is_sure_and_the_head_says_a_candidate():
     config = ARCHITECTURES["hybrid"]
     params, tokens = random_params(config.spec()), draw_tokens(24, 1)

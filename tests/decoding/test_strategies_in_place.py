@@ -90,7 +90,7 @@ def masked(cache):
     return MaskedDiffusion(blocks=FixedBlocks(4), cache=cache)
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("config", "strategy"),
     [

@@ -37,7 +37,7 @@ def test_statistics_hold_the_counters(model):
     assert stats.steps <= stats.counters["calls"]
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -73,6 +73,7 @@ def test_streaming_is_the_same_generation_in_pieces(model, strategy):
     assert (np.diff(lengths, axis=0) >= 0).all()
 
 
+@pytest.mark.sweep
 def test_other_numbers_and_other_drafts_compile_nothing(model):
     def run(seed, temperature, scale):
         params = {**DRAFT.params, "embed": {"weight": scale * DRAFT.params["embed"]["weight"]}}

@@ -146,6 +146,7 @@ def test_each_row_leaves_where_the_probe_says_so_and_answers(name, moments):
             np.testing.assert_allclose(traced[row, place], score, rtol=1e-4)
 
 
+@pytest.mark.sweep
 def test_what_closes_is_written_whatever_the_processors_say():
     config, params = architecture("attention")
     strategy = ThinkingExit(

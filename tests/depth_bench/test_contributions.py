@@ -43,6 +43,7 @@ def test_a_block_that_is_skipped_is_as_good_as_gone(kind):
     assert effect.nats == pytest.approx(nats[0] - nats[1], rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.sweep
 def test_what_a_block_adds_is_measured_against_its_stream():
     config, params = architecture("attention")
     found = contributions(config, params, TOKENS)

@@ -90,6 +90,7 @@ def test_trained_exits_are_tried_at_several_thresholds(model):
     assert all(one.strategy.depth.asked == (1,) for one in found[1:-1])
 
 
+@pytest.mark.sweep
 def test_trials_are_shown(model, texts, tmp_path):
     pytest.importorskip("matplotlib")
     field = contestants(model.decoder, kinds=("parallel filling", "layer skipping"))

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path, capsys):
     runpy.run_path(str(path), run_name="__main__")
@@ -36,6 +36,7 @@ def test_the_readmes_python_runs_in_order(capsys):
     assert capsys.readouterr().out
 
 
+@pytest.mark.sweep
 def test_the_strategy_the_policy_and_the_drafter_of_the_guide_run(capsys):
     page = (ROOT / "docs" / "add_a_strategy.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -109,6 +110,7 @@ def test_the_page_on_parallel_decoding_names_every_policy_and_runs(capsys):
     assert float(capsys.readouterr().out) >= 0
 
 
+@pytest.mark.sweep
 def test_the_page_on_diffusion_names_what_there_is_and_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # for the picture
     page = (ROOT / "docs" / "diffusion.md").read_text("utf-8")

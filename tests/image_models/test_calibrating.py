@@ -23,6 +23,7 @@ from jaxmodels.image_models.diffusion import Habits
 from jaxmodels.models.denoisers.families import DENOISERS
 
 
+@pytest.mark.sweep
 def test_a_calibrated_model_draws_by_name_and_is_saved_with_it(tmp_path):
     model = with_ratios(dit_model(autoencoder=None), [1, 2], 4)
     model = with_router(model, [1, 2], 4, RouterTraining(runs=2, refresh=2))
@@ -48,6 +49,7 @@ def test_the_mask_of_a_shared_encoder():
     np.testing.assert_array_equal(blocks == denoiser.num_blocks, model.calibrations["encoder-sharing"])
 
 
+@pytest.mark.sweep
 def test_a_model_is_measured_as_it_is_to_draw():
     """Another sampler, guidance and size; a text of several rows is as many images."""
     model = dit_model(autoencoder=None)
@@ -63,6 +65,7 @@ def test_a_model_is_measured_as_it_is_to_draw():
     assert measured.calibrations["magcache"].shape == (3,)
 
 
+@pytest.mark.sweep
 def test_a_model_with_heads_is_left_early_and_saved_with_them(tmp_path):
     model, latents = dit_model(autoencoder=None), np.zeros((2, 8, 8, 4), np.float32)
     training = ExitTraining(steps=3, learning_rate=0.01)

@@ -85,6 +85,7 @@ def test_canvases_may_be_the_images(model):
     np.testing.assert_allclose(made.pixels, np.clip(made.latents / 2 + 0.5, 0, 1), atol=1e-6)
 
 
+@pytest.mark.sweep
 def test_caches_and_samplers_go_by_their_names(model):
     every_second = model.generate([3, 4], cache=StepMask([1, 0, 1, 0]))
     assert every_second.blocks.tolist() == [2, 0, 2, 0]

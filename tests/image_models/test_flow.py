@@ -18,6 +18,7 @@ def model():
     return FlowImageModel(flow=config, params=params)
 
 
+@pytest.mark.sweep
 def test_steps_end_in_the_images_that_are_drawn_at_once(model):
     stages = list(model.stream([2, 0], seed=3))
     assert [made.calls for made in stages] == [0, 15, 30]
@@ -32,6 +33,7 @@ def test_steps_end_in_the_images_that_are_drawn_at_once(model):
     np.testing.assert_allclose(alone.pixels, whole.pixels[:1], atol=1e-5)
 
 
+@pytest.mark.sweep
 def test_passes_draw_the_same_images(model):
     whole = model.generate([2, 0], seed=3, guidance=0.5)
     by_passes = model.generate([2, 0], seed=3, guidance=0.5, sampler="gs-jacobi")
@@ -39,6 +41,7 @@ def test_passes_draw_the_same_images(model):
     assert by_passes.calls < whole.calls
 
 
+@pytest.mark.sweep
 def test_passes_are_planned_of_images(model):
     images = np.random.default_rng(1).uniform(-1, 1, (4, 8, 8, 2)).astype(np.float32)
     passes = model.planned_passes(images, [0, 1, 2, 0], segments=4, dominant=0.5)
@@ -92,6 +95,7 @@ def test_numbers_that_are_not_finite_stop_with_the_step_named(model):
         FlowImageModel(flow=model.flow, params=params).generate([1])
 
 
+@pytest.mark.sweep
 def test_weights_in_few_bits_draw_as_the_arrays_they_stand_for(model, tmp_path):
     small = model.quantized("int8")
     made = small.generate([2, 0], seed=3)

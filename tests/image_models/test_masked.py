@@ -21,6 +21,7 @@ def model():
     return image_model()
 
 
+@pytest.mark.sweep
 def test_images_are_those_of_their_codes(model):
     made = model.generate([3, 0, 9], steps=5, seed=1)
     assert made.pixels.shape == (3, 8, 8, 1) and made.pixels.dtype == np.float32
@@ -37,6 +38,7 @@ def test_an_image_depends_on_its_seed_its_place_and_its_class_alone(model):
     assert all((a != b).any() for a, b in zip(first, others, strict=True))
 
 
+@pytest.mark.sweep
 def test_steps_end_in_the_images_that_are_drawn_at_once(model):
     stages = list(model.stream([2, 7], steps=4, seed=3))
     assert [made.calls for made in stages] == [0, 1, 2, 3, 4]
@@ -67,6 +69,7 @@ def test_other_classes_seeds_steps_and_temperatures_compile_nothing(model):
     assert driver.generate.count() == before
 
 
+@pytest.mark.sweep
 def test_other_rules_and_guidance(model):
     plain = model.generate([1] * 4, steps=16, unmask=MAGE(temperature=ToZero(1.0))).codes
     guided = model.generate(
@@ -75,6 +78,7 @@ def test_other_rules_and_guidance(model):
     assert (guided.codes != plain).any() and guided.codes.max() < 12
 
 
+@pytest.mark.sweep
 def test_scores_that_are_not_finite_stop(model):
     params = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), model.model.params)
     broken = dataclasses.replace(model, model=dataclasses.replace(model.model, params=params))

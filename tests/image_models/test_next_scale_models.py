@@ -22,6 +22,7 @@ def model():
     return NextScaleImageModel(model=config, params=params, autoencoder=autoencoder, autoencoder_params=codes)
 
 
+@pytest.mark.sweep
 def test_scales_end_in_the_images_that_are_drawn_at_once(model):
     stages = list(model.stream([2, 4], seed=3, guidance=1.0))
     assert [made.calls for made in stages] == [0, 1, 2, 3, 4]

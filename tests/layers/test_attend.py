@@ -107,7 +107,7 @@ def test_against_the_dense_form(small_blocks, kv_heads, per_kv, queries, slots, 
     assert not ours[0, :, :, -1].any()
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("static", [True, False])
 @pytest.mark.parametrize("queries", [1, 8, 17, 24])
 def test_an_accelerators_order_of_blocks_finds_the_same(small_blocks, queries, static):

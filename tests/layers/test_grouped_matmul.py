@@ -90,6 +90,7 @@ def lowered(platform):
     return jax.jit(grouped_matmul).trace(x, w, sizes).lower(lowering_platforms=(platform,)).as_text()
 
 
+@pytest.mark.sweep
 def test_the_tile_loop_is_for_cpu_alone():
     assert "stablehlo.while" in lowered("cpu")
     assert "stablehlo.while" not in lowered("tpu")

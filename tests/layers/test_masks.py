@@ -200,7 +200,7 @@ def by_hand(mask, q, k, v, **layer):
     return out
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("given", ["as data", pytest.param("in the program", marks=pytest.mark.sweep)])
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 def test_attention_over_a_sequence(small_blocks, layer, given):
@@ -217,6 +217,7 @@ def test_attention_over_a_sequence(small_blocks, layer, given):
             )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("given", ["as data", pytest.param("in the program", marks=pytest.mark.sweep)])
 def test_attention_over_a_sequence_is_differentiable(small_blocks, given):
     def loss(masks, q):

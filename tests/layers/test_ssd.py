@@ -155,6 +155,7 @@ def test_a_window_of_any_length(monkeypatch, size, backend_chunk):
     close(ours[1], final)
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("backend_chunk", [3, 8])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_form_of_accelerators(monkeypatch, backend_chunk, dtype):

@@ -48,7 +48,7 @@ def inputs(model, by_token, seed=0):
     return random_params(model.spec()), tokens, jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("by_token", [False, True], ids=["by row", "by token"])
 @pytest.mark.parametrize("name", MODELS)
 def test_any_split_into_windows_is_the_whole(name, by_token):

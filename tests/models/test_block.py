@@ -102,6 +102,7 @@ def test_half_a_layer_is_refused(fields, message):
         Block(**fields)
 
 
+@pytest.mark.sweep
 def test_a_decoder_of_every_kind_of_block():
     """Windows of any split, with a block that has no state among the others."""
     config = dataclasses.replace(decoder(ssd()), blocks=tuple(BLOCKS.values()))

@@ -91,6 +91,7 @@ def test_a_model_runs_with_it():
     assert np.abs(logits[2] - expected).max() > 1e-3
 
 
+@pytest.mark.sweep
 def test_costs_follow_the_policy():
     config = with_cache_policy(decoder(attention()), SinkCache(sinks=4, recent=12, longest_peek=16))
     assert cache_bytes(config, "float32").per_token == 0

@@ -99,7 +99,7 @@ def test_only_caches_that_evict_are_shown_the_growing_window(name):
     assert can_join(config, cache, SIZE) == (name not in EVICTING)
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in CORE else pytest.mark.sweep) for name in MODELS]
 )

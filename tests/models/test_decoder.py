@@ -102,7 +102,7 @@ def test_logits_are_of_their_kind(case):
     assert case.whole.std() > 0.1
 
 
-@pytest.mark.wide(every_run=3)
+@pytest.mark.wide(every_run=1)
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(parts=st.lists(st.sampled_from([1, 3, 4]), min_size=SIZE, max_size=SIZE))
 def test_any_split_into_windows_is_the_full_forward(case, parts):
@@ -233,6 +233,7 @@ def test_the_gradient_is_the_slope_of_the_loss():
     np.testing.assert_allclose(slope, (value(1e-3) - value(-1e-3)) / 2e-3, rtol=5e-3)
 
 
+@pytest.mark.sweep
 def test_vmap_over_models():
     config = ARCHITECTURES["hybrid"]
     each = [random_params(config.spec(), seed) for seed in (0, 1)]

@@ -37,7 +37,7 @@ def read(policy):
     return logits, walk.depth, depths_of(walk)
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_sequence_is_a_window_without_a_history(name):
     policy = POLICIES[name]
@@ -48,6 +48,7 @@ def test_a_sequence_is_a_window_without_a_history(name):
     assert float(mean) == pytest.approx(np.mean(pending.depth))
 
 
+@pytest.mark.sweep
 def test_the_parameters_of_a_policy_have_gradients():
     def squares(policy):
         return (forward_by_depth(CONFIG, PARAMS, TOKENS, policy)[0] ** 2).mean()

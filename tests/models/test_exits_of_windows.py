@@ -85,7 +85,7 @@ def follow(params, tokens, pending, n, *, config):
     return cache, config.peek(params, tokens, cache)[0].logits
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in CORE else pytest.mark.sweep) for name in MODELS]
 )
@@ -117,6 +117,7 @@ def test_two_parts_are_one_window(name):
             np.testing.assert_allclose(ours_next, expected, atol=5e-5)
 
 
+@pytest.mark.sweep
 def test_behind_the_exit_only_the_other_blocks_are_computed():
     """By the FLOPs of the compiled programs: of four equal blocks the last three, and the head."""
     blocks = decoder(*[attention()] * 4).blocks

@@ -52,7 +52,7 @@ def test_logits_are_those_of_transformers(reference, loaded):
     np.testing.assert_allclose(ours / scale, reference.logits / scale, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.wide(every_run=6)
+@pytest.mark.wide(every_run=3)
 def test_greedy_decoding_is_that_of_transformers(causal_reference, loaded):
     """All prompts in one batch, their lengths different, against each one alone."""
     reference = causal_reference
@@ -114,7 +114,7 @@ KINDS = (DENSE[0], STATE_SPACE[0], MIXTURES[0], LINEAR_HYBRIDS[0], HYBRIDS[0])
 IN_WINDOWS = [case for case in ONE_OF_EACH_FAMILY if case in KINDS or not case.is_causal]
 
 
-@pytest.mark.wide(every_run=3)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("case", [case_param(case) for case in IN_WINDOWS])
 def test_any_split_into_windows_gives_the_logits_of_transformers(case, build_reference, loaded):
     """Tokens of models that are not causal see those of later windows no more."""
@@ -132,6 +132,7 @@ def test_any_split_into_windows_gives_the_logits_of_transformers(case, build_ref
     np.testing.assert_allclose(np.concatenate(ours, 1) / scale, expected / scale, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("case", [MAMBA2[1], LLAMA[4], MISTRAL[1]], ids=lambda case: case.name)
 def test_a_prompt_alone_is_that_prompt_in_a_batch(case, build_reference, loaded):
     reference = build_reference(case)

@@ -24,6 +24,7 @@ def logits_of(config, params, tokens):
     return outputs[0], jnp.concatenate(outputs[1:], axis=1)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("name", "batch"),
     [

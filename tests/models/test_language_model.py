@@ -50,6 +50,7 @@ def test_strategies_run_on_a_model_without_blocks(strategy):
     np.testing.assert_array_equal(out.tokens, expected)
 
 
+@pytest.mark.sweep
 def test_it_drafts_for_a_decoder():
     decoder = jm.Model(config=DRAFT, params=random_params(DRAFT.spec()))
     out = decoder.generate(PROMPTS, NEW, Speculative(draft=MODEL, gamma=2), stop_tokens=[])

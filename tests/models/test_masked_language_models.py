@@ -72,7 +72,7 @@ def assert_close(ours, theirs, places=slice(None)):
     )
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(("family", "changes"), CASES)
 def test_logits_and_export_are_those_of_transformers(family, changes, tmp_path):
     """Whole rows; rows that are padded on the right and on the left, whose positions count real tokens."""

@@ -41,7 +41,7 @@ KINDS = ("attention", "ring", "latent", "ssd", "mamba", "rglru", "short_conv", "
 OTHERS = [pytest.param(name, marks=pytest.mark.sweep) for name in ARCHITECTURES if name not in KINDS]
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", [*KINDS, *OTHERS])
 def test_padding_does_not_spoil_tokens(name):
     config = ARCHITECTURES[name]

@@ -52,7 +52,7 @@ def model(request):
     return config, params, history
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 def test_padding_may_stand_anywhere(model):
     config, params, history = model
     ours, pending = peek_scored(config, params, TOKENS, history, valid=VALID)
@@ -67,6 +67,7 @@ def test_padding_may_stand_anywhere(model):
         close(peek(config, params, NEXT, after)[0], peek(config, params, NEXT, like)[0])
 
 
+@pytest.mark.wide(every_run=1)
 def test_a_tree_is_described_by_the_callers_places(model):
     config, params, history = model
     tree, positions = np.tile(np.eye(SIZE, dtype=bool), (2, 1, 1)), np.zeros((2, SIZE), np.int32)
@@ -85,6 +86,7 @@ def test_a_tree_is_described_by_the_callers_places(model):
         close(peek(config, params, NEXT, after)[0], peek(config, params, NEXT, like)[0])
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", ["hybrid_moe", "latent"])
 def test_whole_sequences_padded_anywhere(name):
     config = ARCHITECTURES[name]

@@ -183,7 +183,7 @@ def published(request, tmp_path_factory):
     return config, directory, load_file(directory / "model.safetensors")
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 def test_logits_are_those_of_the_published_code(published):
     config, directory, tensors = published
     tokens = np.random.default_rng(0).integers(VOCAB, size=(2, 13))
@@ -193,7 +193,7 @@ def test_logits_are_those_of_the_published_code(published):
     assert np.abs(expected).max() > 0.05
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 def test_greedy_decoding_follows_the_published_code(published):
     config, directory, tensors = published
     prompts = [[3, 1, 4], [1, 5, 9, 2, 6]]

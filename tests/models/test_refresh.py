@@ -83,7 +83,7 @@ def test_all_slots_under_a_bidirectional_mask_are_the_forward_of_the_edited_sequ
     np.testing.assert_array_equal(new.length, cache.length)
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 def test_from_the_first_changed_token_on_the_cache_is_that_of_the_edited_sequence(model):
     config, params = model
     edited = jnp.concatenate([OLD[:, :3], EDITED[:, 3:]], axis=1)
@@ -94,7 +94,7 @@ def test_from_the_first_changed_token_on_the_cache_is_that_of_the_edited_sequenc
     close(peek(config, params, NEXT, cache)[0][:, 0], forward(config, params, whole)[:, -1])
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     "mask",
     [
@@ -163,6 +163,7 @@ def test_positions_are_those_that_the_tokens_have():
     assert np.abs(moved.logits - scored.logits).max() > 1e-3
 
 
+@pytest.mark.sweep
 def test_a_ring_recomputes_what_it_holds_with_all_that_it_sees():
     """Eleven slots, of which the newest four tokens have their reach of five; the others are left alone."""
     layers = [attention(sliding_window=reach, cache=RingCache(longest_peek=4)) for reach in (3, 5)]

@@ -32,6 +32,7 @@ def decoder(*ffns, parallel=False):
     return Decoder(vocab_size=VOCAB, d_model=D_MODEL, blocks=blocks, final_norm=NORM)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("parallel", [False, True])
 def test_each_mixture_sees_the_logits_of_the_one_before(parallel):
     config = decoder(MIXTURE, DENSE, MIXTURE, parallel=parallel)

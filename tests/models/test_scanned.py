@@ -35,6 +35,7 @@ def decoder(*blocks: Block) -> Decoder:
     return Decoder(vocab_size=19, d_model=16, blocks=blocks, final_norm=NORM)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("blocks", [(ATTENTION,) * 3, (SSD, ATTENTION) * 2], ids=["uniform", "hybrid"])
 def test_equals_the_unrolled_decoder(blocks):
     plain = decoder(*blocks)
@@ -52,6 +53,7 @@ def test_equals_the_unrolled_decoder(blocks):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.sweep
 def test_stack_and_unstack_are_inverse_and_fit_the_spec():
     plain = decoder(*(SSD, ATTENTION) * 2)
     scanned = ScannedDecoder(plain)

@@ -68,6 +68,7 @@ def test_taps_are_the_hidden_states_of_transformers(pair):
         close(scored.hidden, normed)
 
 
+@pytest.mark.wide(every_run=1)
 def test_attention_weights_are_those_of_transformers(pair):
     ours, reference = pair
     reference.model.set_attn_implementation("eager")
@@ -88,6 +89,7 @@ def test_attention_weights_are_those_of_transformers(pair):
             cache, start = ours.config.commit(pending), start + window
 
 
+@pytest.mark.sweep
 def test_a_prompt_has_features_whatever_its_windows():
     taps, lengths = ("blocks/1", "embeddings", "hidden"), jnp.asarray([8, 5])
     expected = forward_scored(CONFIG, PARAMS, TOKENS, taps=taps)
@@ -148,6 +150,7 @@ def test_a_head_that_is_not_asked_for_costs_nothing():
 # --- embeddings as inputs ----------------------------------------------------------------------------
 
 
+@pytest.mark.wide(every_run=1)
 def test_embeddings_are_fed_as_transformers_feeds_them(pair):
     """Around the embedding layer of transformers, with vectors that are no token's."""
     ours, reference = pair

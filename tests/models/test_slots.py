@@ -54,7 +54,7 @@ def models():
     return [pytest.param(name, marks=() if name in FIRST else pytest.mark.sweep, id=name) for name in MODELS]
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", models())
 def test_near_the_capacity_a_model_is_one_with_more_slots(name):
     """Random windows, of which random parts are committed, in two rows that go on at their own pace."""
@@ -121,6 +121,7 @@ def test_what_can_be_committed():
 # --- prompts -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep
 def test_of_a_prompt_that_is_too_long_the_tokens_that_fit_are_settled():
     """Of one in several windows; a single window that is longer than the cache is refused."""
     config = MODELS["hybrid"]

@@ -52,7 +52,7 @@ MODELS = {
 # --- windows -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("sizes", [(4, 4, 2, 1, 3, 4), (1, 3, 4, 4, 4)], ids=["at_once", "over_it"])
 @pytest.mark.parametrize("name", MODELS)
 def test_any_split_into_windows_gives_the_logits_of_the_sequence_so_far(name, sizes):
@@ -73,6 +73,7 @@ def test_any_split_into_windows_gives_the_logits_of_the_sequence_so_far(name, si
     assert cache.transcript.extended.all()
 
 
+@pytest.mark.sweep
 def test_a_full_row_does_not_suffer_from_another_one_that_crosses():
     config = MODELS["full"]
     params, tokens = random_params(config.spec()), draw_tokens(2, 20)
@@ -86,6 +87,7 @@ def test_a_full_row_does_not_suffer_from_another_one_that_crosses():
         np.testing.assert_allclose(logits[row, 0], whole[row, length], atol=2e-5)
 
 
+@pytest.mark.sweep
 def test_draft_tokens_wait_where_the_history_is_short():
     """Tokens up to the limit are scored as parts of a short sequence, those behind it are not real yet."""
     config = MODELS["full"]
@@ -99,6 +101,7 @@ def test_draft_tokens_wait_where_the_history_is_short():
         np.testing.assert_allclose(logits[row, : size - 8], expected, atol=2e-5)
 
 
+@pytest.mark.sweep
 def test_the_history_is_what_was_accepted_along_paths():
     config = MODELS["full"]
     params, tokens = random_params(config.spec()), draw_tokens(1, 11)
@@ -147,6 +150,7 @@ def lowered_step(config, capacity):
     return driver.advance.lower(params, made.request, carry, Autoregressive(), steps, config=config).as_text()
 
 
+@pytest.mark.sweep
 def test_only_a_cache_that_can_outgrow_the_limit_has_anything_of_it():
     config = dataclasses.replace(MODELS["full"], recode_beyond=32)
     plain = dataclasses.replace(config, recode_beyond=None)
@@ -203,6 +207,7 @@ def test_prompts_lie_around_the_original_length(phi3):
     assert lengths[0] + NEW <= 40 < lengths[1] + NEW
 
 
+@pytest.mark.sweep
 def test_rows_cross_on_their_own(phi3):
     """The longest prompts are fed in windows, of which the first ends before the original length."""
     assert_generates(phi3, Autoregressive(prefill_window=16))
@@ -216,6 +221,7 @@ def test_a_row_alone_crosses(phi3, rows):
     assert_generates(phi3, Autoregressive(), rows)
 
 
+@pytest.mark.sweep
 def test_drafts_cross_too(phi3):
     """The model drafts for itself: all is accepted, across the limit too, but for what has to wait there."""
     model, _ = phi3
@@ -240,6 +246,7 @@ def test_a_draft_that_never_crosses_still_drafts(phi3):
     assert (ours.counters["accepted"] > 0).all()
 
 
+@pytest.mark.sweep
 def test_streaming_crosses(phi3):
     model, reference = phi3
     made = ready(model.config, model.params, Autoregressive(), reference.prompts[1:3], NEW)

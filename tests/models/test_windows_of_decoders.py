@@ -53,6 +53,7 @@ def test_the_compiled_program_has_one_cosine():
     assert program.count(" cosine(") == program.count(" sine(") == 1
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("ropes", ["made outside", pytest.param("made inside", marks=pytest.mark.sweep)])
 def test_blocks_can_be_rematerialised_under_a_window_made_outside(ropes):
     config = ARCHITECTURES["hybrid"]
@@ -105,6 +106,7 @@ def test_windows_under_a_mask_are_the_sequence_under_it(name):
 TREES = np.stack([np.tril(np.ones((4, 4), bool)), np.eye(4, dtype=bool) | (np.arange(4) == 0)])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", [pytest.param("hybrid", marks=pytest.mark.sweep), "sliding"])
 def test_windows_of_many_caches_at_once(name):
     """Two caches, each with a history and a tree of its own, through one `jax.vmap` of both verbs."""

@@ -41,6 +41,7 @@ def test_words_of_an_answer(text, words):
     assert words_of(text) == words
 
 
+@pytest.mark.sweep
 def test_calls_follow_from_the_plan(untrained):
     candidate = Candidate(model=untrained, exam=Exam(tasks=("copy", "insert_random"), count=3, length=4))
     assert candidate.canvas == 6  # the longest answer and its end

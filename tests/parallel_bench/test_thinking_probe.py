@@ -33,6 +33,7 @@ def lesson(thinker):
     return thinker.lesson(24, SEED)
 
 
+@pytest.mark.sweep
 def test_the_model_answers_rightly_after_thinking_and_not_at_once(thinker, lesson):
     asked = replacements(24, SEED)
     at_once = thinker.answer_at_once(asked).is_right.mean()
@@ -73,6 +74,7 @@ def test_a_fitted_and_calibrated_probe_leaves_early_and_keeps_the_answers(thinke
     assert (lesson.answered.is_right & ~left.is_right).mean() <= 0.1
 
 
+@pytest.mark.sweep
 def test_the_bundled_probe_is_for_the_bundled_model(thinker):
     assert jm.list_bundled_thinking() == ("tiny-llama-scratchpad-probe",)
     probe = jm.load_thinking("tiny-llama-scratchpad-probe", thinker.model)

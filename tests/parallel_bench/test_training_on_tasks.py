@@ -80,6 +80,7 @@ def test_masks_stay_on_the_canvas():
     assert not (drawn.masked & drawn.rest).any() and drawn.masked.any() and drawn.rest.any()
 
 
+@pytest.mark.sweep
 def test_a_run_is_gone_on_with_and_its_model_saved(tmp_path, capsys):
     stages = tuple(
         Stage(WarmupStableDecay(peak=peak, warmup_steps=5, decay_steps=20, total_steps=steps), ANY)
@@ -119,7 +120,7 @@ def test_transformers_reads_the_bundled_twin():
     np.testing.assert_allclose(mine(np.array([ids])), expected, atol=1e-4)
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["tiny-llama-lists-jacobi", "tiny-llama-scratchpad"])
 def test_a_course_goes_on_from_a_bundled_model(name, tmp_path):
     """One step at a learning rate of nothing leaves the model that the run begins with; words that its

@@ -4,7 +4,6 @@ With libtpu installed jax looks for a TPU when it starts, so this process only r
 """
 
 import dataclasses
-import itertools
 import json
 import os
 
@@ -68,13 +67,26 @@ def asked_for(request, fixture, topology=TOPOLOGIES[0]):
     return sorted({item["family"] for item in items if item.get("topology", TOPOLOGIES[0]) == topology})
 
 
+def compile_families(config_files, families, *arguments):
+    """The reports on `programs_of` these families."""
+    found = {}
+    for programs in (PROGRAMS, ("generate",)):
+        if files := [config_files[family] for family in families if programs_of(family) == programs]:
+            found |= compile_in_subprocess(files, *arguments, "--programs", *programs)
+    return found
+
+
+def programs_of(family):
+    """Of one family of each kind all programs, of the others generation, which is made of the other two."""
+    return PROGRAMS if family in KINDS else ("generate",)
+
+
 @pytest.fixture(scope="module")
 def reports(config_files, request):
     found = {}
     for topology in TOPOLOGIES:
-        if families := asked_for(request, "reports", topology):
-            files = [config_files[family] for family in families]
-            found |= compile_in_subprocess(files, "--topology", topology, "--capacity", CAPACITY)
+        families = asked_for(request, "reports", topology)
+        found |= compile_families(config_files, families, "--topology", topology, "--capacity", CAPACITY)
     return found
 
 
@@ -99,20 +111,21 @@ STRATEGY = jm.decoding.Autoregressive()
 KINDS = ("deepseek_v3", "gpt_oss", "llada", "mamba2", "qwen3", "qwen3_moe", "qwen3_next", "recurrent_gemma")
 PLACES = [
     *(
-        pytest.param(family, TOPOLOGIES[0], marks=() if family in ESSENTIAL else pytest.mark.sweep)
+        pytest.param(family, TOPOLOGIES[0], program, marks=() if family in ESSENTIAL else pytest.mark.sweep)
         for family in CONFIGS
+        for program in programs_of(family)
     ),
     *(
-        pytest.param(family, topology, marks=pytest.mark.sweep)
+        pytest.param(family, topology, program, marks=pytest.mark.sweep)
         for family in KINDS
         for topology in TOPOLOGIES[1:]
+        for program in PROGRAMS
     ),
 ]
 
 
 @needs_libtpu
-@pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize(("family", "topology"), PLACES)
+@pytest.mark.parametrize(("family", "topology", "program"), PLACES)
 def test_the_tpu_compiler_takes_every_program_and_keeps_the_cache_in_place(
     reports, family, topology, program
 ):
@@ -139,8 +152,13 @@ def assert_sound(report, memory):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("family", by_tier(("qwen3", "mistral")))
+@pytest.mark.parametrize(
+    ("family", "program"),
+    [
+        *(("qwen3", program) for program in PROGRAMS),
+        pytest.param("mistral", "generate", marks=pytest.mark.sweep),
+    ],
+)
 def test_working_memory_does_not_grow_with_the_capacity(reports, small_reports, family, program):
     large = reports[family, TOPOLOGIES[0], program]
     small = small_reports[family, TOPOLOGIES[0], program]
@@ -163,8 +181,15 @@ def long_reports(config_files, request):
 # The loop of masked generation with caches that are not its default: family, cache, topology.
 ESSENTIAL_CANVAS = ("llada", "dual", TOPOLOGIES[0])
 CANVASES = [
-    pytest.param(*case, marks=() if case == ESSENTIAL_CANVAS else pytest.mark.sweep)
-    for case in itertools.product(("llada", "llada2_moe"), ("prefix", "dual"), TOPOLOGIES)
+    pytest.param(*ESSENTIAL_CANVAS),
+    *(
+        pytest.param(*case, marks=pytest.mark.sweep)
+        for case in (
+            ("llada", "prefix", TOPOLOGIES[0]),
+            ("llada", "dual", TOPOLOGIES[1]),
+            ("llada2_moe", "dual", TOPOLOGIES[0]),
+        )
+    ),
 ]
 
 
@@ -184,8 +209,8 @@ def test_the_tpu_compiler_takes_masked_generation_with_every_cache(config_files,
 
 @pytest.fixture(scope="module")
 def small_reports(config_files, request):
-    files = [config_files[family] for family in asked_for(request, "small_reports")]
-    return compile_in_subprocess(files, "--topology", TOPOLOGIES[0], "--capacity", SMALL_CAPACITY)
+    families = asked_for(request, "small_reports")
+    return compile_families(config_files, families, "--topology", TOPOLOGIES[0], "--capacity", SMALL_CAPACITY)
 
 
 @pytest.mark.sweep

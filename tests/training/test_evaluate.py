@@ -98,6 +98,7 @@ def masked_model_of_nothing():
     return decoder, {**params, "embed": {"weight": 0 * params["embed"]["weight"]}}
 
 
+@pytest.mark.sweep
 def test_masked_models_are_scored_by_a_bound_with_its_error(tokenizer, files):
     decoder, params = masked_model_of_nothing()
     causal = score_files(MODEL, PARAMS, tokenizer, files, window=16, overlap=8)

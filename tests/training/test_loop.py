@@ -58,6 +58,7 @@ def kill_at(monkeypatch, step):
     monkeypatch.setattr(loop, "append_metrics", dying_append)
 
 
+@pytest.mark.sweep
 def test_a_killed_run_resumes_exactly(recipe, tmp_path, monkeypatch):
     quiet = Console(file=io.StringIO())
     whole, score = train(recipe, tmp_path / "whole", model=MODEL, console=quiet)
@@ -80,6 +81,7 @@ def test_a_killed_run_resumes_exactly(recipe, tmp_path, monkeypatch):
     assert seconds == sorted(seconds)
 
 
+@pytest.mark.sweep
 def test_the_output_directory_tells_the_whole_run(recipe, tmp_path):
     screen = io.StringIO()
     run, score = train(recipe, tmp_path / "run", model=MODEL, console=Console(file=screen, width=200))
@@ -150,6 +152,7 @@ def test_unusable_data_is_named(recipe, tmp_path):
 
 
 # Sizes at which the recipe is refused, and the tokenizer.
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("num_bytes", [100, 3_000])
 def test_a_run_that_a_full_disk_stopped_goes_on(recipe, tmp_path, num_bytes):
     quiet = Console(file=io.StringIO())
@@ -195,6 +198,7 @@ def test_a_step_says_whether_its_numbers_are_finite():
     assert step(state, tokens)[1]["finite"] == 0
 
 
+@pytest.mark.sweep
 def test_a_run_goes_on_from_the_intact_checkpoint(recipe, tmp_path):
     quiet = Console(file=io.StringIO())
     whole, score = train(recipe, tmp_path / "run", model=MODEL, console=quiet)
@@ -208,6 +212,7 @@ def test_a_run_goes_on_from_the_intact_checkpoint(recipe, tmp_path):
     assert (checkpoints / "unreadable-12-1").is_dir()
 
 
+@pytest.mark.sweep
 def test_two_trainers_exclude_each_other(recipe, tmp_path):
     quiet = Console(file=io.StringIO())
     with only_trainer(tmp_path / "run"):

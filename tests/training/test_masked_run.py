@@ -72,6 +72,7 @@ def recipe(tmp_path):
     )
 
 
+@pytest.mark.sweep
 def test_a_masked_recipe_is_trained_scored_and_exported(recipe, tmp_path):
     run, score = train(recipe, tmp_path / "run", console=QUIET)
     assert run.tokenizer.token_to_id(MASK) == 280
@@ -87,6 +88,7 @@ def test_a_masked_recipe_is_trained_scored_and_exported(recipe, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded.params, run.params)
 
 
+@pytest.mark.sweep
 def test_an_interrupted_run_draws_the_same_masks(recipe, tmp_path):
     whole, _ = train(recipe, tmp_path / "whole", console=QUIET)
     train(recipe, tmp_path / "halves", console=QUIET)

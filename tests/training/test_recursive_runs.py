@@ -58,6 +58,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.sweep
 def test_training_lowers_the_loss_and_what_is_written_decodes_as_it_was_trained(run):
     losses = [record["loss"] for record in read_metrics(run / "metrics.jsonl") if "loss" in record]
     assert losses[-1] < losses[0] - 0.3

@@ -82,6 +82,7 @@ def test_the_loss_is_the_weighted_mean_over_the_mixtures():
     np.testing.assert_allclose(metrics["busiest_expert"], (load.max(1) / load.mean(1)).max(), rtol=1e-6)
 
 
+@pytest.mark.sweep
 def test_selection_biases_move_against_the_load_of_the_whole_batch():
     params = random_params(MODEL.spec())
     _, routings = routed(params, TOKENS)
@@ -94,6 +95,7 @@ def test_selection_biases_move_against_the_load_of_the_whole_batch():
         np.testing.assert_allclose(after, before + 0.1 * np.sign(load.mean() - load), atol=1e-6)
 
 
+@pytest.mark.sweep
 def test_later_micro_batches_count_the_load_of_earlier_ones():
     params = random_params(MODEL.spec())
     (_, first), (_, second) = (routed(params, TOKENS[i : i + 2]) for i in (0, 2))

@@ -80,6 +80,7 @@ def test_a_scanned_stack_takes_the_weights_of_all_layers(tmp_path):
     np.testing.assert_allclose(logits, model(tokens), atol=1e-5)
 
 
+@pytest.mark.sweep
 def test_another_model_is_refused_before_training(recipe, tmp_path):
     other = dataclasses.replace(recipe, start_from="tiny-qwen3")
     message = r"start_from='tiny-qwen3' is another model.*: vocab_size is 4096 there and 280 in the recipe"

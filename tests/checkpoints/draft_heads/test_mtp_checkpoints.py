@@ -77,6 +77,7 @@ def test_a_saved_model_has_its_modules_and_their_keys(mtp, build, tmp_path):
         np.testing.assert_array_equal(ours, first, err_msg=path)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "mtp", [DEEPSEEK, pytest.param(GLM, marks=pytest.mark.sweep)], ids=lambda mtp: mtp.case.family
 )

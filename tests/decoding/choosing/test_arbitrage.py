@@ -30,6 +30,7 @@ def strategy(draft, **options):
     return Arbitrage(draft=draft, delimiters=DELIMITERS, longest=LONGEST, top_logprobs=0, **options)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -62,6 +63,7 @@ def test_routers_without_a_choice_leave_one_model(name, options):
             np.testing.assert_allclose(ours.log_probs.chosen, expected.log_probs.chosen, atol=3e-5)
 
 
+@pytest.mark.sweep
 def test_the_target_samples_independently_of_the_dropped_step():
     """A draft that is the target itself: with the same keys, every step would be written twice alike."""
     config, params = architecture("ssd")
@@ -107,6 +109,7 @@ def by_hand(config, target, draft, prompt, threshold):
     return tokens, routed
 
 
+@pytest.mark.sweep
 def test_each_step_goes_by_the_router():
     config = decoder(ssd())
     params = random_params(config.spec())

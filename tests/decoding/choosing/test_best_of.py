@@ -50,6 +50,7 @@ def assert_rows(ours, all_, rows):
     np.testing.assert_allclose(ours.log_probs.chosen, all_.log_probs.chosen[rows], atol=2e-5)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("name", "penalty"), [("ssd", 0.0), ("ssd", 1.0), pytest.param("hybrid", 1.0, marks=pytest.mark.sweep)]
 )
@@ -128,6 +129,7 @@ def test_by_the_public_verb():
     assert list(out.stats.counters) == ["calls", "sampled", "saved"]
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("options", "message"),
     [

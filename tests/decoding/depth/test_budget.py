@@ -18,6 +18,7 @@ PARAMS = random_params(CONFIG.spec())
 TOKENS = draw_tokens(2, 8)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("unread", ["hold", "propagate"])
 def test_a_budget_is_a_plan_for_each_position(unread):
     """Token by token, each by the plan of its position: the first block, and the last as far as they go."""
@@ -32,6 +33,7 @@ def test_a_budget_is_a_plan_for_each_position(unread):
         ours, theirs = commit(CONFIG, pending), commit(CONFIG, planned)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["hybrid", pytest.param("hybrid_moe", marks=pytest.mark.sweep)])
 def test_the_tokens_of_one_window_have_depths_of_their_own(name):
     """What is propagated depends on each token's own stream, so that windows may be cut anywhere."""
@@ -49,6 +51,7 @@ def test_the_tokens_of_one_window_have_depths_of_their_own(name):
     np.testing.assert_allclose(np.concatenate(parts, 1), whole, atol=1e-5)
 
 
+@pytest.mark.sweep
 def test_rows_of_different_lengths_go_by_their_own_positions():
     config, params = architecture("hybrid")
     strategy = AdaptiveDepth(depth=Budget(blocks=linear_budget(3, 1, 12)))
@@ -59,6 +62,7 @@ def test_rows_of_different_lengths_go_by_their_own_positions():
         assert ours.counters["layers"][row] == alone.counters["layers"][0]
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("counted", [None, (2, 3)])
 @pytest.mark.parametrize("last", [1, 0], ids=["attention", "mamba2"])
 def test_what_is_held_in_one_row_is_written_in_the_other(last, counted):

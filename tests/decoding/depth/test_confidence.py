@@ -127,6 +127,7 @@ def test_a_classifier_has_a_bias_per_block():
         LinearConfidence(weight=LINEAR.weight, bias=LINEAR.bias[:2])
 
 
+@pytest.mark.sweep
 def test_patience_counts_blocks_that_changed_nothing():
     """With a patience of one, a token leaves behind the first block that says what the one before it said."""
     four = dataclasses.replace(THREE, blocks=(*THREE.blocks, THREE.blocks[1]))

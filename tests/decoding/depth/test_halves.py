@@ -72,6 +72,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
+@pytest.mark.sweep
 def test_rows_leave_attention_out_by_the_mean_of_their_prompt():
     hidden, window = embedded()
     gates = []
@@ -111,6 +112,7 @@ def test_tokens_take_forecasts_where_routers_do_not_want_more():
     np.testing.assert_allclose(logits, logits_of(hidden), atol=2e-5)
 
 
+@pytest.mark.sweep
 def test_windows_by_informed_routing_may_be_cut_anywhere():
     whole, _ = peek(CONFIG, PARAMS, TOKENS, CONFIG.init_cache(3, 9), depth=INFORMED)
     cache, parts = CONFIG.init_cache(3, 9), []

@@ -59,6 +59,7 @@ def test_anchors_are_the_model_over_the_anchors():
     assert any((a != b).any() for a, b in zip(states[3], states[2], strict=True))
 
 
+@pytest.mark.sweep
 def test_where_all_tokens_are_shown_windows_may_be_cut_anywhere():
     policy = dataclasses.replace(POLICY, unread="propagate", reused="update")
     whole, pending = peek(CONFIG, PARAMS, TOKENS, CONFIG.init_cache(2, 9, depth=policy), depth=policy)

@@ -34,6 +34,7 @@ def unrolled(config, params, passes):
     return whole, {**params, "blocks": blocks}
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", in_tiers(["hybrid", "latent"], ["mamba", "hybrid_moe", "delta"]))
 def test_a_plan_is_the_model_with_its_blocks_so_often(name):
     config = ARCHITECTURES[name]
@@ -53,6 +54,7 @@ def test_a_plan_is_the_model_with_its_blocks_so_often(name):
     assert (pending.depth == sum(passes)).all()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid"]))
 def test_decoding_with_a_plan_is_decoding_with_the_unrolled_model(name):
     config, params = architecture(name)
@@ -123,6 +125,7 @@ def test_what_is_held_has_no_history(plan, name):
     np.testing.assert_allclose(scored.taps["blocks/2"], found, atol=1e-5)
 
 
+@pytest.mark.sweep
 def test_a_block_left_out_costs_nothing():
     """FLOPs of the compiled step: those of the model without the block."""
 

@@ -43,6 +43,7 @@ def test_a_trace_is_the_classifier_over_the_whole_sequence():
         np.testing.assert_allclose(trace.confidence[:, k], expected.ravel(), atol=1e-5)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("cuts", [(4, 5, 9), (1, 2, 9)])
 def test_any_split_into_windows_is_the_whole(cuts):
     """Where tokens leave, and what is remembered, with histories that end inside windows, too."""

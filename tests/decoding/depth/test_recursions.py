@@ -96,7 +96,7 @@ def row_by_hand(config, params, policy, tokens):
     return np.asarray(logits_of(config, params, hidden[None]))[0], depth + 2
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("kind", SHARED)
 @pytest.mark.parametrize("name", POLICIES)
 def test_each_recursion_is_the_block_over_the_tokens_in_it(name, kind):
@@ -119,6 +119,7 @@ def test_each_recursion_is_the_block_over_the_tokens_in_it(name, kind):
         np.testing.assert_allclose(np.concatenate(parts, 1)[row], logits, atol=3e-5)
 
 
+@pytest.mark.sweep
 def test_an_accepted_path_becomes_history_where_its_tokens_were_in_a_recursion():
     """Tokens 0, 2 and 3 of a window, and then what follows: as if the others had never been there."""
     (config, params), policy = model("attention"), POLICIES["expert"]
@@ -140,6 +141,7 @@ def test_an_accepted_path_becomes_history_where_its_tokens_were_in_a_recursion()
         assert [p for p in kept[row].tolist() if p >= 0] == wanted
 
 
+@pytest.mark.sweep
 def test_rows_decode_as_alone():
     (config, params), policy = model("attention"), POLICIES["token"]
     strategy = AdaptiveDepth(depth=policy, prompt=policy)

@@ -17,6 +17,7 @@ TOKENS = draw_tokens(2, 5)
 FIRST_LEAVES = PerRow(np.asarray([0.0, np.inf]))
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("last", [SSD, ATTENTION], ids=["mamba2", "attention"])
 def test_held_blocks_see_nothing_of_rows_that_left(last):
     """Row 0 leaves behind block 0, so that the last block is as it was; row 1 is read in full."""

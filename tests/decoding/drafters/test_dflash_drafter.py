@@ -26,6 +26,7 @@ def drafter(name, size=None):
     return DFlashDrafter(head=HEADS[name], params=params_of(name), size=size)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[] if name == "hybrid" else pytest.mark.sweep) for name in MODELS],
@@ -38,6 +39,7 @@ def test_greedy_equals_autoregressive_decoding(name):
     assert_same_generation(decode(config, params, strategy, stop=[stop]), expected(name, stop=(stop,)))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[] if kind == "confident" else pytest.mark.sweep) for kind in HEADS]
 )
@@ -46,6 +48,7 @@ def test_every_kind_of_head_is_exact(kind):
     assert_same_generation(decode(*architecture("attention"), strategy), expected("attention"))
 
 
+@pytest.mark.sweep
 def test_processors_see_the_drafted_tokens():
     config, params = architecture("ssd")
     penalty = (RepetitionPenalty(1.5),)
@@ -108,6 +111,7 @@ def test_confidence_says_how_many_tokens_are_verified(bias, most):
     np.testing.assert_array_equal(out.counters["drafted"], most * out.counters["calls"])
 
 
+@pytest.mark.sweep
 def test_a_head_of_fewer_tokens_drafts_them_by_their_ids():
     one, ids = head(vocab_size=7), jnp.asarray([0, 3, 4, 9, 11, 20, 28])
     params = random_params(one.spec())

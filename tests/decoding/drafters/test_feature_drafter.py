@@ -22,6 +22,7 @@ def tree_drafter(**fields):
     )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_text_from_a_tree_is_that_of_sequential_decoding(name):
     config, params = architecture(name)

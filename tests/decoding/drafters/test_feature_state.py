@@ -65,6 +65,7 @@ def from_scratch(drafter, row, length, chain=()):
     return predicted.logits[0, last]
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("fields", [{}, {"norm_output": True}, {"norm_before_residual": True}])
 def test_what_was_read_is_the_text_with_the_models_own_features(fields):
     drafter, lengths, accepted = eagle3_drafter(**fields), np.asarray([6, 4]), np.asarray([3, 1])

@@ -70,6 +70,7 @@ def faint(params):
     return {**params, "blocks": {**blocks, str(len(blocks) - 1): weak}}
 
 
+@pytest.mark.sweep
 def test_first_layers_that_say_what_all_say_are_accepted():
     config, params = architecture("ssd")
     params = faint(params)
@@ -78,6 +79,7 @@ def test_first_layers_that_say_what_all_say_are_accepted():
     assert ours.counters["accepted"].sum() > 0.6 * ours.counters["drafted"].sum()
 
 
+@pytest.mark.sweep
 def test_self_speculation_of_transformers_gives_the_same_text(tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

@@ -92,7 +92,7 @@ def test_the_tree_of_the_authors_has_its_shape():
     assert tree_drafter(MC_SIM_7B_63, heads=4).parents[10:13] == (1, 1, 1)
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("draft", [medusa_drafter, tree_drafter], ids=["chain", "tree"])
 def test_sampled_rows_are_as_if_alone(draft):
     config, params = architecture("attention")

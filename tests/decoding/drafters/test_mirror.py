@@ -18,6 +18,7 @@ def test_the_text_is_that_of_the_model(name):
     assert_same_generation(decode(config, params, strategy, stop=(stop,)), expected(name, stop=(stop,)))
 
 
+@pytest.mark.sweep
 def test_with_a_branch_for_every_token_it_is_the_draft_itself():
     config, params = architecture("ssd")
     draft = Draft(config, nearby(params, 0.1))
@@ -28,6 +29,7 @@ def test_with_a_branch_for_every_token_it_is_the_draft_itself():
     np.testing.assert_array_equal(every.counters["accepted"], alone.counters["accepted"])
 
 
+@pytest.mark.sweep
 def test_the_exit_behind_the_last_block_says_the_token():
     """There one branch is enough where tokens are the most probable ones."""
     config, params = architecture("attention")

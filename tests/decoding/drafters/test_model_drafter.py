@@ -68,7 +68,7 @@ def step_flops(config, params):
     return flops(jax.jit(step, donate_argnums=2).lower(*arguments))
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", in_tiers(["tiny-mamba2"], ["tiny-qwen3", "tiny-hybrid-moe"]))
 @pytest.mark.parametrize("siblings", [(1,) * LEVELS, (3, 2, 1, 1, 1)], ids=["chain", "tree"])
 def test_drafting_costs_a_step_per_token(name, siblings):
@@ -95,6 +95,7 @@ class Counted(Decoder):
 STEPS = []
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(("limits", "steps"), [((5, 5), 5), ((0, 2), 2), ((0, 0), 0)])
 def test_no_step_is_taken_that_no_row_drafts_with(limits, steps):
     config, params = architecture("hybrid")
@@ -110,6 +111,7 @@ def test_no_step_is_taken_that_no_row_drafts_with(limits, steps):
     np.testing.assert_array_equal(pending.valid, limits)
 
 
+@pytest.mark.sweep
 def test_a_draft_ends_behind_a_token_that_it_is_not_sure_of():
     config, params = architecture("attention")
     drafter = ModelDrafter(draft=Draft(config, params), size=LEVELS)
@@ -133,6 +135,7 @@ def test_a_draft_ends_behind_a_token_that_it_is_not_sure_of():
     np.testing.assert_array_equal(np.asarray(ended.tokens)[there], np.asarray(whole.tokens)[there])
 
 
+@pytest.mark.sweep
 def test_keys_and_values_of_the_draft_are_not_copied():
     config, params = architecture("attention")
     drafter = ModelDrafter(draft=Draft(config, params), size=LEVELS)
@@ -155,6 +158,7 @@ def test_greedy_drafts_come_without_distributions(sampler):
     assert any(shapes) == (sampler != GREEDY)
 
 
+@pytest.mark.sweep
 def test_a_draft_whose_cache_evicts_drafts_as_well():
     """It is shown the growing window anew, which drops tokens exactly."""
     config = decoder(attention(cache=D2O(budget=64, recent=8, longest_peek=32)), attention())

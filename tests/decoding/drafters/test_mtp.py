@@ -106,6 +106,7 @@ def drafting_anew(config, params, drafter, width):
     return draft
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "modules", "processors"),
     [
@@ -122,6 +123,7 @@ def test_a_sampled_step_has_the_models_joint_distribution(name, modules, process
     assert_exact_step(config, params, strategy, levels=2, kept=[0, 1, 2])
 
 
+@pytest.mark.sweep
 def test_samples_do_not_depend_on_their_neighbours():
     config, params = architecture("attention")
     strategy = Speculative(

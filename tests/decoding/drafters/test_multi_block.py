@@ -76,6 +76,7 @@ def rounds_of(choose, drafter, prompt, first_token):
     return calls, total
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("drafter", [RECYCLING, CHAIN], ids=["recycling", "chain"])
 def test_rounds_are_those_of_the_iteration(drafter):
     config, params = architecture("attention")

@@ -40,6 +40,7 @@ def delayed(config, params, noise=0.3, trunk=1, paths=2, length=2, **options):
     return Speculative(draft=drafter, **options)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)
@@ -64,6 +65,7 @@ def test_the_draft_goes_on_with_the_path_that_was_accepted(name, trunk):
     np.testing.assert_array_equal(ours.tokens, expected(name).tokens)
 
 
+@pytest.mark.sweep
 def test_paths_are_accepted_where_the_first_choice_is_wrong():
     config, params = architecture("ssd")
     draft = Draft(config, nearby(params, 0.5))

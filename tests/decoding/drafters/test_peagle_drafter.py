@@ -16,6 +16,7 @@ from jaxmodels.decoding.lengths import Whole
 from jaxmodels.pytrees import register_dataclass
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[] if name == "hybrid" else pytest.mark.sweep) for name in MODELS],
@@ -34,6 +35,7 @@ def small():
     return PEagleDrafter(head=head, params=random_params(head.spec(), seed=4), size=2)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "rule", "processors"),
     [
@@ -63,6 +65,7 @@ class Two(Whole):
 register_dataclass(Two, [], ["enough"])
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(("enough", "most"), [(0.0, 1), (2.0, 2)])
 def test_a_draft_is_as_long_as_its_policy_says(enough, most):
     out = decode(*architecture("attention"), Speculative(draft=peagle_drafter(), length=Two(enough)))

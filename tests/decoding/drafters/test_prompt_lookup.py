@@ -77,6 +77,7 @@ def test_the_first_match_is_that_of_transformers(most):
     assert {0, 5} < counts, counts
 
 
+@pytest.mark.sweep
 def test_how_many_tokens_must_agree_is_data():
     config, params = architecture("ssd")
     strict = Speculative(draft=PromptLookup(size=4, most=20, least=20))
@@ -87,6 +88,7 @@ def test_how_many_tokens_must_agree_is_data():
     np.testing.assert_array_equal(decode(config, params, first).tokens, expected("ssd").tokens)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)
@@ -97,6 +99,7 @@ def test_greedy_equals_autoregressive_decoding(name):
     assert_same_generation(decode(config, params, LOOKUP, stop=[stop]), expected(name, stop=(stop,)))
 
 
+@pytest.mark.sweep
 def test_text_that_repeats_itself_takes_fewer_steps():
     config, params = architecture("ssd")
     ours, plain = decode(config, params, LOOKUP, PROMPTS[1:2]), expected("ssd")
@@ -112,6 +115,7 @@ def test_rows_without_a_match_are_drafted_nothing():
     np.testing.assert_array_equal(ours.tokens, expected("ssd").tokens)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("acceptance", "processors"),
     [

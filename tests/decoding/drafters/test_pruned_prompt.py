@@ -66,6 +66,7 @@ def pruned(draft, **fields):
     return PrunedPromptDrafter(**{"draft": draft, "keep": 3, "size": 3, **fields})
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("target", "draft"),
     [

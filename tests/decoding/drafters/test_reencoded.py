@@ -58,6 +58,7 @@ def test_the_text_is_that_of_the_model(name):
     assert_same_generation(decode(config, params, strategy, stop=(stop,)), expected(name, stop=(stop,)))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["ssd", pytest.param("attention", marks=pytest.mark.sweep)])
 def test_the_same_model_under_other_ids_drafts_as_itself(name):
     config, params = architecture(name)
@@ -116,6 +117,7 @@ class ByHand:
         return calls, drafted_in_all, accepted_in_all
 
 
+@pytest.mark.sweep
 def test_it_drafts_behind_the_text_in_its_own_tokens():
     """A recurrent draft, and a model that says much of what it does: every round as by hand."""
     draft = another("ssd")
@@ -142,6 +144,7 @@ def test_it_drafts_behind_the_text_in_its_own_tokens():
     assert 0 < ours.counters["accepted"].sum() < ours.counters["drafted"].sum()
 
 
+@pytest.mark.sweep
 def test_what_the_model_says_otherwise_replaces_what_was_drafted():
     """5 6 7 8 where the model says 7 and then a token of the pieces 9 10: 8 becomes 9, and 10 is new."""
     names = two_tokenizers.letters(np.arange(VOCAB))

@@ -97,6 +97,7 @@ def test_drafts_are_those_of_a_trie(options):
     assert drafts > 40
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)
@@ -120,6 +121,7 @@ def test_an_answer_given_before_is_drafted_from_the_corpus():
     assert programs is None or driver.generate._cache_size() == programs
 
 
+@pytest.mark.sweep
 def test_a_corpus_of_another_vocabulary_is_refused():
     config, params = architecture("ssd")
     beyond = config.vocab_size

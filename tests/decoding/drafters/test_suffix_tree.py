@@ -124,6 +124,7 @@ def test_trees_are_those_of_a_trie(options, bounds):
 TREE = SuffixTree(search=SuffixDecoding(size=7, least=1, offset=1.0, least_probability=0.05), depth=4)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)

@@ -30,7 +30,7 @@ def drafts_of(config, params):
     return Draft(config, nearby(params, 0.02)), Draft(config, random_like(params))
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_the_text_is_that_of_the_model(name, kind):

@@ -25,6 +25,7 @@ def tree(config, params, siblings=(3, 2, 1), noise=0.3, **options):
     return Speculative(draft=drafter, **options)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", BESIDE_A_MODEL)
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)
@@ -37,6 +38,7 @@ def test_greedy_equals_autoregressive_decoding(name):
     assert_same_generation(decode(config, params, strategy, stop=[stop]), expected(name, stop=(stop,)))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid", "latent"]))
 def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
     config, params = architecture(name)
@@ -44,6 +46,7 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
     assert_same_generation(ours, expected(name), row=2)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid"]))
 def test_the_draft_catches_up_with_what_it_did_not_follow(name):
     """With a draft that is the model, levels behind the first are right whatever the first step took."""
@@ -54,6 +57,7 @@ def test_the_draft_catches_up_with_what_it_did_not_follow(name):
     np.testing.assert_array_equal(ours.tokens, expected(name).tokens)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", in_tiers(["attention"], ["ssd"]))
 def test_siblings_are_accepted_where_the_first_choice_is_wrong(name):
     """Per call no fewer than of the chain of first choices, from the same text, and here more."""
@@ -77,6 +81,7 @@ def test_processors_see_each_path_by_itself(name):
     assert ours.counters["accepted"].sum() > 0
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "processors", [pytest.param((), marks=pytest.mark.sweep), PROCESSORS], ids=["plain", "processors"]
 )

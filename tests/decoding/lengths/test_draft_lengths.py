@@ -61,6 +61,7 @@ def test_a_draft_that_was_right_makes_the_next_longer():
     assert limits == [[5, 2], [6, 1], [6, 1], [6, 1]]
 
 
+@pytest.mark.sweep
 def test_a_draft_ends_behind_the_first_token_that_is_not_sure():
     config, params = architecture("attention")
     draft = Draft(config, nearby(params, 0.15))
@@ -74,7 +75,7 @@ def test_a_draft_ends_behind_the_first_token_that_is_not_sure():
     assert any(1 < count < 4 for count in counts)
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "length"),
     [

@@ -120,6 +120,7 @@ def test_drafts_end_where_the_head_expects_a_rejection():
     assert propose._cache_size() == 1
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", in_tiers(["attention"], ["ssd", "delta", "hybrid"]))
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)

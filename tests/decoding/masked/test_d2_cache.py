@@ -69,6 +69,7 @@ def test_the_rollout_keeps_the_rows_that_were_not_computed():
     np.testing.assert_allclose(ours[0], product.sum(0), atol=1e-5)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("offset", [0, pytest.param(1, marks=pytest.mark.sweep)])
 def test_a_budget_for_everything_gives_the_answers_of_no_cache(offset):
     config, params = masked_model("attention", BOTH_WAYS, offset)
@@ -78,6 +79,7 @@ def test_a_budget_for_everything_gives_the_answers_of_no_cache(offset):
     np.testing.assert_array_equal(ours.counters["calls"], expected.counters["calls"])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("offset", [0, pytest.param(1, marks=pytest.mark.sweep)])
 def test_only_recomputed_places_are_filled_in(offset):
     """A rule that takes all it may takes as many as the budget."""

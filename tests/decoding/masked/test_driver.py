@@ -94,7 +94,7 @@ def reference_of(name, mask, offset):
     return Reference(*masked_model(name, mask, offset))
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("name", "mask", "cache", "offset"),
     [
@@ -131,6 +131,7 @@ def test_answers_are_those_of_reading_everything_anew(name, mask, cache, offset)
     assert (ours.tokens[:, NEW:] == 0).all()
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("cache", [Dual(), PrefixCache()])
 def test_a_cache_is_brought_up_to_date_once_per_block(cache):
     ours = decode(*masked_model("attention", BOTH_WAYS), strategy(cache), new=NEW)
@@ -158,7 +159,7 @@ def test_one_step_per_block_needs_no_cache_anew():
     np.testing.assert_array_equal(answers[0], answers[2])
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("mask", "cache"),
     [
@@ -208,6 +209,7 @@ def test_samples_follow_the_seed_and_the_row_and_never_are_masks():
     assert not (together.tokens == MASK).any()
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(("mask", "offset"), [(BOTH_WAYS, 0), (BY_BLOCK, 1)])
 def test_log_probabilities_are_those_of_the_step_that_filled_a_place(mask, offset):
     """With a threshold of 0 that is the step which finds the whole block unknown."""

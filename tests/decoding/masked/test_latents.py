@@ -71,6 +71,7 @@ def published_draw(z, without, noises, temperature, guidance, steps):
     return x
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(("temperature", "guidance"), [(1.0, 1.0), (0.7, 2.5)])
 def test_a_token_is_drawn_by_the_published_process(temperature, guidance):
     config, params = model()
@@ -93,6 +94,7 @@ def test_a_token_is_drawn_by_the_published_process(temperature, guidance):
         np.testing.assert_allclose(plain, ours, rtol=1e-4)
 
 
+@pytest.mark.sweep
 def test_images_follow_the_seed_the_row_and_the_class():
     config, params = model()
     sampler = LatentSampler(steps=4, head_steps=3, guidance=2.0)
@@ -105,6 +107,7 @@ def test_images_follow_the_seed_the_row_and_the_class():
     assert np.abs(sample_latents(config, params, [1, 3], sampler, seed=6) - together).max() > 1e-3
 
 
+@pytest.mark.sweep
 def test_without_noise_every_schedule_knows_its_tokens_when_it_reads_them():
     """One token per step, or all at once: each place is drawn, once."""
     config, params = model()

@@ -37,6 +37,7 @@ def pipeline_steps(peer, prompt, **options):
     return steps
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("steps", "threshold", "editing", "post", "cache"),
     [

@@ -79,6 +79,7 @@ def llada(steps, *, weight=0.0, ends=()):
     return loop
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("steps", "loop", "options"),
     [

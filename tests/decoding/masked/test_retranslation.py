@@ -36,7 +36,7 @@ def by_hand(config, params, prompt, previous, keep):
     return tokens, sum(stays)
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("offset", "keep"), [(0, 0.03), pytest.param(1, 0.03, marks=pytest.mark.sweep), (0, 0.0), (0, 1.1)]
 )

@@ -15,7 +15,7 @@ def penalties():
     return [RepetitionPenalty(penalty) for penalty, _ in zip(PENALTIES, PROMPTS, strict=False)]
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("strategy", ["autoregressive", "jacobi", "speculative"])
 def test_each_row_is_that_row_alone(strategy):
     config, params = architecture("attention")

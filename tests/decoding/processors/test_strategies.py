@@ -146,12 +146,14 @@ def test_greedy_strategies_equal_autoregressive_decoding(processed):
         assert ours.counters.get("accepted", np.ones(1)).sum() > 0
 
 
+@pytest.mark.sweep
 def test_rows_do_not_depend_on_their_neighbours(processed):
     name, processors, plain = processed
     alone = decode(*architecture(name), Autoregressive(processors=processors, top_logprobs=2), PROMPTS[2:3])
     assert_same_generation(alone, plain, row=2)
 
 
+@pytest.mark.sweep
 def test_masked_diffusion_takes_those_that_go_by_the_place():
     config, params = architecture("attention")
     filling = MaskFilling(mask_token=VOCAB - 1)

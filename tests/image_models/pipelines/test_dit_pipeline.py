@@ -91,6 +91,7 @@ TO_DATA = read_scheduler({"_class_name": "FlowToDataEulerScheduler"})
 OF_CLASSES = {"sample_size": 8, "out_channels": 8, "num_embeds_ada_norm": 10}
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize(
     ("family", "config", "usual", "options", "rule"),
     [

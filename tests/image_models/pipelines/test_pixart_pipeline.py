@@ -47,6 +47,7 @@ def drawn(theirs, asked, start, steps, **options):
     ).images
 
 
+@pytest.mark.wide(every_run=1)
 def test_images_are_those_of_diffusers(saved):
     """Of canvases that are no squares."""
     theirs, directory = saved

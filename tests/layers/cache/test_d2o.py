@@ -49,7 +49,7 @@ def evictor(policy):
     return evict
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("policy", [POLICY, BATCHED], ids=["one by one", "four together"])
 @pytest.mark.parametrize("parts", [[6, 6, *[1] * 24], [4, 1, 1, 6, 3, 1, 1, 1, 6, 6, 2, 1, 1, 2]])
 def test_against_the_definition(policy, parts):

@@ -46,6 +46,7 @@ def evictor(policy):
     return evict
 
 
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("policy", [VIDEO, TEXT], ids=["video", "text"])
 @pytest.mark.parametrize("parts", [[5] * 6 + [1] * 20, [3, 1, 5, 5, 4, 1, 5, 5, 5, 2, 5, 5, 4]])
 def test_against_the_definition(policy, parts):

@@ -62,6 +62,7 @@ def by_hand(layer, params, x, parts):
     return np.einsum("snh,dnh->sd", out, np.asarray(params["w_o"], np.float64))
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     "parts", [[8] * 3 + [1] * 21, [1] * 45, [5, 1, 1, 8, 1, 1, 1, 7, *[1] * 5, 2, *[1] * 13]]
 )

@@ -110,6 +110,7 @@ def test_keys_of_no_importance_are_not_read():
     np.testing.assert_array_equal(run(policy, q, k, spoiled, tags, positions).out, clean.out)
 
 
+@pytest.mark.sweep
 def test_padding_does_not_change_what_is_read():
     policy = S2O(threshold=0.05, query_block=QUERIES, key_block=KEYS)
     stream = start(layer_with(policy), PARAMS, capacity=64).feed(X[:, :9], [9])[1]
@@ -124,6 +125,7 @@ def test_padding_does_not_change_what_is_read():
     np.testing.assert_array_equal(outputs[0][1], outputs[1][1])
 
 
+@pytest.mark.sweep
 def test_short_windows_and_other_masks_read_everything():
     policy, full = S2O(threshold=0.5, query_block=QUERIES, key_block=KEYS), attention(**SHAPE)
     streams = [
@@ -137,6 +139,7 @@ def test_short_windows_and_other_masks_read_everything():
     assert np.abs(long - expected).max() > 1e-3
 
 
+@pytest.mark.sweep
 def test_a_prompt_does_not_hold_its_scores():
     """Nothing of the size of queries times keys is made: 8 heads of 4096 x 8192 float32 would be 1 GiB."""
     policy = S2O(query_block=256, key_block=256)

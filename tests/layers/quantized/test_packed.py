@@ -64,6 +64,7 @@ def test_blocks_that_do_not_divide_groups_are_refused():
         packed(stack("mxfp4", 96), blocks=2)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_experts_fetched_as_bytes_give_the_same(name):
     experts = PlainExperts(num_experts=4, d_model=32, d_ff=64, bias=True)

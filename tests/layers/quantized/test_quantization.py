@@ -38,7 +38,7 @@ def weight(shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-@pytest.mark.wide(every_run=5)
+@pytest.mark.wide(every_run=2)
 @pytest.mark.parametrize("quantization", [PER_OUTPUT, GROUPED], ids=["per_output", "grouped"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_mixer_and_mixture_multiplies_with_what_the_weights_stand_for(name, quantization):

@@ -56,6 +56,7 @@ def saved(request, tmp_path_factory):
     return theirs, directory
 
 
+@pytest.mark.wide(every_run=1)
 def test_distributions_and_pixels_are_those_of_diffusers(saved):
     theirs, directory = saved
     config, params = load_autoencoder(directory)

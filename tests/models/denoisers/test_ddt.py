@@ -234,6 +234,7 @@ def test_what_an_earlier_encoder_found_serves_a_later_step(published):
     assert_close(later(2 * x, t + 0.1, kept), wanted.movedim(1, -1))
 
 
+@pytest.mark.wide(every_run=1)
 def test_blocks_one_by_one_and_the_names_of_their_parts(published):
     config, params = load_denoiser(published[2])
     ours, _ = inputs(published[0])

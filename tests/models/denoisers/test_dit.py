@@ -234,6 +234,7 @@ def test_flops_of_a_step_are_those_of_its_products():
     assert_flops(config, (batch, 32, 32, 4), classes_shape(batch), batch * config.flops(32, 32))
 
 
+@pytest.mark.sweep
 def test_one_program_for_all_times_and_classes_which_maps_and_differentiates(plain):
     config, params = load_denoiser(plain)
     (x, t, labels), _ = inputs(config)

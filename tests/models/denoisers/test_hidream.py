@@ -48,7 +48,7 @@ def saved(request, tmp_path_factory):
     return saved_module(HiDreamImageTransformer2DModel(**BASE | CASES[request.param]), tmp_path_factory)
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10), (8, 16)])
 def test_predictions_are_those_of_diffusers(saved, height, width):
     theirs, directory = saved

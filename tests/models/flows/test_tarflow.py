@@ -37,6 +37,7 @@ def test_noise_and_likelihood_are_those_of_the_published_rule(saved):
     np.testing.assert_allclose(log_scale, scaled, atol=1e-5)
 
 
+@pytest.mark.sweep
 def test_the_likelihood_is_that_of_the_change_of_variables():
     config, params = flow()
     images, classes = draw(1, 8, 8, 2)[0], jnp.array([1])

@@ -24,6 +24,7 @@ from jaxmodels.models.token_images.whole_canvas import MAGECanvas, PromptedCanva
 STILL = ToZero(0.0)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("steps", [1, 5])
 def test_amused_fills_a_grid_as_its_scheduler_does(steps, tmp_path, monkeypatch):
     """Without chance: the likeliest codes, and the most certain places."""
@@ -52,6 +53,7 @@ def test_amused_fills_a_grid_as_its_scheduler_does(steps, tmp_path, monkeypatch)
     np.testing.assert_array_equal(found.tokens.reshape(2, 4, 6), grid.numpy())
 
 
+@pytest.mark.sweep
 def test_mage_fills_its_images_in():
     model = TOKEN_IMAGE_MODELS.read(MAGE_VALUES)
     params = init_params(model.spec(), jax.random.key(0))

@@ -41,6 +41,7 @@ def losses(directory):
     return [json.loads(line)["loss"] for line in lines]
 
 
+@pytest.mark.sweep
 def test_a_run_that_is_resumed_takes_the_same_steps(tmp_path):
     whole = train_denoiser(made(guidance=1.5), tmp_path, console=QUIET)
     with pytest.raises(ValueError, match=r"holds a run of another recipe .*objective"):

@@ -93,6 +93,7 @@ def test_points_lie_on_paths_to_the_images_and_a_quarter_jumps():
     assert abs(odds.mean() - (-0.4 + 1 / np.sqrt(np.pi))) < 0.25  # the larger of two
 
 
+@pytest.mark.sweep
 def test_guided_velocities_are_those_of_the_definition():
     images, classes = jnp.full((64, 1, 1, 1), 0.5), jnp.arange(64) % 10
     options, key = {"guidance": 2.0, "mixed": 0.5, "class_dropout": 0.5}, jax.random.key(1)

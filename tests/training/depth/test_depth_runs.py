@@ -63,7 +63,7 @@ def test_recipes_are_written_as_they_are_read(name):
     assert DEPTH_RECIPES.recognises(name)
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     "training",
     [
@@ -158,6 +158,7 @@ def test_a_block_that_the_model_does_not_have_is_refused(tmp_path):
         train_depth(recipe, tmp_path / "run")
 
 
+@pytest.mark.sweep
 def test_a_text_read_token_by_token_by_all_blocks_is_read_as_the_model_does():
     model = jm.load(TARGET)
     tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, (2, 12)).astype(np.int32)

@@ -90,6 +90,7 @@ def by_hand(pupil, seen):
     return total
 
 
+@pytest.mark.sweep
 def test_the_loss_is_that_of_the_definition():
     pupil, seen = pupil_and_seen()
     training, key = AuroraTraining(of=MEDUSA, discard_weight=0.3), jax.random.key(0)

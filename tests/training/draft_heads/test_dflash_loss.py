@@ -34,6 +34,7 @@ def cost(training, pupil):
     return training.loss(pupil, see(pupil, jnp.asarray(TOKENS)), KEY)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", ["plain", "confident"])
 def test_it_is_the_weighted_cost_of_the_models_own_opinion(name):
     """All blocks that there are room for, so that chance has no part in it."""
@@ -73,6 +74,7 @@ def test_it_is_the_weighted_cost_of_the_models_own_opinion(name):
     np.testing.assert_allclose(right, np.mean(agreed, 0)[0], atol=1e-6)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[] if name == "convolved" else pytest.mark.sweep) for name in HEADS],
@@ -94,6 +96,7 @@ def test_a_step_downhill_makes_it_less_and_leaves_the_target_alone(name):
     assert all(np.abs(leaf).max() == 0 for leaf in jax.tree.leaves(of_target["blocks"]))
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     "kind",
     [

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from model_helpers import quick_jit, random_params
 from scipy.stats import norm
 
@@ -94,6 +95,7 @@ def test_a_tokens_loss_is_its_error_and_its_bound():
     np.testing.assert_allclose(np.asarray(ours)[sound], expected[sound], rtol=5e-3, atol=1e-3)
 
 
+@pytest.mark.sweep
 def test_descending_on_it_fits_an_image():
     """A constant image: what there is to learn is its tokens, and how sure to be of them."""
     params = random_params(CONFIG.spec())

@@ -16,6 +16,7 @@ from jaxmodels.training.next_scale.recipe import NEXT_SCALE_RECIPES
 from jaxmodels.training.next_scale.run import train_next_scale
 
 
+@pytest.mark.sweep
 def test_the_encoder_learns_through_the_choice_of_codes():
     model, params = codes_model()
     images = jnp.tanh(draw(2, 8, 8, 1)[0])

@@ -31,6 +31,7 @@ def block_by_block(of, tokens, hidden, offset):
     return np.concatenate(found, axis=1)
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(("offset", "size", "complementary"), [(0, 12, False), (1, 10, True)])
 def test_equals_separate_passes_over_known_history(offset, size, complementary):
     objective = BlockDiffusion(block=BLOCK, complementary=complementary)

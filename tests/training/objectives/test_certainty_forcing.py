@@ -6,6 +6,7 @@ from masked_model import forward, gradients, loss_of, model, nats, shown, window
 from jaxmodels.training.objectives.certainty_forcing import CertaintyForcing
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("offset", [0, 1])
 def test_the_published_loss(offset):
     objective, of = CertaintyForcing(block=4), model(offset=offset)

@@ -40,7 +40,7 @@ def test_a_draft_sees_its_text_and_itself():
     np.testing.assert_array_equal(ancestors(3, branches)[0], seen)
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["attention", "ssd"])
 def test_the_loss_is_that_of_rows_by_themselves(name):
     config, params = model(name)

@@ -33,6 +33,7 @@ def kl(given, logits):
     return torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1).numpy()
 
 
+@pytest.mark.sweep
 def test_the_divergence_is_that_of_pytorch_where_tokens_are_predicted():
     given, logits = jax.random.normal(jax.random.key(0), (2, 6, 12, 21))
     example = windows(prompt=4)

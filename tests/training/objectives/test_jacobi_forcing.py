@@ -24,6 +24,7 @@ def test_the_published_states_are_taken():
     assert chosen.tolist() == [[4, 2, 1, 0]]
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", ["attention", "hybrid"])
 def test_the_loss_is_that_of_rows_by_themselves(name):
     config = ARCHITECTURES[name]

@@ -13,6 +13,7 @@ from jaxmodels.training.objectives.masked_diffusion import MaskedDiffusion
 from jaxmodels.training.objectives.objective import Windows
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("offset", [0, 1])
 def test_the_published_loss(offset):
     # every token masked with probability p, what the masked ones cost over p, over all tokens: LLaDA

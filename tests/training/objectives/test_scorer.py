@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from masked_model import MASK, model, parameters, prepare, windows
 
 from jaxmodels.layers.masks import BIDIRECTIONAL, BlockCausal
@@ -46,6 +47,7 @@ def test_a_scanned_stack_gives_the_same():
             np.testing.assert_allclose(run(stacked, drawn), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sweep
 def test_router_losses_go_with_masked_models_and_micro_batches_change_nothing():
     decoder = dataclasses.replace(
         config_from_hf(MIXTURE), mask=BIDIRECTIONAL, filling=MaskFilling(mask_token=MASK)

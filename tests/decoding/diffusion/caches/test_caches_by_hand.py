@@ -95,6 +95,7 @@ def test_fora_of_feed_forwards_alone(dit):
     assert blocks.tolist() == [4, 2, 4, 2, 4, 2, 4, 2, 4]
 
 
+@pytest.mark.sweep
 def test_harmonica(dit):
     router = np.random.default_rng(0).normal(size=(STEPS, 8))
     kept, computed = Kept(), []
@@ -182,6 +183,7 @@ def test_teacache(dit):
     assert blocks.tolist() == computed and len(set(computed)) == 2
 
 
+@pytest.mark.sweep
 def test_a_shared_encoder_keeps_its_time():
     ddt, mask, kept = Model("DDT"), [1, 0, 0, 1, 0, 1, 0, 0, 0], Kept()
 

@@ -54,6 +54,7 @@ def test_magcache(pair, threshold, most, warmup):
     assert_alike(ours, pair.of_diffusers(config))
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     ("interval", "warmup", "order", "cooldown"), [(5, 3, 1, 0), (3, 2, 2, 2), (4, 1, 0, 0)]
 )

@@ -38,6 +38,7 @@ def behind(step, blocks):
     return streams
 
 
+@pytest.mark.wide(every_run=1)
 def test_a_table_of_depths(model):
     config, params, xs, plan, condition = model
     depths = [1, 3, 4, 2, config.num_blocks, 1]

@@ -96,6 +96,7 @@ def test_slopes_are_those_of_the_published_loop(model):
     np.testing.assert_allclose(state.slopes[1:], wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
 
 
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(("price", "computed"), [(10.0, 1 / STEPS), (1e-12, 1.0)])
 def test_a_router_computes_what_is_worth_its_price(model, price, computed):
     config, params, _ = model

@@ -25,7 +25,7 @@ def model():
     return image_model(seed=1)
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("cache", "steps"),
     [
@@ -42,6 +42,7 @@ def test_it_is_exact_where_every_step_computes_all_places(model, cache, steps):
     assert made.calls == wanted.calls == steps
 
 
+@pytest.mark.sweep
 def test_a_step_fills_in_as_many_places_as_the_rule_has_it_and_those_of_its_group(model):
     """Ten steps: two full ones, then groups of one full step and one cheap one."""
     steps, cache = 10, ReCAP(tokens=6, local=1, full=2)
@@ -60,6 +61,7 @@ def test_a_group_that_is_too_small_takes_what_there_is(model):
     assert (left[-1] == 0).all()
 
 
+@pytest.mark.sweep
 def test_a_cheap_step_reads_what_the_full_one_kept_of_other_places(model):
     """By hand: keys and values as they were, but those of the class and of the group."""
     config, params = model.model.config, model.model.params

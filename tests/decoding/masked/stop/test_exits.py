@@ -28,7 +28,7 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.wide(every_run=2)
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(("most_changed", "patience"), [(1.0, 0), (0.0, 0), (0.3, 1), (1.0, 2)])
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_exits_by_a_schedule(kind, most_changed, patience):
