@@ -1,4 +1,4 @@
-"""Every way to draft gives the text of sequential decoding, on every bundled model that predicts next tokens.
+"""Every way to draft gives the text of sequential decoding, on bundled models that predict next tokens.
 
 Prompts of different lengths, a penalty, and a stop token that falls into accepted windows. That they do on a
 random model of every kind of mixer is tested beside each drafter.
@@ -65,8 +65,16 @@ def sequential(name):
     return model, rows, stop, decode(model.config, model.params, plain, prompts=rows, new=NEW, stop=stop)
 
 
-@pytest.mark.parametrize("drafter", DRAFTERS)
-@pytest.mark.parametrize("name", MODELS)
+# Each way with half of the models, each model with half of the ways.
+PAIRS = [
+    (name, drafter)
+    for i, name in enumerate(MODELS)
+    for j, drafter in enumerate(DRAFTERS)
+    if (i + j // 2) % 2 == 0
+]
+
+
+@pytest.mark.parametrize(("name", "drafter"), PAIRS)
 def test_drafts_change_nothing(name, drafter):
     model, rows, stop, expected = sequential(name)
     other = jm.load(MODELS[name])

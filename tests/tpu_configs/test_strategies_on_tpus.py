@@ -18,7 +18,7 @@ from jaxmodels.layers.spec import abstract_params
 from jaxmodels.tpu_configs.programs import Workload, trace_programs
 from jaxmodels.tpu_configs.reports import measured
 
-causal, filling = (jm.config_from_hf(values) for values in json.loads(sys.argv[1]))
+causal, deep, filling = (jm.config_from_hf(values) for values in json.loads(sys.argv[1]))
 draft = d.Draft(causal, abstract_params(causal.spec(), "bfloat16"))
 strategies = {
     "Autoregressive": d.Autoregressive(sampler=d.Sample(temperature=0.8, top_p=0.9)),
@@ -36,10 +36,12 @@ strategies = {
     "StreamingDiffusion": d.StreamingDiffusion(),
     "MaskedDiffusion": d.MaskedDiffusion(blocks=d.masked.FixedBlocks(16)),
 }
+FILLING = ("StreamingDiffusion", "MaskedDiffusion")
+OF_SEVERAL_BLOCKS = ("FirstLayers", "EarlyExit", "AdaptiveDepth")
 sharding = jax.sharding.SingleDeviceSharding(topology_device("v6e:2x2"))
 work = Workload(batch=2, prompt=32, new_tokens=32)
 for name, strategy in strategies.items():
-    config = filling if name in ("StreamingDiffusion", "MaskedDiffusion") else causal
+    config = filling if name in FILLING else deep if name in OF_SEVERAL_BLOCKS else causal
     traced = trace_programs(config, work, strategy, sharding)
     for program in ("decode", "generate"):
         said = measured(traced[program].lower().compile())
@@ -52,7 +54,7 @@ for name, strategy in strategies.items():
 @pytest.mark.xdist_group("aot")
 @pytest.mark.timeout(COMPILING)
 def test_the_tpu_compiler_takes_every_strategy():
-    values = [{**CONFIGS["qwen3"], "num_hidden_layers": 2}, CONFIGS["llada"]]
+    values = [CONFIGS["qwen3"], {**CONFIGS["qwen3"], "num_hidden_layers": 2}, CONFIGS["llada"]]
     found = told_with_compiler("-c", SCRIPT, json.dumps(values))
     assert len(found) == 2 * 14
     assert all(aliased > 0 and not transfers for _, _, aliased, transfers in found)
