@@ -66,7 +66,7 @@ def in_tiers(every_run, sweep):
 # Of what goes through the caches of every kind of model in the same way.
 TWO_IN_EVERY_RUN = in_tiers(["attention", "ssd"], ["ring", "latent", "delta", "hybrid"])
 # Of drafters, whose own state is the same beside every kind of model; `test_lossless` has all beside all.
-BESIDE_A_MODEL = in_tiers(["ssd"], ["attention", "hybrid"])
+BESIDE_A_MODEL = in_tiers(["ssd"], ["hybrid"])
 
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2], [3, 8, 4]]
 NEW = 14

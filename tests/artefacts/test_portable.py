@@ -237,7 +237,7 @@ def written_in_few_bits(model, tmp_path_factory):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("of", ["written", pytest.param("written_in_few_bits", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("of", ["written", "written_in_few_bits"])
 def test_one_file_generates_where_the_package_is_not(of, request, tmp_path):
     model, file = request.getfixturevalue(of)
     weights = tmp_path / "weights.npz"

@@ -30,7 +30,7 @@ def keys():
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("layout", [VAR, pytest.param(MVAR, marks=pytest.mark.sweep)], ids=["VAR", "MVAR"])
+@pytest.mark.parametrize("layout", [VAR, MVAR], ids=["VAR", "MVAR"])
 def test_guided_codes_are_those_of_the_published_loop(models, layout, keys, tmp_path):
     _, codes_params, parts = models
     model, params = scale_model(published=layout, depth=1)

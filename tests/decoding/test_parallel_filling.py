@@ -15,7 +15,6 @@ from strategy_helpers import (
     assert_same_generation,
     decode,
     expected,
-    in_tiers,
     stop_inside,
 )
 
@@ -74,7 +73,7 @@ class Reference:
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", in_tiers(["hybrid"], ["attention", "delta"]))
+@pytest.mark.parametrize("name", ["hybrid", "attention", "delta"])
 def test_tokens_leave_where_the_exit_is_sure_and_all_others_are_the_full_models(name):
     """Log-probabilities, which are those behind the last block, show that no history is approximate."""
     (config, params), threshold = architecture(name), 0.1

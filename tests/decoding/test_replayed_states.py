@@ -39,14 +39,10 @@ STRATEGIES = {
     "windows_beyond_the_ring": Speculative(draft=PromptLookup(size=6), top_logprobs=0),
     "jacobi": Jacobi(window=4, top_logprobs=0),
 }
-ESSENTIAL = ("autoregressive", "model")
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(
-    "name",
-    [name if name in ESSENTIAL else pytest.param(name, marks=pytest.mark.sweep) for name in STRATEGIES],
-)
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_the_tokens_are_those_of_states_written_with_each_token(name):
     """Rows of different lengths, one of which ends early; rings are folded several times."""
     expected = decode(PLAIN, PARAMS, Autoregressive(top_logprobs=0), new=24)

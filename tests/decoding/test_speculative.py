@@ -82,9 +82,9 @@ def test_the_draft_forgets_what_was_not_accepted():
 @pytest.mark.parametrize(
     ("name", "draft_name", "processors"),
     [
-        pytest.param("hybrid", "attention", (), marks=pytest.mark.sweep),
+        ("hybrid", "attention", ()),
         ("attention", "ssd", ()),
-        pytest.param("attention", "ssd", PROCESSORS, marks=pytest.mark.sweep),
+        ("attention", "ssd", PROCESSORS),
     ],
     ids=["hybrid", "attention", "processors"],
 )

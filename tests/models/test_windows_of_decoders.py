@@ -54,7 +54,7 @@ def test_the_compiled_program_has_one_cosine():
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("ropes", ["made outside", pytest.param("made inside", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("ropes", ["made outside", "made inside"])
 def test_blocks_can_be_rematerialised_under_a_window_made_outside(ropes):
     config = ARCHITECTURES["hybrid"]
     params, tokens = random_params(config.spec()), draw_tokens(2, 5)
@@ -107,7 +107,7 @@ TREES = np.stack([np.tril(np.ones((4, 4), bool)), np.eye(4, dtype=bool) | (np.ar
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", [pytest.param("hybrid", marks=pytest.mark.sweep), "sliding"])
+@pytest.mark.parametrize("name", ["hybrid", "sliding"])
 def test_windows_of_many_caches_at_once(name):
     """Two caches, each with a history and a tree of its own, through one `jax.vmap` of both verbs."""
     config = ARCHITECTURES[name]

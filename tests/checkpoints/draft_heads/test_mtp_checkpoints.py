@@ -78,9 +78,7 @@ def test_a_saved_model_has_its_modules_and_their_keys(mtp, build, tmp_path):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(
-    "mtp", [DEEPSEEK, pytest.param(GLM, marks=pytest.mark.sweep)], ids=lambda mtp: mtp.case.family
-)
+@pytest.mark.parametrize("mtp", [DEEPSEEK, GLM], ids=lambda mtp: mtp.case.family)
 def test_as_many_drafts_are_accepted_as_in_transformers(mtp, build, monkeypatch):
     """One module, and two that take turns: the tokens, and how often the model is asked for them."""
     reference = build(mtp)

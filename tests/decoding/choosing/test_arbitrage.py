@@ -35,13 +35,9 @@ def strategy(draft, **options):
     ("name", "options"),
     [
         ("ssd", {}),
-        pytest.param("hybrid", {}, marks=pytest.mark.sweep),
-        pytest.param("ring", {}, marks=pytest.mark.sweep),
-        pytest.param(
-            "delta",
-            {"sampler": Sample(temperature=1.3), "processors": (RepetitionPenalty(1.4),)},
-            marks=pytest.mark.sweep,
-        ),
+        ("hybrid", {}),
+        ("ring", {}),
+        ("delta", {"sampler": Sample(temperature=1.3), "processors": (RepetitionPenalty(1.4),)}),
     ],
 )
 def test_routers_without_a_choice_leave_one_model(name, options):

@@ -55,7 +55,7 @@ def test_a_plan_is_the_model_with_its_blocks_so_often(name):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid"]))
+@pytest.mark.parametrize("name", ["attention", "hybrid"])
 def test_decoding_with_a_plan_is_decoding_with_the_unrolled_model(name):
     config, params = architecture(name)
     passes = (2, 1, 0)[: len(config.blocks)]

@@ -27,10 +27,7 @@ def drafter(name, size=None):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name == "hybrid" else pytest.mark.sweep) for name in MODELS],
-)
+@pytest.mark.parametrize("name", MODELS)
 def test_greedy_equals_autoregressive_decoding(name):
     config, params = architecture(name)
     strategy, plain = Speculative(draft=drafter("plain"), top_logprobs=2), expected(name)
@@ -40,9 +37,7 @@ def test_greedy_equals_autoregressive_decoding(name):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind == "confident" else pytest.mark.sweep) for kind in HEADS]
-)
+@pytest.mark.parametrize("kind", HEADS)
 def test_every_kind_of_head_is_exact(kind):
     strategy = Speculative(draft=drafter(kind), top_logprobs=2)
     assert_same_generation(decode(*architecture("attention"), strategy), expected("attention"))
@@ -74,11 +69,19 @@ def small(kind):
     return DFlashDrafter(head=one, params=random_params(one.spec(), seed=4))
 
 
-@pytest.mark.parametrize("processors", [(), PROCESSORS], ids=["bare", "processors"])
-@pytest.mark.parametrize("kind", ["plain", "selector", "markov"])
-@pytest.mark.parametrize("rule", [TokenVerification(), BlockVerification()], ids=["tokens", "blocks"])
+@pytest.mark.parametrize(
+    ("kind", "rule", "processors"),
+    [
+        pytest.param("plain", TokenVerification(), PROCESSORS, id="plain-tokens"),
+        pytest.param("plain", BlockVerification(), (), id="plain-blocks"),
+        pytest.param("selector", TokenVerification(), (), id="selector-tokens"),
+        pytest.param("selector", BlockVerification(), PROCESSORS, id="selector-blocks"),
+        pytest.param("markov", TokenVerification(), PROCESSORS, id="markov-tokens"),
+        pytest.param("markov", BlockVerification(), (), id="markov-blocks"),
+    ],
+)
 @pytest.mark.sweep
-def test_a_sampled_step_has_the_models_joint_distribution(rule, kind, processors):
+def test_a_sampled_step_has_the_models_joint_distribution(kind, rule, processors):
     strategy = Speculative(draft=small(kind), acceptance=rule, processors=processors)
     assert_exact_step(*tiny("hybrid", 0), strategy, levels=2, kept=[0, 1, 2])
 

@@ -45,7 +45,7 @@ def test_greedy_text_is_that_of_sequential_decoding(name, modules, size):
 @pytest.mark.sweep
 @pytest.mark.parametrize(
     ("modules", "size"),
-    [(2, 4), *(pytest.param(*sizes, marks=pytest.mark.sweep) for sizes in ((1, 3), (2, 2), (3, 2)))],
+    [(2, 4), (1, 3), (2, 2), (3, 2)],
 )
 def test_a_draft_is_what_the_modules_say_of_the_whole_text(modules, size):
     """Accepted counts are those of drafting anew at every step, without a history."""
@@ -111,9 +111,9 @@ def drafting_anew(config, params, drafter, width):
     ("name", "modules", "processors"),
     [
         ("attention", 1, ()),
-        pytest.param("hybrid", 2, (), marks=pytest.mark.sweep),
-        pytest.param("attention", 2, PROCESSORS, marks=pytest.mark.sweep),
-        pytest.param("ssd", 1, PROCESSORS, marks=pytest.mark.sweep),
+        ("hybrid", 2, ()),
+        ("attention", 2, PROCESSORS),
+        ("ssd", 1, PROCESSORS),
     ],
     ids=["one", "two", "two_and_processors", "one_and_processors"],
 )

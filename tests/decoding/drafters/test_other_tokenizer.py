@@ -14,7 +14,6 @@ from strategy_helpers import (
     assert_same_generation,
     decode,
     expected,
-    in_tiers,
     nearby,
     ready,
     stop_inside,
@@ -54,7 +53,7 @@ def table(without=()):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid", "ssd"]))
+@pytest.mark.parametrize("name", ["attention", "hybrid", "ssd"])
 def test_the_text_is_that_of_the_model(name):
     config, params = architecture(name)
     often = np.bincount(expected(name).tokens.ravel(), minlength=VOCAB).argsort()[-2:]

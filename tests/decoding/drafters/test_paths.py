@@ -1,5 +1,7 @@
 """Independent paths and delayed trees: lossless on every kind of layer, under every rule that takes them."""
 
+import itertools
+
 import numpy as np
 import pytest
 from step_enumeration import PROCESSORS, assert_exact_step, tiny
@@ -76,7 +78,7 @@ def test_paths_are_accepted_where_the_first_choice_is_wrong():
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", ["attention", pytest.param("ssd", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("name", ["attention", "ssd"])
 def test_processors_see_each_path_by_itself(name):
     processors = (RepetitionPenalty(1.3), FrequencyPenalty(0.3), NoRepeatNGram(2))
     config, params = architecture(name)
@@ -91,10 +93,9 @@ def test_processors_see_each_path_by_itself(name):
     ("name", "draft_name", "processors", "rule"),
     [
         ("attention", "ssd", PROCESSORS, MultiPathVerification()),
-        pytest.param("hybrid", "attention", (), TraversalVerification(), marks=pytest.mark.sweep),
-        pytest.param("hybrid", "attention", (), MultiPathVerification(), marks=pytest.mark.sweep),
-        *(pytest.param("attention", "ssd", PROCESSORS, rule, marks=pytest.mark.sweep) for rule in RULES[:2]),
-        pytest.param("hybrid", "attention", (), SampledChild(), marks=pytest.mark.sweep),
+        ("hybrid", "attention", (), TraversalVerification()),
+        *(("attention", "ssd", PROCESSORS, rule) for rule in RULES[:2]),
+        ("hybrid", "attention", (), SampledChild()),
     ],
     ids=lambda value: "" if isinstance(value, tuple | str) else type(value).__name__,
 )
@@ -106,8 +107,11 @@ def test_a_sampled_step_has_the_models_joint_distribution(name, draft_name, proc
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
-@pytest.mark.parametrize("name", ["attention", "hybrid"])
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    zip(itertools.cycle(["attention", "hybrid"]), RULES),
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 def test_a_sampled_step_of_longer_paths_has_the_models_joint_distribution(name, rule):
     drafter = PathsDrafter(draft=Draft(*tiny("ssd", 1)), paths=2, length=2)
     strategy = Speculative(draft=drafter, processors=PROCESSORS, acceptance=rule)

@@ -17,10 +17,7 @@ from jaxmodels.pytrees import register_dataclass
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name == "hybrid" else pytest.mark.sweep) for name in MODELS],
-)
+@pytest.mark.parametrize("name", MODELS)
 def test_greedy_text_is_that_of_sequential_decoding(name):
     config, params = architecture(name)
     strategy, plain = Speculative(draft=peagle_drafter(known=13), top_logprobs=2), expected(name)
@@ -40,7 +37,7 @@ def small():
     ("name", "rule", "processors"),
     [
         ("attention", TokenVerification(), ()),
-        pytest.param("hybrid", BlockVerification(), PROCESSORS, marks=pytest.mark.sweep),
+        ("hybrid", BlockVerification(), PROCESSORS),
     ],
     ids=["bare", "blocks with processors"],
 )

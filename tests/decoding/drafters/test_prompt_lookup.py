@@ -120,7 +120,7 @@ def test_rows_without_a_match_are_drafted_nothing():
     ("acceptance", "processors"),
     [
         (LOOKUP.acceptance, PROCESSORS),
-        pytest.param(BlockVerification(), PROCESSORS, marks=pytest.mark.sweep),
+        (BlockVerification(), PROCESSORS),
     ],
     ids=["tokens", "blocks"],
 )

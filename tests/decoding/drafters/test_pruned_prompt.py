@@ -71,8 +71,8 @@ def pruned(draft, **fields):
     ("target", "draft"),
     [
         ("attention", "attention"),
-        pytest.param("hybrid", "ssd", marks=pytest.mark.sweep),
-        pytest.param("attention", "delta", marks=pytest.mark.sweep),
+        ("hybrid", "ssd"),
+        ("attention", "delta"),
     ],
 )
 def test_greedy_equals_autoregressive_decoding(target, draft):

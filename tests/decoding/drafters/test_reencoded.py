@@ -59,7 +59,7 @@ def test_the_text_is_that_of_the_model(name):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", ["ssd", pytest.param("attention", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("name", ["ssd", "attention"])
 def test_the_same_model_under_other_ids_drafts_as_itself(name):
     config, params = architecture(name)
     letters = [two_tokenizers.letters(order) for order in (np.arange(VOCAB), ORDER)]

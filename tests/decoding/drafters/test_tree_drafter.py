@@ -11,7 +11,6 @@ from strategy_helpers import (
     assert_same_generation,
     decode,
     expected,
-    in_tiers,
     nearby,
     stop_inside,
 )
@@ -39,7 +38,7 @@ def test_greedy_equals_autoregressive_decoding(name):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid", "latent"]))
+@pytest.mark.parametrize("name", ["attention", "hybrid", "latent"])
 def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
     config, params = architecture(name)
     ours = decode(config, params, tree(config, params, top_logprobs=2), PROMPTS[2:3])
@@ -47,7 +46,7 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(name):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", in_tiers(["attention"], ["hybrid"]))
+@pytest.mark.parametrize("name", ["attention", "hybrid"])
 def test_the_draft_catches_up_with_what_it_did_not_follow(name):
     """With a draft that is the model, levels behind the first are right whatever the first step took."""
     config, params = architecture(name)
@@ -58,7 +57,7 @@ def test_the_draft_catches_up_with_what_it_did_not_follow(name):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", in_tiers(["attention"], ["ssd"]))
+@pytest.mark.parametrize("name", ["attention", "ssd"])
 def test_siblings_are_accepted_where_the_first_choice_is_wrong(name):
     """Per call no fewer than of the chain of first choices, from the same text, and here more."""
     config, params = architecture(name)
@@ -69,7 +68,7 @@ def test_siblings_are_accepted_where_the_first_choice_is_wrong(name):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", in_tiers(["ssd"], ["attention"]))
+@pytest.mark.parametrize("name", ["ssd", "attention"])
 def test_processors_see_each_path_by_itself(name):
     from jaxmodels.decoding import Autoregressive
 
@@ -82,12 +81,10 @@ def test_processors_see_each_path_by_itself(name):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(
-    "processors", [pytest.param((), marks=pytest.mark.sweep), PROCESSORS], ids=["plain", "processors"]
-)
+@pytest.mark.parametrize("processors", [(), PROCESSORS], ids=["plain", "processors"])
 @pytest.mark.parametrize(
     ("name", "draft_name"),
-    [("attention", "ssd"), pytest.param("hybrid", "attention", marks=pytest.mark.sweep)],
+    [("attention", "ssd"), ("hybrid", "attention")],
 )
 def test_a_sampled_step_has_the_models_joint_distribution(name, draft_name, processors):
     """Behind a first step that took nothing, the first choice, its sibling, or one of the second level."""

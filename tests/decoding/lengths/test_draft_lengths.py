@@ -78,12 +78,7 @@ def test_a_draft_ends_behind_the_first_token_that_is_not_sure():
 @pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "length"),
-    [
-        ("attention", "mean_accepted"),
-        ("ssd", "grow_shrink"),
-        ("delta", "confident"),
-        *(pytest.param("hybrid", length, marks=pytest.mark.sweep) for length in LENGTHS),
-    ],
+    [("attention", "mean_accepted"), ("delta", "confident"), *(("hybrid", length) for length in LENGTHS)],
 )
 def test_greedy_equals_autoregressive_decoding(name, length):
     config, params = architecture(name)
@@ -109,9 +104,8 @@ def test_drafts_from_the_text_keep_an_adaptive_length(name, drafter):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("threshold", [0.36, pytest.param(0.3, marks=pytest.mark.sweep)])
 @pytest.mark.parametrize(
-    "processors", [(), pytest.param(PROCESSORS, marks=pytest.mark.sweep)], ids=["plain", "processors"]
+    ("threshold", "processors"), [(0.36, ()), (0.3, PROCESSORS)], ids=["plain", "processors"]
 )
 def test_a_sampled_step_that_stops_has_the_models_joint_distribution(threshold, processors):
     """Some of the enumerated drafts end behind their first token, some do not."""

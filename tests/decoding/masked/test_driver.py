@@ -163,7 +163,7 @@ def test_one_step_per_block_needs_no_cache_anew():
 @pytest.mark.parametrize(
     ("mask", "cache"),
     [
-        pytest.param(BOTH_WAYS, Recompute(), marks=pytest.mark.sweep),
+        (BOTH_WAYS, Recompute()),
         (BOTH_WAYS, Dual()),
         (BY_BLOCK, FinishedBlocks()),
     ],

@@ -75,10 +75,7 @@ def test_it_is_the_weighted_cost_of_the_models_own_opinion(name):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name == "convolved" else pytest.mark.sweep) for name in HEADS],
-)
+@pytest.mark.parametrize("name", HEADS)
 def test_a_step_downhill_makes_it_less_and_leaves_the_target_alone(name):
     one, params, training = HEADS[name], params_of(name), DFlashTraining(**SIZES, anchors=3)
 

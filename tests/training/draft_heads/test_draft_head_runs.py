@@ -55,13 +55,9 @@ def test_recipes_are_written_as_they_are_read(name):
 @pytest.mark.parametrize(
     ("name", "head"),
     [
-        pytest.param(
-            "tiny_qwen3_eagle3",
-            {"layers": (0, 1), "draft_vocab_size": 40, "d_ff": 16},
-            marks=pytest.mark.sweep,
-        ),
+        ("tiny_qwen3_eagle3", {"layers": (0, 1), "draft_vocab_size": 40, "d_ff": 16}),
         ("tiny_qwen3_medusa", {"draft_vocab_size": 40}),
-        pytest.param("tiny_qwen3_mtp", {"num_heads": 2, "head_dim": 8, "d_ff": 16}, marks=pytest.mark.sweep),
+        ("tiny_qwen3_mtp", {"num_heads": 2, "head_dim": 8, "d_ff": 16}),
     ],
     ids=["eagle3", "medusa", "mtp"],
 )
