@@ -14,7 +14,6 @@ from strategy_helpers import (
     assert_same_generation,
     decode,
     expected,
-    in_tiers,
 )
 
 from jaxmodels.decoding import Autoregressive, ThinkingExit
@@ -53,8 +52,15 @@ NEVER = {
 }
 
 
-@pytest.mark.parametrize("policy", NEVER)
-@pytest.mark.parametrize("name", in_tiers(["ssd"], ["attention", "ring", "latent", "delta", "hybrid"]))
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        ("ssd", "probe"),
+        pytest.param("ring", "path_deviation", marks=pytest.mark.sweep),
+        pytest.param("latent", "path_deviation", marks=pytest.mark.sweep),
+        pytest.param("hybrid", "probe", marks=pytest.mark.sweep),
+    ],
+)
 def test_where_nothing_leaves_the_output_is_that_of_autoregressive_decoding(name, policy):
     strategy = ThinkingExit(delimiters=BETWEEN, policy=NEVER[policy](), decode=Autoregressive(top_logprobs=2))
     ours = decode(*architecture(name), strategy)
@@ -126,8 +132,10 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize("moments", in_tiers(["every_second"], ["at_tokens"]))
-@pytest.mark.parametrize("name", in_tiers(["attention"], ["ssd", "hybrid"]))
+@pytest.mark.parametrize(
+    ("name", "moments"),
+    [("attention", "every_second"), pytest.param("hybrid", "at_tokens", marks=pytest.mark.sweep)],
+)
 def test_each_row_leaves_where_the_probe_says_so_and_answers(name, moments):
     config, params = architecture(name)
     when, is_asked = ASKED[moments]

@@ -38,11 +38,10 @@ def logits_of(config, params):
 
 # One for each kind of mixer and cache; the others are of the same ones.
 KINDS = ("attention", "ring", "latent", "ssd", "mamba", "rglru", "short_conv", "delta", "lightning")
-OTHERS = [pytest.param(name, marks=pytest.mark.sweep) for name in ARCHITECTURES if name not in KINDS]
 
 
 @pytest.mark.wide(every_run=1)
-@pytest.mark.parametrize("name", [*KINDS, *OTHERS])
+@pytest.mark.parametrize("name", KINDS)
 def test_padding_does_not_spoil_tokens(name):
     config = ARCHITECTURES[name]
     params = random_params(config.spec())

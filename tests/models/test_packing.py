@@ -28,11 +28,8 @@ PARENTS = ({2: None, 3: 2, 4: 2, 5: 3, 6: 4}, {1: None, 2: 1, 4: 1, 5: 2})
 PATHS = np.array([[2, 3, 5], [1, 2, 5]], np.int32)
 BEFORE, TOKENS, NEXT = (draw_tokens(2, size, seed=i) for i, size in enumerate((HISTORY, SIZE, 1)))
 ESSENTIAL = ("attention", "ssd", "hybrid")
-NAMES = [
-    name if name in ESSENTIAL else pytest.param(name, marks=pytest.mark.sweep)
-    for name in ARCHITECTURES
-    if name != "ring"  # its windows are shorter
-]
+OTHERS = ("hybrid_moe", "latent", "sharing", "rglru", "delta")
+NAMES = [*ESSENTIAL, *(pytest.param(name, marks=pytest.mark.sweep) for name in OTHERS)]
 
 
 def in_front(a):

@@ -48,14 +48,13 @@ UNLIMITED = {"ssd", "mamba", "delta", "ring", "sinks", "d2o", "infinipot"}
 FIRST = ("attention", "hybrid", "latent", "ring", "sinks_that_are_cut")
 MODELS = ARCHITECTURES | {name: decoder(layer, ssd()) for name, layer in POLICIES.items()}
 MODELS["encoded_anew"] = dataclasses.replace(decoder(attention(), ssd()), recode_beyond=5)
-
-
-def models():
-    return [pytest.param(name, marks=() if name in FIRST else pytest.mark.sweep, id=name) for name in MODELS]
+OTHERS = [name for name in MODELS if name not in FIRST]
 
 
 @pytest.mark.wide(every_run=1)
-@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize(
+    "name", [*FIRST, *(pytest.param(name, marks=pytest.mark.sweep) for name in OTHERS[::2])]
+)
 def test_near_the_capacity_a_model_is_one_with_more_slots(name):
     """Random windows, of which random parts are committed, in two rows that go on at their own pace."""
     config, rng = MODELS[name], np.random.default_rng(0)

@@ -83,8 +83,10 @@ SPLIT_MASKS = {
     "prefix": (Prefix(np.array([4, 3], np.int32)), 4),
     "near_blocks": (All((BlockCausal(2), Sliding(before=5))), 2),
 }
-ESSENTIAL = ("attention", "latent", "sliding")
-NAMES = [name if name in ESSENTIAL else pytest.param(name, marks=pytest.mark.sweep) for name in ARCHITECTURES]
+NAMES = [
+    "attention",
+    *(pytest.param(n, marks=pytest.mark.sweep) for n in ("latent", "sliding", "hybrid", "ring")),
+]
 
 
 @pytest.mark.wide(every_run=1)

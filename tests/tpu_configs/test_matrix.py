@@ -14,12 +14,14 @@ from jaxmodels.tpu_configs.slices import find_slice
 ROOT = Path(__file__).parents[2]
 
 
-# The step, which all decoding is made of, is compiled of all kinds everywhere. Prefill and generation at such
-# widths take up to a minute each: here of two kinds for one slice, of the others by `benchmarks.tpu_matrix`.
-WHOLE = ("attention", "SSD")
-PARTS = {on: (tuple(MODELS), on, ("decode",)) for on in SLICES} | {
-    "whole": (WHOLE, "v6e-4", ("prefill", "generate"))
-}
+# The step, which all decoding is made of, is compiled of all kinds for one slice and of every second one for
+# each of the others. Prefill and generation at such widths take up to a minute each: here of two kinds for
+# one slice. `benchmarks.tpu_matrix` compiles all of them.
+WHOLE, MAIN = ("attention", "SSD"), "v6e-4"
+PARTS = {
+    on: (tuple(MODELS)[number % 2 :: 1 if on == MAIN else 2], on, ("decode",))
+    for number, on in enumerate(SLICES)
+} | {"whole": (WHOLE, MAIN, ("prefill", "generate"))}
 
 
 @needs_libtpu

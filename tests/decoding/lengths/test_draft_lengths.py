@@ -94,9 +94,10 @@ def test_greedy_equals_autoregressive_decoding(name, length):
 
 @pytest.mark.sweep
 @pytest.mark.parametrize(
-    "drafter", [PromptLookup(size=7), SuffixDecoding(size=7, least=1)], ids=["lookup", "suffix"]
+    ("name", "drafter"),
+    [("attention", PromptLookup(size=7)), ("hybrid", SuffixDecoding(size=7, least=1))],
+    ids=["lookup", "suffix"],
 )
-@pytest.mark.parametrize("name", ["attention", "hybrid"])
 def test_drafts_from_the_text_keep_an_adaptive_length(name, drafter):
     config, params = architecture(name)
     strategy = Speculative(draft=drafter, length=LENGTHS["grow_shrink"], top_logprobs=2)

@@ -118,10 +118,7 @@ def chain(name):
     )
 
 
-LONG = [pytest.param(name, marks=pytest.mark.sweep) for name in ("ssd", "hybrid")]
-
-
-@pytest.fixture(scope="module", params=["attention", *LONG])
+@pytest.fixture(scope="module", params=["attention", "hybrid"])
 def processed(request):
     """(name, processors, what sequential greedy decoding gives with them)"""
     processors = chain(request.param)
