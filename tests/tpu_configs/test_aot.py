@@ -28,7 +28,7 @@ SMALL_CAPACITY = CAPACITY // 4
 LONG_PROMPT = 256
 # New tokens of masked generation: two blocks, so that the canvas is more than one window of what is written.
 CANVAS = 64
-RECURRENT = ("falcon_mamba", "kimi_linear", "lfm2", "mamba2", "minimax", "qwen3_next", "recurrent_gemma")
+RECURRENT = ("falcon_mamba", "kimi_linear", "mamba2", "minimax", "recurrent_gemma")
 
 pytestmark = [pytest.mark.xdist_group("aot"), pytest.mark.timeout(COMPILING)]
 
@@ -67,18 +67,21 @@ def asked_for(request, fixture, topology=TOPOLOGIES[0]):
     return sorted({item["family"] for item in items if item.get("topology", TOPOLOGIES[0]) == topology})
 
 
-def compile_families(config_files, families, *arguments):
+def compile_families(config_files, families, topology, capacity):
     """The reports on `programs_of` these families."""
     found = {}
     for programs in (PROGRAMS, ("generate",)):
-        if files := [config_files[family] for family in families if programs_of(family) == programs]:
-            found |= compile_in_subprocess(files, *arguments, "--programs", *programs)
+        of_these = [family for family in families if programs_of(family, topology) == programs]
+        if files := [config_files[family] for family in of_these]:
+            arguments = ("--topology", topology, "--capacity", capacity, "--programs", *programs)
+            found |= compile_in_subprocess(files, *arguments)
     return found
 
 
-def programs_of(family):
-    """Of one family of each kind all programs, of the others generation, which is made of the other two."""
-    return PROGRAMS if family in KINDS else ("generate",)
+def programs_of(family, topology):
+    """Of one family of each kind all programs on one topology; elsewhere generation alone, which is made of
+    the other two."""
+    return PROGRAMS if family in KINDS and topology == TOPOLOGIES[0] else ("generate",)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,7 @@ def reports(config_files, request):
     found = {}
     for topology in TOPOLOGIES:
         families = asked_for(request, "reports", topology)
-        found |= compile_families(config_files, families, "--topology", topology, "--capacity", CAPACITY)
+        found |= compile_families(config_files, families, topology, CAPACITY)
     return found
 
 
@@ -109,18 +112,14 @@ STRATEGY = jm.decoding.Autoregressive()
 # Every family on the first topology, one of each kind of model on the others too: what a family is made of
 # meets the same compiler there.
 KINDS = ("deepseek_v3", "gpt_oss", "llada", "mamba2", "qwen3", "qwen3_moe", "qwen3_next", "recurrent_gemma")
+IN_EVERY_RUN = {(family, TOPOLOGIES[0]) for family in ESSENTIAL}
 PLACES = [
-    *(
-        pytest.param(family, TOPOLOGIES[0], program, marks=() if family in ESSENTIAL else pytest.mark.sweep)
-        for family in CONFIGS
-        for program in programs_of(family)
-    ),
-    *(
-        pytest.param(family, topology, program, marks=pytest.mark.sweep)
-        for family in KINDS
-        for topology in TOPOLOGIES[1:]
-        for program in PROGRAMS
-    ),
+    pytest.param(
+        family, topology, program, marks=() if (family, topology) in IN_EVERY_RUN else pytest.mark.sweep
+    )
+    for families, topology in zip((CONFIGS, KINDS), TOPOLOGIES, strict=True)
+    for family in families
+    for program in programs_of(family, topology)
 ]
 
 
@@ -210,7 +209,7 @@ def test_the_tpu_compiler_takes_masked_generation_with_every_cache(config_files,
 @pytest.fixture(scope="module")
 def small_reports(config_files, request):
     families = asked_for(request, "small_reports")
-    return compile_families(config_files, families, "--topology", TOPOLOGIES[0], "--capacity", SMALL_CAPACITY)
+    return compile_families(config_files, families, TOPOLOGIES[0], SMALL_CAPACITY)
 
 
 @pytest.mark.sweep

@@ -72,12 +72,10 @@ def small(kind):
 @pytest.mark.parametrize(
     ("kind", "rule", "processors"),
     [
-        pytest.param("plain", TokenVerification(), PROCESSORS, id="plain-tokens"),
         pytest.param("plain", BlockVerification(), (), id="plain-blocks"),
         pytest.param("selector", TokenVerification(), (), id="selector-tokens"),
         pytest.param("selector", BlockVerification(), PROCESSORS, id="selector-blocks"),
         pytest.param("markov", TokenVerification(), PROCESSORS, id="markov-tokens"),
-        pytest.param("markov", BlockVerification(), (), id="markov-blocks"),
     ],
 )
 @pytest.mark.sweep

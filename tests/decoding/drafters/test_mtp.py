@@ -108,11 +108,9 @@ def drafting_anew(config, params, drafter, width):
     ("name", "modules", "processors"),
     [
         ("attention", 1, ()),
-        ("hybrid", 2, ()),
-        ("attention", 2, PROCESSORS),
-        ("ssd", 1, PROCESSORS),
+        ("hybrid", 2, PROCESSORS),
     ],
-    ids=["one", "two", "two_and_processors", "one_and_processors"],
+    ids=["one", "two_and_processors"],
 )
 def test_a_sampled_step_has_the_models_joint_distribution(name, modules, processors):
     config, params = tiny(name, 0)
