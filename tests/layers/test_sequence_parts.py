@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.sweep
 SCRIPT = Path(__file__).parents[1] / "sequence_parts_process.py"
 
 

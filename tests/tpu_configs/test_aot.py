@@ -150,13 +150,11 @@ def assert_sound(report, memory):
     assert report.flops > 0 and report.bytes_accessed > 0
 
 
+@pytest.mark.sweep
 @needs_libtpu
 @pytest.mark.parametrize(
     ("family", "program"),
-    [
-        *(("qwen3", program) for program in PROGRAMS),
-        pytest.param("mistral", "generate", marks=pytest.mark.sweep),
-    ],
+    [*(("qwen3", program) for program in PROGRAMS), ("mistral", "generate")],
 )
 def test_working_memory_does_not_grow_with_the_capacity(reports, small_reports, family, program):
     large = reports[family, TOPOLOGIES[0], program]
@@ -178,20 +176,15 @@ def long_reports(config_files, request):
 
 
 # The loop of masked generation with caches that are not its default: family, cache, topology.
-ESSENTIAL_CANVAS = ("llada", "dual", TOPOLOGIES[0])
 CANVASES = [
-    pytest.param(*ESSENTIAL_CANVAS),
-    *(
-        pytest.param(*case, marks=pytest.mark.sweep)
-        for case in (
-            ("llada", "prefix", TOPOLOGIES[0]),
-            ("llada", "dual", TOPOLOGIES[1]),
-            ("llada2_moe", "dual", TOPOLOGIES[0]),
-        )
-    ),
+    ("llada", "dual", TOPOLOGIES[0]),
+    ("llada", "prefix", TOPOLOGIES[0]),
+    ("llada", "dual", TOPOLOGIES[1]),
+    ("llada2_moe", "dual", TOPOLOGIES[0]),
 ]
 
 
+@pytest.mark.sweep
 @needs_libtpu
 @pytest.mark.parametrize(("family", "cache", "topology"), CANVASES)
 def test_the_tpu_compiler_takes_masked_generation_with_every_cache(config_files, family, cache, topology):

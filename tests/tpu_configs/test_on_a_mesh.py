@@ -17,17 +17,9 @@ PROCESS = Path(__file__).parents[1] / "mesh_process.py"
 TOLERANCE = 1e-5  # of float32, relative to the largest logit
 FEW_BITS = ("few-bits-transformer", "few-bits-experts")
 DRAWN = ("drawn-tiny-dit", "drawn-tiny-tarflow", "drawn-tiny-maskgit", "drawn-tiny-var")
-FEW = (
-    "transformer",
-    "recurrent",
-    "experts",
-    "speculative",
-    "masked",
-    "loaded",
-    "trained",
-    "host-experts",
-    DRAWN[0],
-)
+# Each is a process: what is checked in every run of the tests, and in the sweep.
+FEW = ("transformer", "recurrent", "experts", "loaded")
+MORE = ("speculative", "masked", "trained", "host-experts", DRAWN[0])
 
 
 def run(*names):
@@ -51,6 +43,10 @@ def process(*names):
 
 def few(name):
     return run(*FEW)[name]
+
+
+def more(name):
+    return run(*MORE)[name]
 
 
 def sums_of_streams(collectives):
@@ -118,18 +114,21 @@ def test_what_routers_chose_is_told_in_one_gather_for_each_layer():
     assert [shapes[0][-1] for shapes in told] == [2 * slots] * len(MIXED["experts"].blocks)
 
 
+@pytest.mark.sweep
 def test_experts_in_host_memory():
-    found = few("host-experts")
+    found = more("host-experts")
     assert all(found[bits]["memory"] == {MEMORY_KIND: False} for bits in ("arrays", "int8"))
     assert all(found[bits]["error"] < TOLERANCE for bits in ("arrays", "int8"))
 
 
+@pytest.mark.sweep
 def test_drafted_tokens():
-    assert few("speculative") == {"draft": True}
+    assert more("speculative") == {"draft": True}
 
 
+@pytest.mark.sweep
 def test_masked_tokens():
-    assert few("masked") == {"masked": True}
+    assert more("masked") == {"masked": True}
 
 
 def test_a_checkpoint_is_read_in_slices_and_written_whole():
@@ -139,8 +138,9 @@ def test_a_checkpoint_is_read_in_slices_and_written_whole():
     assert found["copy"] and found["again"]
 
 
+@pytest.mark.sweep
 def test_a_training_step():
-    found = few("trained")
+    found = more("trained")
     assert found["loss"] < TOLERANCE and found["params"] < TOLERANCE
     assert found["cut"] == ["tensor", "fsdp"]
 
@@ -150,8 +150,9 @@ def check_pictures(found):
     assert found["cut"] > 0.4
 
 
+@pytest.mark.sweep
 def test_pictures():
-    check_pictures(few(DRAWN[0]))
+    check_pictures(more(DRAWN[0]))
 
 
 @pytest.mark.sweep
