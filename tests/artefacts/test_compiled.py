@@ -156,7 +156,7 @@ def test_a_fresh_process_generates_the_same_and_compiles_nothing(model, whole, t
     assert (compiled, traced) == (0, 0)
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("length", [3, 40])
 def test_a_stream_takes_the_shortest_programs_that_hold_its_prompt(model, directory, length):
     compiled = with_programs(model, directory)

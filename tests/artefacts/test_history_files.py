@@ -25,6 +25,7 @@ def directory(model, tmp_path):
     return path
 
 
+@pytest.mark.sweep
 def test_a_loaded_history_goes_on_as_the_one_saved(model, directory):
     history = load_history(directory, model)
     assert history.tokens == ((5, 4, 3, 9, 8, 1), (7, 7))

@@ -65,6 +65,7 @@ def test_a_second_runner_compiles_nothing(model, filled, expected, compiles):
     assert len(programs(filled)) == 3
 
 
+@pytest.mark.sweep
 def test_numbers_of_the_strategy_may_differ_and_its_kind_may_not(model, filled, compiles):
     colder = jm.decoding.Autoregressive(sampler=Sample(temperature=0.2))
     np.testing.assert_array_equal(

@@ -22,7 +22,8 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param("tiny-qwen3", marks=pytest.mark.sweep), "tiny-mamba2"])
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", ["tiny-qwen3", "tiny-mamba2"])
 def test_the_function_is_that_of_the_small_model(name):
     model = jm.load(name)
     large = grown(model, TINY[name])

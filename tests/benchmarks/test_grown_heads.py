@@ -11,7 +11,7 @@ from benchmarks.grown_heads import head_on_grown
 SHAPE = {"hidden_size": 320, "intermediate_size": 400, "num_hidden_layers": 7}
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["tiny-qwen3-eagle3", "tiny-qwen3-mtp"])
 def test_features_are_those_of_the_small_model(name):
     small = jm.load("tiny-qwen3")

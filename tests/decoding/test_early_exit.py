@@ -101,6 +101,7 @@ def test_each_row_leaves_where_it_is_confident(name, threshold):
     assert any(len(set(depths)) > 1 for depths in zip(*(row.depths for row in rows), strict=True))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("row", range(len(PROMPTS)))
 def test_a_row_that_leaves_early_is_as_if_alone(row):
     config, params = architecture("hybrid")

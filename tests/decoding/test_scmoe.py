@@ -41,6 +41,7 @@ def contrasted(prompt, new, ranks, beta, alpha):
     return tokens[len(prompt) :]
 
 
+@pytest.mark.sweep
 def test_equals_full_forwards_of_both_activations():
     strategy = SCMoE(ranks=(1, 3), beta=0.8, alpha=0.2)
     out = decode(CONFIG, PARAMS, strategy, prompts=PROMPTS[:2], new=5)

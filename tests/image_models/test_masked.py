@@ -31,6 +31,7 @@ def test_images_are_those_of_their_codes(model):
     np.testing.assert_allclose(model.pixels(made.codes), made.pixels, atol=1e-6)
 
 
+@pytest.mark.sweep
 def test_an_image_depends_on_its_seed_its_place_and_its_class_alone(model):
     first = model.generate([3, 0, 9], steps=5, seed=1).codes
     np.testing.assert_array_equal(model.generate([3, 1, 9], steps=5, seed=1).codes[::2], first[::2])

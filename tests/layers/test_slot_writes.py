@@ -98,7 +98,7 @@ def test_around_a_ring():
         check(5, tokens, np.asarray([5, 3, 0]), ring=Ring(size=9, pinned=2))
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("most_scattered", [64, 3], ids=["slot_by_slot", "as_slices"])
 @pytest.mark.parametrize("buffer", [BUFFER, WIDE], ids=["by_feature", "by_token"])
 def test_tpus_write_the_same(monkeypatch, most_scattered, buffer):

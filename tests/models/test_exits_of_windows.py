@@ -86,10 +86,8 @@ def follow(params, tokens, pending, n, *, config):
     return cache, config.peek(params, tokens, cache)[0].logits
 
 
-@pytest.mark.wide(every_run=1)
-@pytest.mark.parametrize(
-    "name", [*CORE, *(pytest.param(name, marks=pytest.mark.sweep) for name in OTHERS[::2])]
-)
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", [*CORE, *OTHERS[::2]])
 def test_two_parts_are_one_window(name):
     """Rows with all tokens, some and none, whose chains end early in some; every number is then kept."""
     config = MODELS[name]

@@ -42,6 +42,7 @@ def test_the_model_answers_rightly_after_thinking_and_not_at_once(thinker, lesso
     assert (lesson.answered.thinking >= needed).mean() > 0.75  # it overthinks
 
 
+@pytest.mark.sweep
 def test_answers_are_forced_at_every_cue_and_late_ones_are_right(thinker, lesson):
     cue = thinker.id_of("wait")
     moments = [(one.text, one.place) for one in lesson.closings.moments]

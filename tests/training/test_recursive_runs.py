@@ -108,6 +108,7 @@ def row_by_hand(recursive, params, tokens, counts):
     return decoder.logits(weights, norm)[0], nats
 
 
+@pytest.mark.sweep
 def test_each_recursion_is_the_block_over_its_best_tokens():
     recursive = OBJECTIVE.extended(jm.config_from_hf(HF))
     params = init_params(recursive.spec(), jax.random.key(1))

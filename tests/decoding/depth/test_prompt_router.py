@@ -61,6 +61,7 @@ def plan_by_hand(config, params, router, tokens):
     return plan
 
 
+@pytest.mark.sweep
 def test_each_row_follows_the_plan_that_its_prompt_was_given():
     rows = [draw_tokens(1, length, seed=length)[0] for length in (9, 3, 6, 1)]
     plans = [plan_by_hand(CONFIG, PARAMS, ROUTER, row) for row in rows]

@@ -25,6 +25,7 @@ def found():
     return json.loads(run.stdout)
 
 
+@pytest.mark.sweep
 def test_a_video_is_that_of_the_schedule_on_one_device_and_on_four(found):
     far = found["distances"]
     assert far["alone"] < 1e-5

@@ -10,6 +10,7 @@ NAME = "tiny-qwen3-eagle3"
 PROMPT = "import os\n\n\ndef read_lines(path, encoding='utf-8'):\n    with open(path"
 
 
+@pytest.mark.sweep
 def test_it_drafts_by_name():
     assert NAME in jm.list_bundled_drafters()
     model = jm.load("tiny-qwen3")

@@ -65,6 +65,7 @@ def test_the_text_is_that_of_the_model(name):
     assert_same_generation(decode(config, params, strategy, stop=(stop,)), expected(name, stop=(stop,)))
 
 
+@pytest.mark.sweep
 def test_the_same_model_under_other_ids_drafts_as_itself():
     config, params = architecture("ssd")
     other = OtherTokenizer(draft=Draft(config, renamed(params)), vocabulary=table(), size=3)

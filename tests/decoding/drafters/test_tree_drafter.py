@@ -93,6 +93,7 @@ def test_a_sampled_step_has_the_models_joint_distribution(name, draft_name, proc
     assert_exact_step(*tiny(name, 0), strategy, levels=2, kept=[0, 1, 2, 3, 4])
 
 
+@pytest.mark.sweep
 def test_samples_do_not_depend_on_their_neighbours():
     config, params = architecture("attention")
     strategy = tree(config, params, sampler=Sample(temperature=0.8, top_k=9))

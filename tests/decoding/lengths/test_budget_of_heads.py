@@ -8,7 +8,7 @@ from jaxmodels.decoding import Speculative
 from jaxmodels.decoding.lengths import Budget
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("head", ["tiny-qwen3-eagle3", "tiny-qwen3-mtp"])
 def test_greedy_text_stays_with_a_budget(head):
     model, text = jm.load("tiny-qwen3"), "import json\n"

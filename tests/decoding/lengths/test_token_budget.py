@@ -74,7 +74,7 @@ def test_sampling_with_a_budget_is_exact(rule, tokens):
     assert_exact(Enumeration(drafts, weights, outcomes, paths), target, vocab)
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize("tokens", [0, 5])
 def test_greedy_equals_autoregressive_decoding(tokens):
     config, params = architecture("attention")

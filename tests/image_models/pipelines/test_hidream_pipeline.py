@@ -1,6 +1,7 @@
 """HiDream as a whole: images of prompts against `diffusers`, and files both ways."""
 
 import numpy as np
+import pytest
 from diffusion_pipelines import assert_written_alike, channels_first, noise
 from text_pipelines import PROMPTS, drawn, hidream
 
@@ -8,6 +9,7 @@ import jaxmodels as jm
 from jaxmodels.decoding.diffusion.noise import Injected
 
 
+@pytest.mark.sweep
 def test_images_and_files_are_those_of_diffusers(tmp_path):
     theirs = hidream()
     theirs.save_pretrained(tmp_path / "hidream")

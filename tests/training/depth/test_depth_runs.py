@@ -63,7 +63,7 @@ def test_recipes_are_written_as_they_are_read(name):
     assert DEPTH_RECIPES.recognises(name)
 
 
-@pytest.mark.wide(every_run=1)
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "training",
     [
