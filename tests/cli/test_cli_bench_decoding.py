@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from jaxmodels.decoding_bench import auto, contestants
+
 SMALL = ("--prompts", 1, "--prompt", 8, "--new", 6, "--rounds", 1)
 
 
@@ -20,13 +22,23 @@ def test_strategies_are_compared(run, tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.fixture
+def few_contestants(monkeypatch):
+    """Two of a field: compiling all of them takes minutes."""
+    for module in (auto, contestants):
+        whole = module.contestants
+        monkeypatch.setattr(module, "contestants", lambda *given, whole=whole: whole(*given)[:2])
+
+
 @pytest.mark.sweep
+@pytest.mark.usefixtures("few_contestants")
 def test_draws_are_compared_in_a_table(run):
     out = run("bench", "decoding", "tiny-mamba2", *SMALL, "--temperature", 1).stdout
     assert "distance" in out and "agreement" not in out
 
 
 @pytest.mark.sweep
+@pytest.mark.usefixtures("few_contestants")
 def test_auto_says_what_it_took(run):
     found = run("generate", "import os", "--strategy", "auto", "--max-new-tokens", 6, "--json")
     assert "strategy: " in found.stderr and "autoregressive 1.00" in found.stderr
