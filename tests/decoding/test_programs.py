@@ -112,16 +112,16 @@ def requests(count):
 
 @pytest.mark.sweep
 def test_the_memory_of_a_long_session_is_bounded():
-    """150 mixed requests: the first fifty fill the list of programs, the others replace them."""
+    """100 mixed requests: the first fifty fill the list of programs, the others replace them."""
     import psutil
 
     keys = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = jm.init(jm.config_from_hf({"model_type": "llama", "vocab_size": 61, **keys}))
     resident = []
-    for number, (rows, new, strategy) in enumerate(requests(150)):
+    for number, (rows, new, strategy) in enumerate(requests(100)):
         model.generate(rows, new, strategy)
         if number % 25 == 24:
             gc.collect()
             resident.append(psutil.Process().memory_info().rss)
-    per_program = 8 * 2**20  # of a model of one layer; 100 further programs that stayed would be 0.8 GB
+    per_program = 8 * 2**20  # of a model of one layer; 50 further programs that stayed would be 0.4 GB
     assert max(resident[2:]) < resident[1] + MOST_PROGRAMS * per_program / 2, resident
