@@ -65,7 +65,7 @@ def in_tiers(every_run, sweep):
 
 # Of what goes through the caches of every kind of model in the same way.
 TWO_IN_EVERY_RUN = in_tiers(["attention", "ssd"], ["ring", "latent", "delta", "hybrid"])
-# Of drafters, whose own state is the same beside every kind of model; `test_lossless` has all beside all.
+# Of drafters, whose own state is the same beside every kind of model; see `test_lossless` too.
 BESIDE_A_MODEL = in_tiers(["ssd"], ["hybrid"])
 
 PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2], [3, 8, 4]]
