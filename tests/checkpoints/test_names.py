@@ -50,6 +50,7 @@ def test_any_prefix_is_found(reference):
                 lambda name: instead + name.removeprefix(base) if name.startswith(base) else name,  # noqa: B023
             )
             assert_same_names(place(config, renamed, values), expected)
+    assert_same(place(config, renamed, values), expected)
 
 
 def test_the_base_model_of_transformers(native_reference, tmp_path):

@@ -12,7 +12,7 @@ from jaxmodels.decoding.prompts import encode_prompts
 PROMPTS = [[5, 4, 3, 9, 8, 1, 2], [7, 7, 3]]
 
 
-@pytest.mark.sweep
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_groups_of_layers_settle_what_all_at_once_do(layers):
     model = jm.init(jm.config_from_hf(CONFIGS["bamba"]), seed=1)

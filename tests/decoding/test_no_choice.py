@@ -80,7 +80,6 @@ def test_samples_contrasts_and_blocks_are_looked_at_too():
     assert ours.stuck.all() and not ours.lengths.any()
 
 
-@pytest.mark.sweep
 def test_the_error_names_row_and_step():
     config, params = architecture("attention")
     model = jm.Model(config=config, params=jax.tree.map(lambda leaf: leaf * jnp.nan, params))

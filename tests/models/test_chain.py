@@ -100,7 +100,7 @@ def test_only_caches_that_evict_are_shown_the_growing_window(name):
     assert can_join(config, cache, SIZE) == (name not in EVICTING)
 
 
-@pytest.mark.sweep
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize("name", [*CORE, *OTHERS[::3]])
 def test_steps_are_one_window(name):
     """Rows of different lengths, with all tokens, some and none; then every number is kept once per row."""

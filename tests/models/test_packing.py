@@ -14,6 +14,7 @@ from model_helpers import (
     quick_jit,
     random_params,
 )
+from strategy_helpers import in_tiers
 
 from jaxmodels.layers.masks import BIDIRECTIONAL
 from jaxmodels.layers.spec import abstract_params
@@ -29,7 +30,6 @@ PATHS = np.array([[2, 3, 5], [1, 2, 5]], np.int32)
 BEFORE, TOKENS, NEXT = (draw_tokens(2, size, seed=i) for i, size in enumerate((HISTORY, SIZE, 1)))
 ESSENTIAL = ("attention", "ssd", "hybrid")
 OTHERS = ("hybrid_moe", "latent", "sharing", "rglru", "delta")
-NAMES = [*ESSENTIAL, *(pytest.param(name, marks=pytest.mark.sweep) for name in OTHERS)]
 
 
 def in_front(a):
@@ -41,7 +41,7 @@ def close(ours, expected):
     np.testing.assert_allclose(ours, expected, rtol=2e-4, atol=2e-4)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=in_tiers(ESSENTIAL, OTHERS))
 def model(request):
     config = ARCHITECTURES[request.param]
     params = random_params(config.spec())

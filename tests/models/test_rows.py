@@ -33,7 +33,7 @@ def test_rows_lead(name):
     assert {(leaf.axes[0], leaf.shape[0]) for leaf in leaves} == {("batch", 3)}
 
 
-@pytest.mark.sweep
+@pytest.mark.wide(every_run=1)
 @pytest.mark.parametrize(
     "name",
     ["hybrid", "replay", "lserve", "d2o", "sinks"],

@@ -17,6 +17,7 @@ from model_helpers import (
     random_params,
     ssd,
 )
+from strategy_helpers import in_tiers
 
 from jaxmodels.layers.cache.d2o import D2O
 from jaxmodels.layers.cache.infinipot import InfiniPotV
@@ -52,9 +53,7 @@ OTHERS = [name for name in MODELS if name not in FIRST]
 
 
 @pytest.mark.wide(every_run=1)
-@pytest.mark.parametrize(
-    "name", [*FIRST, *(pytest.param(name, marks=pytest.mark.sweep) for name in OTHERS[::2])]
-)
+@pytest.mark.parametrize("name", in_tiers(FIRST, OTHERS[::2]))
 def test_near_the_capacity_a_model_is_one_with_more_slots(name):
     """Random windows, of which random parts are committed, in two rows that go on at their own pace."""
     config, rng = MODELS[name], np.random.default_rng(0)

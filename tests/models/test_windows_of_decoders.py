@@ -21,6 +21,7 @@ from model_helpers import (
     quick_jit,
     random_params,
 )
+from strategy_helpers import in_tiers
 
 from jaxmodels.layers.masks import All, BlockCausal, Prefix, Sliding
 from jaxmodels.layers.rope import Rope
@@ -83,14 +84,10 @@ SPLIT_MASKS = {
     "prefix": (Prefix(np.array([4, 3], np.int32)), 4),
     "near_blocks": (All((BlockCausal(2), Sliding(before=5))), 2),
 }
-NAMES = [
-    "attention",
-    *(pytest.param(n, marks=pytest.mark.sweep) for n in ("latent", "sliding", "hybrid", "ring")),
-]
 
 
 @pytest.mark.wide(every_run=1)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", in_tiers(["attention"], ["latent", "sliding", "hybrid", "ring"]))
 def test_windows_under_a_mask_are_the_sequence_under_it(name):
     config = ARCHITECTURES[name]
     params = random_params(config.spec())

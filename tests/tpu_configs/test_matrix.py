@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[2]
 # each of the others. Prefill and generation at such widths take up to a minute each: here of two kinds for
 # one slice. `benchmarks.tpu_matrix` compiles all of them.
 WHOLE, MAIN = ("attention", "SSD"), "v6e-4"
+KINDS = tuple(MODELS)
 PARTS = {
-    on: (tuple(MODELS)[number % 2 :: 1 if on == MAIN else 2], on, ("decode",))
-    for number, on in enumerate(SLICES)
+    on: (KINDS if on == MAIN else KINDS[number % 2 :: 2], on, ("decode",)) for number, on in enumerate(SLICES)
 } | {"whole": (WHOLE, MAIN, ("prefill", "generate"))}
 
 

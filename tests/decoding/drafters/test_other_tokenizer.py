@@ -75,7 +75,6 @@ def test_the_same_model_under_other_ids_drafts_as_itself():
     np.testing.assert_array_equal(ours.counters["accepted"], itself.counters["accepted"])
 
 
-@pytest.mark.sweep
 def test_drafted_tokens_come_with_the_distribution_that_they_were_drawn_from():
     """That of the draft over the tokens that are shared, made whole, in the order of the model's ids."""
     config, params = architecture("attention")

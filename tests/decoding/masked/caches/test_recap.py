@@ -52,7 +52,6 @@ def test_a_step_fills_in_as_many_places_as_the_rule_has_it_and_those_of_its_grou
     assert left == [(made.codes < 0).sum((1, 2)).tolist() for made in plain]
 
 
-@pytest.mark.sweep
 def test_a_group_that_is_too_small_takes_what_there_is(model):
     """A cosine leaves most places to the last steps, here more than the groups have."""
     cache = ReCAP(tokens=2, local=1, full=0)
